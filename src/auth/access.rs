@@ -1,0 +1,126 @@
+//! Room patterns and what they allow.
+
+use crate::name;
+
+/// What an identity may do in one room: a set of rights, as bits so that it
+/// fits a socket's attachment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Rights(u8);
+
+impl Rights {
+    pub const NONE: Rights = Rights(0);
+    /// Receive, join, read history.
+    pub const READ: Rights = Rights(1);
+    /// Send messages and custom events.
+    pub const WRITE: Rights = Rights(2);
+    /// Show presence and typing.
+    pub const PRESENCE: Rights = Rights(4);
+    /// All of the others besides its own.
+    pub const ADMIN: Rights = Rights(8 | 1 | 2 | 4);
+    /// What a plain list of patterns gives: all but admin.
+    pub const MEMBER: Rights = Rights(1 | 2 | 4);
+
+    pub fn has(self, right: Rights) -> bool {
+        self.0 & right.0 == right.0
+    }
+
+    pub fn with(self, right: Rights) -> Rights {
+        Rights(self.0 | right.0)
+    }
+
+    /// A right by its name in a token; `None` for a name of another version.
+    pub fn parse(name: &str) -> Option<Rights> {
+        match name {
+            "read" => Some(Rights::READ),
+            "write" => Some(Rights::WRITE),
+            "presence" => Some(Rights::PRESENCE),
+            "admin" => Some(Rights::ADMIN),
+            _ => None,
+        }
+    }
+}
+
+/// Room patterns with the rights they give. A pattern is a name, or a prefix
+/// and a final `*`; the longest match wins, a full name before a prefix.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Patterns(Vec<(String, Rights)>);
+
+impl Patterns {
+    pub fn new(patterns: Vec<(String, Rights)>) -> Self {
+        Patterns(patterns)
+    }
+
+    /// From a setting: patterns separated by commas or spaces, all but admin.
+    pub fn from_list(list: &str) -> Self {
+        Patterns(
+            list.split([',', ' '])
+                .filter(|pattern| !pattern.is_empty())
+                .map(|pattern| (pattern.to_owned(), Rights::MEMBER))
+                .collect(),
+        )
+    }
+
+    /// What the longest pattern that matches `room` gives.
+    pub fn rights(&self, room: &str) -> Rights {
+        self.0
+            .iter()
+            .filter_map(|(pattern, rights)| {
+                let (length, exact) = match pattern.strip_suffix('*') {
+                    Some(prefix) => (room.starts_with(prefix).then_some(prefix.len())?, false),
+                    None => ((room == pattern).then_some(pattern.len())?, true),
+                };
+                Some(((length, exact), *rights))
+            })
+            .max_by_key(|(match_, _)| *match_)
+            .map_or(Rights::NONE, |(_, rights)| rights)
+    }
+}
+
+/// What a user may do in `room`: patterns, and the rule of personal rooms,
+/// that only their owner joins them and only services publish to them.
+pub fn user_rights(patterns: &Patterns, user: &str, room: &str) -> Rights {
+    match name::personal_room_owner(room) {
+        Some(owner) if owner == user => Rights::READ.with(Rights::PRESENCE),
+        Some(_) => Rights::NONE,
+        None => patterns.rights(room),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn patterns() -> Patterns {
+        Patterns::new(vec![
+            ("*".into(), Rights::READ),
+            ("team-*".into(), Rights::READ.with(Rights::WRITE)),
+            ("team-a".into(), Rights::ADMIN),
+            ("team-a*".into(), Rights::NONE),
+        ])
+    }
+
+    #[test]
+    fn the_longest_match_wins() {
+        assert_eq!(patterns().rights("other"), Rights::READ);
+        assert!(patterns().rights("team-b").has(Rights::WRITE));
+        assert_eq!(patterns().rights("team-a"), Rights::ADMIN);
+        assert_eq!(patterns().rights("team-abc"), Rights::NONE);
+        assert_eq!(Patterns::default().rights("x"), Rights::NONE);
+    }
+
+    #[test]
+    fn a_personal_room_is_for_its_user_alone() {
+        let all = Patterns::from_list("*");
+        let own = user_rights(&all, "alice", "@alice");
+        assert!(own.has(Rights::READ) && !own.has(Rights::WRITE));
+        assert_eq!(user_rights(&all, "alice", "@bob"), Rights::NONE);
+        assert_eq!(user_rights(&all, "alice", "x"), Rights::MEMBER);
+    }
+
+    #[test]
+    fn admin_implies_the_others() {
+        assert!(Rights::ADMIN.has(Rights::MEMBER));
+        assert!(!Rights::MEMBER.has(Rights::ADMIN));
+    }
+}

@@ -1,0 +1,234 @@
+//! JSON Web Tokens (RFC 7519) to identities.
+
+use super::access::{self, Patterns, Rights};
+use crate::config::Config;
+use crate::fault::{Code, Fault, Result};
+use crate::name;
+use crate::time::Millis;
+use chrono::{DateTime, TimeDelta, Utc};
+use jwt_compact::alg::{Hs256, Hs256Key};
+use jwt_compact::{AlgorithmExt, TimeOptions, UntrustedToken};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use std::fmt;
+
+/// Clocks differ: `exp`, `nbf` and `iat` may be off by this much, in seconds.
+/// The contract allows 60 at the most.
+pub const LEEWAY_SECONDS: i64 = 60;
+
+/// Longest token that is looked at, in bytes. Headers are limited to 16 KiB by
+/// the platform; what is longer cannot have come in one.
+pub const MAX_TOKEN: usize = 16 * 1024;
+
+/// Who somebody is and what the token allows.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub user: String,
+    pub expires: Millis,
+    /// Has `role: service`: may use the HTTP API.
+    pub service: bool,
+    patterns: Patterns,
+}
+
+impl Identity {
+    /// What it may do in `room` over a socket and when it reads.
+    pub fn rights(&self, room: &str) -> Rights {
+        access::user_rights(&self.patterns, &self.user, room)
+    }
+
+    /// What it may do with `room` as a service; nothing without the role. A
+    /// pattern that matches covers personal rooms too.
+    pub fn service_rights(&self, room: &str) -> Rights {
+        if self.service {
+            self.patterns.rights(room)
+        } else {
+            Rights::NONE
+        }
+    }
+
+    /// Fails with `forbidden` unless it has `right` on `room` as a service.
+    pub fn require_service(&self, room: &str, right: Rights) -> Result<()> {
+        if !self.service {
+            return Err(Fault::forbidden("this needs a token with role `service`"));
+        }
+        if !self.service_rights(room).has(right) {
+            return Err(Fault::forbidden("the token does not cover this room"));
+        }
+        Ok(())
+    }
+}
+
+/// The claims the contract names. Unknown claims are ignored, those of a wrong
+/// type make the token invalid.
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    iss: Option<String>,
+    aud: Option<Audience>,
+    rooms: Option<RoomsClaim>,
+    role: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// `{ pattern: [right, …] }` or `[pattern, …]`.
+struct RoomsClaim(Patterns);
+
+impl<'de> Deserialize<'de> for RoomsClaim {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Rooms;
+        impl<'de> Visitor<'de> for Rooms {
+            type Value = RoomsClaim;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a list of room patterns, or a map from pattern to rights")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut list: A,
+            ) -> std::result::Result<RoomsClaim, A::Error> {
+                let mut patterns = Vec::new();
+                while let Some(pattern) = list.next_element::<String>()? {
+                    patterns.push((pattern, Rights::MEMBER));
+                }
+                Ok(RoomsClaim(Patterns::new(patterns)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<RoomsClaim, A::Error> {
+                let mut patterns = Vec::new();
+                while let Some((pattern, names)) = map.next_entry::<String, Vec<String>>()? {
+                    let rights = names
+                        .iter()
+                        .filter_map(|name| Rights::parse(name))
+                        .fold(Rights::NONE, Rights::with);
+                    patterns.push((pattern, rights));
+                }
+                Ok(RoomsClaim(Patterns::new(patterns)))
+            }
+        }
+        deserializer.deserialize_any(Rooms)
+    }
+}
+
+/// Checks `token` and says who sent it. The algorithm is the key's, HS256,
+/// whatever the token says.
+pub fn verify(config: &Config, token: &str, now: Millis) -> Result<Identity> {
+    let invalid = |what: &str| Fault::unauthorized(format!("the token {what}"));
+    if token.len() > MAX_TOKEN {
+        return Err(invalid("is too long"));
+    }
+    let untrusted = UntrustedToken::new(token).map_err(|_| invalid("is not a JWT"))?;
+    let key = Hs256Key::new(config.jwt_secret.as_bytes());
+    let token = Hs256
+        .validator::<Claims>(&key)
+        .validate(&untrusted)
+        .map_err(|_| invalid("is not signed with a key of this server, or has claims of a wrong type"))?;
+
+    let claims = token.claims();
+    let at = i64::try_from(now)
+        .ok()
+        .and_then(DateTime::<Utc>::from_timestamp_millis)
+        .ok_or_else(Fault::internal)?;
+    let leeway = TimeDelta::seconds(LEEWAY_SECONDS);
+    let time = TimeOptions::new(leeway, || at);
+    claims
+        .validate_expiration(&time)
+        .map_err(|_| invalid("has expired, or has no `exp`"))?;
+    if claims.not_before.is_some() {
+        claims
+            .validate_maturity(&time)
+            .map_err(|_| invalid("is not valid yet"))?;
+    }
+    if claims.issued_at.is_some_and(|issued| issued > at + leeway) {
+        return Err(invalid("was issued in the future"));
+    }
+    let expires = claims
+        .expiration
+        .and_then(|at| u64::try_from(at.timestamp_millis()).ok())
+        .ok_or_else(|| invalid("has no usable `exp`"))?;
+
+    let custom = &claims.custom;
+    if !name::is_user(&custom.sub) {
+        return Err(invalid(
+            "has a `sub` that is not 1 to 128 of A-Z a-z 0-9 . _ : -",
+        ));
+    }
+    if config.jwt_issuer.is_some() && custom.iss != config.jwt_issuer {
+        return Err(invalid("has another `iss`"));
+    }
+    if let Some(wanted) = &config.jwt_audience {
+        let named = match &custom.aud {
+            None => false,
+            Some(Audience::One(audience)) => audience == wanted,
+            Some(Audience::Many(audiences)) => audiences.contains(wanted),
+        };
+        if !named {
+            return Err(invalid("has another `aud`"));
+        }
+    }
+    Ok(Identity {
+        user: custom.sub.clone(),
+        // The leeway forgives a clock that is off at the door. A socket that
+        // came in within it gets no time past the leeway.
+        expires: if expires > now {
+            expires
+        } else {
+            expires + LEEWAY_SECONDS as u64 * 1000
+        },
+        service: custom.role.as_deref() == Some("service"),
+        patterns: match &custom.rooms {
+            Some(RoomsClaim(patterns)) => patterns.clone(),
+            None => config.default_rooms.clone(),
+        },
+    })
+}
+
+/// Fails with `unauthorized` when a request has no token at all.
+pub fn require(token: Option<&str>) -> Result<&str> {
+    token.ok_or_else(|| {
+        Fault::new(
+            Code::Unauthorized,
+            "send a token: Authorization: Bearer, Sec-WebSocket-Protocol: roomcast.v1, bearer.<jwt>, or ?token=",
+        )
+    })
+}
+
+/// Signs a token for the demo page; development builds only.
+#[cfg(feature = "dev-tokens")]
+pub fn issue(config: &Config, user: &str, rooms: Option<&[String]>, expires: Millis) -> Result<String> {
+    #[derive(serde::Serialize)]
+    struct Issued<'a> {
+        sub: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rooms: Option<&'a [String]>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        iss: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        aud: Option<&'a str>,
+    }
+    let mut claims = jwt_compact::Claims::new(Issued {
+        sub: user,
+        rooms,
+        iss: config.jwt_issuer.as_deref(),
+        aud: config.jwt_audience.as_deref(),
+    });
+    claims.expiration = i64::try_from(expires)
+        .ok()
+        .and_then(DateTime::<Utc>::from_timestamp_millis);
+    Hs256
+        .token(
+            &jwt_compact::Header::empty(),
+            &claims,
+            &Hs256Key::new(config.jwt_secret.as_bytes()),
+        )
+        .map_err(|_| Fault::internal())
+}

@@ -1,0 +1,31 @@
+//! roomcast: real-time messaging at the edge.
+//!
+//! A Worker authenticates WebSocket upgrades and routes them to one Durable
+//! Object per room, which holds the room's sockets, presence, typing state and
+//! a stored log, and sleeps whenever nothing happens.
+//!
+//! The core does no I/O and is built and tested natively:
+//! - [`auth`]: a token becomes an identity; an identity answers "may it?"
+//! - [`wire`]: what goes over a socket
+//! - [`room`]: the state machine; commands in, outputs out
+//! - [`config`], [`fault`], [`eventlog`], [`name`], [`time`]: what they share
+//!
+//! The shell is there only when built for the Workers runtime (wasm32):
+//! - `http`: routes; problem+json
+//! - `durable`: the Durable Object, its SQLite store, sockets, timers, alarms
+
+#![warn(unused_qualifications)]
+
+pub mod auth;
+pub mod config;
+pub mod eventlog;
+pub mod fault;
+pub mod name;
+pub mod room;
+pub mod time;
+pub mod wire;
+
+#[cfg(target_arch = "wasm32")]
+mod durable;
+#[cfg(target_arch = "wasm32")]
+mod http;

@@ -1,0 +1,212 @@
+//! The log: numbered events in rows of one tick each, and how to read them.
+//! Sync, replay, the offline queue and `GET …/messages` are all "log after N".
+
+use crate::config::RoomConfig;
+use crate::time::Millis;
+
+/// What one tick stores: the envelopes of events `first` to `last`, each on a
+/// line, as they go out on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub first: u64,
+    pub last: u64,
+    /// When it was stored; never before the row before it.
+    pub at: Millis,
+    pub body: String,
+}
+
+/// Where the log begins and ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// The last event that is stored; 0 where there is none.
+    pub head: u64,
+    /// When the last row was stored.
+    pub last_at: Millis,
+    /// Events up to this one are past `RETENTION_DAYS`.
+    pub aged: u64,
+    /// When the row after `aged` was stored: the next to pass the age.
+    pub oldest_at: Option<Millis>,
+    /// Events up to this one are gone from storage.
+    pub trimmed: u64,
+}
+
+impl Bounds {
+    /// Events up to this one are past retention, by count or by age.
+    pub fn floor(&self, config: &RoomConfig) -> u64 {
+        self.head
+            .saturating_sub(config.retention_events)
+            .max(self.aged)
+    }
+
+    /// When the next row passes the age.
+    pub fn ages_at(&self, config: &RoomConfig) -> Option<Millis> {
+        self.oldest_at.map(|at| at.saturating_add(config.retention_age))
+    }
+
+    /// How many events may be in storage past retention before it is worth
+    /// deleting them, in bulk: a tenth of what is kept.
+    pub fn trim_due(&self, config: &RoomConfig) -> bool {
+        self.floor(config).saturating_sub(self.trimmed) > config.retention_events / 10 + 16
+    }
+}
+
+/// What a reader asks for: events after `after` and before `before`, at most
+/// `limit`; with `newest` the last of them instead of the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Range {
+    pub after: u64,
+    /// Exclusive; `u64::MAX` for no end.
+    pub before: u64,
+    pub limit: u64,
+    pub newest: bool,
+}
+
+/// Largest page in bytes; a page that would be larger ends early with `more`.
+pub const MAX_PAGE_BYTES: usize = 1 << 20;
+
+/// A page being filled, row by row: in ascending order, or descending with
+/// [`Range::newest`].
+#[derive(Debug)]
+pub struct Page {
+    range: Range,
+    lines: Vec<String>,
+    bytes: usize,
+    more: bool,
+}
+
+impl Page {
+    pub fn new(range: Range) -> Self {
+        Page {
+            range,
+            lines: Vec::new(),
+            bytes: 0,
+            more: false,
+        }
+    }
+
+    /// Takes what belongs on the page from the row whose first event is
+    /// `first`. `false` when no further row is needed.
+    pub fn take(&mut self, first: u64, body: &str) -> bool {
+        let lines = || (first..).zip(body.split('\n'));
+        if self.range.newest {
+            let mut all: Vec<_> = lines().collect();
+            all.reverse();
+            all.into_iter().all(|(seq, line)| self.line(seq, line))
+        } else {
+            lines().all(|(seq, line)| self.line(seq, line))
+        }
+    }
+
+    fn line(&mut self, seq: u64, line: &str) -> bool {
+        if seq <= self.range.after || seq >= self.range.before {
+            // Outside on the near side: go on. On the far side: done.
+            return (seq >= self.range.before) == self.range.newest;
+        }
+        let full = self.lines.len() as u64 >= self.range.limit
+            || (self.bytes + line.len() > MAX_PAGE_BYTES && !self.lines.is_empty());
+        if full {
+            self.more = true;
+            return false;
+        }
+        self.bytes += line.len();
+        self.lines.push(line.to_owned());
+        true
+    }
+
+    /// `{ events, head, epoch, more, gap? }`. The gap tells of events that were
+    /// asked for but are past retention.
+    pub fn finish(mut self, head: u64, epoch: &str, floor: u64) -> String {
+        if self.range.newest {
+            self.lines.reverse();
+        }
+        let gap = if !self.range.newest && self.range.after < floor {
+            format!(r#","gap":{{"from":{},"to":{floor}}}"#, self.range.after + 1)
+        } else {
+            String::new()
+        };
+        format!(
+            r#"{{"events":[{}],"head":{head},"epoch":"{epoch}","more":{}{gap}}}"#,
+            self.lines.join(","),
+            self.more
+        )
+    }
+}
+
+/// The part of a row's body that comes after `after` and up to `upto`.
+pub fn slice(first: u64, body: &str, after: u64, upto: u64) -> &str {
+    let skip = (after + 1).saturating_sub(first) as usize;
+    let keep = (upto + 1).saturating_sub(first.max(after + 1)) as usize;
+    let from = nth_line(body, skip);
+    let rest = &body[from..];
+    let to = nth_line(rest, keep);
+    rest[..to].trim_end_matches('\n')
+}
+
+/// Where line `n` of `body` starts; its end when there are fewer.
+fn nth_line(body: &str, n: usize) -> usize {
+    if n == 0 {
+        return 0;
+    }
+    body.match_indices('\n')
+        .nth(n - 1)
+        .map_or(body.len(), |(at, _)| at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BODY: &str = "e5\ne6\ne7\ne8";
+
+    #[test]
+    fn a_slice_is_what_comes_after() {
+        assert_eq!(slice(5, BODY, 0, u64::MAX - 1), BODY);
+        assert_eq!(slice(5, BODY, 4, 8), BODY);
+        assert_eq!(slice(5, BODY, 6, 8), "e7\ne8");
+        assert_eq!(slice(5, BODY, 5, 6), "e6");
+        assert_eq!(slice(5, BODY, 8, 8), "");
+        assert_eq!(slice(5, BODY, 0, 5), "e5");
+        assert_eq!(slice(5, BODY, 0, 4), "");
+    }
+
+    fn events(page: Page) -> (Vec<String>, bool) {
+        (page.lines.clone(), page.more)
+    }
+
+    #[test]
+    fn pages_end_at_the_limit_and_say_so() {
+        let all = Range { after: 0, before: u64::MAX, limit: 10, newest: false };
+        let mut page = Page::new(Range { after: 5, limit: 2, ..all });
+        assert!(!page.take(5, BODY));
+        assert_eq!(events(page), (vec!["e6".into(), "e7".into()], true));
+
+        let mut page = Page::new(Range { before: 8, limit: 2, newest: true, ..all });
+        assert!(!page.take(5, BODY));
+        assert_eq!(events(page), (vec!["e7".into(), "e6".into()], true));
+
+        let mut page = Page::new(Range { after: 5, before: 7, ..all });
+        page.take(5, BODY);
+        assert_eq!(events(page), (vec!["e6".into()], false));
+    }
+
+    #[test]
+    fn a_gap_is_told() {
+        let page = Page::new(Range { after: 2, before: u64::MAX, limit: 1, newest: false });
+        let json: serde_json::Value = serde_json::from_str(&page.finish(9, "e", 4)).expect("JSON");
+        assert_eq!(json["gap"], serde_json::json!({"from": 3, "to": 4}));
+    }
+
+    proptest! {
+        #[test]
+        fn slices_agree_with_counting(first in 1u64..20, n in 1u64..20, after in 0u64..40, upto in 0u64..40) {
+            let body = (first..first + n).map(|s| s.to_string()).collect::<Vec<_>>().join("\n");
+            let expected = (first..first + n)
+                .filter(|s| *s > after && *s <= upto)
+                .map(|s| s.to_string())
+                .collect::<Vec<_>>()
+                .join("\n");
+            prop_assert_eq!(slice(first, &body, after, upto), expected);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Time as the core sees it: handed in, in milliseconds since 1970.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+pub type Millis = u64;
+
+pub const SECOND: Millis = 1_000;
+pub const MINUTE: Millis = 60 * SECOND;
+pub const HOUR: Millis = 60 * MINUTE;
+pub const DAY: Millis = 24 * HOUR;
+
+/// RFC 3339 in UTC with milliseconds: `2026-11-23T08:00:00.000Z`. A time past
+/// what the format can say (year 9999) is given as the last it can.
+pub fn rfc3339(at: Millis) -> String {
+    const LAST: i64 = 253_402_300_799_999; // 9999-12-31T23:59:59.999Z
+    let at = i64::try_from(at).unwrap_or(LAST).min(LAST);
+    DateTime::<Utc>::from_timestamp_millis(at)
+        .unwrap_or_default()
+        .to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// The reverse of [`rfc3339`]; `None` for anything else.
+pub fn parse_rfc3339(text: &str) -> Option<Millis> {
+    let at = DateTime::parse_from_rfc3339(text).ok()?;
+    u64::try_from(at.timestamp_millis()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_rfc3339_with_milliseconds() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(1_795_420_800_123), "2026-11-23T08:00:00.123Z");
+        assert_eq!(parse_rfc3339("2026-11-23T08:00:00.123Z"), Some(1_795_420_800_123));
+        assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59.999Z");
+    }
+}

@@ -1,0 +1,166 @@
+//! The native framing: UTF-8 text frames of one or more JSON objects separated
+//! by line breaks, both ways.
+
+use super::object::{Object, too_deep};
+use super::{Command, event};
+use crate::fault::{Code, Fault, Result};
+use serde_json::value::RawValue;
+
+/// The runtime answers this by itself without waking the object.
+pub const PING: &str = "ping";
+pub const PONG: &str = "pong";
+
+/// Why and how a socket is closed. Codes from 4400 are the contract's; 1001
+/// and 1013 are RFC 6455's and its registry's, for what a client should come
+/// back from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    Malformed,
+    Expired,
+    Forbidden,
+    Kicked,
+    TooLarge,
+    TooFast,
+    RoomDeleted,
+    Ghost,
+    TooSlow,
+    Failed,
+}
+
+impl Close {
+    pub fn code(self) -> u16 {
+        match self {
+            Close::Malformed => 4400,
+            Close::Expired => 4401,
+            Close::Forbidden | Close::Kicked => 4403,
+            Close::TooLarge => 4413,
+            Close::TooFast => 4429,
+            Close::RoomDeleted | Close::Ghost => 1001,
+            Close::Failed => 1011,
+            Close::TooSlow => 1013,
+        }
+    }
+
+    pub fn reason(self) -> &'static str {
+        match self {
+            Close::Malformed => "malformed frame",
+            Close::Expired => "token expired",
+            Close::Forbidden => "forbidden",
+            Close::Kicked => "kicked",
+            Close::TooLarge => "frame too large",
+            Close::TooFast => "too fast",
+            Close::RoomDeleted => "room deleted",
+            Close::Ghost => "no sign of life",
+            Close::TooSlow => "too slow, resume from your last seq",
+            Close::Failed => "internal error",
+        }
+    }
+}
+
+/// One object of a frame: the id it wants an answer under, and what it asks.
+#[derive(Debug)]
+pub struct Incoming {
+    pub id: Option<u32>,
+    pub command: Result<Command>,
+}
+
+/// Takes a frame apart. `Err` where it is not this framing at all: no line of
+/// it is JSON. Otherwise a line with a fault is that line's own matter.
+pub fn decode(frame: &str) -> std::result::Result<Vec<Incoming>, Close> {
+    let mut incoming = Vec::new();
+    let mut any_json = false;
+    for line in frame.split('\n').filter(|line| !line.trim().is_empty()) {
+        let object = decode_line(line);
+        // A line that is too deep is not parsed at all; it gets its answer.
+        any_json |= match &object.command {
+            Ok(_) => true,
+            Err(_) => too_deep(line) || serde_json::from_str::<&RawValue>(line).is_ok(),
+        };
+        incoming.push(object);
+    }
+    if any_json {
+        Ok(incoming)
+    } else {
+        Err(Close::Malformed)
+    }
+}
+
+fn decode_line(line: &str) -> Incoming {
+    let fail = |fault| Incoming {
+        id: None,
+        command: Err(fault),
+    };
+    if too_deep(line) {
+        return fail(Fault::bad_request("nested too deeply"));
+    }
+    let object = match Object::parse(line, "each line of a frame") {
+        Ok(object) => object,
+        Err(fault) => return fail(fault),
+    };
+    let id = match object.raw("id").map(|id| id.get().parse::<u32>()) {
+        None => None,
+        Some(Ok(id)) => Some(id),
+        Some(Err(_)) => return fail(Fault::bad_field("id", "a whole number below 2^32")),
+    };
+    let command = object
+        .need("event", super::object::TEXT)
+        .and_then(|event| Command::parse(&event, object.raw("data")));
+    Incoming { id, command }
+}
+
+/// `{"ack":7,"data":…}`.
+pub fn ack(id: u32, data: &str) -> String {
+    format!(r#"{{"ack":{id},"data":{data}}}"#)
+}
+
+/// The answer to what failed: an `ack` where an id was given, an `error` event
+/// where not.
+pub fn fault(id: Option<u32>, fault: &Fault) -> String {
+    let fields = event::fault_fields(fault);
+    match id {
+        Some(id) => format!(r#"{{"ack":{id},"error":{fields}}}"#),
+        None => format!(r#"{{"event":"error","data":{fields}}}"#),
+    }
+}
+
+/// A frame that is too large for the room's limit, as a fault for its sender.
+pub fn too_large(limit: usize) -> Fault {
+    Fault::new(Code::TooLarge, format!("frames may have up to {limit} bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_in_one_object_is_that_objects_own_matter() {
+        let frame = concat!(
+            r#"{"event":"sendMessage","data":{"content":"a"},"id":1}"#,
+            "\nnot json\n",
+            r#"{"event":"sendMessage","data":{"content":"b"},"id":-1}"#,
+            "\n[]\n",
+            r#"{"data":{},"id":4294967295}"#,
+            "\n",
+        );
+        let incoming = decode(frame).expect("is this framing");
+        assert_eq!(incoming.len(), 5);
+        assert!(incoming[0].command.is_ok() && incoming[0].id == Some(1));
+        assert!(incoming[1..].iter().all(|one| one.command.is_err()));
+        assert_eq!(incoming[4].id, Some(u32::MAX));
+    }
+
+    #[test]
+    fn a_frame_without_any_json_is_malformed() {
+        for frame in ["", "\n", "hello", "{", "{\"event\":", "ping\nping"] {
+            assert_eq!(decode(frame).err(), Some(Close::Malformed), "{frame}");
+        }
+        assert!(decode("5").is_ok());
+    }
+
+    #[test]
+    fn bombs_of_nesting_get_an_answer() {
+        let frame = format!(r#"{{"event":"emit","data":{}{}}}"#, "[".repeat(5000), "]".repeat(5000));
+        let incoming = decode(&frame).expect("is this framing");
+        assert!(incoming[0].command.is_err());
+    }
+}
