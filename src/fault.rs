@@ -3,9 +3,11 @@
 //! into a problem (`http::problem`), each in one place.
 
 use crate::time::Millis;
+use serde::{Deserialize, Serialize};
 
 /// The stable error codes of the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Code {
     BadRequest,
     Unauthorized,
@@ -47,28 +49,11 @@ impl Code {
             Code::Internal => 500,
         }
     }
-
-    /// The reverse of [`Code::as_str`].
-    pub fn parse(text: &str) -> Option<Self> {
-        [
-            Code::BadRequest,
-            Code::Unauthorized,
-            Code::Forbidden,
-            Code::NotFound,
-            Code::NotJoined,
-            Code::TooLarge,
-            Code::RateLimited,
-            Code::Conflict,
-            Code::Internal,
-        ]
-        .into_iter()
-        .find(|code| code.as_str() == text)
-    }
 }
 
 /// A refusal: its code and a sentence for the developer who reads it. Never
 /// holds a token or content.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct Fault {
     pub code: Code,

@@ -8,10 +8,11 @@
 //! - [`auth`]: a token becomes an identity; an identity answers "may it?"
 //! - [`wire`]: what goes over a socket
 //! - [`room`]: the state machine; commands in, outputs out
+//! - [`http`]: routes, bodies, problem+json
 //! - [`config`], [`fault`], [`eventlog`], [`name`], [`time`]: what they share
 //!
 //! The shell is there only when built for the Workers runtime (wasm32):
-//! - `http`: routes; problem+json
+//! - `http::serve`: the Worker's entry point
 //! - `durable`: the Durable Object, its SQLite store, sockets, timers, alarms
 
 #![warn(unused_qualifications)]
@@ -20,6 +21,7 @@ pub mod auth;
 pub mod config;
 pub mod eventlog;
 pub mod fault;
+pub mod http;
 pub mod name;
 pub mod room;
 pub mod time;
@@ -27,5 +29,3 @@ pub mod wire;
 
 #[cfg(target_arch = "wasm32")]
 mod durable;
-#[cfg(target_arch = "wasm32")]
-mod http;

@@ -69,15 +69,18 @@ pub const MAX_PAGE_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Page {
     range: Range,
+    /// Nothing up to this event is on the page: past retention.
+    floor: u64,
     lines: Vec<String>,
     bytes: usize,
     more: bool,
 }
 
 impl Page {
-    pub fn new(range: Range) -> Self {
+    pub fn new(range: Range, floor: u64) -> Self {
         Page {
             range,
+            floor,
             lines: Vec::new(),
             bytes: 0,
             more: false,
@@ -85,7 +88,8 @@ impl Page {
     }
 
     /// Takes what belongs on the page from the row whose first event is
-    /// `first`. `false` when no further row is needed.
+    /// `first`. `false` when no further row is needed. Rows come in the order
+    /// that [`Range::newest`] asks for.
     pub fn take(&mut self, first: u64, body: &str) -> bool {
         let lines = || (first..).zip(body.split('\n'));
         if self.range.newest {
@@ -98,7 +102,7 @@ impl Page {
     }
 
     fn line(&mut self, seq: u64, line: &str) -> bool {
-        if seq <= self.range.after || seq >= self.range.before {
+        if seq <= self.range.after.max(self.floor) || seq >= self.range.before {
             // Outside on the near side: go on. On the far side: done.
             return (seq >= self.range.before) == self.range.newest;
         }
@@ -115,7 +119,8 @@ impl Page {
 
     /// `{ events, head, epoch, more, gap? }`. The gap tells of events that were
     /// asked for but are past retention.
-    pub fn finish(mut self, head: u64, epoch: &str, floor: u64) -> String {
+    pub fn finish(mut self, head: u64, epoch: &str) -> String {
+        let floor = self.floor;
         if self.range.newest {
             self.lines.reverse();
         }
@@ -177,23 +182,23 @@ mod tests {
     #[test]
     fn pages_end_at_the_limit_and_say_so() {
         let all = Range { after: 0, before: u64::MAX, limit: 10, newest: false };
-        let mut page = Page::new(Range { after: 5, limit: 2, ..all });
+        let mut page = Page::new(Range { after: 5, limit: 2, ..all }, 0);
         assert!(!page.take(5, BODY));
         assert_eq!(events(page), (vec!["e6".into(), "e7".into()], true));
 
-        let mut page = Page::new(Range { before: 8, limit: 2, newest: true, ..all });
+        let mut page = Page::new(Range { before: 8, limit: 2, newest: true, ..all }, 0);
         assert!(!page.take(5, BODY));
         assert_eq!(events(page), (vec!["e7".into(), "e6".into()], true));
 
-        let mut page = Page::new(Range { after: 5, before: 7, ..all });
+        let mut page = Page::new(Range { after: 5, before: 7, ..all }, 0);
         page.take(5, BODY);
         assert_eq!(events(page), (vec!["e6".into()], false));
     }
 
     #[test]
     fn a_gap_is_told() {
-        let page = Page::new(Range { after: 2, before: u64::MAX, limit: 1, newest: false });
-        let json: serde_json::Value = serde_json::from_str(&page.finish(9, "e", 4)).expect("JSON");
+        let page = Page::new(Range { after: 2, before: u64::MAX, limit: 1, newest: false }, 4);
+        let json: serde_json::Value = serde_json::from_str(&page.finish(9, "e")).expect("JSON");
         assert_eq!(json["gap"], serde_json::json!({"from": 3, "to": 4}));
     }
 

@@ -1048,7 +1048,9 @@ impl Room {
             |user| self.roster.sockets(user).collect(),
             |conn| self.is_joined(conn),
         )));
-        self.trim(now, out);
+        if self.bounds.trim_due(&self.config.room) {
+            self.trim(now, out);
+        }
     }
 
     fn flush_cursors(&mut self, now: Millis, out: &mut Vec<Output>) {
@@ -1125,14 +1127,12 @@ impl Room {
     }
 
     fn trim(&mut self, now: Millis, out: &mut Vec<Output>) {
-        if self.bounds.trim_due(&self.config.room) {
-            let upto = self.floor();
-            self.bounds.trimmed = upto;
-            // A row within the dedupe window is still needed to know a
-            // repetition after a restart.
-            let before = now.saturating_sub(self.config.room.dedupe_window);
-            out.push(Output::Store(Change::Trim { upto, before }));
-        }
+        let upto = self.floor();
+        self.bounds.trimmed = upto;
+        // A row within the dedupe window is still needed to know a repetition
+        // after a restart.
+        let before = now.saturating_sub(self.config.room.dedupe_window);
+        out.push(Output::Store(Change::Trim { upto, before }));
     }
 
     /// Whether a row is past `RETENTION_DAYS`, so that [`Room::aged`] is due:
@@ -1181,8 +1181,10 @@ impl Room {
         for conn in ghosts {
             self.close(conn, Close::Ghost, now, out);
         }
-        self.trim(now, out);
         self.advance(now, out);
+        if self.floor() > self.bounds.trimmed {
+            self.trim(now, out);
+        }
     }
 }
 

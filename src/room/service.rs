@@ -177,9 +177,8 @@ impl Room {
     }
 
     fn delete(&mut self, epoch: String, now: Millis, out: &mut Vec<Output>) {
-        // What was accepted for the old log goes with it: its senders are told
-        // by the close.
-        self.tick = Default::default();
+        // What was accepted is stored and answered before it is forgotten.
+        self.advance(now, out);
         for conn in 0..self.conns.len() {
             self.close(conn, Close::RoomDeleted, now, out);
         }

@@ -1,0 +1,617 @@
+//! The Durable Object of a room.
+
+use super::now;
+use super::runtime::{self, Socket};
+use super::store::Store;
+use crate::config::Config;
+use crate::eventlog::Entry;
+use crate::fault::Fault;
+use crate::room::log::slice;
+use crate::room::output::{CallId, ConnId};
+use crate::room::service::{Request as ServiceRequest, Served};
+use crate::room::{self, Attachment, Change, Delivery, Frame, Hello, Output};
+use crate::time::Millis;
+use crate::wire::native::{self, Close};
+use futures_channel::oneshot;
+use js_sys::JsString;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+use wasm_bindgen::JsCast;
+use worker::{
+    Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, State,
+    WebSocket, WebSocketIncomingMessage, WebSocketPair, WebSocketRequestResponsePair,
+    durable_object,
+};
+
+/// Headers of the Worker's requests to the object. A request from outside never
+/// reaches the object as it is, so nobody else can set them.
+pub const ROOM_HEADER: &str = "x-roomcast-room";
+pub const HELLO_HEADER: &str = "x-roomcast-hello";
+
+/// Turns of the event loop that a tick waits at the most while fewer things
+/// wait than went out with the last one. Measured: see DESIGN in the README.
+const MAX_TURNS: u32 = 4;
+
+/// Length of a frame of replay, in UTF-16 units: large, for each frame costs,
+/// but far below what WebSocket libraries take.
+const REPLAY_FRAME: u32 = 256 * 1024;
+
+#[durable_object]
+pub struct Room {
+    object: Rc<Object>,
+}
+
+struct Object {
+    state: State,
+    env: Env,
+    live: RefCell<Option<Live>>,
+}
+
+/// The object awake: the room and what it is connected to.
+struct Live {
+    config: Rc<Config>,
+    room: room::Room,
+    store: Store,
+    sockets: Vec<Option<Socket>>,
+    calls: HashMap<CallId, oneshot::Sender<Result<String, Fault>>>,
+    last_call: CallId,
+    /// Whether the end of a tick is on its way, and what the last one had.
+    ticking: bool,
+    last_tick: usize,
+    /// The timer and the alarm that are set.
+    timer: Option<Millis>,
+    alarm: Option<Millis>,
+    /// The replay that was sent last: after an outage all ask for the same.
+    replay: Option<(u64, u64, Rc<Vec<JsString>>)>,
+    /// Storing failed: what is in memory is not what is stored.
+    broken: bool,
+}
+
+impl DurableObject for Room {
+    fn new(state: State, env: Env) -> Self {
+        console_error_panic_hook::set_once();
+        Room {
+            object: Rc::new(Object {
+                state,
+                env,
+                live: RefCell::new(None),
+            }),
+        }
+    }
+
+    async fn fetch(&self, request: Request) -> Result<Response> {
+        let room = request.headers().get(ROOM_HEADER)?;
+        if let Some(hello) = request.headers().get(HELLO_HEADER)? {
+            let hello: Hello = serde_json::from_str(&hello)?;
+            return self.object.connect(room, hello);
+        }
+        self.object.call(room, request).await
+    }
+
+    async fn websocket_message(
+        &self,
+        ws: WebSocket,
+        message: WebSocketIncomingMessage,
+    ) -> Result<()> {
+        let full = self.object.with(None, |live, state| {
+            let Some(conn) = place_of(&ws) else {
+                return false;
+            };
+            let frame = match &message {
+                WebSocketIncomingMessage::String(text) => Frame::Text(text),
+                WebSocketIncomingMessage::Binary(_) => Frame::Binary,
+            };
+            let mut out = Vec::new();
+            live.room.receive(conn, frame, now(), &mut out);
+            live.run(state, out);
+            live.room.is_full()
+        })?;
+        self.object.settle(full).await
+    }
+
+    async fn websocket_close(
+        &self,
+        ws: WebSocket,
+        code: usize,
+        _reason: String,
+        _was_clean: bool,
+    ) -> Result<()> {
+        self.object.gone(&ws, code as u16)
+    }
+
+    async fn websocket_error(&self, ws: WebSocket, _error: Error) -> Result<()> {
+        // 1006: abnormal closure (RFC 6455, 7.4.1).
+        self.object.gone(&ws, 1006)
+    }
+
+    async fn alarm(&self) -> Result<Response> {
+        self.object.with(None, |live, state| {
+            live.alarm = None;
+            live.age();
+            let sockets = live.sockets.clone();
+            let pinged = |conn: ConnId| {
+                sockets
+                    .get(conn)?
+                    .as_ref()
+                    .and_then(|socket| runtime::pinged(state, socket))
+            };
+            let mut out = Vec::new();
+            live.room.alarm(pinged, now(), &mut out);
+            live.run(state, out);
+        })?;
+        Rc::clone(&self.object).arm();
+        Response::empty()
+    }
+}
+
+impl Object {
+    /// Does something with the room, which is read from storage if it is not in
+    /// memory, and again should storing have failed.
+    fn with<T>(&self, name: Option<String>, what: impl FnOnce(&mut Live, &State) -> T) -> Result<T> {
+        let mut slot = self.live.borrow_mut();
+        let live = match &mut *slot {
+            Some(live) => live,
+            empty => empty.insert(Live::wake(&self.state, &self.env, name)?),
+        };
+        let done = what(live, &self.state);
+        if live.broken {
+            *slot = None;
+        }
+        Ok(done)
+    }
+
+    fn connect(self: &Rc<Self>, name: Option<String>, hello: Hello) -> Result<Response> {
+        let admitted = self.with(name, |live, state| {
+            live.age();
+            let now = now();
+            if let Err(fault) = live.room.admit(&hello, now) {
+                live.log(
+                    Entry::reject("rate")
+                        .user(&hello.user)
+                        .with("code", fault.code.as_str()),
+                );
+                return refuse(&fault);
+            }
+            let pair = WebSocketPair::new()?;
+            state
+                .as_raw()
+                .accept_websocket(pair.server.as_ref())
+                .map_err(Error::from)?;
+            let mut out = Vec::new();
+            let conn = live.room.connect(hello, now, &mut out);
+            live.place(conn, pair.server.as_ref().clone().unchecked_into());
+            live.run(state, out);
+            Response::from_websocket(pair.client)
+        })??;
+        Rc::clone(self).arm();
+        Ok(admitted)
+    }
+
+    /// A request of the Worker for a service.
+    async fn call(self: &Rc<Self>, name: Option<String>, mut request: Request) -> Result<Response> {
+        let request: ServiceRequest = serde_json::from_slice(&request.bytes().await?)?;
+        let (sender, receiver) = oneshot::channel();
+        let served = self.with(name, |live, state| {
+            live.age();
+            live.last_call += 1;
+            let call = live.last_call;
+            live.calls.insert(call, sender);
+            let mut out = Vec::new();
+            let served = live.room.serve(request, call, now(), &mut out);
+            live.run(state, out);
+            match served {
+                Ok(Served::Page(range)) => {
+                    let page = live.store.page(range, live.room.floor())?;
+                    let page = page.finish(live.room.bounds().head, live.room.epoch());
+                    Ok::<_, Error>(Ok(Served::Now(page, false)))
+                }
+                served => Ok(served),
+            }
+        })??;
+        self.settle(false).await?;
+        let answer = match served {
+            Ok(Served::Now(json, new)) => Ok((json, if new { 201 } else { 200 })),
+            // Dropped unanswered only when storing failed.
+            Ok(_) => receiver
+                .await
+                .unwrap_or_else(|_| Err(Fault::internal()))
+                .map(|json| (json, 200)),
+            Err(fault) => Err(fault),
+        };
+        match answer {
+            Ok((json, status)) => Ok(ResponseBuilder::new()
+                .with_status(status)
+                .fixed(json.into_bytes())),
+            Err(fault) => refuse(&fault),
+        }
+    }
+
+    fn gone(self: &Rc<Self>, ws: &WebSocket, code: u16) -> Result<()> {
+        self.with(None, |live, state| {
+            if let Some(conn) = place_of(ws) {
+                live.displace(conn);
+                let mut out = Vec::new();
+                live.room.disconnect(conn, code, now(), &mut out);
+                live.run(state, out);
+            }
+        })?;
+        Rc::clone(self).arm();
+        Ok(())
+    }
+
+    /// Sees to it that what waits goes out. Whoever finds no tick on its way
+    /// waits for its end: the next turn of the event loop, so that frames that
+    /// have already arrived are taken in, and a few more while fewer things
+    /// wait than went out last time.
+    async fn settle(self: &Rc<Self>, at_once: bool) -> Result<()> {
+        let mine = self.with(None, |live, _| {
+            let mine = live.room.waiting() > 0 && !live.ticking;
+            live.ticking |= mine;
+            mine
+        })?;
+        if mine || at_once {
+            for turn in 1..=MAX_TURNS {
+                if at_once || turn > 1 && self.with(None, |live, _| live.room.waiting() >= live.last_tick)? {
+                    break;
+                }
+                Delay::from(Duration::ZERO).await;
+            }
+            self.with(None, |live, state| {
+                if mine {
+                    live.ticking = false;
+                }
+                live.last_tick = live.room.waiting();
+                live.advance(state);
+            })?;
+        }
+        Rc::clone(self).arm();
+        Ok(())
+    }
+
+    /// Sets the timer and the alarm for what is due next.
+    fn arm(self: Rc<Self>) {
+        let Some((timer, alarm)) = self.live.borrow_mut().as_mut().map(Live::arm) else {
+            return;
+        };
+        if let Some(at) = timer {
+            let object = Rc::clone(&self);
+            self.state.wait_until(async move {
+                Delay::from(Duration::from_millis(at.saturating_sub(now()))).await;
+                let done = object.with(None, |live, state| {
+                    if live.timer == Some(at) {
+                        live.timer = None;
+                    }
+                    live.advance(state);
+                });
+                if let Err(error) = done {
+                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                }
+                object.arm();
+            });
+        }
+        if let Some(at) = alarm {
+            let storage = self.state.storage();
+            self.state.wait_until(async move {
+                let at = worker::ScheduledTime::new(js_sys::Date::new(&(at as f64).into()));
+                if let Err(error) = storage.set_alarm(at).await {
+                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                }
+            });
+        }
+    }
+}
+
+fn refuse(fault: &Fault) -> Result<Response> {
+    Ok(ResponseBuilder::new()
+        .with_status(fault.code.status())
+        .fixed(serde_json::to_vec(fault)?))
+}
+
+fn place_of(ws: &WebSocket) -> Option<ConnId> {
+    let socket: &Socket = ws.as_ref().unchecked_ref();
+    socket.conn().map(|conn| conn as ConnId)
+}
+
+impl Live {
+    /// Builds the room from its storage and its sockets.
+    fn wake(state: &State, env: &Env, name: Option<String>) -> Result<Self> {
+        let began = now();
+        let config = crate::http::serve::config(env).map_err(|error| Error::RustError(error.to_string()))?;
+        let name = name.or_else(|| state.id().name());
+        let (store, name) = Store::open(&state.storage(), name, fresh_id)?;
+        let snapshot = store.load(&config.room, began)?;
+        state.set_websocket_auto_response(&WebSocketRequestResponsePair::new(
+            native::PING,
+            native::PONG,
+        )?);
+        let mut live = Live {
+            room: room::Room::new(name, config.clone(), snapshot),
+            config,
+            store,
+            sockets: Vec::new(),
+            calls: HashMap::new(),
+            last_call: 0,
+            ticking: false,
+            last_tick: 0,
+            timer: None,
+            alarm: None,
+            replay: None,
+            broken: false,
+        };
+        for ws in state.get_websockets() {
+            let socket: Socket = ws.as_ref().clone().unchecked_into();
+            if socket.ready_state() != web_sys::WebSocket::OPEN {
+                continue;
+            }
+            match attachment(&socket) {
+                Some(attachment) => {
+                    let conn = live.room.recall(attachment, began);
+                    live.place(conn, socket);
+                }
+                // Accepted just when storing failed.
+                None => close(&socket, Close::Failed),
+            }
+        }
+        live.log(
+            Entry::info("wake")
+                .with("connections", live.sockets.len())
+                .with("seq", live.room.bounds().head)
+                .took(now() - began),
+        );
+        Ok(live)
+    }
+
+    fn place(&mut self, conn: ConnId, socket: Socket) {
+        socket.set_conn(Some(conn as f64));
+        if self.sockets.len() <= conn {
+            self.sockets.resize_with(conn + 1, || None);
+        }
+        self.sockets[conn] = Some(socket);
+    }
+
+    fn displace(&mut self, conn: ConnId) -> Option<Socket> {
+        let socket = self.sockets.get_mut(conn)?.take()?;
+        socket.set_conn(None);
+        Some(socket)
+    }
+
+    fn advance(&mut self, state: &State) {
+        let mut out = Vec::new();
+        self.room.advance(now(), &mut out);
+        self.run(state, out);
+    }
+
+    /// Hides what is past retention by age.
+    fn age(&mut self) {
+        if let Some(limit) = self.room.age_limit(now()) {
+            match self.store.aged(limit) {
+                Ok((aged, oldest_at)) => self.room.aged(aged, oldest_at),
+                Err(error) => self.log(Entry::error(error.to_string())),
+            }
+        }
+    }
+
+    /// What timer and what alarm must be set, if any.
+    fn arm(&mut self) -> (Option<Millis>, Option<Millis>) {
+        let earlier = |wanted: Option<Millis>, set: &mut Option<Millis>| {
+            let wanted = wanted.filter(|at| set.is_none_or(|set| *at < set))?;
+            *set = Some(wanted);
+            Some(wanted)
+        };
+        (
+            earlier(self.room.timer(), &mut self.timer),
+            earlier(self.room.alarm_at(), &mut self.alarm),
+        )
+    }
+
+    fn log(&mut self, entry: Entry) {
+        if entry.level < self.config.log_level {
+            return;
+        }
+        let rows = self.store.take_rows_written();
+        let entry = if rows > 0 {
+            entry.with("rowsWritten", rows)
+        } else {
+            entry
+        };
+        worker::console_log!("{}", entry.room(self.room.name()).line(now()));
+    }
+
+    /// Carries out what the room wants done, in order.
+    fn run(&mut self, state: &State, out: Vec<Output>) {
+        let mut stored: Option<(String, JsString)> = None;
+        let mut outputs = out.into_iter();
+        while let Some(output) = outputs.next() {
+            match output {
+                Output::Store(change) => {
+                    let body = match &change {
+                        Change::Append(row) => JsString::from(row.body.as_str()),
+                        _ => JsString::from(""),
+                    };
+                    if let Err(error) = self.store.apply(&change, &body) {
+                        self.log(Entry::error(format!("storing failed: {error}")));
+                        return self.fail(outputs);
+                    }
+                    if let Change::Append(row) = change {
+                        stored = Some((row.body, body));
+                    }
+                }
+                Output::Send { conn, frame } => {
+                    self.send(state, conn, &JsString::from(frame.as_str()), frame.len());
+                }
+                Output::Deliver(delivery) => self.deliver(state, delivery, stored.take()),
+                Output::Replay { conn, after, upto } => {
+                    if let Err(error) = self.replay(state, conn, after, upto) {
+                        self.log(Entry::error(format!("replay failed: {error}")));
+                        return self.fail(outputs);
+                    }
+                }
+                Output::Page { conn, id, range } => {
+                    let answer = match self.store.page(range, self.room.floor()) {
+                        Ok(page) => native::ack(
+                            id,
+                            &page.finish(self.room.bounds().head, self.room.epoch()),
+                        ),
+                        Err(error) => {
+                            self.log(Entry::error(format!("reading failed: {error}")));
+                            native::fault(Some(id), &Fault::internal())
+                        }
+                    };
+                    self.send(state, conn, &JsString::from(answer.as_str()), answer.len());
+                }
+                Output::Attach { conn } => self.attach(conn),
+                Output::Close { conn, why } => {
+                    if let Some(socket) = self.displace(conn) {
+                        close(&socket, why);
+                    }
+                }
+                Output::Reply { call, answers } => {
+                    if let Some(call) = self.calls.remove(&call) {
+                        // A caller that went away needs no answer.
+                        let _ = call.send(Ok(answers));
+                    }
+                }
+                Output::Log(entry) => self.log(entry),
+            }
+        }
+    }
+
+    /// Storing failed: nothing that waited for it is true. Says so to all that
+    /// wait; the room is read from storage again (`broken`).
+    fn fail(&mut self, rest: impl Iterator<Item = Output>) {
+        for output in rest {
+            match output {
+                Output::Deliver(delivery) => {
+                    for (conn, id) in delivery.acked {
+                        if let Some(Some(socket)) = self.sockets.get(conn) {
+                            let answer = native::fault(Some(id), &Fault::internal());
+                            // One that is gone needs no answer.
+                            let _ = socket.send_string(&JsString::from(answer.as_str()));
+                        }
+                    }
+                }
+                Output::Close { conn, why } => {
+                    if let Some(socket) = self.displace(conn) {
+                        close(&socket, why);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.calls.clear();
+        self.broken = true;
+    }
+
+    fn attach(&mut self, conn: ConnId) {
+        let (Some(attachment), Some(Some(socket))) =
+            (self.room.attachment(conn), self.sockets.get(conn))
+        else {
+            return;
+        };
+        let attached = serde_json::to_string(&attachment)
+            .map_err(Error::from)
+            .and_then(|json| Ok(socket.attach(&JsString::from(json.as_str()))?));
+        if let Err(error) = attached {
+            self.log(Entry::error(format!("attachment failed: {error}")));
+        }
+    }
+
+    fn send(&mut self, state: &State, conn: ConnId, frame: &JsString, bytes: usize) {
+        let Some(Some(socket)) = self.sockets.get(conn) else {
+            return;
+        };
+        let mut out = Vec::new();
+        if socket.send_string(frame).is_err() {
+            // Closed under our hands: its close event is on the way.
+            self.displace(conn);
+            self.room.disconnect(conn, 1006, now(), &mut out);
+        } else if self.room.sent(conn, bytes) {
+            let pinged = runtime::pinged(state, socket);
+            self.room.judge_slow(conn, pinged, now(), &mut out);
+        }
+        if !out.is_empty() {
+            self.run(state, out);
+        }
+    }
+
+    fn deliver(&mut self, state: &State, delivery: Delivery, stored: Option<(String, JsString)>) {
+        let custom: HashMap<ConnId, Option<String>> = delivery.custom.into_iter().collect();
+        for (conn, frame) in &custom {
+            if let Some(frame) = frame {
+                self.send(state, *conn, &JsString::from(frame.as_str()), frame.len());
+            }
+        }
+        let Some(shared) = delivery.shared else {
+            return;
+        };
+        // Mostly it is the very row that was stored: the same string serves.
+        let frame = match stored {
+            Some((body, frame)) if body == shared => frame,
+            _ => JsString::from(shared.as_str()),
+        };
+        for conn in 0..self.sockets.len() {
+            if !custom.contains_key(&conn) && self.room.is_joined(conn) {
+                self.send(state, conn, &frame, shared.len());
+            }
+        }
+    }
+
+    /// Sends what is stored as it is stored, in large frames.
+    fn replay(&mut self, state: &State, conn: ConnId, after: u64, upto: u64) -> Result<()> {
+        let frames = match &self.replay {
+            Some((from, to, frames)) if (*from, *to) == (after, upto) => frames.clone(),
+            _ => {
+                let frames = Rc::new(self.frames(after, upto)?);
+                self.replay = Some((after, upto, frames.clone()));
+                frames
+            }
+        };
+        for frame in frames.iter() {
+            self.send(state, conn, frame, frame.length() as usize);
+        }
+        Ok(())
+    }
+
+    fn frames(&self, after: u64, upto: u64) -> Result<Vec<JsString>> {
+        let mut frames = Vec::new();
+        let mut frame: Option<JsString> = None;
+        let newline = JsString::from("\n");
+        self.store.rows(after, upto, |first, last, body| {
+            let body = if first > after && last <= upto {
+                body
+            } else {
+                let text = String::from(&body);
+                JsString::from(slice(first, &text, after, upto))
+            };
+            let joined = match frame.take() {
+                Some(frame) => frame.concat(&newline).concat(&body),
+                None => body,
+            };
+            if joined.length() >= REPLAY_FRAME {
+                frames.push(joined);
+            } else {
+                frame = Some(joined);
+            }
+        })?;
+        frames.extend(frame);
+        Ok(frames)
+    }
+}
+
+fn attachment(socket: &Socket) -> Option<Attachment> {
+    let json = socket.attachment().ok()?.as_string()?;
+    serde_json::from_str(&json).ok()
+}
+
+fn close(socket: &Socket, why: Close) {
+    // Fails only on a socket that is closed already.
+    let _ = socket.close_with_code_and_reason(why.code(), why.reason());
+}
+
+/// An id that nobody has had: 64 random bits.
+pub fn fresh_id() -> String {
+    let bits = getrandom::u64().expect("the runtime has a random generator");
+    format!("{bits:016x}")
+}

@@ -1,0 +1,282 @@
+//! A room's storage: SQLite, three tables.
+//!
+//! - `log`: a row a tick: the number of its last event, that of its first, when
+//!   it was stored, and the envelopes, a line each
+//! - `members`: a row a member, with its cursors as of the last checkpoint
+//! - `cursors`: the journal of what moved since, a row for all members that
+//!   moved together
+//!
+//! Rows written are the dearest line of the bill, so they are counted.
+
+use super::runtime::Sql;
+use crate::config::RoomConfig;
+use crate::room::log::{Bounds, Page, Range, Row};
+use crate::room::{Change, Member, Snapshot};
+use crate::time::Millis;
+use js_sys::{Array, JsString};
+use wasm_bindgen::{JsCast, JsValue};
+use worker::{Error, Result};
+
+const SCHEMA: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS log (
+        last INTEGER PRIMARY KEY, first INTEGER NOT NULL, at INTEGER NOT NULL, body TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS members (
+        user TEXT PRIMARY KEY, joined INTEGER NOT NULL, delivered INTEGER NOT NULL,
+        read INTEGER NOT NULL, seen INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS cursors (n INTEGER PRIMARY KEY, moved TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+];
+
+/// Rows read from the log at a time, so that a long log is never in memory as a
+/// whole.
+const CHUNK: u32 = 256;
+
+pub struct Store {
+    sql: Sql,
+    append: JsString,
+    /// Rows written since [`Store::take_rows_written`].
+    rows_written: f64,
+}
+
+impl Store {
+    /// Opens the storage of the room `name`, which is made if it is not there.
+    /// Without a name, which a woken object may lack, it must be.
+    pub fn open(storage: &worker::Storage, name: Option<String>, epoch: impl FnOnce() -> String) -> Result<(Self, String)> {
+        let sql = storage.sql();
+        let sql: &JsValue = sql.as_ref();
+        let mut store = Store {
+            sql: sql.clone().unchecked_into(),
+            append: "INSERT INTO log (last, first, at, body) VALUES (?, ?, ?, ?)".into(),
+            rows_written: 0.0,
+        };
+        for statement in SCHEMA {
+            store.write(statement, &[])?;
+        }
+        if store.meta("epoch")?.is_none() {
+            store.set_meta("epoch", &epoch())?;
+        }
+        let name = match (store.meta("room")?, name) {
+            (Some(name), _) => name,
+            (None, Some(name)) => {
+                store.set_meta("room", &name)?;
+                name
+            }
+            (None, None) => return Err(Error::RustError("the room has no name yet".into())),
+        };
+        Ok((store, name))
+    }
+
+    /// All that a room knows when it wakes.
+    pub fn load(&self, config: &RoomConfig, now: Millis) -> Result<Snapshot> {
+        let members = self
+            .query("SELECT user, joined, delivered, read, seen FROM members", &[])?
+            .iter()
+            .map(|row| {
+                let member = Member {
+                    joined_at: number(row, 1),
+                    delivered: number(row, 2),
+                    read: number(row, 3),
+                    last_seen: number(row, 4),
+                };
+                (text(row, 0), member)
+            })
+            .collect();
+        let journal = self
+            .query("SELECT moved FROM cursors ORDER BY n", &[])?
+            .iter()
+            .map(|row| text(row, 0))
+            .collect();
+        let recent = self
+            .query(
+                "SELECT first, body FROM log WHERE last > (
+                    SELECT coalesce(max(last), 0) FROM log WHERE at < ?1) ORDER BY last",
+                &[js(now.saturating_sub(config.dedupe_window))],
+            )?
+            .iter()
+            .map(|row| (number(row, 0), text(row, 1)))
+            .collect();
+        let last = self.query("SELECT last, at FROM log ORDER BY last DESC LIMIT 1", &[])?;
+        let oldest = self.query("SELECT first, at FROM log ORDER BY last LIMIT 1", &[])?;
+        let mut bounds = Bounds::default();
+        if let (Some(last), Some(oldest)) = (last.first(), oldest.first()) {
+            bounds.head = number(last, 0);
+            bounds.last_at = number(last, 1);
+            bounds.trimmed = number(oldest, 0) - 1;
+            bounds.aged = bounds.trimmed;
+            bounds.oldest_at = Some(number(oldest, 1));
+        }
+        Ok(Snapshot {
+            epoch: self.meta("epoch")?.unwrap_or_default(),
+            bounds,
+            members,
+            journal,
+            recent,
+        })
+    }
+
+    /// Stores a change. `body` is the text of the row to append.
+    pub fn apply(&mut self, change: &Change, body: &JsString) -> Result<()> {
+        match change {
+            Change::Append(row) => self.append(row, body),
+            Change::PutMember(user, member) => self.put_member(user, member),
+            Change::RemoveMember(user) => {
+                self.write("DELETE FROM members WHERE user = ?", &[user.as_ref().into()])
+            }
+            Change::Cursors(moved) => {
+                self.write("INSERT INTO cursors (moved) VALUES (?)", &[moved.into()])
+            }
+            Change::Checkpoint(members) => {
+                for (user, member) in members {
+                    self.put_member(user, member)?;
+                }
+                self.write("DELETE FROM cursors", &[])
+            }
+            Change::Trim { upto, before } => {
+                // The last row stays, though nobody is shown it any more: by it
+                // the log is known to go on where it ended.
+                self.write(
+                    "DELETE FROM log WHERE last <= ? AND at < ?
+                     AND last < (SELECT max(last) FROM log)",
+                    &[js(*upto), js(*before)],
+                )
+            }
+            Change::Wipe { epoch } => {
+                for table in ["log", "members", "cursors"] {
+                    self.write(&format!("DELETE FROM {table}"), &[])?;
+                }
+                self.set_meta("epoch", epoch)
+            }
+        }
+    }
+
+    fn append(&mut self, row: &Row, body: &JsString) -> Result<()> {
+        let bindings = Array::of4(&js(row.last), &js(row.first), &js(row.at), body);
+        let cursor = self.sql.exec(&self.append, &bindings)?;
+        self.rows_written += cursor.rows_written();
+        Ok(())
+    }
+
+    fn put_member(&mut self, user: &str, member: &Member) -> Result<()> {
+        self.write(
+            "INSERT OR REPLACE INTO members (user, joined, delivered, read, seen)
+             VALUES (?, ?, ?, ?, ?)",
+            &[
+                user.into(),
+                js(member.joined_at),
+                js(member.delivered),
+                js(member.read),
+                js(member.last_seen),
+            ],
+        )
+    }
+
+    /// The log after `after` up to `upto`: each row's first and last event and
+    /// its body, which never leaves JavaScript.
+    pub fn rows(
+        &self,
+        after: u64,
+        upto: u64,
+        mut take: impl FnMut(u64, u64, JsString),
+    ) -> Result<()> {
+        let mut at = after;
+        loop {
+            let rows = self.query(
+                "SELECT first, last, body FROM log WHERE last > ? AND first <= ? ORDER BY last LIMIT ?",
+                &[js(at), js(upto), CHUNK.into()],
+            )?;
+            for row in &rows {
+                at = number(row, 1);
+                take(number(row, 0), at, row.get(2).unchecked_into());
+            }
+            if (rows.len() as u32) < CHUNK {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A page of the log.
+    pub fn page(&self, range: Range, floor: u64) -> Result<Page> {
+        let mut page = Page::new(range, floor);
+        let (mut after, mut before) = (range.after.max(floor), range.before.min(i64::MAX as u64));
+        let order = if range.newest { "DESC" } else { "ASC" };
+        let query = format!(
+            "SELECT first, last, body FROM log WHERE last > ? AND first < ? ORDER BY last {order} LIMIT ?"
+        );
+        loop {
+            let rows = self.query(&query, &[js(after), js(before), CHUNK.into()])?;
+            for row in &rows {
+                let (first, last) = (number(row, 0), number(row, 1));
+                if !page.take(first, &text(row, 2)) {
+                    return Ok(page);
+                }
+                (after, before) = if range.newest {
+                    (after, first)
+                } else {
+                    (last, before)
+                };
+            }
+            if (rows.len() as u32) < CHUNK {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// Up to which event rows were stored before `limit`, and when the next
+    /// one was.
+    pub fn aged(&self, limit: Millis) -> Result<(u64, Option<Millis>)> {
+        let next = self.query(
+            "SELECT first, at FROM log WHERE at >= ? ORDER BY last LIMIT 1",
+            &[js(limit)],
+        )?;
+        if let Some(next) = next.first() {
+            return Ok((number(next, 0) - 1, Some(number(next, 1))));
+        }
+        let last = self.query("SELECT coalesce(max(last), 0) FROM log", &[])?;
+        Ok((last.first().map_or(0, |row| number(row, 0)), None))
+    }
+
+    /// Rows written since this was asked last.
+    pub fn take_rows_written(&mut self) -> u64 {
+        std::mem::take(&mut self.rows_written) as u64
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<String>> {
+        Ok(self
+            .query("SELECT value FROM meta WHERE key = ?", &[key.into()])?
+            .first()
+            .map(|row| text(row, 0)))
+    }
+
+    fn set_meta(&mut self, key: &str, value: &str) -> Result<()> {
+        self.write(
+            "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
+            &[key.into(), value.into()],
+        )
+    }
+
+    fn write(&mut self, query: &str, bindings: &[JsValue]) -> Result<()> {
+        let cursor = self.sql.exec(&query.into(), &bindings.iter().collect())?;
+        self.rows_written += cursor.rows_written();
+        Ok(())
+    }
+
+    fn query(&self, query: &str, bindings: &[JsValue]) -> Result<Vec<Array>> {
+        Ok(self
+            .sql
+            .exec(&query.into(), &bindings.iter().collect())?
+            .rows()?)
+    }
+}
+
+/// Numbers are below 2^53 by contract, so a double holds them.
+fn js(number: u64) -> JsValue {
+    (number as f64).into()
+}
+
+fn number(row: &Array, column: u32) -> u64 {
+    row.get(column).as_f64().unwrap_or(0.0) as u64
+}
+
+fn text(row: &Array, column: u32) -> String {
+    row.get(column).as_string().unwrap_or_default()
+}

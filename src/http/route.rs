@@ -1,0 +1,197 @@
+//! Paths and queries.
+
+use super::problem::Problem;
+use crate::fault::{Fault, Result};
+use crate::name;
+use crate::room::log::Range;
+use crate::wire::command::{DEFAULT_LIMIT, MAX_LIMIT, Position};
+use crate::wire::object::{ROOM, USER, whole};
+use std::borrow::Cow;
+
+/// What a path is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    Health,
+    Publish,
+    DevToken,
+    Room { room: String },
+    Socket { room: String },
+    Messages { room: String },
+    Presence { room: String },
+    Members { room: String },
+    Member { room: String, user: String },
+    Connections { room: String },
+}
+
+/// What is wrong with a path: no such route, a method it does not take, or a
+/// name in it that is none.
+pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let (route, methods): (fn(&[&str]) -> Result<Route>, &[&str]) = match segments.as_slice() {
+        ["healthz"] => (|_| Ok(Route::Health), &["GET"]),
+        ["publish"] => (|_| Ok(Route::Publish), &["POST"]),
+        ["dev", "token"] => (|_| Ok(Route::DevToken), &["POST"]),
+        ["rooms", _] => (|s| Ok(Route::Room { room: room(s[1])? }), &["DELETE"]),
+        ["rooms", _, "ws"] => (|s| Ok(Route::Socket { room: room(s[1])? }), &["GET"]),
+        ["rooms", _, "messages"] => (|s| Ok(Route::Messages { room: room(s[1])? }), &["GET"]),
+        ["rooms", _, "presence"] => (|s| Ok(Route::Presence { room: room(s[1])? }), &["GET"]),
+        ["rooms", _, "members"] => (|s| Ok(Route::Members { room: room(s[1])? }), &["GET"]),
+        ["rooms", _, "members", _] => (
+            |s| {
+                Ok(Route::Member {
+                    room: room(s[1])?,
+                    user: user(s[3])?,
+                })
+            },
+            &["PUT", "DELETE"],
+        ),
+        ["rooms", _, "connections"] => (
+            |s| Ok(Route::Connections { room: room(s[1])? }),
+            &["DELETE"],
+        ),
+        _ => return Err(Problem::not_found()),
+    };
+    if !methods.contains(&method) {
+        return Err(Problem::method_not_allowed(methods));
+    }
+    route(&segments).map_err(Problem::from)
+}
+
+fn room(segment: &str) -> Result<String> {
+    decoded(segment)
+        .filter(|room| name::is_room(room))
+        .map(Cow::into_owned)
+        .ok_or_else(|| Fault::bad_field("room", ROOM.expected))
+}
+
+fn user(segment: &str) -> Result<String> {
+    decoded(segment)
+        .filter(|user| name::is_user(user))
+        .map(Cow::into_owned)
+        .ok_or_else(|| Fault::bad_field("user", USER.expected))
+}
+
+fn decoded(segment: &str) -> Option<Cow<'_, str>> {
+    percent_encoding::percent_decode_str(segment)
+        .decode_utf8()
+        .ok()
+}
+
+/// The parameters of a query. Of a name given twice the first counts.
+#[derive(Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn new(pairs: Vec<(String, String)>) -> Self {
+        Query(pairs)
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    fn whole(&self, name: &str, min: u64, max: u64, expected: &str) -> Result<Option<u64>> {
+        self.get(name)
+            .map(|value| {
+                whole(value)
+                    .filter(|number| (min..=max).contains(number))
+                    .ok_or_else(|| Fault::bad_field(name, expected))
+            })
+            .transpose()
+    }
+
+    fn seq(&self, name: &str) -> Result<Option<u64>> {
+        self.whole(name, 0, u64::MAX, "a whole number from 0 to 2^53-1")
+    }
+
+    /// `since`, `epoch` and `history`.
+    pub fn position(&self) -> Result<Position> {
+        Ok(Position {
+            since: self.seq("since")?,
+            epoch: self.get("epoch").map(str::to_owned),
+            history: self.seq("history")?,
+        })
+    }
+
+    /// `after`, `before` and `limit`: from `after` on, or, with `before`
+    /// alone, the newest before it.
+    pub fn range(&self) -> Result<Range> {
+        let (after, before) = (self.seq("after")?, self.seq("before")?);
+        Ok(Range {
+            after: after.unwrap_or(0),
+            before: before.unwrap_or(u64::MAX),
+            limit: self
+                .whole("limit", 1, MAX_LIMIT, "a whole number from 1 to 1000")?
+                .unwrap_or(DEFAULT_LIMIT),
+            newest: before.is_some() && after.is_none(),
+        })
+    }
+
+    /// `userId`, which must be there.
+    pub fn user(&self) -> Result<String> {
+        self.get("userId")
+            .filter(|user| name::is_user(user))
+            .map(str::to_owned)
+            .ok_or_else(|| Fault::bad_field("userId", USER.expected))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_of_the_contract_is_found() {
+        for (method, path) in [
+            ("GET", "/healthz"),
+            ("POST", "/publish"),
+            ("GET", "/rooms/a/ws"),
+            ("GET", "/rooms/a/messages"),
+            ("GET", "/rooms/%40alice/presence"),
+            ("GET", "/rooms/a/members"),
+            ("PUT", "/rooms/a/members/bob"),
+            ("DELETE", "/rooms/a/members/bob"),
+            ("DELETE", "/rooms/a/connections"),
+            ("DELETE", "/rooms/a"),
+        ] {
+            assert!(find(method, path).is_ok(), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_path_is_said() {
+        for (method, path, status) in [
+            ("GET", "/nothing", 404),
+            ("GET", "/rooms", 404),
+            ("GET", "/rooms/a/ws/x", 404),
+            ("POST", "/healthz", 405),
+            ("GET", "/publish", 405),
+            ("GET", "/rooms/a", 405),
+            ("DELETE", "/rooms/a%2fb", 400),
+            ("DELETE", "/rooms/..", 200),
+            ("DELETE", "/rooms/a%20b", 400),
+            ("DELETE", "/rooms/%ff", 400),
+            ("DELETE", "/rooms/", 400),
+            ("PUT", "/rooms/a/members/@bob", 400),
+        ] {
+            let found = find(method, path).map_or_else(|problem| problem.status, |_| 200);
+            assert_eq!(found, status, "{method} {path}");
+        }
+        let problem = find("POST", "/rooms/a/members/b").expect_err("wrong method");
+        assert_eq!(problem.headers, vec![("Allow", "PUT, DELETE".to_owned())]);
+    }
+
+    #[test]
+    fn a_since_that_is_no_whole_number_is_refused() {
+        for bad in ["-1", "1.5", "", "x", "9007199254740992"] {
+            let query = Query::new(vec![("since".into(), bad.into())]);
+            assert_eq!(
+                query.position().expect_err(bad).field.as_deref(),
+                Some("since")
+            );
+        }
+    }
+}

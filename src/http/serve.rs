@@ -1,0 +1,509 @@
+//! The Worker's entry point: who is it, may it, and on to the room's object.
+//!
+//! A request from outside never goes to an object as it is: the object gets a
+//! request made here, so that no header or path from outside reaches it.
+
+use super::problem::{CONTENT_TYPE, Problem};
+use super::publish::{self, Addressed};
+use super::route::{self, Query, Route};
+use crate::auth::{self, Credentials, Identity, Rights, SUBPROTOCOL};
+use crate::config::{Config, ConfigError};
+use crate::durable::{HELLO_HEADER, ROOM_HEADER, fresh_id, now};
+use crate::eventlog::Entry;
+use crate::fault::{Code, Fault};
+use crate::room::Hello;
+use crate::room::service::{Publication, Request as ServiceRequest};
+use crate::time::Millis;
+use crate::wire::event;
+use futures_util::{StreamExt, stream};
+use serde::Deserialize;
+use serde_json::json;
+use std::cell::OnceCell;
+use std::rc::Rc;
+use worker::{
+    Context, Env, Headers, Method, Request, RequestInit, Response, ResponseBuilder, Result, event,
+};
+
+/// Objects that a Worker may be talking to at once: the platform's limit of
+/// outgoing connections is 6.
+const MAX_CALLS: usize = 6;
+
+/// The settings, read once an isolate.
+pub fn config(env: &Env) -> std::result::Result<Rc<Config>, ConfigError> {
+    thread_local! {
+        static CONFIG: OnceCell<Rc<Config>> = const { OnceCell::new() };
+    }
+    CONFIG.with(|cell| {
+        if let Some(config) = cell.get() {
+            return Ok(config.clone());
+        }
+        let config = Rc::new(Config::read(|name| {
+            env.var(name).ok().map(|value| value.to_string())
+        })?);
+        Ok(cell.get_or_init(|| config).clone())
+    })
+}
+
+#[event(fetch)]
+async fn fetch(request: Request, env: Env, _ctx: Context) -> Result<Response> {
+    console_error_panic_hook::set_once();
+    match handle(request, &env).await {
+        Ok(response) => Ok(response),
+        Err(problem) => answer_problem(&problem),
+    }
+}
+
+/// What a request is refused with.
+type Handled = std::result::Result<Response, Problem>;
+
+/// A failure of the platform, not of the request: logged, not told.
+fn failed(error: impl std::fmt::Display) -> Problem {
+    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+    Problem::from(Fault::internal())
+}
+
+fn answer_problem(problem: &Problem) -> Result<Response> {
+    let mut response = ResponseBuilder::new()
+        .with_status(problem.status)
+        .with_header("content-type", CONTENT_TYPE)?;
+    for (name, value) in &problem.headers {
+        response = response.with_header(name, value)?;
+    }
+    Ok(response.fixed(problem.json().into_bytes()))
+}
+
+fn answer_json(status: u16, json: Vec<u8>) -> Handled {
+    Ok(ResponseBuilder::new()
+        .with_status(status)
+        .with_header("content-type", "application/json")
+        .map_err(failed)?
+        .with_header("cache-control", "no-store")
+        .map_err(failed)?
+        .fixed(json))
+}
+
+/// A request with what every route needs of it.
+struct Call<'a> {
+    request: Request,
+    env: &'a Env,
+    config: Rc<Config>,
+    query: Query,
+    now: Millis,
+}
+
+async fn handle(request: Request, env: &Env) -> Handled {
+    let url = request.url().map_err(failed)?;
+    let route = route::find(request.method().as_ref(), url.path())?;
+    if route == Route::Health {
+        let health = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") });
+        return answer_json(200, health.to_string().into_bytes());
+    }
+    let config = config(env).map_err(|error| {
+        worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+        Problem::new(500, "misconfigured", error.to_string())
+    })?;
+    let call = Call {
+        query: Query::new(url.query_pairs().into_owned().collect()),
+        now: now(),
+        request,
+        env,
+        config,
+    };
+    match route {
+        Route::Health => Err(Problem::not_found()),
+        Route::DevToken => dev_token(call).await,
+        Route::Socket { room } => call.upgrade(&room, url.authority()).await,
+        Route::Publish => call.publish().await,
+        Route::Messages { room } => {
+            let identity = call.identity(&room)?;
+            if !identity.rights(&room).has(Rights::READ) {
+                call.require(&identity, &room, Rights::READ)?;
+            }
+            let range = call.query.range()?;
+            call.serve(&room, &ServiceRequest::Messages(range)).await
+        }
+        Route::Presence { room } => {
+            call.service(&room, Rights::READ)?;
+            call.serve(&room, &ServiceRequest::Presence).await
+        }
+        Route::Members { room } => {
+            call.service(&room, Rights::READ)?;
+            call.serve(&room, &ServiceRequest::Members).await
+        }
+        Route::Member { room, user } => {
+            call.service(&room, Rights::WRITE)?;
+            let request = if call.request.method() == Method::Put {
+                if crate::name::personal_room_owner(&room).is_some_and(|owner| owner != user) {
+                    return Err(Fault::forbidden("a personal room has its own user alone").into());
+                }
+                ServiceRequest::AddMember { user }
+            } else {
+                ServiceRequest::RemoveMember { user }
+            };
+            call.serve(&room, &request).await
+        }
+        Route::Connections { room } => {
+            call.service(&room, Rights::WRITE)?;
+            let user = call.query.user()?;
+            call.serve(&room, &ServiceRequest::Kick { user }).await
+        }
+        Route::Room { room } => {
+            call.service(&room, Rights::WRITE)?;
+            let epoch = fresh_id();
+            call.serve(&room, &ServiceRequest::Delete { epoch }).await
+        }
+    }
+}
+
+impl Call<'_> {
+    fn header(&self, name: &str) -> Option<String> {
+        self.request.headers().get(name).ok().flatten()
+    }
+
+    fn log(&self, entry: Entry) {
+        if entry.level >= self.config.log_level {
+            worker::console_log!("{}", entry.line(self.now));
+        }
+    }
+
+    /// Refuses, with a line in the event log.
+    fn reject(&self, ground: &str, room: &str, fault: Fault) -> Problem {
+        self.log(
+            Entry::reject(ground)
+                .room(room)
+                .with("code", fault.code.as_str()),
+        );
+        fault.into()
+    }
+
+    /// Who it is.
+    fn identity(&self, room: &str) -> std::result::Result<Identity, Problem> {
+        let (authorization, protocols) = (
+            self.header("authorization"),
+            self.header("sec-websocket-protocol"),
+        );
+        let credentials = Credentials {
+            authorization: authorization.as_deref(),
+            protocols: protocols.as_deref(),
+            query: self.query.get("token"),
+        };
+        auth::token::require(credentials.token())
+            .and_then(|token| auth::verify(&self.config, token, self.now))
+            .map_err(|fault| self.reject("auth", room, fault))
+    }
+
+    fn require(
+        &self,
+        identity: &Identity,
+        room: &str,
+        right: Rights,
+    ) -> std::result::Result<(), Problem> {
+        identity
+            .require_service(room, right)
+            .map_err(|fault| self.reject("auth", room, fault))
+    }
+
+    /// A service that has `right` on `room`.
+    fn service(&self, room: &str, right: Rights) -> std::result::Result<Identity, Problem> {
+        let identity = self.identity(room)?;
+        self.require(&identity, room, right)?;
+        Ok(identity)
+    }
+
+    /// A WebSocket to a room.
+    async fn upgrade(&self, room: &str, host: &str) -> Handled {
+        if !self
+            .header("upgrade")
+            .is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
+        {
+            return Err(Problem::upgrade_required());
+        }
+        if !self
+            .config
+            .allowed_origins
+            .allows(self.header("origin").as_deref(), host)
+        {
+            let fault = Fault::forbidden("this origin may not connect; see ALLOWED_ORIGINS");
+            return Err(self.reject("origin", room, fault));
+        }
+        let identity = self.identity(room)?;
+        let rights = identity.rights(room);
+        if !rights.has(Rights::READ) {
+            let fault = Fault::forbidden("the token does not open this room");
+            return Err(self.reject("auth", room, fault));
+        }
+        let position = self
+            .query
+            .position()
+            .map_err(|fault| self.reject("malformed", room, fault))?;
+        let hello = Hello {
+            connection_id: fresh_id(),
+            user: identity.user,
+            rights,
+            expires: identity.expires,
+            address: self.header("cf-connecting-ip"),
+            position,
+        };
+        let headers = Headers::new();
+        headers.set("upgrade", "websocket").map_err(failed)?;
+        headers.set(ROOM_HEADER, room).map_err(failed)?;
+        headers
+            .set(HELLO_HEADER, &ascii_json(&hello).map_err(failed)?)
+            .map_err(failed)?;
+        let mut init = RequestInit::new();
+        init.with_headers(headers);
+        let request = Request::new_with_init("https://room/", &init).map_err(failed)?;
+        let response = self.fetch(room, request).await?;
+        if response.status_code() != 101 {
+            return self.relay(response).await;
+        }
+        let offered = self.header("sec-websocket-protocol");
+        let credentials = Credentials {
+            protocols: offered.as_deref(),
+            ..Credentials::default()
+        };
+        if !credentials.offers_subprotocol() {
+            return Ok(response);
+        }
+        // The answer of an object cannot be changed, so it is made again.
+        let socket = response.websocket().ok_or_else(|| failed("no socket"))?;
+        let headers = Headers::new();
+        headers
+            .set("sec-websocket-protocol", SUBPROTOCOL)
+            .map_err(failed)?;
+        Ok(Response::from_websocket(socket)
+            .map_err(failed)?
+            .with_headers(headers))
+    }
+
+    async fn publish(mut self) -> Handled {
+        let identity = self.identity("")?;
+        if !identity.service {
+            let fault = Fault::forbidden("this needs a token with role `service`");
+            return Err(self.reject("auth", "", fault));
+        }
+        let body = self.body().await?;
+        match publish::parse(&body)? {
+            publish::Body::One(message) => {
+                let mut answers = self.publish_all(&identity, vec![Ok(message)]).await;
+                match answers.pop() {
+                    Some(Ok(answer)) => answer_json(200, answer.into_bytes()),
+                    Some(Err(fault)) => Err(fault.into()),
+                    None => Err(failed("no answer")),
+                }
+            }
+            publish::Body::Many(messages) => {
+                let answers: Vec<String> = self
+                    .publish_all(&identity, messages)
+                    .await
+                    .into_iter()
+                    .map(|answer| {
+                        answer.unwrap_or_else(|fault| {
+                            format!(r#"{{"error":{}}}"#, event::fault_fields(&fault))
+                        })
+                    })
+                    .collect();
+                let json = format!(r#"{{"results":[{}]}}"#, answers.join(","));
+                answer_json(200, json.into_bytes())
+            }
+        }
+    }
+
+    /// Publishes each message to its room, those of one room in one request and
+    /// in order. Answers them one by one, in the order they came.
+    async fn publish_all(
+        &self,
+        identity: &Identity,
+        messages: Vec<crate::fault::Result<Addressed>>,
+    ) -> Vec<crate::fault::Result<String>> {
+        let mut answers: Vec<crate::fault::Result<String>> = Vec::with_capacity(messages.len());
+        let mut rooms: Vec<(String, Vec<(usize, Publication)>)> = Vec::new();
+        for (index, message) in messages.into_iter().enumerate() {
+            let allowed = message.and_then(|message| {
+                identity.require_service(&message.room, Rights::WRITE)?;
+                Ok(message)
+            });
+            match allowed {
+                Ok(Addressed { room, publication }) => {
+                    match rooms.iter_mut().find(|(one, _)| *one == room) {
+                        Some((_, publications)) => publications.push((index, publication)),
+                        None => rooms.push((room, vec![(index, publication)])),
+                    }
+                    // Until its room has answered.
+                    answers.push(Err(Fault::internal()));
+                }
+                Err(fault) => answers.push(Err(fault)),
+            }
+        }
+        let mut calls = stream::iter(rooms)
+            .map(|(room, publications)| async move {
+                let (places, messages): (Vec<usize>, Vec<Publication>) =
+                    publications.into_iter().unzip();
+                let request = ServiceRequest::Publish {
+                    sender: identity.user.clone(),
+                    messages,
+                };
+                (places, self.published(&room, &request).await)
+            })
+            .buffer_unordered(MAX_CALLS);
+        while let Some((places, published)) = calls.next().await {
+            match published {
+                Ok(published) => {
+                    for (place, answer) in places.into_iter().zip(published) {
+                        answers[place] = answer;
+                    }
+                }
+                Err(fault) => {
+                    for place in places {
+                        answers[place] = Err(fault.clone());
+                    }
+                }
+            }
+        }
+        answers
+    }
+
+    /// The answers of one room to its publications.
+    async fn published(
+        &self,
+        room: &str,
+        request: &ServiceRequest,
+    ) -> crate::fault::Result<Vec<crate::fault::Result<String>>> {
+        #[derive(Deserialize)]
+        struct Failed {
+            error: Fault,
+        }
+        let internal = |_| Fault::internal();
+        let mut response = self.ask(room, request).await.map_err(internal)?;
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| internal(failed(error)))?;
+        if response.status_code() >= 400 {
+            return Err(serde_json::from_slice(&body).unwrap_or_else(|_| Fault::internal()));
+        }
+        let answers: Vec<Box<serde_json::value::RawValue>> =
+            serde_json::from_slice(&body).map_err(|error| internal(failed(error)))?;
+        Ok(answers
+            .into_iter()
+            .map(|answer| match serde_json::from_str::<Failed>(answer.get()) {
+                Ok(failed) => Err(failed.error),
+                Err(_) => Ok(answer.get().to_owned()),
+            })
+            .collect())
+    }
+
+    /// The body as text, within its limit.
+    async fn body(&mut self) -> std::result::Result<String, Problem> {
+        let limit = self.config.max_body_bytes;
+        let too_large = || {
+            Problem::from(Fault::new(
+                Code::TooLarge,
+                format!("a body may have up to {limit} bytes"),
+            ))
+        };
+        let announced = self
+            .header("content-length")
+            .and_then(|length| length.parse::<usize>().ok());
+        if announced.is_some_and(|length| length > limit) {
+            return Err(too_large());
+        }
+        let mut body = Vec::with_capacity(announced.unwrap_or(0));
+        if let Ok(mut chunks) = self.request.stream() {
+            while let Some(chunk) = chunks.next().await {
+                body.extend_from_slice(&chunk.map_err(failed)?);
+                if body.len() > limit {
+                    return Err(too_large());
+                }
+            }
+        }
+        String::from_utf8(body)
+            .map_err(|_| Fault::bad_request("the body must be JSON in UTF-8").into())
+    }
+
+    /// Lets the room do what a service asks, and relays its answer.
+    async fn serve(&self, room: &str, request: &ServiceRequest) -> Handled {
+        let response = self.ask(room, request).await?;
+        self.relay(response).await
+    }
+
+    async fn ask(&self, room: &str, request: &ServiceRequest) -> Handled {
+        let headers = Headers::new();
+        headers.set(ROOM_HEADER, room).map_err(failed)?;
+        let body = serde_json::to_string(request).map_err(failed)?;
+        let mut init = RequestInit::new();
+        init.with_method(Method::Post)
+            .with_headers(headers)
+            .with_body(Some(body.into()));
+        let request = Request::new_with_init("https://room/", &init).map_err(failed)?;
+        self.fetch(room, request).await
+    }
+
+    async fn fetch(&self, room: &str, request: Request) -> Handled {
+        self.env
+            .durable_object("ROOMS")
+            .and_then(|rooms| rooms.get_by_name(room))
+            .map_err(failed)?
+            .fetch_with_request(request)
+            .await
+            .map_err(failed)
+    }
+
+    /// An object's answer, its faults made problems.
+    async fn relay(&self, mut response: Response) -> Handled {
+        let status = response.status_code();
+        let body = response.bytes().await.map_err(failed)?;
+        if status < 400 {
+            return answer_json(status, body);
+        }
+        match serde_json::from_slice::<Fault>(&body) {
+            Ok(fault) => Err(fault.into()),
+            Err(_) => Err(failed("the object failed")),
+        }
+    }
+}
+
+/// JSON in ASCII alone, so that it fits a header.
+fn ascii_json(hello: &Hello) -> serde_json::Result<String> {
+    let json = serde_json::to_string(hello)?;
+    let mut ascii = String::with_capacity(json.len());
+    for unit in json.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(byte) if byte.is_ascii() => ascii.push(char::from(byte)),
+            // Outside ASCII only strings have anything, where this is the same.
+            _ => ascii.push_str(&format!("\\u{unit:04x}")),
+        }
+    }
+    Ok(ascii)
+}
+
+#[cfg(not(feature = "dev-tokens"))]
+async fn dev_token(_call: Call<'_>) -> Handled {
+    Err(Problem::not_found())
+}
+
+/// A token for the demo page. Development builds only, and only with
+/// `DEV_TOKENS=true`.
+#[cfg(feature = "dev-tokens")]
+async fn dev_token(mut call: Call<'_>) -> Handled {
+    use crate::time::{DAY, HOUR, SECOND, rfc3339};
+    use crate::wire::Object;
+    use crate::wire::object::{Kind, USER, WHOLE};
+
+    const ROOMS: Kind<Vec<String>> = Kind {
+        expected: "a list of room patterns",
+        read: |json| serde_json::from_str(json).ok(),
+    };
+    if !call.config.dev_tokens {
+        return Err(Problem::not_found());
+    }
+    let body = call.body().await?;
+    let object = Object::parse(&body, "the body")?;
+    let user = object.need("user", USER)?;
+    let rooms = object.get("rooms", ROOMS)?;
+    let ttl = object.get("ttl", WHOLE)?.map_or(HOUR, |ttl| ttl * SECOND);
+    let expires = call.now + ttl.min(DAY);
+    let token = auth::token::issue(&call.config, &user, rooms.as_deref(), expires)?;
+    let answer = json!({ "token": token, "expiresAt": rfc3339(expires) });
+    answer_json(200, answer.to_string().into_bytes())
+}
