@@ -128,11 +128,26 @@ impl Default for RoomConfig {
             presence_grace: 5 * SECOND,
             typing_ttl: 5 * SECOND,
             ghost_timeout: 90 * SECOND,
-            messages: Rate { per_second: 20.0, burst: 40.0 },
-            signals: Rate { per_second: 5.0, burst: 20.0 },
-            joins: Rate { per_second: 5.0, burst: 100.0 },
-            commands: Rate { per_second: 1000.0, burst: 2000.0 },
-            connects: Rate { per_second: 10.0, burst: 600.0 },
+            messages: Rate {
+                per_second: 20.0,
+                burst: 40.0,
+            },
+            signals: Rate {
+                per_second: 5.0,
+                burst: 20.0,
+            },
+            joins: Rate {
+                per_second: 5.0,
+                burst: 100.0,
+            },
+            commands: Rate {
+                per_second: 1000.0,
+                burst: 2000.0,
+            },
+            connects: Rate {
+                per_second: 10.0,
+                burst: 600.0,
+            },
             max_connections_per_user: 10,
             max_members: 10_000,
             max_unacked_bytes: 16 * 1024 * 1024,
@@ -313,9 +328,15 @@ impl Vars<'_> {
             Level::Info,
             || "debug, info, warn, error or off".to_owned(),
             |text| {
-                [Level::Debug, Level::Info, Level::Warn, Level::Error, Level::Off]
-                    .into_iter()
-                    .find(|level| level.as_str() == text.to_ascii_lowercase())
+                [
+                    Level::Debug,
+                    Level::Info,
+                    Level::Warn,
+                    Level::Error,
+                    Level::Off,
+                ]
+                .into_iter()
+                .find(|level| level.as_str() == text.to_ascii_lowercase())
             },
         )
     }

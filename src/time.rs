@@ -34,7 +34,10 @@ mod tests {
     fn timestamps_are_rfc3339_with_milliseconds() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(1_795_420_800_123), "2026-11-23T08:00:00.123Z");
-        assert_eq!(parse_rfc3339("2026-11-23T08:00:00.123Z"), Some(1_795_420_800_123));
+        assert_eq!(
+            parse_rfc3339("2026-11-23T08:00:00.123Z"),
+            Some(1_795_420_800_123)
+        );
         assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59.999Z");
     }
 }

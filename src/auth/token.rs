@@ -131,7 +131,9 @@ pub fn verify(config: &Config, token: &str, now: Millis) -> Result<Identity> {
     let token = Hs256
         .validator::<Claims>(&key)
         .validate(&untrusted)
-        .map_err(|_| invalid("is not signed with a key of this server, or has claims of a wrong type"))?;
+        .map_err(|_| {
+            invalid("is not signed with a key of this server, or has claims of a wrong type")
+        })?;
 
     let claims = token.claims();
     let at = i64::try_from(now)
@@ -204,7 +206,12 @@ pub fn require(token: Option<&str>) -> Result<&str> {
 
 /// Signs a token for the demo page; development builds only.
 #[cfg(feature = "dev-tokens")]
-pub fn issue(config: &Config, user: &str, rooms: Option<&[String]>, expires: Millis) -> Result<String> {
+pub fn issue(
+    config: &Config,
+    user: &str,
+    rooms: Option<&[String]>,
+    expires: Millis,
+) -> Result<String> {
     #[derive(serde::Serialize)]
     struct Issued<'a> {
         sub: &'a str,

@@ -2,8 +2,8 @@
 //! into calls of [`crate::room`], and the outputs of those into SQL, frames,
 //! timers and alarms. It decides nothing.
 
-mod runtime;
 mod room;
+mod runtime;
 mod store;
 
 pub use room::{HELLO_HEADER, ROOM_HEADER, fresh_id};

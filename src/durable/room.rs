@@ -20,9 +20,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::JsCast;
 use worker::{
-    Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, State,
-    WebSocket, WebSocketIncomingMessage, WebSocketPair, WebSocketRequestResponsePair,
-    durable_object,
+    Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, State, WebSocket,
+    WebSocketIncomingMessage, WebSocketPair, WebSocketRequestResponsePair, durable_object,
 };
 
 /// Headers of the Worker's requests to the object. A request from outside never
@@ -149,7 +148,11 @@ impl DurableObject for Room {
 impl Object {
     /// Does something with the room, which is read from storage if it is not in
     /// memory, and again should storing have failed.
-    fn with<T>(&self, name: Option<String>, what: impl FnOnce(&mut Live, &State) -> T) -> Result<T> {
+    fn with<T>(
+        &self,
+        name: Option<String>,
+        what: impl FnOnce(&mut Live, &State) -> T,
+    ) -> Result<T> {
         let mut slot = self.live.borrow_mut();
         let live = match &mut *slot {
             Some(live) => live,
@@ -253,7 +256,10 @@ impl Object {
         })?;
         if mine || at_once {
             for turn in 1..=MAX_TURNS {
-                if at_once || turn > 1 && self.with(None, |live, _| live.room.waiting() >= live.last_tick)? {
+                if at_once
+                    || turn > 1
+                        && self.with(None, |live, _| live.room.waiting() >= live.last_tick)?
+                {
                     break;
                 }
                 Delay::from(Duration::ZERO).await;
@@ -318,7 +324,8 @@ impl Live {
     /// Builds the room from its storage and its sockets.
     fn wake(state: &State, env: &Env, name: Option<String>) -> Result<Self> {
         let began = now();
-        let config = crate::http::serve::config(env).map_err(|error| Error::RustError(error.to_string()))?;
+        let config =
+            crate::http::serve::config(env).map_err(|error| Error::RustError(error.to_string()))?;
         let name = name.or_else(|| state.id().name());
         let (store, name) = Store::open(&state.storage(), name, fresh_id)?;
         let snapshot = store.load(&config.room, began)?;

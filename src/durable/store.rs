@@ -41,7 +41,11 @@ pub struct Store {
 impl Store {
     /// Opens the storage of the room `name`, which is made if it is not there.
     /// Without a name, which a woken object may lack, it must be.
-    pub fn open(storage: &worker::Storage, name: Option<String>, epoch: impl FnOnce() -> String) -> Result<(Self, String)> {
+    pub fn open(
+        storage: &worker::Storage,
+        name: Option<String>,
+        epoch: impl FnOnce() -> String,
+    ) -> Result<(Self, String)> {
         let sql = storage.sql();
         let sql: &JsValue = sql.as_ref();
         let mut store = Store {
@@ -69,7 +73,10 @@ impl Store {
     /// All that a room knows when it wakes.
     pub fn load(&self, config: &RoomConfig, now: Millis) -> Result<Snapshot> {
         let members = self
-            .query("SELECT user, joined, delivered, read, seen FROM members", &[])?
+            .query(
+                "SELECT user, joined, delivered, read, seen FROM members",
+                &[],
+            )?
             .iter()
             .map(|row| {
                 let member = Member {
@@ -119,9 +126,10 @@ impl Store {
         match change {
             Change::Append(row) => self.append(row, body),
             Change::PutMember(user, member) => self.put_member(user, member),
-            Change::RemoveMember(user) => {
-                self.write("DELETE FROM members WHERE user = ?", &[user.as_ref().into()])
-            }
+            Change::RemoveMember(user) => self.write(
+                "DELETE FROM members WHERE user = ?",
+                &[user.as_ref().into()],
+            ),
             Change::Cursors(moved) => {
                 self.write("INSERT INTO cursors (moved) VALUES (?)", &[moved.into()])
             }

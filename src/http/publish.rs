@@ -34,8 +34,8 @@ pub fn parse(body: &str) -> Result<Body> {
         return message(&object).map(Body::One);
     };
     let expected = "a list of 1 to 100 messages";
-    let messages: Vec<&RawValue> = serde_json::from_str(messages.get())
-        .map_err(|_| Fault::bad_field("messages", expected))?;
+    let messages: Vec<&RawValue> =
+        serde_json::from_str(messages.get()).map_err(|_| Fault::bad_field("messages", expected))?;
     if messages.is_empty() || messages.len() > MAX_BATCH {
         return Err(Fault::bad_field("messages", expected));
     }
@@ -92,8 +92,14 @@ mod tests {
             (r#"{"event":"n","data":1,"room":"a b"}"#, "room"),
             (r#"{"event":"n","data":1,"room":7}"#, "room"),
             (r#"{"event":"n","data":1,"userId":"@a"}"#, "userId"),
-            (r#"{"event":"n","data":1,"room":"a","volatile":1}"#, "volatile"),
-            (r#"{"event":"n","data":1,"room":"a","messageId":1}"#, "messageId"),
+            (
+                r#"{"event":"n","data":1,"room":"a","volatile":1}"#,
+                "volatile",
+            ),
+            (
+                r#"{"event":"n","data":1,"room":"a","messageId":1}"#,
+                "messageId",
+            ),
             (r#"{"messages":[]}"#, "messages"),
             (r#"{"messages":{}}"#, "messages"),
         ] {

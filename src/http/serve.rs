@@ -386,10 +386,12 @@ impl Call<'_> {
             serde_json::from_slice(&body).map_err(|error| internal(failed(error)))?;
         Ok(answers
             .into_iter()
-            .map(|answer| match serde_json::from_str::<Failed>(answer.get()) {
-                Ok(failed) => Err(failed.error),
-                Err(_) => Ok(answer.get().to_owned()),
-            })
+            .map(
+                |answer| match serde_json::from_str::<Failed>(answer.get()) {
+                    Ok(failed) => Err(failed.error),
+                    Err(_) => Ok(answer.get().to_owned()),
+                },
+            )
             .collect())
     }
 

@@ -109,7 +109,10 @@ mod tests {
 
     #[test]
     fn an_id_of_the_server_is_known_again_from_its_sender_alone() {
-        let seen = Seen { seq: 300, at: 1_795_420_800_123 };
+        let seen = Seen {
+            seq: 300,
+            at: 1_795_420_800_123,
+        };
         let id = make_id("0af3", "alice", seen);
         assert_eq!(read_id("0af3", "alice", &id), Some(seen));
         assert_eq!(read_id("0af3", "bob", &id), None);

@@ -99,7 +99,10 @@ mod tests {
         assert!((0..20).all(|_| bucket.take(RATE, 1050).is_ok()));
         assert!(bucket.take(RATE, 1050).is_err());
         assert!(bucket.is_full(RATE, 10_000));
-        assert!(bucket.take(RATE, 0).is_err(), "a clock set back gives nothing");
+        assert!(
+            bucket.take(RATE, 0).is_err(),
+            "a clock set back gives nothing"
+        );
     }
 
     #[test]

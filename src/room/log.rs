@@ -40,7 +40,8 @@ impl Bounds {
 
     /// When the next row passes the age.
     pub fn ages_at(&self, config: &RoomConfig) -> Option<Millis> {
-        self.oldest_at.map(|at| at.saturating_add(config.retention_age))
+        self.oldest_at
+            .map(|at| at.saturating_add(config.retention_age))
     }
 
     /// How many events may be in storage past retention before it is worth
@@ -181,23 +182,58 @@ mod tests {
 
     #[test]
     fn pages_end_at_the_limit_and_say_so() {
-        let all = Range { after: 0, before: u64::MAX, limit: 10, newest: false };
-        let mut page = Page::new(Range { after: 5, limit: 2, ..all }, 0);
+        let all = Range {
+            after: 0,
+            before: u64::MAX,
+            limit: 10,
+            newest: false,
+        };
+        let mut page = Page::new(
+            Range {
+                after: 5,
+                limit: 2,
+                ..all
+            },
+            0,
+        );
         assert!(!page.take(5, BODY));
         assert_eq!(events(page), (vec!["e6".into(), "e7".into()], true));
 
-        let mut page = Page::new(Range { before: 8, limit: 2, newest: true, ..all }, 0);
+        let mut page = Page::new(
+            Range {
+                before: 8,
+                limit: 2,
+                newest: true,
+                ..all
+            },
+            0,
+        );
         assert!(!page.take(5, BODY));
         assert_eq!(events(page), (vec!["e7".into(), "e6".into()], true));
 
-        let mut page = Page::new(Range { after: 5, before: 7, ..all }, 0);
+        let mut page = Page::new(
+            Range {
+                after: 5,
+                before: 7,
+                ..all
+            },
+            0,
+        );
         page.take(5, BODY);
         assert_eq!(events(page), (vec!["e6".into()], false));
     }
 
     #[test]
     fn a_gap_is_told() {
-        let page = Page::new(Range { after: 2, before: u64::MAX, limit: 1, newest: false }, 4);
+        let page = Page::new(
+            Range {
+                after: 2,
+                before: u64::MAX,
+                limit: 1,
+                newest: false,
+            },
+            4,
+        );
         let json: serde_json::Value = serde_json::from_str(&page.finish(9, "e")).expect("JSON");
         assert_eq!(json["gap"], serde_json::json!({"from": 3, "to": 4}));
     }

@@ -82,13 +82,22 @@ mod tests {
         assert_eq!((member.delivered, member.read), (9, 9));
         assert!(member.deliver(12) && member.read == 9);
         member.recall(&Cursor("x".into(), 3, 3, 7));
-        assert_eq!((member.delivered, member.read, member.last_seen), (12, 9, 7));
+        assert_eq!(
+            (member.delivered, member.read, member.last_seen),
+            (12, 9, 7)
+        );
     }
 
     #[test]
     fn the_queue_is_what_comes_after_the_delivered_cursor() {
-        let config = RoomConfig { retention_events: 10, ..RoomConfig::default() };
-        let bounds = Bounds { head: 30, ..Bounds::default() };
+        let config = RoomConfig {
+            retention_events: 10,
+            ..RoomConfig::default()
+        };
+        let bounds = Bounds {
+            head: 30,
+            ..Bounds::default()
+        };
         assert_eq!(Member::new(0, 28).json("a", &bounds, &config)["queued"], 2);
         assert_eq!(Member::new(0, 3).json("a", &bounds, &config)["queued"], 10);
         assert_eq!(Member::new(0, 30).json("a", &bounds, &config)["queued"], 0);

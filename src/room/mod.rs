@@ -288,10 +288,14 @@ impl Room {
     /// When [`Room::alarm`] is to be called next: later, so by an alarm that
     /// lets the object sleep.
     pub fn alarm_at(&self) -> Option<Millis> {
-        [self.expiry, self.ghost_check, self.bounds.ages_at(&self.config.room)]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.expiry,
+            self.ghost_check,
+            self.bounds.ages_at(&self.config.room),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn conn(&self, conn: ConnId) -> Option<&Conn> {
@@ -326,7 +330,10 @@ impl Room {
 
     fn admit_member(&self, user: &str) -> Result<()> {
         if !self.members.contains_key(user) && self.members.len() >= self.config.room.max_members {
-            return Err(Fault::new(Code::Conflict, "the room has as many members as it may"));
+            return Err(Fault::new(
+                Code::Conflict,
+                "the room has as many members as it may",
+            ));
         }
         Ok(())
     }
@@ -424,7 +431,11 @@ impl Room {
         let grace_until = now + self.config.room.presence_grace;
         let (last, was_typing) = self.roster.depart(&gone.user, conn, grace_until);
         if was_typing {
-            self.rumour_of(&gone.user, event::user_typing(&self.name, &gone.user, false), now);
+            self.rumour_of(
+                &gone.user,
+                event::user_typing(&self.name, &gone.user, false),
+                now,
+            );
         }
         if last && let Some(member) = self.members.get_mut(&gone.user) {
             member.last_seen = now;
@@ -478,7 +489,13 @@ impl Room {
 
     // ---- membership
 
-    fn join(&mut self, conn: ConnId, position: &Position, now: Millis, out: &mut Vec<Output>) -> Start {
+    fn join(
+        &mut self,
+        conn: ConnId,
+        position: &Position,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Start {
         let Some(this) = self.conns.get_mut(conn).and_then(Option::as_mut) else {
             return Start::default();
         };
@@ -509,7 +526,10 @@ impl Room {
             return false;
         }
         let member = Member::new(now, delivered);
-        out.push(Output::Store(Change::PutMember(user.clone(), member.clone())));
+        out.push(Output::Store(Change::PutMember(
+            user.clone(),
+            member.clone(),
+        )));
         self.members.insert(user.clone(), member);
         let entry = Entry::info("join").user(user);
         out.push(Output::Log(match connection {
@@ -557,7 +577,10 @@ impl Room {
                 reset: false,
             },
             None => {
-                let cursor = self.members.get(user).map_or(head, |member| member.delivered);
+                let cursor = self
+                    .members
+                    .get(user)
+                    .map_or(head, |member| member.delivered);
                 let history = position
                     .history
                     .map_or(head, |events| head.saturating_sub(events).max(self.floor()));
@@ -627,7 +650,13 @@ impl Room {
         };
         for one in incoming {
             let done = self
-                .take(conn, |conn| &mut conn.commands, |limits| limits.commands, "commands", now)
+                .take(
+                    conn,
+                    |conn| &mut conn.commands,
+                    |limits| limits.commands,
+                    "commands",
+                    now,
+                )
                 .and(one.command)
                 .and_then(|command| self.command(conn, one.id, command, now, out));
             match (done, one.id) {
@@ -667,7 +696,9 @@ impl Room {
         let verdict = this.overrun.refuse(now);
         if verdict != Verdict::Again {
             let entry = Entry::reject("rate").user(&this.user).connection(&this.id);
-            out.push(Output::Log(entry.with("closed", verdict == Verdict::Enough)));
+            out.push(Output::Log(
+                entry.with("closed", verdict == Verdict::Enough),
+            ));
         }
         if verdict == Verdict::Enough {
             self.close(conn, Close::TooFast, now, out);
@@ -700,13 +731,28 @@ impl Room {
     ) -> Result<Answer> {
         match command {
             Command::Join { room, position } => {
-                self.own_room(room.as_deref(), Fault::bad_request("this socket belongs to another room"))?;
-                self.take(conn, |conn| &mut conn.joins, |limits| limits.joins, "joins", now)?;
+                self.own_room(
+                    room.as_deref(),
+                    Fault::bad_request("this socket belongs to another room"),
+                )?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.joins,
+                    |limits| limits.joins,
+                    "joins",
+                    now,
+                )?;
                 self.rejoin(conn, id, &position, now, out)
             }
             Command::Leave { room } => {
                 self.own_room(room.as_deref(), Fault::not_joined())?;
-                self.take(conn, |conn| &mut conn.joins, |limits| limits.joins, "joins", now)?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.joins,
+                    |limits| limits.joins,
+                    "joins",
+                    now,
+                )?;
                 let user = self.require(conn, Rights::NONE)?;
                 self.remove_member(&user, now, out);
                 Ok(Answer::Now(format!(r#"{{"roomId":"{}"}}"#, self.name)))
@@ -714,7 +760,13 @@ impl Room {
             Command::Send(send) => {
                 self.own_room(send.room.as_deref(), Fault::not_joined())?;
                 let user = self.require(conn, Rights::WRITE)?;
-                self.take(conn, |conn| &mut conn.messages, |limits| limits.messages, "messages", now)?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.messages,
+                    |limits| limits.messages,
+                    "messages",
+                    now,
+                )?;
                 if send.volatile {
                     let line = self.ephemeral(&user, &send.body, now, false);
                     self.tick.tell_others(Except::Conn(conn), line);
@@ -722,7 +774,8 @@ impl Room {
                 }
                 let accepted = self.accept(&user, &send, now, false);
                 if let Some(id) = id {
-                    self.tick.answer(conn, id, &native::ack(id, &accepted.receipt()));
+                    self.tick
+                        .answer(conn, id, &native::ack(id, &accepted.receipt()));
                 }
                 Ok(Answer::Later)
             }
@@ -737,7 +790,13 @@ impl Room {
             Command::Typing { room, is_typing } => {
                 self.own_room(room.as_deref(), Fault::not_joined())?;
                 let user = self.require(conn, Rights::PRESENCE)?;
-                self.take(conn, |conn| &mut conn.signals, |limits| limits.signals, "signals", now)?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.signals,
+                    |limits| limits.signals,
+                    "signals",
+                    now,
+                )?;
                 let until = is_typing.then(|| now + self.config.room.typing_ttl);
                 if self.roster.typing(&user, until) {
                     self.rumour_of(&user, event::user_typing(&self.name, &user, is_typing), now);
@@ -746,19 +805,34 @@ impl Room {
             }
             Command::Presence { status } => {
                 let user = self.require(conn, Rights::PRESENCE)?;
-                self.take(conn, |conn| &mut conn.signals, |limits| limits.signals, "signals", now)?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.signals,
+                    |limits| limits.signals,
+                    "signals",
+                    now,
+                )?;
                 if let Some(this) = self.conn_mut(conn) {
                     this.status = status;
                 }
                 self.roster.set(&user, conn, status);
                 self.expect_news(now);
                 out.push(Output::Attach { conn });
-                Ok(Answer::Now(format!(r#"{{"status":"{}"}}"#, status.as_str())))
+                Ok(Answer::Now(format!(
+                    r#"{{"status":"{}"}}"#,
+                    status.as_str()
+                )))
             }
             Command::Sync { room, after, limit } => {
                 self.own_room(room.as_deref(), Fault::not_joined())?;
                 self.require(conn, Rights::READ)?;
-                self.take(conn, |conn| &mut conn.joins, |limits| limits.joins, "requests", now)?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.joins,
+                    |limits| limits.joins,
+                    "requests",
+                    now,
+                )?;
                 if let Some(id) = id {
                     out.push(Output::Page {
                         conn,
@@ -774,7 +848,13 @@ impl Room {
                 Ok(Answer::Later)
             }
             Command::Refresh { token } => {
-                self.take(conn, |conn| &mut conn.joins, |limits| limits.joins, "requests", now)?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.joins,
+                    |limits| limits.joins,
+                    "requests",
+                    now,
+                )?;
                 self.refresh(conn, &token, now, out)
             }
         }
@@ -868,7 +948,10 @@ impl Room {
     ) -> Result<Answer> {
         let user = self.require(conn, Rights::READ)?;
         if seq > self.bounds.head {
-            return Err(Fault::bad_field("seq", "no higher than the room's last event"));
+            return Err(Fault::bad_field(
+                "seq",
+                "no higher than the room's last event",
+            ));
         }
         let member = self.members.get_mut(&user).ok_or_else(Fault::not_joined)?;
         let before = (member.delivered, member.read);
@@ -896,7 +979,13 @@ impl Room {
         Ok(Answer::Later)
     }
 
-    fn refresh(&mut self, conn: ConnId, token: &str, now: Millis, out: &mut Vec<Output>) -> Result<Answer> {
+    fn refresh(
+        &mut self,
+        conn: ConnId,
+        token: &str,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<Answer> {
         let identity = crate::auth::verify(&self.config, token, now)?;
         let rights = identity.rights(&self.name);
         let this = self.conn_mut(conn).ok_or_else(Fault::internal)?;
@@ -912,7 +1001,10 @@ impl Room {
         let expiry = this.expires;
         self.expiry = Some(self.expiry.map_or(expiry, |at| at.min(expiry)));
         out.push(Output::Attach { conn });
-        Ok(Answer::Now(format!(r#"{{"expiresAt":"{}"}}"#, rfc3339(expiry))))
+        Ok(Answer::Now(format!(
+            r#"{{"expiresAt":"{}"}}"#,
+            rfc3339(expiry)
+        )))
     }
 
     // ---- the log
@@ -952,7 +1044,12 @@ impl Room {
             seq: Some(seen.seq),
             timestamp: &rfc3339(now),
         };
-        event::push_envelope(self.tick.next_event(sender, now), &send.body, stamp, with_meta);
+        event::push_envelope(
+            self.tick.next_event(sender, now),
+            &send.body,
+            stamp,
+            with_meta,
+        );
         Accepted {
             message_id,
             seen,

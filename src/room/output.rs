@@ -22,7 +22,10 @@ pub enum Output {
     /// and the room is read again from storage.
     Store(Change),
     /// One frame to one socket, now.
-    Send { conn: ConnId, frame: String },
+    Send {
+        conn: ConnId,
+        frame: String,
+    },
     /// One frame to every socket.
     Deliver(Delivery),
     /// The log after `after` and up to `upto`, to one socket, in large frames.
@@ -38,10 +41,18 @@ pub enum Output {
         range: super::log::Range,
     },
     /// What must be known of the connection after hibernation has changed.
-    Attach { conn: ConnId },
-    Close { conn: ConnId, why: Close },
+    Attach {
+        conn: ConnId,
+    },
+    Close {
+        conn: ConnId,
+        why: Close,
+    },
     /// The answers of a call, as a JSON list.
-    Reply { call: CallId, answers: String },
+    Reply {
+        call: CallId,
+        answers: String,
+    },
     Log(Entry),
 }
 
@@ -56,9 +67,14 @@ pub enum Change {
     /// All members as they are, in place of the journal.
     Checkpoint(Vec<(UserId, Member)>),
     /// Delete rows up to an event, if stored before a time.
-    Trim { upto: u64, before: Millis },
+    Trim {
+        upto: u64,
+        before: Millis,
+    },
     /// Forget everything, begin again under another epoch.
-    Wipe { epoch: String },
+    Wipe {
+        epoch: String,
+    },
 }
 
 /// What goes out at the end of a tick: one frame a socket.

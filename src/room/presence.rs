@@ -156,7 +156,10 @@ impl Roster {
         let mut next: Option<Millis> = None;
         for (user, presence) in &mut self.users {
             for (until, end) in [
-                (&mut presence.typing_until, Ended::Typing as fn(UserId) -> Ended),
+                (
+                    &mut presence.typing_until,
+                    Ended::Typing as fn(UserId) -> Ended,
+                ),
                 (&mut presence.grace_until, Ended::Grace),
             ] {
                 match *until {

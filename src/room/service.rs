@@ -7,7 +7,7 @@ use super::output::{CallId, Output};
 use super::{Accepted, Room};
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
-use crate::name::UserId;
+use crate::name::{self, UserId};
 use crate::time::{Millis, rfc3339};
 use crate::wire::command::{Body, Send};
 use crate::wire::event;
@@ -74,6 +74,12 @@ impl Room {
         let done = |json: serde_json::Value| Ok(Served::Now(json.to_string(), false));
         match request {
             Request::Publish { sender, messages } => {
+                // What is sent to a user is kept for it even if it never came.
+                if let Some(owner) = name::personal_room_owner(&self.name)
+                    && name::is_user(owner)
+                {
+                    self.add_member(&owner.into(), self.bounds.head, None, now, out);
+                }
                 self.publish(&sender.into(), messages, call, now);
                 Ok(Served::Later)
             }
@@ -137,7 +143,10 @@ impl Room {
         let mut answers = Vec::with_capacity(messages.len());
         for message in messages {
             if message.data.get().len() > limit {
-                let fault = Fault::new(Code::TooLarge, format!("`data` may have up to {limit} bytes"));
+                let fault = Fault::new(
+                    Code::TooLarge,
+                    format!("`data` may have up to {limit} bytes"),
+                );
                 answers.push(format!(r#"{{"error":{}}}"#, event::fault_fields(&fault)));
                 continue;
             }
@@ -202,9 +211,11 @@ impl Room {
     }
 
     fn member_json(&self, user: &str) -> serde_json::Value {
-        self.members.get(user).map_or(serde_json::Value::Null, |member| {
-            member.json(user, &self.bounds, &self.config.room)
-        })
+        self.members
+            .get(user)
+            .map_or(serde_json::Value::Null, |member| {
+                member.json(user, &self.bounds, &self.config.room)
+            })
     }
 
     fn presence_json(&self) -> serde_json::Value {

@@ -102,7 +102,16 @@ impl Body {
 /// How available a user is, the least first: a user's status is the greatest
 /// of its connections'.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -173,9 +182,9 @@ impl Command {
                     volatile: object.get("volatile", BOOLEAN)?.unwrap_or(false),
                     body: Body::Custom {
                         event: object.need("event", EVENT)?,
-                        data: object
-                            .raw("data")
-                            .map_or("null".into(), |data| object::on_one_line(data.get()).into_owned()),
+                        data: object.raw("data").map_or("null".into(), |data| {
+                            object::on_one_line(data.get()).into_owned()
+                        }),
                     },
                 }))
             }
@@ -220,7 +229,9 @@ impl Command {
 }
 
 fn object_or_empty(data: Option<&RawValue>) -> Result<Object<'_>> {
-    data.map_or(Ok(Object::default()), |data| Object::parse(data.get(), "`data`"))
+    data.map_or(Ok(Object::default()), |data| {
+        Object::parse(data.get(), "`data`")
+    })
 }
 
 /// `data` where it is just the name of a room.
@@ -297,7 +308,15 @@ mod tests {
 
     #[test]
     fn names_of_the_contract_are_refused_as_custom_events() {
-        for event in ["newMessage", "connected", "sendMessage", "gap", "error", "", "a b"] {
+        for event in [
+            "newMessage",
+            "connected",
+            "sendMessage",
+            "gap",
+            "error",
+            "",
+            "a b",
+        ] {
             let data = format!(r#"{{"event":"{event}","data":1}}"#);
             assert!(parse("emit", &data).is_err(), "{event}");
         }

@@ -150,8 +150,15 @@ pub fn user_typing(room: &str, user: &str, is_typing: bool) -> String {
     )
 }
 
-pub fn presence_update(room: &str, user: &str, status: Status, last_seen: Option<Millis>) -> String {
-    let last_seen = last_seen.map_or(String::new(), |at| format!(r#","lastSeen":"{}""#, rfc3339(at)));
+pub fn presence_update(
+    room: &str,
+    user: &str,
+    status: Status,
+    last_seen: Option<Millis>,
+) -> String {
+    let last_seen = last_seen.map_or(String::new(), |at| {
+        format!(r#","lastSeen":"{}""#, rfc3339(at))
+    });
     format!(
         r#"{{"event":"presenceUpdate","data":{{"roomId":"{room}","userId":"{user}","status":"{}"{last_seen}}}}}"#,
         status.as_str()
@@ -160,9 +167,7 @@ pub fn presence_update(room: &str, user: &str, status: Status, last_seen: Option
 
 /// `event` is `messageDelivered` or `messageRead`.
 pub fn cursor_moved(event: &str, room: &str, user: &str, seq: u64) -> String {
-    format!(
-        r#"{{"event":"{event}","data":{{"roomId":"{room}","userId":"{user}","seq":{seq}}}}}"#
-    )
+    format!(r#"{{"event":"{event}","data":{{"roomId":"{room}","userId":"{user}","seq":{seq}}}}}"#)
 }
 
 pub fn gap(room: &str, from: u64, to: u64) -> String {
@@ -197,9 +202,16 @@ mod tests {
             timestamp: "t",
         };
         let bodies = [
-            Body::Message { fields: String::new() },
-            Body::Message { fields: r#""content":"hi""#.into() },
-            Body::Custom { event: "x".into(), data: r#"[1,{"a":null}]"#.into() },
+            Body::Message {
+                fields: String::new(),
+            },
+            Body::Message {
+                fields: r#""content":"hi""#.into(),
+            },
+            Body::Custom {
+                event: "x".into(),
+                data: r#"[1,{"a":null}]"#.into(),
+            },
         ];
         for body in &bodies {
             let mut line = String::new();

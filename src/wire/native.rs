@@ -125,7 +125,10 @@ pub fn fault(id: Option<u32>, fault: &Fault) -> String {
 
 /// A frame that is too large for the room's limit, as a fault for its sender.
 pub fn too_large(limit: usize) -> Fault {
-    Fault::new(Code::TooLarge, format!("frames may have up to {limit} bytes"))
+    Fault::new(
+        Code::TooLarge,
+        format!("frames may have up to {limit} bytes"),
+    )
 }
 
 #[cfg(test)]
@@ -159,7 +162,11 @@ mod tests {
 
     #[test]
     fn bombs_of_nesting_get_an_answer() {
-        let frame = format!(r#"{{"event":"emit","data":{}{}}}"#, "[".repeat(5000), "]".repeat(5000));
+        let frame = format!(
+            r#"{{"event":"emit","data":{}{}}}"#,
+            "[".repeat(5000),
+            "]".repeat(5000)
+        );
         let incoming = decode(&frame).expect("is this framing");
         assert!(incoming[0].command.is_err());
     }

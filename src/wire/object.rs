@@ -55,7 +55,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
 impl<'a> Object<'a> {
     /// Reads `text` as an object; the fault calls it `what`.
     pub fn parse(text: &'a str, what: &str) -> Result<Self> {
-        serde_json::from_str(text).map_err(|_| Fault::bad_request(format!("{what} must be a JSON object")))
+        serde_json::from_str(text)
+            .map_err(|_| Fault::bad_request(format!("{what} must be a JSON object")))
     }
 
     /// All fields.
@@ -225,7 +226,8 @@ mod tests {
 
     #[test]
     fn fields_are_read_as_what_they_must_be() {
-        let object = Object::parse(r#"{"a":1,"b":"x","a":2,"n":null,"\u0063":true}"#, "it").unwrap();
+        let object =
+            Object::parse(r#"{"a":1,"b":"x","a":2,"n":null,"\u0063":true}"#, "it").unwrap();
         assert_eq!(object.get("a", WHOLE), Ok(Some(2)));
         assert_eq!(object.get("n", WHOLE), Ok(None));
         assert_eq!(object.get("c", BOOLEAN), Ok(Some(true)));
@@ -239,7 +241,16 @@ mod tests {
     #[test]
     fn whole_numbers_end_at_2_to_the_53() {
         assert_eq!(whole("9007199254740991"), Some(MAX_SAFE_INTEGER));
-        for bad in ["", "-1", "+1", "1.0", "1e3", "9007199254740992", "99999999999999999999", " 1"] {
+        for bad in [
+            "",
+            "-1",
+            "+1",
+            "1.0",
+            "1e3",
+            "9007199254740992",
+            "99999999999999999999",
+            " 1",
+        ] {
             assert_eq!(whole(bad), None, "{bad}");
         }
     }
@@ -256,7 +267,12 @@ mod tests {
     #[test]
     fn message_ids_have_no_control_characters() {
         assert!((MESSAGE_ID.read)(r#""a-1 ü""#).is_some());
-        for bad in [r#""""#, r#""a\nb""#, "7", &format!("\"{}\"", "x".repeat(129))] {
+        for bad in [
+            r#""""#,
+            r#""a\nb""#,
+            "7",
+            &format!("\"{}\"", "x".repeat(129)),
+        ] {
             assert!((MESSAGE_ID.read)(bad).is_none(), "{bad}");
         }
     }

@@ -1,0 +1,64 @@
+# What there is to do with roomcast. `make dev` and `make test` install what
+# they need; everything is quick the second time.
+
+PORT ?= 8787
+USER ?= alice
+TTL ?= 1h
+ROLE ?=
+# Without ROOMS a token opens what DEFAULT_ROOMS says.
+ROOMS ?=
+
+# The tools of package.json, Node 22 among them, come first.
+export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
+export WRANGLER_SEND_METRICS = false
+
+.PHONY: help dev test token build lint bench replay deploy clean
+
+help:
+	@echo "make dev      serve on http://localhost:8787 (PORT=)"
+	@echo "make test     all tests: core, end to end on workerd, browser"
+	@echo "make token    print a token: USER=alice ROOMS='a b*' TTL=1h ROLE=service"
+	@echo "make build    the Worker as it is deployed, into build/release"
+	@echo "make lint     formatting and clippy"
+	@echo "make bench    against the bare object, in one run"
+	@echo "make replay   a chat log through real rooms, checked at the end"
+	@echo "make deploy   to Cloudflare (npx wrangler deploy)"
+	@echo "make clean    forget what was built and stored here"
+
+tools:
+	@scripts/tools
+
+.dev.vars: .dev.vars.example
+	@test -f $@ || cp $< $@
+	@touch $@
+
+dev: tools .dev.vars
+	@exec wrangler dev --port $(PORT) --inspector-port 0
+
+test: tools .dev.vars
+	cargo test
+	scripts/browser-test
+
+token: tools .dev.vars
+	@node scripts/token.mjs --user "$(USER)" --ttl "$(TTL)" \
+		$(if $(ROOMS),--rooms "$(ROOMS)") $(if $(ROLE),--role "$(ROLE)")
+
+build: tools
+	@scripts/build release
+
+lint: tools
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --target wasm32-unknown-unknown --features dev-tokens -- -D warnings
+
+bench: tools build
+	cargo run --release -p roomcast-bench -- run $(BENCH)
+
+replay: tools build
+	cargo run --release -p roomcast-bench -- replay $(REPLAY)
+
+deploy: tools
+	wrangler deploy
+
+clean:
+	rm -rf target build .wrangler
