@@ -39,7 +39,8 @@ test: tools .dev.vars
 	cargo test
 	scripts/browser-test
 
-token: tools .dev.vars
+token: .dev.vars
+	@scripts/tools npm
 	@node scripts/token.mjs --user "$(USER)" --ttl "$(TTL)" \
 		$(if $(ROOMS),--rooms "$(ROOMS)") $(if $(ROLE),--role "$(ROLE)")
 
