@@ -20,8 +20,9 @@ use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::JsCast;
 use worker::{
-    Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, State, WebSocket,
-    WebSocketIncomingMessage, WebSocketPair, WebSocketRequestResponsePair, durable_object,
+    Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, ScheduledTime,
+    State, WebSocket, WebSocketIncomingMessage, WebSocketPair, WebSocketRequestResponsePair,
+    durable_object,
 };
 
 /// Headers of the Worker's requests to the object. A request from outside never
@@ -59,13 +60,31 @@ struct Live {
     /// Whether the end of a tick is on its way, and what the last one had.
     ticking: bool,
     last_tick: usize,
-    /// The timer and the alarm that are set.
+    /// The timer that is set.
     timer: Option<Millis>,
-    alarm: Option<Millis>,
+    alarm: Alarm,
     /// The replay that was sent last: after an outage all ask for the same.
     replay: Option<(u64, u64, Rc<Vec<JsString>>)>,
     /// Storing failed: what is in memory is not what is stored.
     broken: bool,
+}
+
+/// What is known of the object's one alarm, which outlives its memory.
+#[derive(Clone, Copy)]
+enum Alarm {
+    /// Just woken.
+    Unknown,
+    /// The runtime is being asked.
+    Asking,
+    Set(Option<Millis>),
+}
+
+/// What the shell has to see to next.
+enum Due {
+    Timer(Millis),
+    Alarm(Millis),
+    /// Ask what alarm there is: an earlier one must not be put off.
+    AskAlarm,
 }
 
 impl DurableObject for Room {
@@ -127,7 +146,7 @@ impl DurableObject for Room {
 
     async fn alarm(&self) -> Result<Response> {
         self.object.with(None, |live, state| {
-            live.alarm = None;
+            live.alarm = Alarm::Set(None);
             live.age();
             let sockets = live.sockets.clone();
             let pinged = |conn: ConnId| {
@@ -278,34 +297,44 @@ impl Object {
 
     /// Sets the timer and the alarm for what is due next.
     fn arm(self: Rc<Self>) {
-        let Some((timer, alarm)) = self.live.borrow_mut().as_mut().map(Live::arm) else {
-            return;
-        };
-        if let Some(at) = timer {
+        let due = self
+            .live
+            .borrow_mut()
+            .as_mut()
+            .map_or(Vec::new(), Live::arm);
+        for due in due {
             let object = Rc::clone(&self);
             self.state.wait_until(async move {
+                if let Err(error) = object.see_to(due).await {
+                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                }
+            });
+        }
+    }
+
+    async fn see_to(self: Rc<Self>, due: Due) -> Result<()> {
+        match due {
+            Due::Timer(at) => {
                 Delay::from(Duration::from_millis(at.saturating_sub(now()))).await;
-                let done = object.with(None, |live, state| {
+                self.with(None, |live, state| {
                     if live.timer == Some(at) {
                         live.timer = None;
                     }
                     live.advance(state);
-                });
-                if let Err(error) = done {
-                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
-                }
-                object.arm();
-            });
+                })?;
+            }
+            Due::Alarm(at) => {
+                let at = ScheduledTime::new(js_sys::Date::new(&(at as f64).into()));
+                return self.state.storage().set_alarm(at).await;
+            }
+            Due::AskAlarm => {
+                let set = self.state.storage().get_alarm().await?;
+                let set = set.and_then(|at| Millis::try_from(at).ok());
+                self.with(None, |live, _| live.alarm = Alarm::Set(set))?;
+            }
         }
-        if let Some(at) = alarm {
-            let storage = self.state.storage();
-            self.state.wait_until(async move {
-                let at = worker::ScheduledTime::new(js_sys::Date::new(&(at as f64).into()));
-                if let Err(error) = storage.set_alarm(at).await {
-                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
-                }
-            });
-        }
+        self.arm();
+        Ok(())
     }
 }
 
@@ -343,7 +372,7 @@ impl Live {
             ticking: false,
             last_tick: 0,
             timer: None,
-            alarm: None,
+            alarm: Alarm::Unknown,
             replay: None,
             broken: false,
         };
@@ -400,17 +429,29 @@ impl Live {
         }
     }
 
-    /// What timer and what alarm must be set, if any.
-    fn arm(&mut self) -> (Option<Millis>, Option<Millis>) {
-        let earlier = |wanted: Option<Millis>, set: &mut Option<Millis>| {
-            let wanted = wanted.filter(|at| set.is_none_or(|set| *at < set))?;
-            *set = Some(wanted);
-            Some(wanted)
-        };
-        (
-            earlier(self.room.timer(), &mut self.timer),
-            earlier(self.room.alarm_at(), &mut self.alarm),
-        )
+    /// What is to be set, if anything: only what is due before what is set.
+    fn arm(&mut self) -> Vec<Due> {
+        let mut due = Vec::new();
+        if let Some(at) = self.room.timer()
+            && self.timer.is_none_or(|set| at < set)
+        {
+            self.timer = Some(at);
+            due.push(Due::Timer(at));
+        }
+        if let Some(at) = self.room.alarm_at() {
+            match self.alarm {
+                Alarm::Unknown => {
+                    self.alarm = Alarm::Asking;
+                    due.push(Due::AskAlarm);
+                }
+                Alarm::Set(set) if set.is_none_or(|set| at < set) => {
+                    self.alarm = Alarm::Set(Some(at));
+                    due.push(Due::Alarm(at));
+                }
+                Alarm::Asking | Alarm::Set(_) => {}
+            }
+        }
+        due
     }
 
     fn log(&mut self, entry: Entry) {

@@ -23,11 +23,14 @@ pub enum Route {
     Connections { room: String },
 }
 
+/// Reads a route from the segments of a path that has its shape.
+type Read = fn(&[&str]) -> Result<Route>;
+
 /// What is wrong with a path: no such route, a method it does not take, or a
 /// name in it that is none.
 pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let (route, methods): (fn(&[&str]) -> Result<Route>, &[&str]) = match segments.as_slice() {
+    let (route, methods): (Read, &[&str]) = match segments.as_slice() {
         ["healthz"] => (|_| Ok(Route::Health), &["GET"]),
         ["publish"] => (|_| Ok(Route::Publish), &["POST"]),
         ["dev", "token"] => (|_| Ok(Route::DevToken), &["POST"]),

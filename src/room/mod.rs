@@ -351,7 +351,7 @@ impl Room {
             from: 0,
         };
         let id = attachment.id.clone();
-        let conn = self.place(Conn::new(attachment, &self.config.room, now));
+        let conn = self.place(Conn::new(attachment, &self.config.room, now), now);
         let start = self.join(conn, &hello.position, now, out);
         let Some(this) = self.conn(conn) else {
             return conn;
@@ -384,18 +384,20 @@ impl Room {
 
     /// After hibernation: a socket that is still there.
     pub fn recall(&mut self, attachment: Attachment, now: Millis) -> ConnId {
-        let conn = Conn::new(attachment, &self.config.room, now);
+        let mut conn = Conn::new(attachment, &self.config.room, now);
+        // When it was heard last only the runtime knows.
+        conn.alive_at = 0;
         let (user, status, joined) = (conn.user.clone(), conn.status, conn.joined);
-        let conn = self.place(conn);
+        let conn = self.place(conn, now);
         if joined {
             self.roster.recall(&user, conn, status);
         }
         conn
     }
 
-    fn place(&mut self, conn: Conn) -> ConnId {
+    fn place(&mut self, conn: Conn, now: Millis) -> ConnId {
         self.expiry = Some(self.expiry.map_or(conn.expires, |at| at.min(conn.expires)));
-        let check = conn.alive_at + self.config.room.ghost_timeout;
+        let check = now + self.config.room.ghost_timeout;
         self.ghost_check = Some(self.ghost_check.map_or(check, |at| at.min(check)));
         match self.free.pop() {
             Some(place) => {

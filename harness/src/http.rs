@@ -1,0 +1,89 @@
+//! Requests to a server.
+
+use crate::Server;
+use reqwest::Method;
+use serde_json::Value;
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: reqwest::header::HeaderMap,
+    /// The body, `null` where it is not JSON.
+    pub json: Value,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("")
+    }
+
+    /// The body of a success; panics on anything else.
+    pub fn ok(self) -> Value {
+        assert!(self.status < 300, "{} {}", self.status, self.text);
+        self.json
+    }
+
+    /// Panics unless this is an RFC 9457 problem with this status and code.
+    pub fn problem(&self, status: u16, code: &str) {
+        assert_eq!(self.status, status, "{}", self.text);
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        assert_eq!(self.json["status"], status);
+        assert_eq!(self.json["code"], code, "{}", self.text);
+        for member in ["type", "title", "detail"] {
+            assert!(self.json[member].is_string(), "{member} in {}", self.text);
+        }
+    }
+}
+
+impl Server {
+    pub async fn get(&self, path: &str, token: &str) -> Answer {
+        self.request("GET", path, Some(token), None).await
+    }
+
+    pub async fn post(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.request("POST", path, Some(token), Some(body.to_string()))
+            .await
+    }
+
+    pub async fn put(&self, path: &str, token: &str) -> Answer {
+        self.request("PUT", path, Some(token), None).await
+    }
+
+    pub async fn delete(&self, path: &str, token: &str) -> Answer {
+        self.request("DELETE", path, Some(token), None).await
+    }
+
+    /// Any request.
+    pub async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: Option<String>,
+    ) -> Answer {
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut request = reqwest::Client::new().request(method, self.url(path));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request
+                .header("content-type", "application/json")
+                .body(body);
+        }
+        let response = request.send().await.expect("the server answers");
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().await.expect("a body");
+        Answer {
+            status,
+            headers,
+            json: serde_json::from_str(&text).unwrap_or(Value::Null),
+            text,
+        }
+    }
+}

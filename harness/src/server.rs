@@ -1,0 +1,309 @@
+//! A real workerd on storage of its own.
+
+use crate::{PATIENCE, SECRET};
+use serde_json::Value;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+/// What a server runs: its modules, the first of which is the main one.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    modules: Vec<PathBuf>,
+    /// The class of its Durable Object, bound as `ROOMS`.
+    class: String,
+}
+
+impl Worker {
+    /// roomcast as it is deployed; built if need be.
+    pub fn roomcast() -> Self {
+        Worker::built("release")
+    }
+
+    /// A flavour of roomcast: `release` or `dev`.
+    pub fn built(flavour: &str) -> Self {
+        build(flavour);
+        let dir = root().join("build").join(flavour);
+        Worker::new(&[&dir.join("index.js"), &dir.join("index_bg.wasm")], "Room")
+    }
+
+    /// Any other: `.js` and `.wasm` files, main first.
+    pub fn new(modules: &[&Path], class: &str) -> Self {
+        Worker {
+            modules: modules.iter().map(|path| path.to_path_buf()).collect(),
+            class: class.to_owned(),
+        }
+    }
+}
+
+/// Builds the Worker, which takes no time when it is built already.
+pub fn build(flavour: &str) {
+    static RELEASE: Once = Once::new();
+    static DEV: Once = Once::new();
+    let once = if flavour == "dev" { &DEV } else { &RELEASE };
+    once.call_once(|| {
+        let built = Command::new(root().join("scripts/build"))
+            .arg(flavour)
+            .status()
+            .expect("scripts/build runs");
+        assert!(built.success(), "scripts/build {flavour} failed");
+    });
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the harness is in the project")
+        .to_path_buf()
+}
+
+/// A running workerd. Ends with the process that started it, however that ends.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    /// Kills workerd and removes the folder when its input ends.
+    watchdog: Child,
+    dir: PathBuf,
+    secret: String,
+}
+
+impl Server {
+    /// roomcast with these settings besides the usual ones of tests.
+    pub fn start(vars: &[(&str, &str)]) -> Server {
+        Server::start_worker(&Worker::roomcast(), vars)
+    }
+
+    /// Any worker. A setting given as empty is not set at all.
+    pub fn start_worker(worker: &Worker, vars: &[(&str, &str)]) -> Server {
+        let mut all = vec![
+            ("JWT_SECRET", SECRET),
+            ("DEFAULT_ROOMS", "*"),
+            ("CONNECTS_PER_MINUTE", "100000"),
+        ];
+        all.retain(|(name, _)| vars.iter().all(|(other, _)| other != name));
+        all.extend(vars.iter().filter(|(_, value)| !value.is_empty()));
+        let secret = all
+            .iter()
+            .find(|(name, _)| *name == "JWT_SECRET")
+            .map_or("", |(_, value)| value)
+            .to_owned();
+
+        let dir = tempfile::Builder::new()
+            .prefix("roomcast-")
+            .tempdir()
+            .expect("a temporary folder")
+            .keep();
+        std::fs::create_dir(dir.join("storage")).expect("a folder for storage");
+        let address = free_address();
+        let config = dir.join("config.capnp");
+        std::fs::write(&config, capnp(worker, &all, address, &dir)).expect("a config");
+        let mut server = Server {
+            address,
+            watchdog: watch(&dir),
+            dir,
+            secret,
+        };
+        server.wait_until_up();
+        server
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `http://127.0.0.1:…` and a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+
+    /// workerd's own process.
+    pub fn pid(&self) -> u32 {
+        self.read("pid").trim().parse().expect("a pid")
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let killed = Command::new("kill")
+            .args(["-9", &self.pid().to_string()])
+            .status();
+        assert!(
+            killed.is_ok_and(|status| status.success()),
+            "nothing to kill"
+        );
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.address).is_ok() {
+            assert!(Instant::now() < deadline, "workerd outlived kill -9");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts again on the same storage and port, after [`Server::kill`] or
+    /// with one.
+    pub fn restart(&mut self) {
+        if TcpStream::connect(self.address).is_ok() {
+            self.kill();
+        }
+        // The old watchdog has nothing to watch any more; it must not remove
+        // the folder, so it is killed before its input ends.
+        let _ = self.watchdog.kill();
+        let _ = self.watchdog.wait();
+        self.watchdog = watch(&self.dir);
+        self.wait_until_up();
+    }
+
+    fn wait_until_up(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.address).is_err() {
+            let ended = self.watchdog.try_wait().is_ok_and(|ended| ended.is_some());
+            assert!(
+                !ended && Instant::now() < deadline,
+                "workerd did not start:\n{}",
+                self.output()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// All that workerd printed.
+    pub fn output(&self) -> String {
+        self.read("output")
+    }
+
+    /// The event log so far.
+    pub fn log(&self) -> Vec<Value> {
+        self.output()
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// Waits for a line of the event log.
+    pub async fn wait_for_log(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(line) = self.log().into_iter().find(&is_it) {
+                return line;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no line for {what} in:\n{}",
+                self.output()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn read(&self, file: &str) -> String {
+        std::fs::read(self.dir.join(file))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Its input ends, so it cleans up.
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
+}
+
+/// Starts workerd under a shell that kills it once its own input ends, as it
+/// does when this process is gone for whatever reason.
+fn watch(dir: &Path) -> Child {
+    let script = r#"
+        "$1" serve "$2/config.capnp" >>"$2/output" 2>&1 </dev/null &
+        pid=$!
+        echo $pid >"$2/pid.new" && mv "$2/pid.new" "$2/pid"
+        echo started
+        read -r _
+        kill -9 $pid 2>/dev/null
+        rm -rf "$2"
+    "#;
+    let workerd = std::fs::canonicalize(root().join("node_modules/.bin/workerd"))
+        .expect("workerd is installed: scripts/tools");
+    let mut child = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(workerd)
+        .arg(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("sh runs");
+    // The pid is there from now on.
+    let mut started = String::new();
+    let mut output = std::io::BufReader::new(child.stdout.take().expect("piped"));
+    std::io::BufRead::read_line(&mut output, &mut started).expect("the watchdog says so");
+    let _ = std::io::stdout().flush();
+    child
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+}
+
+fn capnp(worker: &Worker, vars: &[(&str, &str)], address: SocketAddr, dir: &Path) -> String {
+    // capnp takes files to embed by paths beside the config.
+    let modules: Vec<String> = worker
+        .modules
+        .iter()
+        .map(|path| {
+            let name = path.file_name().expect("a file").to_string_lossy();
+            std::fs::copy(path, dir.join(&*name))
+                .unwrap_or_else(|error| panic!("{} is not built: {error}", path.display()));
+            let kind = if name.ends_with(".wasm") {
+                "wasm"
+            } else {
+                "esModule"
+            };
+            format!(r#"(name = "{name}", {kind} = embed "{name}")"#)
+        })
+        .collect();
+    let bindings: Vec<String> = vars
+        .iter()
+        .map(|(name, value)| format!("(name = {name:?}, text = {value:?})"))
+        .collect();
+    format!(
+        r#"using Workerd = import "/workerd/workerd.capnp";
+const config :Workerd.Config = (
+  services = [
+    (name = "main", worker = .w),
+    (name = "disk", disk = (path = "{storage}", writable = true)),
+  ],
+  sockets = [(name = "http", address = "{address}", http = (), service = "main")],
+);
+const w :Workerd.Worker = (
+  modules = [{modules}],
+  compatibilityDate = "{date}",
+  bindings = [(name = "ROOMS", durableObjectNamespace = "{class}"), {bindings}],
+  durableObjectNamespaces = [(className = "{class}", uniqueKey = "rooms", enableSql = true)],
+  durableObjectStorage = (localDisk = "disk"),
+);
+"#,
+        storage = dir.join("storage").display(),
+        modules = modules.join(", "),
+        bindings = bindings.join(", "),
+        class = worker.class,
+        date = compatibility_date(),
+    )
+}
+
+/// That of wrangler.toml, so that there is one.
+fn compatibility_date() -> String {
+    let toml = std::fs::read_to_string(root().join("wrangler.toml")).expect("wrangler.toml");
+    toml.lines()
+        .find_map(|line| line.strip_prefix("compatibility_date = "))
+        .expect("wrangler.toml has a compatibility date")
+        .trim_matches('"')
+        .to_owned()
+}

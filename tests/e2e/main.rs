@@ -1,0 +1,32 @@
+//! Every promise of the contract, kept by a real workerd: tests carry the name
+//! of the promise they hold.
+//!
+//! Tests of the same settings share a server and take rooms of their own, so
+//! that they run side by side.
+
+use roomcast_harness::{Server, Token};
+use std::sync::LazyLock;
+
+mod auth;
+mod crash;
+mod delivery;
+mod eventlog;
+mod framing;
+mod hibernation;
+mod http;
+mod limits;
+mod presence;
+mod retention;
+
+/// A server with all settings at their defaults.
+static DEFAULT: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));
+
+/// A token of `user` for [`DEFAULT`] and every other server with the usual key.
+fn token(user: &str) -> String {
+    Token::user(user).sign(roomcast_harness::SECRET)
+}
+
+/// A token of a service that may use every room.
+fn service() -> String {
+    Token::service("backend").sign(roomcast_harness::SECRET)
+}
