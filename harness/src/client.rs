@@ -275,3 +275,27 @@ impl Client {
         seq(line).unwrap_or_else(|| panic!("{line} is not a logged event"))
     }
 }
+
+impl Client {
+    /// The next logged event, or `None` once the connection has ended.
+    pub async fn try_logged(&mut self) -> Option<Value> {
+        loop {
+            if let Some(at) = self.waiting.iter().position(|line| seq(line).is_some()) {
+                return self.waiting.remove(at);
+            }
+            if !self.read().await {
+                return None;
+            }
+        }
+    }
+
+    /// The highest number among the logged events that came and were not asked
+    /// for; 0 for none.
+    pub fn drain_logged(&mut self) -> u64 {
+        self.waiting
+            .drain(..)
+            .filter_map(|line| seq(&line))
+            .max()
+            .unwrap_or(0)
+    }
+}

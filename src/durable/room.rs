@@ -136,7 +136,9 @@ impl DurableObject for Room {
         _reason: String,
         _was_clean: bool,
     ) -> Result<()> {
-        self.object.gone(&ws, code as u16)
+        let code = code as u16;
+        answer_close(&ws, code);
+        self.object.gone(&ws, code)
     }
 
     async fn websocket_error(&self, ws: WebSocket, _error: Error) -> Result<()> {
@@ -342,6 +344,19 @@ fn refuse(fault: &Fault) -> Result<Response> {
     Ok(ResponseBuilder::new()
         .with_status(fault.code.status())
         .fixed(serde_json::to_vec(fault)?))
+}
+
+/// Answers a client's close frame. The runtime answers by itself from
+/// compatibility date 2026-04-07 on, except where it does not: workerd
+/// 1.20261117 leaves some hibernatable sockets without an answer, so that their
+/// clients wait for it in vain. On one that was answered this does nothing.
+fn answer_close(ws: &WebSocket, code: u16) {
+    let _ = match code {
+        // No status and abnormal closure must not be sent (RFC 6455, 7.4.1).
+        1005 => ws.close(None, None::<&str>),
+        1006 | 1015 => Ok(()),
+        code => ws.close(Some(code), None::<&str>),
+    };
 }
 
 fn place_of(ws: &WebSocket) -> Option<ConnId> {

@@ -1,0 +1,157 @@
+//! kill -9, slow receivers.
+
+use super::token;
+use roomcast_harness::{Client, Server};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+
+#[tokio::test]
+async fn after_kill_9_everything_acknowledged_is_there_once_and_resume_has_no_hole() {
+    let mut server = Server::start(&[
+        ("MESSAGES_PER_SECOND", "100000"),
+        ("MESSAGES_BURST", "100000"),
+    ]);
+    let mut acknowledged: Vec<(String, u64)> = Vec::new();
+    let mut seen: Vec<u64> = Vec::new();
+    let mut epoch = String::new();
+    let mut sent = 0;
+    for round in 0..3 {
+        let mut alice = Client::join(&server, "crash", &token("alice")).await;
+        let last = seen.last().copied().unwrap_or(0);
+        let query = format!("since={last}&epoch={epoch}");
+        let query = if round == 0 { "" } else { &query };
+        let mut bob = Client::join_with(&server, "crash", &token("bob"), query).await;
+        assert_eq!(bob.connected.get("reset"), None);
+        epoch = bob.connected["epoch"]
+            .as_str()
+            .expect("an epoch")
+            .to_owned();
+        let mut pending = Vec::new();
+        for _ in 0..200 {
+            let message_id = format!("m{sent}");
+            let data = json!({ "content": sent, "messageId": message_id });
+            pending.push((message_id, alice.start("sendMessage", data).await));
+            sent += 1;
+        }
+        // Killed in the middle: some are acknowledged, some are not.
+        for (message_id, id) in pending.into_iter().take(60 + 40 * round) {
+            let answer = alice.answer(id).await.expect("taken");
+            acknowledged.push((message_id, answer["seq"].as_u64().expect("a seq")));
+        }
+        let some = bob.logged(10).await;
+        server.kill();
+        seen.extend(some.iter().map(Client::seq));
+        while let Some(event) = bob.try_logged().await {
+            seen.push(Client::seq(&event));
+        }
+        server.restart();
+    }
+    // Bob saw every event once, in order, over all his connections.
+    let (first, last) = (seen[0], seen[seen.len() - 1]);
+    assert_eq!(seen, (first..=last).collect::<Vec<_>>());
+
+    // What was acknowledged is in the log, once, where it was said to be.
+    let mut reader = Client::join(&server, "crash", &token("carol")).await;
+    let mut log: Vec<Value> = Vec::new();
+    loop {
+        let page = reader
+            .request("sync", json!({ "after": log.len(), "limit": 1000 }))
+            .await
+            .expect("a page");
+        log.extend(page["events"].as_array().expect("events").iter().cloned());
+        if page["more"] == false {
+            break;
+        }
+    }
+    for (index, event) in log.iter().enumerate() {
+        assert_eq!(Client::seq(event), index as u64 + 1);
+    }
+    for (message_id, seq) in &acknowledged {
+        assert_eq!(
+            log[*seq as usize - 1]["data"]["messageId"],
+            message_id.as_str()
+        );
+    }
+    let ids: HashSet<&str> = log
+        .iter()
+        .map(|event| event["data"]["messageId"].as_str().expect("an id"))
+        .collect();
+    assert_eq!(ids.len(), log.len(), "nothing is there twice");
+    // Sent again after the crash, it is known.
+    let mut alice = Client::join(&server, "crash", &token("alice")).await;
+    let (message_id, seq) = &acknowledged[acknowledged.len() - 1];
+    let again = alice
+        .request(
+            "sendMessage",
+            json!({ "content": "again", "messageId": message_id }),
+        )
+        .await
+        .expect("taken");
+    assert_eq!(
+        (&again["seq"], &again["duplicate"]),
+        (&json!(seq), &json!(true))
+    );
+}
+
+#[tokio::test]
+async fn cursors_and_membership_survive_kill_9() {
+    let mut server = Server::start(&[]);
+    let mut alice = Client::join(&server, "kept", &token("alice")).await;
+    for n in 0..4 {
+        alice.say(&n.to_string()).await;
+    }
+    alice
+        .request("messageDelivered", json!({ "seq": 3 }))
+        .await
+        .expect("moved");
+    alice
+        .request("messageRead", json!({ "seq": 2 }))
+        .await
+        .expect("moved");
+    server.restart();
+    let mut alice = Client::join(&server, "kept", &token("alice")).await;
+    let answer = alice
+        .request("joinRoom", json!("kept"))
+        .await
+        .expect("known");
+    assert_eq!(
+        (&answer["delivered"], &answer["read"]),
+        (&json!(3), &json!(2))
+    );
+    assert_eq!(Client::seq(&alice.logged(1).await[0]), 4);
+}
+
+#[tokio::test]
+async fn a_receiver_that_does_not_read_is_cut_and_the_others_get_everything() {
+    let server = Server::start(&[
+        ("MAX_UNACKED_BYTES", "1000000"),
+        ("MESSAGES_PER_SECOND", "100000"),
+        ("MESSAGES_BURST", "100000"),
+    ]);
+    let mut alice = Client::join(&server, "slow", &token("alice")).await;
+    let mut bob = Client::join(&server, "slow", &token("bob")).await;
+    // Connected and never read from.
+    let mut slow = Client::join(&server, "slow", &token("carol")).await;
+    let text = "x".repeat(10_000);
+    for n in 0..200u64 {
+        assert_eq!(alice.say(&text).await["seq"], n + 1);
+        // A receiver that shows a sign of life now and then.
+        if n % 20 == 0 {
+            bob.send_text("ping").await;
+        }
+    }
+    let seqs: Vec<u64> = bob.logged(200).await.iter().map(Client::seq).collect();
+    assert_eq!(seqs, (1..=200).collect::<Vec<u64>>());
+    server
+        .wait_for_log("the cut", |line| {
+            line["event"] == "reject" && line["reason"] == "slow" && line["userId"] == "carol"
+        })
+        .await;
+    // It can resume where it was.
+    assert_eq!(slow.closed().await, 1013);
+    let got = slow.drain_logged();
+    assert!(got < 200);
+    let query = format!("since={got}");
+    let mut resumed = Client::join_with(&server, "slow", &token("carol"), &query).await;
+    assert_eq!(Client::seq(&resumed.logged(1).await[0]), got + 1);
+}
