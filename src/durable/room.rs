@@ -14,11 +14,12 @@ use crate::time::Millis;
 use crate::wire::native::{self, Close};
 use futures_channel::oneshot;
 use js_sys::JsString;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::JsCast;
+use wasm_bindgen::closure::Closure;
 use worker::{
     Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, ScheduledTime,
     State, WebSocket, WebSocketIncomingMessage, WebSocketPair, WebSocketRequestResponsePair,
@@ -47,6 +48,8 @@ struct Object {
     state: State,
     env: Env,
     live: RefCell<Option<Live>>,
+    /// Ends ticks. Made once, for a closure costs more than its call.
+    turn: OnceCell<Closure<dyn FnMut()>>,
 }
 
 /// The object awake: the room and what it is connected to.
@@ -57,8 +60,10 @@ struct Live {
     sockets: Vec<Option<Socket>>,
     calls: HashMap<CallId, oneshot::Sender<Result<String, Fault>>>,
     last_call: CallId,
-    /// Whether the end of a tick is on its way, and what the last one had.
-    ticking: bool,
+    /// Turns of the event loop that the tick may still take; 0 when none is on
+    /// its way.
+    turns: u32,
+    /// How many things went out with the last one.
     last_tick: usize,
     /// The timer that is set.
     timer: Option<Millis>,
@@ -95,6 +100,7 @@ impl DurableObject for Room {
                 state,
                 env,
                 live: RefCell::new(None),
+                turn: OnceCell::new(),
             }),
         }
     }
@@ -126,7 +132,7 @@ impl DurableObject for Room {
             live.run(state, out);
             live.room.is_full()
         })?;
-        self.object.settle(full).await
+        self.object.settle(full)
     }
 
     async fn websocket_close(
@@ -234,7 +240,7 @@ impl Object {
                 served => Ok(served),
             }
         })??;
-        self.settle(false).await?;
+        self.settle(false)?;
         let answer = match served {
             Ok(Served::Now(json, new)) => Ok((json, if new { 201 } else { 200 })),
             // Dropped unanswered only when storing failed.
@@ -265,35 +271,65 @@ impl Object {
         Ok(())
     }
 
-    /// Sees to it that what waits goes out. Whoever finds no tick on its way
-    /// waits for its end: the next turn of the event loop, so that frames that
-    /// have already arrived are taken in, and a few more while fewer things
-    /// wait than went out last time.
-    async fn settle(self: &Rc<Self>, at_once: bool) -> Result<()> {
-        let mine = self.with(None, |live, _| {
-            let mine = live.room.waiting() > 0 && !live.ticking;
-            live.ticking |= mine;
-            mine
-        })?;
-        if mine || at_once {
-            for turn in 1..=MAX_TURNS {
-                if at_once
-                    || turn > 1
-                        && self.with(None, |live, _| live.room.waiting() >= live.last_tick)?
-                {
-                    break;
-                }
-                Delay::from(Duration::ZERO).await;
+    /// Sees to it that what waits goes out, at the end of a tick; begins one if
+    /// none is on its way.
+    ///
+    /// A tick ends by turns of the event loop: with the next turn, so that
+    /// frames that have already arrived are taken in, and a few more while
+    /// fewer things wait than went out last time. Where the last tick had but
+    /// one thing, nobody is waited for: what waits goes out at once, and only
+    /// what comes within the turn after that waits for its end. So a quiet room
+    /// answers without delay, and a busy one gathers.
+    fn settle(self: &Rc<Self>, at_once: bool) -> Result<()> {
+        let begins = self.with(None, |live, state| {
+            let begins = live.room.waiting() > 0 && live.turns == 0;
+            let quiet = live.last_tick <= 1;
+            if begins {
+                live.turns = if quiet { 1 } else { MAX_TURNS };
             }
-            self.with(None, |live, state| {
-                if mine {
-                    live.ticking = false;
-                }
-                live.last_tick = live.room.waiting();
-                live.advance(state);
-            })?;
+            if at_once || (begins && quiet) {
+                live.flush(state);
+            }
+            begins
+        })?;
+        if begins {
+            self.await_turn();
         }
         Rc::clone(self).arm();
+        Ok(())
+    }
+
+    /// Calls [`Object::turn`] with the next turn of the event loop.
+    fn await_turn(self: &Rc<Self>) {
+        let turn = self.turn.get_or_init(|| {
+            let object = Rc::downgrade(self);
+            Closure::new(move || {
+                if let Some(object) = object.upgrade()
+                    && let Err(error) = object.turn()
+                {
+                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                }
+            })
+        });
+        runtime::set_timeout(turn, 0);
+    }
+
+    fn turn(self: Rc<Self>) -> Result<()> {
+        let more = self.with(None, |live, state| {
+            live.turns = live.turns.saturating_sub(1);
+            if live.room.waiting() >= live.last_tick.max(1) {
+                live.turns = 0;
+            }
+            if live.turns == 0 {
+                live.flush(state);
+            }
+            live.turns > 0
+        })?;
+        if more {
+            self.await_turn();
+        } else {
+            self.arm();
+        }
         Ok(())
     }
 
@@ -384,7 +420,7 @@ impl Live {
             sockets: Vec::new(),
             calls: HashMap::new(),
             last_call: 0,
-            ticking: false,
+            turns: 0,
             last_tick: 0,
             timer: None,
             alarm: Alarm::Unknown,
@@ -426,6 +462,15 @@ impl Live {
         let socket = self.sockets.get_mut(conn)?.take()?;
         socket.set_conn(None);
         Some(socket)
+    }
+
+    /// Ends the tick, if anything waits for that.
+    fn flush(&mut self, state: &State) {
+        let waiting = self.room.waiting();
+        if waiting > 0 {
+            self.last_tick = waiting;
+            self.advance(state);
+        }
     }
 
     fn advance(&mut self, state: &State) {

@@ -9,6 +9,9 @@ use worker::worker_sys;
 
 #[wasm_bindgen]
 extern "C" {
+    #[wasm_bindgen(js_name = setTimeout)]
+    pub fn set_timeout(callback: &Closure<dyn FnMut()>, millis: i32) -> i32;
+
     /// A hibernatable socket.
     #[wasm_bindgen(extends = web_sys::WebSocket)]
     #[derive(Clone)]
