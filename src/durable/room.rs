@@ -18,12 +18,11 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
-use wasm_bindgen::JsCast;
 use wasm_bindgen::closure::Closure;
+use wasm_bindgen::prelude::*;
 use worker::{
     Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, ScheduledTime,
-    State, WebSocket, WebSocketIncomingMessage, WebSocketPair, WebSocketRequestResponsePair,
-    durable_object,
+    State, WebSocketPair, WebSocketRequestResponsePair, durable_object,
 };
 
 /// Headers of the Worker's requests to the object. A request from outside never
@@ -35,11 +34,16 @@ pub const HELLO_HEADER: &str = "x-roomcast-hello";
 /// wait than went out with the last one. Measured: see DESIGN in the README.
 const MAX_TURNS: u32 = 4;
 
+/// Of so many ticks that wait for nobody, one looks at the turn after it, which
+/// costs a timer: more often costs a quiet room, more seldom a busy one at its
+/// beginning.
+const QUIET_TICKS: u32 = 4;
+
 /// Length of a frame of replay, in UTF-16 units: large, for each frame costs,
 /// but far below what WebSocket libraries take.
 const REPLAY_FRAME: u32 = 256 * 1024;
 
-#[durable_object]
+#[durable_object(alarm)]
 pub struct Room {
     object: Rc<Object>,
 }
@@ -65,6 +69,8 @@ struct Live {
     turns: u32,
     /// How many things went out with the last one.
     last_tick: usize,
+    /// Ticks that waited for nobody.
+    quiet_ticks: u32,
     /// The timer that is set.
     timer: Option<Millis>,
     alarm: Alarm,
@@ -114,44 +120,6 @@ impl DurableObject for Room {
         self.object.call(room, request).await
     }
 
-    async fn websocket_message(
-        &self,
-        ws: WebSocket,
-        message: WebSocketIncomingMessage,
-    ) -> Result<()> {
-        let full = self.object.with(None, |live, state| {
-            let Some(conn) = place_of(&ws) else {
-                return false;
-            };
-            let frame = match &message {
-                WebSocketIncomingMessage::String(text) => Frame::Text(text),
-                WebSocketIncomingMessage::Binary(_) => Frame::Binary,
-            };
-            let mut out = Vec::new();
-            live.room.receive(conn, frame, now(), &mut out);
-            live.run(state, out);
-            live.room.is_full()
-        })?;
-        self.object.settle(full)
-    }
-
-    async fn websocket_close(
-        &self,
-        ws: WebSocket,
-        code: usize,
-        _reason: String,
-        _was_clean: bool,
-    ) -> Result<()> {
-        let code = code as u16;
-        answer_close(&ws, code);
-        self.object.gone(&ws, code)
-    }
-
-    async fn websocket_error(&self, ws: WebSocket, _error: Error) -> Result<()> {
-        // 1006: abnormal closure (RFC 6455, 7.4.1).
-        self.object.gone(&ws, 1006)
-    }
-
     async fn alarm(&self) -> Result<Response> {
         self.object.with(None, |live, state| {
             live.alarm = Alarm::Set(None);
@@ -171,6 +139,42 @@ impl DurableObject for Room {
         Response::empty()
     }
 }
+
+/// What sockets call. `worker` would make a promise of each call, whose way
+/// through the microtask queue costs about as much as all else that a message
+/// does; nothing here waits for anything.
+#[wasm_bindgen]
+impl Room {
+    #[wasm_bindgen(js_name = webSocketMessage)]
+    pub fn web_socket_message(&self, socket: &Socket, message: &JsValue) -> JsResult {
+        let full = self.object.with(None, |live, state| {
+            let Some(conn) = place_of(socket) else {
+                return false;
+            };
+            let text = message.as_string();
+            let frame = text.as_deref().map_or(Frame::Binary, Frame::Text);
+            let mut out = Vec::new();
+            live.room.receive(conn, frame, now(), &mut out);
+            live.run(state, out);
+            live.room.is_full()
+        })?;
+        Ok(self.object.settle(full)?)
+    }
+
+    #[wasm_bindgen(js_name = webSocketClose)]
+    pub fn web_socket_close(&self, socket: &Socket, code: u16) -> JsResult {
+        answer_close(socket, code);
+        Ok(self.object.gone(socket, code)?)
+    }
+
+    #[wasm_bindgen(js_name = webSocketError)]
+    pub fn web_socket_error(&self, socket: &Socket) -> JsResult {
+        // 1006: abnormal closure (RFC 6455, 7.4.1).
+        Ok(self.object.gone(socket, 1006)?)
+    }
+}
+
+type JsResult = std::result::Result<(), JsValue>;
 
 impl Object {
     /// Does something with the room, which is read from storage if it is not in
@@ -258,9 +262,9 @@ impl Object {
         }
     }
 
-    fn gone(self: &Rc<Self>, ws: &WebSocket, code: u16) -> Result<()> {
+    fn gone(self: &Rc<Self>, socket: &Socket, code: u16) -> Result<()> {
         self.with(None, |live, state| {
-            if let Some(conn) = place_of(ws) {
+            if let Some(conn) = place_of(socket) {
                 live.displace(conn);
                 let mut out = Vec::new();
                 live.room.disconnect(conn, code, now(), &mut out);
@@ -277,20 +281,24 @@ impl Object {
     /// A tick ends by turns of the event loop: with the next turn, so that
     /// frames that have already arrived are taken in, and a few more while
     /// fewer things wait than went out last time. Where the last tick had but
-    /// one thing, nobody is waited for: what waits goes out at once, and only
-    /// what comes within the turn after that waits for its end. So a quiet room
-    /// answers without delay, and a busy one gathers.
+    /// one thing, nobody is waited for: what waits goes out at once. Every few
+    /// such ticks the next turn is looked at all the same: what came with it
+    /// shows that the room has become busy. So a quiet room answers without
+    /// delay, and a busy one gathers.
     fn settle(self: &Rc<Self>, at_once: bool) -> Result<()> {
         let begins = self.with(None, |live, state| {
-            let begins = live.room.waiting() > 0 && live.turns == 0;
-            let quiet = live.last_tick <= 1;
-            if begins {
-                live.turns = if quiet { 1 } else { MAX_TURNS };
-            }
-            if at_once || (begins && quiet) {
+            let idle = live.room.waiting() > 0 && live.turns == 0;
+            let quiet = idle && live.last_tick <= 1;
+            if at_once || quiet {
                 live.flush(state);
             }
-            begins
+            if quiet {
+                live.quiet_ticks = live.quiet_ticks.wrapping_add(1);
+                live.turns = u32::from(live.quiet_ticks % QUIET_TICKS == 0);
+            } else if idle {
+                live.turns = MAX_TURNS;
+            }
+            idle && live.turns > 0
         })?;
         if begins {
             self.await_turn();
@@ -386,17 +394,16 @@ fn refuse(fault: &Fault) -> Result<Response> {
 /// compatibility date 2026-04-07 on, except where it does not: workerd
 /// 1.20261117 leaves some hibernatable sockets without an answer, so that their
 /// clients wait for it in vain. On one that was answered this does nothing.
-fn answer_close(ws: &WebSocket, code: u16) {
+fn answer_close(socket: &Socket, code: u16) {
     let _ = match code {
         // No status and abnormal closure must not be sent (RFC 6455, 7.4.1).
-        1005 => ws.close(None, None::<&str>),
+        1005 => socket.close(),
         1006 | 1015 => Ok(()),
-        code => ws.close(Some(code), None::<&str>),
+        code => socket.close_with_code(code),
     };
 }
 
-fn place_of(ws: &WebSocket) -> Option<ConnId> {
-    let socket: &Socket = ws.as_ref().unchecked_ref();
+fn place_of(socket: &Socket) -> Option<ConnId> {
     socket.conn().map(|conn| conn as ConnId)
 }
 
@@ -422,6 +429,7 @@ impl Live {
             last_call: 0,
             turns: 0,
             last_tick: 0,
+            quiet_ticks: 0,
             timer: None,
             alarm: Alarm::Unknown,
             replay: None,

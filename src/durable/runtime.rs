@@ -48,6 +48,18 @@ extern "C" {
     #[wasm_bindgen(method, catch, variadic)]
     pub fn exec(this: &Sql, query: &JsString, bindings: &Array) -> Result<Cursor, JsValue>;
 
+    /// `exec` with the bindings of a row of the log: what is done once a tick
+    /// needs no list of them.
+    #[wasm_bindgen(method, catch, js_name = exec)]
+    pub fn append(
+        this: &Sql,
+        query: &JsString,
+        last: f64,
+        first: f64,
+        at: f64,
+        body: &JsString,
+    ) -> Result<Cursor, JsValue>;
+
     pub type Cursor;
 
     #[wasm_bindgen(method, catch)]

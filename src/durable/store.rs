@@ -158,8 +158,13 @@ impl Store {
     }
 
     fn append(&mut self, row: &Row, body: &JsString) -> Result<()> {
-        let bindings = Array::of4(&js(row.last), &js(row.first), &js(row.at), body);
-        let cursor = self.sql.exec(&self.append, &bindings)?;
+        let cursor = self.sql.append(
+            &self.append,
+            row.last as f64,
+            row.first as f64,
+            row.at as f64,
+            body,
+        )?;
         self.rows_written += cursor.rows_written();
         Ok(())
     }

@@ -51,9 +51,10 @@ impl Tick {
             && self.calls.is_empty()
     }
 
-    /// How many things wait: what the rule for the end of the tick looks at.
+    /// How many things wait, an event and the answer to it being one: what the
+    /// rule for the end of the tick looks at.
     pub fn waiting(&self) -> usize {
-        self.events as usize + self.private.len() + self.others.len() + self.calls.len()
+        (self.events as usize).max(self.private.len() + self.calls.len()) + self.others.len()
     }
 
     pub fn is_full(&self) -> bool {
