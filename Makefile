@@ -55,6 +55,9 @@ lint: tools
 bench: tools build
 	cargo run --release -p roomcast-bench -- run $(BENCH)
 
+# The log spans hours; `REPLAY="--speed 600"` keeps its rhythm.
+REPLAY ?= --max-speed
+
 replay: tools build
 	cargo run --release -p roomcast-bench -- replay $(REPLAY)
 

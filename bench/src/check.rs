@@ -1,0 +1,179 @@
+//! Reads what a server sends, line by line, and holds it to the promise: every
+//! socket sees a room's events in `seq` order, without holes, each once.
+//!
+//! Lines are told apart by how they begin and numbers are found by scanning
+//! bytes; only lines that come once in a while are parsed as JSON.
+
+use memchr::{memchr, memmem};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// What one line was.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A logged event, in its place.
+    Message { seq: u64 },
+    /// The answer to the command with this id; `seq` as the answer gives it.
+    Ack { id: u64, seq: u64 },
+    /// First thing on a socket: the head of the room's log.
+    Connected { head: u64 },
+    /// Anything else that a server may say: presence, membership, `pong`.
+    Other,
+}
+
+/// The events that one socket has seen.
+#[derive(Debug)]
+pub struct Sequence {
+    /// The `seq` that must come next; none before the first is known.
+    next: Option<u64>,
+}
+
+impl Sequence {
+    /// Expects the event after `since` first; without, whichever comes first.
+    pub fn after(since: Option<u64>) -> Self {
+        Sequence {
+            next: since.map(|seq| seq + 1),
+        }
+    }
+
+    /// The last event seen, or where it began.
+    pub fn last(&self) -> u64 {
+        self.next.unwrap_or(1) - 1
+    }
+
+    /// Looks at one line. Fails with what is wrong when the promise is broken
+    /// or the server reports an error.
+    pub fn line(&mut self, line: &[u8]) -> Result<Line, String> {
+        if line.starts_with(br#"{"event":"newMessage""#) {
+            let seq = number_after(line, br#""seq":"#)
+                .ok_or_else(|| complaint("an event without seq", line))?;
+            return self.message(seq);
+        }
+        if line.starts_with(br#"{"ack":"#) {
+            let id = number_after(line, br#""ack":"#);
+            let seq = number_after(line, br#""seq":"#);
+            return match (id, seq) {
+                (Some(id), Some(seq)) => Ok(Line::Ack { id, seq }),
+                _ => Err(complaint("not acknowledged", line)),
+            };
+        }
+        self.rare(line)
+    }
+
+    fn message(&mut self, seq: u64) -> Result<Line, String> {
+        match self.next {
+            Some(next) if next < seq => Err(format!("a hole: {next} to {} are missing", seq - 1)),
+            Some(next) if next > seq => {
+                Err(format!("{seq} again or out of order, {next} was next"))
+            }
+            _ => {
+                self.next = Some(seq + 1);
+                Ok(Line::Message { seq })
+            }
+        }
+    }
+
+    fn rare(&mut self, line: &[u8]) -> Result<Line, String> {
+        #[derive(Deserialize)]
+        struct Frame<'a> {
+            event: &'a str,
+            #[serde(borrow)]
+            data: &'a RawValue,
+        }
+        if line == b"pong" || line.is_empty() {
+            return Ok(Line::Other);
+        }
+        let frame: Frame =
+            serde_json::from_slice(line).map_err(|_| complaint("cannot read", line))?;
+        let seq = || number_after(frame.data.get().as_bytes(), br#""seq":"#);
+        match frame.event {
+            "connected" => Ok(Line::Connected {
+                head: seq().ok_or_else(|| complaint("connected without seq", line))?,
+            }),
+            // A server that writes its keys in another order than most.
+            "newMessage" => {
+                let seq = seq().ok_or_else(|| complaint("an event without seq", line))?;
+                self.message(seq)
+            }
+            "error" | "gap" => Err(complaint("the server says", line)),
+            _ => Ok(Line::Other),
+        }
+    }
+}
+
+/// Splits a frame into its lines and looks at each.
+pub fn lines(
+    mut frame: &[u8],
+    mut each: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), String> {
+    while let Some(end) = memchr(b'\n', frame) {
+        each(&frame[..end])?;
+        frame = &frame[end + 1..];
+    }
+    if frame.is_empty() {
+        Ok(())
+    } else {
+        each(frame)
+    }
+}
+
+/// The number that stands right after the first `key`.
+fn number_after(line: &[u8], key: &[u8]) -> Option<u64> {
+    let digits = &line[memmem::find(line, key)? + key.len()..];
+    let length = digits.iter().take_while(|b| b.is_ascii_digit()).count();
+    std::str::from_utf8(&digits[..length]).ok()?.parse().ok()
+}
+
+/// `what`, and the beginning of the line that it is about.
+fn complaint(what: &str, line: &[u8]) -> String {
+    let line = String::from_utf8_lossy(&line[..line.len().min(300)]);
+    format!("{what}: {line}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(seq: u64) -> Vec<u8> {
+        format!(r#"{{"event":"newMessage","data":{{"content":"x","seq":{seq}}}}}"#).into_bytes()
+    }
+
+    #[test]
+    fn order_holes_and_repetitions_are_noticed() {
+        let mut sequence = Sequence::after(Some(4));
+        assert_eq!(sequence.line(&event(5)), Ok(Line::Message { seq: 5 }));
+        assert!(sequence.line(&event(5)).unwrap_err().contains("again"));
+        assert!(sequence.line(&event(7)).unwrap_err().contains("hole"));
+        assert_eq!(sequence.line(&event(6)), Ok(Line::Message { seq: 6 }));
+        assert_eq!(sequence.last(), 6);
+    }
+
+    #[test]
+    fn key_order_does_not_matter() {
+        let mut sequence = Sequence::after(Some(0));
+        let line = br#"{"data":{"seq":1},"event":"newMessage"}"#;
+        assert_eq!(sequence.line(line), Ok(Line::Message { seq: 1 }));
+    }
+
+    #[test]
+    fn errors_of_the_server_are_not_passed_over() {
+        let mut sequence = Sequence::after(None);
+        let refused = br#"{"ack":1,"error":{"code":"rateLimited","message":"slow down"}}"#;
+        assert!(sequence.line(refused).is_err());
+        assert!(sequence.line(br#"{"event":"error","data":{}}"#).is_err());
+        assert!(sequence.line(b"what").is_err());
+        let presence = br#"{"event":"presenceUpdate","data":{"userId":"a"}}"#;
+        assert_eq!(sequence.line(presence), Ok(Line::Other));
+    }
+
+    #[test]
+    fn a_frame_is_split_into_its_lines() {
+        let mut seen = Vec::new();
+        let read = lines(b"a\nbc\n\nd", |line| {
+            seen.push(line.to_vec());
+            Ok(())
+        });
+        assert_eq!(read, Ok(()));
+        assert_eq!(seen, [&b"a"[..], b"bc", b"", b"d"]);
+    }
+}

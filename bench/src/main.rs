@@ -1,0 +1,185 @@
+//! Measures roomcast against other ways to do the same (`run`), and replays a
+//! chat log through it (`replay`).
+//!
+//! | module | |
+//! | --- | --- |
+//! | `socket` | a WebSocket client that does as little as possible |
+//! | `check` | reads lines and holds them to order, without holes, each once |
+//! | `target` | a started server of one kind |
+//! | `load` | sockets that listen, a sender, the clock |
+//! | `scenario` | what is measured and which figures it gives |
+//! | `report` | rounds to tables and a file |
+//! | `replay` | a chat log as input, compared with what comes out |
+
+mod check;
+mod load;
+mod machine;
+mod replay;
+mod report;
+mod scenario;
+mod socket;
+mod target;
+
+use clap::{Args, Parser, Subcommand};
+use machine::Machine;
+use report::{Entry, Report};
+use scenario::{SCENARIOS, Scenario, Timing};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use target::{Peer, Start, Target};
+
+#[derive(Parser)]
+#[command(about = "Benchmarks of roomcast, and a replay of real chats")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measures all peers in turns and prints a table.
+    Run(RunOptions),
+    /// Plays a chat log through real sockets and compares what comes out.
+    Replay(replay::Options),
+}
+
+#[derive(Args)]
+struct RunOptions {
+    /// Times that each peer is measured in each scenario, in turns.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How long each measurement of throughput takes, after a warm-up.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Only scenarios with this in their name, such as `100×16` or `connects`
+    /// (an `x` will do for the `×`).
+    #[arg(long)]
+    only: Option<String>,
+    /// Only this peer: `bare` or `roomcast`.
+    #[arg(long)]
+    peer: Option<String>,
+    /// A folder with a build of roomcast to measure instead of build/release.
+    #[arg(long)]
+    build: Option<PathBuf>,
+    /// The LOG_LEVEL of roomcast while it is timed.
+    #[arg(long, default_value = "warn")]
+    log_level: String,
+    /// Where the figures go as JSON.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench/results.json"))]
+    json: PathBuf,
+}
+
+/// One thread: the server wants the other core.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    machine::raise_open_files();
+    let result = match Cli::parse().command {
+        Command::Run(options) => run(options).await.map(|()| true),
+        Command::Replay(options) => replay::run(options).await,
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: RunOptions) -> Result<(), String> {
+    let timing = Timing {
+        warm_up: Duration::from_secs(1),
+        measure: Duration::from_secs(options.seconds),
+    };
+    let build = options.build.clone();
+    let start = |log_level: &str| Start {
+        log_level: log_level.to_owned(),
+        build: build.clone(),
+    };
+    let wanted = options.only.as_ref().map(|only| only.replace('x', "×"));
+    let scenarios: Vec<Scenario> = SCENARIOS
+        .into_iter()
+        .filter(|scenario| {
+            wanted
+                .as_ref()
+                .is_none_or(|only| scenario.name().contains(only))
+        })
+        .collect();
+    let peers: Vec<Peer> = Peer::ALL
+        .into_iter()
+        .filter(|peer| {
+            options
+                .peer
+                .as_ref()
+                .is_none_or(|only| peer.name().contains(only))
+        })
+        .collect();
+    if scenarios.is_empty() || peers.is_empty() {
+        return Err("nothing is left to measure".to_owned());
+    }
+    let mut report = Report {
+        date: machine::now(),
+        machine: Machine::describe(),
+        rounds: options.rounds as usize,
+        seconds: options.seconds,
+        log_level: options.log_level.clone(),
+        entries: Vec::new(),
+    };
+    for scenario in scenarios {
+        let mut entries: Vec<Entry> = peers
+            .iter()
+            .map(|&peer| Entry {
+                scenario,
+                peer,
+                rows: None,
+                rounds: Vec::new(),
+            })
+            .collect();
+        for entry in &mut entries {
+            let what = format!("{}, {}", scenario.name(), entry.peer.name());
+            if scenario.counts_rows() {
+                let target = Arc::new(Target::start(entry.peer, &start("info")));
+                let rows = scenario.count_rows(&target).await;
+                entry.rows = Some(rows.map_err(|e| format!("{what}, counting rows: {e}"))?);
+            }
+        }
+        for round in 0..options.rounds as usize {
+            // Who goes first changes, so that a machine that slows down or
+            // warms up favours nobody.
+            let count = entries.len();
+            for turn in 0..count {
+                let entry = &mut entries[(round + turn) % count];
+                let what = format!(
+                    "{}, {}, round {}",
+                    scenario.name(),
+                    entry.peer.name(),
+                    round + 1
+                );
+                eprintln!("{what}");
+                let target = Arc::new(Target::start(entry.peer, &start(&options.log_level)));
+                let figures = scenario
+                    .run(&target, timing)
+                    .await
+                    .map_err(|e| format!("{what}: {e}"))?;
+                entry.rounds.push(figures);
+            }
+        }
+        report.entries.extend(entries);
+    }
+    save(&options.json, &report)?;
+    println!("{}", report.markdown());
+    let path = options.json.canonicalize().unwrap_or(options.json);
+    eprintln!("figures: {}", path.display());
+    Ok(())
+}
+
+fn save(path: &Path, report: &Report) -> Result<(), String> {
+    let text = format!("{:#}\n", report.json());
+    path.parent()
+        .map_or(Ok(()), std::fs::create_dir_all)
+        .and_then(|()| std::fs::write(path, text))
+        .map_err(|error| format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,247 @@
+//! From the figures of many rounds to tables and a file.
+
+use crate::machine::Machine;
+use crate::scenario::{Figures, Metric, Scenario};
+use crate::target::Peer;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// All rounds of one peer in one scenario.
+pub struct Entry {
+    pub scenario: Scenario,
+    pub peer: Peer,
+    /// Rows written per message, where that was counted.
+    pub rows: Option<f64>,
+    pub rounds: Vec<Figures>,
+}
+
+/// A whole run.
+pub struct Report {
+    pub date: String,
+    pub machine: Machine,
+    pub rounds: usize,
+    pub seconds: u64,
+    /// The event log's level while timing.
+    pub log_level: String,
+    pub entries: Vec<Entry>,
+}
+
+/// The middle of several rounds and how far they lie apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    /// None of nothing.
+    pub fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            values[middle]
+        } else {
+            (values[middle - 1] + values[middle]) / 2.0
+        };
+        Some(Spread { median, min, max })
+    }
+
+    fn json(&self, values: &[f64]) -> Value {
+        json!({ "median": self.median, "min": self.min, "max": self.max, "rounds": values })
+    }
+
+    fn text(&self, digits: usize) -> String {
+        let number = |value: f64| grouped(value, digits);
+        if self.min == self.max {
+            number(self.median)
+        } else {
+            format!(
+                "{} ({}–{})",
+                number(self.median),
+                number(self.min),
+                number(self.max)
+            )
+        }
+    }
+}
+
+impl Entry {
+    fn values(&self, metric: Metric) -> Vec<f64> {
+        if metric == Metric::RowsPerMessage {
+            return self.rows.into_iter().collect();
+        }
+        let of = |figures: &Figures| figures.iter().find(|(m, _)| *m == metric).map(|(_, v)| *v);
+        self.rounds.iter().filter_map(of).collect()
+    }
+
+    /// What it measured, in the order of the scenario.
+    fn metrics(&self) -> Vec<Metric> {
+        let mut metrics: Vec<Metric> = Vec::new();
+        for (metric, _) in self.rounds.iter().flatten() {
+            if !metrics.contains(metric) {
+                metrics.push(*metric);
+            }
+        }
+        if self.rows.is_some() {
+            metrics.push(Metric::RowsPerMessage);
+        }
+        metrics
+    }
+}
+
+impl Report {
+    /// The bare object's rounds of the same scenario.
+    fn bare(&self, scenario: Scenario) -> Option<&Entry> {
+        self.entries
+            .iter()
+            .find(|e| e.scenario == scenario && e.peer == Peer::Bare)
+    }
+
+    /// How many times the bare object's figure, round by round: what ran side
+    /// by side is compared.
+    fn ratios(&self, entry: &Entry, metric: Metric) -> Vec<f64> {
+        let bare = self.bare(entry.scenario).map(|bare| bare.values(metric));
+        let pairs = entry
+            .values(metric)
+            .into_iter()
+            .zip(bare.unwrap_or_default());
+        pairs.map(|(own, bare)| own / bare).collect()
+    }
+
+    /// Tables in markdown, under a line about the machine.
+    pub fn markdown(&self) -> String {
+        let mut out = String::new();
+        let Machine {
+            cores,
+            cpu,
+            memory_gib,
+            kernel,
+            load,
+        } = &self.machine;
+        let _ = writeln!(
+            out,
+            "{}, {cores} cores of {cpu}, {memory_gib} GiB, Linux {kernel}, load before the run \
+             {load}. Server and load generator share the machine. Median of {} rounds (min–max), \
+             each {} s on fresh storage; ratios are taken round by round. Timed with \
+             LOG_LEVEL={}; rows are counted in short runs of their own, with LOG_LEVEL=info.",
+            self.date, self.rounds, self.seconds, self.log_level,
+        );
+        let mut table = "";
+        for entry in &self.entries {
+            let compared = entry.scenario.compared();
+            if table != entry.scenario.table() {
+                table = entry.scenario.table();
+                let metrics = entry.metrics();
+                let columns: Vec<String> = metrics
+                    .iter()
+                    .map(|metric| metric.name().to_owned())
+                    .chain(
+                        compared
+                            .iter()
+                            .map(|metric| format!("{} ÷ bare", metric.name())),
+                    )
+                    .collect();
+                let _ = writeln!(out, "\n**{table}**\n\n| | | {} |", columns.join(" | "));
+                let _ = writeln!(out, "| --- | --- |{}", " ---: |".repeat(columns.len()));
+            }
+            let figures = entry
+                .metrics()
+                .into_iter()
+                .map(|metric| (entry.values(metric), metric.digits()));
+            let ratios = compared
+                .iter()
+                .map(|metric| (self.ratios(entry, *metric), 2));
+            let cells: Vec<String> = figures
+                .chain(ratios)
+                .map(|(values, digits)| {
+                    Spread::of(values).map_or_else(|| "–".to_owned(), |s| s.text(digits))
+                })
+                .collect();
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} |",
+                entry.scenario.name(),
+                entry.peer.name(),
+                cells.join(" | ")
+            );
+        }
+        out
+    }
+
+    /// Everything, for machines.
+    pub fn json(&self) -> Value {
+        let spread = |values: Vec<f64>| Spread::of(values.clone()).map(|s| s.json(&values));
+        let entries: Vec<Value> = self
+            .entries
+            .iter()
+            .map(|entry| {
+                let figures: serde_json::Map<String, Value> = entry
+                    .metrics()
+                    .into_iter()
+                    .map(|m| (m.name().to_owned(), json!(spread(entry.values(m)))))
+                    .collect();
+                let ratios: serde_json::Map<String, Value> = entry
+                    .scenario
+                    .compared()
+                    .iter()
+                    .map(|m| (m.name().to_owned(), json!(spread(self.ratios(entry, *m)))))
+                    .collect();
+                json!({
+                    "table": entry.scenario.table(),
+                    "scenario": entry.scenario.name(),
+                    "peer": entry.peer.name(),
+                    "figures": figures,
+                    "ratioToBare": ratios,
+                })
+            })
+            .collect();
+        json!({
+            "date": self.date,
+            "machine": self.machine,
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+            "logLevel": self.log_level,
+            "results": entries,
+        })
+    }
+}
+
+/// A number with its thousands apart: `12,345.6`.
+fn grouped(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
+    let mut out = String::new();
+    for (index, char) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index) % 3 == 0 && char.is_ascii_digit() && out != "-" {
+            out.push(',');
+        }
+        out.push(char);
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_stand_apart() {
+        assert_eq!(grouped(0.256, 2), "0.26");
+        assert_eq!(grouped(999.0, 0), "999");
+        assert_eq!(grouped(1234567.0, 0), "1,234,567");
+        assert_eq!(grouped(-123456.5, 1), "-123,456.5");
+    }
+
+    #[test]
+    fn the_median_of_rounds() {
+        let spread = |values: &[f64]| Spread::of(values.to_vec());
+        assert_eq!(spread(&[]), None);
+        assert_eq!(
+            spread(&[3.0, 1.0, 2.0]).map(|s| (s.min, s.median, s.max)),
+            Some((1.0, 2.0, 3.0))
+        );
+        assert_eq!(spread(&[1.0, 2.0]).map(|s| s.median), Some(1.5));
+    }
+}

@@ -1,0 +1,246 @@
+//! A WebSocket client that does as little as possible: the load generator
+//! shares two cores with what it measures.
+//!
+//! It reads many frames with one system call, hands out payloads without
+//! copying them, and does not offer compression. What it does not do: TLS,
+//! checking `Sec-WebSocket-Accept`, validating UTF-8, answering pings of the
+//! protocol (the runtime sends none). All its masks are zero: RFC 6455 section
+//! 5.3 wants them unpredictable to protect proxies, of which there are none
+//! here, and unmasking costs the server the same.
+
+use std::io;
+use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// What ended a connection or kept it from beginning.
+#[derive(Debug)]
+pub enum SocketError {
+    Io(io::Error),
+    /// The server refused the upgrade: status line and body.
+    Refused(String),
+    /// The server closed, with this code and reason.
+    Closed(u16, String),
+    /// Bytes that are no WebSocket frame.
+    Malformed(&'static str),
+}
+
+impl std::fmt::Display for SocketError {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            SocketError::Io(error) => write!(f, "{error}"),
+            SocketError::Refused(answer) => write!(f, "upgrade refused: {answer}"),
+            SocketError::Closed(code, reason) => write!(f, "closed with {code} {reason:?}"),
+            SocketError::Malformed(what) => write!(f, "malformed: {what}"),
+        }
+    }
+}
+
+impl std::error::Error for SocketError {}
+
+impl From<io::Error> for SocketError {
+    fn from(error: io::Error) -> Self {
+        SocketError::Io(error)
+    }
+}
+
+/// How much is read at once, in bytes; grows to the largest frame.
+const BUFFER: usize = 32 * 1024;
+
+const TEXT: u8 = 1;
+const CLOSE: u8 = 8;
+const PING: u8 = 9;
+const PONG: u8 = 10;
+
+/// One open WebSocket.
+pub struct Socket {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    /// What is read but not yet taken: `buffer[start..end]`.
+    start: usize,
+    end: usize,
+    /// The parts of a fragmented message so far.
+    fragments: Vec<u8>,
+    out: Vec<u8>,
+}
+
+impl Socket {
+    /// Connects to `path` (with its query) at `address`, with a bearer token.
+    pub async fn open(
+        address: SocketAddr,
+        host: &str,
+        path: &str,
+        token: &str,
+    ) -> Result<Self, SocketError> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Authorization: Bearer {token}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut socket = Socket {
+            stream,
+            buffer: vec![0; BUFFER],
+            start: 0,
+            end: 0,
+            fragments: Vec::new(),
+            out: Vec::new(),
+        };
+        loop {
+            let head = &socket.buffer[..socket.end];
+            if let Some(end) = memchr::memmem::find(head, b"\r\n\r\n") {
+                if !head.starts_with(b"HTTP/1.1 101") {
+                    // Whatever of the body is there already explains it.
+                    let answer = String::from_utf8_lossy(head);
+                    let status = answer.lines().next().unwrap_or_default();
+                    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+                    return Err(SocketError::Refused(format!("{status} {body}")));
+                }
+                socket.start = end + 4;
+                return Ok(socket);
+            }
+            socket.fill().await?;
+        }
+    }
+
+    /// Reads what has arrived, at least one byte. Cancel safe.
+    pub async fn fill(&mut self) -> Result<(), SocketError> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.end == self.buffer.len() {
+            if self.start > 0 {
+                self.buffer.copy_within(self.start..self.end, 0);
+                self.end -= self.start;
+                self.start = 0;
+            } else {
+                self.buffer.resize(self.buffer.len() * 2, 0);
+            }
+        }
+        match self.stream.read(&mut self.buffer[self.end..]).await? {
+            0 => Err(SocketError::Io(io::ErrorKind::UnexpectedEof.into())),
+            n => {
+                self.end += n;
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the next complete text message out of what has been read, if
+    /// there is one, and gives it to `take`.
+    pub fn next<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, SocketError> {
+        loop {
+            let Some((opcode, fin, header, length)) = self.frame()? else {
+                return Ok(None);
+            };
+            let from = self.start + header;
+            let payload = from..from + length;
+            self.start = payload.end;
+            match opcode {
+                TEXT if fin => return Ok(Some(take(&self.buffer[payload]))),
+                0 | TEXT => {
+                    self.fragments.extend_from_slice(&self.buffer[payload]);
+                    if fin {
+                        let whole = std::mem::take(&mut self.fragments);
+                        return Ok(Some(take(&whole)));
+                    }
+                }
+                CLOSE => {
+                    let payload = &self.buffer[payload];
+                    let (code, reason) = match payload {
+                        [a, b, reason @ ..] => (u16::from_be_bytes([*a, *b]), reason),
+                        _ => (1005, &[][..]),
+                    };
+                    let reason = String::from_utf8_lossy(reason).into_owned();
+                    return Err(SocketError::Closed(code, reason));
+                }
+                PING | PONG => {}
+                _ => return Err(SocketError::Malformed("opcode")),
+            }
+        }
+    }
+
+    /// The header of the next frame if all of the frame is there: opcode,
+    /// whether it is final, bytes of header, bytes of payload.
+    fn frame(&mut self) -> Result<Option<(u8, bool, usize, usize)>, SocketError> {
+        let bytes = &self.buffer[self.start..self.end];
+        let [first, second, rest @ ..] = bytes else {
+            return Ok(None);
+        };
+        if second & 0x80 != 0 {
+            return Err(SocketError::Malformed("masked by the server"));
+        }
+        let (header, length) = match (second & 0x7f, rest) {
+            (126, [a, b, ..]) => (4, u16::from_be_bytes([*a, *b]) as usize),
+            (127, [a, b, c, d, e, f, g, h, ..]) => (
+                10,
+                u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]) as usize,
+            ),
+            (126 | 127, _) => return Ok(None),
+            (length, _) => (2, length as usize),
+        };
+        let complete = bytes.len() >= header + length;
+        let found = (first & 0x0f, first & 0x80 != 0, header, length);
+        if !complete && self.buffer.len() < header + length {
+            self.buffer.resize((header + length).next_power_of_two(), 0);
+        }
+        Ok(complete.then_some(found))
+    }
+
+    /// Puts a text message into the output, to be sent by [`Socket::flush`].
+    pub fn queue(&mut self, text: &[u8]) {
+        self.queue_frame(TEXT, text);
+    }
+
+    fn queue_frame(&mut self, opcode: u8, payload: &[u8]) {
+        self.out.push(0x80 | opcode);
+        match payload.len() {
+            n @ 0..126 => self.out.push(0x80 | n as u8),
+            n @ 126..65536 => {
+                self.out.push(0x80 | 126);
+                self.out.extend_from_slice(&(n as u16).to_be_bytes());
+            }
+            n => {
+                self.out.push(0x80 | 127);
+                self.out.extend_from_slice(&(n as u64).to_be_bytes());
+            }
+        }
+        self.out.extend_from_slice(&[0; 4]);
+        self.out.extend_from_slice(payload);
+    }
+
+    /// Sends what is queued.
+    pub async fn flush(&mut self) -> Result<(), SocketError> {
+        if !self.out.is_empty() {
+            self.stream.write_all(&self.out).await?;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    /// Says goodbye and waits for the server's answer.
+    pub async fn close(mut self) {
+        self.queue_frame(CLOSE, &1000u16.to_be_bytes());
+        if self.flush().await.is_err() {
+            return;
+        }
+        while let Ok(()) | Err(SocketError::Malformed(_)) = self.drain() {
+            if self.fill().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn drain(&mut self) -> Result<(), SocketError> {
+        while self.next(|_| ())?.is_some() {}
+        Ok(())
+    }
+
+    /// Cuts the connection without a word, as a lost network does.
+    pub fn cut(self) {
+        // A reset rather than an orderly end; if it cannot be had, the end of
+        // the stream without a close frame is a cut as well.
+        let _ = self.stream.set_zero_linger();
+    }
+}

@@ -1,0 +1,199 @@
+//! What is measured: one started server of one kind, on fresh storage.
+
+use crate::machine;
+use roomcast_harness::{Server, Token, Worker};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The implementations that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// bench/peers/bare: what everything is compared with.
+    Bare,
+    /// This project, the socket in the room's own object.
+    Roomcast,
+}
+
+impl Peer {
+    /// In the order of the tables.
+    pub const ALL: [Peer; 2] = [Peer::Bare, Peer::Roomcast];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Peer::Bare => "bare object",
+            Peer::Roomcast => "roomcast",
+        }
+    }
+
+    /// What it runs. `build`: a folder with a build of roomcast instead of
+    /// build/release, to measure an older one.
+    fn worker(self, build: Option<&Path>) -> Worker {
+        let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+        match (self, build) {
+            (Peer::Bare, _) => Worker::new(&[&peers.join("bare/worker.js")], "Room"),
+            (Peer::Roomcast, None) => Worker::roomcast(),
+            (Peer::Roomcast, Some(dir)) => {
+                Worker::new(&[&dir.join("index.js"), &dir.join("index_bg.wasm")], "Room")
+            }
+        }
+    }
+}
+
+/// How long the tokens of users and services are good, in seconds: a replay at
+/// real speed can take days.
+const TOKEN_TTL: i64 = 30 * 86_400;
+
+/// Where a server is and how to be let in.
+pub struct Site {
+    pub address: SocketAddr,
+    /// `host:port`, as it goes into the header.
+    pub host: String,
+    secret: String,
+    http: reqwest::Client,
+}
+
+impl Site {
+    fn new(address: SocketAddr, host: String, secret: String) -> Self {
+        Site {
+            address,
+            host,
+            secret,
+            http: reqwest::Client::new(),
+        }
+    }
+
+    /// A server that runs already, at `http://host:port`.
+    pub async fn running(url: &str, secret: &str) -> Result<Self, String> {
+        let host = url
+            .strip_prefix("http://")
+            .ok_or("--url must begin with http:// (there is no TLS here)")?
+            .trim_end_matches('/');
+        let with_port = if host.contains(':') {
+            host.to_owned()
+        } else {
+            format!("{host}:80")
+        };
+        let mut addresses = tokio::net::lookup_host(&with_port)
+            .await
+            .map_err(|error| format!("{url}: {error}"))?;
+        let address = addresses
+            .next()
+            .ok_or_else(|| format!("{url}: no address"))?;
+        Ok(Site::new(address, host.to_owned(), secret.to_owned()))
+    }
+
+    /// A token of a user for every room.
+    pub fn token(&self, user: &str) -> String {
+        let token = Token::user(user).claim("rooms", vec!["*"]);
+        token.ttl(TOKEN_TTL).sign(&self.secret)
+    }
+
+    /// `GET`, as a service; fails on anything but a 200 with JSON.
+    pub async fn get(&self, path: &str) -> Result<Value, String> {
+        let token = Token::service("bench").claim("rooms", vec!["*"]);
+        let token = token.ttl(TOKEN_TTL).sign(&self.secret);
+        let request = self
+            .http
+            .get(format!("http://{}{path}", self.host))
+            .bearer_auth(token);
+        let answer = request.send().await.map_err(|e| e.to_string())?;
+        let status = answer.status();
+        let body = answer.text().await.map_err(|e| e.to_string())?;
+        if !status.is_success() {
+            return Err(format!("GET {path}: {status} {body}"));
+        }
+        serde_json::from_str(&body).map_err(|error| format!("GET {path}: {error}"))
+    }
+}
+
+/// A started server.
+pub struct Target {
+    pub peer: Peer,
+    pub site: Arc<Site>,
+    pid: u32,
+    server: Server,
+}
+
+/// How to start it.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// `LOG_LEVEL`.
+    pub log_level: String,
+    /// A build of roomcast other than build/release.
+    pub build: Option<PathBuf>,
+}
+
+/// What storage was asked to do.
+pub struct Rows {
+    pub rows: u64,
+    /// For so many messages.
+    pub messages: u64,
+}
+
+impl Target {
+    /// Starts a peer on fresh storage, with limits out of the way: the load
+    /// comes from one address, and one sender is as fast as it can.
+    pub fn start(peer: Peer, start: &Start) -> Self {
+        let vars = [
+            ("LOG_LEVEL", start.log_level.as_str()),
+            ("CONNECTS_PER_MINUTE", "1000000"),
+            ("MESSAGES_PER_SECOND", "1000000"),
+            ("MESSAGES_BURST", "1000000"),
+            ("COMMANDS_PER_SECOND", "1000000"),
+            ("COMMANDS_BURST", "1000000"),
+        ];
+        let server = Server::start_worker(&peer.worker(start.build.as_deref()), &vars);
+        let address = server.address();
+        let secret = server.secret().to_owned();
+        Target {
+            peer,
+            site: Arc::new(Site::new(address, address.to_string(), secret)),
+            pid: server.pid(),
+            server,
+        }
+    }
+
+    /// Where a socket of `room` is opened.
+    pub fn path(&self, room: &str, since: Option<u64>) -> String {
+        match since {
+            Some(since) => format!("/rooms/{room}/ws?since={since}"),
+            None => format!("/rooms/{room}/ws"),
+        }
+    }
+
+    /// Seconds of processor time that the server has used so far.
+    pub fn cpu_seconds(&self) -> f64 {
+        machine::cpu_seconds(self.pid)
+    }
+
+    /// The rows written for messages of `room` since the start. roomcast must
+    /// run with LOG_LEVEL=info.
+    pub async fn rows_written(&self, room: &str) -> Result<Rows, String> {
+        match self.peer {
+            Peer::Bare => {
+                let stats = self.site.get(&format!("/rooms/{room}/stats")).await?;
+                let number = |key: &str| stats[key].as_u64().ok_or(format!("stats: {stats}"));
+                Ok(Rows {
+                    rows: number("rowsWritten")?,
+                    messages: number("messages")?,
+                })
+            }
+            Peer::Roomcast => {
+                let mut rows = Rows {
+                    rows: 0,
+                    messages: 0,
+                };
+                for line in self.server.log() {
+                    if line["event"] == "publish" && line["roomId"] == room {
+                        let number = |key: &str| line[key].as_u64().ok_or(format!("log: {line}"));
+                        rows.rows += number("rowsWritten")?;
+                        rows.messages += number("count")?;
+                    }
+                }
+                Ok(rows)
+            }
+        }
+    }
+}
