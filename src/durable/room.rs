@@ -15,7 +15,7 @@ use crate::wire::native::{self, Close};
 use futures_channel::oneshot;
 use js_sys::JsString;
 use std::cell::{OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::closure::Closure;
@@ -76,6 +76,7 @@ struct Live {
     alarm: Alarm,
     /// The replay that was sent last: after an outage all ask for the same.
     replay: Option<(u64, u64, Rc<Vec<JsString>>)>,
+    line_break: JsString,
     /// Storing failed: what is in memory is not what is stored.
     broken: bool,
 }
@@ -219,7 +220,7 @@ impl Object {
             live.run(state, out);
             Response::from_websocket(pair.client)
         })??;
-        Rc::clone(self).arm();
+        self.settle(false)?;
         Ok(admitted)
     }
 
@@ -433,6 +434,7 @@ impl Live {
             timer: None,
             alarm: Alarm::Unknown,
             replay: None,
+            line_break: JsString::from("\n"),
             broken: false,
         };
         for ws in state.get_websockets() {
@@ -653,23 +655,36 @@ impl Live {
     }
 
     fn deliver(&mut self, state: &State, delivery: Delivery, stored: Option<(String, JsString)>) {
-        let custom: HashMap<ConnId, Option<String>> = delivery.custom.into_iter().collect();
-        for (conn, frame) in &custom {
-            if let Some(frame) = frame {
-                self.send(state, *conn, &JsString::from(frame.as_str()), frame.len());
+        // Mostly it is the very row that was stored: the same string serves.
+        let shared = delivery.shared.map(|shared| match stored {
+            Some((body, frame)) if body == shared => (frame, shared.len()),
+            _ => (JsString::from(shared.as_str()), shared.len()),
+        });
+        let mut served = HashSet::with_capacity(delivery.custom.len());
+        for custom in delivery.custom {
+            served.insert(custom.conn);
+            let mut frame = JsString::from(custom.private.as_str());
+            if let Some((shared, _)) = &shared {
+                for run in custom.shared.iter().flatten() {
+                    let part = shared.slice(run.start as u32, run.end as u32);
+                    frame = if frame.length() == 0 {
+                        part
+                    } else {
+                        frame.concat(&self.line_break).concat(&part)
+                    };
+                }
+            }
+            let length = frame.length() as usize;
+            if length > 0 {
+                self.send(state, custom.conn, &frame, length);
             }
         }
-        let Some(shared) = delivery.shared else {
+        let Some((frame, bytes)) = shared else {
             return;
         };
-        // Mostly it is the very row that was stored: the same string serves.
-        let frame = match stored {
-            Some((body, frame)) if body == shared => frame,
-            _ => JsString::from(shared.as_str()),
-        };
         for conn in 0..self.sockets.len() {
-            if !custom.contains_key(&conn) && self.room.is_joined(conn) {
-                self.send(state, conn, &frame, shared.len());
+            if !served.contains(&conn) && self.room.receives(conn, delivery.tick) {
+                self.send(state, conn, &frame, bytes);
             }
         }
     }
@@ -693,7 +708,6 @@ impl Live {
     fn frames(&self, after: u64, upto: u64) -> Result<Vec<JsString>> {
         let mut frames = Vec::new();
         let mut frame: Option<JsString> = None;
-        let newline = JsString::from("\n");
         self.store.rows(after, upto, |first, last, body| {
             let body = if first > after && last <= upto {
                 body
@@ -702,7 +716,7 @@ impl Live {
                 JsString::from(slice(first, &text, after, upto))
             };
             let joined = match frame.take() {
-                Some(frame) => frame.concat(&newline).concat(&body),
+                Some(frame) => frame.concat(&self.line_break).concat(&body),
                 None => body,
             };
             if joined.length() >= REPLAY_FRAME {

@@ -16,7 +16,7 @@ pub mod service;
 pub mod tick;
 
 pub use member::Member;
-pub use output::{CallId, Change, ConnId, Delivery, Output};
+pub use output::{CallId, Change, ConnId, Custom, Delivery, Output};
 
 use crate::auth::Rights;
 use crate::config::{Config, RoomConfig};
@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use tick::{Except, Tick};
+use tick::{Arrival, Except, Tick};
 
 /// How long cursors wait to be stored together: one row for all that moved. A
 /// room with a message in flight at a time has its receipts cost less than one
@@ -97,6 +97,8 @@ struct Conn {
     status: Status,
     /// Gets what the room sends. Ends with membership.
     joined: bool,
+    /// The first tick whose delivery it gets; what was before comes by replay.
+    live_from: u64,
     from: u64,
     commands: Bucket,
     messages: Bucket,
@@ -118,6 +120,7 @@ impl Conn {
             expires: attachment.expires,
             status: attachment.status,
             joined: attachment.joined,
+            live_from: 0,
             from: attachment.from,
             commands: Bucket::full(config.commands, now),
             messages: Bucket::full(config.messages, now),
@@ -158,6 +161,8 @@ pub struct Room {
     roster: Roster,
     dedupe: Dedupe,
     tick: Tick,
+    /// Ticks that were delivered since the room woke.
+    ticks: u64,
     /// Lines about users, waiting for [`RUMOUR_DELAY`].
     rumours: Vec<(Except, String)>,
     rumours_due: Option<Millis>,
@@ -218,6 +223,7 @@ impl Room {
             roster: Roster::default(),
             dedupe,
             tick: Tick::default(),
+            ticks: 0,
             rumours: Vec::new(),
             rumours_due: None,
             cursors: HashMap::new(),
@@ -262,9 +268,10 @@ impl Room {
         })
     }
 
-    /// Whether a connection gets what the room sends to everybody.
-    pub fn is_joined(&self, conn: ConnId) -> bool {
-        self.conn(conn).is_some_and(|conn| conn.joined)
+    /// Whether a connection gets what a tick delivers to everybody.
+    pub fn receives(&self, conn: ConnId, tick: u64) -> bool {
+        self.conn(conn)
+            .is_some_and(|conn| conn.joined && conn.live_from <= tick)
     }
 
     /// How many things wait for the end of the tick.
@@ -338,8 +345,9 @@ impl Room {
         Ok(())
     }
 
-    /// A socket of the room's own: joins at once, is told where it stands and
-    /// gets what it missed.
+    /// A socket of the room's own: joins at once. With the end of the tick it is
+    /// told where it stands and gets what it missed, so that memberships of
+    /// connections that come together are stored together.
     pub fn connect(&mut self, hello: Hello, now: Millis, out: &mut Vec<Output>) -> ConnId {
         let attachment = Attachment {
             id: hello.connection_id,
@@ -350,36 +358,49 @@ impl Room {
             joined: false,
             from: 0,
         };
-        let id = attachment.id.clone();
         let conn = self.place(Conn::new(attachment, &self.config.room, now), now);
         let start = self.join(conn, &hello.position, now, out);
+        self.tick.arrivals.push(Arrival {
+            conn,
+            after: start.after,
+            reset: start.reset,
+        });
+        conn
+    }
+
+    /// The first thing on a socket: where the room stood at `head`, and what
+    /// comes up to there.
+    fn welcome(&mut self, arrival: &Arrival, head: u64, out: &mut Vec<Output>) {
+        let conn = arrival.conn;
         let Some(this) = self.conn(conn) else {
-            return conn;
+            return;
         };
-        let user = this.user.clone();
+        let joined = this.joined;
         let mut connected = json!({
-            "connectionId": id,
-            "userId": &*user,
+            "connectionId": this.id,
+            "userId": &*this.user,
             "roomId": self.name,
             "epoch": self.epoch,
-            "seq": self.bounds.head,
-            "delivered": self.members.get(&user).map_or(0, |member| member.delivered),
-            "expiresAt": rfc3339(hello.expires),
+            "seq": head,
+            "delivered": self.members.get(&this.user).map_or(0, |member| member.delivered),
+            "expiresAt": rfc3339(this.expires),
             "limits": limits_json(&self.config.room),
         });
-        if start.reset {
+        if arrival.reset {
             connected["reset"] = true.into();
         }
         out.push(Output::Log(
-            Entry::info("connect").user(&user).connection(&id),
+            Entry::info("connect").user(&this.user).connection(&this.id),
         ));
         out.push(Output::Attach { conn });
         out.push(Output::Send {
             conn,
             frame: json!({ "event": "connected", "data": connected }).to_string(),
         });
-        self.replay(conn, start.after, self.bounds.head, out);
-        conn
+        // Another connection of the user may have left the room meanwhile.
+        if joined {
+            self.replay(conn, arrival.after, head, out);
+        }
     }
 
     /// After hibernation: a socket that is still there.
@@ -507,6 +528,7 @@ impl Room {
             return start;
         };
         this.joined = true;
+        this.live_from = self.ticks + 1;
         this.from = start.after;
         let (status, id) = (this.status, this.id.clone());
         self.add_member(&user, start.after, Some(&id), now, out);
@@ -528,10 +550,9 @@ impl Room {
             return false;
         }
         let member = Member::new(now, delivered);
-        out.push(Output::Store(Change::PutMember(
-            user.clone(),
-            member.clone(),
-        )));
+        self.tick
+            .changes
+            .push(Change::PutMember(user.clone(), member.clone()));
         self.members.insert(user.clone(), member);
         let entry = Entry::info("join").user(user);
         out.push(Output::Log(match connection {
@@ -548,7 +569,7 @@ impl Room {
         let Some((user, _)) = self.members.remove_entry(user) else {
             return false;
         };
-        out.push(Output::Store(Change::RemoveMember(user.clone())));
+        self.tick.changes.push(Change::RemoveMember(user.clone()));
         self.cursors.remove(&user);
         self.journalled.remove(&user);
         for conn in self.roster.remove(&user) {
@@ -624,6 +645,10 @@ impl Room {
     /// A frame came in.
     pub fn receive(&mut self, conn: ConnId, frame: Frame, now: Millis, out: &mut Vec<Output>) {
         let limit = self.config.room.max_frame_bytes;
+        if self.tick.arrivals.iter().any(|one| one.conn == conn) {
+            // `connected` comes before any answer.
+            self.advance(now, out);
+        }
         let Some(this) = self.conn_mut(conn) else {
             return;
         };
@@ -887,6 +912,9 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Result<Answer> {
+        // What was accepted before goes out before, so that the head is where
+        // the replay ends and what is live begins.
+        self.advance(now, out);
         let this = self.conn(conn).ok_or_else(Fault::internal)?;
         if !this.rights.has(Rights::READ) {
             return Err(Fault::forbidden("the token does not allow this here"));
@@ -908,6 +936,8 @@ impl Room {
             this.from = this.from.min(start.after);
         }
         out.push(Output::Attach { conn });
+        // A membership that is new is stored before it is told.
+        out.extend(self.tick.changes.drain(..).map(Output::Store));
         if let Some(id) = id {
             out.push(Output::Send {
                 conn,
@@ -1120,10 +1150,13 @@ impl Room {
         if self.tick.is_empty() {
             return;
         }
-        let tick = std::mem::take(&mut self.tick);
+        let mut tick = std::mem::take(&mut self.tick);
+        self.ticks += 1;
+        let head = self.bounds.head;
+        out.extend(tick.changes.drain(..).map(Output::Store));
         // The clock may be set back; the log's does not follow it.
         let stored_at = now.max(self.bounds.last_at);
-        if let Some(row) = tick.row(self.bounds.head + 1, stored_at) {
+        if let Some(row) = tick.row(head + 1, stored_at) {
             self.bounds.head = row.last;
             self.bounds.last_at = row.at;
             self.bounds.oldest_at.get_or_insert(row.at);
@@ -1137,15 +1170,17 @@ impl Room {
             out.push(Output::Store(Change::Append(row)));
             out.push(Output::Log(entry));
         }
-        for (call, answers) in &tick.calls {
-            out.push(Output::Reply {
-                call: *call,
-                answers: answers.clone(),
-            });
+        // Who came gets what was there, and then with the others what is new.
+        for arrival in tick.arrivals.drain(..) {
+            self.welcome(&arrival, head, out);
+        }
+        for (call, answers) in tick.calls.drain(..) {
+            out.push(Output::Reply { call, answers });
         }
         out.push(Output::Deliver(tick.deliver(
+            self.ticks,
             |user| self.roster.sockets(user).collect(),
-            |conn| self.is_joined(conn),
+            |conn| self.receives(conn, self.ticks),
         )));
         if self.bounds.trim_due(&self.config.room) {
             self.trim(now, out);

@@ -7,6 +7,8 @@ use crate::eventlog::Entry;
 use crate::name::UserId;
 use crate::time::Millis;
 use crate::wire::native::Close;
+use std::collections::HashMap;
+use std::ops::Range;
 
 /// A connection's place in the room. It is given out again after the
 /// connection has gone.
@@ -80,10 +82,48 @@ pub enum Change {
 /// What goes out at the end of a tick: one frame a socket.
 #[derive(Debug, Default)]
 pub struct Delivery {
-    /// To every joined connection that is not among `custom`.
+    /// Which tick it is: [`super::Room::receives`] says who gets it.
+    pub tick: u64,
+    /// To everybody who is not among `custom`.
     pub shared: Option<String>,
-    /// To these instead; `None` is nothing at all.
-    pub custom: Vec<(ConnId, Option<String>)>,
+    /// Who gets something else.
+    pub custom: Vec<Custom>,
     /// The answers in it that wait for the tick to be stored.
     pub acked: Vec<(ConnId, u32)>,
+}
+
+/// A frame that only one connection gets: lines of its own, and as much as it
+/// may have of what everybody gets.
+#[derive(Debug)]
+pub struct Custom {
+    pub conn: ConnId,
+    pub private: String,
+    /// Parts of the shared frame, in UTF-16 units, to be joined by line breaks;
+    /// an empty list is none of it, and `None` as well. They are cut in
+    /// JavaScript, where the shared frame is already.
+    pub shared: Option<Vec<Range<usize>>>,
+}
+
+impl Delivery {
+    /// The custom frames as text; `None` for no frame at all.
+    pub fn frames(&self) -> HashMap<ConnId, Option<String>> {
+        let shared: Vec<u16> = self
+            .shared
+            .as_deref()
+            .unwrap_or_default()
+            .encode_utf16()
+            .collect();
+        let frame = |custom: &Custom| {
+            let mut lines = vec![custom.private.clone()];
+            for run in custom.shared.iter().flatten() {
+                lines.push(String::from_utf16_lossy(&shared[run.clone()]));
+            }
+            lines.retain(|lines| !lines.is_empty());
+            (!lines.is_empty()).then(|| lines.join("\n"))
+        };
+        self.custom
+            .iter()
+            .map(|custom| (custom.conn, frame(custom)))
+            .collect()
+    }
 }

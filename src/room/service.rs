@@ -94,6 +94,7 @@ impl Room {
                 self.admit_member(&user)?;
                 let user: UserId = user.into();
                 let new = self.add_member(&user, self.bounds.head, None, now, out);
+                self.advance(now, out);
                 Ok(Served::Now(self.member_json(&user).to_string(), new))
             }
             Request::RemoveMember { user } => {
@@ -101,6 +102,7 @@ impl Room {
                 if !self.remove_member(&user, now, out) {
                     return Err(Fault::new(Code::NotFound, "there is no such member"));
                 }
+                self.advance(now, out);
                 for conn in sockets {
                     let frame = event::user_left(&self.name, &user);
                     out.push(Output::Send { conn, frame });

@@ -3,10 +3,11 @@
 //! receipts) waits a little longer, so that many become one frame.
 
 use super::log::Row;
-use super::output::{CallId, ConnId, Delivery};
+use super::output::{CallId, Change, ConnId, Custom, Delivery};
 use crate::name::UserId;
 use crate::time::Millis;
 use std::collections::HashMap;
+use std::ops::Range;
 
 /// Bytes of events after which a tick does not wait for more. Keeps a row well
 /// under the platform's 2 MB and a frame within what clients take.
@@ -22,9 +23,22 @@ pub enum Except {
     Nobody,
 }
 
+/// A connection that came: where it starts to read.
+#[derive(Debug)]
+pub struct Arrival {
+    pub conn: ConnId,
+    pub after: u64,
+    /// Its `since` made no sense any more.
+    pub reset: bool,
+}
+
 /// What is waiting for the end of the tick.
 #[derive(Debug, Default)]
 pub struct Tick {
+    /// Changes of membership, stored with the events.
+    pub changes: Vec<Change>,
+    /// Connections that came and wait to be welcomed.
+    pub arrivals: Vec<Arrival>,
     /// Envelopes of the logged events, a line each, in order.
     body: String,
     /// How many.
@@ -46,6 +60,8 @@ pub struct Tick {
 impl Tick {
     pub fn is_empty(&self) -> bool {
         self.events == 0
+            && self.changes.is_empty()
+            && self.arrivals.is_empty()
             && self.private.is_empty()
             && self.others.is_empty()
             && self.calls.is_empty()
@@ -54,7 +70,9 @@ impl Tick {
     /// How many things wait, an event and the answer to it being one: what the
     /// rule for the end of the tick looks at.
     pub fn waiting(&self) -> usize {
-        (self.events as usize).max(self.private.len() + self.calls.len()) + self.others.len()
+        (self.events as usize).max(self.private.len() + self.calls.len())
+            + self.others.len()
+            + self.arrivals.len()
     }
 
     pub fn is_full(&self) -> bool {
@@ -94,6 +112,7 @@ impl Tick {
 
     /// What waits for a connection that is gone is dropped.
     pub fn forget(&mut self, conn: ConnId) {
+        self.arrivals.retain(|arrival| arrival.conn != conn);
         self.private.remove(&conn);
         self.acked.retain(|(one, _)| *one != conn);
         self.others
@@ -110,51 +129,84 @@ impl Tick {
         })
     }
 
-    /// One frame a socket. `connections` says where a user is connected,
-    /// `joined` whether a connection gets what everybody gets.
+    /// One frame a socket, of tick `number`. `connections` says where a user is
+    /// connected, `joined` whether a connection gets what everybody gets.
     pub fn deliver(
         mut self,
+        number: u64,
         connections: impl Fn(&UserId) -> Vec<ConnId>,
         joined: impl Fn(ConnId) -> bool,
     ) -> Delivery {
-        let mut shared = self.body.clone();
-        // Who must not get all of the shared lines gets a frame of their own.
+        let mut shared = std::mem::take(&mut self.body);
+        // Where each line begins and ends in UTF-16 units, by which JavaScript
+        // cuts; the events are one piece.
+        let mut pieces: Vec<Range<usize>> = Vec::new();
         let mut kept_from: HashMap<ConnId, Vec<usize>> = HashMap::new();
-        for (index, (except, line)) in self.others.iter().enumerate() {
+        let mut end = 0;
+        if !shared.is_empty() {
+            end = utf16_length(&shared);
+            pieces.push(0..end);
+        }
+        for (except, line) in &self.others {
+            let start = if shared.is_empty() { 0 } else { end + 1 };
             append(&mut shared, line);
+            end = start + utf16_length(line);
             let conns = match except {
                 Except::User(user) => connections(user),
                 Except::Conn(conn) => vec![*conn],
-                Except::Nobody => continue,
+                Except::Nobody => Vec::new(),
             };
             for conn in conns {
-                kept_from.entry(conn).or_default().push(index);
+                kept_from.entry(conn).or_default().push(pieces.len());
             }
+            pieces.push(start..end);
         }
         let shared = Some(shared).filter(|frame| !frame.is_empty());
         let mut custom = Vec::with_capacity(self.private.len() + kept_from.len());
         for (conn, without) in kept_from {
-            let mut frame = self.private.remove(&conn).unwrap_or_default();
-            append(&mut frame, &self.body);
-            for (index, (_, line)) in self.others.iter().enumerate() {
-                if !without.contains(&index) {
-                    append(&mut frame, line);
-                }
-            }
-            custom.push((conn, Some(frame).filter(|frame| !frame.is_empty())));
+            custom.push(Custom {
+                conn,
+                private: self.private.remove(&conn).unwrap_or_default(),
+                shared: Some(runs(&pieces, &without)),
+            });
         }
-        for (conn, mut frame) in self.private {
-            if let Some(shared) = shared.as_ref().filter(|_| joined(conn)) {
-                append(&mut frame, shared);
-            }
-            custom.push((conn, Some(frame)));
+        for (conn, private) in self.private {
+            custom.push(Custom {
+                conn,
+                private,
+                shared: joined(conn).then(|| runs(&pieces, &[])),
+            });
         }
         Delivery {
+            tick: number,
             shared,
             custom,
             acked: self.acked,
         }
     }
+}
+
+fn utf16_length(text: &str) -> usize {
+    if text.is_ascii() {
+        text.len()
+    } else {
+        text.encode_utf16().count()
+    }
+}
+
+/// The pieces but `without`, those that stand side by side as one.
+fn runs(pieces: &[Range<usize>], without: &[usize]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::with_capacity(without.len() + 1);
+    for (index, piece) in pieces.iter().enumerate() {
+        if without.contains(&index) {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(run) if run.end + 1 == piece.start => run.end = piece.end,
+            _ => runs.push(piece.clone()),
+        }
+    }
+    runs
 }
 
 fn append(frame: &mut String, lines: &str) {
@@ -173,24 +225,21 @@ mod tests {
         let (alice, bob): (UserId, UserId) = ("alice".into(), "bob".into());
         let mut tick = Tick::default();
         tick.answer(0, 7, "ack");
-        tick.next_event(&alice, 5).push_str("e1");
+        tick.next_event(&alice, 5).push_str("é1");
         tick.next_event(&bob, 6).push_str("e2");
         tick.tell_others(Except::User(alice.clone()), "typing".into());
-        assert_eq!(tick.row(9, 6).expect("a row").body, "e1\ne2");
+        tick.tell_others(Except::Nobody, "wave".into());
+        assert_eq!(tick.row(9, 6).expect("a row").body, "é1\ne2");
         let delivery = tick.deliver(
+            1,
             |user| if user == &alice { vec![0, 1] } else { vec![2] },
             |_| true,
         );
-        assert_eq!(delivery.shared.as_deref(), Some("e1\ne2\ntyping"));
-        let mut custom = delivery.custom;
-        custom.sort();
-        assert_eq!(
-            custom,
-            vec![
-                (0, Some("ack\ne1\ne2".to_owned())),
-                (1, Some("e1\ne2".to_owned()))
-            ]
-        );
+        assert_eq!(delivery.shared.as_deref(), Some("é1\ne2\ntyping\nwave"));
+        let frames = delivery.frames();
+        assert_eq!(frames[&0].as_deref(), Some("ack\né1\ne2\nwave"));
+        assert_eq!(frames[&1].as_deref(), Some("é1\ne2\nwave"));
+        assert!(!frames.contains_key(&2), "gets what everybody gets");
         assert_eq!(delivery.acked, vec![(0, 7)]);
     }
 
@@ -198,8 +247,28 @@ mod tests {
     fn an_answer_to_one_is_no_frame_for_the_others() {
         let mut tick = Tick::default();
         tick.tell(3, "answer");
-        let delivery = tick.deliver(|_| Vec::new(), |_| true);
+        let delivery = tick.deliver(1, |_| Vec::new(), |_| true);
         assert_eq!(delivery.shared, None);
-        assert_eq!(delivery.custom, vec![(3, Some("answer".to_owned()))]);
+        assert_eq!(delivery.frames()[&3].as_deref(), Some("answer"));
+    }
+
+    #[test]
+    fn the_sender_gets_its_answer_and_the_event() {
+        let alice: UserId = "alice".into();
+        let mut tick = Tick::default();
+        tick.next_event(&alice, 5).push_str("e1");
+        tick.answer(0, 1, "ack");
+        let delivery = tick.deliver(1, |_| Vec::new(), |_| true);
+        assert_eq!(delivery.frames()[&0].as_deref(), Some("ack\ne1"));
+    }
+
+    #[test]
+    fn who_may_get_nothing_gets_nothing() {
+        let alice: UserId = "alice".into();
+        let mut tick = Tick::default();
+        tick.tell_others(Except::User(alice.clone()), "a".into());
+        tick.tell_others(Except::User(alice), "b".into());
+        let delivery = tick.deliver(1, |_| vec![0], |_| true);
+        assert_eq!(delivery.frames()[&0], None);
     }
 }

@@ -71,11 +71,7 @@ pub fn decode(frame: &str) -> std::result::Result<Vec<Incoming>, Close> {
     let mut any_json = false;
     for line in frame.split('\n').filter(|line| !line.trim().is_empty()) {
         let object = decode_line(line);
-        // A line that is too deep is not parsed at all; it gets its answer.
-        any_json |= match &object.command {
-            Ok(_) => true,
-            Err(_) => too_deep(line) || serde_json::from_str::<&RawValue>(line).is_ok(),
-        };
+        any_json |= object.command.is_ok() || serde_json::from_str::<&RawValue>(line).is_ok();
         incoming.push(object);
     }
     if any_json {
@@ -90,9 +86,7 @@ fn decode_line(line: &str) -> Incoming {
         id: None,
         command: Err(fault),
     };
-    if too_deep(line) {
-        return fail(Fault::bad_request("nested too deeply"));
-    }
+    // Looks no deeper than the object's own fields, whatever is in them.
     let object = match Object::parse(line, "each line of a frame") {
         Ok(object) => object,
         Err(fault) => return fail(fault),
@@ -102,6 +96,12 @@ fn decode_line(line: &str) -> Incoming {
         Some(Ok(id)) => Some(id),
         Some(Err(_)) => return fail(Fault::bad_field("id", "a whole number below 2^32")),
     };
+    if too_deep(line) {
+        return Incoming {
+            id,
+            command: Err(Fault::bad_request("nested too deeply")),
+        };
+    }
     let command = object
         .need("event", super::object::TEXT)
         .and_then(|event| Command::parse(&event, object.raw("data")));
@@ -163,11 +163,11 @@ mod tests {
     #[test]
     fn bombs_of_nesting_get_an_answer() {
         let frame = format!(
-            r#"{{"event":"emit","data":{}{}}}"#,
+            r#"{{"event":"emit","id":3,"data":{}{}}}"#,
             "[".repeat(5000),
             "]".repeat(5000)
         );
         let incoming = decode(&frame).expect("is this framing");
-        assert!(incoming[0].command.is_err());
+        assert!(incoming[0].command.is_err() && incoming[0].id == Some(3));
     }
 }
