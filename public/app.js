@@ -1,279 +1,217 @@
-// The demo page: what a RoomClient says, as a chat.
-import { RoomClient } from "./roomcast.js";
+/** The demo page: a form to come in by, and the room. */
 
-const $ = (id) => document.getElementById(id);
-const TYPING_EVERY = 2_000; // repeated while writing; the server forgets after 5 s
-const TYPING_PAUSE = 3_000;
+import { Members } from './members.js';
+import { newId, RoomClient } from './roomcast.js';
+import { devToken, forget, isName, isRoom, outboxStore, readToken, remember, remembered } from './session.js';
+import { setUpComposer } from './ui/composer.js';
+import { Connection } from './ui/connection.js';
+import { $, toast } from './ui/dom.js';
+import { People, setUpPanel } from './ui/people.js';
+import { Timeline } from './ui/timeline.js';
 
-const params = new URLSearchParams(location.search);
-$("name").value = params.get("name") ?? `guest-${Math.floor(Math.random() * 900 + 100)}`;
-$("room").value = params.get("room") ?? "general";
+const HISTORY = 50;
 
-$("enter").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const name = $("name").value;
-  const room = $("room").value;
-  try {
-    await token(name); // finds out whether this server hands out tokens
-  } catch (error) {
-    toast(error.message);
-    return;
-  }
-  history.replaceState(null, "", `?${new URLSearchParams({ room, name })}`);
-  $("door").hidden = true;
-  $("chat").hidden = false;
-  chat(name, room);
-});
-if (params.has("name") && params.has("room")) $("enter").requestSubmit();
-else $("name").select();
+// ---- the form
 
-/** A token: from the development server, or the one that was pasted. */
-async function token(user) {
-  if ($("token").value) return $("token").value.trim();
-  const answer = await fetch("/dev/token", { method: "POST", body: JSON.stringify({ user }) });
-  if (answer.status === 404) {
-    $("token-field").hidden = false;
-    $("token").focus();
-    throw new Error("This server hands out no tokens: paste one.");
-  }
-  const body = await answer.json();
-  if (!answer.ok) throw new Error(body.detail);
-  return body.token;
-}
-
-function chat(name, room) {
-  document.title = `${room} · roomcast`;
-  $("title").textContent = room;
-  const client = new RoomClient({ room, token: () => token(name) });
-  const members = new Map(); // userId -> { status, delivered, read }
-  const rows = new Map(); // messageId -> { element, seq }
-  const typing = new Set();
-
-  // -- the connection
-  let countdown;
-  client.on("state", ({ state, inMs, reason }) => {
-    clearInterval(countdown);
-    const text = { live: "live", connecting: "connecting…", offline: "offline", closed: `closed: ${reason}` }[state];
-    const show = (text) => {
-      $("state").textContent = text;
-      $("state").dataset.state = state;
-    };
-    if (state === "reconnecting") {
-      const until = Date.now() + inMs;
-      const tick = () => show(`reconnecting in ${Math.max(0, Math.ceil((until - Date.now()) / 1000))} s`);
-      tick();
-      countdown = setInterval(tick, 250);
-    } else show(text);
-    $("toggle").textContent = state === "offline" || state === "closed" ? "Go online" : "Go offline";
-    if (state !== "live") {
-      typing.clear();
-      showTyping();
-    }
-  });
-  $("toggle").addEventListener("click", () => {
-    if ($("toggle").textContent === "Go online") client.connect();
-    else client.disconnect();
-  });
-  client.on("error", ({ message }) => toast(message));
-  client.on("reset", () => {
-    $("messages").replaceChildren();
-    rows.clear();
-    note("The room was started over.");
-  });
-  client.on("gap", ({ from, to }) => note(`Messages ${from} to ${to} are no longer kept.`));
-
-  // -- who is here
-  client.on("connected", async () => {
-    if ($("status").value !== "online") setStatus();
-    const joined = await client.request("joinRoom", room).catch(report);
-    if (!joined) return;
-    const known = new Map(members); // the answer has no cursors: what was told of them stays
-    members.clear();
-    for (const { userId, status } of joined.members) {
-      members.set(userId, { delivered: 0, read: 0, ...known.get(userId), status });
-    }
-    showMembers();
-  });
-  client.on("userJoined", ({ userId }) => {
-    if (!members.has(userId)) members.set(userId, { status: "offline", delivered: 0, read: 0 });
-    showMembers();
-  });
-  client.on("userLeft", ({ userId }) => {
-    members.delete(userId);
-    showMembers();
-  });
-  client.on("presenceUpdate", ({ userId, status }) => {
-    member(userId).status = status;
-    showMembers();
-  });
-  const member = (userId) => {
-    if (!members.has(userId)) members.set(userId, { status: "online", delivered: 0, read: 0 });
-    return members.get(userId);
-  };
-  function showMembers() {
-    const rank = ["online", "busy", "away", "offline"];
-    const sorted = [...members].sort(
-      ([a, x], [b, y]) => rank.indexOf(x.status) - rank.indexOf(y.status) || a.localeCompare(b),
-    );
-    $("members").replaceChildren(
-      ...sorted.map(([userId, { status }]) => {
-        const item = element("li", "", element("span", userId === name ? `${userId} (you)` : userId), element("small", status));
-        item.dataset.status = userId === name ? $("status").value : status;
-        item.dataset.user = userId;
-        if (userId === name) item.lastChild.textContent = $("status").value;
-        return item;
-      }),
-    );
-  }
-  const setStatus = () => client.request("setPresence", { status: $("status").value }).then(showMembers, report);
-  $("status").addEventListener("change", setStatus);
-
-  // -- messages
-  client.on("newMessage", (message) => {
-    typing.delete(message.senderId);
-    showTyping();
-    showMessage(message);
-    acknowledge();
-  });
-  client.on("*", (event, data, meta) => {
-    if (meta?.seq === undefined || event === "newMessage") return;
-    note(`${event} from ${meta.senderId}: ${JSON.stringify(data)}`);
-    acknowledge();
-  });
-
-  function showMessage({ messageId, senderId, content, seq, timestamp }) {
-    const own = senderId === name;
-    let row = rows.get(messageId);
-    if (!row) {
-      const item = element("li");
-      item.className = own ? "message own" : "message";
-      const previous = $("messages").lastElementChild;
-      if (!own && previous?.dataset.sender !== senderId) {
-        const who = element("div", senderId);
-        who.className = "who";
-        item.append(who);
-      }
-      const bubble = element("div", typeof content === "string" ? content : JSON.stringify(content));
-      bubble.className = "bubble";
-      const when = element("div");
-      when.className = "when";
-      item.append(bubble, when);
-      item.dataset.sender = senderId;
-      row = { item, own };
-      rows.set(messageId, row);
-    }
-    row.seq = seq;
-    row.timestamp = timestamp;
-    row.item.classList.toggle("pending", seq === undefined);
-    append(row.item);
-    showMark(row);
-  }
-
-  /** Time, and on one's own messages how far they came. */
-  function showMark(row) {
-    const time = new Date(row.timestamp).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    let mark = "";
-    if (row.own) {
-      const others = [...members].filter(([userId]) => userId !== name).map(([, one]) => one);
-      const all = (cursor) => others.length > 0 && others.every((one) => one[cursor] >= row.seq);
-      mark = row.seq === undefined ? "sending" : all("read") ? "✓✓ read" : all("delivered") ? "✓✓ delivered" : "✓ sent";
-    }
-    row.item.lastChild.textContent = mark ? `${time} · ${mark}` : time;
-  }
-  for (const event of ["messageDelivered", "messageRead"]) {
-    client.on(event, ({ userId, seq }) => {
-      const one = member(userId);
-      one.delivered = Math.max(one.delivered, seq);
-      if (event === "messageRead") one.read = Math.max(one.read, seq);
-      for (const row of rows.values()) if (row.own) showMark(row);
-    });
-  }
-
-  // One's own cursors: delivered as it comes, read while the page is looked at.
-  let acknowledging;
-  function acknowledge() {
-    clearTimeout(acknowledging);
-    acknowledging = setTimeout(() => {
-      const event = document.visibilityState === "visible" ? "messageRead" : "messageDelivered";
-      if (client.seq > 0) client.request(event, { seq: client.seq }).catch(() => {});
-    }, 150);
-  }
-  document.addEventListener("visibilitychange", acknowledge);
-  client.on("connected", acknowledge);
-
-  // -- writing
-  let told = 0;
-  let pause;
-  const tell = (isTyping) => client.request("typingIndicator", { isTyping }).catch(() => {});
-  $("text").addEventListener("input", () => {
-    clearTimeout(pause);
-    if (Date.now() - told > TYPING_EVERY) {
-      told = Date.now();
-      tell(true);
-    }
-    pause = setTimeout(stopTyping, TYPING_PAUSE);
-  });
-  function stopTyping() {
-    clearTimeout(pause);
-    if (told) tell(false);
-    told = 0;
-  }
-  client.on("userTyping", ({ userId, isTyping }) => {
-    if (isTyping) typing.add(userId);
-    else typing.delete(userId);
-    showTyping();
-  });
-  function showTyping() {
-    const who = [...typing].sort();
-    $("typing").textContent =
-      who.length === 0 ? "" : who.length === 1 ? `${who[0]} is typing…` : `${who.slice(0, 3).join(", ")} are typing…`;
-  }
-  $("write").addEventListener("submit", (event) => {
+function setUpForm() {
+  const { name, room } = remembered();
+  $('name').value = name;
+  $('room').value = room || 'lobby';
+  $('join-form').onsubmit = (event) => {
     event.preventDefault();
-    const content = $("text").value;
-    if (!content.trim()) return;
-    $("text").value = "";
-    stopTyping();
-    const messageId = crypto.randomUUID();
-    showMessage({ messageId, senderId: name, content, timestamp: new Date().toISOString() });
-    client.send({ content, messageId }).catch((error) => {
-      rows.get(messageId)?.item.remove();
-      rows.delete(messageId);
-      $("text").value ||= content;
-      report(error);
-    });
+    join();
+  };
+  if (isName(name) && isRoom(room)) join();
+  else $(name ? 'room' : 'name').focus();
+}
+
+async function join() {
+  const identity = { name: $('name').value.trim(), room: $('room').value.trim() };
+  const pasted = $('token-field').hidden ? null : $('token').value.trim();
+  if (pasted !== null) identity.name = readToken(pasted) ?? '';
+  const allowed = 'Letters without accents, digits and . _ : - please';
+  const valid = [
+    complain('name', pasted === null && !isName(identity.name) && (identity.name ? allowed : 'What shall the others call you?')),
+    complain('room', !isRoom(identity.room) && (identity.room ? `${allowed}; also @` : 'Which room?')),
+    complain('token', pasted !== null && !identity.name && 'This is not a token'),
+  ].every(Boolean);
+  if (!valid) return $('join-form').querySelector('[aria-invalid=true]').focus();
+  $('join-button').disabled = true;
+  $('join-error').textContent = '';
+  try {
+    const first = pasted ?? (await devToken(identity));
+    enter(identity, pasted ? async () => pasted : tokens(identity, first));
+  } catch (error) {
+    if (error.missing) {
+      $('token-field').hidden = false;
+      $('token').focus();
+    } else if (error.field) {
+      complain(error.field, error.message);
+    } else {
+      $('join-error').textContent = `That did not work: ${error.message}.`;
+    }
+  } finally {
+    $('join-button').disabled = false;
+  }
+}
+
+/** A fresh token at every call, beginning with one that is at hand. */
+function tokens(identity, first) {
+  return async () => {
+    const token = first ?? (await devToken(identity));
+    first = null;
+    return token;
+  };
+}
+
+/** Whether there was nothing to say against the field. */
+function complain(field, text) {
+  $(`${field}-error`).textContent = text || '';
+  $(field).setAttribute('aria-invalid', Boolean(text));
+  return !text;
+}
+
+// ---- the room
+
+function enter(identity, getToken) {
+  const { name, room } = identity;
+  remember(identity);
+  $('join').hidden = true;
+  $('chat').hidden = false;
+  $('room-name').textContent = room;
+  $('second-tab').href = `/?room=${encodeURIComponent(room)}`;
+
+  const client = new RoomClient({ room, getToken, history: HISTORY, store: outboxStore(identity) });
+  const members = new Members(name);
+  const people = new People(members);
+  const timeline = new Timeline({ self: name, members, onRead: (seq) => client.read(seq) });
+  const titled = (unread) => (document.title = `${unread ? `(${unread}) ` : ''}${room} · roomcast`);
+  timeline.onUnread = titled;
+  titled(0);
+
+  const cursorsMoved = () => {
+    people.changed();
+    timeline.receipts();
+  };
+  client.on('state', (state) => {
+    // A screen reader is not to hear the whole past.
+    if (state.name === 'live') {
+      $('scroller').setAttribute('aria-busy', 'true');
+      if (state.missed) timeline.divide('While you were away');
+    } else {
+      members.stopTyping();
+      members.presence({ userId: name, status: 'offline' });
+      people.changed();
+    }
   });
+  client.on('ready', (joined) => {
+    members.replace(joined.members);
+    cursorsMoved();
+    $('scroller').setAttribute('aria-busy', 'false');
+    $('earlier').hidden = (timeline.oldest ?? 1) <= 1;
+  });
+  client.on('reset', () => {
+    members.forget();
+    timeline.clear();
+    timeline.notice({ text: 'The room has started over.' });
+  });
+  client.on('newMessage', (message) => {
+    members.setTyping(message.senderId, false);
+    people.changed();
+    timeline.message(message);
+  });
+  client.on('custom', (event) => timeline.notice(describe(event)));
+  client.on('gap', ({ from, to }) => {
+    const which = from === to ? `Event ${from} is` : `Events ${from} to ${to} are`;
+    timeline.notice({ text: `${which} older than what this room keeps.`, kind: 'gap' });
+  });
+  client.on('messageDelivered', ({ userId, seq }) => {
+    members.delivered(userId, seq);
+    cursorsMoved();
+  });
+  client.on('messageRead', ({ userId, seq }) => {
+    members.read(userId, seq);
+    cursorsMoved();
+  });
+  client.on('presenceUpdate', (presence) => {
+    members.presence(presence);
+    people.changed();
+  });
+  client.on('userTyping', ({ userId, isTyping }) => {
+    members.setTyping(userId, isTyping);
+    people.changed();
+  });
+  client.on('userJoined', ({ userId }) => {
+    members.joined(userId);
+    cursorsMoved();
+  });
+  client.on('userLeft', ({ userId }) => {
+    members.left(userId);
+    cursorsMoved();
+  });
+  client.on('error', ({ message }) => toast(message));
+  client.on('outbox', (outbox) => outbox.forEach((item) => timeline.pending(item)));
+  client.outbox.forEach((item) => timeline.pending(item));
 
+  setUpPanel();
+  setUpComposer({
+    onTyping: (isTyping) => client.typing(isTyping),
+    onSend: (content) => {
+      const messageId = newId();
+      client.send(content, { messageId }).catch((error) => {
+        if (!timeline.failed(messageId, error.message)) $('text').value ||= content;
+        toast(`Not sent: ${error.message}.`);
+      });
+    },
+  });
+  $('status').onchange = () => {
+    const status = $('status').value;
+    client.setStatus(status).then(
+      () => {
+        members.presence({ userId: name, status });
+        people.changed();
+      },
+      (error) => toast(`Status not changed: ${error.message}.`),
+    );
+  };
+  $('earlier').onclick = () => showEarlier(client, timeline);
+  $('leave').onclick = async () => {
+    await client.leave();
+    forget();
+    location.reload();
+  };
+
+  document.addEventListener('visibilitychange', () => {
+    if (document.visibilityState !== 'visible') return client.typing(false);
+    timeline.look();
+    client.wake();
+  });
+  addEventListener('online', () => client.wake());
+  addEventListener('offline', () => client.wake());
+
+  new Connection(client);
   client.connect();
+  $('text').focus();
 }
 
-const report = (error) => {
-  if (error.code !== "offline") toast(error.message);
-};
-
-function note(text) {
-  const item = element("li", text);
-  item.className = "note";
-  append(item);
+async function showEarlier(client, timeline) {
+  $('earlier').disabled = true;
+  try {
+    const { events, more } = await client.before(timeline.oldest, HISTORY);
+    timeline.earlier(events.map((event) => (event.event === 'newMessage' ? event.data : describe(event))));
+    $('earlier').hidden = events.length === 0 || timeline.oldest <= 1 || more === false;
+  } catch (error) {
+    toast(`Earlier messages could not be had: ${error.message}.`);
+  } finally {
+    $('earlier').disabled = false;
+  }
 }
 
-/** Puts an item last, where it belongs, and keeps the end in view. */
-function append(item) {
-  const list = $("messages");
-  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
-  list.append(item);
-  if (atEnd) list.scrollTop = list.scrollHeight;
+/** An event of a kind that this page knows nothing of. */
+function describe({ event, data, meta }) {
+  const text = typeof data === 'string' ? data : JSON.stringify(data);
+  const { senderId, seq, timestamp } = meta ?? {};
+  return { label: event, text: text.slice(0, 500), senderId, seq, timestamp };
 }
 
-function element(tag, text = "", ...children) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  made.append(...children);
-  return made;
-}
-
-function toast(text) {
-  const item = element("p", text);
-  $("toasts").append(item);
-  setTimeout(() => item.remove(), 5_000);
-}
+setUpForm();

@@ -9,6 +9,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
@@ -29,13 +31,10 @@ pub struct Client {
     pub connected: Value,
 }
 
-/// An upgrade that was refused.
+/// An upgrade that was refused, with this status. The body may not have come
+/// with it: [`Server::knock`] has all of the answer.
 #[derive(Debug)]
-pub struct Refused {
-    pub status: u16,
-    pub problem: Value,
-    pub retry_after: Option<String>,
-}
+pub struct Refused(pub u16);
 
 impl Client {
     /// Joins a room, which must succeed.
@@ -70,21 +69,7 @@ impl Client {
             .expect("the server answers an upgrade");
         let (socket, response) = match opened {
             Ok(opened) => opened,
-            Err(Error::Http(response)) => {
-                let header = |name: &str| {
-                    let value = response.headers().get(name)?;
-                    Some(value.to_str().ok()?.to_owned())
-                };
-                return Err(Refused {
-                    status: response.status().as_u16(),
-                    retry_after: header("retry-after"),
-                    problem: response
-                        .body()
-                        .as_ref()
-                        .and_then(|body| serde_json::from_slice(body).ok())
-                        .unwrap_or(Value::Null),
-                });
-            }
+            Err(Error::Http(response)) => return Err(Refused(response.status().as_u16())),
             Err(error) => panic!("the upgrade failed: {error}"),
         };
         let mut client = Client {
@@ -153,8 +138,15 @@ impl Client {
         let _ = self.socket.send(Message::text(text)).await;
     }
 
-    pub async fn send_message(&mut self, message: Message) {
-        let _ = self.socket.send(message).await;
+    pub async fn send_binary(&mut self, bytes: &[u8]) {
+        let _ = self.socket.send(Message::binary(bytes.to_vec())).await;
+    }
+
+    /// A text frame of any bytes, which no client of good manners sends.
+    pub async fn send_as_text(&mut self, bytes: &[u8]) {
+        let text = OpCode::Data(Data::Text);
+        let frame = Frame::message(bytes.to_vec(), text, true);
+        let _ = self.socket.send(Message::Frame(frame)).await;
     }
 
     /// The next line, whatever it is. `pong` comes as a string.

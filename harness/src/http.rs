@@ -1,6 +1,6 @@
 //! Requests to a server.
 
-use crate::Server;
+use crate::{PATIENCE, Server};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -58,7 +58,7 @@ impl Server {
         self.request("DELETE", path, Some(token), None).await
     }
 
-    /// Any request.
+    /// A request of JSON, or of what should be.
     pub async fn request(
         &self,
         method: &str,
@@ -66,15 +66,58 @@ impl Server {
         token: Option<&str>,
         body: Option<String>,
     ) -> Answer {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let mut headers = Vec::new();
+        headers.extend(bearer.as_deref().map(|bearer| ("authorization", bearer)));
+        headers.extend(body.as_ref().map(|_| ("content-type", "application/json")));
+        let body = body.unwrap_or_default();
+        self.call(method, path, &headers, body.into_bytes()).await
+    }
+
+    /// An upgrade that is to be refused: the whole answer.
+    pub async fn knock(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut all = vec![
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        all.extend(headers);
+        self.call("GET", path, &all, Vec::new()).await
+    }
+
+    /// A request whose body is sent in chunks, without its length beforehand.
+    pub async fn chunked(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Answer {
+        let chunks: Vec<Result<Vec<u8>, std::io::Error>> = body
+            .as_bytes()
+            .chunks(64 * 1024)
+            .map(|chunk| Ok(chunk.to_vec()))
+            .collect();
+        let body = reqwest::Body::wrap_stream(futures_util::stream::iter(chunks));
+        self.call(method, path, headers, body).await
+    }
+
+    /// Any request at all.
+    pub async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
-        let mut request = reqwest::Client::new().request(method, self.url(path));
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
-        if let Some(body) = body {
-            request = request
-                .header("content-type", "application/json")
-                .body(body);
+        let mut request = reqwest::Client::new()
+            .request(method, self.url(path))
+            .timeout(PATIENCE)
+            .body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let response = request.send().await.expect("the server answers");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());

@@ -12,7 +12,7 @@ mod token;
 pub use client::{Client, Refused};
 pub use http::Answer;
 pub use server::{Server, Worker, build};
-pub use token::Token;
+pub use token::{Token, now};
 
 /// The HS256 key of servers that are given no other.
 pub const SECRET: &str = "a secret for tests that nobody else has";

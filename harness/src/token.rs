@@ -1,7 +1,7 @@
 //! Tokens, good and bad.
 
-use jwt_compact::alg::{Hs256, Hs256Key};
-use jwt_compact::{AlgorithmExt, Claims, Header};
+use jwt_compact::alg::{Hs256, Hs256Key, Hs512, Hs512Key};
+use jwt_compact::{Algorithm, AlgorithmExt, Claims, Header};
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -40,18 +40,30 @@ impl Token {
 
     /// Signed with HS256.
     pub fn sign(&self, secret: &str) -> String {
-        Hs256
-            .token(
-                &Header::empty(),
-                &Claims::new(&self.0),
-                &Hs256Key::new(secret.as_bytes()),
-            )
+        self.signed(&Hs256, &Hs256Key::new(secret.as_bytes()))
+    }
+
+    /// Signed with HS512, which no server here takes.
+    pub fn sign_hs512(&self, secret: &str) -> String {
+        self.signed(&Hs512, &Hs512Key::new(secret.as_bytes()))
+    }
+
+    /// Not signed: `{"alg":"none"}`.
+    pub fn unsigned(&self) -> String {
+        let signed = self.sign("any");
+        let claims = signed.split('.').nth(1).expect("a JWT has three parts");
+        format!("eyJhbGciOiJub25lIn0.{claims}.")
+    }
+
+    fn signed<A: Algorithm>(&self, algorithm: &A, key: &A::SigningKey) -> String {
+        algorithm
+            .token(&Header::empty(), &Claims::new(&self.0), key)
             .expect("claims are JSON")
     }
 }
 
-/// Seconds since 1970.
-fn now() -> i64 {
+/// Seconds since 1970: what `exp`, `nbf` and `iat` count.
+pub fn now() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs() as i64)

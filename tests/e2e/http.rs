@@ -1,1 +1,749 @@
+//! The HTTP API of services.
 
+use super::{DEFAULT, FAST, service, token};
+use roomcast_harness::{Answer, Client, SECRET, Server, Token, Worker};
+use serde_json::{Value, json};
+
+async fn publish(body: Value) -> Answer {
+    DEFAULT.post("/publish", &service(), body).await
+}
+
+/// The members of an object.
+fn keys(object: &Value) -> Vec<&str> {
+    let object = object.as_object().expect("an object");
+    let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[tokio::test]
+async fn a_publication_reaches_the_room_with_meta_beside_its_data() {
+    let mut alice = Client::join(&DEFAULT, "publish", &token("alice")).await;
+    let data = json!({ "order": 7, "lines": [{ "a": null }] });
+    let answer = publish(
+        json!({ "event": "order:paid", "data": data, "room": "publish",
+        "unknown": "ignored" }),
+    )
+    .await;
+    assert_eq!(answer.header("content-type"), "application/json");
+    let answer = answer.ok();
+    assert_eq!(
+        keys(&answer),
+        [
+            "messageId",
+            "online",
+            "queued",
+            "roomId",
+            "seq",
+            "timestamp"
+        ]
+    );
+    assert_eq!(
+        (&answer["roomId"], &answer["seq"]),
+        (&json!("publish"), &json!(1))
+    );
+    assert_eq!(
+        (&answer["online"], &answer["queued"]),
+        (&json!(1), &json!(0))
+    );
+    assert_eq!(
+        alice.logged(1).await[0],
+        json!({ "event": "order:paid", "data": data, "meta": { "roomId": "publish",
+            "messageId": answer["messageId"], "senderId": "backend", "seq": 1,
+            "timestamp": answer["timestamp"] } })
+    );
+    // Any JSON is data, `null` too.
+    for data in [json!(null), json!("text"), json!(1.5), json!([])] {
+        publish(json!({ "event": "x", "data": data, "room": "publish" }))
+            .await
+            .ok();
+        assert_eq!(alice.logged(1).await[0]["data"], data);
+    }
+}
+
+#[tokio::test]
+async fn a_published_new_message_looks_like_one() {
+    let mut alice = Client::join(&DEFAULT, "as-message", &token("alice")).await;
+    let body = json!({ "event": "newMessage", "room": "as-message", "messageId": "m1",
+        "data": { "content": "hi", "senderId": "eve", "seq": 9 } });
+    let answer = publish(body).await.ok();
+    let event = alice.expect("newMessage").await;
+    let stamp = json!({ "roomId": "as-message", "messageId": "m1", "senderId": "backend",
+        "seq": 1, "timestamp": answer["timestamp"] });
+    assert_eq!(event["meta"], stamp);
+    let mut data = stamp;
+    data["content"] = json!("hi");
+    assert_eq!(event["data"], data);
+}
+
+#[tokio::test]
+async fn a_publication_to_a_user_goes_to_the_personal_room() {
+    let mut ann = Client::join(&DEFAULT, "@ann", &token("ann")).await;
+    let answer = publish(json!({ "event": "note", "data": 1, "userId": "ann" }))
+        .await
+        .ok();
+    assert_eq!(
+        (&answer["roomId"], &answer["online"]),
+        (&json!("@ann"), &json!(1))
+    );
+    let event = ann.expect("note").await;
+    assert_eq!(event["meta"]["roomId"], "@ann");
+    // The same room by its name.
+    publish(json!({ "event": "note", "data": 2, "room": "@ann" }))
+        .await
+        .ok();
+    assert_eq!(Client::seq(&ann.expect("note").await), 2);
+}
+
+#[tokio::test]
+async fn online_are_users_and_queued_the_members_that_are_not() {
+    let mut desk = Client::join(&DEFAULT, "counts", &token("alice")).await;
+    let _phone = Client::join(&DEFAULT, "counts", &token("alice")).await;
+    Client::join(&DEFAULT, "counts", &token("bob"))
+        .await
+        .close()
+        .await;
+    DEFAULT
+        .put("/rooms/counts/members/carol", &service())
+        .await
+        .ok();
+    // Shown as offline, she still receives.
+    desk.request("setPresence", json!({ "status": "offline" }))
+        .await
+        .expect("set");
+    let answer = publish(json!({ "event": "x", "data": 1, "room": "counts" }))
+        .await
+        .ok();
+    assert_eq!(
+        (&answer["online"], &answer["queued"]),
+        (&json!(1), &json!(2))
+    );
+    let members = DEFAULT.get("/rooms/counts/members", &service()).await.ok();
+    let queued: Vec<_> = members
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| &one["queued"])
+        .collect();
+    assert_eq!(queued, [1, 1, 1], "alice has not acknowledged it yet");
+}
+
+#[tokio::test]
+async fn a_repeated_publication_is_a_duplicate() {
+    let mut alice = Client::join(&DEFAULT, "pub-again", &token("alice")).await;
+    let body = json!({ "event": "x", "data": 1, "room": "pub-again", "messageId": "p1" });
+    let first = publish(body.clone()).await.ok();
+    assert_eq!(first.get("duplicate"), None);
+    let again = publish(body.clone()).await.ok();
+    assert_eq!(again["duplicate"], true);
+    for same in ["seq", "messageId", "timestamp"] {
+        assert_eq!(again[same], first[same]);
+    }
+    let twice = publish(json!({ "messages": [body, body] })).await.ok();
+    assert_eq!(twice["results"][0]["duplicate"], true);
+    // The id is the sender's own.
+    let other = Token::service("another").sign(SECRET);
+    let other = DEFAULT.post("/publish", &other, body).await.ok();
+    assert_eq!((&other["seq"], other.get("duplicate")), (&json!(2), None));
+    alice.logged(2).await;
+    assert!(
+        alice.drain().await.iter().all(|line| line["event"] != "x"),
+        "told once each"
+    );
+}
+
+#[tokio::test]
+async fn a_volatile_publication_reaches_who_is_there_and_is_not_kept() {
+    let mut alice = Client::join(&DEFAULT, "pub-volatile", &token("alice")).await;
+    let body = json!({ "event": "x", "data": 1, "room": "pub-volatile", "volatile": true });
+    let answer = publish(body).await.ok();
+    assert_eq!(answer.get("seq"), None);
+    assert_eq!(
+        (&answer["online"], &answer["queued"]),
+        (&json!(1), &json!(0))
+    );
+    let event = alice.expect("x").await;
+    assert_eq!(event["meta"]["senderId"], "backend");
+    assert_eq!(event["meta"].get("seq"), None);
+    let page = DEFAULT
+        .get("/rooms/pub-volatile/messages", &service())
+        .await
+        .ok();
+    assert_eq!((&page["events"], &page["head"]), (&json!([]), &json!(0)));
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_one_by_one_in_its_order() {
+    let mut alice = Client::join(&DEFAULT, "batch-a", &token("alice")).await;
+    let limited = Token::service("limited")
+        .claim("rooms", json!(["batch-*"]))
+        .sign(SECRET);
+    let body = json!({ "messages": [
+        { "event": "x", "data": 1, "room": "batch-a" },
+        { "event": "x", "data": 2, "room": "batch-b" },
+        { "event": "x", "data": 3 },
+        { "event": "x", "data": 4, "room": "batch-a" },
+        { "event": "connected", "data": 5, "room": "batch-a" },
+        { "event": "x", "data": 6, "room": "elsewhere" },
+        "seven",
+        { "event": "x", "data": "x".repeat(70_000), "room": "batch-a" },
+        { "event": "x", "data": 9, "room": "batch-a", "volatile": true },
+        { "event": "x", "data": 10, "room": "batch-a" },
+    ]});
+    let answer = DEFAULT.post("/publish", &limited, body).await.ok();
+    assert_eq!(keys(&answer), ["results"]);
+    let results = answer["results"].as_array().expect("a list");
+    let outcomes: Vec<Value> = results
+        .iter()
+        .map(|one| match one.get("error") {
+            Some(error) => error["code"].clone(),
+            None => one["seq"].clone(),
+        })
+        .collect();
+    assert_eq!(
+        json!(outcomes),
+        json!([
+            1,
+            1,
+            "badRequest",
+            2,
+            "badRequest",
+            "forbidden",
+            "badRequest",
+            "tooLarge",
+            null,
+            3
+        ])
+    );
+    assert_eq!(results[1]["roomId"], "batch-b");
+    assert!(results[2]["error"]["message"].is_string());
+    let seen: Vec<Value> = alice
+        .logged(3)
+        .await
+        .iter()
+        .map(|one| one["data"].clone())
+        .collect();
+    assert_eq!(seen, [1, 4, 10]);
+}
+
+#[tokio::test]
+async fn a_batch_holds_1_to_100_messages() {
+    let batch = |n: usize| {
+        let one = json!({ "event": "x", "data": 1, "room": "hundred" });
+        json!({ "messages": vec![one; n] })
+    };
+    let results = publish(batch(100)).await.ok();
+    let last = &results["results"][99];
+    assert_eq!(last["seq"], 100);
+    for bad in [
+        batch(0),
+        batch(101),
+        json!({ "messages": {} }),
+        json!({ "messages": "x" }),
+    ] {
+        let answer = publish(bad).await;
+        answer.problem(400, "badRequest");
+        assert_eq!(answer.json["field"], "messages");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_body_is_a_problem_that_names_the_field() {
+    let with = |field: &str, value: Value| {
+        let mut body = json!({ "event": "x", "data": 1, "room": "checked" });
+        match value {
+            Value::Null => drop(body.as_object_mut().expect("an object").remove(field)),
+            value => body[field] = value,
+        }
+        body
+    };
+    for (field, value) in [
+        ("event", Value::Null),
+        ("event", json!(7)),
+        ("event", json!("")),
+        ("event", json!("a b")),
+        ("event", json!("x".repeat(65))),
+        ("event", json!("presenceUpdate")),
+        ("event", json!("messageRead")),
+        ("data", Value::Null),
+        ("room", Value::Null),
+        ("room", json!(7)),
+        ("room", json!("")),
+        ("room", json!("a/b")),
+        ("room", json!("r".repeat(129))),
+        ("userId", json!(7)),
+        ("userId", json!("@alice")),
+        ("messageId", json!(7)),
+        ("messageId", json!("")),
+        ("messageId", json!("x".repeat(129))),
+        ("messageId", json!("a\u{0}b")),
+        ("volatile", json!("true")),
+    ] {
+        let body = with(field, value);
+        let answer = publish(body.clone()).await;
+        assert_eq!(answer.status, 400, "{body}");
+        answer.problem(400, "badRequest");
+        assert_eq!(answer.json["field"], field, "{body}");
+    }
+    // Exactly one of the two.
+    let both = publish(with("userId", json!("alice"))).await;
+    both.problem(400, "badRequest");
+    assert!(["room", "userId"].contains(&both.json["field"].as_str().expect("a field")));
+    let page = DEFAULT
+        .get("/rooms/checked/messages", &service())
+        .await
+        .ok();
+    assert_eq!(page["head"], 0, "nothing of it was taken");
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_object_in_utf_8_is_a_400() {
+    let bearer = format!("Bearer {}", service());
+    let headers = [("authorization", bearer.as_str())];
+    let deep = |n: usize| {
+        let data = format!("{}{}", "[".repeat(n), "]".repeat(n));
+        format!(r#"{{"event":"x","room":"bodies","data":{data}}}"#).into_bytes()
+    };
+    for body in [
+        &b""[..],
+        b"null",
+        b"[]",
+        b"7",
+        b"{",
+        b"{}{}",
+        b"event=x&room=bodies",
+        b"{\"event\":\"x\",\"room\":\"bodies\",\"data\":\"\xff\"}",
+        b"\xff\xfe{\x00}\x00",
+        &deep(64),
+        &deep(100_000),
+    ] {
+        let answer = DEFAULT
+            .call("POST", "/publish", &headers, body.to_vec())
+            .await;
+        answer.problem(400, "badRequest");
+    }
+    let answer = DEFAULT.call("POST", "/publish", &headers, deep(60)).await;
+    assert_eq!(answer.ok()["seq"], 1);
+}
+
+#[tokio::test]
+async fn messages_are_read_page_by_page_in_either_direction() {
+    let mut alice = Client::join(&FAST, "pages", &token("alice")).await;
+    for n in 1..=25 {
+        alice.send("sendMessage", json!({ "content": n })).await;
+    }
+    alice.logged(25).await;
+    let page = async |query: &str| {
+        let page = FAST
+            .get(&format!("/rooms/pages/messages{query}"), &service())
+            .await
+            .ok();
+        assert_eq!(page["head"], 25);
+        assert_eq!(page["epoch"], alice.connected["epoch"]);
+        let events = page["events"].as_array().expect("a list");
+        let seqs: Vec<u64> = events.iter().map(Client::seq).collect();
+        (seqs, page["more"] == true)
+    };
+    let range = |from: u64, to: u64| (from..=to).collect::<Vec<u64>>();
+    for (query, from, to, more) in [
+        ("", 1, 25, false),
+        ("?limit=10", 1, 10, true),
+        ("?after=0&limit=25", 1, 25, false),
+        ("?after=10&limit=10", 11, 20, true),
+        ("?after=20&limit=10", 21, 25, false),
+        ("?before=26&limit=10", 16, 25, true),
+        ("?before=16&limit=10", 6, 15, true),
+        ("?before=6&limit=10", 1, 5, false),
+        ("?before=9007199254740991&limit=3", 23, 25, true),
+        ("?after=5&before=10", 6, 9, false),
+        ("?after=5&before=20&limit=3", 6, 8, true),
+    ] {
+        assert_eq!(page(query).await, (range(from, to), more), "{query}");
+    }
+    for nothing in [
+        "?after=25",
+        "?after=99",
+        "?before=1",
+        "?before=0",
+        "?after=5&before=6",
+    ] {
+        assert_eq!(page(nothing).await, (vec![], false), "{nothing}");
+    }
+    // Events as sockets get them.
+    let first = FAST
+        .get("/rooms/pages/messages?limit=1", &service())
+        .await
+        .ok();
+    assert_eq!(keys(&first["events"][0]), ["data", "event"]);
+    assert_eq!(first["events"][0]["data"]["content"], 1);
+    for (query, field) in [
+        ("?after=-1", "after"),
+        ("?after=x", "after"),
+        ("?after=", "after"),
+        ("?before=1.5", "before"),
+        ("?limit=0", "limit"),
+        ("?limit=1001", "limit"),
+        ("?after=9007199254740992", "after"),
+    ] {
+        let answer = FAST
+            .get(&format!("/rooms/pages/messages{query}"), &service())
+            .await;
+        answer.problem(400, "badRequest");
+        assert_eq!(answer.json["field"], field, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_page_ends_early_with_more() {
+    let text = "x".repeat(50_000);
+    let one = json!({ "event": "x", "data": text, "room": "large-pages" });
+    for _ in 0..4 {
+        publish(json!({ "messages": vec![one.clone(); 15] }))
+            .await
+            .ok();
+    }
+    let (mut seqs, mut pages) = (Vec::new(), 0);
+    loop {
+        let path = format!(
+            "/rooms/large-pages/messages?limit=1000&after={}",
+            seqs.len()
+        );
+        let page = DEFAULT.get(&path, &service()).await;
+        assert!(page.text.len() < 2 << 20, "{}", page.text.len());
+        let page = page.ok();
+        let events = page["events"].as_array().expect("a list");
+        seqs.extend(events.iter().map(Client::seq));
+        pages += 1;
+        if page["more"] == false {
+            break;
+        }
+    }
+    assert_eq!(seqs, (1..=60).collect::<Vec<u64>>());
+    assert!(pages > 1);
+}
+
+#[tokio::test]
+async fn messages_are_for_users_with_read_too() {
+    let reader = |rooms: Value| Token::user("ulla").claim("rooms", rooms).sign(SECRET);
+    let path = "/rooms/readers/messages";
+    publish(json!({ "event": "x", "data": 1, "room": "readers" }))
+        .await
+        .ok();
+    let page = DEFAULT
+        .get(path, &reader(json!({ "readers": ["read"] })))
+        .await
+        .ok();
+    assert_eq!(page["head"], 1);
+    for rooms in [
+        json!([]),
+        json!(["other"]),
+        json!({ "readers": ["write", "presence"] }),
+    ] {
+        DEFAULT
+            .get(path, &reader(rooms))
+            .await
+            .problem(403, "forbidden");
+    }
+    // To read is not to join.
+    let members = DEFAULT.get("/rooms/readers/members", &service()).await.ok();
+    assert_eq!(members, json!([]));
+}
+
+#[tokio::test]
+async fn presence_and_members_are_told_in_full() {
+    let mut alice = Client::join(&DEFAULT, "people", &token("alice")).await;
+    let _phone = Client::join(&DEFAULT, "people", &token("alice")).await;
+    alice.say("1").await;
+    alice.say("2").await;
+    alice
+        .request("messageDelivered", json!({ "seq": 2 }))
+        .await
+        .expect("moved");
+    alice
+        .request("messageRead", json!({ "seq": 1 }))
+        .await
+        .expect("moved");
+    DEFAULT
+        .put("/rooms/people/members/bob", &service())
+        .await
+        .ok();
+    let presence = DEFAULT.get("/rooms/people/presence", &service()).await.ok();
+    assert_eq!(
+        presence,
+        json!({ "users": [
+            { "userId": "alice", "status": "online", "connections": 2, "lastSeen": null },
+            { "userId": "bob", "status": "offline", "connections": 0, "lastSeen": null },
+        ]})
+    );
+    let mut members = DEFAULT.get("/rooms/people/members", &service()).await.ok();
+    for member in members.as_array_mut().expect("a list") {
+        let joined = member["joinedAt"].take();
+        let joined = joined.as_str().expect("a time");
+        assert_eq!(joined.len(), "2026-11-23T08:00:00.000Z".len(), "{joined}");
+    }
+    assert_eq!(
+        members,
+        json!([
+            { "userId": "alice", "joinedAt": null, "delivered": 2, "read": 1, "queued": 0 },
+            { "userId": "bob", "joinedAt": null, "delivered": 2, "read": 2, "queued": 0 },
+        ])
+    );
+}
+
+#[tokio::test]
+async fn a_member_is_added_and_removed_without_a_socket() {
+    let mut alice = Client::join(&DEFAULT, "put", &token("alice")).await;
+    let path = "/rooms/put/members/bob";
+    alice.say("before bob").await;
+    let added = DEFAULT.put(path, &service()).await;
+    assert_eq!(added.status, 201);
+    assert_eq!(
+        keys(&added.json),
+        ["delivered", "joinedAt", "queued", "read", "userId"]
+    );
+    let joined = json!({ "roomId": "put", "userId": "bob" });
+    assert_eq!(alice.expect("userJoined").await["data"], joined);
+    assert_eq!(
+        DEFAULT.put(path, &service()).await.status,
+        200,
+        "is one already"
+    );
+    alice.say("for bob").await;
+    // What was said since waits for him.
+    let mut bob = Client::join(&DEFAULT, "put", &token("bob")).await;
+    assert_eq!(Client::seq(&bob.logged(1).await[0]), 2);
+    assert_eq!(DEFAULT.delete(path, &service()).await.ok(), joined);
+    assert_eq!(alice.expect("userLeft").await["data"], joined);
+    assert_eq!(
+        bob.expect("userLeft").await["data"],
+        joined,
+        "he is told himself"
+    );
+    let sent = bob.request("sendMessage", json!({ "content": 1 })).await;
+    assert_eq!(sent.expect_err("no member")["code"], "notJoined");
+    DEFAULT
+        .delete(path, &service())
+        .await
+        .problem(404, "notFound");
+    for bad in ["a%20b", "@bob", &"u".repeat(129)] {
+        let answer = DEFAULT
+            .put(&format!("/rooms/put/members/{bad}"), &service())
+            .await;
+        answer.problem(400, "badRequest");
+        assert_eq!(answer.json["field"], "user", "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_kick_closes_all_sockets_of_the_user_with_4403() {
+    let mut alice = Client::join(&DEFAULT, "kick", &token("alice")).await;
+    let mut desk = Client::join(&DEFAULT, "kick", &token("bob")).await;
+    let mut phone = Client::join(&DEFAULT, "kick", &token("bob")).await;
+    let path = "/rooms/kick/connections";
+    let kicked = DEFAULT
+        .delete(&format!("{path}?userId=bob"), &service())
+        .await
+        .ok();
+    assert_eq!(kicked, json!({ "closed": 2 }));
+    assert_eq!((desk.closed().await, phone.closed().await), (4403, 4403));
+    let nobody = DEFAULT
+        .delete(&format!("{path}?userId=bob"), &service())
+        .await
+        .ok();
+    assert_eq!(nobody, json!({ "closed": 0 }));
+    // Membership is another matter: what comes meanwhile waits.
+    alice.say("meanwhile").await;
+    let mut bob = Client::join(&DEFAULT, "kick", &token("bob")).await;
+    assert_eq!(Client::seq(&bob.logged(1).await[0]), 1);
+    // Who has left the room is kicked off its socket all the same.
+    bob.request("leaveRoom", json!({})).await.expect("left");
+    let kicked = DEFAULT
+        .delete(&format!("{path}?userId=bob"), &service())
+        .await
+        .ok();
+    assert_eq!(kicked, json!({ "closed": 1 }));
+    assert_eq!(bob.closed().await, 4403);
+    for query in ["", "?userId=", "?userId=a%20b"] {
+        let answer = DEFAULT.delete(&format!("{path}{query}"), &service()).await;
+        answer.problem(400, "badRequest");
+        assert_eq!(answer.json["field"], "userId", "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_room_has_forgotten_everything_and_a_new_epoch() {
+    let mut server = Server::start(&[]);
+    let mut alice = Client::join(&server, "gone", &token("alice")).await;
+    let send = json!({ "content": "hi", "messageId": "m1" });
+    alice
+        .request("sendMessage", send.clone())
+        .await
+        .expect("taken");
+    alice.say("two").await;
+    server.put("/rooms/gone/members/bob", &service()).await.ok();
+    let old = alice.connected["epoch"].clone();
+    let deleted = server.delete("/rooms/gone", &service()).await.ok();
+    assert_eq!(keys(&deleted), ["epoch", "roomId"]);
+    assert_ne!(deleted["epoch"], old);
+    assert_eq!(alice.closed().await, 1001);
+    let members = server.get("/rooms/gone/members", &service()).await.ok();
+    assert_eq!(members, json!([]));
+    let page = server.get("/rooms/gone/messages", &service()).await.ok();
+    assert_eq!((&page["events"], &page["head"]), (&json!([]), &json!(0)));
+    assert_eq!(page["epoch"], deleted["epoch"]);
+    // A client that knows the old epoch learns that its `since` is void, even
+    // where the number would do.
+    let old = old.as_str().expect("an epoch");
+    let query = format!("since=0&epoch={old}");
+    let mut alice = Client::join_with(&server, "gone", &token("alice"), &query).await;
+    assert_eq!(alice.connected["reset"], true);
+    let again = alice.request("sendMessage", send).await.expect("taken");
+    assert_eq!((&again["seq"], again.get("duplicate")), (&json!(1), None));
+    // It stays so.
+    server.restart();
+    let query = format!("since=1&epoch={old}");
+    let mut bob = Client::join_with(&server, "gone", &token("bob"), &query).await;
+    assert_eq!(bob.connected["reset"], true);
+    assert_eq!(bob.connected["epoch"], deleted["epoch"]);
+    assert_eq!(bob.logged(1).await[0]["data"]["messageId"], "m1");
+}
+
+#[tokio::test]
+async fn the_api_is_for_services_and_the_rooms_their_token_covers() {
+    let user = token("alice");
+    let elsewhere = Token::service("s")
+        .claim("rooms", json!(["elsewhere"]))
+        .sign(SECRET);
+    let reader = Token::service("s")
+        .claim("rooms", json!({ "*": ["read"] }))
+        .sign(SECRET);
+    let writer = Token::service("s")
+        .claim("rooms", json!({ "*": ["write"] }))
+        .sign(SECRET);
+    let almost = Token::user("s").claim("role", "Service").sign(SECRET);
+    let body = json!({ "event": "x", "data": 1, "room": "api" });
+    for (method, path, reads) in [
+        ("POST", "/publish", false),
+        ("GET", "/rooms/api/messages", true),
+        ("GET", "/rooms/api/presence", true),
+        ("GET", "/rooms/api/members", true),
+        ("PUT", "/rooms/api/members/bob", false),
+        ("DELETE", "/rooms/api/members/bob", false),
+        ("DELETE", "/rooms/api/connections?userId=bob", false),
+        ("DELETE", "/rooms/api", false),
+    ] {
+        let ask = async |token: Option<&str>| {
+            let body = (method == "POST").then(|| body.to_string());
+            DEFAULT.request(method, path, token, body).await
+        };
+        ask(None).await.problem(401, "unauthorized");
+        ask(Some("x")).await.problem(401, "unauthorized");
+        ask(Some(&elsewhere)).await.problem(403, "forbidden");
+        if path != "/rooms/api/messages" {
+            ask(Some(&user)).await.problem(403, "forbidden");
+            ask(Some(&almost)).await.problem(403, "forbidden");
+        }
+        let (may, may_not) = if reads {
+            (&reader, &writer)
+        } else {
+            (&writer, &reader)
+        };
+        ask(Some(may_not)).await.problem(403, "forbidden");
+        let answer = ask(Some(may)).await;
+        assert!(answer.status < 300, "{method} {path}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn unknown_routes_are_404_and_wrong_methods_405_with_allow() {
+    for path in [
+        "/nothing",
+        "/rooms",
+        "/rooms/a/b",
+        "/rooms/a/ws/c",
+        "/publish/x",
+        "/rooms/a/members/b/c",
+    ] {
+        for method in ["GET", "POST"] {
+            let answer = DEFAULT.request(method, path, Some(&service()), None).await;
+            answer.problem(404, "notFound");
+        }
+    }
+    for (path, allow, wrong) in [
+        ("/publish", "POST", vec!["GET", "PUT", "DELETE"]),
+        ("/healthz", "GET", vec!["POST", "DELETE"]),
+        ("/rooms/a", "DELETE", vec!["GET", "POST", "PUT", "PATCH"]),
+        ("/rooms/a/ws", "GET", vec!["POST"]),
+        ("/rooms/a/messages", "GET", vec!["POST", "DELETE"]),
+        ("/rooms/a/presence", "GET", vec!["PUT"]),
+        ("/rooms/a/members", "GET", vec!["POST", "DELETE"]),
+        ("/rooms/a/members/b", "PUT, DELETE", vec!["GET", "POST"]),
+        ("/rooms/a/connections", "DELETE", vec!["GET"]),
+    ] {
+        for method in wrong {
+            let answer = DEFAULT.request(method, path, Some(&service()), None).await;
+            answer.problem(405, "methodNotAllowed");
+            assert_eq!(answer.header("allow"), allow, "{method} {path}");
+        }
+    }
+    for room in ["a%20b", "a%2Fb", "%FF", &"r".repeat(129)] {
+        for path in [
+            format!("/rooms/{room}/presence"),
+            format!("/rooms/{room}/messages"),
+        ] {
+            let answer = DEFAULT.get(&path, &service()).await;
+            answer.problem(400, "badRequest");
+            assert_eq!(answer.json["field"], "room", "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn healthz_is_open() {
+    let answer = DEFAULT.request("GET", "/healthz", None, None).await.ok();
+    assert_eq!(keys(&answer), ["status", "version"]);
+    assert_eq!(answer["status"], "ok");
+    assert_eq!(answer["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[tokio::test]
+async fn development_tokens_are_for_development_builds_with_dev_tokens_alone() {
+    let body = || json!({ "user": "alice" });
+    let on = [("DEV_TOKENS", "true")];
+    let release = Server::start(&on);
+    release
+        .post("/dev/token", "", body())
+        .await
+        .problem(404, "notFound");
+    let dev = Worker::built("dev");
+    let off = Server::start_worker(&dev, &[]);
+    off.post("/dev/token", "", body())
+        .await
+        .problem(404, "notFound");
+    let on = Server::start_worker(&dev, &on);
+    let answer = on.post("/dev/token", "", body()).await.ok();
+    assert_eq!(keys(&answer), ["expiresAt", "token"]);
+    let token = answer["token"].as_str().expect("a token");
+    let alice = Client::join(&on, "dev", token).await;
+    assert_eq!(alice.connected["userId"], "alice");
+    assert_eq!(
+        alice.connected["expiresAt"].as_str().map(str::len),
+        Some(24)
+    );
+    let few = json!({ "user": "bob", "rooms": ["lobby"], "ttl": 60 });
+    let answer = on.post("/dev/token", "", few).await.ok();
+    let token = answer["token"].as_str().expect("a token");
+    Client::join(&on, "lobby", token).await;
+    let answer = on.knock(&format!("/rooms/dev/ws?token={token}"), &[]).await;
+    answer.problem(403, "forbidden");
+    for (bad, field) in [
+        (json!({}), "user"),
+        (json!({ "user": "a b" }), "user"),
+        (json!({ "user": "a", "rooms": "x" }), "rooms"),
+        (json!({ "user": "a", "ttl": "1h" }), "ttl"),
+    ] {
+        let answer = on.post("/dev/token", "", bad).await;
+        answer.problem(400, "badRequest");
+        assert_eq!(answer.json["field"], field);
+    }
+}

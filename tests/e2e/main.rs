@@ -21,6 +21,14 @@ mod retention;
 /// A server with all settings at their defaults.
 static DEFAULT: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));
 
+/// A server whose rate limits are out of the way.
+static FAST: LazyLock<Server> = LazyLock::new(|| {
+    Server::start(&[
+        ("MESSAGES_PER_SECOND", "100000"),
+        ("MESSAGES_BURST", "100000"),
+    ])
+});
+
 /// A token of `user` for [`DEFAULT`] and every other server with the usual key.
 fn token(user: &str) -> String {
     Token::user(user).sign(roomcast_harness::SECRET)

@@ -1,0 +1,91 @@
+/** Who this tab is, in which room, and with what token. */
+
+const NAME = /^[A-Za-z0-9._:-]{1,128}$/;
+const ROOM = /^[A-Za-z0-9._:@-]{1,128}$/;
+const TOKEN = /^[\w-]+\.[\w-]+\.[\w-]+$/;
+const PATIENCE = 10_000;
+
+export const isName = (text) => NAME.test(text);
+export const isRoom = (text) => ROOM.test(text);
+
+/** The room stands in the address, to be shared; the name belongs to the tab,
+ * so that two tabs are two users. An address may name both. */
+export function remembered() {
+  const query = new URLSearchParams(location.search);
+  return {
+    name: query.get('name') ?? sessionStorage.getItem('roomcast.name') ?? '',
+    room: query.get('room') ?? '',
+  };
+}
+
+export function remember({ name, room }) {
+  const address = new URL(location.href);
+  address.searchParams.set('room', room);
+  if (address.searchParams.has('name')) address.searchParams.set('name', name);
+  history.replaceState(null, '', address);
+  sessionStorage.setItem('roomcast.name', name);
+}
+
+/** Back to the form, also after a reload. */
+export function forget() {
+  const address = new URL(location.href);
+  address.searchParams.delete('name');
+  history.replaceState(null, '', address);
+  sessionStorage.removeItem('roomcast.name');
+}
+
+/** Keeps the outbox over a reload of the tab. */
+export function outboxStore({ name, room }) {
+  const key = `roomcast.outbox ${room} ${name}`;
+  return {
+    load: () => JSON.parse(sessionStorage.getItem(key) ?? '[]'),
+    save: (outbox) => {
+      if (outbox.length) sessionStorage.setItem(key, JSON.stringify(outbox));
+      else sessionStorage.removeItem(key);
+    },
+  };
+}
+
+export class TokenError extends Error {
+  constructor(message, { fatal = false, field, missing = false } = {}) {
+    super(message);
+    /** Asking again is of no use. */
+    this.fatal = fatal;
+    this.field = field;
+    /** The server has no development tokens at all. */
+    this.missing = missing;
+  }
+}
+
+/** A token of the development-only route. */
+export async function devToken({ name, room }) {
+  let answer;
+  try {
+    answer = await fetch('/dev/token', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ user: name, rooms: [room] }),
+      signal: AbortSignal.timeout(PATIENCE),
+    });
+  } catch {
+    throw new TokenError('the server cannot be reached');
+  }
+  if (answer.ok) return (await answer.json()).token;
+  if (answer.status === 404) {
+    throw new TokenError('this server gives out no tokens', { fatal: true, missing: true });
+  }
+  const { detail, field } = await answer.json().catch(() => ({}));
+  const known = { user: 'name', rooms: 'room' }[field];
+  throw new TokenError(detail ?? `the server answered ${answer.status}`, { fatal: answer.status < 500, field: known });
+}
+
+/** The user id in a pasted token; the server checks the rest. */
+export function readToken(token) {
+  try {
+    if (!TOKEN.test(token)) return null;
+    const claims = JSON.parse(atob(token.split('.')[1].replaceAll('-', '+').replaceAll('_', '/')));
+    return isName(claims.sub) ? claims.sub : null;
+  } catch {
+    return null;
+  }
+}
