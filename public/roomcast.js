@@ -195,7 +195,7 @@ export class RoomClient {
       }
       this.#caughtUp = link;
       this.#tell('ready', joined);
-      this.#tellReceipts();
+      this.#receiptsSoon();
       this.#pump();
     }, (error) => this.#failed(link, error));
   }
@@ -404,6 +404,10 @@ export class RoomClient {
   #receipt(cursor, seq) {
     if (seq <= this.#toTell[cursor]) return;
     this.#toTell[cursor] = seq;
+    this.#receiptsSoon();
+  }
+
+  #receiptsSoon() {
     this.#receiptTimer ??= setTimeout(() => {
       this.#receiptTimer = undefined;
       this.#tellReceipts();

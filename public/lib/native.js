@@ -157,6 +157,7 @@ async function whyRefused({ url, room, token }) {
       headers: { authorization: `Bearer ${token}` },
       signal: AbortSignal.timeout(PATIENCE),
     });
+    if (answer.status === 403) return { status: 403, message: 'the token does not open this room' };
     if (!answer.ok) return await problem(answer);
   } catch {
     // Nobody there.

@@ -28,6 +28,8 @@ export class Connection {
     const on = ['idle', 'offline', 'stopped'].includes(state.name);
     $('toggle-text').textContent = on ? 'Go online' : 'Go offline';
     $('toggle').setAttribute('aria-label', on ? 'Go online' : 'Go offline');
+    $('toggle').classList.toggle('primary', on);
+    $('toggle').classList.toggle('quiet', !on);
     $('banner').hidden = !line;
     $('banner-text').textContent = line ?? '';
     $('banner-button').textContent = action ?? '';
@@ -53,8 +55,6 @@ export class Connection {
         return {
           word: 'Offline',
           line: `You are offline; the room keeps what you miss.${this.#kept()}`,
-          action: 'Go online',
-          act: () => this.#client.connect(),
         };
       case 'stopped':
         return {

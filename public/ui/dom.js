@@ -31,9 +31,10 @@ export function avatar(name) {
 }
 
 export function tint(element, name) {
-  let hash = 7;
-  for (const letter of name) hash = (hash * 31 + letter.codePointAt(0)) % 360;
-  element.style.setProperty('--hue', hash);
+  // FNV-1a, then the golden angle: names that differ little differ in colour.
+  let hash = 0x811c9dc5;
+  for (const letter of name) hash = Math.imul(hash ^ letter.codePointAt(0), 0x01000193) >>> 0;
+  element.style.setProperty('--hue', Math.round((hash * 137.508) % 360));
   return element;
 }
 

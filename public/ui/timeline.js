@@ -36,6 +36,7 @@ export class Timeline {
   #atBottom = true;
   #unread = 0;
   #divider;
+  #size = '';
   /** The newest of others' events shown. */
   #newest = 0;
 
@@ -105,7 +106,7 @@ export class Timeline {
     this.toBottom();
   }
 
-  /** Whether the message is there to show it. */
+  /** An own message was refused. `false` where it is not shown. */
   failed(messageId, reason) {
     const entry = this.#pending.get(messageId);
     if (!entry) return false;
@@ -118,7 +119,7 @@ export class Timeline {
 
   /** An event of the room that is not a message, or a word about the log. */
   notice({ label, text, seq, timestamp, kind = 'notice' }) {
-    const element = el('li', { class: `notice ${kind}` }, label ? el('b', {}, label) : null, el('span', {}, text));
+    const element = el('li', { class: `notice ${kind}` }, ...labelled(label, text));
     this.#appear({ kind, element, seq, at: timestamp ? Date.parse(timestamp) : Date.now() }, false);
   }
 
@@ -135,7 +136,7 @@ export class Timeline {
     messages.forEach((message, index) => {
       const mine = message.senderId === this.#self;
       const entry = message.content === undefined
-        ? { kind: 'notice', element: el('li', { class: 'notice' }, el('b', {}, message.label), el('span', {}, message.text)) }
+        ? { kind: 'notice', element: el('li', { class: 'notice' }, ...labelled(message.label, message.text)) }
         : this.#bubble({ content: message.content, senderId: message.senderId, mine });
       entry.seq = message.seq;
       entry.at = Date.parse(message.timestamp);
@@ -171,7 +172,7 @@ export class Timeline {
     if (entry.seq !== undefined) this.#newest = Math.max(this.#newest, entry.seq);
     const seen = document.visibilityState === 'visible' && this.#atBottom;
     if (!mine && !seen && entry.kind === 'message') {
-      if (!this.#unread && !this.#divider) this.divide('New');
+      if (!this.#unread && !this.#justDivided()) this.divide('New');
       this.#setUnread(this.#unread + 1);
     }
     this.#place(entry, this.#firstPending());
@@ -279,6 +280,10 @@ export class Timeline {
     entry.button.replaceChildren(icon(name), el('span', { class: 'visually-hidden' }, label));
   }
 
+  #justDivided() {
+    return this.#divider && this.#entries[this.#firstPending() - 1] === this.#divider;
+  }
+
   #removeDivider() {
     if (this.#divider) this.#take(this.#divider);
     this.#divider = undefined;
@@ -292,6 +297,11 @@ export class Timeline {
 
   #scrolled() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
+    const size = `${scrollHeight} ${clientHeight}`;
+    const resized = size !== this.#size;
+    this.#size = size;
+    // Something came or went: that is not the reader going elsewhere.
+    if (resized && this.#atBottom) return this.#follow();
     this.#atBottom = scrollHeight - scrollTop - clientHeight < NEAR;
     this.#jumpChanged();
     if (this.#atBottom) this.look();
@@ -313,6 +323,8 @@ export class Timeline {
     $('jump-text').textContent = this.#unread ? `${this.#unread} new` : 'Latest';
   }
 }
+
+const labelled = (label, text) => (label ? [el('b', {}, label), ' ', text] : [text]);
 
 function wayOf({ delivered, read, others }) {
   if (!others) return 'nobody else is in the room';

@@ -232,15 +232,19 @@ impl Object {
             live.age();
             live.last_call += 1;
             let call = live.last_call;
-            live.calls.insert(call, sender);
             let mut out = Vec::new();
             let served = live.room.serve(request, call, now(), &mut out);
             live.run(state, out);
             match served {
+                Ok(_) if live.broken => Ok(Err(Fault::internal())),
                 Ok(Served::Page(range)) => {
                     let page = live.store.page(range, live.room.floor())?;
                     let page = page.finish(live.room.bounds().head, live.room.epoch());
                     Ok::<_, Error>(Ok(Served::Now(page, false)))
+                }
+                Ok(Served::Later) => {
+                    live.calls.insert(call, sender);
+                    Ok(Ok(Served::Later))
                 }
                 served => Ok(served),
             }

@@ -116,8 +116,10 @@ async fn handle(request: Request, env: &Env) -> Handled {
         Route::Publish => call.publish().await,
         Route::Messages { room } => {
             let identity = call.identity(&room)?;
-            if !identity.rights(&room).has(Rights::READ) {
-                call.require(&identity, &room, Rights::READ)?;
+            let rights = identity.rights(&room).with(identity.service_rights(&room));
+            if !rights.has(Rights::READ) {
+                let fault = Fault::forbidden("the token does not open this room");
+                return Err(call.reject("auth", &room, fault));
             }
             let range = call.query.range()?;
             call.serve(&room, &ServiceRequest::Messages(range)).await
@@ -192,21 +194,12 @@ impl Call<'_> {
             .map_err(|fault| self.reject("auth", room, fault))
     }
 
-    fn require(
-        &self,
-        identity: &Identity,
-        room: &str,
-        right: Rights,
-    ) -> std::result::Result<(), Problem> {
-        identity
-            .require_service(room, right)
-            .map_err(|fault| self.reject("auth", room, fault))
-    }
-
     /// A service that has `right` on `room`.
     fn service(&self, room: &str, right: Rights) -> std::result::Result<Identity, Problem> {
         let identity = self.identity(room)?;
-        self.require(&identity, room, right)?;
+        identity
+            .require_service(room, right)
+            .map_err(|fault| self.reject("auth", room, fault))?;
         Ok(identity)
     }
 

@@ -564,8 +564,14 @@ impl Room {
     }
 
     /// Ends a membership: cursors and queue go, sockets stay but get nothing
-    /// more. Whether there was one.
-    fn remove_member(&mut self, user: &str, now: Millis, out: &mut Vec<Output>) -> bool {
+    /// more, and are told, but for the one that asked. Whether there was one.
+    fn remove_member(
+        &mut self,
+        user: &str,
+        asked_by: Option<ConnId>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> bool {
         let Some((user, _)) = self.members.remove_entry(user) else {
             return false;
         };
@@ -576,6 +582,9 @@ impl Room {
             if let Some(this) = self.conn_mut(conn) {
                 this.joined = false;
                 out.push(Output::Attach { conn });
+                if asked_by != Some(conn) {
+                    self.tick.tell(conn, &event::user_left(&self.name, &user));
+                }
             }
         }
         out.push(Output::Log(Entry::info("leave").user(&user)));
@@ -781,7 +790,7 @@ impl Room {
                     now,
                 )?;
                 let user = self.require(conn, Rights::NONE)?;
-                self.remove_member(&user, now, out);
+                self.remove_member(&user, Some(conn), now, out);
                 Ok(Answer::Now(format!(r#"{{"roomId":"{}"}}"#, self.name)))
             }
             Command::Send(send) => {

@@ -98,15 +98,10 @@ impl Room {
                 Ok(Served::Now(self.member_json(&user).to_string(), new))
             }
             Request::RemoveMember { user } => {
-                let sockets: Vec<_> = self.roster.sockets(&user).collect();
-                if !self.remove_member(&user, now, out) {
+                if !self.remove_member(&user, None, now, out) {
                     return Err(Fault::new(Code::NotFound, "there is no such member"));
                 }
                 self.advance(now, out);
-                for conn in sockets {
-                    let frame = event::user_left(&self.name, &user);
-                    out.push(Output::Send { conn, frame });
-                }
                 done(json!({ "roomId": self.name, "userId": user }))
             }
             Request::Kick { user } => {

@@ -1,366 +1,320 @@
-// The demo page as people use it: tabs in headless Chromium against
-// `wrangler dev` on storage of its own. Waits for conditions, never for time.
-import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
-import { SignJWT } from "jose";
-import { chromium } from "playwright-core";
+/** The demo page in Chromium, against the Worker in `wrangler dev`. */
 
-const SECRET = "a secret for the browser test that nobody else has";
-const PATIENCE = 30_000;
-const project = fileURLToPath(new URL("../..", import.meta.url));
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { Server, token } from './server.mjs';
+import { launch, Visitor } from './visitor.mjs';
 
-/** `wrangler dev`, which can be killed with all it started, and started again
- *  on the same port and storage. */
-class Dev {
-  storage = mkdtempSync(join(tmpdir(), "roomcast-browser-"));
-
-  async start() {
-    this.port ??= await freePort();
-    const vars = { JWT_SECRET: SECRET, DEV_TOKENS: "true", DEFAULT_ROOMS: "*" };
-    const args = ["dev", "--port", this.port, "--ip", "127.0.0.1", "--inspector-port", 0];
-    args.push("--persist-to", this.storage, "--show-interactive-dev-session=false");
-    for (const [name, value] of Object.entries(vars)) args.push("--var", `${name}:${value}`);
-    let output = "";
-    this.process = spawn(join(project, "node_modules/.bin/wrangler"), args.map(String), {
-      cwd: project,
-      detached: true, // a process group of its own
-      stdio: ["ignore", "pipe", "pipe"],
-      env: { ...process.env, CI: "1", WRANGLER_SEND_METRICS: "false" },
-    });
-    for (const stream of [this.process.stdout, this.process.stderr]) {
-      stream.on("data", (data) => (output = (output + data).slice(-20_000)));
-    }
-    this.ended = new Promise((resolve) => this.process.once("exit", resolve));
-    let ended = false;
-    this.ended.then(() => (ended = true));
-    // The first build takes minutes.
-    await until("wrangler dev answers", async () => {
-      if (ended) return true;
-      return (await fetch(`${this.url}/healthz`, { signal: AbortSignal.timeout(5_000) })).ok;
-    }, 600_000);
-    if (ended) throw new Error(`wrangler dev ended:\n${output}`);
-  }
-
-  get url() {
-    return `http://127.0.0.1:${this.port}`;
-  }
-
-  /** kill -9 for the whole group: wrangler and workerd. */
-  async kill() {
-    killGroup(this.process);
-    await this.ended;
-    await until("the port is free", () => fetch(`${this.url}/healthz`).then(() => false, () => true));
-  }
-
-  publish(room, event, data) {
-    return this.service("POST", "/publish", { room, event, data });
-  }
-
-  /** A call of the HTTP API, as a service. */
-  async service(method, path, body) {
-    const token = await sign("backend", { role: "service", rooms: { "*": ["read", "write", "admin"] } });
-    const answer = await fetch(this.url + path, {
-      method,
-      headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
-      body: body && JSON.stringify(body),
-    });
-    const text = await answer.text();
-    assert.equal(answer.status, 200, text);
-    return JSON.parse(text);
-  }
-}
-
-function sign(user, claims = {}) {
-  return new SignJWT(claims)
-    .setProtectedHeader({ alg: "HS256" })
-    .setSubject(user)
-    .setExpirationTime("5m")
-    .sign(new TextEncoder().encode(SECRET));
-}
-
-function killGroup(child) {
-  try {
-    if (child?.pid) process.kill(-child.pid, "SIGKILL");
-  } catch {
-    // Gone already.
-  }
-}
-
-async function until(what, condition, patience = PATIENCE) {
-  const deadline = Date.now() + patience;
-  for (;;) {
-    if (await Promise.resolve().then(condition).catch(() => false)) return;
-    if (Date.now() > deadline) throw new Error(`waited in vain until ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
-
-function freePort() {
-  return new Promise((resolve, reject) => {
-    const server = createServer().once("error", reject).listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
-}
-
-const dev = new Dev();
+let server;
 let browser;
-process.once("exit", () => {
-  killGroup(dev.process);
-  rmSync(dev.storage, { recursive: true, force: true });
-});
-for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
+let rooms = 0;
 
 before(async () => {
-  await dev.start();
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: [
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-    ],
-  });
+  [server, browser] = await Promise.all([Server.start(), launch()]);
 });
 
 after(async () => {
   await browser?.close();
-  killGroup(dev.process);
-  await dev.ended;
+  await server?.stop();
 });
 
-/** A browser of its own for `name`, in `room`. Faults in the page are collected. */
-async function tab(name, room, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1100, height: 700 }, ...options });
-  const page = await context.newPage();
-  page.setDefaultTimeout(PATIENCE);
-  page.faults = [];
-  page.on("pageerror", (error) => page.faults.push(error.message));
-  page.on("console", (line) => {
-    if (/Content Security Policy|Refused to/.test(line.text())) page.faults.push(line.text());
-  });
-  await page.goto(`${dev.url}/?${new URLSearchParams({ room, name })}`);
-  await connection(page, "live");
-  return page;
+/** A room that no other test uses, and people who come in. */
+async function gathering(...names) {
+  const room = `room-${++rooms}`;
+  const people = [];
+  for (const name of names) people.push(await Visitor.join(browser, server.url, room, name));
+  return [room, ...people];
 }
 
-async function done(...pages) {
-  for (const page of pages) {
-    assert.deepEqual(page.faults, []);
-    await page.context().close();
+const goodbye = (...people) => Promise.all(people.map((visitor) => visitor.leave()));
+
+test('two people talk, and see each other come, type, receive and read', async () => {
+  const [, alice, bob] = await gathering('alice', 'bob');
+  await alice.member('bob', 'online');
+  await bob.member('alice', 'online');
+
+  await alice.type('hel');
+  await bob.typing('alice is typing');
+  await alice.typing('');
+  // A pause ends it.
+  await bob.typing('');
+
+  await alice.write('hello');
+  await bob.sees('hello');
+  await alice.mark('hello', 'read');
+
+  await bob.look('hidden');
+  await alice.write('are you looking?');
+  await bob.sees('are you looking?');
+  await alice.mark('are you looking?', 'delivered');
+  await bob.page.waitForFunction(() => document.title.startsWith('(1) '));
+  await bob.look('visible');
+  await alice.mark('are you looking?', 'read');
+
+  await bob.write('I am now');
+  await alice.reads(['hello', 'are you looking?', 'I am now']);
+  await bob.reads(['hello', 'are you looking?', 'I am now']);
+
+  for (const status of ['busy', 'away', 'offline', 'online']) {
+    await bob.page.getByLabel('Your status').selectOption(status);
+    await alice.member('bob', status);
+    await bob.member('bob', status);
   }
-}
-
-const connection = (page, state) => page.locator(`#chat[data-connection="${state}"]`).waitFor();
-const field = (page) => page.getByLabel("Message", { exact: true });
-const say = async (page, text) => {
-  await field(page).fill(text);
-  await field(page).press("Enter");
-};
-const texts = (page) => page.locator("#log .message .text").allTextContents();
-const member = (page, user, status) =>
-  page.locator(`#members li[data-user="${user}"][data-status="${status}"]`).waitFor();
-/** The state of the newest of one's own messages: waiting, sent, delivered, read. */
-const marked = (page, mark) => until(`the message is ${mark}`, async () =>
-  (await page.locator("#log .message.own").last().getAttribute("data-mark")) === mark);
-const visibility = (page, state) => page.evaluate((value) => {
-  Object.defineProperty(document, "visibilityState", { get: () => value, configurable: true });
-  document.dispatchEvent(new Event("visibilitychange"));
-}, state);
-
-async function shows(page, expected) {
-  const same = async () => JSON.stringify(await texts(page)) === JSON.stringify(expected);
-  await until("the messages are there", same).catch(async () => assert.deepEqual(await texts(page), expected));
-}
-
-test("the form asks for a name and a room, and says what is wrong", async () => {
-  const context = await browser.newContext();
-  const page = await context.newPage();
-  await page.goto(`${dev.url}/?room=door`);
-  assert.equal(await page.getByLabel("Room").inputValue(), "door");
-  await page.getByLabel("Your name").fill("no spaces please");
-  await page.getByLabel("Your name").press("Enter");
-  await page.locator('#name[aria-invalid="true"]').waitFor();
-  await page.getByLabel("Your name").fill("dora");
-  await page.getByRole("button", { name: "Join the room" }).click();
-  await connection(page, "live");
-  await member(page, "dora", "online");
-  await context.close();
+  await goodbye(alice, bob);
 });
 
-test("without development tokens a token can be pasted", async () => {
-  const context = await browser.newContext();
-  const page = await context.newPage();
-  await page.route("**/dev/token", (route) => route.fulfill({ status: 404, json: { code: "notFound" } }));
-  await page.goto(`${dev.url}/?room=paste&name=ignored`);
-  await page.getByLabel("Token").fill("nonsense");
-  await page.getByRole("button", { name: "Join the room" }).click();
-  await page.locator('#token[aria-invalid="true"]').waitFor();
-  await page.getByLabel("Token").fill(await sign("paula"));
-  await page.getByRole("button", { name: "Join the room" }).click();
-  await connection(page, "live");
-  await member(page, "paula", "online");
-  await context.close();
+test('who was away gets everything in order: messages, publications, and sends what was written', async () => {
+  const [room, alice, bob] = await gathering('alice', 'bob');
+  await alice.write('one');
+  await bob.reads(['one']);
+  await alice.mark('one', 'read');
+
+  await alice.click('Go offline');
+  await alice.connection('offline');
+  await bob.write('two');
+  const published = await server.publish(room, 'newMessage', { content: 'three' });
+  assert.equal(published.online, 1);
+  assert.equal(published.queued, 1);
+  await server.publish(room, 'orderShipped', { order: 4 });
+  await bob.write('five');
+  await bob.mark('two', 'sent');
+  await alice.write('six');
+  await alice.write('seven');
+  await alice.mark('seven', 'waiting');
+  await bob.member('alice', 'offline');
+  assert.deepEqual(await alice.texts(), ['one', 'six', 'seven']);
+
+  await alice.click('Go online');
+  const all = ['one', 'two', 'three', 'five', 'six', 'seven'];
+  await alice.reads(all);
+  await bob.reads(all);
+  await alice.mark('seven', 'read');
+  await bob.mark('five', 'read');
+  await bob.member('alice', 'online');
+  assert.deepEqual(await server.log(room), all);
+  const notice = alice.page.locator('.message:has-text("three") + .notice');
+  assert.equal(await notice.innerText(), 'orderShipped {"order":4}');
+  await alice.page.getByText('While you were away').waitFor();
+  await goodbye(alice, bob);
 });
 
-test("two tabs talk and see each other's presence and typing", async () => {
-  const alice = await tab("alice", "talk");
-  const bob = await tab("bob", "talk");
-  await member(alice, "bob", "online");
-  await member(bob, "alice", "online");
-
-  await field(alice).pressSequentially("hel");
-  await bob.getByText("alice is typing").waitFor();
-  await say(alice, "hello <b>bob</b> 👋");
-  await shows(bob, ["hello <b>bob</b> 👋"]);
-  await until("nobody is typing", async () => (await bob.locator("#typing").textContent()) === "");
-  await say(bob, "hello alice");
-  await shows(alice, ["hello <b>bob</b> 👋", "hello alice"]);
-
-  // A pause ends it too.
-  await field(alice).pressSequentially("well");
-  await bob.getByText("alice is typing").waitFor();
-  await until("nobody is typing", async () => (await bob.locator("#typing").textContent()) === "");
-
-  await bob.getByLabel("Your status").selectOption("busy");
-  await member(alice, "bob", "busy");
-  await bob.getByLabel("Your status").selectOption("away");
-  await member(alice, "bob", "away");
-  await done(bob);
-  await member(alice, "bob", "offline");
-  await done(alice);
+test('a network that drops without a word is noticed, and resumed from', async () => {
+  const [room, alice, bob] = await gathering('alice', 'bob');
+  await alice.context.setOffline(true);
+  await bob.write('do you hear me?');
+  await alice.connection('waiting');
+  await alice.write('no');
+  await alice.mark('no', 'waiting');
+  await bob.write('hello?');
+  await bob.mark('hello?', 'sent');
+  await alice.context.setOffline(false);
+  await alice.connection('live');
+  await alice.reads(['do you hear me?', 'hello?', 'no']);
+  await bob.reads(['do you hear me?', 'hello?', 'no']);
+  assert.deepEqual(await server.log(room), ['do you hear me?', 'hello?', 'no']);
+  await goodbye(alice, bob);
 });
 
-test("a message is sent, then delivered, then read", async () => {
-  const alice = await tab("alice", "marks");
-  await say(alice, "to nobody yet");
-  await marked(alice, "sent");
-  const bob = await tab("bob", "marks");
-  await member(alice, "bob", "online");
-  await visibility(bob, "hidden");
-  await say(alice, "look");
-  await shows(bob, ["to nobody yet", "look"]);
-  await marked(alice, "delivered");
-  assert.match(await bob.title(), /^\(1\)/);
-  await visibility(bob, "visible");
-  await marked(alice, "read");
-  assert.doesNotMatch(await bob.title(), /^\(/);
-  await done(alice, bob);
+test('after kill -9 of the server the pages come back by themselves and nothing is lost or twice', async () => {
+  const [room, alice, bob] = await gathering('alice', 'bob');
+  const all = Array.from({ length: 30 }, (_, index) => `message ${index + 1}`);
+  for (const text of all.slice(0, 10)) await alice.write(text);
+  await bob.reads(all.slice(0, 10));
+  // Some of these are on their way, with or without their acknowledgement.
+  for (const text of all.slice(10, 20)) await alice.write(text);
+  server.kill();
+  await Promise.all([alice.connection('waiting'), bob.connection('waiting')]);
+  for (const text of all.slice(20)) await alice.write(text);
+  await alice.mark('message 30', 'waiting');
+
+  await server.start();
+  const time = { timeout: 60_000 };
+  await Promise.all([alice.connection('live', time), bob.connection('live', time)]);
+  await alice.reads(all);
+  await bob.reads(all);
+  await alice.mark('message 30', 'read');
+  assert.deepEqual(await server.log(room), all);
+  await goodbye(alice, bob);
 });
 
-test("who was offline gets what was said and published meanwhile, in order", async () => {
-  const alice = await tab("alice", "away");
-  const bob = await tab("bob", "away");
-  await say(alice, "1");
-  await shows(bob, ["1"]);
-  await bob.getByRole("button", { name: "Go offline" }).first().click();
-  await connection(bob, "offline");
-  await member(alice, "bob", "offline");
-  await say(alice, "2");
-  await shows(alice, ["1", "2"]);
-  await marked(alice, "sent");
-  const published = await dev.publish("away", "newMessage", { content: "3" });
-  assert.deepEqual([published.seq, published.online, published.queued], [3, 1, 1]);
-  await say(alice, "4");
-  await shows(alice, ["1", "2", "3", "4"]);
-  await dev.publish("away", "invoicePaid", { number: 7 });
-  await alice.getByText("invoicePaid").waitFor();
-
-  // What is written while offline waits, and goes out with the connection.
-  for (const text of ["5", "6", "7"]) await say(bob, text);
-  assert.deepEqual(await texts(bob), ["1", "5", "6", "7"]);
-  await bob.getByRole("button", { name: "Go online" }).first().click();
-  await shows(bob, ["1", "2", "3", "4", "5", "6", "7"]);
-  await shows(alice, ["1", "2", "3", "4", "5", "6", "7"]);
-  await bob.getByText("invoicePaid").waitFor();
-  await marked(bob, "read");
-
-  // After a reload it is all there again.
-  await bob.reload();
-  await shows(bob, ["1", "2", "3", "4", "5", "6", "7"]);
-  await done(alice, bob);
+test('a reload keeps name, room and what waits to be sent, and shows what was said', async () => {
+  const [, alice, bob] = await gathering('alice', 'bob');
+  await alice.write('before');
+  await bob.reads(['before']);
+  await alice.click('Go offline');
+  await alice.write('not yet');
+  await alice.page.reload();
+  await alice.connection('live');
+  await alice.reads(['before', 'not yet']);
+  await bob.reads(['before', 'not yet']);
+  await goodbye(alice, bob);
 });
 
-test("after kill -9 of the server the page comes back by itself and has everything", async () => {
-  const alice = await tab("alice", "crash");
-  const bob = await tab("bob", "crash");
-  await member(alice, "bob", "online");
-  for (const text of ["1", "2", "3"]) await say(alice, text);
-  await shows(bob, ["1", "2", "3"]);
-  await until("all is acknowledged", async () => (await alice.locator("#log .pending").count()) === 0);
-  await dev.kill();
-  await connection(alice, "waiting");
-  await say(alice, "4, into the dark");
-  assert.equal(await alice.locator("#log .pending").count(), 1);
-  await dev.start();
-  await connection(alice, "live");
-  await connection(bob, "live");
-  const all = ["1", "2", "3", "4, into the dark"];
-  await shows(alice, all);
-  await shows(bob, all);
-  await until("all is acknowledged", async () => (await alice.locator("#log .pending").count()) === 0);
-  // Nothing is there twice, for somebody new to the page either.
-  await bob.reload();
-  await shows(bob, all);
-  await done(alice, bob);
+test('a newcomer sees the latest messages and can look further back', async () => {
+  const [room, alice] = await gathering('alice');
+  const messages = Array.from({ length: 120 }, (_, index) => ({
+    room, event: 'newMessage', data: { content: `no. ${index + 1}` },
+  }));
+  await server.call('POST', '/publish', { messages: messages.slice(0, 100) });
+  await server.call('POST', '/publish', { messages: messages.slice(100) });
+  await alice.sees('no. 120');
+  const bob = await Visitor.join(browser, server.url, room, 'bob');
+  const texts = messages.map(({ data }) => data.content);
+  await bob.reads(texts.slice(70));
+  await bob.click('Show earlier messages');
+  await bob.reads(texts.slice(20));
+  await bob.click('Show earlier messages');
+  await bob.reads(texts);
+  await bob.page.getByRole('button', { name: 'Show earlier messages' }).waitFor({ state: 'hidden' });
+  // The reader stays where they were, and what comes is announced.
+  await bob.page.locator('#scroller').evaluate((scroller) => scroller.scrollTo(0, 0));
+  await alice.write('down here');
+  await bob.click('1 new');
+  await alice.mark('down here', 'read');
+  await goodbye(alice, bob);
 });
 
-test("a deleted room starts over; who was kicked stays out until asked to come back", async () => {
-  const alice = await tab("alice", "gone");
-  await say(alice, "before");
-  await shows(alice, ["before"]);
-  await marked(alice, "sent");
-  await dev.service("DELETE", "/rooms/gone");
-  await alice.getByText("The room has started over").waitFor();
-  await connection(alice, "live");
-  await shows(alice, []);
-  await say(alice, "after");
-  await marked(alice, "sent");
-
-  await dev.service("DELETE", "/rooms/gone/connections?userId=alice");
-  await connection(alice, "stopped");
-  await say(alice, "kept for later");
-  await marked(alice, "waiting");
-  await alice.getByRole("button", { name: "Join again" }).click();
-  await connection(alice, "live");
-  await marked(alice, "sent");
-  await shows(alice, ["after", "kept for later"]);
-  await done(alice);
-});
-
-for (const width of [360, 320]) {
-  test(`a page fits a phone ${width} px wide`, async () => {
-    const page = await tab("someone-with-quite-a-long-name", `a-room-with-quite-a-long-name-${width}`, {
-      viewport: { width, height: 640 },
-      isMobile: true,
-      hasTouch: true,
-    });
-    const fits = async () => {
-      const [content, window] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-      assert.deepEqual([content, window], [width, width], "no sideways scrolling");
-    };
-    await say(page, `${"long ".repeat(60)} ${"x".repeat(300)}`);
-    await until("the message is there", async () => (await texts(page)).length === 1);
-    await fits();
-    await page.getByRole("button", { name: /^People/ }).click();
-    await page.getByLabel("Your status").selectOption("busy");
-    await member(page, "someone-with-quite-a-long-name", "busy");
-    await fits();
-    await page.keyboard.press("Escape");
-    await page.getByRole("button", { name: "Go offline" }).first().click();
-    await connection(page, "offline");
-    await fits();
-    await done(page);
+test('what people write is never HTML, and long words stay on the screen', async () => {
+  const [room, alice] = await gathering('alice');
+  const bob = await Visitor.join(browser, server.url, room, 'bob', {
+    viewport: { width: 320, height: 568 }, isMobile: true, hasTouch: true,
   });
-}
+  const nasty = '<img src=x onerror="document.title=\'hacked\'"><b>bold</b>';
+  await alice.write(nasty);
+  await bob.sees(nasty);
+  await server.publish(room, 'news', { html: nasty });
+  await server.publish(room, 'newMessage', { content: { not: 'a string' } });
+  await bob.sees('{"not":"a string"}');
+  assert.equal(await bob.page.locator('#log img, .text b, .notice b b').count(), 0);
+  await bob.write('Donaudampfschifffahrtsgesellschaft'.repeat(12));
+  await alice.page.locator('.message.other:has-text("Donau")').waitFor();
+  assert.equal(await bob.overflow(), 0);
+  assert.equal(await alice.overflow(), 0);
+  assert.doesNotMatch(await bob.page.title(), /hacked/);
+  await goodbye(alice, bob);
+});
+
+test('it fits a phone: nothing scrolls sideways, and the people are a button away', async () => {
+  const [room, alice] = await gathering('alice');
+  for (const [width, height] of [[320, 568], [390, 844]]) {
+    const options = { viewport: { width, height }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 };
+    const form = await Visitor.open(browser, server.url, options);
+    await form.page.goto(server.url);
+    assert.equal(await form.overflow(), 0);
+    const bob = await Visitor.join(browser, server.url, room, `bob.with.a.rather.long.name-${width}`, options);
+    await bob.write('from the train');
+    await alice.page.locator('.message.other', { hasText: 'from the train' }).last().waitFor();
+    assert.equal(await bob.overflow(), 0);
+    const people = bob.page.getByRole('complementary', { name: 'People' });
+    assert.equal(await people.isVisible(), false);
+    await bob.page.getByRole('button', { name: 'People, online' }).tap();
+    await people.getByText('alice').waitFor();
+    assert.equal(await bob.overflow(), 0);
+    await bob.page.keyboard.press('Escape');
+    assert.equal(await people.isVisible(), false);
+    // Everything to press is large enough for a finger.
+    for (const button of await bob.page.locator('.top button:visible, #send').all()) {
+      const box = await button.boundingBox();
+      assert.ok(box.width >= 40 && box.height >= 40, `${box.width} x ${box.height}`);
+    }
+    await goodbye(form, bob);
+  }
+  await alice.leave();
+});
+
+test('a token is renewed before it expires, on the same socket', async () => {
+  const alice = await Visitor.open(browser, server.url);
+  let tokens = 0;
+  await alice.page.route('**/dev/token', (route) => {
+    tokens += 1;
+    return route.continue({ postData: JSON.stringify({ ...route.request().postDataJSON(), ttl: 4 }) });
+  });
+  let sockets = 0;
+  alice.page.on('websocket', (socket) => {
+    sockets += 1;
+    assert.doesNotMatch(socket.url(), /token|eyJ/);
+  });
+  await alice.page.goto(`${server.url}/?room=renewed&name=alice`);
+  await alice.connection('live');
+  await alice.page.waitForTimeout(9_000);
+  await alice.write('still here');
+  await alice.mark('still here', 'sent');
+  assert.equal(sockets, 1);
+  assert.ok(tokens >= 3, `${tokens} tokens`);
+  await alice.leave();
+});
+
+test('a server without development tokens: a token can be pasted', async () => {
+  const alice = await Visitor.open(browser, server.url);
+  await alice.page.route('**/dev/token', (route) => route.fulfill({
+    status: 404,
+    contentType: 'application/problem+json',
+    body: JSON.stringify({ type: 'about:blank', title: 'Not Found', status: 404, code: 'notFound' }),
+  }));
+  await alice.page.goto(server.url);
+  await alice.page.getByLabel('Your name').fill('somebody');
+  await alice.page.getByLabel('Room').fill('pasted');
+  await alice.click('Join the room');
+  const field = alice.page.getByLabel('Token');
+  await field.fill('no token');
+  await alice.click('Join the room');
+  await alice.page.getByText('This is not a token').waitFor();
+  await field.fill(await token({ sub: 'alice', rooms: ['elsewhere'] }));
+  await alice.click('Join the room');
+  // Refused, and told why.
+  await alice.connection('stopped');
+  await alice.page.locator('#banner', { hasText: 'does not open this room' }).waitFor();
+
+  await alice.page.reload();
+  await alice.connection('stopped', { state: 'detached' });
+  await alice.page.getByLabel('Token').fill(await token({ sub: 'alice', rooms: ['pasted'] }));
+  await alice.click('Join the room');
+  await alice.connection('live');
+  await alice.member('alice', 'online');
+  // The browser itself reports the 404s and 403s that were asked for.
+  alice.complaints = alice.complaints.filter((text) => !/status of 40[34]/.test(text));
+  await alice.leave();
+});
+
+test('wrong names are explained at their field', async () => {
+  const alice = await Visitor.open(browser, server.url);
+  await alice.page.goto(server.url);
+  const name = alice.page.getByLabel('Your name');
+  await alice.click('Join the room');
+  await alice.page.getByText('What shall the others call you?').waitFor();
+  await name.fill('Zoë B');
+  await alice.page.keyboard.press('Enter');
+  await alice.page.getByText('Letters without accents').waitFor();
+  assert.equal(await name.getAttribute('aria-invalid'), 'true');
+  assert.equal(await name.evaluate((field) => field === document.activeElement), true);
+  await name.fill('zoe.b');
+  await alice.page.keyboard.press('Enter');
+  await alice.connection('live');
+  assert.equal(new URL(alice.page.url()).searchParams.get('room'), 'lobby');
+  await alice.leave();
+});
+
+test('who is removed is told so and not brought back; a room that starts over starts over', async () => {
+  const [room, alice, bob] = await gathering('alice', 'bob');
+  await alice.write('old');
+  await bob.reads(['old']);
+  await server.call('DELETE', `/rooms/${room}/connections?userId=alice`);
+  await alice.connection('stopped');
+  await alice.page.locator('#banner', { hasText: 'kicked' }).waitFor();
+  await alice.click('Join again');
+  await alice.connection('live');
+
+  await server.call('DELETE', `/rooms/${room}`);
+  for (const visitor of [alice, bob]) await visitor.page.getByText('The room has started over.').waitFor();
+  await Promise.all([alice.connection('live'), bob.connection('live')]);
+  await alice.write('new');
+  await bob.reads(['new']);
+  await alice.mark('new', 'read');
+
+  await bob.click('Leave the room');
+  await bob.page.getByLabel('Your name').waitFor();
+  await alice.page.locator('.member[data-user=bob]').waitFor({ state: 'detached' });
+  const members = await server.call('GET', `/rooms/${room}/members`);
+  assert.deepEqual(members.map(({ userId }) => userId), ['alice']);
+  await goodbye(alice, bob);
+});

@@ -1,0 +1,427 @@
+/** The page's client by itself: its clock and its connection are in our hands. */
+
+import assert from 'node:assert/strict';
+import { afterEach, beforeEach, mock, test } from 'node:test';
+import { nativeTransport } from '../../public/lib/native.js';
+import { RoomClient, RoomError } from '../../public/roomcast.js';
+
+/** Lets promises settle; the clock stands still. */
+const settle = () => new Promise((resolve) => setImmediate(resolve));
+
+async function pass(milliseconds) {
+  await settle();
+  mock.timers.tick(milliseconds);
+  await settle();
+}
+
+beforeEach(() => mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: 1_800_000_000_000 }));
+afterEach(() => mock.timers.reset());
+
+/** A room of one socket after the other, each in `links`. */
+class FakeTransport {
+  links = [];
+
+  open(target, handlers) {
+    const link = {
+      target,
+      handlers,
+      sent: [],
+      closed: false,
+      probes: 0,
+      request(event, data) {
+        return new Promise((resolve, reject) => this.sent.push({ event, data, resolve, reject }));
+      },
+      probe() {
+        this.probes += 1;
+      },
+      close() {
+        this.closed = true;
+      },
+    };
+    this.links.push(link);
+    return link;
+  }
+
+  get link() {
+    return this.links.at(-1);
+  }
+}
+
+function setUp(options = {}) {
+  const transport = new FakeTransport();
+  let tokens = 0;
+  const client = new RoomClient({
+    room: 'r', url: 'http://room.test', transport, getToken: async () => `token ${(tokens += 1)}`, ...options,
+  });
+  const seen = [];
+  client.on('newMessage', ({ seq }) => seen.push(seq));
+  const states = [];
+  client.on('state', ({ name }) => states.push(name));
+
+  const it = {
+    client,
+    transport,
+    seen,
+    states,
+    /** Dials, and lets the room answer. */
+    async connect({ seq = 0, epoch = 'e', delivered = 0, read = 0, ...more } = {}, replay = []) {
+      client.connect();
+      await it.accept({ seq, epoch, delivered, read, ...more }, replay);
+    },
+    async accept({ seq = 0, epoch = 'e', delivered = 0, read = 0, ...more } = {}, replay = []) {
+      await settle();
+      const { handlers } = transport.link;
+      handlers.connected({ userId: 'me', epoch, seq, delivered, expiresAt: new Date(Date.now() + 3_600_000).toISOString(), ...more });
+      replay.forEach((event) => it.comes(event));
+      it.request('joinRoom').resolve({ seq, delivered, read, members: [] });
+      await settle();
+    },
+    comes(seq, fields = {}) {
+      transport.link.handlers.event('newMessage', { seq, senderId: 'other', messageId: `m${seq}`, content: 'x', ...fields });
+    },
+    drop(why = { code: 1006, message: 'gone' }) {
+      const { link } = transport;
+      for (const { reject } of link.sent) reject(new RoomError({ code: 'disconnected' }));
+      link.handlers.closed(why);
+    },
+    /** The newest request of this kind on the present link. */
+    request: (event) => transport.link.sent.findLast((request) => request.event === event),
+    count: (event) => transport.link.sent.filter((request) => request.event === event).length,
+  };
+  return it;
+}
+
+test('it resumes after the last event it has seen, with a fresh token', async () => {
+  const it = setUp({ history: 5 });
+  await it.connect({ seq: 3 }, [2, 3]);
+  const [first] = it.transport.links;
+  assert.deepEqual([first.target.token, first.target.history, first.target.since], ['token 1', 5, undefined]);
+  it.comes(4);
+  it.drop();
+  await pass(60_000);
+  const { token, since, epoch, history } = it.transport.link.target;
+  assert.deepEqual({ token, since, epoch, history }, { token: 'token 2', since: 4, epoch: 'e', history: undefined });
+  await it.accept({ seq: 6 }, [5, 6]);
+  assert.deepEqual(it.seen, [2, 3, 4, 5, 6]);
+});
+
+test('a connection that showed nothing is resumed from the head', async () => {
+  const it = setUp();
+  await it.connect({ seq: 7, delivered: 7 });
+  it.drop();
+  await pass(60_000);
+  assert.equal(it.transport.link.target.since, 7);
+});
+
+test('an event that comes again is not shown again; one that is missing is asked for', async () => {
+  const it = setUp();
+  await it.connect({ seq: 2 }, [1, 2]);
+  it.comes(2);
+  it.comes(4);
+  it.comes(5);
+  assert.deepEqual(it.seen, [1, 2]);
+  assert.equal(it.transport.link.closed, true);
+  await pass(60_000);
+  assert.equal(it.transport.link.target.since, 2);
+});
+
+test('events that are no longer kept are told as a gap, not waited for', async () => {
+  const it = setUp();
+  const gaps = [];
+  it.client.on('gap', (gap) => gaps.push(gap));
+  await it.connect({ seq: 1 }, [1]);
+  it.drop();
+  await pass(60_000);
+  it.transport.link.handlers.connected({ userId: 'me', epoch: 'e', seq: 9, delivered: 1 });
+  it.transport.link.handlers.event('gap', { roomId: 'r', from: 2, to: 7 });
+  it.comes(8);
+  it.comes(9);
+  assert.deepEqual(gaps, [{ roomId: 'r', from: 2, to: 7 }]);
+  assert.deepEqual(it.seen, [1, 8, 9]);
+});
+
+test('another epoch starts everything over', async () => {
+  const it = setUp();
+  let resets = 0;
+  it.client.on('reset', () => (resets += 1));
+  await it.connect({ seq: 5, delivered: 5, read: 5 }, [5]);
+  it.drop();
+  await pass(60_000);
+  await it.accept({ seq: 2, epoch: 'f', reset: true }, [1, 2]);
+  assert.equal(resets, 1);
+  assert.deepEqual(it.seen, [5, 1, 2]);
+  await pass(1_000);
+  assert.deepEqual(it.request('messageDelivered').data, { seq: 2 });
+  it.drop();
+  await pass(60_000);
+  assert.deepEqual([it.transport.link.target.since, it.transport.link.target.epoch], [2, 'f']);
+});
+
+test('what was not acknowledged is sent again under the same messageId, in order', async () => {
+  const it = setUp();
+  it.client.send('one', { messageId: 'a' });
+  it.client.send('two', { messageId: 'b' });
+  assert.equal(it.client.outbox.length, 2);
+  await it.connect();
+  assert.deepEqual(it.request('sendMessage').data, { content: 'one', messageId: 'a' });
+  it.drop();
+  await pass(60_000);
+  await it.accept();
+  assert.deepEqual(it.request('sendMessage').data, { content: 'one', messageId: 'a' });
+  it.request('sendMessage').resolve({ messageId: 'a', seq: 1, duplicate: true });
+  await settle();
+  assert.deepEqual(it.request('sendMessage').data, { content: 'two', messageId: 'b' });
+  it.request('sendMessage').resolve({ messageId: 'b', seq: 2 });
+  await settle();
+  assert.deepEqual(it.client.outbox, []);
+});
+
+test('a message that comes back in the replay needs no sending again, however old it is', async () => {
+  const it = setUp();
+  const sent = it.client.send('one', { messageId: 'a' });
+  await it.connect();
+  it.drop();
+  await pass(3_600_000);
+  await it.accept({ seq: 1 }, []);
+  it.drop();
+  await pass(60_000);
+  const { handlers } = it.transport.link;
+  handlers.connected({ userId: 'me', epoch: 'e', seq: 1, delivered: 0 });
+  it.comes(1, { senderId: 'me', messageId: 'a' });
+  it.request('joinRoom').resolve({ seq: 1, delivered: 0, read: 0, members: [] });
+  assert.equal((await sent).seq, 1);
+  assert.equal(it.count('sendMessage'), 0);
+});
+
+test('what is too fast waits and keeps its place; what is refused says why', async () => {
+  const it = setUp();
+  await it.connect();
+  const one = it.client.send('one', { messageId: 'a' });
+  const two = it.client.send('two', { messageId: 'b' });
+  it.request('sendMessage').reject(new RoomError({ code: 'rateLimited', retryAfterMs: 500 }));
+  await settle();
+  assert.equal(it.count('sendMessage'), 1);
+  await pass(500);
+  assert.equal(it.request('sendMessage').data.messageId, 'a');
+  it.request('sendMessage').resolve({ seq: 1 });
+  await one;
+  it.request('sendMessage').reject(new RoomError({ code: 'forbidden', message: 'no' }));
+  await assert.rejects(two, { code: 'forbidden' });
+  await assert.rejects(it.client.send('x'.repeat(70_000)), { code: 'tooLarge' });
+  assert.deepEqual(it.client.outbox, []);
+});
+
+test('the outbox outlives the page', async () => {
+  let kept = [];
+  const store = { load: () => kept, save: (outbox) => (kept = structuredClone(outbox)) };
+  setUp({ store }).client.send('one', { messageId: 'a' });
+  const it = setUp({ store });
+  await it.connect();
+  assert.deepEqual(it.request('sendMessage').data, { content: 'one', messageId: 'a' });
+  it.request('sendMessage').resolve({ seq: 1 });
+  await settle();
+  assert.deepEqual(kept, []);
+});
+
+test('it tries again later and later, at a random time, and forgets that after a good connection', async () => {
+  const it = setUp();
+  mock.method(Math, 'random', () => 1);
+  const delays = [];
+  it.client.on('state', ({ name, retryAt }) => name === 'waiting' && delays.push(retryAt - Date.now()));
+  it.client.connect();
+  for (let tries = 0; tries < 9; tries += 1) {
+    await settle();
+    it.drop();
+    await pass(delays.at(-1));
+  }
+  assert.deepEqual(delays, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
+  await it.accept();
+  await pass(6_000);
+  it.drop();
+  assert.equal(delays.at(-1), 500);
+  // The server's own wish counts.
+  await pass(500);
+  it.drop({ code: 1006, status: 429, message: 'too many', retryAfterMs: 20_000 });
+  assert.equal(delays.at(-1), 20_000);
+  mock.restoreAll();
+});
+
+test('removed or forbidden, it stays away; an expired token is replaced', async () => {
+  for (const why of [{ code: 4403, message: 'kicked' }, { code: 1006, status: 403, message: 'no' }]) {
+    const it = setUp();
+    await it.connect();
+    it.drop(why);
+    await pass(3_600_000);
+    assert.equal(it.client.state.name, 'stopped');
+    assert.equal(it.client.state.reason, why.message);
+    assert.equal(it.transport.links.length, 1);
+  }
+  const it = setUp();
+  await it.connect();
+  it.drop({ code: 4401, message: 'token expired' });
+  await pass(60_000);
+  assert.equal(it.transport.link.target.token, 'token 2');
+  const same = setUp({ getToken: async () => 'the same' });
+  await same.connect();
+  same.drop({ code: 4401, message: 'token expired' });
+  await pass(60_000);
+  same.drop({ code: 1006, status: 401, message: 'token expired' });
+  assert.equal(same.client.state.name, 'stopped');
+});
+
+test('a token is renewed in time', async () => {
+  const it = setUp();
+  await it.connect({ expiresAt: new Date(Date.now() + 600_000).toISOString() });
+  await pass(539_000);
+  assert.equal(it.count('refreshToken'), 0);
+  await pass(1_000);
+  assert.deepEqual(it.request('refreshToken').data, { token: 'token 2' });
+  it.request('refreshToken').reject(new RoomError({ code: 'internal' }));
+  await pass(5_000);
+  assert.deepEqual(it.request('refreshToken').data, { token: 'token 3' });
+});
+
+test('going offline and online by hand leaves one connection', async () => {
+  const it = setUp();
+  it.client.connect();
+  it.client.disconnect();
+  it.client.connect();
+  it.client.connect();
+  await settle();
+  assert.equal(it.transport.links.length, 1);
+  await it.accept();
+  it.client.disconnect();
+  assert.equal(it.transport.link.closed, true);
+  await pass(3_600_000);
+  assert.deepEqual(it.states, ['connecting', 'offline', 'connecting', 'live', 'offline']);
+});
+
+test('receipts go together, and reading says delivery too', async () => {
+  const it = setUp();
+  await it.connect({ seq: 3 }, [1, 2, 3]);
+  it.client.read(2);
+  it.client.read(3);
+  await pass(200);
+  assert.deepEqual(it.request('messageRead').data, { seq: 3 });
+  assert.equal(it.count('messageRead'), 1);
+  assert.equal(it.count('messageDelivered'), 0);
+  it.request('messageRead').resolve({ seq: 3 });
+  it.comes(4);
+  it.comes(5);
+  await pass(200);
+  assert.deepEqual(it.request('messageDelivered').data, { seq: 5 });
+  // Lost with the connection, so said again.
+  it.drop();
+  await pass(60_000);
+  await it.accept({ seq: 5, delivered: 3, read: 3 });
+  await pass(200);
+  assert.deepEqual(it.request('messageDelivered').data, { seq: 5 });
+});
+
+test('typing is told now and then, and its end at a pause', async () => {
+  const it = setUp();
+  await it.connect();
+  for (let keys = 0; keys < 40; keys += 1) {
+    it.client.typing();
+    await pass(100);
+  }
+  const told = () => it.transport.link.sent.filter(({ event }) => event === 'typingIndicator').map(({ data }) => data.isTyping);
+  assert.deepEqual(told(), [true, true]);
+  await pass(3_000);
+  assert.deepEqual(told(), [true, true, false]);
+  it.client.typing();
+  it.client.typing(false);
+  it.client.typing(false);
+  assert.deepEqual(told(), [true, true, false, true, false]);
+});
+
+test('a listener that fails harms nobody else', async () => {
+  const it = setUp();
+  const shown = mock.method(console, 'error', () => {});
+  it.client.on('newMessage', () => {
+    throw new Error('a fault in the page');
+  });
+  await it.connect({ seq: 2 }, [1, 2]);
+  assert.deepEqual(it.seen, [1, 2]);
+  assert.equal(it.client.state.name, 'live');
+  assert.equal(shown.mock.callCount(), 2);
+  mock.restoreAll();
+});
+
+// ---- the native framing
+
+class FakeSocket {
+  static last;
+  sent = [];
+  closed = false;
+
+  constructor(url, protocols) {
+    Object.assign(this, { url: String(url), protocols });
+    FakeSocket.last = this;
+  }
+
+  send(text) {
+    this.sent.push(text);
+  }
+
+  close() {
+    this.closed = true;
+  }
+}
+
+function openNative() {
+  mock.property(globalThis, 'WebSocket', FakeSocket);
+  const got = [];
+  const link = nativeTransport.open(
+    { url: 'https://room.test', room: 'a:b@c', token: 'header.body.signature', since: 4, epoch: 'e' },
+    {
+      connected: (data) => got.push(['connected', data]),
+      event: (event, data, meta) => got.push([event, data, meta]),
+      closed: (why) => got.push(['closed', why.code]),
+    },
+  );
+  const socket = FakeSocket.last;
+  mock.restoreAll();
+  return { link, socket, got, receive: (data) => socket.onmessage({ data }) };
+}
+
+test('the token goes into a header, the position into the address', () => {
+  const { socket } = openNative();
+  assert.equal(socket.url, 'wss://room.test/rooms/a%3Ab%40c/ws?since=4&epoch=e');
+  assert.deepEqual(socket.protocols, ['roomcast.v1', 'bearer.header.body.signature']);
+});
+
+test('frames are taken apart, and answers find their requests', async () => {
+  const { link, got, receive } = openNative();
+  receive('{"event":"connected","data":{"seq":1}}\n{"event":"x","data":"line\\nbreak","meta":{"seq":1}}\n');
+  const [one, two] = [link.request('sync', { after: 0 }), link.request('typingIndicator', {})];
+  receive('{"ack":2,"error":{"code":"rateLimited","message":"slow","retryAfterMs":7}}\n{"ack":1,"data":{"head":1}}');
+  assert.deepEqual(await one, { head: 1 });
+  await assert.rejects(two, { code: 'rateLimited', retryAfterMs: 7 });
+  assert.deepEqual(got, [['connected', { seq: 1 }], ['x', 'line\nbreak', { seq: 1 }]]);
+  receive('not JSON');
+  assert.deepEqual(got.at(-1), ['closed', 4400]);
+});
+
+test('it pings, and a connection that does not answer is given up', async () => {
+  const { link, socket, got, receive } = openNative();
+  receive('{"event":"connected","data":{}}');
+  await pass(25_000);
+  assert.deepEqual(socket.sent, ['ping']);
+  receive('pong');
+  await pass(25_000);
+  assert.deepEqual(socket.sent, ['ping', 'ping']);
+  const request = link.request('sync', {});
+  await Promise.all([assert.rejects(request, { code: 'disconnected' }), pass(10_000)]);
+  assert.deepEqual(got.at(-1), ['closed', 1006]);
+  assert.equal(socket.closed, true);
+  await pass(60_000);
+  assert.equal(socket.sent.length, 3);
+});
+
+test('a server that accepts and then says nothing is given up too', async () => {
+  const { got, socket } = openNative();
+  socket.onopen();
+  await pass(10_000);
+  assert.deepEqual(got, [['closed', 1006]]);
+});

@@ -1,0 +1,135 @@
+/** `npx wrangler dev`, as a developer would run it, on a free port and with
+ * storage of its own, so that it can be killed and started again. */
+
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { SignJWT } from 'jose';
+
+const ROOT = fileURLToPath(new URL('../../', import.meta.url));
+const SECRET = 'a secret for the browser tests and nothing else';
+/** The first start may have to build the Worker. */
+const FIRST_START = 15 * 60_000;
+
+const running = new Set();
+process.on('exit', () => running.forEach((server) => server.kill()));
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => process.exit(1));
+
+export class Server {
+  #process;
+  #output = '';
+  #storage = mkdtempSync(join(tmpdir(), 'roomcast-browser-'));
+
+  static async start() {
+    const server = new Server();
+    server.port = await freePort();
+    server.url = `http://127.0.0.1:${server.port}`;
+    await server.start();
+    return server;
+  }
+
+  async start() {
+    const vars = { JWT_SECRET: SECRET, DEV_TOKENS: 'true', DEFAULT_ROOMS: '*', CONNECTS_PER_MINUTE: '100000' };
+    const child = spawn(
+      'npx',
+      [
+        'wrangler', 'dev', '--port', this.port, '--ip', '127.0.0.1', '--inspector-port', '0',
+        '--persist-to', this.#storage, '--show-interactive-dev-session=false',
+        ...Object.entries(vars).flatMap(([name, value]) => ['--var', `${name}:${value}`]),
+      ],
+      {
+        cwd: ROOT,
+        // A process group of its own, so that all of it can be killed at once.
+        detached: true,
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: { ...process.env, CI: '1', WRANGLER_SEND_METRICS: 'false', WRANGLER_LOG_PATH: join(this.#storage, 'logs') },
+      },
+    );
+    this.#process = child;
+    running.add(this);
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on('data', (data) => (this.#output = (this.#output + data).slice(-100_000)));
+    }
+    for (const until = Date.now() + FIRST_START; Date.now() < until; await sleep(200)) {
+      if (child.exitCode !== null) break;
+      if (await this.#answers()) return;
+    }
+    this.kill();
+    throw new Error(`wrangler dev did not start:\n${this.#output}`);
+  }
+
+  async #answers() {
+    const answer = await fetch(`${this.url}/healthz`, { signal: AbortSignal.timeout(2_000) }).catch(() => null);
+    return answer?.ok && (await answer.json()).status === 'ok';
+  }
+
+  /** What it wrote, the newest 100 kB. */
+  get output() {
+    return this.#output;
+  }
+
+  /** Wrangler, workerd and all, at once: kill -9. */
+  kill() {
+    running.delete(this);
+    try {
+      process.kill(-this.#process.pid, 'SIGKILL');
+    } catch (error) {
+      if (error.code !== 'ESRCH') throw error;
+    }
+  }
+
+  async stop() {
+    this.kill();
+    // The killed let go of their files a moment later.
+    await sleep(200);
+    rmSync(this.#storage, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
+  }
+
+  // ---- as a service, over HTTP
+
+  /** A request with a service's token; answers the body. */
+  async call(method, path, body) {
+    const answer = await fetch(this.url + path, {
+      method,
+      headers: { authorization: `Bearer ${await token({ sub: 'billing', role: 'service', rooms: ['*'] })}` },
+      body: body && JSON.stringify(body),
+    });
+    const text = await answer.text();
+    if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${text}`);
+    return JSON.parse(text);
+  }
+
+  publish(room, event, data) {
+    return this.call('POST', '/publish', { room, event, data });
+  }
+
+  /** The texts in the log of a room. */
+  async log(room) {
+    const { events } = await this.call('GET', `/rooms/${room}/messages?limit=1000`);
+    return events.filter(({ event }) => event === 'newMessage').map(({ data }) => data.content);
+  }
+}
+
+export function token({ sub, ttl = '1h', ...claims }) {
+  return new SignJWT(claims)
+    .setProtectedHeader({ alg: 'HS256', typ: 'JWT' })
+    .setSubject(sub)
+    .setIssuedAt()
+    .setExpirationTime(ttl)
+    .sign(new TextEncoder().encode(SECRET));
+}
+
+function freePort() {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.on('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
