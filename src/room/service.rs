@@ -2,9 +2,10 @@
 //! sends to the object, and their answers. During a deploy the two may differ
 //! by a version, so fields are only ever added, with a default.
 
+use super::Room;
+use super::advance::Accepted;
 use super::log::Range;
 use super::output::{CallId, Output};
-use super::{Accepted, Room};
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
 use crate::name::{self, UserId};

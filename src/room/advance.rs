@@ -1,0 +1,339 @@
+//! What time does: events are taken into the tick, ticks end, cursors and
+//! rumours go out, tokens and sockets come to their end, the log is trimmed.
+
+use super::dedupe::{Key, Seen};
+use super::member::{Cursor, MAX_JOURNAL};
+use super::presence::Ended;
+use super::tick::Except;
+use super::{Change, ConnId, Output, Room, dedupe};
+use crate::eventlog::Entry;
+use crate::name::UserId;
+use crate::time::{Millis, rfc3339};
+use crate::wire::command::{Body, Send, Status};
+use crate::wire::event::Stamp;
+use crate::wire::native::Close;
+use crate::wire::{event, native};
+use serde_json::json;
+
+/// How long cursors wait to be stored together: one row for all that moved. A
+/// room with a message in flight at a time has its receipts cost less than one
+/// row per 20 messages; an acknowledgement waits no longer than this.
+const CURSOR_DELAY: Millis = 50;
+
+/// How long rumours wait to go out together: a millisecond for each socket they
+/// go to, within these bounds. What n users say to n users grows with the
+/// square; this keeps the frames of it linear.
+const RUMOUR_DELAY: (Millis, Millis) = (50, 1_000);
+
+/// What became of a send.
+pub(super) struct Accepted {
+    pub(super) message_id: String,
+    pub(super) seen: Seen,
+    pub(super) duplicate: bool,
+}
+
+impl Accepted {
+    pub(super) fn receipt(&self) -> String {
+        event::receipt(
+            &self.message_id,
+            self.seen.seq,
+            &rfc3339(self.seen.at),
+            self.duplicate,
+        )
+    }
+}
+
+impl Room {
+    /// Takes an event into the tick, or finds that it was there before.
+    pub(super) fn accept(
+        &mut self,
+        sender: &UserId,
+        send: &Send,
+        now: Millis,
+        with_meta: bool,
+    ) -> Accepted {
+        let window = self.config.room.dedupe_window;
+        let key = send.message_id.as_ref().map(|id| Key::new(sender, id));
+        if let (Some(key), Some(id)) = (key, &send.message_id) {
+            let seen = self.dedupe.get(key, now, window).or_else(|| {
+                dedupe::read_id(&self.epoch, sender, id)
+                    .filter(|seen| seen.seq <= self.bounds.head + self.tick.events)
+            });
+            if let Some(seen) = seen {
+                return Accepted {
+                    message_id: id.clone(),
+                    seen,
+                    duplicate: true,
+                };
+            }
+        }
+        let seen = Seen {
+            seq: self.bounds.head + self.tick.events + 1,
+            at: now,
+        };
+        let message_id = send
+            .message_id
+            .clone()
+            .unwrap_or_else(|| dedupe::make_id(&self.epoch, sender, seen));
+        if let Some(key) = key {
+            self.dedupe.insert(key, seen, window);
+        }
+        let stamp = Stamp {
+            room: &self.name,
+            message_id: &message_id,
+            sender,
+            seq: Some(seen.seq),
+            timestamp: &rfc3339(now),
+        };
+        event::push_envelope(
+            self.tick.next_event(sender, now),
+            &send.body,
+            stamp,
+            with_meta,
+        );
+        Accepted {
+            message_id,
+            seen,
+            duplicate: false,
+        }
+    }
+
+    /// The envelope of an event that is not stored.
+    pub(super) fn ephemeral(
+        &self,
+        sender: &str,
+        body: &Body,
+        now: Millis,
+        with_meta: bool,
+    ) -> String {
+        let at = Seen {
+            seq: self.bounds.head,
+            at: now,
+        };
+        let stamp = Stamp {
+            room: &self.name,
+            message_id: &dedupe::make_id(&self.epoch, sender, at),
+            sender,
+            seq: None,
+            timestamp: &rfc3339(now),
+        };
+        let mut line = String::with_capacity(160);
+        event::push_envelope(&mut line, body, stamp, with_meta);
+        line
+    }
+
+    /// A line about `user`, for the others.
+    pub(super) fn rumour_of(&mut self, user: &UserId, line: String, now: Millis) {
+        self.rumours.push((Except::User(user.clone()), line));
+        self.expect_rumours(now);
+    }
+
+    /// A cursor moved, or has something to remember.
+    pub(super) fn expect_cursors(&mut self, now: Millis) {
+        self.cursors_due.get_or_insert(now + CURSOR_DELAY);
+    }
+
+    pub(super) fn expect_news(&mut self, now: Millis) {
+        if self.roster.has_news() {
+            self.expect_rumours(now);
+        }
+    }
+
+    pub(super) fn expect_rumours(&mut self, now: Millis) {
+        let sockets = (self.conns.len() - self.free.len()) as Millis;
+        self.rumours_due
+            .get_or_insert(now + sockets.clamp(RUMOUR_DELAY.0, RUMOUR_DELAY.1));
+    }
+
+    /// Ends the tick: one row, one commit, one frame a socket. Also does what
+    /// is due by now.
+    pub fn advance(&mut self, now: Millis, out: &mut Vec<Output>) {
+        if self.expiry.is_some_and(|at| at <= now) {
+            self.expire(now, out);
+        }
+        for ended in self.roster.expire(now) {
+            if let Ended::Typing(user) = ended {
+                self.rumour_of(&user, event::user_typing(&self.name, &user, false), now);
+            }
+        }
+        self.expect_news(now);
+        if self.cursors_due.is_some_and(|at| at <= now) {
+            self.flush_cursors(now, out);
+        }
+        if self.rumours_due.is_some_and(|at| at <= now) {
+            self.flush_rumours();
+        }
+        if self.tick.is_empty() {
+            return;
+        }
+        let mut tick = std::mem::take(&mut self.tick);
+        self.ticks += 1;
+        let head = self.bounds.head;
+        out.extend(tick.changes.drain(..).map(Output::Store));
+        // The clock may be set back; the log's does not follow it.
+        let stored_at = now.max(self.bounds.last_at);
+        if let Some(row) = tick.row(head + 1, stored_at) {
+            self.bounds.head = row.last;
+            self.bounds.last_at = row.at;
+            self.bounds.oldest_at.get_or_insert(row.at);
+            let mut entry = Entry::info("publish")
+                .with("first", row.first)
+                .with("count", tick.events)
+                .took(now.saturating_sub(tick.since));
+            if let Some(sender) = &tick.sender {
+                entry = entry.user(sender);
+            }
+            out.push(Output::Store(Change::Append(row)));
+            out.push(Output::Log(entry));
+        }
+        // Who came gets what was there, and then with the others what is new.
+        for arrival in tick.arrivals.drain(..) {
+            self.welcome(&arrival, head, out);
+        }
+        for (call, answers) in tick.calls.drain(..) {
+            out.push(Output::Reply { call, answers });
+        }
+        out.push(Output::Deliver(tick.deliver(
+            self.ticks,
+            |user| self.roster.sockets(user).collect(),
+            |conn| self.receives(conn, self.ticks),
+        )));
+        if self.bounds.trim_due(&self.config.room) {
+            self.trim(now, out);
+        }
+    }
+
+    pub(super) fn flush_cursors(&mut self, now: Millis, out: &mut Vec<Output>) {
+        self.cursors_due = None;
+        let moved = std::mem::take(&mut self.cursors);
+        let mut entry = Vec::with_capacity(moved.len());
+        for (user, (delivered, read)) in moved {
+            let Some(member) = self.members.get(&user) else {
+                continue;
+            };
+            entry.push(Cursor(
+                user.to_string(),
+                member.delivered,
+                member.read,
+                member.last_seen,
+            ));
+            let lines = [
+                (delivered, "messageDelivered", member.delivered),
+                (read, "messageRead", member.read),
+            ];
+            for (moved, name, seq) in lines {
+                if moved {
+                    let line = event::cursor_moved(name, &self.name, &user, seq);
+                    self.rumour_of(&user, line, now);
+                }
+            }
+            self.journalled.insert(user);
+        }
+        if !entry.is_empty() {
+            self.journal += 1;
+            let change = if self.journal > MAX_JOURNAL {
+                self.journal = 0;
+                let members = std::mem::take(&mut self.journalled)
+                    .into_iter()
+                    .filter_map(|user| Some((user.clone(), self.members.get(&user)?.clone())))
+                    .collect();
+                Change::Checkpoint(members)
+            } else {
+                Change::Cursors(json!(entry).to_string())
+            };
+            out.push(Output::Store(change));
+        }
+        for (conn, id, answer) in std::mem::take(&mut self.cursor_answers) {
+            self.tick.answer(conn, id, &native::ack(id, &answer));
+        }
+    }
+
+    pub(super) fn flush_rumours(&mut self) {
+        self.rumours_due = None;
+        for (except, line) in std::mem::take(&mut self.rumours) {
+            self.tick.tell_others(except, line);
+        }
+        for (user, status) in self.roster.news() {
+            let last_seen = self
+                .members
+                .get(&user)
+                .map(|member| member.last_seen)
+                .filter(|_| status == Status::Offline)
+                .filter(|at| *at > 0);
+            let line = event::presence_update(&self.name, &user, status, last_seen);
+            self.tick.tell_others(Except::User(user), line);
+        }
+    }
+
+    /// Closes what outlived its token.
+    pub(super) fn expire(&mut self, now: Millis, out: &mut Vec<Output>) {
+        let expired: Vec<ConnId> = (0..self.conns.len())
+            .filter(|conn| self.conn(*conn).is_some_and(|conn| conn.expires <= now))
+            .collect();
+        for conn in expired {
+            self.close(conn, Close::Expired, now, out);
+        }
+        self.expiry = self.conns.iter().flatten().map(|conn| conn.expires).min();
+    }
+
+    pub(super) fn trim(&mut self, now: Millis, out: &mut Vec<Output>) {
+        let upto = self.floor();
+        self.bounds.trimmed = upto;
+        // A row within the dedupe window is still needed to know a repetition
+        // after a restart.
+        let before = now.saturating_sub(self.config.room.dedupe_window);
+        out.push(Output::Store(Change::Trim { upto, before }));
+    }
+
+    /// Whether a row is past `RETENTION_DAYS`, so that [`Room::aged`] is due:
+    /// the time before which rows are.
+    pub fn age_limit(&self, now: Millis) -> Option<Millis> {
+        let age = self.config.room.retention_age;
+        self.bounds
+            .ages_at(&self.config.room)
+            .filter(|at| *at < now)
+            .map(|_| now - age)
+    }
+
+    /// Rows up to event `aged` are past the age; the next was stored at
+    /// `oldest_at`.
+    pub fn aged(&mut self, aged: u64, oldest_at: Option<Millis>) {
+        self.bounds.aged = self.bounds.aged.max(aged);
+        self.bounds.oldest_at = oldest_at;
+    }
+
+    /// The alarm: tokens that expired, sockets that are gone without a close,
+    /// rows past retention. `pinged` says when a socket was last heard by the
+    /// runtime. Does no harm when nothing is due.
+    pub fn alarm(
+        &mut self,
+        pinged: impl Fn(ConnId) -> Option<Millis>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let timeout = self.config.room.ghost_timeout;
+        let mut ghosts = Vec::new();
+        self.ghost_check = None;
+        for (conn, this) in self.conns.iter().enumerate() {
+            // Who never pings has not promised to.
+            if let (Some(this), Some(pinged)) = (this, pinged(conn)) {
+                let gone_at = pinged.max(this.alive_at) + timeout;
+                if gone_at <= now {
+                    ghosts.push(conn);
+                } else {
+                    self.ghost_check = Some(self.ghost_check.map_or(gone_at, |at| at.min(gone_at)));
+                }
+            }
+        }
+        out.push(Output::Log(
+            Entry::info("alarm").with("ghosts", ghosts.len()),
+        ));
+        for conn in ghosts {
+            self.close(conn, Close::Ghost, now, out);
+        }
+        self.advance(now, out);
+        if self.floor() > self.bounds.trimmed {
+            self.trim(now, out);
+        }
+    }
+}

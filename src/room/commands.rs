@@ -1,0 +1,430 @@
+//! What connections ask for.
+
+use super::connections::Start;
+use super::limits::{Bucket, Verdict};
+use super::log::Range;
+use super::tick::Except;
+use super::{Conn, ConnId, Output, Room};
+use crate::auth::Rights;
+use crate::config::RoomConfig;
+use crate::eventlog::Entry;
+use crate::fault::{Code, Fault, Result};
+use crate::name::UserId;
+use crate::time::{Millis, rfc3339};
+use crate::wire::command::{Command, Position};
+use crate::wire::native::Close;
+use crate::wire::{event, native};
+use serde_json::json;
+
+/// What came in over a socket.
+#[derive(Clone, Copy, Debug)]
+pub enum Frame<'a> {
+    Text(&'a str),
+    Binary,
+}
+
+/// What a command is answered with.
+pub(super) enum Answer {
+    Now(String),
+    /// By other means, or not at all.
+    Later,
+}
+
+impl Room {
+    /// A frame came in.
+    pub fn receive(&mut self, conn: ConnId, frame: Frame, now: Millis, out: &mut Vec<Output>) {
+        let limit = self.config.room.max_frame_bytes;
+        if self.tick.arrivals.iter().any(|one| one.conn == conn) {
+            // `connected` comes before any answer.
+            self.advance(now, out);
+        }
+        let Some(this) = self.conn_mut(conn) else {
+            return;
+        };
+        this.alive_at = now;
+        this.unacked = 0;
+        if this.expires <= now {
+            return self.close(conn, Close::Expired, now, out);
+        }
+        let text = match frame {
+            Frame::Text(text) if text.len() > limit => {
+                return self.reject(conn, Close::TooLarge, now, out);
+            }
+            Frame::Binary => return self.reject(conn, Close::Malformed, now, out),
+            Frame::Text(text) => text,
+        };
+        if text == native::PING {
+            out.push(Output::Send {
+                conn,
+                frame: native::PONG.to_owned(),
+            });
+            return;
+        }
+        let incoming = match native::decode(text) {
+            Ok(incoming) => incoming,
+            Err(why) => return self.reject(conn, why, now, out),
+        };
+        for one in incoming {
+            let done = self
+                .take(
+                    conn,
+                    |conn| &mut conn.commands,
+                    |limits| limits.commands,
+                    "commands",
+                    now,
+                )
+                .and(one.command)
+                .and_then(|command| self.command(conn, one.id, command, now, out));
+            match (done, one.id) {
+                (Ok(Answer::Now(data)), Some(id)) => self.tick.tell(conn, &native::ack(id, &data)),
+                (Ok(_), _) => {}
+                (Err(fault), id) => {
+                    self.tick.tell(conn, &native::fault(id, &fault));
+                    if fault.code == Code::RateLimited && !self.patience(conn, now, out) {
+                        return;
+                    }
+                }
+            }
+            // A command may have closed the connection.
+            if self.conn(conn).is_none() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn reject(&mut self, conn: ConnId, why: Close, now: Millis, out: &mut Vec<Output>) {
+        if let Some(this) = self.conn(conn) {
+            out.push(Output::Log(
+                Entry::reject("malformed")
+                    .user(&this.user)
+                    .connection(&this.id)
+                    .with("code", why.code()),
+            ));
+        }
+        self.close(conn, why, now, out);
+    }
+
+    /// After a refusal: whether the connection may go on.
+    pub(super) fn patience(&mut self, conn: ConnId, now: Millis, out: &mut Vec<Output>) -> bool {
+        let Some(this) = self.conn_mut(conn) else {
+            return false;
+        };
+        let verdict = this.overrun.refuse(now);
+        if verdict != Verdict::Again {
+            let entry = Entry::reject("rate").user(&this.user).connection(&this.id);
+            out.push(Output::Log(
+                entry.with("closed", verdict == Verdict::Enough),
+            ));
+        }
+        if verdict == Verdict::Enough {
+            self.close(conn, Close::TooFast, now, out);
+        }
+        verdict != Verdict::Enough
+    }
+
+    pub(super) fn take(
+        &mut self,
+        conn: ConnId,
+        bucket: impl Fn(&mut Conn) -> &mut Bucket,
+        rate: impl Fn(&RoomConfig) -> crate::config::Rate,
+        what: &str,
+        now: Millis,
+    ) -> Result<()> {
+        let rate = rate(&self.config.room);
+        let this = self.conn_mut(conn).ok_or_else(Fault::internal)?;
+        bucket(this)
+            .take(rate, now)
+            .map_err(|wait| Fault::rate_limited(what, wait))
+    }
+
+    pub(super) fn command(
+        &mut self,
+        conn: ConnId,
+        id: Option<u32>,
+        command: Command,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<Answer> {
+        match command {
+            Command::Join { room, position } => {
+                self.own_room(
+                    room.as_deref(),
+                    Fault::bad_request("this socket belongs to another room"),
+                )?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.joins,
+                    |limits| limits.joins,
+                    "joins",
+                    now,
+                )?;
+                self.rejoin(conn, id, &position, now, out)
+            }
+            Command::Leave { room } => {
+                self.own_room(room.as_deref(), Fault::not_joined())?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.joins,
+                    |limits| limits.joins,
+                    "joins",
+                    now,
+                )?;
+                let user = self.require(conn, Rights::NONE)?;
+                self.remove_member(&user, Some(conn), now, out);
+                Ok(Answer::Now(format!(r#"{{"roomId":"{}"}}"#, self.name)))
+            }
+            Command::Send(send) => {
+                self.own_room(send.room.as_deref(), Fault::not_joined())?;
+                let user = self.require(conn, Rights::WRITE)?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.messages,
+                    |limits| limits.messages,
+                    "messages",
+                    now,
+                )?;
+                if send.volatile {
+                    let line = self.ephemeral(&user, &send.body, now, false);
+                    self.tick.tell_others(Except::Conn(conn), line);
+                    return Ok(Answer::Now("{}".into()));
+                }
+                let accepted = self.accept(&user, &send, now, false);
+                if let Some(id) = id {
+                    self.tick
+                        .answer(conn, id, &native::ack(id, &accepted.receipt()));
+                }
+                Ok(Answer::Later)
+            }
+            Command::Delivered { room, seq } => {
+                self.own_room(room.as_deref(), Fault::not_joined())?;
+                self.acknowledge(conn, id, seq, false, now)
+            }
+            Command::Read { room, seq } => {
+                self.own_room(room.as_deref(), Fault::not_joined())?;
+                self.acknowledge(conn, id, seq, true, now)
+            }
+            Command::Typing { room, is_typing } => {
+                self.own_room(room.as_deref(), Fault::not_joined())?;
+                let user = self.require(conn, Rights::PRESENCE)?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.signals,
+                    |limits| limits.signals,
+                    "signals",
+                    now,
+                )?;
+                let until = is_typing.then(|| now + self.config.room.typing_ttl);
+                if self.roster.typing(&user, until) {
+                    self.rumour_of(&user, event::user_typing(&self.name, &user, is_typing), now);
+                }
+                Ok(Answer::Now("{}".into()))
+            }
+            Command::Presence { status } => {
+                let user = self.require(conn, Rights::PRESENCE)?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.signals,
+                    |limits| limits.signals,
+                    "signals",
+                    now,
+                )?;
+                if let Some(this) = self.conn_mut(conn) {
+                    this.status = status;
+                }
+                self.roster.set(&user, conn, status);
+                self.expect_news(now);
+                out.push(Output::Attach { conn });
+                Ok(Answer::Now(format!(
+                    r#"{{"status":"{}"}}"#,
+                    status.as_str()
+                )))
+            }
+            Command::Sync { room, after, limit } => {
+                self.own_room(room.as_deref(), Fault::not_joined())?;
+                self.require(conn, Rights::READ)?;
+                self.take(
+                    conn,
+                    |conn| &mut conn.joins,
+                    |limits| limits.joins,
+                    "requests",
+                    now,
+                )?;
+                if let Some(id) = id {
+                    out.push(Output::Page {
+                        conn,
+                        id,
+                        range: Range {
+                            after,
+                            before: u64::MAX,
+                            limit,
+                            newest: false,
+                        },
+                    });
+                }
+                Ok(Answer::Later)
+            }
+            Command::Refresh { token } => {
+                self.take(
+                    conn,
+                    |conn| &mut conn.joins,
+                    |limits| limits.joins,
+                    "requests",
+                    now,
+                )?;
+                self.refresh(conn, &token, now, out)
+            }
+        }
+    }
+
+    /// `room` is this one or left out; else `otherwise`.
+    pub(super) fn own_room(&self, room: Option<&str>, otherwise: Fault) -> Result<()> {
+        match room {
+            Some(room) if room != self.name => Err(otherwise),
+            _ => Ok(()),
+        }
+    }
+
+    /// The user of a joined connection that has `right`.
+    pub(super) fn require(&self, conn: ConnId, right: Rights) -> Result<UserId> {
+        let this = self.conn(conn).ok_or_else(Fault::internal)?;
+        this.require(right)?;
+        Ok(this.user.clone())
+    }
+
+    /// `joinRoom` on a socket of the room's own: joins again after a leave, or
+    /// asks for more of the past than the connection has been given.
+    pub(super) fn rejoin(
+        &mut self,
+        conn: ConnId,
+        id: Option<u32>,
+        position: &Position,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<Answer> {
+        // What was accepted before goes out before, so that the head is where
+        // the replay ends and what is live begins.
+        self.advance(now, out);
+        let this = self.conn(conn).ok_or_else(Fault::internal)?;
+        if !this.rights.has(Rights::READ) {
+            return Err(Fault::forbidden("the token does not allow this here"));
+        }
+        let (user, given) = (this.user.clone(), this.joined.then_some(this.from));
+        self.admit_member(&user)?;
+        let asks_for_past = position.since.is_some() || position.history.is_some();
+        let start = match given {
+            None => self.join(conn, position, now, out),
+            Some(_) if asks_for_past => self.start(&user, position),
+            Some(from) => Start {
+                after: from,
+                reset: false,
+            },
+        };
+        // What it was given already does not come a second time.
+        let upto = given.unwrap_or(self.bounds.head);
+        if let Some(this) = self.conn_mut(conn) {
+            this.from = this.from.min(start.after);
+        }
+        out.push(Output::Attach { conn });
+        // A membership that is new is stored before it is told.
+        out.extend(self.tick.changes.drain(..).map(Output::Store));
+        if let Some(id) = id {
+            out.push(Output::Send {
+                conn,
+                frame: native::ack(id, &self.joined_json(&user, start)),
+            });
+        }
+        self.replay(conn, start.after, upto, out);
+        Ok(Answer::Later)
+    }
+
+    /// The answer to `joinRoom`.
+    pub(super) fn joined_json(&self, user: &str, start: Start) -> String {
+        let member = self.members.get(user).cloned().unwrap_or_default();
+        let mut users: Vec<&UserId> = self.members.keys().collect();
+        users.sort();
+        let mut answer = json!({
+            "roomId": self.name,
+            "epoch": self.epoch,
+            "seq": self.bounds.head,
+            "delivered": member.delivered,
+            "read": member.read,
+            "members": users
+                .iter()
+                .map(|user| json!({ "userId": &***user, "status": self.roster.status(user) }))
+                .collect::<Vec<_>>(),
+        });
+        if start.reset {
+            answer["reset"] = true.into();
+        }
+        answer.to_string()
+    }
+
+    pub(super) fn acknowledge(
+        &mut self,
+        conn: ConnId,
+        id: Option<u32>,
+        seq: u64,
+        read: bool,
+        now: Millis,
+    ) -> Result<Answer> {
+        let user = self.require(conn, Rights::READ)?;
+        if seq > self.bounds.head {
+            return Err(Fault::bad_field(
+                "seq",
+                "no higher than the room's last event",
+            ));
+        }
+        let member = self.members.get_mut(&user).ok_or_else(Fault::not_joined)?;
+        let before = (member.delivered, member.read);
+        if read {
+            member.read(seq);
+        } else {
+            member.deliver(seq);
+        }
+        let answer = format!(
+            r#"{{"seq":{}}}"#,
+            if read { member.read } else { member.delivered }
+        );
+        let moved = (member.delivered != before.0, member.read != before.1);
+        if moved.0 || moved.1 {
+            let told = self.cursors.entry(user).or_default();
+            *told = (told.0 || moved.0, told.1 || moved.1);
+            self.expect_cursors(now);
+        }
+        if self.cursors_due.is_none() {
+            return Ok(Answer::Now(answer));
+        }
+        if let Some(id) = id {
+            self.cursor_answers.push((conn, id, answer));
+        }
+        Ok(Answer::Later)
+    }
+
+    pub(super) fn refresh(
+        &mut self,
+        conn: ConnId,
+        token: &str,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<Answer> {
+        let identity = crate::auth::verify(&self.config, token, now)?;
+        let rights = identity.rights(&self.name);
+        let this = self.conn_mut(conn).ok_or_else(Fault::internal)?;
+        if identity.user != *this.user || !rights.has(Rights::READ) {
+            out.push(Output::Log(
+                Entry::reject("auth").user(&this.user).connection(&this.id),
+            ));
+            self.close(conn, Close::Forbidden, now, out);
+            return Ok(Answer::Later);
+        }
+        this.expires = identity.expires;
+        this.rights = rights;
+        let expiry = this.expires;
+        self.expiry = Some(self.expiry.map_or(expiry, |at| at.min(expiry)));
+        out.push(Output::Attach { conn });
+        Ok(Answer::Now(format!(
+            r#"{{"expiresAt":"{}"}}"#,
+            rfc3339(expiry)
+        )))
+    }
+}

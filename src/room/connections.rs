@@ -1,0 +1,369 @@
+//! Who is connected and who is a member: coming, being told where one stands,
+//! going, and starting to read.
+
+use super::limits::Bucket;
+use super::tick::{Arrival, Except};
+use super::{Attachment, Change, Conn, ConnId, Hello, Member, Output, Room};
+use crate::config::RoomConfig;
+use crate::eventlog::Entry;
+use crate::fault::{Code, Fault, Result};
+use crate::name::UserId;
+use crate::time::{Millis, rfc3339};
+use crate::wire::command::{Position, Status};
+use crate::wire::event;
+use crate::wire::native::Close;
+use serde_json::json;
+
+/// Where a connection starts, and whether its `since` made no sense any more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Start {
+    pub(super) after: u64,
+    pub(super) reset: bool,
+}
+
+impl Room {
+    /// Whether somebody may come in: the limits that count connections.
+    pub fn admit(&mut self, hello: &Hello, now: Millis) -> Result<()> {
+        if let Some(address) = &hello.address {
+            let rate = self.config.room.connects;
+            if self.doors.len() > 1_000 {
+                self.doors.retain(|_, bucket| !bucket.is_full(rate, now));
+            }
+            self.doors
+                .entry(address.clone())
+                .or_insert_with(|| Bucket::full(rate, now))
+                .take(rate, now)
+                .map_err(|wait| Fault::rate_limited("connects from this address", wait))?;
+        }
+        let user = hello.user.as_str();
+        if self.roster.sockets(user).count() >= self.config.room.max_connections_per_user {
+            return Err(Fault::rate_limited("connections of this user", 1_000));
+        }
+        self.admit_member(user)
+    }
+
+    pub(super) fn admit_member(&self, user: &str) -> Result<()> {
+        if !self.members.contains_key(user) && self.members.len() >= self.config.room.max_members {
+            return Err(Fault::new(
+                Code::Conflict,
+                "the room has as many members as it may",
+            ));
+        }
+        Ok(())
+    }
+
+    /// A socket of the room's own: joins at once. With the end of the tick it is
+    /// told where it stands and gets what it missed, so that memberships of
+    /// connections that come together are stored together.
+    pub fn connect(&mut self, hello: Hello, now: Millis, out: &mut Vec<Output>) -> ConnId {
+        let attachment = Attachment {
+            id: hello.connection_id,
+            user: hello.user,
+            rights: hello.rights,
+            expires: hello.expires,
+            status: Status::Online,
+            joined: false,
+            from: 0,
+        };
+        let conn = self.place(Conn::new(attachment, &self.config.room, now), now);
+        let start = self.join(conn, &hello.position, now, out);
+        self.tick.arrivals.push(Arrival {
+            conn,
+            after: start.after,
+            reset: start.reset,
+        });
+        conn
+    }
+
+    /// The first thing on a socket: where the room stood at `head`, and what
+    /// comes up to there.
+    pub(super) fn welcome(&mut self, arrival: &Arrival, head: u64, out: &mut Vec<Output>) {
+        let conn = arrival.conn;
+        let Some(this) = self.conn(conn) else {
+            return;
+        };
+        let joined = this.joined;
+        let mut connected = json!({
+            "connectionId": this.id,
+            "userId": &*this.user,
+            "roomId": self.name,
+            "epoch": self.epoch,
+            "seq": head,
+            "delivered": self.members.get(&this.user).map_or(0, |member| member.delivered),
+            "expiresAt": rfc3339(this.expires),
+            "limits": limits_json(&self.config.room),
+        });
+        if arrival.reset {
+            connected["reset"] = true.into();
+        }
+        out.push(Output::Log(
+            Entry::info("connect").user(&this.user).connection(&this.id),
+        ));
+        out.push(Output::Attach { conn });
+        out.push(Output::Send {
+            conn,
+            frame: json!({ "event": "connected", "data": connected }).to_string(),
+        });
+        // Another connection of the user may have left the room meanwhile.
+        if joined {
+            self.replay(conn, arrival.after, head, out);
+        }
+    }
+
+    /// After hibernation: a socket that is still there.
+    pub fn recall(&mut self, attachment: Attachment, now: Millis) -> ConnId {
+        let mut conn = Conn::new(attachment, &self.config.room, now);
+        // When it was heard last only the runtime knows.
+        conn.alive_at = 0;
+        let (user, status, joined) = (conn.user.clone(), conn.status, conn.joined);
+        let conn = self.place(conn, now);
+        if joined {
+            self.roster.recall(&user, conn, status);
+        }
+        conn
+    }
+
+    pub(super) fn place(&mut self, conn: Conn, now: Millis) -> ConnId {
+        self.expiry = Some(self.expiry.map_or(conn.expires, |at| at.min(conn.expires)));
+        let check = now + self.config.room.ghost_timeout;
+        self.ghost_check = Some(self.ghost_check.map_or(check, |at| at.min(check)));
+        match self.free.pop() {
+            Some(place) => {
+                self.conns[place] = Some(conn);
+                place
+            }
+            None => {
+                self.conns.push(Some(conn));
+                self.conns.len() - 1
+            }
+        }
+    }
+
+    /// The socket is gone, however it went.
+    pub fn disconnect(&mut self, conn: ConnId, code: u16, now: Millis, out: &mut Vec<Output>) {
+        let Some(gone) = self.conns.get_mut(conn).and_then(Option::take) else {
+            return;
+        };
+        self.free.push(conn);
+        self.tick.forget(conn);
+        self.cursor_answers.retain(|(one, ..)| *one != conn);
+        self.rumours
+            .retain(|(except, _)| !matches!(except, Except::Conn(one) if *one == conn));
+        out.push(Output::Log(
+            Entry::info("disconnect")
+                .user(&gone.user)
+                .connection(&gone.id)
+                .with("code", code),
+        ));
+        if !gone.joined {
+            return;
+        }
+        let grace_until = now + self.config.room.presence_grace;
+        let (last, was_typing) = self.roster.depart(&gone.user, conn, grace_until);
+        if was_typing {
+            self.rumour_of(
+                &gone.user,
+                event::user_typing(&self.name, &gone.user, false),
+                now,
+            );
+        }
+        if last && let Some(member) = self.members.get_mut(&gone.user) {
+            member.last_seen = now;
+            self.cursors.entry(gone.user).or_default();
+            self.expect_cursors(now);
+        }
+        self.expect_news(now);
+    }
+
+    pub(super) fn close(&mut self, conn: ConnId, why: Close, now: Millis, out: &mut Vec<Output>) {
+        if self.conn(conn).is_some() {
+            out.push(Output::Close { conn, why });
+            self.disconnect(conn, why.code(), now, out);
+        }
+    }
+
+    /// Something was written to a socket. `true` when so much was written since
+    /// its last sign of life that it should be looked at.
+    pub fn sent(&mut self, conn: ConnId, bytes: usize) -> bool {
+        let limit = self.config.room.max_unacked_bytes;
+        self.conn_mut(conn).is_some_and(|conn| {
+            conn.unacked += bytes;
+            conn.unacked > limit
+        })
+    }
+
+    /// A socket that [`Room::sent`] pointed out: its last ping, if it ever sent
+    /// one, decides. One that gave no sign since is cut; it can resume.
+    pub fn judge_slow(
+        &mut self,
+        conn: ConnId,
+        pinged: Option<Millis>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(this) = self.conn_mut(conn) else {
+            return;
+        };
+        if pinged.is_some_and(|at| at > this.alive_at) {
+            this.alive_at = now;
+            this.unacked = 0;
+            return;
+        }
+        let entry = Entry::reject("slow")
+            .user(&this.user)
+            .connection(&this.id)
+            .with("unackedBytes", this.unacked);
+        out.push(Output::Log(entry));
+        self.close(conn, Close::TooSlow, now, out);
+    }
+
+    pub(super) fn join(
+        &mut self,
+        conn: ConnId,
+        position: &Position,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Start {
+        let Some(this) = self.conns.get_mut(conn).and_then(Option::as_mut) else {
+            return Start::default();
+        };
+        let user = this.user.clone();
+        let start = self.start(&user, position);
+        let Some(this) = self.conns.get_mut(conn).and_then(Option::as_mut) else {
+            return start;
+        };
+        this.joined = true;
+        this.live_from = self.ticks + 1;
+        this.from = start.after;
+        let (status, id) = (this.status, this.id.clone());
+        self.add_member(&user, start.after, Some(&id), now, out);
+        self.roster.arrive(&user, conn, status);
+        self.expect_news(now);
+        start
+    }
+
+    /// Makes `user` a member unless it is one. Whether it was not.
+    pub(super) fn add_member(
+        &mut self,
+        user: &UserId,
+        delivered: u64,
+        connection: Option<&str>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        if self.members.contains_key(user) {
+            return false;
+        }
+        let member = Member::new(now, delivered);
+        self.tick
+            .changes
+            .push(Change::PutMember(user.clone(), member.clone()));
+        self.members.insert(user.clone(), member);
+        let entry = Entry::info("join").user(user);
+        out.push(Output::Log(match connection {
+            Some(id) => entry.connection(id),
+            None => entry,
+        }));
+        self.rumour_of(user, event::user_joined(&self.name, user), now);
+        true
+    }
+
+    /// Ends a membership: cursors and queue go, sockets stay but get nothing
+    /// more, and are told, but for the one that asked. Whether there was one.
+    pub(super) fn remove_member(
+        &mut self,
+        user: &str,
+        asked_by: Option<ConnId>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let Some((user, _)) = self.members.remove_entry(user) else {
+            return false;
+        };
+        self.tick.changes.push(Change::RemoveMember(user.clone()));
+        self.cursors.remove(&user);
+        self.journalled.remove(&user);
+        for conn in self.roster.remove(&user) {
+            if let Some(this) = self.conn_mut(conn) {
+                this.joined = false;
+                out.push(Output::Attach { conn });
+                if asked_by != Some(conn) {
+                    self.tick.tell(conn, &event::user_left(&self.name, &user));
+                }
+            }
+        }
+        out.push(Output::Log(Entry::info("leave").user(&user)));
+        self.rumour_of(&user, event::user_left(&self.name, &user), now);
+        true
+    }
+
+    /// Where a connection starts to read.
+    pub(super) fn start(&self, user: &str, position: &Position) -> Start {
+        let head = self.bounds.head;
+        let other_epoch = position
+            .epoch
+            .as_ref()
+            .is_some_and(|epoch| *epoch != self.epoch);
+        match position.since {
+            Some(since) if other_epoch || since > head => Start {
+                after: self.floor(),
+                reset: true,
+            },
+            Some(since) => Start {
+                after: since,
+                reset: false,
+            },
+            None => {
+                let cursor = self
+                    .members
+                    .get(user)
+                    .map_or(head, |member| member.delivered);
+                let history = position
+                    .history
+                    .map_or(head, |events| head.saturating_sub(events).max(self.floor()));
+                Start {
+                    after: cursor.min(history),
+                    reset: false,
+                }
+            }
+        }
+    }
+
+    /// What comes after `after`, with a word on what is past retention.
+    pub(super) fn replay(&mut self, conn: ConnId, after: u64, upto: u64, out: &mut Vec<Output>) {
+        let floor = self.floor().min(upto);
+        if after < floor {
+            out.push(Output::Send {
+                conn,
+                frame: event::gap(&self.name, after + 1, floor),
+            });
+        }
+        let after = after.max(floor);
+        if after >= upto {
+            return;
+        }
+        if let Some(this) = self.conn(conn) {
+            out.push(Output::Log(
+                Entry::info("replay")
+                    .user(&this.user)
+                    .connection(&this.id)
+                    .with("after", after)
+                    .with("events", upto - after),
+            ));
+        }
+        out.push(Output::Replay { conn, after, upto });
+    }
+}
+
+/// What `connected` says of the limits that a client can keep to.
+fn limits_json(config: &RoomConfig) -> serde_json::Value {
+    json!({
+        "maxFrameBytes": config.max_frame_bytes,
+        "messagesPerSecond": config.messages.per_second,
+        "messagesBurst": config.messages.burst,
+        "signalsPerSecond": config.signals.per_second,
+        "signalsBurst": config.signals.burst,
+        "joinsPerSecond": config.joins.per_second,
+        "joinsBurst": config.joins.burst,
+    })
+}
