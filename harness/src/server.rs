@@ -128,6 +128,17 @@ impl Server {
         self.read("pid").trim().parse().expect("a pid")
     }
 
+    /// What workerd holds in memory, in MiB.
+    pub fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("workerd runs, on Linux");
+        let kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next())
+            .expect("its resident memory");
+        kib.parse::<usize>().expect("a number") / 1024
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let killed = Command::new("kill")

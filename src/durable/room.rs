@@ -269,7 +269,14 @@ impl Object {
 
     fn gone(self: &Rc<Self>, socket: &Socket, code: u16) -> Result<()> {
         self.with(None, |live, state| {
-            if let Some(conn) = place_of(socket) {
+            // One that went while the object slept is not among the open ones
+            // that were found when it woke.
+            let conn = place_of(socket).or_else(|| {
+                let conn = live.room.recall(attachment(socket)?, now());
+                live.place(conn, socket.clone());
+                Some(conn)
+            });
+            if let Some(conn) = conn {
                 live.displace(conn);
                 let mut out = Vec::new();
                 live.room.disconnect(conn, code, now(), &mut out);
@@ -475,6 +482,9 @@ impl Live {
     fn displace(&mut self, conn: ConnId) -> Option<Socket> {
         let socket = self.sockets.get_mut(conn)?.take()?;
         socket.set_conn(None);
+        // Without it the socket's close event, should one come, is of nobody.
+        // Fails only on a socket that is gone already.
+        let _ = socket.attach(&JsString::from(""));
         Some(socket)
     }
 

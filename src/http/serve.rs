@@ -28,6 +28,11 @@ use worker::{
 /// outgoing connections is 6.
 const MAX_CALLS: usize = 6;
 
+/// How much of a body that is too large is read all the same, and dropped: a
+/// client that is still sending when it is answered sees a broken pipe instead
+/// of the answer.
+const MAX_DRAIN: usize = 32 << 20;
+
 /// The settings, read once an isolate.
 pub fn config(env: &Env) -> std::result::Result<Rc<Config>, ConfigError> {
     thread_local! {
@@ -121,7 +126,8 @@ async fn handle(request: Request, env: &Env) -> Handled {
                 let fault = Fault::forbidden("the token does not open this room");
                 return Err(call.reject("auth", &room, fault));
             }
-            let range = call.query.range()?;
+            let range = call.query.range();
+            let range = range.map_err(|fault| call.reject("malformed", &room, fault))?;
             call.serve(&room, &ServiceRequest::Messages(range)).await
         }
         Route::Presence { room } => {
@@ -146,7 +152,8 @@ async fn handle(request: Request, env: &Env) -> Handled {
         }
         Route::Connections { room } => {
             call.service(&room, Rights::WRITE)?;
-            let user = call.query.user()?;
+            let user = call.query.user();
+            let user = user.map_err(|fault| call.reject("malformed", &room, fault))?;
             call.serve(&room, &ServiceRequest::Kick { user }).await
         }
         Route::Room { room } => {
@@ -276,7 +283,8 @@ impl Call<'_> {
             return Err(self.reject("auth", "", fault));
         }
         let body = self.body().await?;
-        match publish::parse(&body)? {
+        let body = publish::parse(&body).map_err(|fault| self.reject("malformed", "", fault))?;
+        match body {
             publish::Body::One(message) => {
                 let mut answers = self.publish_all(&identity, vec![Ok(message)]).await;
                 match answers.pop() {
@@ -313,7 +321,10 @@ impl Call<'_> {
         let mut rooms: Vec<(String, Vec<(usize, Publication)>)> = Vec::new();
         for (index, message) in messages.into_iter().enumerate() {
             let allowed = message.and_then(|message| {
-                identity.require_service(&message.room, Rights::WRITE)?;
+                if let Err(fault) = identity.require_service(&message.room, Rights::WRITE) {
+                    self.reject("auth", &message.room, fault.clone());
+                    return Err(fault);
+                }
                 Ok(message)
             });
             match allowed {
@@ -397,20 +408,21 @@ impl Call<'_> {
                 format!("a body may have up to {limit} bytes"),
             ))
         };
-        let announced = self
-            .header("content-length")
-            .and_then(|length| length.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > limit) {
-            return Err(too_large());
-        }
-        let mut body = Vec::with_capacity(announced.unwrap_or(0));
+        let mut body = Vec::new();
+        let mut length = 0;
         if let Ok(mut chunks) = self.request.stream() {
             while let Some(chunk) = chunks.next().await {
-                body.extend_from_slice(&chunk.map_err(failed)?);
-                if body.len() > limit {
-                    return Err(too_large());
+                let chunk = chunk.map_err(failed)?;
+                length += chunk.len();
+                if length <= limit {
+                    body.extend_from_slice(&chunk);
+                } else if length > MAX_DRAIN {
+                    break;
                 }
             }
+        }
+        if length > limit {
+            return Err(too_large());
         }
         String::from_utf8(body)
             .map_err(|_| Fault::bad_request("the body must be JSON in UTF-8").into())

@@ -65,15 +65,22 @@ impl Room {
             Err(why) => return self.reject(conn, why, now, out),
         };
         for one in incoming {
-            let done = self
-                .take(
-                    conn,
-                    |conn| &mut conn.commands,
-                    |limits| limits.commands,
-                    "commands",
-                    now,
-                )
-                .and(one.command)
+            let flood = self.take(
+                conn,
+                |conn| &mut conn.commands,
+                |limits| limits.commands,
+                "commands",
+                now,
+            );
+            if let Err(fault) = flood {
+                // An answer to each would give a flood more than it brought:
+                // the rest of the frame gets none.
+                self.tick.tell(conn, &native::fault(one.id, &fault));
+                self.patience(conn, now, out);
+                return;
+            }
+            let done = one
+                .command
                 .and_then(|command| self.command(conn, one.id, command, now, out));
             match (done, one.id) {
                 (Ok(Answer::Now(data)), Some(id)) => self.tick.tell(conn, &native::ack(id, &data)),

@@ -6,8 +6,8 @@
 //! sockets carry ([`Attachment`]), so hibernation, a crash and a new deploy are
 //! the same to it.
 //!
-//! What it does is in [`connections`] (coming, going, membership), [`commands`]
-//! (what connections ask for), [`service`] (what services ask for) and [`advance`]
+//! What it does is in `connections` (coming, going, membership), `commands`
+//! (what connections ask for), [`service`] (what services ask for) and `advance`
 //! (what time does); what it is made of in the other modules.
 
 mod advance;
@@ -31,7 +31,9 @@ use crate::config::{Config, RoomConfig};
 use crate::fault::{Fault, Result};
 use crate::name::UserId;
 use crate::time::Millis;
+use crate::wire::Object;
 use crate::wire::command::{Position, Status};
+use crate::wire::object::TEXT;
 use dedupe::{Dedupe, Key, Seen};
 use limits::{Bucket, Overrun};
 use log::Bounds;
@@ -301,25 +303,14 @@ impl Room {
 
 /// Under what key a stored event is remembered, and when it was accepted.
 fn remembered(line: &str) -> Option<(Key, Millis)> {
-    #[derive(Deserialize)]
-    struct Envelope {
-        data: serde_json::Value,
-        meta: Option<StampFields>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct StampFields {
-        message_id: String,
-        sender_id: String,
-        timestamp: String,
-    }
-    let envelope: Envelope = serde_json::from_str(line).ok()?;
-    let stamp = match envelope.meta {
-        Some(meta) => meta,
-        None => serde_json::from_value(envelope.data).ok()?,
-    };
+    // Looks at what the server wrote and at nothing else: what senders gave may
+    // be JSON that is not text, such as half a surrogate pair.
+    let envelope = Object::parse(line, "an envelope").ok()?;
+    let stamp = envelope.raw("meta").or_else(|| envelope.raw("data"))?;
+    let stamp = Object::parse(stamp.get(), "a stamp").ok()?;
+    let field = |name| stamp.need(name, TEXT).ok();
     Some((
-        Key::new(&stamp.sender_id, &stamp.message_id),
-        crate::time::parse_rfc3339(&stamp.timestamp)?,
+        Key::new(&field("senderId")?, &field("messageId")?),
+        crate::time::parse_rfc3339(&field("timestamp")?)?,
     ))
 }

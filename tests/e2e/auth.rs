@@ -107,6 +107,20 @@ async fn clocks_may_differ_by_less_than_60_seconds() {
 }
 
 #[tokio::test]
+async fn a_token_accepted_within_the_leeway_gives_a_socket_that_can_be_used() {
+    let late = Token::user("alice").ttl(-30).sign(SECRET);
+    let mut alice = Client::join(&DEFAULT, "leeway-used", &late).await;
+    alice.say("just in time").await;
+    // And a token that is fresh puts it right.
+    let token = token("alice");
+    alice
+        .request("refreshToken", json!({ "token": token }))
+        .await
+        .expect("taken");
+    alice.say("with time to spare").await;
+}
+
+#[tokio::test]
 async fn iss_and_aud_are_checked_when_they_are_set() {
     let server = Server::start(&[
         ("JWT_ISSUER", "https://id.example"),
@@ -255,11 +269,19 @@ async fn a_personal_room_is_for_its_user_alone_and_services_publish_to_it() {
             .await
             .problem(403, "forbidden");
     }
+    // Services publish to it; they do not join it either.
+    knock(&DEFAULT, "@pia", &service())
+        .await
+        .problem(403, "forbidden");
     knock(&DEFAULT, "%40pia", &token("bob"))
         .await
         .problem(403, "forbidden");
     let sent = pia.request("sendMessage", json!({ "content": "me" })).await;
     assert_eq!(code(sent), "forbidden");
+    let shown = pia
+        .request("setPresence", json!({ "status": "busy" }))
+        .await;
+    assert_eq!(code(shown), "ok");
     let read = DEFAULT.get("/rooms/@pia/messages", &token("bob")).await;
     read.problem(403, "forbidden");
     let read = DEFAULT
@@ -339,6 +361,8 @@ async fn a_worker_without_a_key_answers_500_and_names_the_missing_setting() {
         let detail = answer.json["detail"].as_str().expect("a detail");
         assert!(detail.contains("JWT_SECRET"), "{detail}");
     }
+    let health = server.request("GET", "/healthz", None, None).await.ok();
+    assert_eq!(health["status"], "ok", "which says that it runs, no more");
     server
         .wait_for_log("what is missing", |line| {
             line["event"] == "error" && line["error"].to_string().contains("JWT_SECRET")
@@ -429,7 +453,14 @@ async fn a_token_refreshed_before_exp_keeps_the_socket() {
     let exp = Instant::now() + Duration::from_secs(3);
     let was = alice.connected["expiresAt"].clone();
     // One that is no good changes nothing.
-    for bad in [token(-100), "x".to_owned(), Token::user("alice").sign("?")] {
+    for bad in [
+        token(-100),
+        "x".to_owned(),
+        String::new(),
+        "x".repeat(60_000),
+        Token::user("alice").sign("?"),
+        Token::user("alice").unsigned(),
+    ] {
         let answer = alice.request("refreshToken", json!({ "token": bad })).await;
         assert_eq!(code(answer), "unauthorized");
     }
@@ -486,4 +517,43 @@ async fn an_upgrade_without_the_header_is_426_and_a_bad_room_name_400() {
         let alice = Client::join(&DEFAULT, room, &token("alice")).await;
         assert_eq!(alice.connected["roomId"], room);
     }
+}
+
+#[tokio::test]
+async fn a_since_or_history_that_is_no_whole_number_is_400_at_the_upgrade() {
+    for field in ["since", "history"] {
+        for bad in [
+            "",
+            "-1",
+            "1.5",
+            "1e3",
+            "x",
+            "%2B1",
+            "0x1",
+            "null",
+            "9007199254740992",
+            "99999999999999999999",
+        ] {
+            let path = format!("/rooms/since/ws?token={}&{field}={bad}", token("alice"));
+            let answer = DEFAULT.knock(&path, &[]).await;
+            assert_eq!(answer.status, 400, "{field}={bad}");
+            answer.problem(400, "badRequest");
+            assert_eq!(answer.json["field"], field, "{bad}");
+        }
+        for good in ["0", "9007199254740991"] {
+            let query = format!("{field}={good}");
+            Client::join_with(&DEFAULT, "since", &token("alice"), &query).await;
+        }
+    }
+    // Who was refused has not joined.
+    let path = format!("/rooms/since/ws?token={}&since=x", token("bob"));
+    DEFAULT.knock(&path, &[]).await.problem(400, "badRequest");
+    let members = DEFAULT.get("/rooms/since/members", &service()).await.ok();
+    let users: Vec<_> = members
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| &one["userId"])
+        .collect();
+    assert_eq!(users, ["alice"]);
 }

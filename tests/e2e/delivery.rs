@@ -1,7 +1,7 @@
 //! Order, acknowledgement, idempotence, replay, cursors, custom events.
 
-use super::{DEFAULT, service, token};
-use roomcast_harness::Client;
+use super::{DEFAULT, FAST, service, token};
+use roomcast_harness::{Client, Server};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -444,4 +444,235 @@ async fn large_replays_come_in_large_frames_and_in_order() {
     let seqs: Vec<u64> = bob.logged(300).await.iter().map(Client::seq).collect();
     assert_eq!(seqs, (1..=300).collect::<Vec<u64>>());
     assert!(bob.frames.len() < 20, "{} frames", bob.frames.len());
+}
+
+#[tokio::test]
+async fn join_room_with_a_since_that_makes_no_sense_any_more_resets() {
+    let mut alice = Client::join(&DEFAULT, "reset-join", &token("alice")).await;
+    for n in 0..3 {
+        alice.say(&n.to_string()).await;
+    }
+    for position in [
+        json!({ "since": 4 }),
+        json!({ "since": 3, "epoch": "another" }),
+        json!({ "since": 9_007_199_254_740_991u64, "roomId": "reset-join" }),
+    ] {
+        let mut bob = Client::join(&DEFAULT, "reset-join", &token("bob")).await;
+        let answer = bob
+            .request("joinRoom", position.clone())
+            .await
+            .expect("no error");
+        assert_eq!(answer["reset"], true, "{position}");
+        let seqs: Vec<u64> = bob.logged(3).await.iter().map(Client::seq).collect();
+        assert_eq!(seqs, [1, 2, 3], "{position}");
+        bob.close().await;
+    }
+    let mut bob = Client::join(&DEFAULT, "reset-join", &token("bob")).await;
+    let position = json!({ "since": 3, "epoch": alice.connected["epoch"] });
+    let answer = bob.request("joinRoom", position).await.expect("joined");
+    assert_eq!(answer.get("reset"), None);
+}
+
+#[tokio::test]
+async fn logged_events_go_to_every_connection_the_rest_to_the_others() {
+    let mut desk = Client::join(&DEFAULT, "who", &token("alice")).await;
+    let mut phone = Client::join(&DEFAULT, "who", &token("alice")).await;
+    let mut bob = Client::join(&DEFAULT, "who", &token("bob")).await;
+    let volatile = json!({ "event": "wave", "data": 1, "volatile": true });
+    desk.request("emit", volatile).await.expect("told");
+    desk.request("typingIndicator", json!({ "isTyping": true }))
+        .await
+        .expect("told");
+    desk.request("setPresence", json!({ "status": "busy" }))
+        .await
+        .expect("set");
+    phone
+        .request("setPresence", json!({ "status": "away" }))
+        .await
+        .expect("set");
+    desk.say("hello").await;
+    desk.request("messageRead", json!({ "seq": 1 }))
+        .await
+        .expect("moved");
+    // Bob, who is another user, is told of everything.
+    for event in [
+        "wave",
+        "userTyping",
+        "presenceUpdate",
+        "newMessage",
+        "messageRead",
+    ] {
+        bob.find(event, |line| {
+            line["event"] == event && line["data"]["userId"] != "bob"
+        })
+        .await;
+    }
+    // Her devices get each other's events and what is not of that user.
+    phone.expect("wave").await;
+    for client in [&mut desk, &mut phone] {
+        client.expect("newMessage").await;
+        client.expect("userJoined").await;
+        let rest = client.drain().await;
+        assert!(
+            rest.iter()
+                .all(|line| line["event"] == "presenceUpdate" && line["data"]["userId"] == "bob"),
+            "{rest:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn receipts_are_told_coalesced() {
+    let mut alice = Client::join(&FAST, "receipts", &token("alice")).await;
+    let mut bob = Client::join(&FAST, "receipts", &token("bob")).await;
+    for n in 1..=50 {
+        alice.say(&n.to_string()).await;
+    }
+    bob.logged(50).await;
+    let mut last = 0;
+    for seq in 1..=50 {
+        last = bob.start("messageDelivered", json!({ "seq": seq })).await;
+    }
+    assert_eq!(bob.answer(last).await, Ok(json!({ "seq": 50 })));
+    let mut told = Vec::new();
+    while told.last() != Some(&50) {
+        let line = alice.expect("messageDelivered").await;
+        assert_eq!(line["data"]["userId"], "bob");
+        told.push(line["data"]["seq"].as_u64().expect("a seq"));
+    }
+    assert!(told.is_sorted() && told.len() <= 10, "{told:?}");
+}
+
+#[tokio::test]
+async fn replay_comes_before_anything_live_whoever_is_talking() {
+    let mut bob = Client::join(&FAST, "talking", &token("bob")).await;
+    let talk = tokio::spawn(async {
+        let mut alice = Client::join(&FAST, "talking", &token("alice")).await;
+        for n in 0..600u64 {
+            alice.start("sendMessage", json!({ "content": n })).await;
+            if n % 4 == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        }
+        alice.logged(600).await;
+    });
+    // Somebody comes and goes all the time; what he sees over all his
+    // connections is the log.
+    let mut seen = bob
+        .logged(5)
+        .await
+        .iter()
+        .map(Client::seq)
+        .collect::<Vec<_>>();
+    let mut connections = 0;
+    while seen.len() < 600 {
+        let since = format!("since={}", seen.len());
+        let mut carol = Client::join_with(&FAST, "talking", &token("carol"), &since).await;
+        let some = (600 - seen.len()).min(40);
+        seen.extend(carol.logged(some).await.iter().map(Client::seq));
+        // Some go without a word, some politely.
+        if connections % 2 == 0 {
+            carol.close().await;
+        }
+        connections += 1;
+    }
+    assert_eq!(seen, (1..=600).collect::<Vec<u64>>());
+    assert!(connections >= 10);
+    talk.await.expect("she was heard");
+    assert_eq!(Client::seq(&bob.logged(595).await[594]), 600);
+}
+
+#[tokio::test]
+async fn after_the_dedupe_window_an_id_is_new() {
+    let server = Server::start(&[("DEDUPE_WINDOW", "1s")]);
+    let mut alice = Client::join(&server, "window", &token("alice")).await;
+    let send = json!({ "content": "x", "messageId": "m1" });
+    let mut answer = async || {
+        alice
+            .request("sendMessage", send.clone())
+            .await
+            .expect("taken")
+    };
+    assert_eq!(answer().await["seq"], 1);
+    assert_eq!(answer().await["duplicate"], true);
+    // Time is the promise.
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
+    let later = answer().await;
+    assert_eq!((&later["seq"], later.get("duplicate")), (&json!(2), None));
+    assert_eq!(answer().await["seq"], 2);
+}
+
+#[tokio::test]
+async fn a_repeated_send_is_known_after_a_restart_whatever_it_says() {
+    let mut server = Server::start(&[]);
+    let contents = [
+        r#""plain""#,
+        r#""\ud800""#,
+        "1e400",
+        "-0.0",
+        "123456789012345678901234567890",
+        r#""\u0000\"\\""#,
+        r#"{"messageId":"x","senderId":"y","timestamp":"z"}"#,
+    ];
+    let mut made = Vec::new();
+    for round in 0..2 {
+        let mut alice = Client::join(&server, "odd", &token("alice")).await;
+        for (n, content) in contents.iter().enumerate() {
+            let data = format!(r#"{{"content":{content},"messageId":"x","messageId":"m{n}"}}"#);
+            let frame = format!(r#"{{"event":"sendMessage","data":{data},"id":{n}}}"#);
+            alice.send_text(&frame).await;
+            let answer = alice.answer(n as u32).await.expect("taken");
+            assert_eq!(answer["seq"], n + 1, "{content} in round {round}");
+            assert_eq!(answer["duplicate"] == true, round == 1, "{content}");
+        }
+        if round == 0 {
+            made.push(alice.say("an id of the server's").await);
+            let custom = json!({ "event": "x", "data": { "meta": 1 }, "messageId": "c" });
+            made.push(alice.request("emit", custom).await.expect("taken"));
+            server.restart();
+            continue;
+        }
+        for made in &made {
+            let again = json!({ "content": 1, "messageId": made["messageId"] });
+            let again = alice.request("sendMessage", again).await.expect("taken");
+            assert_eq!(
+                (&again["seq"], &again["duplicate"]),
+                (&made["seq"], &json!(true))
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_replay_that_is_too_much_at_once_is_cut_and_can_be_resumed() {
+    let server = Server::start(&[
+        ("MAX_UNACKED_BYTES", "300000"),
+        ("MESSAGES_PER_SECOND", "100000"),
+        ("MESSAGES_BURST", "100000"),
+    ]);
+    let mut alice = Client::join(&server, "much", &token("alice")).await;
+    let text = "x".repeat(10_000);
+    for _ in 0..120 {
+        alice.say(&text).await;
+    }
+    let mut seen = Vec::new();
+    let mut cuts = 0;
+    while seen.len() < 120 {
+        let since = format!("since={}", seen.len());
+        let mut bob = Client::join_with(&server, "much", &token("bob"), &since).await;
+        let before = seen.len();
+        while seen.len() < 120 {
+            match bob.try_logged().await {
+                Some(event) => seen.push(Client::seq(&event)),
+                None => {
+                    assert_eq!(bob.closed().await, 1013);
+                    cuts += 1;
+                    break;
+                }
+            }
+        }
+        assert!(seen.len() > before, "each connection gets on");
+    }
+    assert_eq!(seen, (1..=120).collect::<Vec<u64>>());
+    assert!(cuts > 0);
 }

@@ -12,7 +12,6 @@ const CONTENT: &str = "zebra-crossing";
 async fn bustle(server: &Server) -> Vec<String> {
     let (alice_token, bob_token) = (token("alice"), token("bob"));
     let expired = Token::user("carol").ttl(-100).sign(SECRET);
-    let brief = Token::user("dave").ttl(1).sign(SECRET);
     let other_user = Token::service("nosy")
         .claim("rooms", json!(["other"]))
         .sign(SECRET);
@@ -50,10 +49,9 @@ async fn bustle(server: &Server) -> Vec<String> {
         .post("/publish", &other_user, body)
         .await
         .problem(403, "forbidden");
-    let answer = alice
-        .request("refreshToken", json!({ "token": bob_token }))
-        .await;
-    assert!(answer.is_err() || alice.closed().await == 4403);
+    let refresh = json!({ "token": bob_token });
+    alice.start("refreshToken", refresh).await;
+    assert_eq!(alice.closed().await, 4403);
     let mut alice = Client::join(server, "log", &alice_token).await;
     for _ in 0..5 {
         alice
@@ -73,6 +71,7 @@ async fn bustle(server: &Server) -> Vec<String> {
     answer.problem(400, "badRequest");
 
     // An alarm.
+    let brief = Token::user("dave").ttl(2).sign(SECRET);
     let mut dave = Client::join(server, "log", &brief).await;
     assert_eq!(dave.closed().await, 4401);
     server.delete("/rooms/log", &service()).await.ok();
@@ -206,4 +205,143 @@ async fn log_level_decides_which_lines_there_are() {
     let info = levels("info").await;
     assert!(info.contains("\"info\"") && info.contains("\"warn\""));
     assert!(!info.contains("\"debug\""));
+}
+
+/// A line that nobody but the room may write, as a client would try to.
+const FORGED: &str = r#"{"event":"kick","level":"info","userId":"forged"}"#;
+
+#[tokio::test]
+async fn a_line_break_anywhere_forges_no_line() {
+    let server = Server::start(&[("LOG_LEVEL", "debug")]);
+    let breaks = ["\n", "\r", "\r\n", "\u{2028}", "\u{85}"];
+    let encoded = |text: &str| {
+        text.bytes()
+            .map(|byte| format!("%{byte:02X}"))
+            .collect::<String>()
+    };
+    let good = token("alice");
+    for line_break in breaks {
+        let forged = format!("x{line_break}{FORGED}{line_break}");
+        let query = encoded(&forged);
+        // At the door: in the name of a room, in each value of the query, in
+        // what a token says of itself.
+        for path in [
+            format!("/rooms/{query}/ws?token={good}"),
+            format!("/rooms/forge/ws?token={query}"),
+            format!("/rooms/forge/ws?token={good}&since={query}"),
+            format!("/rooms/forge/ws?token={good}&history={query}"),
+            format!("/{query}"),
+        ] {
+            let answer = server.knock(&path, &[]).await;
+            assert!((400..500).contains(&answer.status), "{path}");
+        }
+        let sub = Token::user(&forged).sign(SECRET);
+        let path = format!("/rooms/forge/ws?token={sub}");
+        server.knock(&path, &[]).await.problem(401, "unauthorized");
+        let path = format!("/rooms/forge/members/{query}");
+        server
+            .put(&path, &service())
+            .await
+            .problem(400, "badRequest");
+        let path = format!("/rooms/forge/connections?userId={query}");
+        server
+            .delete(&path, &service())
+            .await
+            .problem(400, "badRequest");
+        // Over the socket, in every string that there is.
+        let path = format!("epoch={query}");
+        let mut alice = Client::join_with(&server, "forge", &good, &path).await;
+        for (event, data) in [
+            ("joinRoom", json!(forged)),
+            ("joinRoom", json!({ "since": 0, "epoch": forged })),
+            ("leaveRoom", json!({ "roomId": forged })),
+            (
+                "sendMessage",
+                json!({ "content": 1, "messageId": forged, "senderId": forged }),
+            ),
+            ("emit", json!({ "event": forged, "data": forged })),
+            ("setPresence", json!({ "status": forged })),
+            ("refreshToken", json!({ "token": forged })),
+            (&forged, json!({})),
+        ] {
+            // Refused or not, it is answered.
+            let _ = alice.request(event, data).await;
+        }
+        alice.say(&forged).await;
+        alice.send_text(&forged).await;
+        // Over HTTP.
+        for field in ["event", "data", "room", "userId", "messageId"] {
+            let mut body = json!({ "event": "x", "data": 1, "room": "forge" });
+            body[field] = json!(forged);
+            server.post("/publish", &service(), body).await;
+        }
+        let answer = server
+            .request("POST", "/publish", Some(&service()), Some(forged))
+            .await;
+        answer.problem(400, "badRequest");
+    }
+    // What follows is logged last.
+    server.delete("/rooms/forge", &service()).await.ok();
+    lines(&server, "delete", 1).await;
+    let output = server.output();
+    assert!(!output.contains("forged"), "{output}");
+    // The runtime may have a word of its own, but not with a brace.
+    for line in output.lines().filter(|line| line.contains('{')) {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line} is whole"));
+        assert!(line["ts"].is_string() && line["event"].is_string());
+    }
+}
+
+#[tokio::test]
+async fn how_long_it_took_is_said_where_something_takes_time() {
+    let server = Server::start(&[]);
+    let mut alice = Client::join(&server, "took", &token("alice")).await;
+    alice.say("one").await;
+    alice.close().await;
+    let bob = Client::join_with(&server, "took", &token("bob"), "since=0").await;
+    bob.close().await;
+    for event in ["wake", "publish", "replay", "disconnect"] {
+        for line in lines(&server, event, 1).await {
+            assert!(line["durationMs"].as_u64().is_some(), "{line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn limits_at_the_door_and_over_http_are_lines_too() {
+    let server = Server::start(&[
+        ("MAX_CONNECTIONS_PER_USER", "1"),
+        ("CONNECTS_PER_MINUTE", "2"),
+        ("MAX_BODY_BYTES", "1024"),
+    ]);
+    let path = format!("/rooms/door/ws?token={}", token("alice"));
+    let _alice = Client::open(&server, &path, &[]).await.expect("the first");
+    server.knock(&path, &[]).await.problem(429, "rateLimited");
+    let rejects = lines(&server, "reject", 1).await;
+    assert_eq!(
+        (&rejects[0]["reason"], &rejects[0]["userId"]),
+        (&json!("rate"), &json!("alice"))
+    );
+    let path = format!("/rooms/door/ws?token={}", token("bob"));
+    let headers = [("cf-connecting-ip", "192.0.2.7")];
+    for _ in 0..2 {
+        let bob = Client::open(&server, &path, &headers).await;
+        bob.expect("within").close().await;
+    }
+    server
+        .knock(&path, &headers)
+        .await
+        .problem(429, "rateLimited");
+    let rejects = lines(&server, "reject", 2).await;
+    assert_eq!(
+        (&rejects[1]["reason"], &rejects[1]["userId"]),
+        (&json!("rate"), &json!("bob"))
+    );
+    let body = json!({ "event": "x", "data": "x".repeat(2000), "room": "door" });
+    server
+        .post("/publish", &service(), body)
+        .await
+        .problem(413, "tooLarge");
+    let rejects = lines(&server, "reject", 3).await;
+    assert_eq!(rejects[2]["reason"], "malformed", "{rejects:?}");
 }

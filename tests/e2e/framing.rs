@@ -371,3 +371,79 @@ async fn a_ping_is_answered_pong() {
         assert_eq!(alice.next().await, "pong");
     }
 }
+
+#[tokio::test]
+async fn lone_surrogates_break_nothing_wherever_they_are() {
+    let (mut alice, bob) = pair("surrogates").await;
+    // (line without its end, whether it may be taken)
+    for (line, may_be_taken) in [
+        (r#"{"event":"\udfff","data":{"content":1}"#, false),
+        (
+            r#"{"event":"emit","data":{"event":"\ud800","data":1}"#,
+            false,
+        ),
+        (
+            r#"{"event":"sendMessage","data":{"content":1,"messageId":"\ud800"}"#,
+            false,
+        ),
+        (
+            r#"{"event":"sendMessage","data":{"content":1,"roomId":"\ud800"}"#,
+            false,
+        ),
+        (r#"{"event":"joinRoom","data":"\ud800""#, false),
+        (r#"{"event":"joinRoom","data":{"epoch":"\ud800"}"#, false),
+        (
+            r#"{"event":"setPresence","data":{"status":"\ud800"}"#,
+            false,
+        ),
+        (
+            r#"{"event":"refreshToken","data":{"token":"\ud800"}"#,
+            false,
+        ),
+        (
+            r#"{"event":"sendMessage","data":{"content":"\ud83d","\ud800":2}"#,
+            true,
+        ),
+        (
+            r#"{"event":"sendMessage","\ud800":1,"data":{"content":"\udc00\ud800"}"#,
+            true,
+        ),
+        (
+            r#"{"event":"emit","data":{"event":"odd","data":{"\ud800":["\udbff"]}}"#,
+            true,
+        ),
+        (
+            r#"{"event":"emit","data":{"event":"odd","data":"\ud800","volatile":true}"#,
+            true,
+        ),
+    ] {
+        alice.send_text(&format!(r#"{line},"id":77}}"#)).await;
+        // Its own events may be such that Rust cannot read them: a string then.
+        let answer = alice
+            .find("an answer", |line| {
+                let text = line.to_string();
+                line["ack"] == 77 || line["event"] == "error" || text.contains(r#"\"ack\":77"#)
+            })
+            .await;
+        let refused = answer["error"].is_object() || answer["event"] == "error";
+        assert!(refused || may_be_taken, "{line} was answered {answer}");
+        if refused {
+            let error = match answer["error"].is_object() {
+                true => &answer["error"],
+                false => &answer["data"],
+            };
+            let code = error["code"].as_str().expect("a code");
+            assert!(["badRequest", "unauthorized"].contains(&code), "{answer}");
+        }
+    }
+    // What was taken is told and read again by whoever asks for it.
+    let head = alice.say("after all that").await["seq"].clone();
+    let again = Client::join_with(&DEFAULT, "surrogates", &token("dora"), "since=0").await;
+    assert_eq!(again.connected["seq"], head);
+    let page = DEFAULT
+        .get("/rooms/surrogates/messages", &super::service())
+        .await;
+    assert_eq!(page.status, 200);
+    assert!(page.text.contains("after all that"), "{}", page.text);
+    unharmed(bob, "surrogates").await;
+}

@@ -153,6 +153,67 @@ async fn a_repeated_publication_is_a_duplicate() {
 }
 
 #[tokio::test]
+async fn publications_at_once_get_a_number_each() {
+    let mut alice = Client::join(&DEFAULT, "at-once", &token("alice")).await;
+    let publications: tokio::task::JoinSet<_> = (0..40)
+        .map(|n| publish(json!({ "event": "x", "data": n, "room": "at-once" })))
+        .collect();
+    let answers = publications.join_all().await;
+    let mut seqs: Vec<u64> = answers
+        .into_iter()
+        .map(|answer| answer.ok()["seq"].as_u64().expect("a seq"))
+        .collect();
+    seqs.sort_unstable();
+    let all = (1..=40).collect::<Vec<u64>>();
+    assert_eq!(seqs, all);
+    let seen: Vec<u64> = alice.logged(40).await.iter().map(Client::seq).collect();
+    assert_eq!(seen, all);
+}
+
+#[tokio::test]
+async fn large_publications_at_once_are_all_taken_and_no_row_is_too_large() {
+    let one = json!({ "event": "x", "data": "x".repeat(60_000), "room": "large-at-once" });
+    let body = json!({ "messages": vec![one; 16] });
+    for _ in 0..3 {
+        let publications: tokio::task::JoinSet<_> = (0..8).map(|_| publish(body.clone())).collect();
+        for answer in publications.join_all().await {
+            let answer = answer.ok();
+            let results = answer["results"].as_array().expect("a list");
+            assert!(results.iter().all(|one| one["seq"].is_u64()), "{answer}");
+        }
+    }
+    // What is stored together is a row, which the platform limits to 2 MB;
+    // workerd does not.
+    let largest = DEFAULT
+        .log()
+        .iter()
+        .filter(|line| line["event"] == "publish" && line["roomId"] == "large-at-once")
+        .filter_map(|line| line["count"].as_u64())
+        .max();
+    assert!(
+        largest.is_some_and(|count| count * 60_000 < 2_000_000),
+        "{largest:?} events of 60 kB in a row"
+    );
+}
+
+#[tokio::test]
+async fn rooms_do_not_hear_each_other() {
+    let mut clients = Vec::new();
+    for room in ["apart", "Apart", "apart-2", "a.part"] {
+        clients.push((room, Client::join(&DEFAULT, room, &token("alice")).await));
+    }
+    for (room, _) in &clients {
+        publish(json!({ "event": "x", "data": room, "room": room }))
+            .await
+            .ok();
+    }
+    for (room, client) in &mut clients {
+        assert_eq!(client.expect("x").await["data"], *room);
+        assert!(client.drain().await.iter().all(|line| line["event"] != "x"));
+    }
+}
+
+#[tokio::test]
 async fn a_volatile_publication_reaches_who_is_there_and_is_not_kept() {
     let mut alice = Client::join(&DEFAULT, "pub-volatile", &token("alice")).await;
     let body = json!({ "event": "x", "data": 1, "room": "pub-volatile", "volatile": true });
@@ -746,4 +807,118 @@ async fn development_tokens_are_for_development_builds_with_dev_tokens_alone() {
         answer.problem(400, "badRequest");
         assert_eq!(answer.json["field"], field);
     }
+}
+
+#[tokio::test]
+async fn published_data_comes_through_byte_for_byte() {
+    let mut alice = Client::join(&DEFAULT, "raw", &token("alice")).await;
+    let raw = [
+        "1.0",
+        "-0",
+        "1E400",
+        "123456789012345678901234567890.10",
+        r#""\u00e9 é \/ / \ud83d\ude00 😀""#,
+        r#""\udc00 alone""#,
+        "\"\u{2028}\u{2029}\u{feff}\u{7f}\"",
+        r#"{"b":1,"a":{"z":[ ],"y":{ }},"b":2}"#,
+        r#"[ 1 ,  2 ]"#,
+        r#"{"event":"x","meta":{"seq":1},"seq":0,"roomId":"other"}"#,
+        r#""two\nlines and a\ttab""#,
+    ];
+    for data in raw {
+        for volatile in [true, false] {
+            let body = format!(
+                r#" {{ "volatile" : {volatile}, "room":"raw", "data":{data}, "event":"x" }} "#
+            );
+            let answer = DEFAULT
+                .request("POST", "/publish", Some(&service()), Some(body))
+                .await;
+            answer.ok();
+            // Read as text: not every JSON is one that Rust can read.
+            let expected = format!(r#""data":{data}"#);
+            let before = alice.frames.len();
+            while !alice.frames[before..]
+                .iter()
+                .any(|frame| frame.contains(&expected))
+            {
+                alice.next().await;
+            }
+        }
+    }
+    // As it was told live it is told later, and over HTTP.
+    let page = DEFAULT.get("/rooms/raw/messages", &service()).await.text;
+    let mut bob = Client::join_with(&DEFAULT, "raw", &token("bob"), "since=0").await;
+    let told = |bob: &Client, data: &str| {
+        let expected = format!(r#""data":{data}"#);
+        bob.frames.iter().any(|frame| frame.contains(&expected))
+    };
+    for data in raw {
+        assert!(
+            page.contains(&format!(r#""data":{data}"#)),
+            "{data} in {page}"
+        );
+        while !told(&bob, data) {
+            bob.next().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn pretty_printed_data_keeps_all_but_its_line_breaks() {
+    let mut alice = Client::join(&DEFAULT, "pretty", &token("alice")).await;
+    let data = "{\n  \"text\": \"a\\n  b\",\r\n  \"list\": [\n    1,\r    2.0\n  ]\n}";
+    let line = data.replace(['\r', '\n'], " ");
+    for event in ["note", "newMessage"] {
+        let body = format!(r#"{{"room":"pretty","event":"{event}","data":{data}}}"#);
+        let answer = DEFAULT
+            .request("POST", "/publish", Some(&service()), Some(body))
+            .await;
+        answer.ok();
+        let told = alice.expect(event).await;
+        assert_eq!(told["data"]["text"], "a\n  b");
+        assert_eq!(told["data"]["list"], json!([1, 2.0]));
+    }
+    let frames = alice.frames.join("\n");
+    assert!(
+        frames.contains(&format!(r#""data":{line}"#)),
+        "{line} in {frames}"
+    );
+    assert!(!frames.contains('\r'));
+}
+
+#[tokio::test]
+async fn a_page_has_100_events_unless_told_otherwise() {
+    let one = json!({ "event": "x", "data": 1, "room": "default-page" });
+    for n in [100, 20] {
+        publish(json!({ "messages": vec![one.clone(); n] }))
+            .await
+            .ok();
+    }
+    let mut alice = Client::join(&DEFAULT, "default-page", &token("alice")).await;
+    let over_the_socket = alice
+        .request("sync", json!({ "after": 10 }))
+        .await
+        .expect("a page");
+    let path = "/rooms/default-page/messages";
+    let over_http = DEFAULT
+        .get(&format!("{path}?after=10"), &service())
+        .await
+        .ok();
+    for page in [&over_the_socket, &over_http] {
+        let events = page["events"].as_array().expect("a list");
+        let seqs: Vec<u64> = events.iter().map(Client::seq).collect();
+        assert_eq!(seqs, (11..=110).collect::<Vec<u64>>());
+        assert_eq!((&page["head"], &page["more"]), (&json!(120), &json!(true)));
+    }
+    assert_eq!(over_the_socket, over_http);
+    let newest = DEFAULT
+        .get(&format!("{path}?before=1000"), &service())
+        .await
+        .ok();
+    assert_eq!(Client::seq(&newest["events"][0]), 21);
+    let all = DEFAULT
+        .get(&format!("{path}?limit=1000"), &service())
+        .await
+        .ok();
+    assert_eq!(all["events"].as_array().map(Vec::len), Some(120));
 }

@@ -278,3 +278,89 @@ async fn a_large_body_is_413_however_it_comes() {
     let answer = FAST.chunked("POST", "/publish", &headers, body).await;
     answer.problem(413, "tooLarge");
 }
+
+/// An object has 128 MB in all; a socket may have `MAX_UNACKED_BYTES` (16 MiB)
+/// of it, and what else comes and goes meanwhile needs its place.
+const HELD: usize = 64;
+
+/// Sends `frame` up to `n` times and reads nothing: by how many MiB the memory
+/// of the server grew, and how many it took. Bob has to be served meanwhile.
+async fn deaf(server: &Server, bob: &mut Client, frame: &str, n: usize) -> (usize, usize) {
+    let mut mallory = Client::join(server, "deaf", &token("mallory")).await;
+    let (before, mut most, mut taken) = (server.memory(), 0, 0);
+    while taken < n {
+        let sent = mallory.send_text(frame);
+        // Not taken any more once it is cut.
+        if tokio::time::timeout(Duration::from_secs(2), sent)
+            .await
+            .is_err()
+        {
+            break;
+        }
+        taken += 1;
+        if taken % 10 == 0 {
+            bob.request("sync", json!({ "after": 1_000_000 }))
+                .await
+                .expect("served");
+            most = most.max(server.memory());
+        }
+    }
+    // What is on its way is served, or not, within this time.
+    for _ in 0..50 {
+        bob.request("messageRead", json!({ "seq": 0 }))
+            .await
+            .expect("served");
+        most = most.max(server.memory());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    (most.saturating_sub(before), taken)
+}
+
+#[tokio::test]
+async fn who_sends_faults_and_reads_nothing_does_not_hold_the_memory_of_the_room() {
+    let server = Server::start(&[]);
+    let mut bob = Client::join(&server, "deaf", &token("bob")).await;
+    bob.say("hello").await;
+    let frame = "7\n".repeat(32_000);
+    let (grown, frames) = deaf(&server, &mut bob, &frame, 100).await;
+    assert!(grown < HELD, "{grown} MiB by {frames} frames of faults");
+}
+
+#[tokio::test]
+async fn who_asks_for_pages_and_reads_none_does_not_hold_the_memory_of_the_room() {
+    let server = Server::start(&[]);
+    let mut bob = Client::join(&server, "deaf", &token("bob")).await;
+    let text = "x".repeat(60_000);
+    for _ in 0..40 {
+        let body = json!({ "event": "x", "data": text, "room": "deaf" });
+        server.post("/publish", &service(), body).await.ok();
+    }
+    bob.logged(40).await;
+    let frame = json!({ "event": "sync", "data": { "after": 0, "limit": 1000 }, "id": 1 });
+    let (grown, frames) = deaf(&server, &mut bob, &frame.to_string(), 100).await;
+    assert!(grown < HELD, "{grown} MiB by {frames} times `sync`");
+}
+
+#[tokio::test]
+async fn a_setting_that_is_none_is_a_500_that_names_it_and_healthz_still_answers() {
+    for (name, value) in [
+        ("MESSAGES_PER_SECOND", "-1"),
+        ("MESSAGES_BURST", "NaN"),
+        ("MAX_FRAME_BYTES", "64 KiB"),
+        ("MAX_MEMBERS", "0"),
+        ("CONNECTS_PER_MINUTE", "0"),
+        ("DEDUPE_WINDOW", "ten"),
+        ("LOG_LEVEL", "loud"),
+    ] {
+        let server = Server::start(&[(name, value)]);
+        for answer in [
+            knock(&server, "a", "alice", "192.0.2.1").await,
+            server.get("/rooms/a/messages", &service()).await,
+        ] {
+            answer.problem(500, "misconfigured");
+            let detail = answer.json["detail"].as_str().expect("a detail");
+            assert!(detail.contains(name), "{name}: {detail}");
+        }
+        server.request("GET", "/healthz", None, None).await.ok();
+    }
+}

@@ -58,6 +58,31 @@ async fn a_users_status_is_the_most_available_of_its_connections() {
 }
 
 #[tokio::test]
+async fn a_status_is_told_when_it_changes_and_only_then() {
+    let mut bob = Client::join(&QUICK, "changes", &token("bob")).await;
+    let mut alice = Client::join(&QUICK, "changes", &token("alice")).await;
+    let mut phone = Client::join(&QUICK, "changes", &token("alice")).await;
+    assert_eq!(status_of(&mut bob, "alice").await, "online");
+    // Nothing of this changes how she is seen.
+    phone
+        .request("setPresence", json!({ "status": "away" }))
+        .await
+        .expect("set");
+    alice
+        .request("setPresence", json!({ "status": "online" }))
+        .await
+        .expect("set");
+    phone.close().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // This does, and is the next that bob hears.
+    alice
+        .request("setPresence", json!({ "status": "busy" }))
+        .await
+        .expect("set");
+    assert_eq!(status_of(&mut bob, "alice").await, "busy");
+}
+
+#[tokio::test]
 async fn offline_by_choice_is_shown_as_offline_and_still_receives() {
     let mut bob = Client::join(&QUICK, "hidden", &token("bob")).await;
     let mut alice = Client::join(&QUICK, "hidden", &token("alice")).await;
@@ -93,6 +118,26 @@ async fn offline_is_told_after_a_grace_time_and_a_reconnect_does_not_flicker() {
     assert_eq!(presence["users"][0]["status"], "offline");
     assert_eq!(presence["users"][0]["connections"], 0);
     assert!(presence["users"][0]["lastSeen"].is_string());
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_without_a_close_ends_presence() {
+    let mut bob = Client::join(&QUICK, "broken", &token("bob")).await;
+    let alice = Client::join(&QUICK, "broken", &token("alice")).await;
+    assert_eq!(status_of(&mut bob, "alice").await, "online");
+    drop(alice);
+    assert_eq!(status_of(&mut bob, "alice").await, "offline");
+    let id = bob.connected["connectionId"].clone();
+    let line = QUICK
+        .wait_for_log("the end of it", |line| {
+            line["event"] == "disconnect" && line["roomId"] == "broken"
+        })
+        .await;
+    assert_eq!(
+        (&line["userId"], &line["code"]),
+        (&json!("alice"), &json!(1006))
+    );
+    assert_ne!(line["connectionId"], id);
 }
 
 #[tokio::test]
