@@ -52,9 +52,12 @@ impl Entry {
         self.with("connectionId", id)
     }
 
-    /// How long it took.
-    pub fn took(self, millis: Millis) -> Self {
-        self.with("durationMs", millis)
+    /// How long it took, unless that was said already.
+    pub fn took(mut self, millis: Millis) -> Self {
+        self.fields
+            .entry("durationMs")
+            .or_insert_with(|| millis.into());
+        self
     }
 
     /// The line itself.

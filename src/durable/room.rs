@@ -64,6 +64,8 @@ struct Live {
     sockets: Vec<Option<Socket>>,
     calls: HashMap<CallId, oneshot::Sender<Result<String, Fault>>>,
     last_call: CallId,
+    /// When what is being done began.
+    began: Millis,
     /// Turns of the event loop that the tick may still take; 0 when none is on
     /// its way.
     turns: u32,
@@ -190,6 +192,7 @@ impl Object {
             Some(live) => live,
             empty => empty.insert(Live::wake(&self.state, &self.env, name)?),
         };
+        live.began = now();
         let done = what(live, &self.state);
         if live.broken {
             *slot = None;
@@ -249,7 +252,8 @@ impl Object {
                 served => Ok(served),
             }
         })??;
-        self.settle(false)?;
+        let full = self.with(None, |live, _| live.room.is_full())?;
+        self.settle(full)?;
         let answer = match served {
             Ok(Served::Now(json, new)) => Ok((json, if new { 201 } else { 200 })),
             // Dropped unanswered only when storing failed.
@@ -439,6 +443,7 @@ impl Live {
             sockets: Vec::new(),
             calls: HashMap::new(),
             last_call: 0,
+            began,
             turns: 0,
             last_tick: 0,
             quiet_ticks: 0,
@@ -466,7 +471,7 @@ impl Live {
             Entry::info("wake")
                 .with("connections", live.sockets.len())
                 .with("seq", live.room.bounds().head)
-                .took(now() - began),
+                .took(now().saturating_sub(began)),
         );
         Ok(live)
     }
@@ -548,7 +553,11 @@ impl Live {
         } else {
             entry
         };
-        worker::console_log!("{}", entry.room(self.room.name()).line(now()));
+        let now = now();
+        let entry = entry
+            .room(self.room.name())
+            .took(now.saturating_sub(self.began));
+        worker::console_log!("{}", entry.line(now));
     }
 
     /// Carries out what the room wants done, in order.

@@ -171,7 +171,8 @@ impl Call<'_> {
 
     fn log(&self, entry: Entry) {
         if entry.level >= self.config.log_level {
-            worker::console_log!("{}", entry.line(self.now));
+            let now = now();
+            worker::console_log!("{}", entry.took(now.saturating_sub(self.now)).line(now));
         }
     }
 
@@ -282,8 +283,10 @@ impl Call<'_> {
             let fault = Fault::forbidden("this needs a token with role `service`");
             return Err(self.reject("auth", "", fault));
         }
-        let body = self.body().await?;
-        let body = publish::parse(&body).map_err(|fault| self.reject("malformed", "", fault))?;
+        let body = self.body().await;
+        let body = body
+            .and_then(|body| publish::parse(&body))
+            .map_err(|fault| self.reject("malformed", "", fault))?;
         match body {
             publish::Body::One(message) => {
                 let mut answers = self.publish_all(&identity, vec![Ok(message)]).await;
@@ -400,19 +403,14 @@ impl Call<'_> {
     }
 
     /// The body as text, within its limit.
-    async fn body(&mut self) -> std::result::Result<String, Problem> {
+    async fn body(&mut self) -> crate::fault::Result<String> {
         let limit = self.config.max_body_bytes;
-        let too_large = || {
-            Problem::from(Fault::new(
-                Code::TooLarge,
-                format!("a body may have up to {limit} bytes"),
-            ))
-        };
         let mut body = Vec::new();
         let mut length = 0;
         if let Ok(mut chunks) = self.request.stream() {
             while let Some(chunk) = chunks.next().await {
-                let chunk = chunk.map_err(failed)?;
+                let chunk =
+                    chunk.map_err(|_| Fault::bad_request("the body ended before its time"))?;
                 length += chunk.len();
                 if length <= limit {
                     body.extend_from_slice(&chunk);
@@ -422,10 +420,10 @@ impl Call<'_> {
             }
         }
         if length > limit {
-            return Err(too_large());
+            let fault = format!("a body may have up to {limit} bytes");
+            return Err(Fault::new(Code::TooLarge, fault));
         }
-        String::from_utf8(body)
-            .map_err(|_| Fault::bad_request("the body must be JSON in UTF-8").into())
+        String::from_utf8(body).map_err(|_| Fault::bad_request("the body must be JSON in UTF-8"))
     }
 
     /// Lets the room do what a service asks, and relays its answer.

@@ -172,18 +172,20 @@ impl Room {
         out.extend(tick.changes.drain(..).map(Output::Store));
         // The clock may be set back; the log's does not follow it.
         let stored_at = now.max(self.bounds.last_at);
-        if let Some(row) = tick.row(head + 1, stored_at) {
+        for row in tick.rows(head + 1, stored_at) {
             self.bounds.head = row.last;
             self.bounds.last_at = row.at;
             self.bounds.oldest_at.get_or_insert(row.at);
+            out.push(Output::Store(Change::Append(row)));
+        }
+        if tick.events > 0 {
             let mut entry = Entry::info("publish")
-                .with("first", row.first)
+                .with("first", head + 1)
                 .with("count", tick.events)
                 .took(now.saturating_sub(tick.since));
             if let Some(sender) = &tick.sender {
                 entry = entry.user(sender);
             }
-            out.push(Output::Store(Change::Append(row)));
             out.push(Output::Log(entry));
         }
         // Who came gets what was there, and then with the others what is new.

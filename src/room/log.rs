@@ -62,8 +62,9 @@ pub struct Range {
     pub newest: bool,
 }
 
-/// Largest page in bytes; a page that would be larger ends early with `more`.
-pub const MAX_PAGE_BYTES: usize = 1 << 20;
+/// Largest page in bytes; a page that would be larger ends early with `more`. A
+/// burst of requests whose answers nobody reads costs a room that many of them.
+pub const MAX_PAGE_BYTES: usize = 256 * 1024;
 
 /// A page being filled, row by row: in ascending order, or descending with
 /// [`Range::newest`].

@@ -9,9 +9,10 @@ use crate::time::Millis;
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// Bytes of events after which a tick does not wait for more. Keeps a row well
-/// under the platform's 2 MB and a frame within what clients take.
-pub const MAX_TICK_BYTES: usize = 256 * 1024;
+/// Bytes of events after which a tick does not wait for more, and after which
+/// what comes all the same (a large publication) goes into another row. Keeps a
+/// row under the platform's 2 MB: an event has 1 MiB and its envelope at most.
+pub const MAX_ROW_BYTES: usize = 256 * 1024;
 
 /// Who does not get a line.
 #[derive(Clone, Debug)]
@@ -39,9 +40,10 @@ pub struct Tick {
     pub changes: Vec<Change>,
     /// Connections that came and wait to be welcomed.
     pub arrivals: Vec<Arrival>,
-    /// Envelopes of the logged events, a line each, in order.
-    body: String,
-    /// How many.
+    /// Envelopes of the logged events, a line each, in order, by rows: how many
+    /// events a row has, and its body.
+    rows: Vec<(u64, String)>,
+    /// How many events there are.
     pub events: u64,
     /// When the first of them was accepted.
     pub since: Millis,
@@ -76,7 +78,9 @@ impl Tick {
     }
 
     pub fn is_full(&self) -> bool {
-        self.body.len() >= MAX_TICK_BYTES
+        self.rows
+            .last()
+            .is_some_and(|(_, body)| body.len() >= MAX_ROW_BYTES)
     }
 
     /// Where the next logged event is written; a line of its own.
@@ -84,14 +88,20 @@ impl Tick {
         if self.events == 0 {
             self.since = now;
             self.sender = Some(sender.clone());
-        } else {
-            self.body.push('\n');
-            if self.sender.as_ref().is_some_and(|one| one != sender) {
-                self.sender = None;
-            }
+        } else if self.sender.as_ref().is_some_and(|one| one != sender) {
+            self.sender = None;
         }
         self.events += 1;
-        &mut self.body
+        if self.rows.is_empty() || self.is_full() {
+            self.rows.push((0, String::new()));
+        }
+        let last = self.rows.len() - 1;
+        let (events, body) = &mut self.rows[last];
+        if *events > 0 {
+            body.push('\n');
+        }
+        *events += 1;
+        body
     }
 
     /// A line for one connection.
@@ -119,14 +129,22 @@ impl Tick {
             .retain(|(except, _)| !matches!(except, Except::Conn(one) if *one == conn));
     }
 
-    /// The row of this tick, whose first event has the number `first`.
-    pub fn row(&self, first: u64, now: Millis) -> Option<Row> {
-        (self.events > 0).then(|| Row {
-            first,
-            last: first + self.events - 1,
-            at: now,
-            body: self.body.clone(),
-        })
+    /// The rows of this tick, whose first event has the number `first`: one, but
+    /// for large publications.
+    pub fn rows(&self, mut first: u64, now: Millis) -> Vec<Row> {
+        self.rows
+            .iter()
+            .map(|(events, body)| {
+                let row = Row {
+                    first,
+                    last: first + events - 1,
+                    at: now,
+                    body: body.clone(),
+                };
+                first = row.last + 1;
+                row
+            })
+            .collect()
     }
 
     /// One frame a socket, of tick `number`. `connections` says where a user is
@@ -137,7 +155,14 @@ impl Tick {
         connections: impl Fn(&UserId) -> Vec<ConnId>,
         joined: impl Fn(ConnId) -> bool,
     ) -> Delivery {
-        let mut shared = std::mem::take(&mut self.body);
+        let mut shared = String::new();
+        for (_, body) in std::mem::take(&mut self.rows) {
+            if shared.is_empty() {
+                shared = body;
+            } else {
+                append(&mut shared, &body);
+            }
+        }
         // Where each line begins and ends in UTF-16 units, by which JavaScript
         // cuts; the events are one piece.
         let mut pieces: Vec<Range<usize>> = Vec::new();
@@ -229,7 +254,7 @@ mod tests {
         tick.next_event(&bob, 6).push_str("e2");
         tick.tell_others(Except::User(alice.clone()), "typing".into());
         tick.tell_others(Except::Nobody, "wave".into());
-        assert_eq!(tick.row(9, 6).expect("a row").body, "é1\ne2");
+        assert_eq!(tick.rows(9, 6)[0].body, "é1\ne2");
         let delivery = tick.deliver(
             1,
             |user| if user == &alice { vec![0, 1] } else { vec![2] },
@@ -260,6 +285,22 @@ mod tests {
         tick.answer(0, 1, "ack");
         let delivery = tick.deliver(1, |_| Vec::new(), |_| true);
         assert_eq!(delivery.frames()[&0].as_deref(), Some("ack\ne1"));
+    }
+
+    #[test]
+    fn a_row_does_not_grow_without_end() {
+        let alice: UserId = "alice".into();
+        let mut tick = Tick::default();
+        let large = "x".repeat(MAX_ROW_BYTES / 2);
+        for _ in 0..5 {
+            tick.next_event(&alice, 5).push_str(&large);
+        }
+        let rows = tick.rows(1, 5);
+        let numbers: Vec<_> = rows.iter().map(|row| (row.first, row.last)).collect();
+        assert_eq!(numbers, [(1, 2), (3, 4), (5, 5)]);
+        let bodies: Vec<_> = rows.into_iter().map(|row| row.body).collect();
+        let delivery = tick.deliver(1, |_| Vec::new(), |_| true);
+        assert_eq!(delivery.shared, Some(bodies.join("\n")));
     }
 
     #[test]
