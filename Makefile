@@ -35,7 +35,7 @@ tools:
 dev: tools .dev.vars
 	@exec wrangler dev --port $(PORT) --inspector-port 0
 
-test: tools .dev.vars
+test: .dev.vars build
 	cargo test
 	scripts/browser-test
 

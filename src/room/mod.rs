@@ -101,10 +101,13 @@ struct Conn {
     signals: Bucket,
     joins: Bucket,
     overrun: Overrun,
-    /// Bytes sent since the last sign of life.
+    /// When its last frame came.
+    alive_at: Millis,
+    /// Bytes sent since it last showed that it reads: by a ping, or by a cursor
+    /// that moved. That it sends shows nothing.
     unacked: usize,
     /// When that was.
-    alive_at: Millis,
+    read_at: Millis,
 }
 
 impl Conn {
@@ -123,8 +126,9 @@ impl Conn {
             signals: Bucket::full(config.signals, now),
             joins: Bucket::full(config.joins, now),
             overrun: Overrun::default(),
-            unacked: 0,
             alive_at: now,
+            unacked: 0,
+            read_at: now,
         }
     }
 
