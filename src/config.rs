@@ -112,9 +112,8 @@ pub struct RoomConfig {
     pub max_connections_per_user: usize,
     /// `MAX_MEMBERS`: members of a room. Default 10,000.
     pub max_members: usize,
-    /// `MAX_UNACKED_BYTES`: how much is sent to a socket that does not show that
-    /// it reads (by a ping, or a cursor that moves) before it is cut. Default
-    /// 16 MiB.
+    /// `MAX_UNACKED_BYTES`: how much is sent to a socket that gives no sign of
+    /// life (a frame or a ping) before it is cut. Default 16 MiB.
     pub max_unacked_bytes: usize,
 }
 

@@ -42,6 +42,7 @@ impl Room {
             return;
         };
         this.alive_at = now;
+        this.unacked = 0;
         if this.expires <= now {
             return self.close(conn, Close::Expired, now, out);
         }
@@ -395,10 +396,6 @@ impl Room {
         if moved.0 || moved.1 {
             let told = self.cursors.entry(user).or_default();
             *told = (told.0 || moved.0, told.1 || moved.1);
-            if let Some(this) = self.conn_mut(conn) {
-                this.unacked = 0;
-                this.read_at = now;
-            }
             self.expect_cursors(now);
         }
         if self.cursors_due.is_none() {

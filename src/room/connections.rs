@@ -183,7 +183,7 @@ impl Room {
     }
 
     /// Something was written to a socket. `true` when so much was written since
-    /// it last showed that it reads that it should be looked at.
+    /// its last sign of life that it should be looked at.
     pub fn sent(&mut self, conn: ConnId, bytes: usize) -> bool {
         let limit = self.config.room.max_unacked_bytes;
         self.conn_mut(conn).is_some_and(|conn| {
@@ -193,7 +193,7 @@ impl Room {
     }
 
     /// A socket that [`Room::sent`] pointed out: its last ping, if it ever sent
-    /// one, decides. One that showed nothing since is cut; it can resume.
+    /// one, decides. One that gave no sign since is cut; it can resume.
     pub fn judge_slow(
         &mut self,
         conn: ConnId,
@@ -204,8 +204,8 @@ impl Room {
         let Some(this) = self.conn_mut(conn) else {
             return;
         };
-        if pinged.is_some_and(|at| at > this.read_at) {
-            this.read_at = now;
+        if pinged.is_some_and(|at| at > this.alive_at) {
+            this.alive_at = now;
             this.unacked = 0;
             return;
         }

@@ -101,13 +101,10 @@ struct Conn {
     signals: Bucket,
     joins: Bucket,
     overrun: Overrun,
-    /// When its last frame came.
-    alive_at: Millis,
-    /// Bytes sent since it last showed that it reads: by a ping, or by a cursor
-    /// that moved. That it sends shows nothing.
+    /// Bytes sent since the last sign of life.
     unacked: usize,
     /// When that was.
-    read_at: Millis,
+    alive_at: Millis,
 }
 
 impl Conn {
@@ -126,9 +123,8 @@ impl Conn {
             signals: Bucket::full(config.signals, now),
             joins: Bucket::full(config.joins, now),
             overrun: Overrun::default(),
-            alive_at: now,
             unacked: 0,
-            read_at: now,
+            alive_at: now,
         }
     }
 
