@@ -386,6 +386,8 @@ async fn who_reads_and_says_so_is_not_cut() {
         pings.send_text("ping").await;
         pings.find("pong", |line| line == "pong").await;
         sends.logged(15).await;
-        sends.send("typingIndicator", json!({ "isTyping": true })).await;
+        sends
+            .send("typingIndicator", json!({ "isTyping": true }))
+            .await;
     }
 }
