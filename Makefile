@@ -12,11 +12,12 @@ ROOMS ?=
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export WRANGLER_SEND_METRICS = false
 
-.PHONY: help dev test token build lint bench replay deploy clean
+.PHONY: help dev test conformance token build lint bench replay deploy clean
 
 help:
 	@echo "make dev      serve on http://localhost:8787 (PORT=)"
 	@echo "make test     all tests: core, end to end on workerd, browser"
+	@echo "make conformance  an echo on the Socket.IO layers, for protocol suites (PORT=)"
 	@echo "make token    print a token: USER=alice ROOMS='a b*' TTL=1h ROLE=service"
 	@echo "make build    the Worker as it is deployed, into build/release"
 	@echo "make lint     formatting and clippy"
@@ -38,6 +39,12 @@ dev: tools .dev.vars
 test: .dev.vars build
 	cargo test
 	scripts/browser-test
+
+# Short times, so that a protocol suite need not wait.
+conformance: tools .dev.vars
+	@ROOMCAST_FLAVOUR=conformance exec wrangler dev build/conformance/index.js --port $(PORT) \
+		--inspector-port 0 --persist-to .wrangler/conformance --var PING_INTERVAL_MS:300 \
+		--var PING_TIMEOUT_MS:200 --var CONNECT_TIMEOUT_MS:1000 --var MAX_PAYLOAD:1000000
 
 token: .dev.vars
 	@scripts/tools npm

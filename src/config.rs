@@ -3,6 +3,7 @@
 
 use crate::auth::access::Patterns;
 use crate::auth::origin::Origins;
+use crate::gateway::handshake::MAX_SHARDS;
 use crate::time::{DAY, MINUTE, Millis, SECOND};
 
 /// A setting that cannot be used. Shown to the operator, so it names the
@@ -73,6 +74,47 @@ pub struct Config {
     /// `MAX_BODY_BYTES`: the largest HTTP body. Default 1 MiB.
     pub max_body_bytes: usize,
     pub room: RoomConfig,
+    pub gateway: GatewayConfig,
+}
+
+/// The settings of gateways, which hold the sockets of `/ws` and `/socket.io/`.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// `GATEWAY_SHARDS`: how many gateways new sockets are spread over. May be
+    /// changed at any time. Default 8.
+    pub shards: usize,
+    /// `MAX_ROOMS_PER_CONNECTION`: rooms that one connection may be in. Default
+    /// 100.
+    pub max_rooms: usize,
+    /// `PING_INTERVAL_MS`: how often Engine.IO sessions are pinged. 0 stands
+    /// for never: the clients are told the longest that their timers can hold,
+    /// so that an idle gateway sleeps. Default 25,000.
+    pub ping_interval: Millis,
+    /// `PING_TIMEOUT_MS`: how long a pong may take. Default 20,000.
+    pub ping_timeout: Millis,
+    /// `CONNECT_TIMEOUT_MS`: how long a session may be without a namespace.
+    /// Default 45,000, as Socket.IO's own server.
+    pub connect_timeout: Millis,
+    /// `NAMESPACES`: those that Socket.IO clients may connect to. Default `/`
+    /// and `/chat`.
+    pub namespaces: Vec<String>,
+    /// `MAX_PAYLOAD`: the most bytes of one message or one polling request of
+    /// Engine.IO, as clients are told. Default 1,000,000, as its own server.
+    pub max_payload: usize,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        GatewayConfig {
+            shards: 8,
+            max_rooms: 100,
+            ping_interval: 25 * SECOND,
+            ping_timeout: 20 * SECOND,
+            connect_timeout: 45 * SECOND,
+            namespaces: vec!["/".into(), "/chat".into()],
+            max_payload: 1_000_000,
+        }
+    }
 }
 
 /// The settings that a room itself needs.
@@ -165,6 +207,7 @@ impl Config {
                 .filter(|value| !value.is_empty())
         });
         let defaults = RoomConfig::default();
+        let gateway = GatewayConfig::default();
         let per_minute = vars.number("CONNECTS_PER_MINUTE", defaults.connects.burst, 1.0, 1e9)?;
         Ok(Config {
             jwt_secret: vars.text("JWT_SECRET").ok_or(ConfigError::Missing {
@@ -214,6 +257,20 @@ impl Config {
                     1024,
                     64 << 20,
                 )?,
+            },
+            gateway: GatewayConfig {
+                shards: vars.whole("GATEWAY_SHARDS", gateway.shards, 1, MAX_SHARDS)?,
+                max_rooms: vars.whole("MAX_ROOMS_PER_CONNECTION", gateway.max_rooms, 1, 1_000)?,
+                ping_interval: vars.millis("PING_INTERVAL_MS", gateway.ping_interval)?,
+                ping_timeout: vars.millis("PING_TIMEOUT_MS", gateway.ping_timeout)?,
+                connect_timeout: vars.millis("CONNECT_TIMEOUT_MS", gateway.connect_timeout)?,
+                namespaces: vars.text("NAMESPACES").map_or(gateway.namespaces, |list| {
+                    list.split([',', ' '])
+                        .filter(|name| !name.is_empty())
+                        .map(|name| format!("/{}", name.trim_start_matches('/')))
+                        .collect()
+                }),
+                max_payload: vars.whole("MAX_PAYLOAD", gateway.max_payload, 1_024, 64 << 20)?,
             },
         })
     }

@@ -7,7 +7,8 @@
 //! The core does no I/O and is built and tested natively:
 //! - [`auth`]: a token becomes an identity; an identity answers "may it?"
 //! - [`wire`]: what goes over a socket
-//! - [`room`]: the state machine; commands in, outputs out
+//! - [`room`]: the state machine of a room; commands in, outputs out
+//! - [`gateway`]: the same of sockets with many rooms; Engine.IO and Socket.IO
 //! - [`http`]: routes, bodies, problem+json
 //! - [`config`], [`fault`], [`eventlog`], [`name`], [`time`]: what they share
 //!
@@ -21,6 +22,7 @@ pub mod auth;
 pub mod config;
 pub mod eventlog;
 pub mod fault;
+pub mod gateway;
 pub mod http;
 pub mod name;
 pub mod room;

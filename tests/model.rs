@@ -11,7 +11,7 @@ use roomcast::room::log::{Bounds, Page, Range, Row, slice};
 use roomcast::room::service::{Request, Served};
 use roomcast::room::{Attachment, Change, ConnId, Frame, Hello, Member, Output, Room, Snapshot};
 use roomcast::time::Millis;
-use roomcast::wire::command::Position;
+use roomcast::wire::command::{Position, Status};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -286,6 +286,7 @@ impl World {
                 since,
                 ..Position::default()
             },
+            status: Status::Online,
         };
         self.room.admit(&hello, self.now).expect("limits are high");
         let mut out = Vec::new();
@@ -368,6 +369,7 @@ impl World {
                     socket.attachment = attachment;
                 }
                 Output::Page { .. } | Output::Reply { .. } | Output::Log(_) => {}
+                Output::Joined { .. } | Output::Parted { .. } => panic!("nobody is at a gateway"),
                 Output::Close { .. } => panic!("nothing here closes a socket"),
             }
         }

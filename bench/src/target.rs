@@ -32,11 +32,9 @@ impl Peer {
     fn worker(self, build: Option<&Path>) -> Worker {
         let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
         match (self, build) {
-            (Peer::Bare, _) => Worker::new(&[&peers.join("bare/worker.js")], "Room"),
+            (Peer::Bare, _) => Worker::new(&[&peers.join("bare/worker.js")], &[("ROOMS", "Room")]),
             (Peer::Roomcast, None) => Worker::roomcast(),
-            (Peer::Roomcast, Some(dir)) => {
-                Worker::new(&[&dir.join("index.js"), &dir.join("index_bg.wasm")], "Room")
-            }
+            (Peer::Roomcast, Some(dir)) => Worker::in_folder(dir),
         }
     }
 }

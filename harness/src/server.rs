@@ -6,15 +6,15 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Once;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a server runs: its modules, the first of which is the main one.
 #[derive(Clone, Debug)]
 pub struct Worker {
     modules: Vec<PathBuf>,
-    /// The class of its Durable Object, bound as `ROOMS`.
-    class: String,
+    /// The classes of its Durable Objects, and what each is bound as.
+    classes: Vec<(&'static str, &'static str)>,
 }
 
 impl Worker {
@@ -23,34 +23,42 @@ impl Worker {
         Worker::built("release")
     }
 
-    /// A flavour of roomcast: `release` or `dev`.
+    /// A flavour of roomcast: `release`, `dev` or `conformance`.
     pub fn built(flavour: &str) -> Self {
         build(flavour);
-        let dir = root().join("build").join(flavour);
-        Worker::new(&[&dir.join("index.js"), &dir.join("index_bg.wasm")], "Room")
+        Worker::in_folder(&root().join("build").join(flavour))
     }
 
-    /// Any other: `.js` and `.wasm` files, main first.
-    pub fn new(modules: &[&Path], class: &str) -> Self {
+    /// A build of roomcast wherever it is.
+    pub fn in_folder(dir: &Path) -> Self {
+        Worker::new(
+            &[&dir.join("index.js"), &dir.join("index_bg.wasm")],
+            &[("ROOMS", "Room"), ("GATEWAYS", "Gateway")],
+        )
+    }
+
+    /// Any other: `.js` and `.wasm` files, main first; what its Durable Objects
+    /// are bound as, and their classes.
+    pub fn new(modules: &[&Path], classes: &[(&'static str, &'static str)]) -> Self {
         Worker {
             modules: modules.iter().map(|path| path.to_path_buf()).collect(),
-            class: class.to_owned(),
+            classes: classes.to_vec(),
         }
     }
 }
 
 /// Builds the Worker, which takes no time when it is built already.
 pub fn build(flavour: &str) {
-    static RELEASE: Once = Once::new();
-    static DEV: Once = Once::new();
-    let once = if flavour == "dev" { &DEV } else { &RELEASE };
-    once.call_once(|| {
+    static BUILT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut all = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if !all.iter().any(|one| one == flavour) {
         let built = Command::new(root().join("scripts/build"))
             .arg(flavour)
             .status()
             .expect("scripts/build runs");
         assert!(built.success(), "scripts/build {flavour} failed");
-    });
+        all.push(flavour.to_owned());
+    }
 }
 
 fn root() -> PathBuf {
@@ -280,9 +288,20 @@ fn capnp(worker: &Worker, vars: &[(&str, &str)], address: SocketAddr, dir: &Path
             format!(r#"(name = "{name}", {kind} = embed "{name}")"#)
         })
         .collect();
-    let bindings: Vec<String> = vars
+    let classes = worker.classes.iter();
+    let vars = vars
         .iter()
-        .map(|(name, value)| format!("(name = {name:?}, text = {value:?})"))
+        .map(|(name, value)| format!("(name = {name:?}, text = {value:?})"));
+    let bindings: Vec<String> = classes
+        .clone()
+        .map(|(name, class)| format!("(name = {name:?}, durableObjectNamespace = {class:?})"))
+        .chain(vars)
+        .collect();
+    let namespaces: Vec<String> = classes
+        .map(|(name, class)| {
+            let key = name.to_lowercase();
+            format!("(className = {class:?}, uniqueKey = {key:?}, enableSql = true)")
+        })
         .collect();
     format!(
         r#"using Workerd = import "/workerd/workerd.capnp";
@@ -296,15 +315,15 @@ const config :Workerd.Config = (
 const w :Workerd.Worker = (
   modules = [{modules}],
   compatibilityDate = "{date}",
-  bindings = [(name = "ROOMS", durableObjectNamespace = "{class}"), {bindings}],
-  durableObjectNamespaces = [(className = "{class}", uniqueKey = "rooms", enableSql = true)],
+  bindings = [{bindings}],
+  durableObjectNamespaces = [{namespaces}],
   durableObjectStorage = (localDisk = "disk"),
 );
 "#,
         storage = dir.join("storage").display(),
         modules = modules.join(", "),
         bindings = bindings.join(", "),
-        class = worker.class,
+        namespaces = namespaces.join(", "),
         date = compatibility_date(),
     )
 }

@@ -43,7 +43,7 @@ impl Rights {
 
 /// Room patterns with the rights they give. A pattern is a name, or a prefix
 /// and a final `*`; the longest match wins, a full name before a prefix.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Patterns(Vec<(String, Rights)>);
 
 impl Patterns {

@@ -21,7 +21,7 @@ pub const LEEWAY_SECONDS: i64 = 60;
 pub const MAX_TOKEN: usize = 16 * 1024;
 
 /// Who somebody is and what the token allows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     pub user: String,
     pub expires: Millis,

@@ -1,11 +1,13 @@
 //! The Durable Object of a room.
 
-use super::now;
-use super::runtime::{self, Socket};
+use super::clock::{self, Clock, Due};
+use super::links::{self, Links};
+use super::runtime::{self, Socket, fresh_id, now};
 use super::store::Store;
 use crate::config::Config;
 use crate::eventlog::Entry;
 use crate::fault::Fault;
+use crate::room::link::{Command as LinkCommand, Item, Push, Pushed, Request as LinkRequest};
 use crate::room::log::slice;
 use crate::room::output::{CallId, ConnId};
 use crate::room::service::{Request as ServiceRequest, Served};
@@ -21,14 +23,16 @@ use std::time::Duration;
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen::prelude::*;
 use worker::{
-    Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, ScheduledTime,
-    State, WebSocketPair, WebSocketRequestResponsePair, durable_object,
+    Delay, DurableObject, Env, Error, Method, Request, RequestInit, Response, ResponseBuilder,
+    Result, State, WebSocketPair, WebSocketRequestResponsePair, durable_object,
 };
 
 /// Headers of the Worker's requests to the object. A request from outside never
 /// reaches the object as it is, so nobody else can set them.
 pub const ROOM_HEADER: &str = "x-roomcast-room";
 pub const HELLO_HEADER: &str = "x-roomcast-hello";
+/// Of a gateway's requests to a room, and of a room's to a gateway.
+pub const LINK_HEADER: &str = "x-roomcast-link";
 
 /// Turns of the event loop that a tick waits at the most while fewer things
 /// wait than went out with the last one. Measured: see DESIGN in the README.
@@ -54,6 +58,24 @@ struct Object {
     live: RefCell<Option<Live>>,
     /// Ends ticks. Made once, for a closure costs more than its call.
     turn: OnceCell<Closure<dyn FnMut()>>,
+    /// What waits for gateways: not of `live`, for it was stored.
+    links: Rc<RefCell<Links>>,
+}
+
+/// Where the frames of a connection go.
+#[derive(Clone)]
+enum Peer {
+    Socket(Socket),
+    Gateway { gateway: Rc<str>, id: Rc<str> },
+}
+
+impl Peer {
+    fn socket(&self) -> Option<&Socket> {
+        match self {
+            Peer::Socket(socket) => Some(socket),
+            Peer::Gateway { .. } => None,
+        }
+    }
 }
 
 /// The object awake: the room and what it is connected to.
@@ -61,7 +83,14 @@ struct Live {
     config: Rc<Config>,
     room: room::Room,
     store: Store,
-    sockets: Vec<Option<Socket>>,
+    peers: Vec<Option<Peer>>,
+    /// Connections at gateways, by their ids.
+    remote: HashMap<Rc<str>, ConnId>,
+    /// How many connections each gateway has.
+    gateways: HashMap<Rc<str>, usize>,
+    links: Rc<RefCell<Links>>,
+    /// Which waking this is.
+    life: String,
     calls: HashMap<CallId, oneshot::Sender<Result<String, Fault>>>,
     last_call: CallId,
     /// When what is being done began.
@@ -73,33 +102,16 @@ struct Live {
     last_tick: usize,
     /// Ticks that waited for nobody.
     quiet_ticks: u32,
-    /// The timer that is set.
-    timer: Option<Millis>,
-    alarm: Alarm,
+    clock: Clock,
     /// The replay that was sent last: after an outage all ask for the same.
-    replay: Option<(u64, u64, Rc<Vec<JsString>>)>,
+    replay: Option<(u64, u64, Rc<Vec<Portion>>)>,
     line_break: JsString,
     /// Storing failed: what is in memory is not what is stored.
     broken: bool,
 }
 
-/// What is known of the object's one alarm, which outlives its memory.
-#[derive(Clone, Copy)]
-enum Alarm {
-    /// Just woken.
-    Unknown,
-    /// The runtime is being asked.
-    Asking,
-    Set(Option<Millis>),
-}
-
-/// What the shell has to see to next.
-enum Due {
-    Timer(Millis),
-    Alarm(Millis),
-    /// Ask what alarm there is: an earlier one must not be put off.
-    AskAlarm,
-}
+/// A frame of replay, and the last event in it.
+type Portion = (u64, JsString);
 
 impl DurableObject for Room {
     fn new(state: State, env: Env) -> Self {
@@ -110,6 +122,7 @@ impl DurableObject for Room {
                 env,
                 live: RefCell::new(None),
                 turn: OnceCell::new(),
+                links: Rc::default(),
             }),
         }
     }
@@ -120,19 +133,20 @@ impl DurableObject for Room {
             let hello: Hello = serde_json::from_str(&hello)?;
             return self.object.connect(room, hello);
         }
+        if request.headers().get(LINK_HEADER)?.is_some() {
+            return self.object.link(room, request).await;
+        }
         self.object.call(room, request).await
     }
 
     async fn alarm(&self) -> Result<Response> {
         self.object.with(None, |live, state| {
-            live.alarm = Alarm::Set(None);
+            live.clock.alarm_rang();
             live.age();
-            let sockets = live.sockets.clone();
+            let peers = live.peers.clone();
             let pinged = |conn: ConnId| {
-                sockets
-                    .get(conn)?
-                    .as_ref()
-                    .and_then(|socket| runtime::pinged(state, socket))
+                let socket = peers.get(conn)?.as_ref()?.socket()?;
+                runtime::pinged(state, socket)
             };
             let mut out = Vec::new();
             live.room.alarm(pinged, now(), &mut out);
@@ -166,7 +180,7 @@ impl Room {
 
     #[wasm_bindgen(js_name = webSocketClose)]
     pub fn web_socket_close(&self, socket: &Socket, code: u16) -> JsResult {
-        answer_close(socket, code);
+        runtime::answer_close(socket, code);
         Ok(self.object.gone(socket, code)?)
     }
 
@@ -190,7 +204,12 @@ impl Object {
         let mut slot = self.live.borrow_mut();
         let live = match &mut *slot {
             Some(live) => live,
-            empty => empty.insert(Live::wake(&self.state, &self.env, name)?),
+            empty => empty.insert(Live::wake(
+                &self.state,
+                &self.env,
+                name,
+                self.links.clone(),
+            )?),
         };
         live.began = now();
         let done = what(live, &self.state);
@@ -219,12 +238,82 @@ impl Object {
                 .map_err(Error::from)?;
             let mut out = Vec::new();
             let conn = live.room.connect(hello, now, &mut out);
-            live.place(conn, pair.server.as_ref().clone().unchecked_into());
+            live.place(
+                conn,
+                Peer::Socket(pair.server.as_ref().clone().unchecked_into()),
+            );
             live.run(state, out);
             Response::from_websocket(pair.client)
         })??;
         self.settle(false)?;
         Ok(admitted)
+    }
+
+    /// A request of a gateway for its connections.
+    async fn link(self: &Rc<Self>, name: Option<String>, mut request: Request) -> Result<Response> {
+        let request: LinkRequest = serde_json::from_slice(&request.bytes().await?)?;
+        let gateway: Rc<str> = request.gateway.into();
+        let full = self.with(name, |live, state| {
+            live.age();
+            for command in request.commands {
+                live.linked(state, &gateway, command);
+            }
+            live.room.is_full()
+        })?;
+        self.settle(full)?;
+        Response::empty()
+    }
+
+    /// Sends a gateway what waits for it, until nothing does.
+    async fn push(self: &Rc<Self>, gateway: String) -> Result<()> {
+        loop {
+            let body = self.with(None, |live, _| live.take_push(&gateway))?;
+            let Some(body) = body else {
+                return Ok(());
+            };
+            let body = JsString::from(body?.as_str());
+            // Requests to other objects do not wait for what was stored, as
+            // frames do.
+            self.state.storage().sync().await?;
+            let mut answer = self.push_once(&gateway, &body).await;
+            for wait in links::RETRIES {
+                if answer.is_ok() {
+                    break;
+                }
+                Delay::from(Duration::from_millis(wait)).await;
+                answer = self.push_once(&gateway, &body).await;
+            }
+            let gone = match answer {
+                Ok(pushed) => Some(pushed.gone),
+                Err(error) => {
+                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                    None
+                }
+            };
+            self.with(None, |live, state| match gone {
+                Some(gone) => live.lost(state, &gone),
+                None => live.give_up(state, &gateway),
+            })?;
+            Rc::clone(self).arm();
+        }
+    }
+
+    async fn push_once(&self, gateway: &str, body: &JsString) -> Result<Pushed> {
+        let mut init = RequestInit::new();
+        init.with_method(Method::Post)
+            .with_body(Some(body.clone().into()));
+        init.headers.set(LINK_HEADER, gateway)?;
+        let request = Request::new_with_init("https://gateway/", &init)?;
+        let mut response = self
+            .env
+            .durable_object("GATEWAYS")?
+            .get_by_name(gateway)?
+            .fetch_with_request(request)
+            .await?;
+        if response.status_code() != 200 {
+            return Err(Error::RustError("a gateway failed".into()));
+        }
+        Ok(serde_json::from_slice(&response.bytes().await?)?)
     }
 
     /// A request of the Worker for a service.
@@ -277,7 +366,7 @@ impl Object {
             // that were found when it woke.
             let conn = place_of(socket).or_else(|| {
                 let conn = live.room.recall(attachment(socket)?, now());
-                live.place(conn, socket.clone());
+                live.place(conn, Peer::Socket(socket.clone()));
                 Some(conn)
             });
             if let Some(conn) = conn {
@@ -357,8 +446,25 @@ impl Object {
         Ok(())
     }
 
-    /// Sets the timer and the alarm for what is due next.
+    /// Sets the timer and the alarm for what is due next, and sees to it that
+    /// gateways get what waits for them.
     fn arm(self: Rc<Self>) {
+        let overfull = self.links.borrow().overfull();
+        if let Some(gateway) = overfull {
+            let given_up = self.with(None, |live, state| live.give_up(state, &gateway));
+            if let Err(error) = given_up {
+                worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+            }
+        }
+        let gateways = self.links.borrow_mut().start();
+        for gateway in gateways {
+            let object = Rc::clone(&self);
+            self.state.wait_until(async move {
+                if let Err(error) = object.push(gateway).await {
+                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                }
+            });
+        }
         let due = self
             .live
             .borrow_mut()
@@ -379,20 +485,14 @@ impl Object {
             Due::Timer(at) => {
                 Delay::from(Duration::from_millis(at.saturating_sub(now()))).await;
                 self.with(None, |live, state| {
-                    if live.timer == Some(at) {
-                        live.timer = None;
-                    }
+                    live.clock.timer_ran(at);
                     live.advance(state);
                 })?;
             }
-            Due::Alarm(at) => {
-                let at = ScheduledTime::new(js_sys::Date::new(&(at as f64).into()));
-                return self.state.storage().set_alarm(at).await;
-            }
+            Due::Alarm(at) => return clock::set_alarm(&self.state, at).await,
             Due::AskAlarm => {
-                let set = self.state.storage().get_alarm().await?;
-                let set = set.and_then(|at| Millis::try_from(at).ok());
-                self.with(None, |live, _| live.alarm = Alarm::Set(set))?;
+                let set = clock::alarm(&self.state).await?;
+                self.with(None, |live, _| live.clock.alarm_is(set))?;
             }
         }
         self.arm();
@@ -406,26 +506,18 @@ fn refuse(fault: &Fault) -> Result<Response> {
         .fixed(serde_json::to_vec(fault)?))
 }
 
-/// Answers a client's close frame. The runtime answers by itself from
-/// compatibility date 2026-04-07 on, except where it does not: workerd
-/// 1.20261117 leaves some hibernatable sockets without an answer, so that their
-/// clients wait for it in vain. On one that was answered this does nothing.
-fn answer_close(socket: &Socket, code: u16) {
-    let _ = match code {
-        // No status and abnormal closure must not be sent (RFC 6455, 7.4.1).
-        1005 => socket.close(),
-        1006 | 1015 => Ok(()),
-        code => socket.close_with_code(code),
-    };
-}
-
 fn place_of(socket: &Socket) -> Option<ConnId> {
     socket.conn().map(|conn| conn as ConnId)
 }
 
 impl Live {
     /// Builds the room from its storage and its sockets.
-    fn wake(state: &State, env: &Env, name: Option<String>) -> Result<Self> {
+    fn wake(
+        state: &State,
+        env: &Env,
+        name: Option<String>,
+        links: Rc<RefCell<Links>>,
+    ) -> Result<Self> {
         let began = now();
         let config =
             crate::http::serve::config(env).map_err(|error| Error::RustError(error.to_string()))?;
@@ -440,15 +532,18 @@ impl Live {
             room: room::Room::new(name, config.clone(), snapshot),
             config,
             store,
-            sockets: Vec::new(),
+            peers: Vec::new(),
+            remote: HashMap::new(),
+            gateways: HashMap::new(),
+            links,
+            life: fresh_id(),
             calls: HashMap::new(),
             last_call: 0,
             began,
             turns: 0,
             last_tick: 0,
             quiet_ticks: 0,
-            timer: None,
-            alarm: Alarm::Unknown,
+            clock: Clock::default(),
             replay: None,
             line_break: JsString::from("\n"),
             broken: false,
@@ -461,36 +556,205 @@ impl Live {
             match attachment(&socket) {
                 Some(attachment) => {
                     let conn = live.room.recall(attachment, began);
-                    live.place(conn, socket);
+                    live.place(conn, Peer::Socket(socket));
                 }
                 // Accepted just when storing failed.
-                None => close(&socket, Close::Failed),
+                None => runtime::close(&socket, Close::Failed.code(), Close::Failed.reason()),
             }
+        }
+        for (gateway, json) in live.store.subscribers()? {
+            let Ok(attachment) = serde_json::from_str::<Attachment>(&json) else {
+                continue;
+            };
+            let id: Rc<str> = attachment.id.as_str().into();
+            let conn = live.room.recall(attachment, began);
+            let gateway: Rc<str> = gateway.into();
+            // It may have gone while the room slept or was down.
+            let is = Item::Is { to: id.to_string() };
+            live.links.borrow_mut().queue(&gateway, is, "");
+            live.place(conn, Peer::Gateway { gateway, id });
         }
         live.log(
             Entry::info("wake")
-                .with("connections", live.sockets.len())
+                .with("connections", live.peers.len())
                 .with("seq", live.room.bounds().head)
                 .took(now().saturating_sub(began)),
         );
         Ok(live)
     }
 
-    fn place(&mut self, conn: ConnId, socket: Socket) {
-        socket.set_conn(Some(conn as f64));
-        if self.sockets.len() <= conn {
-            self.sockets.resize_with(conn + 1, || None);
+    fn place(&mut self, conn: ConnId, peer: Peer) {
+        match &peer {
+            Peer::Socket(socket) => socket.set_conn(Some(conn as f64)),
+            Peer::Gateway { gateway, id } => {
+                self.remote.insert(id.clone(), conn);
+                *self.gateways.entry(gateway.clone()).or_default() += 1;
+            }
         }
-        self.sockets[conn] = Some(socket);
+        if self.peers.len() <= conn {
+            self.peers.resize_with(conn + 1, || None);
+        }
+        self.peers[conn] = Some(peer);
     }
 
-    fn displace(&mut self, conn: ConnId) -> Option<Socket> {
-        let socket = self.sockets.get_mut(conn)?.take()?;
-        socket.set_conn(None);
-        // Without it the socket's close event, should one come, is of nobody.
-        // Fails only on a socket that is gone already.
-        let _ = socket.attach(&JsString::from(""));
-        Some(socket)
+    fn displace(&mut self, conn: ConnId) -> Option<Peer> {
+        let peer = self.peers.get_mut(conn)?.take()?;
+        match &peer {
+            Peer::Socket(socket) => {
+                socket.set_conn(None);
+                // Without it the socket's close event, should one come, is of
+                // nobody. Fails only on a socket that is gone already.
+                let _ = socket.attach(&JsString::from(""));
+            }
+            Peer::Gateway { gateway, id } => {
+                self.remote.remove(id);
+                if let Some(connections) = self.gateways.get_mut(gateway) {
+                    *connections -= 1;
+                    if *connections == 0 {
+                        self.gateways.remove(gateway);
+                    }
+                }
+                if let Err(error) = self.store.remove_subscriber(id) {
+                    self.log(Entry::error(format!("storing failed: {error}")));
+                }
+            }
+        }
+        Some(peer)
+    }
+
+    /// Closes the socket of a connection that is of the room no more.
+    fn close(&mut self, conn: ConnId, why: Close) {
+        match self.displace(conn) {
+            Some(Peer::Socket(socket)) => runtime::close(&socket, why.code(), why.reason()),
+            Some(Peer::Gateway { gateway, id }) => {
+                let item = Item::Close {
+                    to: id.to_string(),
+                    code: why.code(),
+                    reason: why.reason().to_owned(),
+                };
+                self.links.borrow_mut().queue(&gateway, item, "");
+            }
+            None => {}
+        }
+    }
+
+    /// What a gateway asks for one of its connections.
+    fn linked(&mut self, state: &State, gateway: &Rc<str>, command: LinkCommand) {
+        let known = self.remote.get(command.connection()).copied();
+        let now = now();
+        let mut out = Vec::new();
+        match command {
+            LinkCommand::Join { hello, id } => {
+                if let Some(conn) = known.filter(|conn| self.room.is_joined(*conn)) {
+                    self.room.repair(conn, &hello, now, &mut out);
+                } else {
+                    // One that is leaving leaves first.
+                    self.advance(state);
+                    let connection: Rc<str> = hello.connection_id.as_str().into();
+                    let user = hello.user.clone();
+                    match self.room.subscribe(hello, id, now, &mut out) {
+                        Ok(conn) => self.place(
+                            conn,
+                            Peer::Gateway {
+                                gateway: gateway.clone(),
+                                id: connection,
+                            },
+                        ),
+                        Err(fault) => self.refuse(gateway, &connection, &user, id, &fault),
+                    }
+                }
+            }
+            LinkCommand::Frame { connection, frame } => match known {
+                Some(conn) => self.room.receive(conn, Frame::Text(&frame), now, &mut out),
+                // The room has lost it: let it join again.
+                None => self
+                    .links
+                    .borrow_mut()
+                    .queue(gateway, Item::Out { to: connection }, ""),
+            },
+            LinkCommand::Gone { code, .. } => {
+                if let Some(conn) = known {
+                    self.displace(conn);
+                    self.room.disconnect(conn, code, now, &mut out);
+                }
+            }
+            LinkCommand::Refresh {
+                rights, expires, ..
+            } => {
+                if let Some(conn) = known {
+                    self.room.refreshed(conn, rights, expires, &mut out);
+                }
+            }
+        }
+        self.run(state, out);
+    }
+
+    /// A join that may not be.
+    fn refuse(
+        &mut self,
+        gateway: &str,
+        connection: &str,
+        user: &str,
+        id: Option<u32>,
+        fault: &Fault,
+    ) {
+        let line = native::fault(id, fault);
+        let mut links = self.links.borrow_mut();
+        let to = || connection.to_owned();
+        let one = Item::One {
+            to: to(),
+            bytes: line.len(),
+            after: None,
+            at: None,
+        };
+        links.queue(gateway, one, &line);
+        links.queue(gateway, Item::Out { to: to() }, "");
+        drop(links);
+        self.log(
+            Entry::reject("rate")
+                .user(user)
+                .connection(connection)
+                .with("code", fault.code.as_str()),
+        );
+    }
+
+    fn take_push(&mut self, gateway: &str) -> Option<serde_json::Result<String>> {
+        let head = || Push {
+            room: self.room.name().to_owned(),
+            epoch: self.room.epoch().to_owned(),
+            life: self.life.clone(),
+            ..Push::default()
+        };
+        self.links.borrow_mut().take(gateway, head)
+    }
+
+    /// Connections that a gateway does not have any more.
+    fn lost(&mut self, state: &State, gone: &[String]) {
+        let mut out = Vec::new();
+        for id in gone {
+            if let Some(conn) = self.remote.get(id.as_str()).copied() {
+                self.displace(conn);
+                // 1006: abnormal closure (RFC 6455, 7.4.1).
+                self.room.disconnect(conn, 1006, now(), &mut out);
+            }
+        }
+        self.run(state, out);
+    }
+
+    /// A gateway that cannot be reached: the link is dropped. It joins again
+    /// what it still has, should it come back.
+    fn give_up(&mut self, state: &State, gateway: &str) {
+        self.links.borrow_mut().forget(gateway);
+        let gone: Vec<String> = self
+            .peers
+            .iter()
+            .flatten()
+            .filter_map(|peer| match peer {
+                Peer::Gateway { gateway: at, id } if **at == *gateway => Some(id.to_string()),
+                _ => None,
+            })
+            .collect();
+        self.lost(state, &gone);
     }
 
     /// Ends the tick, if anything waits for that.
@@ -518,29 +782,8 @@ impl Live {
         }
     }
 
-    /// What is to be set, if anything: only what is due before what is set.
     fn arm(&mut self) -> Vec<Due> {
-        let mut due = Vec::new();
-        if let Some(at) = self.room.timer()
-            && self.timer.is_none_or(|set| at < set)
-        {
-            self.timer = Some(at);
-            due.push(Due::Timer(at));
-        }
-        if let Some(at) = self.room.alarm_at() {
-            match self.alarm {
-                Alarm::Unknown => {
-                    self.alarm = Alarm::Asking;
-                    due.push(Due::AskAlarm);
-                }
-                Alarm::Set(set) if set.is_none_or(|set| at < set) => {
-                    self.alarm = Alarm::Set(Some(at));
-                    due.push(Due::Alarm(at));
-                }
-                Alarm::Asking | Alarm::Set(_) => {}
-            }
-        }
-        due
+        self.clock.due(self.room.timer(), self.room.alarm_at())
     }
 
     fn log(&mut self, entry: Entry) {
@@ -603,11 +846,14 @@ impl Live {
                     self.send(state, conn, &JsString::from(answer.as_str()), answer.len());
                 }
                 Output::Attach { conn } => self.attach(conn),
-                Output::Close { conn, why } => {
-                    if let Some(socket) = self.displace(conn) {
-                        close(&socket, why);
-                    }
+                Output::Joined { conn, after } => {
+                    self.tell_gateway(conn, |to| Item::In { to, after });
                 }
+                Output::Parted { conn } => {
+                    self.tell_gateway(conn, |to| Item::Out { to });
+                    self.displace(conn);
+                }
+                Output::Close { conn, why } => self.close(conn, why),
                 Output::Reply { call, answers } => {
                     if let Some(call) = self.calls.remove(&call) {
                         // A caller that went away needs no answer.
@@ -626,18 +872,18 @@ impl Live {
             match output {
                 Output::Deliver(delivery) => {
                     for (conn, id) in delivery.acked {
-                        if let Some(Some(socket)) = self.sockets.get(conn) {
-                            let answer = native::fault(Some(id), &Fault::internal());
-                            // One that is gone needs no answer.
-                            let _ = socket.send_string(&JsString::from(answer.as_str()));
+                        let answer = native::fault(Some(id), &Fault::internal());
+                        match self.peers.get(conn) {
+                            Some(Some(Peer::Socket(socket))) => {
+                                // One that is gone needs no answer.
+                                let _ = socket.send_string(&JsString::from(answer.as_str()));
+                            }
+                            Some(Some(Peer::Gateway { .. })) => self.one(conn, &answer, None, None),
+                            _ => {}
                         }
                     }
                 }
-                Output::Close { conn, why } => {
-                    if let Some(socket) = self.displace(conn) {
-                        close(&socket, why);
-                    }
-                }
+                Output::Close { conn, why } => self.close(conn, why),
                 _ => {}
             }
         }
@@ -646,22 +892,50 @@ impl Live {
     }
 
     fn attach(&mut self, conn: ConnId) {
-        let (Some(attachment), Some(Some(socket))) =
-            (self.room.attachment(conn), self.sockets.get(conn))
+        let (Some(attachment), Some(Some(peer))) =
+            (self.room.attachment(conn), self.peers.get(conn))
         else {
             return;
         };
         let attached = serde_json::to_string(&attachment)
             .map_err(Error::from)
-            .and_then(|json| Ok(socket.attach(&JsString::from(json.as_str()))?));
+            .and_then(|json| match peer {
+                Peer::Socket(socket) => Ok(socket.attach(&JsString::from(json.as_str()))?),
+                Peer::Gateway { gateway, id } => self.store.put_subscriber(id, gateway, &json),
+            });
         if let Err(error) = attached {
             self.log(Entry::error(format!("attachment failed: {error}")));
         }
     }
 
+    /// A word to a gateway about one of its connections.
+    fn tell_gateway(&self, conn: ConnId, item: impl FnOnce(String) -> Item) {
+        if let Some(Some(Peer::Gateway { gateway, id })) = self.peers.get(conn) {
+            let mut links = self.links.borrow_mut();
+            links.queue(gateway, item(id.to_string()), "");
+        }
+    }
+
+    /// A text for one connection at a gateway; see [`Item::One`].
+    fn one(&self, conn: ConnId, text: &str, after: Option<u64>, at: Option<u64>) {
+        if let Some(Some(Peer::Gateway { gateway, id })) = self.peers.get(conn) {
+            let item = Item::One {
+                to: id.to_string(),
+                bytes: text.len(),
+                after,
+                at,
+            };
+            self.links.borrow_mut().queue(gateway, item, text);
+        }
+    }
+
     fn send(&mut self, state: &State, conn: ConnId, frame: &JsString, bytes: usize) {
-        let Some(Some(socket)) = self.sockets.get(conn) else {
-            return;
+        let socket = match self.peers.get(conn) {
+            Some(Some(Peer::Socket(socket))) => socket,
+            Some(Some(Peer::Gateway { .. })) => {
+                return self.one(conn, &String::from(frame), None, None);
+            }
+            _ => return,
         };
         let mut out = Vec::new();
         if socket.send_string(frame).is_err() {
@@ -678,13 +952,26 @@ impl Live {
     }
 
     fn deliver(&mut self, state: &State, delivery: Delivery, stored: Option<(String, JsString)>) {
+        let text = delivery.shared;
         // Mostly it is the very row that was stored: the same string serves.
-        let shared = delivery.shared.map(|shared| match stored {
-            Some((body, frame)) if body == shared => (frame, shared.len()),
+        let shared = text.as_ref().map(|shared| match stored {
+            Some((body, frame)) if body == *shared => (frame, shared.len()),
             _ => (JsString::from(shared.as_str()), shared.len()),
         });
+        let whole = shared.as_ref().map_or(0, |(frame, _)| frame.length()) as usize;
+        let (after, at) = delivery.events;
         let mut served = HashSet::with_capacity(delivery.custom.len());
         for custom in delivery.custom {
+            let remote = matches!(
+                self.peers.get(custom.conn),
+                Some(Some(Peer::Gateway { .. }))
+            );
+            let runs = custom.shared.as_deref().unwrap_or_default();
+            if remote && matches!(runs, [all] if *all == (0..whole)) {
+                // Gets what all get, and its own before it.
+                self.one(custom.conn, &custom.private, None, None);
+                continue;
+            }
             served.insert(custom.conn);
             let mut frame = JsString::from(custom.private.as_str());
             if let Some((shared, _)) = &shared {
@@ -698,15 +985,39 @@ impl Live {
                 }
             }
             let length = frame.length() as usize;
-            if length > 0 {
+            if length > 0 && remote {
+                let with_events = at > after && !runs.is_empty();
+                let events = (with_events.then_some(after), with_events.then_some(at));
+                self.one(custom.conn, &String::from(&frame), events.0, events.1);
+            } else if length > 0 {
                 self.send(state, custom.conn, &frame, length);
             }
         }
-        let Some((frame, bytes)) = shared else {
+        let (Some((frame, bytes)), Some(text)) = (shared, text) else {
             return;
         };
-        for conn in 0..self.sockets.len() {
-            if !served.contains(&conn) && self.room.receives(conn, delivery.tick) {
+        for gateway in self.gateways.keys() {
+            let not = served
+                .iter()
+                .filter_map(|conn| match self.peers.get(*conn) {
+                    Some(Some(Peer::Gateway { gateway: at, id })) if at == gateway => {
+                        Some(id.to_string())
+                    }
+                    _ => None,
+                });
+            let item = Item::All {
+                bytes: text.len(),
+                not: not.collect(),
+                after,
+                at,
+            };
+            self.links.borrow_mut().queue(gateway, item, &text);
+        }
+        for conn in 0..self.peers.len() {
+            if matches!(self.peers[conn], Some(Peer::Socket(_)))
+                && !served.contains(&conn)
+                && self.room.receives(conn, delivery.tick)
+            {
                 self.send(state, conn, &frame, bytes);
             }
         }
@@ -722,13 +1033,17 @@ impl Live {
                 frames
             }
         };
-        for frame in frames.iter() {
-            self.send(state, conn, frame, frame.length() as usize);
+        for (last, frame) in frames.iter() {
+            if let Some(Some(Peer::Gateway { .. })) = self.peers.get(conn) {
+                self.one(conn, &String::from(frame), None, Some(*last));
+            } else {
+                self.send(state, conn, frame, frame.length() as usize);
+            }
         }
         Ok(())
     }
 
-    fn frames(&self, after: u64, upto: u64) -> Result<Vec<JsString>> {
+    fn frames(&self, after: u64, upto: u64) -> Result<Vec<Portion>> {
         let mut frames = Vec::new();
         let mut frame: Option<JsString> = None;
         self.store.rows(after, upto, |first, last, body| {
@@ -743,12 +1058,12 @@ impl Live {
                 None => body,
             };
             if joined.length() >= REPLAY_FRAME {
-                frames.push(joined);
+                frames.push((last.min(upto), joined));
             } else {
                 frame = Some(joined);
             }
         })?;
-        frames.extend(frame);
+        frames.extend(frame.map(|frame| (upto, frame)));
         Ok(frames)
     }
 }
@@ -756,15 +1071,4 @@ impl Live {
 fn attachment(socket: &Socket) -> Option<Attachment> {
     let json = socket.attachment().ok()?.as_string()?;
     serde_json::from_str(&json).ok()
-}
-
-fn close(socket: &Socket, why: Close) {
-    // Fails only on a socket that is closed already.
-    let _ = socket.close_with_code_and_reason(why.code(), why.reason());
-}
-
-/// An id that nobody has had: 64 random bits.
-pub fn fresh_id() -> String {
-    let bits = getrandom::u64().expect("the runtime has a random generator");
-    format!("{bits:016x}")
 }

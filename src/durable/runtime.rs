@@ -100,3 +100,27 @@ pub fn pinged(state: &worker::State, socket: &Socket) -> Option<Millis> {
 pub fn now() -> Millis {
     js_sys::Date::now() as Millis
 }
+
+/// Answers a client's close frame. The runtime answers by itself from
+/// compatibility date 2026-04-07 on, except where it does not: workerd
+/// 1.20261117 leaves some hibernatable sockets without an answer, so that their
+/// clients wait for it in vain. On one that was answered this does nothing.
+pub fn answer_close(socket: &Socket, code: u16) {
+    let _ = match code {
+        // No status and abnormal closure must not be sent (RFC 6455, 7.4.1).
+        1005 => socket.close(),
+        1006 | 1015 => Ok(()),
+        code => socket.close_with_code(code),
+    };
+}
+
+/// Fails only on a socket that is closed already.
+pub fn close(socket: &Socket, code: u16, reason: &str) {
+    let _ = socket.close_with_code_and_reason(code, reason);
+}
+
+/// An id that nobody has had: 64 random bits.
+pub fn fresh_id() -> String {
+    let bits = getrandom::u64().expect("the runtime has a random generator");
+    format!("{bits:016x}")
+}

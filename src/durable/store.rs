@@ -1,20 +1,22 @@
-//! A room's storage: SQLite, three tables.
+//! A room's storage: SQLite, four tables.
 //!
 //! - `log`: a row a tick: the number of its last event, that of its first, when
 //!   it was stored, and the envelopes, a line each
 //! - `members`: a row a member, with its cursors as of the last checkpoint
 //! - `cursors`: the journal of what moved since, a row for all members that
 //!   moved together
+//! - `subscribers`: a row a connection at a gateway, with what an own socket
+//!   would have as its attachment
 //!
 //! Rows written are the dearest line of the bill, so they are counted.
 
-use super::runtime::Sql;
+use super::sql::{Db, js, number, text};
 use crate::config::RoomConfig;
 use crate::room::log::{Bounds, Page, Range, Row};
 use crate::room::{Change, Member, Snapshot};
 use crate::time::Millis;
-use js_sys::{Array, JsString};
-use wasm_bindgen::{JsCast, JsValue};
+use js_sys::JsString;
+use wasm_bindgen::JsCast;
 use worker::{Error, Result};
 
 const SCHEMA: &[&str] = &[
@@ -24,6 +26,8 @@ const SCHEMA: &[&str] = &[
         user TEXT PRIMARY KEY, joined INTEGER NOT NULL, delivered INTEGER NOT NULL,
         read INTEGER NOT NULL, seen INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS cursors (n INTEGER PRIMARY KEY, moved TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS subscribers (
+        id TEXT PRIMARY KEY, gateway TEXT NOT NULL, attachment TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 ];
 
@@ -32,10 +36,8 @@ const SCHEMA: &[&str] = &[
 const CHUNK: u32 = 256;
 
 pub struct Store {
-    sql: Sql,
+    db: Db,
     append: JsString,
-    /// Rows written since [`Store::take_rows_written`].
-    rows_written: f64,
 }
 
 impl Store {
@@ -46,16 +48,10 @@ impl Store {
         name: Option<String>,
         epoch: impl FnOnce() -> String,
     ) -> Result<(Self, String)> {
-        let sql = storage.sql();
-        let sql: &JsValue = sql.as_ref();
         let mut store = Store {
-            sql: sql.clone().unchecked_into(),
+            db: Db::open(storage, SCHEMA)?,
             append: "INSERT INTO log (last, first, at, body) VALUES (?, ?, ?, ?)".into(),
-            rows_written: 0.0,
         };
-        for statement in SCHEMA {
-            store.write(statement, &[])?;
-        }
         if store.meta("epoch")?.is_none() {
             store.set_meta("epoch", &epoch())?;
         }
@@ -73,6 +69,7 @@ impl Store {
     /// All that a room knows when it wakes.
     pub fn load(&self, config: &RoomConfig, now: Millis) -> Result<Snapshot> {
         let members = self
+            .db
             .query(
                 "SELECT user, joined, delivered, read, seen FROM members",
                 &[],
@@ -89,11 +86,13 @@ impl Store {
             })
             .collect();
         let journal = self
+            .db
             .query("SELECT moved FROM cursors ORDER BY n", &[])?
             .iter()
             .map(|row| text(row, 0))
             .collect();
         let recent = self
+            .db
             .query(
                 "SELECT first, body FROM log WHERE last > (
                     SELECT coalesce(max(last), 0) FROM log WHERE at < ?1) ORDER BY last",
@@ -102,8 +101,12 @@ impl Store {
             .iter()
             .map(|row| (number(row, 0), text(row, 1)))
             .collect();
-        let last = self.query("SELECT last, at FROM log ORDER BY last DESC LIMIT 1", &[])?;
-        let oldest = self.query("SELECT first, at FROM log ORDER BY last LIMIT 1", &[])?;
+        let last = self
+            .db
+            .query("SELECT last, at FROM log ORDER BY last DESC LIMIT 1", &[])?;
+        let oldest = self
+            .db
+            .query("SELECT first, at FROM log ORDER BY last LIMIT 1", &[])?;
         let mut bounds = Bounds::default();
         if let (Some(last), Some(oldest)) = (last.first(), oldest.first()) {
             bounds.head = number(last, 0);
@@ -126,23 +129,23 @@ impl Store {
         match change {
             Change::Append(row) => self.append(row, body),
             Change::PutMember(user, member) => self.put_member(user, member),
-            Change::RemoveMember(user) => self.write(
+            Change::RemoveMember(user) => self.db.write(
                 "DELETE FROM members WHERE user = ?",
                 &[user.as_ref().into()],
             ),
-            Change::Cursors(moved) => {
-                self.write("INSERT INTO cursors (moved) VALUES (?)", &[moved.into()])
-            }
+            Change::Cursors(moved) => self
+                .db
+                .write("INSERT INTO cursors (moved) VALUES (?)", &[moved.into()]),
             Change::Checkpoint(members) => {
                 for (user, member) in members {
                     self.put_member(user, member)?;
                 }
-                self.write("DELETE FROM cursors", &[])
+                self.db.write("DELETE FROM cursors", &[])
             }
             Change::Trim { upto, before } => {
                 // The last row stays, though nobody is shown it any more: by it
                 // the log is known to go on where it ended.
-                self.write(
+                self.db.write(
                     "DELETE FROM log WHERE last <= ? AND at < ?
                      AND last < (SELECT max(last) FROM log)",
                     &[js(*upto), js(*before)],
@@ -150,7 +153,7 @@ impl Store {
             }
             Change::Wipe { epoch } => {
                 for table in ["log", "members", "cursors"] {
-                    self.write(&format!("DELETE FROM {table}"), &[])?;
+                    self.db.write(&format!("DELETE FROM {table}"), &[])?;
                 }
                 self.set_meta("epoch", epoch)
             }
@@ -158,19 +161,19 @@ impl Store {
     }
 
     fn append(&mut self, row: &Row, body: &JsString) -> Result<()> {
-        let cursor = self.sql.append(
+        let cursor = self.db.sql.append(
             &self.append,
             row.last as f64,
             row.first as f64,
             row.at as f64,
             body,
         )?;
-        self.rows_written += cursor.rows_written();
+        self.db.count(&cursor);
         Ok(())
     }
 
     fn put_member(&mut self, user: &str, member: &Member) -> Result<()> {
-        self.write(
+        self.db.write(
             "INSERT OR REPLACE INTO members (user, joined, delivered, read, seen)
              VALUES (?, ?, ?, ?, ?)",
             &[
@@ -193,7 +196,7 @@ impl Store {
     ) -> Result<()> {
         let mut at = after;
         loop {
-            let rows = self.query(
+            let rows = self.db.query(
                 "SELECT first, last, body FROM log WHERE last > ? AND first <= ? ORDER BY last LIMIT ?",
                 &[js(at), js(upto), CHUNK.into()],
             )?;
@@ -216,7 +219,9 @@ impl Store {
             "SELECT first, last, body FROM log WHERE last > ? AND first < ? ORDER BY last {order} LIMIT ?"
         );
         loop {
-            let rows = self.query(&query, &[js(after), js(before), CHUNK.into()])?;
+            let rows = self
+                .db
+                .query(&query, &[js(after), js(before), CHUNK.into()])?;
             for row in &rows {
                 let (first, last) = (number(row, 0), number(row, 1));
                 if !page.take(first, &text(row, 2)) {
@@ -237,59 +242,59 @@ impl Store {
     /// Up to which event rows were stored before `limit`, and when the next
     /// one was.
     pub fn aged(&self, limit: Millis) -> Result<(u64, Option<Millis>)> {
-        let next = self.query(
+        let next = self.db.query(
             "SELECT first, at FROM log WHERE at >= ? ORDER BY last LIMIT 1",
             &[js(limit)],
         )?;
         if let Some(next) = next.first() {
             return Ok((number(next, 0) - 1, Some(number(next, 1))));
         }
-        let last = self.query("SELECT coalesce(max(last), 0) FROM log", &[])?;
+        let last = self
+            .db
+            .query("SELECT coalesce(max(last), 0) FROM log", &[])?;
         Ok((last.first().map_or(0, |row| number(row, 0)), None))
+    }
+
+    /// Connections at gateways: the gateway and the attachment of each.
+    pub fn subscribers(&self) -> Result<Vec<(String, String)>> {
+        let rows = self
+            .db
+            .query("SELECT gateway, attachment FROM subscribers", &[])?;
+        Ok(rows
+            .iter()
+            .map(|row| (text(row, 0), text(row, 1)))
+            .collect())
+    }
+
+    pub fn put_subscriber(&mut self, id: &str, gateway: &str, attachment: &str) -> Result<()> {
+        self.db.write(
+            "INSERT OR REPLACE INTO subscribers (id, gateway, attachment) VALUES (?, ?, ?)",
+            &[id.into(), gateway.into(), attachment.into()],
+        )
+    }
+
+    pub fn remove_subscriber(&mut self, id: &str) -> Result<()> {
+        self.db
+            .write("DELETE FROM subscribers WHERE id = ?", &[id.into()])
     }
 
     /// Rows written since this was asked last.
     pub fn take_rows_written(&mut self) -> u64 {
-        std::mem::take(&mut self.rows_written) as u64
+        self.db.take_rows_written()
     }
 
     fn meta(&self, key: &str) -> Result<Option<String>> {
         Ok(self
+            .db
             .query("SELECT value FROM meta WHERE key = ?", &[key.into()])?
             .first()
             .map(|row| text(row, 0)))
     }
 
     fn set_meta(&mut self, key: &str, value: &str) -> Result<()> {
-        self.write(
+        self.db.write(
             "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
             &[key.into(), value.into()],
         )
     }
-
-    fn write(&mut self, query: &str, bindings: &[JsValue]) -> Result<()> {
-        let cursor = self.sql.exec(&query.into(), &bindings.iter().collect())?;
-        self.rows_written += cursor.rows_written();
-        Ok(())
-    }
-
-    fn query(&self, query: &str, bindings: &[JsValue]) -> Result<Vec<Array>> {
-        Ok(self
-            .sql
-            .exec(&query.into(), &bindings.iter().collect())?
-            .rows()?)
-    }
-}
-
-/// Numbers are below 2^53 by contract, so a double holds them.
-fn js(number: u64) -> JsValue {
-    (number as f64).into()
-}
-
-fn number(row: &Array, column: u32) -> u64 {
-    row.get(column).as_f64().unwrap_or(0.0) as u64
-}
-
-fn text(row: &Array, column: u32) -> String {
-    row.get(column).as_string().unwrap_or_default()
 }

@@ -2,6 +2,7 @@
 
 use super::problem::Problem;
 use crate::fault::{Fault, Result};
+use crate::gateway::Protocol;
 use crate::name;
 use crate::room::log::Range;
 use crate::wire::command::{DEFAULT_LIMIT, MAX_LIMIT, Position};
@@ -14,13 +15,32 @@ pub enum Route {
     Health,
     Publish,
     DevToken,
-    Room { room: String },
-    Socket { room: String },
-    Messages { room: String },
-    Presence { room: String },
-    Members { room: String },
-    Member { room: String, user: String },
-    Connections { room: String },
+    /// A native socket at a gateway.
+    Gateway,
+    /// Socket.IO, or in the conformance build bare Engine.IO.
+    Engine(Protocol),
+    Room {
+        room: String,
+    },
+    Socket {
+        room: String,
+    },
+    Messages {
+        room: String,
+    },
+    Presence {
+        room: String,
+    },
+    Members {
+        room: String,
+    },
+    Member {
+        room: String,
+        user: String,
+    },
+    Connections {
+        room: String,
+    },
 }
 
 /// Reads a route from the segments of a path that has its shape.
@@ -34,6 +54,15 @@ pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
         ["healthz"] => (|_| Ok(Route::Health), &["GET"]),
         ["publish"] => (|_| Ok(Route::Publish), &["POST"]),
         ["dev", "token"] => (|_| Ok(Route::DevToken), &["POST"]),
+        ["ws"] => (|_| Ok(Route::Gateway), &["GET"]),
+        // Engine.IO has its own words for a wrong method.
+        ["socket.io", ..] if segments.len() < 3 => {
+            return Ok(Route::Engine(Protocol::SocketIo));
+        }
+        #[cfg(feature = "conformance")]
+        ["engine.io", ..] if segments.len() < 3 => {
+            return Ok(Route::Engine(Protocol::EngineIo));
+        }
         ["rooms", _] => (|s| Ok(Route::Room { room: room(s[1])? }), &["DELETE"]),
         ["rooms", _, "ws"] => (|s| Ok(Route::Socket { room: room(s[1])? }), &["GET"]),
         ["rooms", _, "messages"] => (|s| Ok(Route::Messages { room: room(s[1])? }), &["GET"]),

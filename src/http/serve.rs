@@ -8,12 +8,17 @@ use super::publish::{self, Addressed};
 use super::route::{self, Query, Route};
 use crate::auth::{self, Credentials, Identity, Rights, SUBPROTOCOL};
 use crate::config::{Config, ConfigError};
-use crate::durable::{HELLO_HEADER, ROOM_HEADER, fresh_id, now};
+use crate::durable::{
+    DOOR_HEADER, GATEWAY_HEADER, HELLO_HEADER, NATIVE, ROOM_HEADER, Visit, fresh_id, now,
+};
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault};
+use crate::gateway::handshake::{self, Ask, shard_of};
+use crate::gateway::{Answer, Door, Protocol};
 use crate::room::Hello;
 use crate::room::service::{Publication, Request as ServiceRequest};
 use crate::time::Millis;
+use crate::wire::command::Status;
 use crate::wire::event;
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
@@ -118,6 +123,8 @@ async fn handle(request: Request, env: &Env) -> Handled {
         Route::Health => Err(Problem::not_found()),
         Route::DevToken => dev_token(call).await,
         Route::Socket { room } => call.upgrade(&room, url.authority()).await,
+        Route::Gateway => call.gateway(url.authority()).await,
+        Route::Engine(protocol) => call.engine(protocol, url.authority()).await,
         Route::Publish => call.publish().await,
         Route::Messages { room } => {
             let identity = call.identity(&room)?;
@@ -188,16 +195,7 @@ impl Call<'_> {
 
     /// Who it is.
     fn identity(&self, room: &str) -> std::result::Result<Identity, Problem> {
-        let (authorization, protocols) = (
-            self.header("authorization"),
-            self.header("sec-websocket-protocol"),
-        );
-        let credentials = Credentials {
-            authorization: authorization.as_deref(),
-            protocols: protocols.as_deref(),
-            query: self.query.get("token"),
-        };
-        auth::token::require(credentials.token())
+        auth::token::require(self.token_given().as_deref())
             .and_then(|token| auth::verify(&self.config, token, self.now))
             .map_err(|fault| self.reject("auth", room, fault))
     }
@@ -211,22 +209,229 @@ impl Call<'_> {
         Ok(identity)
     }
 
-    /// A WebSocket to a room.
-    async fn upgrade(&self, room: &str, host: &str) -> Handled {
-        if !self
-            .header("upgrade")
+    fn is_upgrade(&self) -> bool {
+        self.header("upgrade")
             .is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
-        {
+    }
+
+    /// Whether a browser's page of this origin may connect.
+    fn check_origin(&self, room: &str, host: &str) -> std::result::Result<(), Problem> {
+        let origin = self.header("origin");
+        if self.config.allowed_origins.allows(origin.as_deref(), host) {
+            return Ok(());
+        }
+        let fault = Fault::forbidden("this origin may not connect; see ALLOWED_ORIGINS");
+        Err(self.reject("origin", room, fault))
+    }
+
+    /// A native WebSocket to a gateway.
+    async fn gateway(&self, host: &str) -> Handled {
+        if !self.is_upgrade() {
             return Err(Problem::upgrade_required());
         }
-        if !self
-            .config
-            .allowed_origins
-            .allows(self.header("origin").as_deref(), host)
-        {
-            let fault = Fault::forbidden("this origin may not connect; see ALLOWED_ORIGINS");
-            return Err(self.reject("origin", room, fault));
+        self.check_origin("", host)?;
+        let door = Door {
+            protocol: Protocol::Native,
+            identity: Some(self.identity("")?),
+            fault: None,
+            recovers: false,
+        };
+        let name = format!("{NATIVE}{}", self.any_shard()?);
+        let response = self.visit(&name, door, None, None).await?;
+        self.with_subprotocol(response)
+    }
+
+    /// One of the gateways; any will do.
+    fn any_shard(&self) -> std::result::Result<usize, Problem> {
+        let random = getrandom::u32().map_err(failed)? as usize;
+        Ok(random % self.config.gateway.shards)
+    }
+
+    /// Engine.IO, with or without Socket.IO on it.
+    async fn engine(mut self, protocol: Protocol, host: &str) -> Handled {
+        self.check_origin("", host)?;
+        if self.request.method() == Method::Options {
+            return self.with_cors(ResponseBuilder::new().with_status(204).empty());
         }
+        let (method, upgrade) = (self.request.method(), self.is_upgrade());
+        let ask = match handshake::read(method.as_ref(), &self.query, upgrade) {
+            Ok(ask) => ask,
+            Err(error) => return self.engine_error(error),
+        };
+        let sid = match &ask {
+            Ask::WebSocket { sid } => sid.as_deref(),
+            Ask::Poll { sid } | Ask::Post { sid } => Some(sid.as_str()),
+            Ask::Open => None,
+        };
+        let shard = match sid.map(shard_of) {
+            None => self.any_shard()?,
+            Some(Some(shard)) => shard,
+            Some(None) => return self.engine_error(handshake::Error::UnknownSid),
+        };
+        // Who it is Socket.IO asks later; what the request says counts first.
+        let (identity, fault) = match self.token_given() {
+            None => (None, None),
+            Some(token) => match auth::verify(&self.config, &token, self.now) {
+                Ok(identity) => (Some(identity), None),
+                Err(fault) => (None, Some(fault)),
+            },
+        };
+        let agent = self.header("user-agent").unwrap_or_default();
+        let door = Door {
+            protocol,
+            identity,
+            fault,
+            // Clients for Python would hand the offset to their handlers, which
+            // do not expect it.
+            recovers: protocol == Protocol::SocketIo && !agent.starts_with("Python"),
+        };
+        let body = match &ask {
+            Ask::Post { .. } => match self.read_body(self.config.gateway.max_payload).await {
+                Ok(body) => Some(body),
+                Err(fault) if fault.code == Code::TooLarge => {
+                    // The session ends: the gateway sees that it is too long.
+                    Some(vec![0; self.config.gateway.max_payload + 1])
+                }
+                Err(fault) => return Err(fault.into()),
+            },
+            _ => None,
+        };
+        let response = self
+            .visit(&shard.to_string(), door, Some(ask), body)
+            .await?;
+        if response.status_code() == 101 {
+            return Ok(response);
+        }
+        self.with_cors(response)
+    }
+
+    fn engine_error(&self, error: handshake::Error) -> Handled {
+        let answer = Answer::error(error);
+        self.log(Entry::reject("malformed").with("code", answer.status));
+        let response = ResponseBuilder::new()
+            .with_status(answer.status)
+            .with_header("content-type", "application/json")
+            .map_err(failed)?;
+        self.with_cors(response.fixed(answer.body.into_bytes()))
+    }
+
+    /// The headers by which a page of an allowed origin may read the answer.
+    fn with_cors(&self, response: Response) -> Handled {
+        let Some(origin) = self.header("origin") else {
+            return Ok(response);
+        };
+        let headers = Headers::new();
+        for (name, value) in response.headers().entries() {
+            headers.set(&name, &value).map_err(failed)?;
+        }
+        let asked = self.header("access-control-request-headers");
+        for (name, value) in [
+            ("access-control-allow-origin", origin.as_str()),
+            ("access-control-allow-credentials", "true"),
+            ("access-control-allow-methods", "GET, POST"),
+            (
+                "access-control-allow-headers",
+                asked.as_deref().unwrap_or(""),
+            ),
+            ("access-control-max-age", "86400"),
+            ("vary", "Origin"),
+        ] {
+            if !value.is_empty() {
+                headers.set(name, value).map_err(failed)?;
+            }
+        }
+        Ok(response.with_headers(headers))
+    }
+
+    /// Sends somebody on to a gateway.
+    async fn visit(
+        &self,
+        gateway: &str,
+        door: Door,
+        ask: Option<Ask>,
+        body: Option<Vec<u8>>,
+    ) -> Handled {
+        let upgrades = matches!(ask, None | Some(Ask::WebSocket { .. }));
+        let headers = Headers::new();
+        if upgrades {
+            headers.set("upgrade", "websocket").map_err(failed)?;
+        }
+        headers.set(GATEWAY_HEADER, gateway).map_err(failed)?;
+        headers
+            .set(
+                DOOR_HEADER,
+                &ascii_json(&Visit { door, ask }).map_err(failed)?,
+            )
+            .map_err(failed)?;
+        let mut init = RequestInit::new();
+        init.with_headers(headers);
+        if let Some(body) = body {
+            let body = js_sys::Uint8Array::from(body.as_slice());
+            init.with_method(Method::Post).with_body(Some(body.into()));
+        }
+        let request = Request::new_with_init("https://gateway/", &init).map_err(failed)?;
+        let response = self
+            .env
+            .durable_object("GATEWAYS")
+            .and_then(|gateways| gateways.get_by_name(gateway))
+            .map_err(failed)?
+            .fetch_with_request(request)
+            .await
+            .map_err(failed)?;
+        if upgrades || response.status_code() >= 500 {
+            return Ok(response);
+        }
+        let headers = Headers::new();
+        let kind = match response.status_code() {
+            200 => "text/plain; charset=UTF-8",
+            _ => "application/json",
+        };
+        headers.set("content-type", kind).map_err(failed)?;
+        headers.set("cache-control", "no-store").map_err(failed)?;
+        Ok(response.with_headers(headers))
+    }
+
+    /// The token of the request, wherever it stands.
+    fn token_given(&self) -> Option<String> {
+        let (authorization, protocols) = (
+            self.header("authorization"),
+            self.header("sec-websocket-protocol"),
+        );
+        let credentials = Credentials {
+            authorization: authorization.as_deref(),
+            protocols: protocols.as_deref(),
+            query: self.query.get("token"),
+        };
+        credentials.token().map(str::to_owned)
+    }
+
+    /// Selects the subprotocol that a client offered.
+    fn with_subprotocol(&self, response: Response) -> Handled {
+        let offered = self.header("sec-websocket-protocol");
+        let credentials = Credentials {
+            protocols: offered.as_deref(),
+            ..Credentials::default()
+        };
+        if response.status_code() != 101 || !credentials.offers_subprotocol() {
+            return Ok(response);
+        }
+        // The answer of an object cannot be changed, so it is made again.
+        let socket = response.websocket().ok_or_else(|| failed("no socket"))?;
+        let headers = Headers::new();
+        headers
+            .set("sec-websocket-protocol", SUBPROTOCOL)
+            .map_err(failed)?;
+        Ok(Response::from_websocket(socket)
+            .map_err(failed)?
+            .with_headers(headers))
+    }
+
+    /// A WebSocket to a room.
+    async fn upgrade(&self, room: &str, host: &str) -> Handled {
+        if !self.is_upgrade() {
+            return Err(Problem::upgrade_required());
+        }
+        self.check_origin(room, host)?;
         let identity = self.identity(room)?;
         let rights = identity.rights(room);
         if !rights.has(Rights::READ) {
@@ -244,6 +449,7 @@ impl Call<'_> {
             expires: identity.expires,
             address: self.header("cf-connecting-ip"),
             position,
+            status: Status::Online,
         };
         let headers = Headers::new();
         headers.set("upgrade", "websocket").map_err(failed)?;
@@ -258,23 +464,7 @@ impl Call<'_> {
         if response.status_code() != 101 {
             return self.relay(response).await;
         }
-        let offered = self.header("sec-websocket-protocol");
-        let credentials = Credentials {
-            protocols: offered.as_deref(),
-            ..Credentials::default()
-        };
-        if !credentials.offers_subprotocol() {
-            return Ok(response);
-        }
-        // The answer of an object cannot be changed, so it is made again.
-        let socket = response.websocket().ok_or_else(|| failed("no socket"))?;
-        let headers = Headers::new();
-        headers
-            .set("sec-websocket-protocol", SUBPROTOCOL)
-            .map_err(failed)?;
-        Ok(Response::from_websocket(socket)
-            .map_err(failed)?
-            .with_headers(headers))
+        self.with_subprotocol(response)
     }
 
     async fn publish(mut self) -> Handled {
@@ -404,7 +594,11 @@ impl Call<'_> {
 
     /// The body as text, within its limit.
     async fn body(&mut self) -> crate::fault::Result<String> {
-        let limit = self.config.max_body_bytes;
+        let body = self.read_body(self.config.max_body_bytes).await?;
+        String::from_utf8(body).map_err(|_| Fault::bad_request("the body must be JSON in UTF-8"))
+    }
+
+    async fn read_body(&mut self, limit: usize) -> crate::fault::Result<Vec<u8>> {
         let mut body = Vec::new();
         let mut length = 0;
         if let Ok(mut chunks) = self.request.stream() {
@@ -423,7 +617,7 @@ impl Call<'_> {
             let fault = format!("a body may have up to {limit} bytes");
             return Err(Fault::new(Code::TooLarge, fault));
         }
-        String::from_utf8(body).map_err(|_| Fault::bad_request("the body must be JSON in UTF-8"))
+        Ok(body)
     }
 
     /// Lets the room do what a service asks, and relays its answer.
@@ -469,8 +663,8 @@ impl Call<'_> {
 }
 
 /// JSON in ASCII alone, so that it fits a header.
-fn ascii_json(hello: &Hello) -> serde_json::Result<String> {
-    let json = serde_json::to_string(hello)?;
+fn ascii_json(what: &impl serde::Serialize) -> serde_json::Result<String> {
+    let json = serde_json::to_string(what)?;
     let mut ascii = String::with_capacity(json.len());
     for unit in json.encode_utf16() {
         match u8::try_from(unit) {

@@ -197,9 +197,11 @@ impl Room {
         }
         out.push(Output::Deliver(tick.deliver(
             self.ticks,
+            (head, self.bounds.head),
             |user| self.roster.sockets(user).collect(),
             |conn| self.receives(conn, self.ticks),
         )));
+        self.part(now, out);
         if self.bounds.trim_due(&self.config.room) {
             self.trim(now, out);
         }

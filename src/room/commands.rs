@@ -337,7 +337,7 @@ impl Room {
         if let Some(id) = id {
             out.push(Output::Send {
                 conn,
-                frame: native::ack(id, &self.joined_json(&user, start)),
+                frame: native::ack(id, &self.joined_json(&user, self.bounds.head, start)),
             });
         }
         self.replay(conn, start.after, upto, out);
@@ -345,14 +345,14 @@ impl Room {
     }
 
     /// The answer to `joinRoom`.
-    pub(super) fn joined_json(&self, user: &str, start: Start) -> String {
+    pub(super) fn joined_json(&self, user: &str, head: u64, start: Start) -> String {
         let member = self.members.get(user).cloned().unwrap_or_default();
         let mut users: Vec<&UserId> = self.members.keys().collect();
         users.sort();
         let mut answer = json!({
             "roomId": self.name,
             "epoch": self.epoch,
-            "seq": self.bounds.head,
+            "seq": head,
             "delivered": member.delivered,
             "read": member.read,
             "members": users

@@ -2,14 +2,14 @@
 //! going, and starting to read.
 
 use super::limits::Bucket;
-use super::tick::{Arrival, Except};
+use super::tick::{Arrival, Except, Greeting};
 use super::{Attachment, Change, Conn, ConnId, Hello, Member, Output, Room};
 use crate::config::RoomConfig;
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
 use crate::name::UserId;
 use crate::time::{Millis, rfc3339};
-use crate::wire::command::{Position, Status};
+use crate::wire::command::Position;
 use crate::wire::event;
 use crate::wire::native::Close;
 use serde_json::json;
@@ -56,14 +56,26 @@ impl Room {
     /// told where it stands and gets what it missed, so that memberships of
     /// connections that come together are stored together.
     pub fn connect(&mut self, hello: Hello, now: Millis, out: &mut Vec<Output>) -> ConnId {
+        self.arrive(hello, Greeting::Connected, now, out)
+    }
+
+    /// A connection that joins.
+    pub(super) fn arrive(
+        &mut self,
+        hello: Hello,
+        greeting: Greeting,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> ConnId {
         let attachment = Attachment {
             id: hello.connection_id,
             user: hello.user,
             rights: hello.rights,
             expires: hello.expires,
-            status: Status::Online,
+            status: hello.status,
             joined: false,
             from: 0,
+            remote: greeting != Greeting::Connected,
         };
         let conn = self.place(Conn::new(attachment, &self.config.room, now), now);
         let start = self.join(conn, &hello.position, now, out);
@@ -71,6 +83,7 @@ impl Room {
             conn,
             after: start.after,
             reset: start.reset,
+            greeting,
         });
         conn
     }
@@ -83,6 +96,9 @@ impl Room {
             return;
         };
         let joined = this.joined;
+        if let Greeting::Joined(id) = arrival.greeting {
+            return self.welcome_remote(arrival, id, head, out);
+        }
         let mut connected = json!({
             "connectionId": this.id,
             "userId": &*this.user,
@@ -147,14 +163,17 @@ impl Room {
         self.free.push(conn);
         self.tick.forget(conn);
         self.cursor_answers.retain(|(one, ..)| *one != conn);
+        self.parting.retain(|one| *one != conn);
         self.rumours
             .retain(|(except, _)| !matches!(except, Except::Conn(one) if *one == conn));
-        out.push(Output::Log(
-            Entry::info("disconnect")
-                .user(&gone.user)
-                .connection(&gone.id)
-                .with("code", code),
-        ));
+        if !gone.remote {
+            out.push(Output::Log(
+                Entry::info("disconnect")
+                    .user(&gone.user)
+                    .connection(&gone.id)
+                    .with("code", code),
+            ));
+        }
         if !gone.joined {
             return;
         }
@@ -286,6 +305,9 @@ impl Room {
         for conn in self.roster.remove(&user) {
             if let Some(this) = self.conn_mut(conn) {
                 this.joined = false;
+                if this.remote {
+                    self.parting.push(conn);
+                }
                 out.push(Output::Attach { conn });
                 if asked_by != Some(conn) {
                     self.tick.tell(conn, &event::user_left(&self.name, &user));
@@ -356,7 +378,7 @@ impl Room {
 }
 
 /// What `connected` says of the limits that a client can keep to.
-fn limits_json(config: &RoomConfig) -> serde_json::Value {
+pub fn limits_json(config: &RoomConfig) -> serde_json::Value {
     json!({
         "maxFrameBytes": config.max_frame_bytes,
         "messagesPerSecond": config.messages.per_second,

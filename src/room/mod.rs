@@ -6,8 +6,8 @@
 //! sockets carry ([`Attachment`]), so hibernation, a crash and a new deploy are
 //! the same to it.
 //!
-//! What it does is in `connections` (coming, going, membership), `commands`
-//! (what connections ask for), [`service`] (what services ask for) and `advance`
+//! What it does is in `connections` (coming, going, membership), [`link`]
+//! (the same for sockets at gateways), `commands` (what connections ask for), [`service`] (what services ask for) and `advance`
 //! (what time does); what it is made of in the other modules.
 
 mod advance;
@@ -15,6 +15,7 @@ mod commands;
 mod connections;
 pub mod dedupe;
 pub mod limits;
+pub mod link;
 pub mod log;
 pub mod member;
 pub mod output;
@@ -23,6 +24,7 @@ pub mod service;
 pub mod tick;
 
 pub use commands::Frame;
+pub use connections::limits_json;
 pub use member::Member;
 pub use output::{CallId, Change, ConnId, Custom, Delivery, Output};
 
@@ -67,6 +69,9 @@ pub struct Attachment {
     pub joined: bool,
     /// The connection has been given every event after this one.
     pub from: u64,
+    /// Its socket is at a gateway, not the room's own.
+    #[serde(default)]
+    pub remote: bool,
 }
 
 /// Somebody at the door, already authenticated.
@@ -81,6 +86,8 @@ pub struct Hello {
     pub address: Option<String>,
     #[serde(default)]
     pub position: Position,
+    #[serde(default)]
+    pub status: Status,
 }
 
 /// One socket.
@@ -96,6 +103,8 @@ struct Conn {
     /// The first tick whose delivery it gets; what was before comes by replay.
     live_from: u64,
     from: u64,
+    /// Its socket is at a gateway: it is in the room only while it is joined.
+    remote: bool,
     commands: Bucket,
     messages: Bucket,
     signals: Bucket,
@@ -118,6 +127,7 @@ impl Conn {
             joined: attachment.joined,
             live_from: 0,
             from: attachment.from,
+            remote: attachment.remote,
             commands: Bucket::full(config.commands, now),
             messages: Bucket::full(config.messages, now),
             signals: Bucket::full(config.signals, now),
@@ -170,6 +180,8 @@ pub struct Room {
     expiry: Option<Millis>,
     /// When to look for sockets that are gone without a close.
     ghost_check: Option<Millis>,
+    /// Connections at gateways whose membership ended: gone with the tick.
+    parting: Vec<ConnId>,
 }
 
 impl Room {
@@ -223,6 +235,7 @@ impl Room {
             doors: HashMap::new(),
             expiry: None,
             ghost_check: None,
+            parting: Vec::new(),
         }
     }
 
@@ -252,7 +265,12 @@ impl Room {
             status: conn.status,
             joined: conn.joined,
             from: conn.from,
+            remote: conn.remote,
         })
+    }
+
+    pub fn is_joined(&self, conn: ConnId) -> bool {
+        self.conn(conn).is_some_and(|conn| conn.joined)
     }
 
     /// Whether a connection gets what a tick delivers to everybody.

@@ -46,6 +46,16 @@ pub enum Output {
     Attach {
         conn: ConnId,
     },
+    /// A connection at a gateway gets what everybody gets from here on: what
+    /// is after event `after`.
+    Joined {
+        conn: ConnId,
+        after: u64,
+    },
+    /// A connection at a gateway is not of the room any more; its socket stays.
+    Parted {
+        conn: ConnId,
+    },
     Close {
         conn: ConnId,
         why: Close,
@@ -90,6 +100,8 @@ pub struct Delivery {
     pub custom: Vec<Custom>,
     /// The answers in it that wait for the tick to be stored.
     pub acked: Vec<(ConnId, u32)>,
+    /// The logged events in `shared`: after the first number, up to the second.
+    pub events: (u64, u64),
 }
 
 /// A frame that only one connection gets: lines of its own, and as much as it

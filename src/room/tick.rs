@@ -31,6 +31,16 @@ pub struct Arrival {
     pub after: u64,
     /// Its `since` made no sense any more.
     pub reset: bool,
+    pub greeting: Greeting,
+}
+
+/// How somebody who came is told where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Greeting {
+    /// A socket of the room's own: by `connected`.
+    Connected,
+    /// A socket at a gateway: by the answer to its `joinRoom`, if it wants one.
+    Joined(Option<u32>),
 }
 
 /// What is waiting for the end of the tick.
@@ -152,6 +162,7 @@ impl Tick {
     pub fn deliver(
         mut self,
         number: u64,
+        events: (u64, u64),
         connections: impl Fn(&UserId) -> Vec<ConnId>,
         joined: impl Fn(ConnId) -> bool,
     ) -> Delivery {
@@ -207,6 +218,7 @@ impl Tick {
             shared,
             custom,
             acked: self.acked,
+            events,
         }
     }
 }
@@ -257,6 +269,7 @@ mod tests {
         assert_eq!(tick.rows(9, 6)[0].body, "é1\ne2");
         let delivery = tick.deliver(
             1,
+            (0, 0),
             |user| if user == &alice { vec![0, 1] } else { vec![2] },
             |_| true,
         );
@@ -272,7 +285,7 @@ mod tests {
     fn an_answer_to_one_is_no_frame_for_the_others() {
         let mut tick = Tick::default();
         tick.tell(3, "answer");
-        let delivery = tick.deliver(1, |_| Vec::new(), |_| true);
+        let delivery = tick.deliver(1, (0, 0), |_| Vec::new(), |_| true);
         assert_eq!(delivery.shared, None);
         assert_eq!(delivery.frames()[&3].as_deref(), Some("answer"));
     }
@@ -283,7 +296,7 @@ mod tests {
         let mut tick = Tick::default();
         tick.next_event(&alice, 5).push_str("e1");
         tick.answer(0, 1, "ack");
-        let delivery = tick.deliver(1, |_| Vec::new(), |_| true);
+        let delivery = tick.deliver(1, (0, 0), |_| Vec::new(), |_| true);
         assert_eq!(delivery.frames()[&0].as_deref(), Some("ack\ne1"));
     }
 
@@ -299,7 +312,7 @@ mod tests {
         let numbers: Vec<_> = rows.iter().map(|row| (row.first, row.last)).collect();
         assert_eq!(numbers, [(1, 2), (3, 4), (5, 5)]);
         let bodies: Vec<_> = rows.into_iter().map(|row| row.body).collect();
-        let delivery = tick.deliver(1, |_| Vec::new(), |_| true);
+        let delivery = tick.deliver(1, (0, 0), |_| Vec::new(), |_| true);
         assert_eq!(delivery.shared, Some(bodies.join("\n")));
     }
 
@@ -309,7 +322,7 @@ mod tests {
         let mut tick = Tick::default();
         tick.tell_others(Except::User(alice.clone()), "a".into());
         tick.tell_others(Except::User(alice), "b".into());
-        let delivery = tick.deliver(1, |_| vec![0], |_| true);
+        let delivery = tick.deliver(1, (0, 0), |_| vec![0], |_| true);
         assert_eq!(delivery.frames()[&0], None);
     }
 }

@@ -147,6 +147,20 @@ const LIMIT: Kind<u64> = Kind {
 const SERVER_FIELDS: [&str; 5] = ["roomId", "messageId", "senderId", "seq", "timestamp"];
 
 impl Command {
+    /// The room it is for, if it says so and is for one at all.
+    pub fn room(&self) -> Option<&str> {
+        match self {
+            Command::Join { room, .. }
+            | Command::Leave { room }
+            | Command::Delivered { room, .. }
+            | Command::Read { room, .. }
+            | Command::Typing { room, .. }
+            | Command::Sync { room, .. } => room.as_deref(),
+            Command::Send(send) => send.room.as_deref(),
+            Command::Presence { .. } | Command::Refresh { .. } => None,
+        }
+    }
+
     /// Reads the command `event` with its `data`, if it has any.
     pub fn parse(event: &str, data: Option<&RawValue>) -> Result<Self> {
         match event {

@@ -25,17 +25,43 @@ pub enum Close {
     Ghost,
     TooSlow,
     Failed,
+    NoHandshake,
+    /// As the other side wished.
+    Normal,
 }
 
+const CLOSES: [Close; 12] = [
+    Close::Malformed,
+    Close::Expired,
+    Close::Kicked,
+    Close::Forbidden,
+    Close::TooLarge,
+    Close::TooFast,
+    Close::RoomDeleted,
+    Close::Ghost,
+    Close::TooSlow,
+    Close::Failed,
+    Close::NoHandshake,
+    Close::Normal,
+];
+
 impl Close {
+    /// The first that has this code.
+    pub fn of(code: u16) -> Close {
+        let known = CLOSES.into_iter().find(|close| close.code() == code);
+        known.unwrap_or(Close::Failed)
+    }
+
     pub fn code(self) -> u16 {
         match self {
             Close::Malformed => 4400,
             Close::Expired => 4401,
             Close::Forbidden | Close::Kicked => 4403,
+            Close::NoHandshake => 4408,
             Close::TooLarge => 4413,
             Close::TooFast => 4429,
             Close::RoomDeleted | Close::Ghost => 1001,
+            Close::Normal => 1000,
             Close::Failed => 1011,
             Close::TooSlow => 1013,
         }
@@ -53,6 +79,8 @@ impl Close {
             Close::Ghost => "no sign of life",
             Close::TooSlow => "too slow, resume from your last seq",
             Close::Failed => "internal error",
+            Close::NoHandshake => "no handshake",
+            Close::Normal => "",
         }
     }
 }
@@ -81,7 +109,15 @@ pub fn decode(frame: &str) -> std::result::Result<Vec<Incoming>, Close> {
     }
 }
 
-fn decode_line(line: &str) -> Incoming {
+/// Whether a frame is this framing at all: a line of it is JSON.
+pub fn is_framing(frame: &str) -> bool {
+    frame
+        .split('\n')
+        .any(|line| serde_json::from_str::<&RawValue>(line).is_ok())
+}
+
+/// One line of a frame.
+pub fn decode_line(line: &str) -> Incoming {
     let fail = |fault| Incoming {
         id: None,
         command: Err(fault),

@@ -1,0 +1,311 @@
+//! The gateway: sockets that are not of one room. Native ones and Socket.IO
+//! ones; each joins and leaves rooms, and a room sees the gateway as one more
+//! place to send to ([`crate::room::link`]).
+//!
+//! A state machine without I/O, in layers that know only what is below:
+//! - `engine`: Engine.IO sessions, on WebSocket or long-polling; heartbeats
+//! - `socketio`: namespaces, events and acknowledgements on a session
+//! - an [`App`] on top: [`chat`], or the echo of the conformance build
+//!
+//! [`Hub`] is the two lower layers with what they keep; it collects what is to
+//! be done ([`Output`]) and what the application is to hear ([`Up`]).
+
+pub mod chat;
+#[cfg(feature = "conformance")]
+pub mod echo;
+mod engine;
+pub mod handshake;
+mod line;
+mod offset;
+mod socketio;
+
+pub use engine::{Answer, Door, Polled, Protocol};
+
+use crate::config::Config;
+use crate::eventlog::Entry;
+use crate::room::link;
+use crate::time::Millis;
+use crate::wire::native::Close;
+use bytes::Bytes;
+use engine::{Session, Sock};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+/// A WebSocket's place. Given out again after the socket has gone.
+pub type SocketId = usize;
+/// An Engine.IO session's place; likewise.
+pub type SessionId = usize;
+/// A request that waits for something to answer it with.
+pub type PollId = u64;
+
+/// A frame of a WebSocket.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frame {
+    Text(String),
+    Binary(Bytes),
+}
+
+/// What a gateway wants done, in order.
+#[derive(Debug)]
+pub enum Output {
+    Send {
+        socket: SocketId,
+        frame: Frame,
+    },
+    /// The same text to many.
+    Broadcast {
+        sockets: Vec<SocketId>,
+        text: String,
+    },
+    Close {
+        socket: SocketId,
+        code: u16,
+        reason: &'static str,
+    },
+    /// What must be known of the socket after hibernation.
+    Attach {
+        socket: SocketId,
+        record: String,
+    },
+    /// The answer to a request that waits.
+    Answer {
+        poll: PollId,
+        answer: Answer,
+    },
+    /// Something waits for this room; see [`App::take`].
+    Forward {
+        room: String,
+    },
+    /// What must be known of a client after hibernation, and for as long as it
+    /// may come back; under its `pid`, if it has one.
+    Save {
+        client: String,
+        user: String,
+        gone: bool,
+        record: String,
+    },
+    Forget {
+        client: String,
+    },
+    /// Sockets of the room have had its events up to `at`.
+    Position {
+        room: String,
+        at: u64,
+    },
+    /// Finds what was saved of this user under a `pid`; see [`App::found`].
+    Find {
+        client: usize,
+        pid: String,
+        user: String,
+    },
+    Log(Entry),
+}
+
+/// What the application hears of its clients.
+#[derive(Debug)]
+pub enum Up {
+    /// A native socket.
+    Opened {
+        socket: SocketId,
+        id: String,
+        door: Door,
+    },
+    Frame {
+        socket: SocketId,
+        frame: Frame,
+    },
+    Closed {
+        socket: SocketId,
+        code: u16,
+    },
+    /// A message of a bare Engine.IO session.
+    Message {
+        session: SessionId,
+        frame: Frame,
+    },
+    /// Wants to connect to a namespace, with this JSON object.
+    Connect {
+        session: SessionId,
+        nsp: String,
+        auth: String,
+    },
+    /// An event: a JSON list, its name first.
+    Event {
+        session: SessionId,
+        nsp: String,
+        ack: Option<i64>,
+        args: String,
+        attachments: Vec<Bytes>,
+    },
+    /// Left the namespace: by itself, or with its connection.
+    Disconnected {
+        session: SessionId,
+        nsp: String,
+        by_itself: bool,
+    },
+}
+
+/// What runs on a [`Hub`].
+pub trait App {
+    fn hear(&mut self, hub: &mut Hub, up: Up, now: Millis);
+
+    /// The next time [`App::advance`] is to be called.
+    fn deadline(&self) -> Option<Millis> {
+        None
+    }
+
+    fn advance(&mut self, _hub: &mut Hub, _heard: Heard, _now: Millis) {}
+
+    /// What waits for a room, as one request; nothing more is on its way if
+    /// there is none.
+    fn take(&mut self, _room: &str) -> Option<Vec<link::Command>> {
+        None
+    }
+
+    /// A request to a room failed.
+    fn failed(&mut self, _hub: &mut Hub, _room: &str, _commands: Vec<link::Command>, _now: Millis) {
+    }
+
+    /// A room's push: what is to be answered.
+    fn pushed(
+        &mut self,
+        _hub: &mut Hub,
+        _push: link::Push,
+        _texts: &[&str],
+        _now: Millis,
+    ) -> link::Pushed {
+        link::Pushed::default()
+    }
+
+    /// What was saved under a `pid`, for a client that asked for it.
+    fn found(&mut self, _hub: &mut Hub, _client: usize, _record: Option<String>, _now: Millis) {}
+
+    /// A client of this `pid` comes back elsewhere: it is here no more.
+    fn evict(&mut self, _hub: &mut Hub, _pid: &str, _user: &str) {}
+
+    /// After hibernation: the clients that were saved and not gone.
+    fn recall(
+        &mut self,
+        _hub: &mut Hub,
+        _clients: Vec<String>,
+        _positions: HashMap<String, u64>,
+        _now: Millis,
+    ) {
+    }
+}
+
+/// When the runtime last heard a socket by itself.
+pub type Heard<'a> = &'a dyn Fn(SocketId) -> Option<Millis>;
+
+/// Sessions and sockets.
+pub struct Hub {
+    pub config: Rc<Config>,
+    /// Makes ids that nobody can guess.
+    fresh: fn() -> String,
+    /// What the ids of sessions begin with, by which the Worker finds this
+    /// gateway again.
+    name: String,
+    sockets: Vec<Option<Sock>>,
+    sessions: Vec<Option<Session>>,
+    by_sid: HashMap<String, SessionId>,
+    natives: HashMap<String, SocketId>,
+    last_poll: PollId,
+    /// The time, as it was told last.
+    now: Millis,
+    out: Vec<Output>,
+    ups: VecDeque<Up>,
+}
+
+impl Hub {
+    pub fn new(name: String, config: Rc<Config>, fresh: fn() -> String) -> Self {
+        Hub {
+            config,
+            fresh,
+            name,
+            sockets: Vec::new(),
+            sessions: Vec::new(),
+            by_sid: HashMap::new(),
+            natives: HashMap::new(),
+            last_poll: 0,
+            now: 0,
+            out: Vec::new(),
+            ups: VecDeque::new(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn fresh_id(&self) -> String {
+        (self.fresh)()
+    }
+
+    pub(crate) fn now(&self) -> Millis {
+        self.now
+    }
+
+    pub fn push(&mut self, output: Output) {
+        self.out.push(output);
+    }
+
+    pub fn log(&mut self, entry: Entry) {
+        self.out.push(Output::Log(entry));
+    }
+}
+
+/// A hub and what runs on it.
+pub struct Gateway<A> {
+    pub hub: Hub,
+    pub app: A,
+}
+
+impl<A: App> Gateway<A> {
+    /// Lets the application hear what came, until nothing is left to be heard;
+    /// answers what is to be done.
+    pub fn settle(&mut self, now: Millis) -> Vec<Output> {
+        self.hub.now = now;
+        while let Some(up) = self.hub.ups.pop_front() {
+            self.app.hear(&mut self.hub, up, now);
+        }
+        std::mem::take(&mut self.hub.out)
+    }
+
+    /// When [`Gateway::advance`] is to be called next.
+    pub fn deadline(&self) -> Option<Millis> {
+        [self.hub.deadline(), self.app.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what is due.
+    pub fn advance(&mut self, heard: Heard, now: Millis) {
+        self.hub.advance(heard, now);
+        self.app.advance(&mut self.hub, heard, now);
+    }
+}
+
+/// Places that are given out again.
+fn seat<T>(places: &mut Vec<Option<T>>, one: T) -> usize {
+    match places.iter().position(Option::is_none) {
+        Some(free) => {
+            places[free] = Some(one);
+            free
+        }
+        None => {
+            places.push(Some(one));
+            places.len() - 1
+        }
+    }
+}
+
+impl Output {
+    fn close(socket: SocketId, why: Close) -> Self {
+        Output::Close {
+            socket,
+            code: why.code(),
+            reason: why.reason(),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Rooms and gateways: what the two say to each other.
+//!
+//! A gateway holds sockets of many rooms. To a room each of them is a connection
+//! like those of its own sockets, and the gateway is where their frames go: one
+//! request a tick, whatever number of sockets is behind it, with what all of
+//! them get in it once.
+//!
+//! During a deploy the two may differ by a version, so fields are only ever
+//! added, with a default.
+
+use super::connections::Start;
+use super::output::{ConnId, Output};
+use super::tick::{Arrival, Greeting};
+use super::{Hello, Room};
+use crate::auth::Rights;
+use crate::fault::Result;
+use crate::time::Millis;
+use crate::wire::native;
+use serde::{Deserialize, Serialize};
+
+/// What a gateway asks of a room, in the order its sockets said it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    pub gateway: String,
+    pub commands: Vec<Command>,
+}
+
+/// Connections are named by their ids, which nobody has twice.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// Joins; the answer goes by `id`. One that is in the room already missed a
+    /// delivery: it gets what is after its position.
+    Join { hello: Hello, id: Option<u32> },
+    /// A frame of the native framing.
+    Frame { connection: String, frame: String },
+    /// The socket is gone.
+    Gone { connection: String, code: u16 },
+    /// It showed another token.
+    Refresh {
+        connection: String,
+        rights: Rights,
+        expires: Millis,
+    },
+}
+
+impl Command {
+    pub fn connection(&self) -> &str {
+        match self {
+            Command::Join { hello, .. } => &hello.connection_id,
+            Command::Frame { connection, .. }
+            | Command::Gone { connection, .. }
+            | Command::Refresh { connection, .. } => connection,
+        }
+    }
+}
+
+/// What a room has for the sockets of a gateway. Texts stand behind the header,
+/// as they are: they are most of it, and JSON in JSON would double the work.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Push {
+    pub room: String,
+    pub epoch: String,
+    /// Which waking of the room this is.
+    pub life: String,
+    /// Counts the pushes of this life to this gateway: one that is repeated
+    /// because its answer was lost is known by it.
+    pub number: u64,
+    pub items: Vec<Item>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Item {
+    /// A connection gets what `All` gets from here on, after event `after`.
+    In { to: String, after: u64 },
+    /// A connection is not of the room any more.
+    Out { to: String },
+    /// Its socket is to be closed.
+    Close {
+        to: String,
+        code: u16,
+        reason: String,
+    },
+    /// Whether it is still there.
+    Is { to: String },
+    /// A text of so many bytes for one connection; with it, it has the events up
+    /// to `at`. With `after` it must have had those up to there before.
+    One {
+        to: String,
+        bytes: usize,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<u64>,
+    },
+    /// A text for all connections that joined but `not` these, with the events
+    /// after `after` up to `at`.
+    All {
+        bytes: usize,
+        not: Vec<String>,
+        after: u64,
+        at: u64,
+    },
+}
+
+/// The gateway's answer to a push: connections it does not have any more.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Pushed {
+    pub gone: Vec<String>,
+}
+
+impl Push {
+    /// The body of the request: the header on a line, then the texts.
+    pub fn body(&self, texts: &str) -> serde_json::Result<String> {
+        let mut body = serde_json::to_string(self)?;
+        body.reserve(texts.len() + 1);
+        body.push('\n');
+        body.push_str(texts);
+        Ok(body)
+    }
+
+    /// Takes a body apart: the header, and each item's text. `None` where it is
+    /// not one.
+    pub fn parse(body: &str) -> Option<(Push, Vec<&str>)> {
+        let (header, mut rest) = body.split_once('\n')?;
+        let push: Push = serde_json::from_str(header).ok()?;
+        let mut texts = Vec::with_capacity(push.items.len());
+        for item in &push.items {
+            let bytes = match item {
+                Item::One { bytes, .. } | Item::All { bytes, .. } => *bytes,
+                _ => 0,
+            };
+            let (text, after) = rest.split_at_checked(bytes)?;
+            texts.push(text);
+            rest = after;
+        }
+        Some((push, texts))
+    }
+}
+
+impl Room {
+    /// A connection at a gateway joins.
+    pub fn subscribe(
+        &mut self,
+        hello: Hello,
+        id: Option<u32>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<ConnId> {
+        self.admit(&hello, now)?;
+        Ok(self.arrive(hello, Greeting::Joined(id), now, out))
+    }
+
+    /// One that is in the room already missed a delivery: what is after the
+    /// position it has comes again.
+    pub fn repair(&mut self, conn: ConnId, hello: &Hello, now: Millis, out: &mut Vec<Output>) {
+        self.advance(now, out);
+        let Start { after, .. } = self.start(&hello.user, &hello.position);
+        out.push(Output::Joined { conn, after });
+        self.replay(conn, after, self.bounds.head, out);
+    }
+
+    /// A connection at a gateway showed another token.
+    pub fn refreshed(
+        &mut self,
+        conn: ConnId,
+        rights: Rights,
+        expires: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        if let Some(this) = self.conn_mut(conn) {
+            this.rights = rights;
+            this.expires = expires;
+            self.expiry = Some(self.expiry.map_or(expires, |at| at.min(expires)));
+            out.push(Output::Attach { conn });
+        }
+    }
+
+    /// The answer to `joinRoom` and what was missed.
+    pub(super) fn welcome_remote(
+        &mut self,
+        arrival: &Arrival,
+        id: Option<u32>,
+        head: u64,
+        out: &mut Vec<Output>,
+    ) {
+        let conn = arrival.conn;
+        let Some(this) = self.conn(conn).filter(|conn| conn.joined) else {
+            return;
+        };
+        let user = this.user.clone();
+        out.push(Output::Attach { conn });
+        out.push(Output::Joined {
+            conn,
+            after: arrival.after,
+        });
+        if let Some(id) = id {
+            let start = Start {
+                after: arrival.after,
+                reset: arrival.reset,
+            };
+            out.push(Output::Send {
+                conn,
+                frame: native::ack(id, &self.joined_json(&user, head, start)),
+            });
+        }
+        self.replay(conn, arrival.after, head, out);
+    }
+
+    /// Connections at gateways whose membership ended have been told so: they
+    /// are of the room no more.
+    pub(super) fn part(&mut self, now: Millis, out: &mut Vec<Output>) {
+        for conn in std::mem::take(&mut self.parting) {
+            // It may have joined again.
+            if self.conn(conn).is_some_and(|conn| !conn.joined) {
+                out.push(Output::Parted { conn });
+                self.disconnect(conn, 1000, now, out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_is_read_as_it_was_written() {
+        let one = |bytes| Item::One {
+            to: "c".into(),
+            bytes,
+            after: None,
+            at: Some(3),
+        };
+        let push = Push {
+            room: "r".into(),
+            items: vec![one(3), Item::Out { to: "c".into() }, one(2)],
+            ..Push::default()
+        };
+        let body = push.body("\né!\n").expect("JSON");
+        let (read, texts) = Push::parse(&body).expect("is one");
+        assert_eq!(read.items, push.items);
+        assert_eq!(texts, ["\né", "", "!\n"]);
+        for broken in ["", "{}", "{}\n", &body[..body.len() - 1], "x\n"] {
+            assert!(Push::parse(broken).is_none(), "{broken}");
+        }
+        let cut_in_a_character = Push {
+            items: vec![one(2)],
+            ..push
+        };
+        let body = cut_in_a_character.body("\né").expect("JSON");
+        assert!(Push::parse(&body).is_none());
+    }
+}
