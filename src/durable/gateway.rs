@@ -9,7 +9,7 @@ use crate::gateway::handshake::{Ask, Error as HandshakeError, shard_of};
 use crate::gateway::{Answer, App, Door, Frame, Hub, Output, PollId, Polled, SocketId};
 use crate::room::link::{Push, Request as LinkRequest};
 use crate::time::{Millis, SECOND};
-use crate::wire::native;
+use crate::wire::native::{self, Close};
 use futures_channel::oneshot;
 use js_sys::{JsString, Uint8Array};
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,11 @@ struct Live {
     store: Clients,
     sockets: Vec<Option<Socket>>,
     polls: HashMap<PollId, oneshot::Sender<Answer>>,
+    /// Whether it can sleep between pings. One that cannot has nothing of
+    /// hibernatable sockets; and workerd 1.20261117 ends the connection of such
+    /// a one only when its object sleeps, if the object closes it before it has
+    /// said anything.
+    sleeps: bool,
     clock: Clock,
     /// What cannot be done at once.
     later: VecDeque<Later>,
@@ -148,17 +153,7 @@ impl DurableObject for Gateway {
 impl Gateway {
     #[wasm_bindgen(js_name = webSocketMessage)]
     pub fn web_socket_message(&self, socket: &Socket, message: &JsValue) -> JsResult {
-        self.object.act(None, |live, _| {
-            let Some(place) = place_of(socket) else {
-                return;
-            };
-            let frame = match message.as_string() {
-                Some(text) => Frame::Text(text),
-                None => Frame::Binary(Uint8Array::new(message).to_vec().into()),
-            };
-            live.gateway.hub.frame(place, frame, live.began);
-        })?;
-        Ok(())
+        Ok(self.object.message(socket, message)?)
     }
 
     #[wasm_bindgen(js_name = webSocketClose)]
@@ -212,6 +207,19 @@ impl Object {
                 worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
             }
         });
+    }
+
+    fn message(self: &Rc<Self>, socket: &Socket, message: &JsValue) -> Result<()> {
+        self.act(None, |live, _| {
+            let Some(place) = place_of(socket) else {
+                return;
+            };
+            let frame = match message.as_string() {
+                Some(text) => Frame::Text(text),
+                None => Frame::Binary(Uint8Array::new(message).to_vec().into()),
+            };
+            live.gateway.hub.frame(place, frame, live.began);
+        })
     }
 
     fn gone(self: &Rc<Self>, socket: &Socket, code: u16) -> Result<()> {
@@ -308,13 +316,47 @@ impl Object {
                 }
             };
             let pair = WebSocketPair::new()?;
-            state
-                .as_raw()
-                .accept_websocket(pair.server.as_ref())
-                .map_err(Error::from)?;
-            live.place(place, pair.server.as_ref().clone().unchecked_into());
+            let socket: Socket = pair.server.as_ref().clone().unchecked_into();
+            if live.sleeps {
+                state
+                    .as_raw()
+                    .accept_websocket(&socket)
+                    .map_err(Error::from)?;
+            } else {
+                pair.server.accept()?;
+                self.listen(&socket)?;
+            }
+            live.place(place, socket);
             Response::from_websocket(pair.client)
         })?
+    }
+
+    /// Hears a socket that is not hibernatable.
+    fn listen(self: &Rc<Self>, socket: &Socket) -> Result<()> {
+        socket.set_binary_type(web_sys::BinaryType::Arraybuffer);
+        let hear = |what: &str, then: fn(&Rc<Object>, &Socket, &JsValue) -> Result<()>| {
+            let (object, this) = (Rc::downgrade(self), socket.clone());
+            let heard = Closure::<dyn FnMut(JsValue)>::new(move |event: JsValue| {
+                if let Some(object) = object.upgrade()
+                    && let Err(error) = then(&object, &this, &event)
+                {
+                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                }
+            });
+            let heard = heard.into_js_value();
+            socket.add_event_listener_with_callback(what, heard.unchecked_ref())
+        };
+        hear("message", |object, socket, event| {
+            let event: &web_sys::MessageEvent = event.unchecked_ref();
+            object.message(socket, &event.data())
+        })?;
+        hear("close", |object, socket, event| {
+            let code = event.unchecked_ref::<web_sys::CloseEvent>().code();
+            runtime::answer_close(socket, code);
+            object.gone(socket, code)
+        })?;
+        hear("error", |object, socket, _| object.gone(socket, 1006))?;
+        Ok(())
     }
 
     /// A room's push.
@@ -448,13 +490,14 @@ impl Live {
         let (store, name) = Clients::open(&state.storage(), name.or(state.id().name()))?;
         // Native clients ping by a text of their own; Engine.IO is pinged, and
         // where that is so often that a timer is needed, nothing is gained.
-        let pair = if name.starts_with(NATIVE) {
-            Some((native::PING, native::PONG))
-        } else {
-            let interval = config.gateway.ping_interval;
-            (interval == 0 || interval > BY_TIMER).then_some((PONG, NOOP))
-        };
-        if let Some((ping, pong)) = pair {
+        let is_native = name.starts_with(NATIVE);
+        let interval = config.gateway.ping_interval;
+        let sleeps = is_native || interval == 0 || interval > BY_TIMER;
+        if sleeps {
+            let (ping, pong) = match is_native {
+                true => (native::PING, native::PONG),
+                false => (PONG, NOOP),
+            };
             state.set_websocket_auto_response(&WebSocketRequestResponsePair::new(ping, pong)?);
         }
         let mut live = Live {
@@ -467,6 +510,7 @@ impl Live {
             sockets: Vec::new(),
             polls: HashMap::new(),
             clock: Clock::default(),
+            sleeps,
             later: VecDeque::new(),
             began,
             store,
@@ -492,7 +536,7 @@ impl Live {
             match record.and_then(|record| live.gateway.hub.recall(&record, began)) {
                 Some(place) => live.place(place, socket),
                 // One that was on its way to become a session's.
-                None => runtime::close(&socket, 1011, ""),
+                None => runtime::close(&socket, Close::Failed.code(), Close::Failed.reason()),
             }
             connections += 1;
         }

@@ -10,9 +10,9 @@ use serde_json::value::RawValue;
 pub const PING: &str = "ping";
 pub const PONG: &str = "pong";
 
-/// Why and how a socket is closed. Codes from 4400 are the contract's; 1001
-/// and 1013 are RFC 6455's and its registry's, for what a client should come
-/// back from.
+/// Why and how a socket is closed. The codes are HTTP's with 4000 added. Those
+/// of RFC 6455 below 3000 (1001, 1013) would say the same, but programs may not
+/// send them, and proxies made of such (`wrangler dev` is one) drop them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
     Malformed,
@@ -57,13 +57,13 @@ impl Close {
             Close::Malformed => 4400,
             Close::Expired => 4401,
             Close::Forbidden | Close::Kicked => 4403,
-            Close::NoHandshake => 4408,
+            Close::NoHandshake | Close::Ghost => 4408,
             Close::TooLarge => 4413,
             Close::TooFast => 4429,
-            Close::RoomDeleted | Close::Ghost => 1001,
+            Close::RoomDeleted => 4410,
             Close::Normal => 1000,
-            Close::Failed => 1011,
-            Close::TooSlow => 1013,
+            Close::Failed => 4500,
+            Close::TooSlow => 4503,
         }
     }
 

@@ -665,7 +665,7 @@ async fn a_replay_that_is_too_much_at_once_is_cut_and_can_be_resumed() {
             match bob.try_logged().await {
                 Some(event) => seen.push(Client::seq(&event)),
                 None => {
-                    assert_eq!(bob.closed().await, 1013);
+                    assert_eq!(bob.closed().await, 4503);
                     cuts += 1;
                     break;
                 }

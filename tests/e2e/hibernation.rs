@@ -118,7 +118,7 @@ async fn a_ghost_in_a_sleeping_room_is_reaped_by_the_alarm() {
         })
         .await;
     assert_eq!(gone["data"]["userId"], "alice");
-    assert_eq!(ghost.closed().await, 1001);
+    assert_eq!(ghost.closed().await, 4408);
     assert_eq!(wakes(&server, "haunted"), 2);
 }
 

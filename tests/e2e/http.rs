@@ -651,7 +651,7 @@ async fn a_deleted_room_has_forgotten_everything_and_a_new_epoch() {
     let deleted = server.delete("/rooms/gone", &service()).await.ok();
     assert_eq!(keys(&deleted), ["epoch", "roomId"]);
     assert_ne!(deleted["epoch"], old);
-    assert_eq!(alice.closed().await, 1001);
+    assert_eq!(alice.closed().await, 4410);
     let members = server.get("/rooms/gone/members", &service()).await.ok();
     assert_eq!(members, json!([]));
     let page = server.get("/rooms/gone/messages", &service()).await.ok();

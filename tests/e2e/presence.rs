@@ -208,7 +208,7 @@ async fn a_socket_that_stops_pinging_without_a_close_is_reaped_and_its_presence_
     // Its connection stays open; it just falls silent. Bob never pinged, so
     // nothing is expected of him.
     assert_eq!(status_of(&mut bob, "alice").await, "offline");
-    assert_eq!(ghost.closed().await, 1001);
+    assert_eq!(ghost.closed().await, 4408);
     bob.say("still here").await;
     server
         .wait_for_log("the alarm that reaped it", |line| {
