@@ -38,7 +38,7 @@ dev: tools .dev.vars
 
 test: .dev.vars build
 	cargo test
-	scripts/browser-test
+	scripts/client-test
 
 # Short times, so that a protocol suite need not wait.
 conformance: tools .dev.vars

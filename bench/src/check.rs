@@ -12,11 +12,21 @@ use serde_json::value::RawValue;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
     /// A logged event, in its place.
-    Message { seq: u64 },
+    Message {
+        seq: u64,
+    },
     /// The answer to the command with this id; `seq` as the answer gives it.
-    Ack { id: u64, seq: u64 },
-    /// First thing on a socket: the head of the room's log.
-    Connected { head: u64 },
+    Ack {
+        id: u64,
+        seq: u64,
+    },
+    /// It is let in. On a room's own socket: the head of the room's log.
+    Connected {
+        head: Option<u64>,
+    },
+    /// Socket.IO: the server awaits who it is, or a sign of life.
+    Open,
+    Ping,
     /// Anything else that a server may say: presence, membership, `pong`.
     Other,
 }
@@ -60,6 +70,32 @@ impl Sequence {
         self.rare(line)
     }
 
+    /// Looks at one packet of Socket.IO, in the namespace that all are in.
+    pub fn packet(&mut self, packet: &[u8]) -> Result<Line, String> {
+        if packet.starts_with(br#"42["newMessage","#) {
+            let seq = number_after(packet, br#""seq":"#)
+                .ok_or_else(|| complaint("an event without seq", packet))?;
+            return self.message(seq);
+        }
+        match packet {
+            [b'4', b'3', ..] => match (
+                number_after(packet, b"43"),
+                number_after(packet, br#""seq":"#),
+            ) {
+                (Some(id), Some(seq)) => Ok(Line::Ack { id, seq }),
+                _ => Err(complaint("not acknowledged", packet)),
+            },
+            b"2" => Ok(Line::Ping),
+            [b'0', ..] => Ok(Line::Open),
+            [b'4', b'0', ..] => Ok(Line::Connected { head: None }),
+            _ if packet.starts_with(br#"42["error""#) || packet.starts_with(br#"42["gap""#) => {
+                Err(complaint("the server says", packet))
+            }
+            [b'4', b'2', ..] => Ok(Line::Other),
+            _ => Err(complaint("cannot read", packet)),
+        }
+    }
+
     fn message(&mut self, seq: u64) -> Result<Line, String> {
         match self.next {
             Some(next) if next < seq => Err(format!("a hole: {next} to {} are missing", seq - 1)),
@@ -87,9 +123,7 @@ impl Sequence {
             serde_json::from_slice(line).map_err(|_| complaint("cannot read", line))?;
         let seq = || number_after(frame.data.get().as_bytes(), br#""seq":"#);
         match frame.event {
-            "connected" => Ok(Line::Connected {
-                head: seq().ok_or_else(|| complaint("connected without seq", line))?,
-            }),
+            "connected" => Ok(Line::Connected { head: seq() }),
             // A server that writes its keys in another order than most.
             "newMessage" => {
                 let seq = seq().ok_or_else(|| complaint("an event without seq", line))?;
@@ -164,6 +198,29 @@ mod tests {
         assert!(sequence.line(b"what").is_err());
         let presence = br#"{"event":"presenceUpdate","data":{"userId":"a"}}"#;
         assert_eq!(sequence.line(presence), Ok(Line::Other));
+    }
+
+    #[test]
+    fn packets_are_held_to_the_same() {
+        let mut sequence = Sequence::after(Some(4));
+        let message = |seq: u64| format!(r#"42["newMessage",{{"seq":{seq}}},"a.b"]"#).into_bytes();
+        assert_eq!(sequence.packet(&message(5)), Ok(Line::Message { seq: 5 }));
+        assert!(sequence.packet(&message(5)).unwrap_err().contains("again"));
+        assert!(sequence.packet(&message(7)).unwrap_err().contains("hole"));
+        let ack = br#"4312[{"messageId":"m","seq":6}]"#;
+        assert_eq!(sequence.packet(ack), Ok(Line::Ack { id: 12, seq: 6 }));
+        assert_eq!(sequence.packet(b"2"), Ok(Line::Ping));
+        assert_eq!(
+            sequence.packet(br#"40{"sid":"s"}"#),
+            Ok(Line::Connected { head: None })
+        );
+        let connected = br#"42["connected",{}]"#;
+        assert_eq!(sequence.packet(connected), Ok(Line::Other));
+        let refused = br#"433[{"error":{"code":"rateLimited"}}]"#;
+        assert!(sequence.packet(refused).is_err());
+        let error = br#"42["error",{"code":"internal"}]"#;
+        assert!(sequence.packet(error).is_err());
+        assert!(sequence.packet(br#"44{"message":"unauthorized"}"#).is_err());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The load generator: sockets that read and check everything, a sender that
 //! keeps a number of messages in flight, and the clock.
 
-use crate::check::{self, Line, Sequence};
+use crate::check::{Line, Sequence};
+use crate::dialect::Dialect;
 use crate::socket::{Socket, SocketError};
 use crate::target::Target;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -19,11 +20,11 @@ pub const ROOM: &str = "bench";
 const WARM_UP_ROOM: &str = "warm-up";
 
 /// How often every client sends `ping`.
-const PING: Duration = Duration::from_secs(3);
+pub const PING: Duration = Duration::from_secs(3);
 
 /// How long a server may take to finish what was asked of it. Only a limit to
 /// end a run that hangs; no figure depends on it.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many connects are under way at once where the connect is not what is
 /// measured.
@@ -40,71 +41,117 @@ pub struct Tally {
 
 /// A socket in the room, and where it is in the log.
 pub struct Client {
-    socket: Socket,
-    sequence: Sequence,
+    pub socket: Socket,
+    pub sequence: Sequence,
+    pub dialect: Dialect,
 }
 
+/// The id of the command that joins the room.
+const JOIN: u64 = 0;
+
 impl Client {
-    /// Connects `user` and waits for `connected`.
+    /// Connects `user` and waits until it is in the room.
     pub async fn connect(
         target: &Target,
         room: &str,
         user: &User,
         since: Option<u64>,
     ) -> Result<Self, String> {
-        let (site, path) = (&target.site, target.path(room, since));
+        let (site, dialect) = (target.door(), target.peer.dialect());
+        let path = dialect.path(room, since, &user.token);
         let socket = Socket::open(site.address, &site.host, &path, &user.token)
             .await
             .map_err(|error| format!("{}: {error}", user.name))?;
         let mut client = Client {
             socket,
             sequence: Sequence::after(since),
+            dialect,
         };
-        let mut connected = None;
-        while connected.is_none() {
+        if dialect == Dialect::SocketIo {
             client
-                .read(|line| {
-                    if let Line::Connected { head } = line {
-                        connected = Some(*head);
-                    }
-                })
+                .until(|line| (*line == Line::Open).then_some(()))
                 .await?;
+            client.say("40").await?;
         }
+        let connected = client.until(|line| match line {
+            Line::Connected { head } => Some(*head),
+            _ => None,
+        });
+        let mut head = connected.await?;
+        if dialect != Dialect::Room {
+            let join = dialect.command("joinRoom", &format!("{room:?}"), JOIN);
+            client.say(&join).await?;
+            let joined = client.until(|line| match line {
+                Line::Ack { id: JOIN, seq } => Some(*seq),
+                _ => None,
+            });
+            head = Some(joined.await?);
+        }
+        let head = head.ok_or("connected without seq")?;
         if since.is_none() {
             // Nothing can have come before it knew the head.
             let seen = client.sequence.last();
-            client.sequence = Sequence::after(Some(seen.max(connected.unwrap_or(0))));
+            client.sequence = Sequence::after(Some(seen.max(head)));
         }
         Ok(client)
     }
 
+    /// Reads until `found` has found something.
+    async fn until<T>(&mut self, mut found: impl FnMut(&Line) -> Option<T>) -> Result<T, String> {
+        let mut result = None;
+        while result.is_none() {
+            self.read(|line| {
+                if let Some(it) = found(line) {
+                    result = Some(it);
+                }
+            })
+            .await?;
+        }
+        result.ok_or_else(|| "nothing was found".to_owned())
+    }
+
+    /// Sends one frame.
+    pub async fn say(&mut self, text: &str) -> Result<(), String> {
+        self.socket.queue(text.as_bytes());
+        self.socket.flush().await.map_err(|e| e.to_string())
+    }
+
     /// Waits for something to arrive unless something is there already, checks
     /// it, and shows it to `each`. Cancel safe.
-    async fn read(&mut self, mut each: impl FnMut(&Line)) -> Result<(), String> {
+    pub async fn read(&mut self, mut each: impl FnMut(&Line)) -> Result<(), String> {
         if !self.take(&mut each)? {
             self.socket.fill().await.map_err(|e| e.to_string())?;
             self.take(&mut each)?;
         }
-        Ok(())
+        // A pong, if there is anything.
+        self.socket.flush().await.map_err(|e| e.to_string())
     }
 
     /// Looks at what has been read; whether there was anything.
     fn take(&mut self, each: &mut impl FnMut(&Line)) -> Result<bool, String> {
-        let Client { socket, sequence } = self;
-        let mut any = false;
+        let Client {
+            socket,
+            sequence,
+            dialect,
+        } = self;
+        let (mut any, mut pinged) = (false, false);
         loop {
             let read = socket.next(|frame| {
-                check::lines(frame, |line| {
-                    each(&sequence.line(line)?);
-                    Ok(())
+                dialect.read(frame, sequence, |line| {
+                    pinged |= *line == Line::Ping;
+                    each(line);
                 })
             });
             match read.map_err(|e: SocketError| e.to_string())? {
                 Some(result) => result?,
-                None => return Ok(any),
+                None => break,
             }
             any = true;
         }
+        if pinged {
+            socket.queue(b"3");
+        }
+        Ok(any)
     }
 
     /// Reads until it is told to stop by being dropped; `seen` follows the last
@@ -117,14 +164,19 @@ impl Client {
             let mut counted = Counted::default();
             tokio::select! {
                 read = self.read(|line| counted.count(line)) => read?,
-                _ = ping.tick() => {
-                    self.socket.queue(b"ping");
-                    self.socket.flush().await.map_err(|e| e.to_string())?;
-                }
+                _ = ping.tick() => self.ping().await?,
             }
             counted.add_to(tally);
             seen.store(self.sequence.last(), Relaxed);
         }
+    }
+
+    /// Shows that it lives, where that is up to it.
+    pub async fn ping(&mut self) -> Result<(), String> {
+        if let Some(ping) = self.dialect.ping() {
+            self.socket.queue(ping);
+        }
+        self.socket.flush().await.map_err(|e| e.to_string())
     }
 
     /// Goes away without a word.
@@ -144,7 +196,7 @@ impl Counted {
         match line {
             Line::Message { .. } => self.deliveries += 1,
             Line::Other => self.others += 1,
-            Line::Ack { .. } | Line::Connected { .. } => {}
+            Line::Ack { .. } | Line::Connected { .. } | Line::Open | Line::Ping => {}
         }
     }
 
@@ -246,11 +298,14 @@ impl Audience {
     }
 }
 
+/// What one types in a chat: two lines on a phone.
+pub const CONTENT: &str =
+    r#"{"content":"the quick brown fox jumps over the lazy dog, and then it rests."}"#;
+
 /// Sends messages, `in_flight` of them unanswered at any time.
 pub struct Sender {
     client: Client,
     next_id: u64,
-    content: String,
     /// When the message of each id that is in flight was sent.
     sent: std::collections::VecDeque<Instant>,
     /// The last `seq` that was acknowledged.
@@ -263,17 +318,14 @@ impl Sender {
         Sender {
             client,
             next_id: 1,
-            // What one types in a chat: two lines on a phone.
-            content: "the quick brown fox jumps over the lazy dog, and then it rests.".to_owned(),
             sent: Default::default(),
             head,
         }
     }
 
     fn send_one(&mut self) {
-        let (id, content) = (self.next_id, &self.content);
-        let frame =
-            format!(r#"{{"event":"sendMessage","data":{{"content":"{content}"}},"id":{id}}}"#);
+        let id = self.next_id;
+        let frame = self.client.dialect.command("sendMessage", CONTENT, id);
         self.client.socket.queue(frame.as_bytes());
         self.sent.push_back(Instant::now());
         self.next_id += 1;
@@ -328,7 +380,7 @@ impl Sender {
                 read = timeout(PATIENCE, reading) => {
                     read.map_err(|_| "no answer to what was sent".to_owned())??;
                 }
-                _ = ping.tick() => self.client.socket.queue(b"ping"),
+                _ = ping.tick() => self.client.ping().await?,
             }
             counted.add_to(tally);
             if let Some(wrong) = wrong {

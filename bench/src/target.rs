@@ -1,11 +1,14 @@
 //! What is measured: one started server of one kind, on fresh storage.
 
+use crate::dialect::Dialect;
 use crate::machine;
+use crate::node::Node;
 use roomcast_harness::{Server, Token, Worker};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// The implementations that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,28 +17,62 @@ pub enum Peer {
     Bare,
     /// This project, the socket in the room's own object.
     Roomcast,
+    /// This project, the socket at a gateway.
+    Gateway,
+    /// The same, with Socket.IO.
+    GatewaySocketIo,
+    /// bench/peers/socketio: what gateways stand in for.
+    Node,
 }
 
 impl Peer {
-    /// In the order of the tables.
-    pub const ALL: [Peer; 2] = [Peer::Bare, Peer::Roomcast];
-
     pub fn name(self) -> &'static str {
         match self {
             Peer::Bare => "bare object",
             Peer::Roomcast => "roomcast",
+            Peer::Gateway => "roomcast, gateway",
+            Peer::GatewaySocketIo => "roomcast, gateway, Socket.IO",
+            Peer::Node => "Socket.IO on Node with Redis",
         }
     }
 
-    /// What it runs. `build`: a folder with a build of roomcast instead of
-    /// build/release, to measure an older one.
-    fn worker(self, build: Option<&Path>) -> Worker {
-        let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
-        match (self, build) {
-            (Peer::Bare, _) => Worker::new(&[&peers.join("bare/worker.js")], &[("ROOMS", "Room")]),
-            (Peer::Roomcast, None) => Worker::roomcast(),
-            (Peer::Roomcast, Some(dir)) => Worker::in_folder(dir),
+    /// What it is called where others are compared with it.
+    pub fn short(self) -> &'static str {
+        match self {
+            Peer::Bare => "bare",
+            Peer::Roomcast => "room",
+            Peer::Gateway | Peer::GatewaySocketIo => "gateway",
+            Peer::Node => "node",
         }
+    }
+
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Peer::Bare | Peer::Roomcast => Dialect::Room,
+            Peer::Gateway => Dialect::Gateway,
+            Peer::GatewaySocketIo | Peer::Node => Dialect::SocketIo,
+        }
+    }
+
+    /// Starts it. `build`: a folder with a build of roomcast instead of
+    /// build/release, to measure an older one.
+    fn start(self, build: Option<&Path>, vars: &[(&str, &str)]) -> Running {
+        let worker = match (self, build) {
+            (Peer::Node, _) => return Running::Node(Node::start()),
+            (Peer::Bare, _) => {
+                let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+                Worker::new(&[&peers.join("bare/worker.js")], &[("ROOMS", "Room")])
+            }
+            (_, None) => Worker::roomcast(),
+            (_, Some(dir)) => Worker::in_folder(dir),
+        };
+        Running::Workerd(Server::start_worker(&worker, vars))
+    }
+
+    /// Why it cannot be measured on this machine, if it cannot.
+    pub fn missing(self) -> Option<&'static str> {
+        let lacks_redis = self == Peer::Node && !Node::has_redis();
+        lacks_redis.then_some("there is no redis-server on this machine")
     }
 }
 
@@ -106,12 +143,21 @@ impl Site {
     }
 }
 
+/// The processes of a started server; they end with it.
+enum Running {
+    Workerd(Server),
+    Node(Node),
+}
+
 /// A started server.
 pub struct Target {
     pub peer: Peer,
     pub site: Arc<Site>,
-    pid: u32,
-    server: Server,
+    /// Of a service of several processes, where the others are.
+    others: Vec<Site>,
+    connects: AtomicUsize,
+    pids: Vec<u32>,
+    running: Running,
 }
 
 /// How to start it.
@@ -142,35 +188,52 @@ impl Target {
             ("COMMANDS_PER_SECOND", "1000000"),
             ("COMMANDS_BURST", "1000000"),
         ];
-        let server = Server::start_worker(&peer.worker(start.build.as_deref()), &vars);
-        let address = server.address();
-        let secret = server.secret().to_owned();
+        let running = peer.start(start.build.as_deref(), &vars);
+        let (addresses, secret, pids) = match &running {
+            Running::Workerd(server) => (
+                vec![server.address()],
+                server.secret().to_owned(),
+                vec![server.pid()],
+            ),
+            Running::Node(node) => (
+                node.addresses.clone(),
+                roomcast_harness::SECRET.to_owned(),
+                node.pids.clone(),
+            ),
+        };
+        let mut sites = addresses
+            .into_iter()
+            .map(|address| Site::new(address, address.to_string(), secret.clone()));
         Target {
             peer,
-            site: Arc::new(Site::new(address, address.to_string(), secret)),
-            pid: server.pid(),
-            server,
+            site: Arc::new(sites.next().expect("a server listens somewhere")),
+            others: sites.collect(),
+            connects: AtomicUsize::new(0),
+            pids,
+            running,
         }
     }
 
-    /// Where a socket of `room` is opened.
-    pub fn path(&self, room: &str, since: Option<u64>) -> String {
-        match since {
-            Some(since) => format!("/rooms/{room}/ws?since={since}"),
-            None => format!("/rooms/{room}/ws"),
+    /// Where the next socket is to go: to all processes in turns.
+    pub fn door(&self) -> &Site {
+        let turn = self.connects.fetch_add(1, Relaxed) % (1 + self.others.len());
+        match turn {
+            0 => &self.site,
+            other => &self.others[other - 1],
         }
     }
 
     /// Seconds of processor time that the server has used so far.
     pub fn cpu_seconds(&self) -> f64 {
-        machine::cpu_seconds(self.pid)
+        self.pids.iter().copied().map(machine::cpu_seconds).sum()
     }
 
     /// The rows written for messages of `room` since the start. roomcast must
     /// run with LOG_LEVEL=info.
     pub async fn rows_written(&self, room: &str) -> Result<Rows, String> {
-        match self.peer {
-            Peer::Bare => {
+        match &self.running {
+            Running::Node(_) => Err("Redis has no rows".to_owned()),
+            Running::Workerd(_) if self.peer == Peer::Bare => {
                 let stats = self.site.get(&format!("/rooms/{room}/stats")).await?;
                 let number = |key: &str| stats[key].as_u64().ok_or(format!("stats: {stats}"));
                 Ok(Rows {
@@ -178,12 +241,12 @@ impl Target {
                     messages: number("messages")?,
                 })
             }
-            Peer::Roomcast => {
+            Running::Workerd(server) => {
                 let mut rows = Rows {
                     rows: 0,
                     messages: 0,
                 };
-                for line in self.server.log() {
+                for line in server.log() {
                     if line["event"] == "publish" && line["roomId"] == room {
                         let number = |key: &str| line[key].as_u64().ok_or(format!("log: {line}"));
                         rows.rows += number("rowsWritten")?;

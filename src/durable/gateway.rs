@@ -35,9 +35,9 @@ pub const GATEWAY_HEADER: &str = "x-roomcast-gateway";
 /// Of another gateway's: what was saved under a `pid`.
 const FIND_HEADER: &str = "x-roomcast-find";
 
-/// What is due within this time is seen to by a timer, what is later by the
-/// alarm, which costs a row and lets the gateway sleep.
-const BY_TIMER: Millis = 6 * SECOND;
+/// What is due within this time is seen to by a timer, which keeps the gateway
+/// awake, what is later by the alarm, which costs a row.
+const BY_TIMER: Millis = 1_500;
 
 /// How long a client that is gone may come back to what it was.
 const RECOVERY_WINDOW: Millis = 24 * 60 * 60 * SECOND;
@@ -491,8 +491,8 @@ impl Live {
         // Native clients ping by a text of their own; Engine.IO is pinged, and
         // where that is so often that a timer is needed, nothing is gained.
         let is_native = name.starts_with(NATIVE);
-        let interval = config.gateway.ping_interval;
-        let sleeps = is_native || interval == 0 || interval > BY_TIMER;
+        let hub = Hub::new(name.clone(), config.clone(), fresh_id);
+        let sleeps = is_native || hub.pings_by_alarm();
         if sleeps {
             let (ping, pong) = match is_native {
                 true => (native::PING, native::PONG),
@@ -502,7 +502,7 @@ impl Live {
         }
         let mut live = Live {
             gateway: crate::gateway::Gateway {
-                hub: Hub::new(name.clone(), config.clone(), fresh_id),
+                hub,
                 app: Application::default(),
             },
             config,
@@ -575,7 +575,7 @@ impl Live {
         let Some(at) = self.gateway.deadline() else {
             return Vec::new();
         };
-        if at <= self.began + BY_TIMER {
+        if !self.sleeps || at <= self.began + BY_TIMER {
             self.clock.due(Some(at), None)
         } else {
             self.clock.due(None, Some(at))

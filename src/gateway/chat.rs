@@ -30,9 +30,10 @@ type ClientId = usize;
 /// How long rooms may take to give a client that came back what it missed.
 const RECOVERY_TIMEOUT: Millis = 10 * SECOND;
 
-/// How soon the position of a room's sockets is stored: well before the gateway
-/// may sleep (10 s), and seldom enough to cost nothing in a busy room.
-const POSITION_DELAY: Millis = 5 * SECOND;
+/// How long nothing must have come before the positions of rooms are stored:
+/// they are needed after a sleep, which comes after 10 s of silence, so a busy
+/// gateway never pays for them.
+const POSITION_DELAY: Millis = 300;
 
 /// Most bytes that are gathered into one frame of a native client.
 const MAX_FRAME: usize = 256 * 1024;
@@ -377,17 +378,22 @@ impl App for Chat {
             let Ok(saved) = serde_json::from_str::<Saved>(&record) else {
                 continue;
             };
+            // One whose socket went while nobody looked is at no place at all.
             let framing = match &saved.session {
-                None => hub.native(&saved.id).map(Framing::Native),
-                Some((sid, nsp)) => hub.session_with(sid, nsp).map(|session| Framing::SocketIo {
-                    session,
+                None => Framing::Native(hub.native(&saved.id).unwrap_or(usize::MAX)),
+                Some((sid, nsp)) => Framing::SocketIo {
+                    session: hub.session_with(sid, nsp).unwrap_or(usize::MAX),
                     nsp: nsp.clone(),
-                }),
+                },
             };
-            let lives = framing.is_some();
+            let lives = match &framing {
+                Framing::Native(place) | Framing::SocketIo { session: place, .. } => {
+                    *place != usize::MAX
+                }
+            };
             let client = Client {
                 id: saved.id,
-                framing: framing.unwrap_or(Framing::Native(usize::MAX)),
+                framing,
                 identity: saved.identity,
                 status: saved.status,
                 phase: Phase::Connected,
@@ -484,6 +490,14 @@ impl Chat {
         let Some(door) = hub.door(session).cloned() else {
             return;
         };
+        let framing = Framing::SocketIo {
+            session,
+            nsp: nsp.clone(),
+        };
+        // Asked twice while the first is looked after.
+        if self.by_nsp.contains_key(&(session, nsp.clone())) {
+            return;
+        }
         let auth = Object::parse(auth, "`auth`").unwrap_or_default();
         let text = |name| auth.get(name, TEXT).ok().flatten();
         let identity = match (door.identity, door.fault) {
@@ -507,7 +521,6 @@ impl Chat {
             }
         };
         let user = identity.user.clone();
-        let framing = Framing::SocketIo { session, nsp };
         let key = self.add(Client::new(hub, hub.fresh_id(), framing, identity, now));
         match text("pid").filter(|_| door.recovers) {
             None => self.welcome(hub, key, now),
@@ -1199,7 +1212,7 @@ impl Chat {
         {
             this.at = at;
             this.unsaved = true;
-            self.positions_due.get_or_insert(hub.now() + POSITION_DELAY);
+            self.positions_due = Some(hub.now() + POSITION_DELAY);
         }
     }
 

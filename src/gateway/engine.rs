@@ -24,7 +24,7 @@ const UPGRADE_TIMEOUT: Millis = 10 * SECOND;
 
 /// Below this interval each session is pinged when its own time has come (a
 /// timer is needed for it anyway); from there on all together, by one alarm.
-const COMMON_PINGS_FROM: Millis = 5 * SECOND;
+const PINGS_BY_ALARM_FROM: Millis = 5 * SECOND;
 
 /// What a socket speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -578,19 +578,21 @@ impl Hub {
     fn ping_after(&self, now: Millis) -> Option<Millis> {
         match self.config.gateway.ping_interval {
             0 => None,
-            interval if interval < COMMON_PINGS_FROM => Some(now + interval),
+            interval if interval < PINGS_BY_ALARM_FROM => Some(now + interval),
             interval => Some((now / interval + 1) * interval),
         }
     }
 
-    fn pings_together(&self) -> bool {
-        self.config.gateway.ping_interval >= COMMON_PINGS_FROM
+    /// Whether pings are so seldom that the gateway may sleep between them.
+    pub fn pings_by_alarm(&self) -> bool {
+        let interval = self.config.gateway.ping_interval;
+        interval == 0 || interval >= PINGS_BY_ALARM_FROM
     }
 
     /// When something is due.
     pub(super) fn deadline(&self) -> Option<Millis> {
         let timeout = self.config.gateway.ping_timeout;
-        let together = self.pings_together();
+        let by_alarm = self.pings_by_alarm();
         self.sessions
             .iter()
             .flatten()
@@ -599,7 +601,7 @@ impl Hub {
                     session.next_ping,
                     session
                         .pinged_at
-                        .filter(|_| !together)
+                        .filter(|_| !by_alarm)
                         .map(|at| at + timeout),
                     session.candidate.map(|(_, until)| until),
                     session.io.deadline(),
@@ -614,7 +616,7 @@ impl Hub {
         let timeout = self.config.gateway.ping_timeout;
         // Of what the runtime heard by itself it has been seen to tell late:
         // one ping may go by.
-        let patience = if self.pings_together() {
+        let patience = if self.pings_by_alarm() {
             self.config.gateway.ping_interval
         } else {
             0

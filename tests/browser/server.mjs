@@ -24,8 +24,19 @@ export class Server {
   #output = '';
   #storage = mkdtempSync(join(tmpdir(), 'roomcast-browser-'));
 
-  static async start() {
-    const server = new Server();
+  #vars;
+  #entry;
+  #environment;
+
+  constructor({ vars = {}, conformance = false } = {}) {
+    this.#vars = vars;
+    this.#entry = conformance ? ['build/conformance/index.js'] : [];
+    this.#environment = conformance ? { ROOMCAST_FLAVOUR: 'conformance' } : {};
+  }
+
+  /** `vars`: settings besides those below; `conformance`: the echo build. */
+  static async start(options) {
+    const server = new Server(options);
     server.port = await freePort();
     server.url = `http://127.0.0.1:${server.port}`;
     await server.start();
@@ -33,11 +44,13 @@ export class Server {
   }
 
   async start() {
-    const vars = { JWT_SECRET: SECRET, DEV_TOKENS: 'true', DEFAULT_ROOMS: '*', CONNECTS_PER_MINUTE: '100000' };
+    const vars = {
+      JWT_SECRET: SECRET, DEV_TOKENS: 'true', DEFAULT_ROOMS: '*', CONNECTS_PER_MINUTE: '100000', ...this.#vars,
+    };
     const child = spawn(
       'npx',
       [
-        'wrangler', 'dev', '--port', this.port, '--ip', '127.0.0.1', '--inspector-port', '0',
+        'wrangler', 'dev', ...this.#entry, '--port', this.port, '--ip', '127.0.0.1', '--inspector-port', '0',
         '--persist-to', this.#storage, '--show-interactive-dev-session=false',
         ...Object.entries(vars).flatMap(([name, value]) => ['--var', `${name}:${value}`]),
       ],
@@ -46,7 +59,7 @@ export class Server {
         // A process group of its own, so that all of it can be killed at once.
         detached: true,
         stdio: ['ignore', 'pipe', 'pipe'],
-        env: { ...process.env, CI: '1', WRANGLER_SEND_METRICS: 'false', WRANGLER_LOG_PATH: join(this.#storage, 'logs') },
+        env: { ...process.env, ...this.#environment, CI: '1', WRANGLER_SEND_METRICS: 'false', WRANGLER_LOG_PATH: join(this.#storage, 'logs') },
       },
     );
     this.#process = child;
