@@ -91,7 +91,8 @@ impl Sequence {
             _ if packet.starts_with(br#"42["error""#) || packet.starts_with(br#"42["gap""#) => {
                 Err(complaint("the server says", packet))
             }
-            [b'4', b'2', ..] => Ok(Line::Other),
+            // Any other event, and a packet that stands for nothing.
+            [b'4', b'2', ..] | b"6" => Ok(Line::Other),
             _ => Err(complaint("cannot read", packet)),
         }
     }

@@ -39,6 +39,28 @@ pub struct Tally {
     pub others: AtomicU64,
 }
 
+/// Why a socket does not go on.
+pub enum Broken {
+    /// The server broke a promise.
+    Promise(String),
+    /// The connection ended.
+    Gone(String),
+}
+
+impl From<SocketError> for Broken {
+    fn from(error: SocketError) -> Self {
+        Broken::Gone(error.to_string())
+    }
+}
+
+impl From<Broken> for String {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Promise(what) | Broken::Gone(what) => what,
+        }
+    }
+}
+
 /// A socket in the room, and where it is in the log.
 pub struct Client {
     pub socket: Socket,
@@ -97,38 +119,51 @@ impl Client {
     }
 
     /// Reads until `found` has found something.
-    async fn until<T>(&mut self, mut found: impl FnMut(&Line) -> Option<T>) -> Result<T, String> {
+    async fn until<T>(&mut self, mut found: impl FnMut(&Line) -> Option<T>) -> Result<T, Broken> {
         let mut result = None;
-        while result.is_none() {
+        loop {
             self.read(|line| {
                 if let Some(it) = found(line) {
                     result = Some(it);
                 }
             })
             .await?;
+            if let Some(it) = result {
+                return Ok(it);
+            }
         }
-        result.ok_or_else(|| "nothing was found".to_owned())
+    }
+
+    /// Has a message ready to be sent to the room that all load goes to.
+    pub fn queue_message(&mut self, id: u64) {
+        let data = match self.dialect {
+            Dialect::Room => format!(r#"{{"content":"{CONTENT}"}}"#),
+            // It could be in several.
+            _ => format!(r#"{{"roomId":"{ROOM}","content":"{CONTENT}"}}"#),
+        };
+        let message = self.dialect.command("sendMessage", &data, id);
+        self.socket.queue(message.as_bytes());
     }
 
     /// Sends one frame.
-    pub async fn say(&mut self, text: &str) -> Result<(), String> {
+    pub async fn say(&mut self, text: &str) -> Result<(), Broken> {
         self.socket.queue(text.as_bytes());
-        self.socket.flush().await.map_err(|e| e.to_string())
+        Ok(self.socket.flush().await?)
     }
 
     /// Waits for something to arrive unless something is there already, checks
     /// it, and shows it to `each`. Cancel safe.
-    pub async fn read(&mut self, mut each: impl FnMut(&Line)) -> Result<(), String> {
+    pub async fn read(&mut self, mut each: impl FnMut(&Line)) -> Result<(), Broken> {
         if !self.take(&mut each)? {
-            self.socket.fill().await.map_err(|e| e.to_string())?;
+            self.socket.fill().await?;
             self.take(&mut each)?;
         }
         // A pong, if there is anything.
-        self.socket.flush().await.map_err(|e| e.to_string())
+        Ok(self.socket.flush().await?)
     }
 
     /// Looks at what has been read; whether there was anything.
-    fn take(&mut self, each: &mut impl FnMut(&Line)) -> Result<bool, String> {
+    fn take(&mut self, each: &mut impl FnMut(&Line)) -> Result<bool, Broken> {
         let Client {
             socket,
             sequence,
@@ -142,8 +177,8 @@ impl Client {
                     each(line);
                 })
             });
-            match read.map_err(|e: SocketError| e.to_string())? {
-                Some(result) => result?,
+            match read? {
+                Some(result) => result.map_err(Broken::Promise)?,
                 None => break,
             }
             any = true;
@@ -156,7 +191,7 @@ impl Client {
 
     /// Reads until it is told to stop by being dropped; `seen` follows the last
     /// event it has.
-    async fn listen(mut self, tally: &Tally, seen: &AtomicU64) -> Result<(), String> {
+    async fn listen(mut self, tally: &Tally, seen: &AtomicU64) -> Result<(), Broken> {
         let mut ping = interval_at(tokio::time::Instant::now() + PING, PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         seen.store(self.sequence.last(), Relaxed);
@@ -172,11 +207,11 @@ impl Client {
     }
 
     /// Shows that it lives, where that is up to it.
-    pub async fn ping(&mut self) -> Result<(), String> {
+    pub async fn ping(&mut self) -> Result<(), Broken> {
         if let Some(ping) = self.dialect.ping() {
             self.socket.queue(ping);
         }
-        self.socket.flush().await.map_err(|e| e.to_string())
+        Ok(self.socket.flush().await?)
     }
 
     /// Goes away without a word.
@@ -264,7 +299,7 @@ impl Audience {
         self.tasks.spawn(async move {
             if let Err(failure) = client.listen(&tally, &seen).await {
                 // Nobody listens any more when the run is over already.
-                let _ = report.send(failure);
+                let _ = report.send(failure.into());
             }
         });
     }
@@ -299,8 +334,7 @@ impl Audience {
 }
 
 /// What one types in a chat: two lines on a phone.
-pub const CONTENT: &str =
-    r#"{"content":"the quick brown fox jumps over the lazy dog, and then it rests."}"#;
+const CONTENT: &str = "the quick brown fox jumps over the lazy dog, and then it rests.";
 
 /// Sends messages, `in_flight` of them unanswered at any time.
 pub struct Sender {
@@ -325,8 +359,7 @@ impl Sender {
 
     fn send_one(&mut self) {
         let id = self.next_id;
-        let frame = self.client.dialect.command("sendMessage", CONTENT, id);
-        self.client.socket.queue(frame.as_bytes());
+        self.client.queue_message(id);
         self.sent.push_back(Instant::now());
         self.next_id += 1;
     }

@@ -5,19 +5,25 @@
 //! | --- | --- |
 //! | `socket` | a WebSocket client that does as little as possible |
 //! | `check` | reads lines and holds them to order, without holes, each once |
+//! | `dialect` | the ways to be in a room, as they are written |
 //! | `target` | a started server of one kind |
+//! | `node` | a peer that is no Worker |
 //! | `load` | sockets that listen, a sender, the clock |
+//! | `steady` | the same at a fixed rate |
 //! | `scenario` | what is measured and which figures it gives |
 //! | `report` | rounds to tables and a file |
 //! | `replay` | a chat log as input, compared with what comes out |
 
 mod check;
+mod dialect;
 mod load;
 mod machine;
+mod node;
 mod replay;
 mod report;
 mod scenario;
 mod socket;
+mod steady;
 mod target;
 
 use clap::{Args, Parser, Subcommand};
@@ -28,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use target::{Peer, Start, Target};
+use target::{Start, Target};
 
 #[derive(Parser)]
 #[command(about = "Benchmarks of roomcast, and a replay of real chats")]
@@ -53,11 +59,11 @@ struct RunOptions {
     /// How long each measurement of throughput takes, after a warm-up.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Only scenarios with this in their name, such as `100×16` or `connects`
+    /// Only scenarios with this in their name, such as `100×16`, `connects` or `gateway`
     /// (an `x` will do for the `×`).
     #[arg(long)]
     only: Option<String>,
-    /// Only this peer: `bare` or `roomcast`.
+    /// Only peers with this in their name, such as `bare` or `gateway`.
     #[arg(long)]
     peer: Option<String>,
     /// A folder with a build of roomcast to measure instead of build/release.
@@ -108,16 +114,7 @@ async fn run(options: RunOptions) -> Result<(), String> {
                 .is_none_or(|only| scenario.name().contains(only))
         })
         .collect();
-    let peers: Vec<Peer> = Peer::ALL
-        .into_iter()
-        .filter(|peer| {
-            options
-                .peer
-                .as_ref()
-                .is_none_or(|only| peer.name().contains(only))
-        })
-        .collect();
-    if scenarios.is_empty() || peers.is_empty() {
+    if scenarios.is_empty() {
         return Err("nothing is left to measure".to_owned());
     }
     let mut report = Report {
@@ -127,11 +124,26 @@ async fn run(options: RunOptions) -> Result<(), String> {
         seconds: options.seconds,
         log_level: options.log_level.clone(),
         entries: Vec::new(),
+        notes: Vec::new(),
     };
     for scenario in scenarios {
+        let mut peers = scenario.peers().to_vec();
+        if let Some(only) = &options.peer {
+            peers.retain(|peer| peer.name().contains(only));
+        }
+        peers.retain(|peer| {
+            let missing = peer.missing();
+            if let Some(why) = missing {
+                let (scenario, peer) = (scenario.name(), peer.name());
+                let note = format!("{scenario}: {peer} was not measured: {why}.");
+                eprintln!("{note}");
+                report.notes.push(note);
+            }
+            missing.is_none()
+        });
         let mut entries: Vec<Entry> = peers
-            .iter()
-            .map(|&peer| Entry {
+            .into_iter()
+            .map(|peer| Entry {
                 scenario,
                 peer,
                 rows: None,
@@ -168,6 +180,9 @@ async fn run(options: RunOptions) -> Result<(), String> {
             }
         }
         report.entries.extend(entries);
+    }
+    if report.entries.is_empty() {
+        return Err("nothing was left to measure".to_owned());
     }
     save(&options.json, &report)?;
     println!("{}", report.markdown());

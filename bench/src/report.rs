@@ -24,6 +24,8 @@ pub struct Report {
     /// The event log's level while timing.
     pub log_level: String,
     pub entries: Vec<Entry>,
+    /// What was left out, and why.
+    pub notes: Vec<String>,
 }
 
 /// The middle of several rounds and how far they lie apart.
@@ -76,6 +78,13 @@ impl Entry {
         self.rounds.iter().filter_map(of).collect()
     }
 
+    /// Whether it kept up with its load in every round.
+    fn kept_up(&self) -> bool {
+        self.rounds
+            .iter()
+            .all(|figures| self.scenario.kept_up(figures))
+    }
+
     /// What it measured, in the order of the scenario.
     fn metrics(&self) -> Vec<Metric> {
         let mut metrics: Vec<Metric> = Vec::new();
@@ -92,22 +101,22 @@ impl Entry {
 }
 
 impl Report {
-    /// The bare object's rounds of the same scenario.
-    fn bare(&self, scenario: Scenario) -> Option<&Entry> {
+    /// The rounds of the same scenario that others are compared with.
+    fn baseline(&self, scenario: Scenario) -> Option<&Entry> {
         self.entries
             .iter()
-            .find(|e| e.scenario == scenario && e.peer == Peer::Bare)
+            .find(|e| e.scenario == scenario && e.peer == scenario.peers()[0])
     }
 
-    /// How many times the bare object's figure, round by round: what ran side
-    /// by side is compared.
+    /// How many times the baseline's figure, round by round: what ran side by
+    /// side is compared.
     fn ratios(&self, entry: &Entry, metric: Metric) -> Vec<f64> {
-        let bare = self.bare(entry.scenario).map(|bare| bare.values(metric));
+        let baseline = self.baseline(entry.scenario);
         let pairs = entry
             .values(metric)
             .into_iter()
-            .zip(bare.unwrap_or_default());
-        pairs.map(|(own, bare)| own / bare).collect()
+            .zip(baseline.map(|e| e.values(metric)).unwrap_or_default());
+        pairs.map(|(own, baseline)| own / baseline).collect()
     }
 
     /// Tables in markdown, under a line about the machine.
@@ -134,13 +143,14 @@ impl Report {
             if table != entry.scenario.table() {
                 table = entry.scenario.table();
                 let metrics = entry.metrics();
+                let baseline = entry.scenario.peers()[0].short();
                 let columns: Vec<String> = metrics
                     .iter()
                     .map(|metric| metric.name().to_owned())
                     .chain(
                         compared
                             .iter()
-                            .map(|metric| format!("{} ÷ bare", metric.name())),
+                            .map(|metric| format!("{} ÷ {baseline}", metric.name())),
                     )
                     .collect();
                 let _ = writeln!(out, "\n**{table}**\n\n| | | {} |", columns.join(" | "));
@@ -161,11 +171,19 @@ impl Report {
                 .collect();
             let _ = writeln!(
                 out,
-                "| {} | {} | {} |",
+                "| {} | {}{} | {} |",
                 entry.scenario.name(),
                 entry.peer.name(),
+                if entry.kept_up() {
+                    ""
+                } else {
+                    ", did not keep up"
+                },
                 cells.join(" | ")
             );
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "\n{note}");
         }
         out
     }
@@ -188,13 +206,19 @@ impl Report {
                     .iter()
                     .map(|m| (m.name().to_owned(), json!(spread(self.ratios(entry, *m)))))
                     .collect();
-                json!({
+                let mut result = json!({
                     "table": entry.scenario.table(),
                     "scenario": entry.scenario.name(),
                     "peer": entry.peer.name(),
+                    "keptUp": entry.kept_up(),
                     "figures": figures,
-                    "ratioToBare": ratios,
-                })
+                });
+                let compared_with = match entry.scenario.peers()[0] {
+                    Peer::Bare => "ratioToBare",
+                    _ => "ratioToRoom",
+                };
+                result[compared_with] = ratios.into();
+                result
             })
             .collect();
         json!({
@@ -204,6 +228,7 @@ impl Report {
             "seconds": self.seconds,
             "logLevel": self.log_level,
             "results": entries,
+            "notes": self.notes,
         })
     }
 }

@@ -1,8 +1,9 @@
 //! What is measured: the three scenarios of the module that roomcast
-//! reimplements, and the figures that each gives.
+//! reimplements, and one of its gateways; and the figures that each gives.
 
 use crate::load::{self, Rush};
-use crate::target::Target;
+use crate::steady;
+use crate::target::{Peer, Target};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +16,12 @@ pub enum Scenario {
     Spike { connects: usize },
     /// `clients` are cut off, miss `missed` events each, and all resume at once.
     Reconnect { clients: usize, missed: u64 },
+    /// `rate` messages a second to a room of `sockets` besides the sender's.
+    Gateway { sockets: usize, rate: u32 },
 }
 
 /// The scenarios of `run`, in the order of the tables.
-pub const SCENARIOS: [Scenario; 6] = [
+pub const SCENARIOS: [Scenario; 7] = [
     Scenario::Throughput {
         sockets: 2,
         in_flight: 1,
@@ -40,6 +43,10 @@ pub const SCENARIOS: [Scenario; 6] = [
         clients: 500,
         missed: 100,
     },
+    Scenario::Gateway {
+        sockets: 1000,
+        rate: 200,
+    },
 ];
 
 /// Something that a scenario measures.
@@ -54,6 +61,8 @@ pub enum Metric {
     P99,
     RowsPerMessage,
     Others,
+    Drain,
+    Missing,
     ServerCpu,
     GeneratorCpu,
 }
@@ -71,6 +80,8 @@ impl Metric {
             Metric::P99 => "p99 ms",
             Metric::RowsPerMessage => "rows/message",
             Metric::Others => "presence and membership events",
+            Metric::Drain => "last one there after, ms",
+            Metric::Missing => "never came",
             Metric::ServerCpu => "server, cores",
             Metric::GeneratorCpu => "generator, cores",
         }
@@ -84,7 +95,9 @@ impl Metric {
             | Metric::Connects
             | Metric::Replayed
             | Metric::Total
-            | Metric::Others => 0,
+            | Metric::Others
+            | Metric::Drain
+            | Metric::Missing => 0,
             Metric::P50
             | Metric::P99
             | Metric::RowsPerMessage
@@ -96,6 +109,10 @@ impl Metric {
 
 /// The figures of one measurement.
 pub type Figures = Vec<(Metric, f64)>;
+
+/// The share of what was sent that must have arrived while it was being sent,
+/// to call it keeping up: what is under way at the end is not late.
+const ENOUGH: f64 = 0.98;
 
 /// How long things are measured.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +128,9 @@ impl Scenario {
             Scenario::Throughput { .. } => "Throughput: one sender, sockets × messages in flight",
             Scenario::Spike { .. } => "Connection spike: distinct users, one room, all at once",
             Scenario::Reconnect { .. } => "Reconnection: all resume by `since` at once",
+            Scenario::Gateway { .. } => {
+                "Gateways: one room, sockets × messages a second, whether it keeps up or not"
+            }
         }
     }
 
@@ -120,7 +140,36 @@ impl Scenario {
             Scenario::Throughput { sockets, in_flight } => format!("{sockets}×{in_flight}"),
             Scenario::Spike { connects } => format!("{connects} connects"),
             Scenario::Reconnect { clients, missed } => format!("{clients} × {missed} missed"),
+            Scenario::Gateway { sockets, rate } => format!("gateway, {sockets}×{rate}/s"),
         }
+    }
+
+    /// Who is measured, in the order of the table; the first is what the others
+    /// are compared with.
+    pub fn peers(self) -> &'static [Peer] {
+        match self {
+            Scenario::Gateway { .. } => &[
+                Peer::Roomcast,
+                Peer::Gateway,
+                Peer::GatewaySocketIo,
+                Peer::Node,
+            ],
+            _ => &[Peer::Bare, Peer::Roomcast],
+        }
+    }
+
+    /// Whether these figures are of a server that kept up with what it was
+    /// given; one that is asked for as much as it can always does.
+    pub fn kept_up(self, figures: &Figures) -> bool {
+        let Scenario::Gateway { sockets, rate } = self else {
+            return true;
+        };
+        let enough = sockets as f64 * f64::from(rate) * ENOUGH;
+        figures.iter().all(|(metric, value)| match metric {
+            Metric::Deliveries => *value >= enough,
+            Metric::Missing => *value == 0.0,
+            _ => true,
+        })
     }
 
     /// The figures of which the ratio to the bare object is told.
@@ -129,6 +178,7 @@ impl Scenario {
             Scenario::Throughput { .. } => &[Metric::Deliveries, Metric::P50],
             Scenario::Spike { .. } => &[Metric::Connects, Metric::P50],
             Scenario::Reconnect { .. } => &[Metric::Replayed, Metric::P50],
+            Scenario::Gateway { .. } => &[Metric::Deliveries, Metric::P50, Metric::P99],
         }
     }
 
@@ -157,6 +207,18 @@ impl Scenario {
                 let rush = load::reconnect(target, clients, missed).await?;
                 let events = clients as f64 * missed as f64;
                 Ok(rushed((Metric::Replayed, events / rush.seconds), rush))
+            }
+            Scenario::Gateway { sockets, rate } => {
+                let mut run =
+                    steady::steady(target, sockets, rate, timing.warm_up, timing.measure).await?;
+                let deliveries = run.deliveries as f64 / run.seconds;
+                let mut figures = vec![(Metric::Deliveries, deliveries)];
+                figures.extend(percentiles(&mut run.latencies));
+                figures.push((Metric::Drain, run.drain.as_secs_f64() * 1000.0));
+                figures.push((Metric::Missing, run.missing as f64));
+                figures.push((Metric::ServerCpu, run.server_cpu));
+                figures.push((Metric::GeneratorCpu, run.generator_cpu));
+                Ok(figures)
             }
         }
     }

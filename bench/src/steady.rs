@@ -2,7 +2,7 @@
 //! (an open loop): each is due at its time, and its latency counts from then.
 
 use crate::check::Line;
-use crate::load::{self, CONTENT, Client, PATIENCE, PING, ROOM};
+use crate::load::{self, Broken, Client, PATIENCE, PING};
 use crate::machine;
 use crate::target::Target;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval_at, sleep, sleep_until};
 
 /// After all are connected: what is told about who came has been told then.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -54,14 +54,6 @@ struct Received {
     latencies: Mutex<Vec<u32>>,
 }
 
-/// Why a socket does not go on.
-enum Broken {
-    /// The server broke a promise.
-    Promise(String),
-    /// The connection ended.
-    Gone(String),
-}
-
 /// What one measurement gave.
 pub struct Steady {
     pub seconds: f64,
@@ -102,6 +94,9 @@ pub async fn steady(
     let mut tasks = JoinSet::new();
     let mut all = Vec::with_capacity(sockets);
     for client in clients {
+        if client.sequence.last() != schedule.head {
+            return Err("the room is not as quiet as it must be".to_owned());
+        }
         let received = Arc::new(Received::default());
         received.seen.store(client.sequence.last(), Relaxed);
         all.push(received.clone());
@@ -176,19 +171,69 @@ async fn receive(mut client: Client, schedule: Schedule, received: &Received) ->
     let mut ping = interval_at(tokio::time::Instant::now() + PING, PING);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (from, to) = schedule.window();
-    let mut arrived = Vec::new();
+    let mut arrived: Vec<(u64, Instant)> = Vec::new();
     loop {
-        tokio::select! {
-            read = client.read(|line| {
-                if let Line::Message { seq } = line {
-                    arrived.push((*seq, Instant::now()));
+        let reading = client.read(|line| {
+            if let Line::Message { seq } = line {
+                arrived.push((*seq, Instant::now()));
+            }
+        });
+        let read = tokio::select! {
+            read = reading => read,
+            _ = ping.tick() => client.ping().await,
+        };
+        let mut latencies = received
+            .latencies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (seq, at) in arrived.drain(..) {
+            received.seen.store(seq, Relaxed);
+            if from <= at && at < to {
+                received.deliveries.fetch_add(1, Relaxed);
+            }
+            let number = seq - schedule.head;
+            if number > schedule.warm_up {
+                let latency = at.saturating_duration_since(schedule.due(number));
+                latencies.push(latency.as_micros() as u32);
+            }
+        }
+        if let Err(broken) = read {
+            return broken;
+        }
+    }
+}
+
+/// Sends what is due, and holds the answers to their order.
+async fn send(mut client: Client, schedule: Schedule) -> Broken {
+    let mut ping = interval_at(tokio::time::Instant::now() + PING, PING);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut sent, mut acknowledged) = (0, 0);
+    loop {
+        let mut wrong = None;
+        let reading = client.read(|line| {
+            if let Line::Ack { id, seq } = line {
+                acknowledged += 1;
+                if (*id, *seq) != (acknowledged, schedule.head + acknowledged) {
+                    wrong = Some(format!("ack {id} with seq {seq}, {acknowledged} was next"));
                 }
-            }) => if let Err(wrong) = read {
-                return wrong;
-            },
-            _ = ping.tick() => if let Err(wrong) = client.ping().await {
-                return wrong;
-            },
+            }
+        });
+        let done = tokio::select! {
+            read = reading => read,
+            _ = ping.tick() => client.ping().await,
+            () = sleep_until(schedule.due(sent + 1).into()), if sent < schedule.total => {
+                while sent < schedule.total && schedule.due(sent + 1) <= Instant::now() {
+                    sent += 1;
+                    client.queue_message(sent);
+                }
+                client.socket.flush().await.map_err(Broken::from)
+            }
+        };
+        if let Some(wrong) = wrong {
+            return Broken::Promise(wrong);
+        }
+        if let Err(broken) = done {
+            return broken;
         }
     }
 }

@@ -239,6 +239,14 @@ impl Object {
         mut request: Request,
     ) -> Result<Response> {
         let Visit { door, ask } = visit;
+        if matches!(ask, None | Some(Ask::Open | Ask::WebSocket { sid: None })) {
+            let admitted = self.act(Some(name.clone()), |live, _| {
+                live.gateway.hub.admit(&door, live.began)
+            })?;
+            if let Err(fault) = admitted {
+                return super::refuse(&fault);
+            }
+        }
         let answer = match ask {
             None => return self.upgrade(name, |hub, now| Ok(hub.open_native(door, now))),
             Some(Ask::WebSocket { sid }) => {

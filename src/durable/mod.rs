@@ -14,3 +14,13 @@ mod store;
 pub use gateway::{DOOR_HEADER, GATEWAY_HEADER, NATIVE, Visit};
 pub use room::{HELLO_HEADER, ROOM_HEADER};
 pub use runtime::{fresh_id, now};
+
+use crate::fault::Fault;
+use worker::{Response, ResponseBuilder, Result};
+
+/// An object's refusal, which the Worker makes a problem of.
+fn refuse(fault: &Fault) -> Result<Response> {
+    Ok(ResponseBuilder::new()
+        .with_status(fault.code.status())
+        .fixed(serde_json::to_vec(fault)?))
+}

@@ -229,7 +229,7 @@ impl Object {
                         .user(&hello.user)
                         .with("code", fault.code.as_str()),
                 );
-                return refuse(&fault);
+                return super::refuse(&fault);
             }
             let pair = WebSocketPair::new()?;
             state
@@ -356,7 +356,7 @@ impl Object {
             Ok((json, status)) => Ok(ResponseBuilder::new()
                 .with_status(status)
                 .fixed(json.into_bytes())),
-            Err(fault) => refuse(&fault),
+            Err(fault) => super::refuse(&fault),
         }
     }
 
@@ -498,12 +498,6 @@ impl Object {
         self.arm();
         Ok(())
     }
-}
-
-fn refuse(fault: &Fault) -> Result<Response> {
-    Ok(ResponseBuilder::new()
-        .with_status(fault.code.status())
-        .fixed(serde_json::to_vec(fault)?))
 }
 
 fn place_of(socket: &Socket) -> Option<ConnId> {

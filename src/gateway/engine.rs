@@ -42,6 +42,8 @@ pub struct Door {
     pub identity: Option<Identity>,
     /// What was wrong with it.
     pub fault: Option<Fault>,
+    /// Where it comes from, for the limit per address.
+    pub address: Option<String>,
     /// Whether a client of this kind can come back to where it was. Others
     /// would hand the offsets of events to their handlers.
     pub recovers: bool,
@@ -142,6 +144,20 @@ enum Record {
 }
 
 impl Hub {
+    /// Whether one more may come from there; not asked of who is here already.
+    pub fn admit(&mut self, door: &Door, now: Millis) -> Result<(), Fault> {
+        let Some(address) = &door.address else {
+            return Ok(());
+        };
+        self.doors
+            .take(address, self.config.room.connects, now)
+            .map_err(|wait| {
+                let fault = Fault::rate_limited("connects from this address", wait);
+                self.log(Entry::reject("rate").with("code", fault.code.as_str()));
+                fault
+            })
+    }
+
     /// A native socket.
     pub fn open_native(&mut self, door: Door, now: Millis) -> SocketId {
         let socket = self.socket(Role::Native, now);

@@ -23,6 +23,7 @@ pub use engine::{Answer, Door, Polled, Protocol};
 
 use crate::config::Config;
 use crate::eventlog::Entry;
+use crate::room::limits::Doors;
 use crate::room::link;
 use crate::time::Millis;
 use crate::wire::native::Close;
@@ -210,6 +211,7 @@ pub struct Hub {
     by_sid: HashMap<String, SessionId>,
     natives: HashMap<String, SocketId>,
     last_poll: PollId,
+    doors: Doors,
     /// The time, as it was told last.
     now: Millis,
     out: Vec<Output>,
@@ -227,6 +229,7 @@ impl Hub {
             by_sid: HashMap::new(),
             natives: HashMap::new(),
             last_poll: 0,
+            doors: Doors::default(),
             now: 0,
             out: Vec::new(),
             ups: VecDeque::new(),

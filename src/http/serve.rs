@@ -234,10 +234,14 @@ impl Call<'_> {
             protocol: Protocol::Native,
             identity: Some(self.identity("")?),
             fault: None,
+            address: self.header("cf-connecting-ip"),
             recovers: false,
         };
         let name = format!("{NATIVE}{}", self.any_shard()?);
         let response = self.visit(&name, door, None, None).await?;
+        if response.status_code() != 101 {
+            return self.relay(response).await;
+        }
         self.with_subprotocol(response)
     }
 
@@ -281,6 +285,7 @@ impl Call<'_> {
             protocol,
             identity,
             fault,
+            address: self.header("cf-connecting-ip"),
             // Clients for Python would hand the offset to their handlers, which
             // do not expect it.
             recovers: protocol == Protocol::SocketIo && !agent.starts_with("Python"),
@@ -299,10 +304,11 @@ impl Call<'_> {
         let response = self
             .visit(&shard.to_string(), door, Some(ask), body)
             .await?;
-        if response.status_code() == 101 {
-            return Ok(response);
+        match response.status_code() {
+            101 => Ok(response),
+            429 => self.relay(response).await,
+            _ => self.with_cors(response),
         }
-        self.with_cors(response)
     }
 
     fn engine_error(&self, error: handshake::Error) -> Handled {
@@ -378,7 +384,7 @@ impl Call<'_> {
             .fetch_with_request(request)
             .await
             .map_err(failed)?;
-        if upgrades || response.status_code() >= 500 {
+        if upgrades && response.status_code() != 400 || response.status_code() >= 500 {
             return Ok(response);
         }
         let headers = Headers::new();

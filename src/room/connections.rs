@@ -1,7 +1,6 @@
 //! Who is connected and who is a member: coming, being told where one stands,
 //! going, and starting to read.
 
-use super::limits::Bucket;
 use super::tick::{Arrival, Except, Greeting};
 use super::{Attachment, Change, Conn, ConnId, Hello, Member, Output, Room};
 use crate::config::RoomConfig;
@@ -25,14 +24,8 @@ impl Room {
     /// Whether somebody may come in: the limits that count connections.
     pub fn admit(&mut self, hello: &Hello, now: Millis) -> Result<()> {
         if let Some(address) = &hello.address {
-            let rate = self.config.room.connects;
-            if self.doors.len() > 1_000 {
-                self.doors.retain(|_, bucket| !bucket.is_full(rate, now));
-            }
             self.doors
-                .entry(address.clone())
-                .or_insert_with(|| Bucket::full(rate, now))
-                .take(rate, now)
+                .take(address, self.config.room.connects, now)
                 .map_err(|wait| Fault::rate_limited("connects from this address", wait))?;
         }
         let user = hello.user.as_str();

@@ -3,6 +3,7 @@
 
 use crate::config::Rate;
 use crate::time::{Millis, SECOND};
+use std::collections::HashMap;
 
 /// A connection that goes on over a limit for this long is closed (contract).
 pub const PATIENCE: Millis = 10 * SECOND;
@@ -43,6 +44,23 @@ impl Bucket {
     pub fn is_full(&self, rate: Rate, now: Millis) -> bool {
         let elapsed = now.saturating_sub(self.at) as f64 / SECOND as f64;
         self.tokens + elapsed * rate.per_second >= rate.burst
+    }
+}
+
+/// Connects by address. Addresses that have been quiet are forgotten.
+#[derive(Debug, Default)]
+pub struct Doors(HashMap<String, Bucket>);
+
+impl Doors {
+    /// One more from an address, or in how many milliseconds there may be.
+    pub fn take(&mut self, address: &str, rate: Rate, now: Millis) -> Result<(), Millis> {
+        if self.0.len() > 1_000 {
+            self.0.retain(|_, bucket| !bucket.is_full(rate, now));
+        }
+        self.0
+            .entry(address.to_owned())
+            .or_insert_with(|| Bucket::full(rate, now))
+            .take(rate, now)
     }
 }
 

@@ -37,7 +37,7 @@ use crate::wire::Object;
 use crate::wire::command::{Position, Status};
 use crate::wire::object::TEXT;
 use dedupe::{Dedupe, Key, Seen};
-use limits::{Bucket, Overrun};
+use limits::{Bucket, Doors, Overrun};
 use log::Bounds;
 use member::Cursor;
 use presence::Roster;
@@ -175,7 +175,7 @@ pub struct Room {
     journal: usize,
     journalled: HashSet<UserId>,
     /// Connects per address.
-    doors: HashMap<String, Bucket>,
+    doors: Doors,
     /// No token expires before this.
     expiry: Option<Millis>,
     /// When to look for sockets that are gone without a close.
@@ -232,7 +232,7 @@ impl Room {
             cursor_answers: Vec::new(),
             journal: snapshot.journal.len(),
             journalled,
-            doors: HashMap::new(),
+            doors: Doors::default(),
             expiry: None,
             ghost_check: None,
             parting: Vec::new(),

@@ -12,6 +12,7 @@ mod crash;
 mod delivery;
 mod eventlog;
 mod framing;
+mod gateway;
 mod hibernation;
 mod http;
 mod limits;

@@ -1,0 +1,450 @@
+//! Native sockets at a gateway: many rooms over one socket.
+
+use super::{DEFAULT, FAST, service, token};
+use roomcast_harness::{Client, Refused, SECRET, Server, Token};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+async fn gateway(server: &Server, token: &str) -> Client {
+    Client::open(server, &format!("/ws?token={token}"), &[])
+        .await
+        .expect("the gateway lets in")
+}
+
+async fn joined(server: &Server, user: &str, room: &str) -> Client {
+    let mut client = gateway(server, &token(user)).await;
+    join(&mut client, room).await;
+    client
+}
+
+async fn join(client: &mut Client, room: &str) -> Value {
+    let answer = client.request("joinRoom", json!(room)).await;
+    answer.expect("the room lets in")
+}
+
+async fn say(client: &mut Client, room: &str, content: impl Into<Value>) -> Value {
+    let data = json!({ "roomId": room, "content": content.into() });
+    let answer = client.request("sendMessage", data).await;
+    answer.expect("the message is taken")
+}
+
+fn publication(room: &str, content: impl Into<Value>) -> Value {
+    json!({ "room": room, "event": "newMessage", "data": { "content": content.into() } })
+}
+
+async fn publish(server: &Server, room: &str, content: impl Into<Value>) -> Value {
+    let body = publication(room, content);
+    server.post("/publish", &service(), body).await.ok()
+}
+
+/// Until so many connections of the first user are in the room.
+async fn until_connections(server: &Server, room: &str, connections: u64) {
+    let path = format!("/rooms/{room}/presence");
+    for _ in 0..500 {
+        let presence = server.get(&path, &service()).await.ok();
+        if presence["users"][0]["connections"] == connections {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("never {connections} connections in {room}");
+}
+
+#[tokio::test]
+async fn connected_comes_first_and_says_no_room() {
+    let client = gateway(&DEFAULT, &token("alice")).await;
+    assert_eq!(client.connected["userId"], "alice");
+    assert!(client.connected["roomId"].is_null() && client.connected["seq"].is_null());
+    assert!(client.connected["expiresAt"].is_string());
+    assert_eq!(client.connected["limits"]["messagesPerSecond"], 20.0);
+}
+
+#[tokio::test]
+async fn the_door_is_the_same_as_that_of_a_room() {
+    DEFAULT
+        .get("/ws", &token("alice"))
+        .await
+        .problem(426, "upgradeRequired");
+    DEFAULT.knock("/ws", &[]).await.problem(401, "unauthorized");
+    let path = format!("/ws?token={}", token("alice"));
+    let origin = [("origin", "https://evil.example")];
+    DEFAULT
+        .knock(&path, &origin)
+        .await
+        .problem(403, "forbidden");
+    let offered = format!("roomcast.v1, bearer.{}", token("alice"));
+    let offered = [("sec-websocket-protocol", offered.as_str())];
+    let client = Client::open(&DEFAULT, "/ws", &offered).await;
+    let client = client.expect("a token in the subprotocol");
+    assert_eq!(client.subprotocol.as_deref(), Some("roomcast.v1"));
+}
+
+#[tokio::test]
+async fn many_rooms_over_one_socket_each_in_its_order() {
+    let mut client = gateway(&FAST, &token("alice")).await;
+    let rooms: Vec<String> = (0..20).map(|n| format!("gw-many-{n}")).collect();
+    for room in &rooms {
+        let answer = join(&mut client, room).await;
+        assert_eq!(
+            (&answer["roomId"], &answer["seq"]),
+            (&json!(room), &json!(0))
+        );
+        assert_eq!(
+            answer["members"],
+            json!([{ "userId": "alice", "status": "online" }])
+        );
+    }
+    for n in 1..=5 {
+        for room in &rooms {
+            assert_eq!(say(&mut client, room, n).await["seq"], n);
+        }
+    }
+    let events = client.logged(100).await;
+    for room in &rooms {
+        let of_room = events
+            .iter()
+            .filter(|event| event["data"]["roomId"] == **room);
+        let seqs: Vec<u64> = of_room.map(Client::seq).collect();
+        assert_eq!(seqs, [1, 2, 3, 4, 5], "{room}");
+    }
+}
+
+#[tokio::test]
+async fn since_and_epoch_are_of_each_room() {
+    for n in 1..=5 {
+        publish(&DEFAULT, "gw-since", n).await;
+    }
+    let mut client = gateway(&DEFAULT, &token("alice")).await;
+    let epoch = {
+        let wanted = json!({ "roomId": "gw-since", "since": 2 });
+        let answer = client.request("joinRoom", wanted).await.expect("in");
+        assert_eq!(answer["seq"], 5);
+        answer["epoch"].clone()
+    };
+    let seqs: Vec<u64> = client.logged(3).await.iter().map(Client::seq).collect();
+    assert_eq!(seqs, [3, 4, 5]);
+    // Joined already: more of the past may be asked for.
+    let wanted = json!({ "roomId": "gw-since", "since": 0, "epoch": epoch });
+    client.request("joinRoom", wanted).await.expect("in");
+    let seqs: Vec<u64> = client.logged(2).await.iter().map(Client::seq).collect();
+    assert_eq!(seqs, [1, 2]);
+    let mut other = gateway(&DEFAULT, &token("bob")).await;
+    let wanted = json!({ "roomId": "gw-since", "since": 4, "epoch": "another" });
+    let answer = other.request("joinRoom", wanted).await.expect("in");
+    assert_eq!(answer["reset"], true);
+    other.logged(5).await;
+    publish(&DEFAULT, "gw-since", 6).await;
+    assert_eq!(Client::seq(&client.logged(1).await[0]), 6);
+    assert_eq!(Client::seq(&other.logged(1).await[0]), 6);
+}
+
+#[tokio::test]
+async fn a_command_needs_its_room_and_the_room_a_join() {
+    let mut client = joined(&DEFAULT, "alice", "gw-needs").await;
+    for (event, data, code) in [
+        ("sendMessage", json!({ "content": 1 }), "badRequest"),
+        ("joinRoom", json!({}), "badRequest"),
+        ("leaveRoom", json!({}), "badRequest"),
+        ("sync", json!({ "after": 0 }), "badRequest"),
+        ("typingIndicator", json!({ "isTyping": true }), "badRequest"),
+        (
+            "sendMessage",
+            json!({ "content": 1, "roomId": "gw-other" }),
+            "notJoined",
+        ),
+        ("leaveRoom", json!("gw-other"), "notJoined"),
+        ("joinRoom", json!("@bob"), "forbidden"),
+        (
+            "sendMessage",
+            json!({ "content": 1, "roomId": "@alice" }),
+            "forbidden",
+        ),
+        ("nonsense", json!({}), "badRequest"),
+    ] {
+        let fault = client.request(event, data).await.expect_err(event);
+        assert_eq!(fault["code"], code, "{event}: {fault}");
+    }
+    assert_eq!(say(&mut client, "gw-needs", "still here").await["seq"], 1);
+}
+
+#[tokio::test]
+async fn who_leaves_gets_nothing_more_and_may_join_again_at_once() {
+    let mut client = joined(&DEFAULT, "alice", "gw-leave").await;
+    publish(&DEFAULT, "gw-leave", 1).await;
+    client.logged(1).await;
+    let left = client.request("leaveRoom", json!("gw-leave")).await;
+    assert_eq!(left, Ok(json!({ "roomId": "gw-leave" })));
+    publish(&DEFAULT, "gw-leave", 2).await;
+    let members = DEFAULT.get("/rooms/gw-leave/members", &service()).await;
+    assert_eq!(members.ok(), json!([]));
+    let answer = join(&mut client, "gw-leave").await;
+    assert_eq!(answer["seq"], 2, "and 2 was not for it");
+    for n in 3..=10 {
+        let leave = client.start("leaveRoom", json!("gw-leave")).await;
+        let join = client.start("joinRoom", json!("gw-leave")).await;
+        client.answer(leave).await.expect("left");
+        client.answer(join).await.expect("in again");
+        publish(&DEFAULT, "gw-leave", n).await;
+        assert_eq!(Client::seq(&client.logged(1).await[0]), n);
+    }
+}
+
+#[tokio::test]
+async fn receipts_typing_and_presence_go_to_the_others() {
+    let mut alice = joined(&DEFAULT, "alice", "gw-social").await;
+    let mut bob = Client::join(&DEFAULT, "gw-social", &token("bob")).await;
+    let of = |user: &'static str, event: &'static str| {
+        move |line: &Value| line["event"] == event && line["data"]["userId"] == user
+    };
+    alice.find("bob online", of("bob", "presenceUpdate")).await;
+    say(&mut alice, "gw-social", "x").await;
+    let receipt = json!({ "roomId": "gw-social", "seq": 1 });
+    let answer = alice.request("messageRead", receipt.clone()).await;
+    assert_eq!(answer, Ok(json!({ "seq": 1 })));
+    bob.find("alice read", of("alice", "messageRead")).await;
+    let typing = json!({ "roomId": "gw-social", "isTyping": true });
+    alice
+        .request("typingIndicator", typing)
+        .await
+        .expect("told");
+    bob.find("alice types", of("alice", "userTyping")).await;
+    let busy = json!({ "status": "busy" });
+    assert_eq!(alice.request("setPresence", busy.clone()).await, Ok(busy));
+    let update = bob
+        .find("alice busy", |line| {
+            of("alice", "presenceUpdate")(line) && line["data"]["status"] == "busy"
+        })
+        .await;
+    assert_eq!(update["data"]["roomId"], "gw-social");
+    // A room that is joined later sees it too.
+    join(&mut alice, "gw-social-2").await;
+    let path = "/rooms/gw-social-2/presence";
+    let presence = DEFAULT.get(path, &service()).await;
+    assert_eq!(presence.ok()["users"][0]["status"], "busy");
+    alice.close().await;
+    bob.find("alice gone", |line| {
+        of("alice", "presenceUpdate")(line) && line["data"]["status"] == "offline"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_kick_a_deletion_and_the_end_of_the_token_close_the_socket() {
+    let mut kicked = joined(&DEFAULT, "alice", "gw-kick").await;
+    let path = "/rooms/gw-kick/connections?userId=alice";
+    let answer = DEFAULT.delete(path, &service()).await.ok();
+    assert_eq!(answer["closed"], 1);
+    assert_eq!(kicked.closed().await, 4403);
+
+    let mut deleted = joined(&DEFAULT, "alice", "gw-delete").await;
+    DEFAULT.delete("/rooms/gw-delete", &service()).await.ok();
+    assert_eq!(deleted.closed().await, 4410);
+
+    let short = Token::user("alice").ttl(2).sign(SECRET);
+    let mut expired = gateway(&DEFAULT, &short).await;
+    let mut refreshed = gateway(&DEFAULT, &short).await;
+    join(&mut refreshed, "gw-refresh").await;
+    let fresh = json!({ "token": token("alice") });
+    let answer = refreshed.request("refreshToken", fresh).await;
+    assert!(answer.expect("taken")["expiresAt"].is_string());
+    assert_eq!(expired.closed().await, 4401);
+    assert_eq!(say(&mut refreshed, "gw-refresh", "x").await["seq"], 1);
+    let foreign = json!({ "token": token("mallory") });
+    refreshed.start("refreshToken", foreign).await;
+    assert_eq!(refreshed.closed().await, 4403);
+}
+
+#[tokio::test]
+async fn a_fault_is_answered_and_what_is_no_framing_closes() {
+    let mut client = joined(&DEFAULT, "alice", "gw-fault").await;
+    client
+        .send_text("not json\n{\"event\":\"x\",\"id\":5}")
+        .await;
+    assert_eq!(client.expect("error").await["data"]["code"], "badRequest");
+    assert_eq!(
+        client.answer(5).await.expect_err("unknown")["code"],
+        "badRequest"
+    );
+    client.send_text("ping").await;
+    client.find("pong", |line| line == "pong").await;
+    for (frame, code) in [("hello", 4400), ("", 4400)] {
+        let mut bad = gateway(&DEFAULT, &token("bob")).await;
+        bad.send_text(frame).await;
+        assert_eq!(bad.closed().await, code, "{frame}");
+    }
+    let mut large = gateway(&DEFAULT, &token("bob")).await;
+    large.send_text(&"x".repeat(70_000)).await;
+    assert_eq!(large.closed().await, 4413);
+    let mut binary = gateway(&DEFAULT, &token("bob")).await;
+    binary.send_binary(&[1, 2, 3]).await;
+    assert_eq!(binary.closed().await, 4400);
+    assert_eq!(say(&mut client, "gw-fault", "x").await["seq"], 1);
+}
+
+#[tokio::test]
+async fn floods_are_answered_and_then_closed_as_in_a_room() {
+    let mut client = joined(&DEFAULT, "alice", "gw-flood").await;
+    let mut refused = 0;
+    for n in 0..60 {
+        let data = json!({ "roomId": "gw-flood", "content": n });
+        if let Err(fault) = client.request("sendMessage", data).await {
+            assert_eq!(fault["code"], "rateLimited");
+            assert!(fault["retryAfterMs"].as_u64().expect("a time") > 0);
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "a burst of 40 and 20 a second");
+}
+
+#[tokio::test]
+async fn connects_per_address_are_limited() {
+    // One gateway, for the limit is of each.
+    let vars = [("CONNECTS_PER_MINUTE", "5"), ("GATEWAY_SHARDS", "1")];
+    let server = Server::start(&vars);
+    let path = format!("/ws?token={}", token("alice"));
+    let from = [("cf-connecting-ip", "192.0.2.1")];
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        open.push(Client::open(&server, &path, &from).await.expect("in"));
+    }
+    let refused = Client::open(&server, &path, &from).await;
+    assert!(matches!(refused, Err(Refused(429))), "{refused:?}");
+    let elsewhere = [("cf-connecting-ip", "192.0.2.2")];
+    Client::open(&server, &path, &elsewhere).await.expect("in");
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_connections_and_no_more() {
+    let server = Server::start(&[("MAX_CONNECTIONS_PER_USER", "2")]);
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        open.push(gateway(&server, &token("alice")).await);
+    }
+    until_connections(&server, "@alice", 2).await;
+    let mut third = gateway(&server, &token("alice")).await;
+    assert_eq!(third.closed().await, 4429);
+    for client in &mut open {
+        join(client, "gw-two").await;
+    }
+}
+
+#[tokio::test]
+async fn internal_requests_cannot_be_made_from_outside() {
+    publish(&DEFAULT, "gw-internal", "secret").await;
+    let hello = json!({
+        "connection_id": "x", "user": "mallory", "rights": 15, "expires": 9_999_999_999_999u64
+    })
+    .to_string();
+    let door = json!({ "door": { "protocol": "Native", "identity": null }, "ask": null });
+    let door = door.to_string();
+    for path in [
+        "/rooms/gw-internal/ws",
+        "/ws",
+        "/socket.io/?EIO=4&transport=websocket",
+    ] {
+        for headers in [
+            vec![
+                ("x-roomcast-hello", hello.as_str()),
+                ("x-roomcast-room", "gw-internal"),
+            ],
+            vec![("x-roomcast-link", "1"), ("x-roomcast-room", "gw-internal")],
+            vec![
+                ("x-roomcast-door", door.as_str()),
+                ("x-roomcast-gateway", "0"),
+            ],
+            vec![("x-roomcast-find", "1"), ("x-roomcast-gateway", "0")],
+        ] {
+            let answer = DEFAULT.knock(path, &headers).await;
+            if path.starts_with("/socket.io") {
+                // Open to all who have not said who they are: of no room yet.
+                assert_eq!(answer.status, 101, "{path} {headers:?}");
+            } else {
+                answer.problem(401, "unauthorized");
+            }
+        }
+    }
+    let members = DEFAULT.get("/rooms/gw-internal/members", &service()).await;
+    assert_eq!(members.ok(), json!([]));
+}
+
+#[tokio::test]
+async fn a_gateway_that_slept_knows_its_sockets_rooms_again() {
+    let server = Server::start(&[]);
+    let mut alice = joined(&server, "alice", "gw-sleep").await;
+    join(&mut alice, "gw-sleep-2").await;
+    publish(&server, "gw-sleep", 1).await;
+    alice.logged(1).await;
+    tokio::time::sleep(Duration::from_millis(11_500)).await;
+    publish(&server, "gw-sleep", 2).await;
+    publish(&server, "gw-sleep-2", 3).await;
+    let events = alice.logged(2).await;
+    let mut contents: Vec<&Value> = events.iter().map(|e| &e["data"]["content"]).collect();
+    contents.sort_by_key(|content| content.as_u64());
+    assert_eq!(contents, [&json!(2), &json!(3)], "each once");
+    server
+        .wait_for_log("the gateway being rebuilt with its socket", |line| {
+            line["event"] == "wake" && line["gateway"].is_string() && line["connections"] == 1
+        })
+        .await;
+    assert_eq!(say(&mut alice, "gw-sleep", 4).await["seq"], 3);
+    alice.close().await;
+    until_connections(&server, "gw-sleep", 0).await;
+}
+
+#[tokio::test]
+async fn after_a_kill_the_rooms_drop_the_dead_link_and_nothing_is_lost() {
+    let mut server = Server::start(&[("PRESENCE_GRACE_MS", "500")]);
+    let mut alice = joined(&server, "alice", "gw-crash").await;
+    say(&mut alice, "gw-crash", 1).await;
+    let receipt = json!({ "roomId": "gw-crash", "seq": 1 });
+    alice
+        .request("messageDelivered", receipt)
+        .await
+        .expect("moved");
+    server.restart();
+    // Somebody looks: the link is found dead, presence follows.
+    let mut bob = Client::join(&server, "gw-crash", &token("bob")).await;
+    until_connections(&server, "gw-crash", 0).await;
+    bob.say("while alice is away").await;
+    bob.find("alice gone", |line| {
+        line["event"] == "presenceUpdate"
+            && line["data"]["userId"] == "alice"
+            && line["data"]["status"] == "offline"
+    })
+    .await;
+    let mut alice = gateway(&server, &token("alice")).await;
+    let answer = join(&mut alice, "gw-crash").await;
+    assert_eq!(
+        (&answer["seq"], &answer["delivered"]),
+        (&json!(2), &json!(1))
+    );
+    assert_eq!(Client::seq(&alice.logged(1).await[0]), 2);
+    bob.find("alice is back", |line| {
+        line["event"] == "presenceUpdate"
+            && line["data"]["userId"] == "alice"
+            && line["data"]["status"] == "online"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_request_a_tick_and_gateway_whatever_number_of_sockets() {
+    let mut clients = Vec::new();
+    for n in 0..40 {
+        clients.push(joined(&FAST, &format!("user-{n}"), "gw-fan").await);
+    }
+    let one = publication("gw-fan", "x");
+    let batch = json!({ "messages": vec![one; 100] });
+    for _ in 0..5 {
+        FAST.post("/publish", &service(), batch.clone()).await.ok();
+    }
+    for client in &mut clients {
+        let seqs: Vec<u64> = client.logged(500).await.iter().map(Client::seq).collect();
+        assert_eq!(seqs, (1..=500).collect::<Vec<_>>());
+        assert!(
+            client.frames.len() < 100,
+            "coalesced: {}",
+            client.frames.len()
+        );
+    }
+}
