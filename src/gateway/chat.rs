@@ -19,7 +19,7 @@ use crate::time::{Millis, SECOND, rfc3339};
 use crate::wire::Object;
 use crate::wire::command::{Command, Position, Status};
 use crate::wire::native::{self, Close};
-use crate::wire::object::TEXT;
+use crate::wire::object::{MAX_SAFE_INTEGER, TEXT};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -1170,7 +1170,7 @@ impl Chat {
             }
             if had > after && at > after {
                 // It has some of it by a repair already.
-                let rest = slice(after + 1, text, had, u64::MAX).to_owned();
+                let rest = slice(after + 1, text, had, MAX_SAFE_INTEGER).to_owned();
                 self.tell(hub, key, &rest);
                 continue;
             }
