@@ -400,9 +400,8 @@ impl Object {
                 if let Err(error) = self.forward(&room, &request).await {
                     worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
                     self.act(None, |live, _| {
-                        let (gateway, now) = (&mut live.gateway, live.began);
-                        let commands = request.commands;
-                        gateway.app.failed(&mut gateway.hub, &room, commands, now);
+                        let (gateway, commands) = (&mut live.gateway, request.commands);
+                        gateway.app.failed(&mut gateway.hub, &room, commands);
                     })?;
                 }
             },

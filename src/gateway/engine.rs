@@ -95,6 +95,8 @@ pub(super) struct Sock {
     heard_at: Millis,
     /// Bytes sent since.
     unacked: usize,
+    /// Of a native socket.
+    id: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +164,7 @@ impl Hub {
     pub fn open_native(&mut self, door: Door, now: Millis) -> SocketId {
         let socket = self.socket(Role::Native, now);
         let id = self.fresh_id();
-        self.natives.insert(id.clone(), socket);
+        self.name_native(socket, &id);
         let record = Record::Native { id: id.clone() };
         self.attach_record(socket, &record);
         self.ups.push_back(Up::Opened { socket, id, door });
@@ -432,10 +434,7 @@ impl Hub {
             return;
         };
         match sock.role {
-            Role::Native => {
-                self.natives.retain(|_, one| *one != socket);
-                self.ups.push_back(Up::Closed { socket, code });
-            }
+            Role::Native => self.native_gone(socket, sock, code),
             Role::Session(session) => self.end(session, Packet::Noop, Close::Normal),
             Role::Candidate(session) => {
                 if let Some(session) = self.session_mut(session) {
@@ -447,17 +446,24 @@ impl Hub {
 
     /// Closes a native socket.
     pub fn close_socket(&mut self, socket: SocketId, why: Close) {
-        if self
-            .sockets
-            .get_mut(socket)
-            .and_then(Option::take)
-            .is_some()
-        {
-            self.natives.retain(|_, one| *one != socket);
+        if let Some(sock) = self.sockets.get_mut(socket).and_then(Option::take) {
             self.out.push(Output::close(socket, why));
-            let code = why.code();
-            self.ups.push_back(Up::Closed { socket, code });
+            self.native_gone(socket, sock, why.code());
         }
+    }
+
+    fn name_native(&mut self, socket: SocketId, id: &str) {
+        self.natives.insert(id.to_owned(), socket);
+        if let Some(Some(sock)) = self.sockets.get_mut(socket) {
+            sock.id = Some(id.to_owned());
+        }
+    }
+
+    fn native_gone(&mut self, socket: SocketId, sock: Sock, code: u16) {
+        if let Some(id) = &sock.id {
+            self.natives.remove(id);
+        }
+        self.ups.push_back(Up::Closed { socket, code });
     }
 
     /// Closes a session.
@@ -681,7 +687,7 @@ impl Hub {
         let socket = self.socket(Role::Native, 0);
         let (sid, door, nsps) = match record {
             Record::Native { id } => {
-                self.natives.insert(id, socket);
+                self.name_native(socket, &id);
                 return Some(socket);
             }
             Record::Session { sid, door, nsps } => (sid, door, nsps),
@@ -770,6 +776,7 @@ impl Hub {
             role,
             heard_at: now,
             unacked: 0,
+            id: None,
         };
         seat(&mut self.sockets, sock)
     }

@@ -164,8 +164,7 @@ pub trait App {
     }
 
     /// A request to a room failed.
-    fn failed(&mut self, _hub: &mut Hub, _room: &str, _commands: Vec<link::Command>, _now: Millis) {
-    }
+    fn failed(&mut self, _hub: &mut Hub, _room: &str, _commands: Vec<link::Command>) {}
 
     /// A room's push: what is to be answered.
     fn pushed(

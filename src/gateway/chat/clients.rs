@@ -1,0 +1,235 @@
+//! Who comes and goes.
+
+use super::{Chat, Client, ClientId, Framing, Phase};
+use crate::auth;
+use crate::eventlog::Entry;
+use crate::fault::Fault;
+use crate::gateway::{Door, Hub, Output, SessionId, SocketId};
+use crate::name::personal_room;
+use crate::room::link::Command as ToRoom;
+use crate::time::{Millis, rfc3339};
+use crate::wire::Object;
+use crate::wire::command::Position;
+use crate::wire::native::Close;
+use crate::wire::object::TEXT;
+use serde_json::json;
+
+impl Chat {
+    /// A native socket: the Worker has let in only who has a token.
+    pub(super) fn opened(
+        &mut self,
+        hub: &mut Hub,
+        socket: SocketId,
+        id: String,
+        door: Door,
+        now: Millis,
+    ) {
+        let Some(identity) = door.identity else {
+            return hub.close_socket(socket, Close::Expired);
+        };
+        let key = self.add(Client::new(hub, id, Framing::Native(socket), identity, now));
+        self.expect(now + hub.config.room.ghost_timeout);
+        self.welcome(hub, key, now);
+    }
+
+    /// Wants into a namespace.
+    pub(super) fn connect(
+        &mut self,
+        hub: &mut Hub,
+        session: SessionId,
+        nsp: String,
+        auth: &str,
+        now: Millis,
+    ) {
+        let refuse = |hub: &mut Hub, message: &str, data: Option<&Fault>| {
+            let mut answer = json!({ "message": message });
+            if let Some(fault) = data {
+                answer["data"] = json!({ "code": fault.code.as_str(), "message": fault.message });
+            }
+            hub.refuse(session, &nsp, &answer.to_string());
+        };
+        if !hub.config.gateway.namespaces.contains(&nsp) {
+            return refuse(hub, "Invalid namespace", None);
+        }
+        let Some(door) = hub.door(session).cloned() else {
+            return;
+        };
+        let framing = Framing::SocketIo {
+            session,
+            nsp: nsp.clone(),
+        };
+        // Asked twice while the first is looked after.
+        if self.by_nsp.contains_key(&(session, nsp.clone())) {
+            return;
+        }
+        let auth = Object::parse(auth, "`auth`").unwrap_or_default();
+        let text = |name| auth.get(name, TEXT).ok().flatten();
+        let identity = match (door.identity, door.fault) {
+            (Some(identity), _) => Ok(identity),
+            (None, Some(fault)) => Err(fault),
+            (None, None) => auth::token::require(text("token").as_deref())
+                .and_then(|token| auth::verify(&hub.config, token, now)),
+        };
+        // The token of the request may have expired since.
+        let identity = identity.and_then(|identity| {
+            if identity.expires <= now {
+                return Err(Fault::unauthorized("the token has expired"));
+            }
+            Ok(identity)
+        });
+        let identity = match identity {
+            Ok(identity) => identity,
+            Err(fault) => {
+                hub.log(Entry::reject("auth").with("code", fault.code.as_str()));
+                return refuse(hub, &fault.message, Some(&fault));
+            }
+        };
+        let user = identity.user.clone();
+        let key = self.add(Client::new(hub, hub.fresh_id(), framing, identity, now));
+        match text("pid").filter(|_| door.recovers) {
+            None => self.welcome(hub, key, now),
+            Some(pid) => {
+                if let Some(client) = self.client_mut(key) {
+                    client.phase = Phase::Finding(text("offset"));
+                }
+                hub.push(Output::Find {
+                    client: key,
+                    pid,
+                    user,
+                });
+            }
+        }
+    }
+
+    /// Lets a client in that begins anew.
+    pub(super) fn welcome(&mut self, hub: &mut Hub, key: ClientId, now: Millis) {
+        let Some(client) = self.client_mut(key) else {
+            return;
+        };
+        if let Framing::SocketIo { session, .. } = client.framing
+            && hub.door(session).is_some_and(|door| door.recovers)
+        {
+            client.pid = Some(format!(
+                "{}-{}{}",
+                hub.name(),
+                hub.fresh_id(),
+                hub.fresh_id()
+            ));
+        }
+        self.let_in(hub, key);
+        if let Some(client) = self.client(key) {
+            let own = personal_room(&client.identity.user);
+            // Its own room takes everybody who has a token.
+            let _ = self.join(hub, key, &own, Position::default(), None, now);
+        }
+    }
+
+    /// The first things on a connection.
+    pub(super) fn let_in(&mut self, hub: &mut Hub, key: ClientId) {
+        let Some(client) = self.client_mut(key) else {
+            return;
+        };
+        client.phase = Phase::Connected;
+        hub.log(
+            Entry::info("connect")
+                .user(&client.identity.user)
+                .connection(&client.id),
+        );
+        if let Framing::SocketIo { session, nsp } = &client.framing {
+            let mut data = json!({ "sid": client.sid });
+            if let Some(pid) = &client.pid {
+                data["pid"] = pid.as_str().into();
+            }
+            hub.accept(*session, nsp, data.to_string());
+        }
+        let connected = json!({
+            "event": "connected",
+            "data": {
+                "connectionId": client.id,
+                "userId": client.identity.user,
+                "expiresAt": rfc3339(client.identity.expires),
+                "limits": crate::room::limits_json(&hub.config.room),
+            },
+        });
+        self.tell(hub, key, &connected.to_string());
+    }
+
+    /// A client is gone. One that did not want that may come back.
+    pub(super) fn gone(&mut self, hub: &mut Hub, key: ClientId, code: u16, comes_back: bool) {
+        let Some(client) = self.client(key) else {
+            return;
+        };
+        if matches!(client.phase, Phase::Connected) {
+            hub.log(
+                Entry::info("disconnect")
+                    .user(&client.identity.user)
+                    .connection(&client.id)
+                    .with("code", code),
+            );
+        }
+        if comes_back && client.pid.is_some() {
+            self.save(hub, key, true);
+        } else {
+            hub.push(Output::Forget {
+                client: client.key(),
+            });
+        }
+        let Some(client) = self.clients[key].take() else {
+            return;
+        };
+        self.recovering.remove(&key);
+        self.by_id.remove(&client.id);
+        match client.framing {
+            Framing::Native(socket) => self.by_socket.remove(&socket),
+            Framing::SocketIo { session, nsp } => self.by_nsp.remove(&(session, nsp)),
+        };
+        for slot in client.slots {
+            if let Some(this) = self.rooms.get_mut(&slot.room) {
+                this.clients.retain(|one| *one != key);
+            }
+            let connection = client.id.clone();
+            self.forward(hub, &slot.room, ToRoom::Gone { connection, code });
+        }
+    }
+
+    /// Closes a client's connection, whatever it is.
+    pub(super) fn close(&mut self, hub: &mut Hub, key: ClientId, why: Close) {
+        let Some(client) = self.client(key) else {
+            return;
+        };
+        match client.framing.clone() {
+            Framing::Native(socket) => hub.close_socket(socket, why),
+            // Told to go, a Socket.IO client does not come back by itself; it
+            // does after a plain close.
+            Framing::SocketIo { session, nsp }
+                if matches!(why, Close::Expired | Close::Kicked | Close::Forbidden) =>
+            {
+                hub.expel(session, &nsp, why);
+                self.gone(hub, key, why.code(), false);
+            }
+            Framing::SocketIo { session, .. } => hub.close_session(session, why),
+        }
+    }
+
+    pub(super) fn forward(&mut self, hub: &mut Hub, room: &str, command: ToRoom) {
+        let this = self.rooms.entry(room.to_owned()).or_default();
+        this.outbox.push(command);
+        if !this.busy {
+            this.busy = true;
+            hub.push(Output::Forward {
+                room: room.to_owned(),
+            });
+        }
+    }
+
+    /// A room that nobody is in is nothing to remember.
+    pub(super) fn forget_room(&mut self, room: &str) {
+        if let Some(this) = self.rooms.get(room)
+            && this.clients.is_empty()
+            && this.outbox.is_empty()
+            && !this.busy
+        {
+            self.rooms.remove(room);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! What clients ask for.
+
+use super::{Chat, ClientId, Slot, State};
+use crate::auth::{self, Rights};
+use crate::eventlog::Entry;
+use crate::fault::{Code, Fault, Result};
+use crate::gateway::{Frame, Hub, line};
+use crate::name::personal_room;
+use crate::room::limits::Verdict;
+use crate::room::link::Command as ToRoom;
+use crate::time::{Millis, rfc3339};
+use crate::wire::command::{Command, Position};
+use crate::wire::native::{self, Close};
+
+impl Chat {
+    pub(super) fn frame(&mut self, hub: &mut Hub, key: ClientId, frame: Frame, now: Millis) {
+        let limit = hub.config.room.max_frame_bytes;
+        let text = match frame {
+            Frame::Text(text) if text.len() <= limit => text,
+            Frame::Text(_) => return self.reject(hub, key, Close::TooLarge),
+            Frame::Binary(_) => return self.reject(hub, key, Close::Malformed),
+        };
+        if text == native::PING {
+            return self.tell(hub, key, native::PONG);
+        }
+        if !native::is_framing(&text) {
+            return self.reject(hub, key, Close::Malformed);
+        }
+        for line in text.split('\n').filter(|line| !line.trim().is_empty()) {
+            if !self.line(hub, key, line, now) {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn reject(&mut self, hub: &mut Hub, key: ClientId, why: Close) {
+        if let Some(client) = self.client(key) {
+            hub.log(
+                Entry::reject("malformed")
+                    .user(&client.identity.user)
+                    .connection(&client.id)
+                    .with("code", why.code()),
+            );
+        }
+        self.close(hub, key, why);
+    }
+
+    /// An event of a Socket.IO client, as a line of the native framing.
+    pub(super) fn event(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        ack: Option<i64>,
+        args: &str,
+        binary: bool,
+        now: Millis,
+    ) {
+        let limit = hub.config.room.max_frame_bytes;
+        let id = ack.and_then(|ack| u32::try_from(ack).ok());
+        let fault = if args.len() > limit {
+            Some(native::too_large(limit))
+        } else if binary {
+            Some(Fault::bad_request(
+                "rooms hold JSON: send binary data as text, or a link to it",
+            ))
+        } else if ack.is_some() && id.is_none() {
+            Some(Fault::bad_field("id", "a whole number below 2^32"))
+        } else {
+            None
+        };
+        match fault {
+            Some(fault) => {
+                if self.may(hub, key, id, now) {
+                    self.tell(hub, key, &native::fault(id, &fault));
+                }
+            }
+            None => {
+                if let Some(line) = line::from_event(args, id) {
+                    self.line(hub, key, &line, now);
+                }
+            }
+        }
+    }
+
+    /// Whether a client may ask for anything at all just now.
+    pub(super) fn may(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        id: Option<u32>,
+        now: Millis,
+    ) -> bool {
+        let rate = hub.config.room.commands;
+        let Some(client) = self.client_mut(key) else {
+            return false;
+        };
+        match client.commands.take(rate, now) {
+            Ok(()) => true,
+            Err(wait) => {
+                let fault = Fault::rate_limited("commands", wait);
+                self.tell(hub, key, &native::fault(id, &fault));
+                self.patience(hub, key, now);
+                false
+            }
+        }
+    }
+
+    pub(super) fn patience(&mut self, hub: &mut Hub, key: ClientId, now: Millis) {
+        let Some(client) = self.client_mut(key) else {
+            return;
+        };
+        let verdict = client.overrun.refuse(now);
+        if verdict != Verdict::Again {
+            hub.log(
+                Entry::reject("rate")
+                    .user(&client.identity.user)
+                    .connection(&client.id)
+                    .with("closed", verdict == Verdict::Enough),
+            );
+        }
+        if verdict == Verdict::Enough {
+            self.close(hub, key, Close::TooFast);
+        }
+    }
+
+    /// A line of the native framing. Whether the rest of the frame counts.
+    pub(super) fn line(&mut self, hub: &mut Hub, key: ClientId, line: &str, now: Millis) -> bool {
+        let incoming = native::decode_line(line);
+        let id = incoming.id;
+        if !self.may(hub, key, id, now) {
+            return false;
+        }
+        let done = incoming
+            .command
+            .and_then(|command| self.command(hub, key, id, command, line, now));
+        if let Err(fault) = done {
+            self.tell(hub, key, &native::fault(id, &fault));
+            if fault.code == Code::RateLimited {
+                self.patience(hub, key, now);
+            }
+        }
+        // A command may have closed the connection.
+        self.client(key).is_some()
+    }
+
+    pub(super) fn command(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        id: Option<u32>,
+        command: Command,
+        line: &str,
+        now: Millis,
+    ) -> Result<()> {
+        let missing = || Fault::bad_field("roomId", "there: this connection is not of one room");
+        match command {
+            Command::Presence { status } => {
+                let client = self.client_mut(key).ok_or_else(Fault::internal)?;
+                client.status = status;
+                let status = status.as_str();
+                let told = format!(r#"{{"event":"setPresence","data":{{"status":"{status}"}}}}"#);
+                self.all_rooms(hub, key, |connection| ToRoom::Frame {
+                    connection,
+                    frame: told.clone(),
+                });
+                self.save(hub, key, false);
+                self.answer(hub, key, id, &format!(r#"{{"status":"{status}"}}"#));
+                Ok(())
+            }
+            Command::Refresh { token } => self.refresh(hub, key, id, &token, now),
+            Command::Join { room, position } => {
+                let room = room.ok_or_else(missing)?;
+                match self.slot(key, &room).map(|slot| slot.state) {
+                    Some(State::Joining | State::In | State::Rejoining) => {
+                        self.pass_on(hub, key, &room, line);
+                        Ok(())
+                    }
+                    Some(State::Leaving) | None => self.join(hub, key, &room, position, id, now),
+                }
+            }
+            Command::Leave { .. } => {
+                let room = command.room().ok_or_else(missing)?;
+                let slot = self.slot_mut(key, room).ok_or_else(Fault::not_joined)?;
+                slot.state = State::Leaving;
+                self.pass_on(hub, key, room, line);
+                Ok(())
+            }
+            command => {
+                let room = command.room().ok_or_else(missing)?;
+                self.slot(key, room).ok_or_else(Fault::not_joined)?;
+                self.pass_on(hub, key, room, line);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn answer(&mut self, hub: &mut Hub, key: ClientId, id: Option<u32>, data: &str) {
+        if let Some(id) = id {
+            self.tell(hub, key, &native::ack(id, data));
+        }
+    }
+
+    pub(super) fn pass_on(&mut self, hub: &mut Hub, key: ClientId, room: &str, line: &str) {
+        if let Some(client) = self.client(key) {
+            let command = ToRoom::Frame {
+                connection: client.id.clone(),
+                frame: line.to_owned(),
+            };
+            self.forward(hub, room, command);
+        }
+    }
+
+    /// The same to all rooms of a client.
+    pub(super) fn all_rooms(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        command: impl Fn(String) -> ToRoom,
+    ) {
+        let Some(client) = self.client(key) else {
+            return;
+        };
+        let id = client.id.clone();
+        let rooms: Vec<String> = client.slots.iter().map(|slot| slot.room.clone()).collect();
+        for room in rooms {
+            self.forward(hub, &room, command(id.clone()));
+        }
+    }
+
+    pub(super) fn join(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        room: &str,
+        position: Position,
+        id: Option<u32>,
+        now: Millis,
+    ) -> Result<()> {
+        let (max, rate) = (hub.config.gateway.max_rooms, hub.config.room.joins);
+        let client = self.client_mut(key).ok_or_else(Fault::internal)?;
+        let own = personal_room(&client.identity.user);
+        let known = client.slots.iter().position(|slot| slot.room == room);
+        let others = client.slots.iter().filter(|slot| slot.room != own).count();
+        if known.is_none() && room != own && others >= max {
+            return Err(Fault::new(
+                Code::Conflict,
+                format!("a connection may be in up to {max} rooms"),
+            ));
+        }
+        client
+            .joins
+            .take(rate, now)
+            .map_err(|wait| Fault::rate_limited("joins", wait))?;
+        let rights = client.identity.rights(room);
+        if !rights.has(Rights::READ) {
+            hub.log(
+                Entry::reject("auth")
+                    .room(room)
+                    .user(&client.identity.user)
+                    .connection(&client.id),
+            );
+            return Err(Fault::forbidden("the token does not open this room"));
+        }
+        match known {
+            Some(slot) => client.slots[slot].state = State::Rejoining,
+            None => client.slots.push(Slot {
+                room: room.to_owned(),
+                epoch: String::new(),
+                from: 0,
+                version: u64::MAX,
+                at: 0,
+                state: State::Joining,
+                repairing: false,
+            }),
+        }
+        let hello = client.hello(rights, position);
+        if known.is_none() {
+            let this = self.rooms.entry(room.to_owned()).or_default();
+            this.clients.push(key);
+        }
+        self.forward(hub, room, ToRoom::Join { hello, id });
+        Ok(())
+    }
+
+    pub(super) fn refresh(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        id: Option<u32>,
+        token: &str,
+        now: Millis,
+    ) -> Result<()> {
+        let joins = hub.config.room.joins;
+        let client = self.client_mut(key).ok_or_else(Fault::internal)?;
+        client
+            .joins
+            .take(joins, now)
+            .map_err(|wait| Fault::rate_limited("requests", wait))?;
+        let identity = auth::verify(&hub.config, token, now)?;
+        if identity.user != client.identity.user {
+            hub.log(
+                Entry::reject("auth")
+                    .user(&client.identity.user)
+                    .connection(&client.id),
+            );
+            self.close(hub, key, Close::Forbidden);
+            return Ok(());
+        }
+        client.identity = identity.clone();
+        let rooms: Vec<String> = client.slots.iter().map(|slot| slot.room.clone()).collect();
+        let connection = client.id.clone();
+        for room in rooms {
+            let command = ToRoom::Refresh {
+                connection: connection.clone(),
+                rights: identity.rights(&room),
+                expires: identity.expires,
+            };
+            self.forward(hub, &room, command);
+        }
+        self.expect(identity.expires);
+        self.save(hub, key, false);
+        let expires = rfc3339(identity.expires);
+        self.answer(hub, key, id, &format!(r#"{{"expiresAt":"{expires}"}}"#));
+        Ok(())
+    }
+}

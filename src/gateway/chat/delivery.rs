@@ -1,0 +1,364 @@
+//! What rooms have for clients: who is in, and what they get.
+
+use super::{Chat, Client, ClientId, Framing, Phase, State};
+use crate::eventlog::Entry;
+use crate::gateway::{Hub, Output, line, socketio};
+use crate::name::personal_room;
+use crate::room::link::{Command as ToRoom, Item, Push, Pushed};
+use crate::room::log::slice;
+use crate::time::Millis;
+use crate::wire::command::Position;
+use crate::wire::native::Close;
+use crate::wire::object::MAX_SAFE_INTEGER;
+use std::collections::{HashMap, HashSet};
+
+/// How long nothing must have come before the positions of rooms are stored:
+/// they are needed after a sleep, which comes after 10 s of silence, so a busy
+/// gateway never pays for them.
+const POSITION_DELAY: Millis = 300;
+
+/// Most bytes that are gathered into one frame of a native client.
+const MAX_FRAME: usize = 256 * 1024;
+
+impl Chat {
+    /// A push of a room.
+    pub(super) fn deliver(
+        &mut self,
+        hub: &mut Hub,
+        push: Push,
+        texts: &[&str],
+        now: Millis,
+    ) -> Pushed {
+        let mut pushed = Pushed::default();
+        let this = self.rooms.entry(push.room.clone()).or_default();
+        if this.last.0 == push.life && push.number <= this.last.1 {
+            return pushed;
+        }
+        this.last = (push.life, push.number);
+        this.epoch = push.epoch;
+        // What is for single native clients, for one frame with what is for all.
+        let mut held: HashMap<ClientId, String> = HashMap::new();
+        for (item, text) in push.items.into_iter().zip(texts) {
+            if let Item::All { not, after, at, .. } = item {
+                self.all(hub, &push.room, (after, at), text, &not, &mut held);
+                continue;
+            }
+            let to = match &item {
+                Item::In { to, .. }
+                | Item::Out { to }
+                | Item::Is { to }
+                | Item::Close { to, .. }
+                | Item::One { to, .. } => to,
+                Item::All { .. } => continue,
+            };
+            let Some(key) = self.by_id.get(to).copied() else {
+                pushed.gone.push(to.clone());
+                continue;
+            };
+            match item {
+                Item::In { after, .. } => self.joined(hub, key, &push.room, after),
+                Item::Out { .. } => self.parted(hub, key, &push.room),
+                Item::Close { code, .. } => self.close(hub, key, Close::of(code)),
+                Item::One { after, at, .. } => {
+                    self.one(hub, key, &push.room, (after, at), text, &mut held);
+                }
+                Item::Is { to } => {
+                    if self.slot(key, &push.room).is_none() {
+                        pushed.gone.push(to);
+                    }
+                }
+                Item::All { .. } => {}
+            }
+        }
+        for (key, text) in held {
+            self.tell(hub, key, &text);
+        }
+        for key in self.recovering.iter().copied().collect::<Vec<_>>() {
+            if let Some(Client {
+                phase: Phase::Recovering { pending, whole, .. },
+                ..
+            }) = self.client(key)
+                && (pending.is_empty() || !whole)
+            {
+                let whole = *whole;
+                self.recovered(hub, key, whole, now);
+            }
+        }
+        self.forget_room(&push.room);
+        pushed
+    }
+
+    /// A room has let a client in.
+    pub(super) fn joined(&mut self, hub: &mut Hub, key: ClientId, room: &str, after: u64) {
+        let epoch = self
+            .rooms
+            .get(room)
+            .map_or("", |this| &this.epoch)
+            .to_owned();
+        let Some(client) = self.client_mut(key) else {
+            return;
+        };
+        let version = client.version + 1;
+        let Some(place) = client.slots.iter().position(|slot| slot.room == room) else {
+            return;
+        };
+        if client.slots[place].state == State::Joining {
+            // Offsets go by the order in which rooms let the client in.
+            let slot = client.slots.remove(place);
+            client.slots.push(slot);
+        }
+        let Some(slot) = client.slots.iter_mut().find(|slot| slot.room == room) else {
+            return;
+        };
+        let asked = (slot.from, slot.epoch.clone());
+        slot.at = after;
+        if slot.repairing {
+            slot.repairing = false;
+            slot.epoch = epoch;
+            return;
+        }
+        if slot.state != State::Leaving {
+            slot.state = State::In;
+        }
+        slot.from = after;
+        slot.epoch = epoch.clone();
+        slot.version = version;
+        client.version = version;
+        if let Phase::Recovering { pending, whole, .. } = &mut client.phase
+            && pending.remove(room)
+        {
+            *whole &= asked == (after, epoch);
+            return;
+        }
+        self.save(hub, key, false);
+    }
+
+    /// A client is not of a room any more, or was never let in.
+    pub(super) fn parted(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
+        let Some(client) = self.client_mut(key) else {
+            return;
+        };
+        let Some(place) = client.slots.iter().position(|slot| slot.room == room) else {
+            return;
+        };
+        if client.slots[place].state == State::Rejoining {
+            client.slots[place].state = State::Joining;
+            return;
+        }
+        let state = client.slots.remove(place).state;
+        client.version += 1;
+        for slot in &mut client.slots[place..] {
+            // Offsets of before tell of other places.
+            slot.from = slot.at;
+            slot.version = client.version;
+        }
+        if let Phase::Recovering { pending, whole, .. } = &mut client.phase {
+            pending.remove(room);
+            *whole = false;
+        }
+        let own = personal_room(&client.identity.user) == room;
+        if let Some(this) = self.rooms.get_mut(room) {
+            this.clients.retain(|one| *one != key);
+        }
+        if own && state == State::Joining {
+            // As many connections as the user may have are there already.
+            return self.close(hub, key, Close::TooFast);
+        }
+        self.save(hub, key, false);
+    }
+
+    /// A text of a room for one client, with events after the first number (if
+    /// that is said) up to the second.
+    pub(super) fn one(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        room: &str,
+        events: (Option<u64>, Option<u64>),
+        text: &str,
+        held: &mut HashMap<ClientId, String>,
+    ) {
+        if let (after, Some(at)) = events
+            && let Some(slot) = self.slot_mut(key, room)
+        {
+            if after.is_some_and(|after| after > slot.at) {
+                return self.repair(hub, key, room);
+            }
+            slot.at = slot.at.max(at);
+            self.moved(room, at, hub);
+        }
+        let native = matches!(
+            self.client(key),
+            Some(Client {
+                framing: Framing::Native(_),
+                phase: Phase::Connected,
+                ..
+            })
+        );
+        if !native {
+            return self.tell(hub, key, text);
+        }
+        let waiting = held.entry(key).or_default();
+        if !waiting.is_empty() {
+            waiting.push('\n');
+        }
+        waiting.push_str(text);
+        if waiting.len() > MAX_FRAME
+            && let Some(text) = held.remove(&key)
+        {
+            self.tell(hub, key, &text);
+        }
+    }
+
+    /// A text of a room for all but some.
+    pub(super) fn all(
+        &mut self,
+        hub: &mut Hub,
+        room: &str,
+        (after, at): (u64, u64),
+        text: &str,
+        not: &[String],
+        held: &mut HashMap<ClientId, String>,
+    ) {
+        let Some(this) = self.rooms.get(room) else {
+            return;
+        };
+        let not: HashSet<ClientId> = not
+            .iter()
+            .filter_map(|id| self.by_id.get(id).copied())
+            .collect();
+        let mut sockets = Vec::new();
+        let mut stamped = line::Stamped::new(text);
+        for key in this.clients.clone() {
+            if not.contains(&key) {
+                continue;
+            }
+            let Some(client) = self.client_mut(key) else {
+                continue;
+            };
+            let Some(place) = client.slots.iter().position(|slot| slot.room == room) else {
+                continue;
+            };
+            let slot = &mut client.slots[place];
+            if slot.state == State::Joining || slot.repairing {
+                continue;
+            }
+            let had = slot.at;
+            if at > after && had < after {
+                self.repair(hub, key, room);
+                continue;
+            }
+            if at > after {
+                if had >= at {
+                    continue;
+                }
+                slot.at = at;
+            }
+            if had > after && at > after {
+                // It has some of it by a repair already.
+                let rest = slice(after + 1, text, had, MAX_SAFE_INTEGER).to_owned();
+                self.tell(hub, key, &rest);
+                continue;
+            }
+            match (&client.framing, &client.phase) {
+                (Framing::Native(socket), _) => match held.remove(&key) {
+                    Some(mut own) => {
+                        let socket = *socket;
+                        own.push('\n');
+                        own.push_str(text);
+                        hub.send(socket, own);
+                    }
+                    None => sockets.push(*socket),
+                },
+                (Framing::SocketIo { session, nsp }, Phase::Connected) => {
+                    let offset = client.pid.is_some().then(|| client.offset_around(place));
+                    stamped.add(*session, nsp, offset);
+                }
+                (Framing::SocketIo { .. }, _) => self.tell(hub, key, text),
+            }
+        }
+        if at > after {
+            self.moved(room, at, hub);
+        }
+        if !sockets.is_empty() {
+            hub.push(Output::Broadcast {
+                sockets,
+                text: text.to_owned(),
+            });
+        }
+        for (sessions, message) in stamped.messages() {
+            hub.messages(&sessions, &message);
+        }
+    }
+
+    /// The room's sockets have had its events up to `at`.
+    pub(super) fn moved(&mut self, room: &str, at: u64, hub: &Hub) {
+        if let Some(this) = self.rooms.get_mut(room)
+            && at > this.at
+        {
+            this.at = at;
+            this.unsaved = true;
+            self.positions_due = Some(hub.now() + POSITION_DELAY);
+        }
+    }
+
+    /// A client missed a delivery: what came since comes from the log.
+    pub(super) fn repair(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
+        let Some(client) = self.client_mut(key) else {
+            return;
+        };
+        let rights = client.identity.rights(room);
+        let Some(slot) = client.slots.iter_mut().find(|slot| slot.room == room) else {
+            return;
+        };
+        if std::mem::replace(&mut slot.repairing, true) {
+            return;
+        }
+        let position = Position {
+            since: Some(slot.at),
+            epoch: Some(slot.epoch.clone()),
+            history: None,
+        };
+        let hello = client.hello(rights, position);
+        hub.log(Entry::info("repair").room(room).connection(&client.id));
+        self.forward(hub, room, ToRoom::Join { hello, id: None });
+    }
+
+    /// Lines to a client, in its framing.
+    pub(super) fn tell(&mut self, hub: &mut Hub, key: ClientId, text: &str) {
+        let Some(client) = self.client_mut(key) else {
+            return;
+        };
+        match (&client.framing, &mut client.phase) {
+            (Framing::Native(socket), _) => hub.send(*socket, text.to_owned()),
+            (_, Phase::Recovering { held, whole, .. }) => {
+                *whole &= !text.split('\n').any(line::is_gap);
+                held.push(text.to_owned());
+            }
+            (_, Phase::Finding(_)) => {}
+            (Framing::SocketIo { session, nsp }, Phase::Connected) => {
+                for line in text.split('\n') {
+                    match line::read(line) {
+                        Some(line::Line::Answer { id, args }) => {
+                            hub.acknowledge(*session, nsp, id, &args, Vec::new());
+                        }
+                        Some(line::Line::Event { open, stamp }) => {
+                            let offset = match (&client.pid, &stamp) {
+                                (Some(_), Some((room, seq))) => client
+                                    .slots
+                                    .iter()
+                                    .position(|slot| slot.room == *room)
+                                    .map(|place| client.offset_around(place).at(*seq)),
+                                _ => None,
+                            };
+                            let args = line::close(open, offset.as_deref());
+                            let message = socketio::event(nsp, &args);
+                            hub.messages(&[*session], &message);
+                        }
+                        None => {}
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! The chat on a gateway: clients, native and Socket.IO, and the rooms they are
+//! in. It decides who may join and keeps where each client stands; everything
+//! else is the rooms' own: commands go to them as they came, and what they push
+//! goes to the clients.
+
+mod clients;
+mod commands;
+mod delivery;
+mod recovery;
+
+use super::{App, Heard, Hub, Output, SessionId, SocketId, Up, line, offset, seat};
+use crate::auth::{Identity, Rights};
+use crate::fault::Fault;
+use crate::room::Hello;
+use crate::room::limits::{Bucket, Overrun};
+use crate::room::link::{Command as ToRoom, Push, Pushed};
+use crate::time::Millis;
+use crate::wire::command::{Position, Status};
+use crate::wire::native::{self, Close};
+use serde::{Deserialize, Serialize};
+use std::collections::{HashMap, HashSet};
+
+/// A client's place. Given out again after it has gone.
+type ClientId = usize;
+
+/// One connection to the vocabulary: a native socket, or a namespace of a
+/// Socket.IO session.
+struct Client {
+    id: String,
+    framing: Framing,
+    identity: Identity,
+    status: Status,
+    phase: Phase,
+    slots: Vec<Slot>,
+    /// Counts the changes of `slots`: part of every offset.
+    version: u64,
+    /// The id that Socket.IO shows; it outlives the connection.
+    sid: String,
+    /// By which the client may come back; secret.
+    pid: Option<String>,
+    commands: Bucket,
+    joins: Bucket,
+    overrun: Overrun,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Framing {
+    Native(SocketId),
+    SocketIo { session: SessionId, nsp: String },
+}
+
+enum Phase {
+    Connected,
+    /// What was saved of it is being looked for; the offset it came with.
+    Finding(Option<String>),
+    /// Rooms are giving it what it missed; nothing goes to it until it is known
+    /// whether that is all.
+    Recovering {
+        pending: HashSet<String>,
+        whole: bool,
+        held: Vec<String>,
+        until: Millis,
+    },
+}
+
+/// A room that a client is in or on its way into.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Slot {
+    room: String,
+    epoch: String,
+    /// Where it began to read.
+    from: u64,
+    /// The client's version from which on its offsets tell of this room.
+    version: u64,
+    #[serde(skip)]
+    at: u64,
+    #[serde(skip)]
+    state: State,
+    /// It missed a delivery, and what it missed is on its way.
+    #[serde(skip)]
+    repairing: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum State {
+    Joining,
+    #[default]
+    In,
+    Leaving,
+    /// Leaving, and then joining again.
+    Rejoining,
+}
+
+/// A room as the gateway sees it.
+#[derive(Default)]
+struct Room {
+    clients: Vec<ClientId>,
+    outbox: Vec<ToRoom>,
+    /// Whether a request is on its way.
+    busy: bool,
+    /// The last push: of which waking of the room, and its number.
+    last: (String, u64),
+    epoch: String,
+    at: u64,
+    unsaved: bool,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Chat {
+    clients: Vec<Option<Client>>,
+    by_id: HashMap<String, ClientId>,
+    by_socket: HashMap<SocketId, ClientId>,
+    by_nsp: HashMap<(SessionId, String), ClientId>,
+    rooms: HashMap<String, Room>,
+    /// Clients whose rooms are giving them what they missed.
+    recovering: HashSet<ClientId>,
+    /// Nothing is due before this.
+    due: Option<Millis>,
+    positions_due: Option<Millis>,
+}
+
+impl App for Chat {
+    fn hear(&mut self, hub: &mut Hub, up: Up, now: Millis) {
+        match up {
+            Up::Opened { socket, id, door } => self.opened(hub, socket, id, door, now),
+            Up::Frame { socket, frame } => {
+                if let Some(key) = self.by_socket.get(&socket).copied() {
+                    self.frame(hub, key, frame, now);
+                }
+            }
+            Up::Closed { socket, code } => {
+                if let Some(key) = self.by_socket.get(&socket).copied() {
+                    self.gone(hub, key, code, false);
+                }
+            }
+            Up::Connect { session, nsp, auth } => self.connect(hub, session, nsp, &auth, now),
+            Up::Event {
+                session,
+                nsp,
+                ack,
+                args,
+                attachments,
+            } => {
+                if let Some(key) = self.by_nsp.get(&(session, nsp)).copied() {
+                    self.event(hub, key, ack, &args, !attachments.is_empty(), now);
+                }
+            }
+            Up::Disconnected {
+                session,
+                nsp,
+                by_itself,
+            } => {
+                if let Some(key) = self.by_nsp.get(&(session, nsp)).copied() {
+                    self.gone(hub, key, 1000, !by_itself);
+                }
+            }
+            // A bare Engine.IO session has nothing to say here.
+            Up::Message { session, .. } => hub.close_session(session, Close::Malformed),
+        }
+    }
+
+    fn deadline(&self) -> Option<Millis> {
+        [self.due, self.positions_due].into_iter().flatten().min()
+    }
+
+    fn advance(&mut self, hub: &mut Hub, heard: Heard, now: Millis) {
+        if self.positions_due.is_some_and(|at| at <= now) {
+            self.positions_due = None;
+            for (room, this) in &mut self.rooms {
+                if std::mem::take(&mut this.unsaved) {
+                    hub.push(Output::Position {
+                        room: room.clone(),
+                        at: this.at,
+                    });
+                }
+            }
+        }
+        if self.due.is_none_or(|at| at > now) {
+            return;
+        }
+        self.due = None;
+        let ghost_timeout = hub.config.room.ghost_timeout;
+        for key in 0..self.clients.len() {
+            let Some(client) = self.client(key) else {
+                continue;
+            };
+            if client.identity.expires <= now {
+                self.close(hub, key, Close::Expired);
+                continue;
+            }
+            let mut due = client.identity.expires;
+            if let Phase::Recovering { until, .. } = client.phase {
+                if until <= now {
+                    self.recovered(hub, key, false, now);
+                }
+                due = due.min(until);
+            }
+            // Who never pings has not promised to.
+            if let Some(Client {
+                framing: Framing::Native(socket),
+                ..
+            }) = self.client(key)
+                && let Some(pinged) = heard(*socket)
+            {
+                let gone_at = pinged.max(hub.heard_at(*socket)) + ghost_timeout;
+                if gone_at <= now {
+                    self.close(hub, key, Close::Ghost);
+                    continue;
+                }
+                due = due.min(gone_at);
+            }
+            self.expect(due);
+        }
+    }
+
+    fn take(&mut self, room: &str) -> Option<Vec<ToRoom>> {
+        let this = self.rooms.get_mut(room)?;
+        if this.outbox.is_empty() {
+            this.busy = false;
+            self.forget_room(room);
+            return None;
+        }
+        Some(std::mem::take(&mut this.outbox))
+    }
+
+    fn failed(&mut self, hub: &mut Hub, room: &str, commands: Vec<ToRoom>) {
+        let fault = Fault::internal();
+        for command in commands {
+            let Some(key) = self.by_id.get(command.connection()).copied() else {
+                continue;
+            };
+            match command {
+                ToRoom::Join { id, .. } => {
+                    self.tell(hub, key, &native::fault(id, &fault));
+                    self.parted(hub, key, room);
+                }
+                ToRoom::Frame { frame, .. } => {
+                    let id = native::decode_line(&frame).id;
+                    self.tell(hub, key, &native::fault(id, &fault));
+                }
+                ToRoom::Gone { .. } | ToRoom::Refresh { .. } => {}
+            }
+        }
+    }
+
+    fn pushed(&mut self, hub: &mut Hub, push: Push, texts: &[&str], now: Millis) -> Pushed {
+        self.deliver(hub, push, texts, now)
+    }
+
+    fn found(&mut self, hub: &mut Hub, key: ClientId, record: Option<String>, now: Millis) {
+        self.come_back(hub, key, record, now);
+    }
+
+    fn evict(&mut self, hub: &mut Hub, pid: &str, user: &str) {
+        self.give_away(hub, pid, user);
+    }
+
+    fn recall(
+        &mut self,
+        hub: &mut Hub,
+        records: Vec<String>,
+        positions: HashMap<String, u64>,
+        now: Millis,
+    ) {
+        self.wake(hub, records, positions, now);
+    }
+}
+
+impl Chat {
+    fn client(&self, key: ClientId) -> Option<&Client> {
+        self.clients.get(key)?.as_ref()
+    }
+
+    fn client_mut(&mut self, key: ClientId) -> Option<&mut Client> {
+        self.clients.get_mut(key)?.as_mut()
+    }
+
+    fn slot(&self, key: ClientId, room: &str) -> Option<&Slot> {
+        self.client(key)?
+            .slots
+            .iter()
+            .find(|slot| slot.room == room)
+    }
+
+    fn slot_mut(&mut self, key: ClientId, room: &str) -> Option<&mut Slot> {
+        let client = self.clients.get_mut(key)?.as_mut()?;
+        client.slots.iter_mut().find(|slot| slot.room == room)
+    }
+
+    fn expect(&mut self, at: Millis) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    fn add(&mut self, client: Client) -> ClientId {
+        let (id, framing) = (client.id.clone(), client.framing.clone());
+        self.expect(client.identity.expires);
+        let key = seat(&mut self.clients, client);
+        self.by_id.insert(id, key);
+        match framing {
+            Framing::Native(socket) => self.by_socket.insert(socket, key),
+            Framing::SocketIo { session, nsp } => self.by_nsp.insert((session, nsp), key),
+        };
+        key
+    }
+}
+
+impl Client {
+    fn new(hub: &Hub, id: String, framing: Framing, identity: Identity, now: Millis) -> Self {
+        let room = &hub.config.room;
+        Client {
+            sid: id.clone(),
+            id,
+            framing,
+            identity,
+            status: Status::Online,
+            phase: Phase::Connected,
+            slots: Vec::new(),
+            version: 0,
+            pid: None,
+            commands: Bucket::full(room.commands, now),
+            joins: Bucket::full(room.joins, now),
+            overrun: Overrun::default(),
+        }
+    }
+
+    fn hello(&self, rights: Rights, position: Position) -> Hello {
+        Hello {
+            connection_id: self.id.clone(),
+            user: self.identity.user.clone(),
+            rights,
+            expires: self.identity.expires,
+            address: None,
+            position,
+            status: self.status,
+        }
+    }
+
+    /// Under what it is saved.
+    fn key(&self) -> String {
+        self.pid.clone().unwrap_or_else(|| self.id.clone())
+    }
+
+    /// What stands before and after the position in one room in the offsets of
+    /// this client.
+    fn offset_around(&self, place: usize) -> line::Offset {
+        let (mut before, mut after) = (String::new(), String::new());
+        offset::push(&mut before, self.version);
+        for (index, slot) in self.slots.iter().enumerate() {
+            if slot.state == State::Joining || index == place {
+                continue;
+            }
+            offset::push(
+                if index < place {
+                    &mut before
+                } else {
+                    &mut after
+                },
+                slot.at,
+            );
+        }
+        line::Offset { before, after }
+    }
+}

@@ -1,0 +1,274 @@
+//! What is kept of clients over a sleep and over a lost connection, and how they
+//! come back.
+
+use super::{Chat, Client, ClientId, Framing, Phase, Slot, State};
+use crate::auth::{Identity, Rights};
+use crate::gateway::{Hub, Output, offset};
+use crate::room::limits::{Bucket, Overrun};
+use crate::room::link::Command as ToRoom;
+use crate::time::{Millis, SECOND};
+use crate::wire::command::{Position, Status};
+use crate::wire::native::Close;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// How long rooms may take to give a client that came back what it missed.
+const RECOVERY_TIMEOUT: Millis = 10 * SECOND;
+
+/// What a client was, for after hibernation and for when it comes back.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    id: String,
+    /// The Engine.IO session and namespace, of a Socket.IO client.
+    session: Option<(String, String)>,
+    sid: String,
+    pid: Option<String>,
+    identity: Identity,
+    status: Status,
+    version: u64,
+    slots: Vec<Slot>,
+}
+
+impl Chat {
+    /// What was kept of a client that comes back, if anything.
+    pub(super) fn come_back(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        record: Option<String>,
+        now: Millis,
+    ) {
+        let Some(Client {
+            phase: Phase::Finding(offset),
+            framing: Framing::SocketIo { nsp, .. },
+            ..
+        }) = self.client(key)
+        else {
+            return;
+        };
+        let saved = record
+            .and_then(|record| serde_json::from_str::<Saved>(&record).ok())
+            .filter(|saved| saved.session.as_ref().is_some_and(|(_, at)| at == nsp));
+        // Without an offset it saw nothing yet: from where it began.
+        let positions = match offset {
+            Some(offset) => offset::parse(offset),
+            None => Some(Vec::new()),
+        };
+        match (saved, positions) {
+            (Some(saved), Some(positions)) => self.recover(hub, key, saved, &positions, now),
+            _ => self.welcome(hub, key, now),
+        }
+    }
+
+    /// A client has come back: its rooms are asked for what it missed.
+    fn recover(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        saved: Saved,
+        positions: &[u64],
+        now: Millis,
+    ) {
+        let seen = positions.first().copied().unwrap_or(0);
+        let Some(client) = self.client_mut(key) else {
+            return;
+        };
+        client.sid = saved.sid;
+        client.pid = saved.pid;
+        client.status = saved.status;
+        client.version = saved.version;
+        let mut joins = Vec::new();
+        for (place, mut slot) in saved.slots.into_iter().enumerate() {
+            if let Some(at) = positions.get(place + 1)
+                && seen >= slot.version
+            {
+                slot.from = slot.from.max(*at);
+            }
+            let rights = client.identity.rights(&slot.room);
+            let position = Position {
+                since: Some(slot.from),
+                epoch: Some(slot.epoch.clone()),
+                history: None,
+            };
+            slot.state = State::Joining;
+            joins.push((slot.room.clone(), client.hello(rights, position), rights));
+            client.slots.push(slot);
+        }
+        let until = now + RECOVERY_TIMEOUT;
+        client.phase = Phase::Recovering {
+            pending: joins.iter().map(|(room, ..)| room.clone()).collect(),
+            // Rooms that the token of today does not open are not given back.
+            whole: joins.iter().all(|(_, _, rights)| rights.has(Rights::READ)),
+            held: Vec::new(),
+            until,
+        };
+        self.recovering.insert(key);
+        self.expect(until);
+        let Some(Client {
+            phase: Phase::Recovering { whole: true, .. },
+            ..
+        }) = self.client(key)
+        else {
+            return self.recovered(hub, key, false, now);
+        };
+        for (room, hello, _) in joins {
+            let this = self.rooms.entry(room.clone()).or_default();
+            this.clients.push(key);
+            self.forward(hub, &room, ToRoom::Join { hello, id: None });
+        }
+    }
+
+    /// It is known whether a client that came back has missed nothing. If it
+    /// has, it begins anew.
+    pub(super) fn recovered(&mut self, hub: &mut Hub, key: ClientId, whole: bool, now: Millis) {
+        self.recovering.remove(&key);
+        let Some(client) = self.client_mut(key) else {
+            return;
+        };
+        let phase = std::mem::replace(&mut client.phase, Phase::Connected);
+        let Phase::Recovering { held, .. } = phase else {
+            client.phase = phase;
+            return;
+        };
+        if whole {
+            self.let_in(hub, key);
+            self.save(hub, key, false);
+            for text in held {
+                self.tell(hub, key, &text);
+            }
+            return;
+        }
+        client.sid = hub.fresh_id();
+        let (id, slots) = (client.id.clone(), std::mem::take(&mut client.slots));
+        // A new name in the rooms, so that nothing of before is for it.
+        client.id = hub.fresh_id();
+        let renamed = client.id.clone();
+        self.by_id.remove(&id);
+        self.by_id.insert(renamed, key);
+        for slot in slots {
+            if let Some(this) = self.rooms.get_mut(&slot.room) {
+                this.clients.retain(|one| *one != key);
+            }
+            let connection = id.clone();
+            self.forward(
+                hub,
+                &slot.room,
+                ToRoom::Gone {
+                    connection,
+                    code: 1000,
+                },
+            );
+        }
+        self.welcome(hub, key, now);
+    }
+
+    /// A client of this `pid` comes back elsewhere: it is here no more.
+    pub(super) fn give_away(&mut self, hub: &mut Hub, pid: &str, user: &str) {
+        let live = self.clients.iter().position(|client| {
+            client.as_ref().is_some_and(|client| {
+                client.pid.as_deref() == Some(pid)
+                    && client.identity.user == user
+                    && matches!(client.phase, Phase::Connected)
+            })
+        });
+        if let Some(key) = live {
+            self.close(hub, key, Close::Normal);
+        }
+    }
+
+    /// After a sleep: the clients that were not gone.
+    pub(super) fn wake(
+        &mut self,
+        hub: &mut Hub,
+        records: Vec<String>,
+        positions: HashMap<String, u64>,
+        now: Millis,
+    ) {
+        for record in records {
+            let Ok(saved) = serde_json::from_str::<Saved>(&record) else {
+                continue;
+            };
+            // One whose socket went while nobody looked is at no place at all.
+            let framing = match &saved.session {
+                None => Framing::Native(hub.native(&saved.id).unwrap_or(usize::MAX)),
+                Some((sid, nsp)) => Framing::SocketIo {
+                    session: hub.session_with(sid, nsp).unwrap_or(usize::MAX),
+                    nsp: nsp.clone(),
+                },
+            };
+            let lives = match &framing {
+                Framing::Native(place) | Framing::SocketIo { session: place, .. } => {
+                    *place != usize::MAX
+                }
+            };
+            let client = Client {
+                id: saved.id,
+                framing,
+                identity: saved.identity,
+                status: saved.status,
+                phase: Phase::Connected,
+                slots: saved.slots,
+                version: saved.version,
+                sid: saved.sid,
+                pid: saved.pid,
+                commands: Bucket::full(hub.config.room.commands, now),
+                joins: Bucket::full(hub.config.room.joins, now),
+                overrun: Overrun::default(),
+            };
+            let key = self.add(client);
+            for slot in 0..self.client(key).map_or(0, |client| client.slots.len()) {
+                let Some(slot) = self.clients[key].as_mut().map(|c| &mut c.slots[slot]) else {
+                    continue;
+                };
+                slot.at = positions
+                    .get(&slot.room)
+                    .map_or(slot.from, |at| slot.from.max(*at));
+                let (room, at, epoch) = (slot.room.clone(), slot.at, slot.epoch.clone());
+                let this = self.rooms.entry(room).or_default();
+                this.clients.push(key);
+                this.at = this.at.max(at);
+                this.epoch = epoch;
+            }
+            if !lives {
+                self.gone(hub, key, 1006, saved.session.is_some());
+            }
+        }
+        hub.close_strangers(|socket| self.by_socket.contains_key(&socket));
+        self.expect(now + hub.config.room.ghost_timeout);
+    }
+
+    /// Keeps what a client is.
+    pub(super) fn save(&mut self, hub: &mut Hub, key: ClientId, gone: bool) {
+        let Some(client) = self.client(key) else {
+            return;
+        };
+        let session = match &client.framing {
+            Framing::Native(_) => None,
+            Framing::SocketIo { session, nsp } => {
+                Some((hub.sid(*session).unwrap_or_default(), nsp.clone()))
+            }
+        };
+        let saved = Saved {
+            id: client.id.clone(),
+            session,
+            sid: client.sid.clone(),
+            pid: client.pid.clone(),
+            identity: client.identity.clone(),
+            status: client.status,
+            version: client.version,
+            slots: client
+                .slots
+                .iter()
+                .filter(|slot| slot.state != State::Joining)
+                .cloned()
+                .collect(),
+        };
+        hub.push(Output::Save {
+            client: client.key(),
+            user: saved.identity.user.clone(),
+            gone,
+            // Strings and numbers alone, so it is JSON.
+            record: serde_json::to_string(&saved).unwrap_or_default(),
+        });
+    }
+}
