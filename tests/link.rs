@@ -200,13 +200,25 @@ fn who_is_not_here_is_said_to_be_gone() {
         items: vec![
             Item::Is {
                 to: "nobody".into(),
+                at: 3,
             },
             Item::Is {
                 to: bench.id.clone(),
+                at: 3,
             },
         ],
         ..Push::default()
     };
     let (app, hub) = (&mut bench.gateway.app, &mut bench.gateway.hub);
     assert_eq!(app.pushed(hub, push, &["", ""], NOW).gone, ["nobody"]);
+}
+
+#[test]
+fn who_is_behind_or_lost_joins_again_from_where_it_stood() {
+    for item in [|to| Item::Is { to, at: 4 }, |to| Item::Lost { to }] {
+        let mut bench = Bench::new();
+        let item = item(bench.id.clone());
+        assert!(bench.push(vec![(item, "")]).is_empty());
+        assert_eq!(bench.asks_again(), Some(3));
+    }
 }

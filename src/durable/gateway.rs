@@ -185,6 +185,7 @@ impl Object {
                 empty => empty.insert(Live::wake(&self.state, &self.env, name)?),
             };
             live.began = now();
+            live.gateway.hub.set_now(live.began);
             let done = what(live, &self.state);
             live.settle(&self.state);
             let due = live.due();

@@ -7,17 +7,25 @@ use std::collections::HashMap;
 /// Most bytes that wait for a gateway: one that takes no more is given up.
 const MAX_WAITING: usize = 32 << 20;
 
-/// A push that failed is tried again after so many milliseconds, and then its
-/// gateway is given up.
-pub const RETRIES: [u64; 4] = [20, 100, 500, 2_000];
+/// A push that failed is tried again after so many milliseconds each, as it is.
+pub const RETRIES: [u64; 3] = [20, 100, 500];
+
+/// After those the gateway is out of reach. What was for it is dropped (it will
+/// notice and ask), and after so many milliseconds each it is looked for again.
+/// Then it is given up: as long as a ghost is kept by default.
+pub const PATIENCE: [u64; 5] = [5_000, 10_000, 20_000, 30_000, 30_000];
 
 #[derive(Default)]
-pub struct Link {
+struct Link {
     items: Vec<Item>,
     texts: String,
     /// Whether a push is on its way.
-    pub busy: bool,
+    busy: bool,
     number: u64,
+    /// Of what is on its way, what must come through.
+    last_words: Vec<Item>,
+    /// How often in a row it was out of reach.
+    failures: usize,
 }
 
 /// All links of a room, by the gateways' names.
@@ -29,7 +37,9 @@ impl Links {
         if !self.0.contains_key(gateway) {
             self.0.insert(gateway.to_owned(), Link::default());
         }
-        if let Some(link) = self.0.get_mut(gateway) {
+        if let Some(link) = self.0.get_mut(gateway)
+            && (link.failures == 0 || text.is_empty())
+        {
             link.items.push(item);
             link.texts.push_str(text);
         }
@@ -66,7 +76,29 @@ impl Links {
             items: std::mem::take(&mut link.items),
             ..head()
         };
+        let last_words = push.items.iter().filter(|item| item.is_last_word());
+        link.last_words = last_words.cloned().collect();
         Some(push.body(&std::mem::take(&mut link.texts)))
+    }
+
+    /// A push came through.
+    pub fn reached(&mut self, gateway: &str) {
+        if let Some(link) = self.0.get_mut(gateway) {
+            link.failures = 0;
+        }
+    }
+
+    /// A push did not come through: after which time to look for the gateway
+    /// again, if at all.
+    pub fn missed(&mut self, gateway: &str) -> Option<u64> {
+        let link = self.0.get_mut(gateway)?;
+        let wait = PATIENCE.get(link.failures).copied();
+        link.failures += 1;
+        link.texts.clear();
+        link.items.retain(Item::is_last_word);
+        link.items
+            .splice(0..0, std::mem::take(&mut link.last_words));
+        wait
     }
 
     /// Gateways that have let too much pile up.

@@ -283,17 +283,23 @@ impl Object {
                 Delay::from(Duration::from_millis(wait)).await;
                 answer = self.push_once(&gateway, &body).await;
             }
-            let gone = match answer {
-                Ok(pushed) => Some(pushed.gone),
+            match answer {
+                Ok(pushed) => self.with(None, |live, state| {
+                    live.links.borrow_mut().reached(&gateway);
+                    live.lost(state, &pushed.gone);
+                })?,
                 Err(error) => {
                     worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
-                    None
+                    let wait = self.links.borrow_mut().missed(&gateway);
+                    if let Some(wait) = wait {
+                        Delay::from(Duration::from_millis(wait)).await;
+                    }
+                    self.with(None, |live, state| match wait {
+                        Some(_) => live.look_for(&gateway),
+                        None => live.give_up(state, &gateway),
+                    })?;
                 }
-            };
-            self.with(None, |live, state| match gone {
-                Some(gone) => live.lost(state, &gone),
-                None => live.give_up(state, &gateway),
-            })?;
+            }
             Rc::clone(self).arm();
         }
     }
@@ -564,7 +570,8 @@ impl Live {
             let conn = live.room.recall(attachment, began);
             let gateway: Rc<str> = gateway.into();
             // It may have gone while the room slept or was down.
-            let is = Item::Is { to: id.to_string() };
+            let (to, at) = (id.to_string(), live.room.bounds().head);
+            let is = Item::Is { to, at };
             live.links.borrow_mut().queue(&gateway, is, "");
             live.place(conn, Peer::Gateway { gateway, id });
         }
@@ -643,7 +650,9 @@ impl Live {
                     self.room.repair(conn, &hello, now, &mut out);
                 } else {
                     // One that is leaving leaves first.
-                    self.advance(state);
+                    if known.is_some() {
+                        self.advance(state);
+                    }
                     let connection: Rc<str> = hello.connection_id.as_str().into();
                     let user = hello.user.clone();
                     match self.room.subscribe(hello, id, now, &mut out) {
@@ -660,11 +669,21 @@ impl Live {
             }
             LinkCommand::Frame { connection, frame } => match known {
                 Some(conn) => self.room.receive(conn, Frame::Text(&frame), now, &mut out),
-                // The room has lost it: let it join again.
-                None => self
-                    .links
-                    .borrow_mut()
-                    .queue(gateway, Item::Out { to: connection }, ""),
+                // It was taken for gone, or the room was deleted.
+                None => {
+                    let id = native::decode_line(&frame).id;
+                    let line = native::fault(id, &Fault::internal());
+                    let mut links = self.links.borrow_mut();
+                    let to = connection.clone();
+                    links.queue(gateway, Item::Lost { to }, "");
+                    let one = Item::One {
+                        to: connection,
+                        bytes: line.len(),
+                        after: None,
+                        at: None,
+                    };
+                    links.queue(gateway, one, &line);
+                }
             },
             LinkCommand::Gone { code, .. } => {
                 if let Some(conn) = known {
@@ -735,20 +754,32 @@ impl Live {
         self.run(state, out);
     }
 
-    /// A gateway that cannot be reached: the link is dropped. It joins again
-    /// what it still has, should it come back.
+    /// Asks a gateway that was out of reach what it still has.
+    fn look_for(&mut self, gateway: &str) {
+        let at = self.room.bounds().head;
+        for to in self.connections_of(gateway) {
+            self.links
+                .borrow_mut()
+                .queue(gateway, Item::Is { to, at }, "");
+        }
+    }
+
+    /// A gateway that stays out of reach: the link is dropped, and presence
+    /// follows.
     fn give_up(&mut self, state: &State, gateway: &str) {
         self.links.borrow_mut().forget(gateway);
-        let gone: Vec<String> = self
-            .peers
-            .iter()
-            .flatten()
+        let gone = self.connections_of(gateway);
+        self.lost(state, &gone);
+    }
+
+    fn connections_of(&self, gateway: &str) -> Vec<String> {
+        let peers = self.peers.iter().flatten();
+        peers
             .filter_map(|peer| match peer {
                 Peer::Gateway { gateway: at, id } if **at == *gateway => Some(id.to_string()),
                 _ => None,
             })
-            .collect();
-        self.lost(state, &gone);
+            .collect()
     }
 
     /// Ends the tick, if anything waits for that.

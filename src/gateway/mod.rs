@@ -247,6 +247,11 @@ impl Hub {
         self.now
     }
 
+    /// Tells the time, before anything else is told.
+    pub fn set_now(&mut self, now: Millis) {
+        self.now = now;
+    }
+
     pub fn push(&mut self, output: Output) {
         self.out.push(output);
     }
@@ -266,7 +271,6 @@ impl<A: App> Gateway<A> {
     /// Lets the application hear what came, until nothing is left to be heard;
     /// answers what is to be done.
     pub fn settle(&mut self, now: Millis) -> Vec<Output> {
-        self.hub.now = now;
         while let Some(up) = self.hub.ups.pop_front() {
             self.app.hear(&mut self.hub, up, now);
         }

@@ -80,8 +80,10 @@ pub enum Item {
         code: u16,
         reason: String,
     },
-    /// Whether it is still there.
-    Is { to: String },
+    /// Whether it is still there; it should have had the events up to `at`.
+    Is { to: String, at: u64 },
+    /// The room does not know this connection, which should join again.
+    Lost { to: String },
     /// A text of so many bytes for one connection; with it, it has the events up
     /// to `at`. With `after` it must have had those up to there before.
     One {
@@ -106,6 +108,27 @@ pub enum Item {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Pushed {
     pub gone: Vec<String>,
+}
+
+impl Item {
+    /// The connection it is about, if it is about one.
+    pub fn to(&self) -> Option<&str> {
+        match self {
+            Item::In { to, .. }
+            | Item::Out { to }
+            | Item::Close { to, .. }
+            | Item::Is { to, .. }
+            | Item::Lost { to }
+            | Item::One { to, .. } => Some(to),
+            Item::All { .. } => None,
+        }
+    }
+
+    /// Whether it must come through however long that takes: who left must not
+    /// get what all get. The rest is found to be missing, and comes again.
+    pub fn is_last_word(&self) -> bool {
+        matches!(self, Item::Out { .. } | Item::Close { .. })
+    }
 }
 
 impl Push {

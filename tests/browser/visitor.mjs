@@ -16,6 +16,8 @@ export function launch() {
 export class Visitor {
   /** What the page complained of. */
   complaints = [];
+  /** The frames it sent over WebSockets. */
+  sent = [];
 
   /** A browser of one's own: nothing is shared with other visitors. */
   static async open(browser, url, options = {}) {
@@ -29,18 +31,37 @@ export class Visitor {
       const expected = /ERR_(CONNECTION|INTERNET|EMPTY_RESPONSE|ABORTED|SOCKET)|WebSocket connection/.test(message.text());
       if (message.type() === 'error' && !expected) visitor.complaints.push(message.text());
     });
+    visitor.page.on('websocket', (socket) => {
+      socket.on('framesent', ({ payload }) => visitor.sent.push(String(payload)));
+    });
     visitor.url = url;
     return visitor;
   }
 
-  /** Comes in by the form. */
-  static async join(browser, url, room, name, options) {
+  /** Comes in by the form; `transport` is what stands on the switch. With a
+   * `cable`, `cut` can cut it. */
+  static async join(browser, url, room, name, { transport = 'Native', cable = false, ...options } = {}) {
     const visitor = await Visitor.open(browser, url, options);
+    if (cable) await visitor.#layCable();
     await visitor.page.goto(`${url}/?room=${room}`);
     await visitor.page.getByLabel('Your name').fill(name);
+    await visitor.page.getByLabel(transport).check();
     await visitor.page.getByRole('button', { name: 'Join the room' }).click();
     await visitor.connection('live');
     return visitor;
+  }
+
+  async #layCable() {
+    const cables = new Set();
+    await this.page.routeWebSocket('**', (socket) => {
+      const server = socket.connectToServer();
+      const cable = { cut: false };
+      cables.add(cable);
+      socket.onMessage((frame) => cable.cut || server.send(frame));
+      server.onMessage((frame) => cable.cut || socket.send(frame));
+    });
+    /** The WebSockets there are carry nothing more, and nobody is told. */
+    this.cut = () => cables.forEach((cable) => (cable.cut = true));
   }
 
   /** Waits until the connection is in this state. */

@@ -43,16 +43,11 @@ impl Chat {
                 self.all(hub, &push.room, (after, at), text, &not, &mut held);
                 continue;
             }
-            let to = match &item {
-                Item::In { to, .. }
-                | Item::Out { to }
-                | Item::Is { to }
-                | Item::Close { to, .. }
-                | Item::One { to, .. } => to,
-                Item::All { .. } => continue,
+            let Some(to) = item.to() else {
+                continue;
             };
             let Some(key) = self.by_id.get(to).copied() else {
-                pushed.gone.push(to.clone());
+                pushed.gone.push(to.to_owned());
                 continue;
             };
             match item {
@@ -62,11 +57,14 @@ impl Chat {
                 Item::One { after, at, .. } => {
                     self.one(hub, key, &push.room, (after, at), text, &mut held);
                 }
-                Item::Is { to } => {
-                    if self.slot(key, &push.room).is_none() {
-                        pushed.gone.push(to);
+                Item::Is { to, at } => match self.slot(key, &push.room) {
+                    None => pushed.gone.push(to),
+                    Some(slot) if slot.state == State::In && slot.at < at => {
+                        self.repair(hub, key, &push.room);
                     }
-                }
+                    Some(_) => {}
+                },
+                Item::Lost { .. } => self.repair(hub, key, &push.room),
                 Item::All { .. } => {}
             }
         }

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 use crate::room::Hello;
 use crate::room::limits::{Bucket, Overrun};
 use crate::room::link::{Command as ToRoom, Push, Pushed};
-use crate::time::Millis;
+use crate::time::{Millis, SECOND};
 use crate::wire::command::{Position, Status};
 use crate::wire::native::{self, Close};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,10 @@ use std::collections::{HashMap, HashSet};
 
 /// A client's place. Given out again after it has gone.
 type ClientId = usize;
+
+/// How long after a room could not be told of a connection's end it is tried
+/// again.
+const RETRY_AFTER: Millis = 5 * SECOND;
 
 /// One connection to the vocabulary: a native socket, or a namespace of a
 /// Socket.IO session.
@@ -115,6 +119,8 @@ pub struct Chat {
     rooms: HashMap<String, Room>,
     /// Clients whose rooms are giving them what they missed.
     recovering: HashSet<ClientId>,
+    /// What a room could not be told, and when it is tried again.
+    retries: Vec<(Millis, String, ToRoom)>,
     /// Nothing is due before this.
     due: Option<Millis>,
     positions_due: Option<Millis>,
@@ -180,6 +186,14 @@ impl App for Chat {
             return;
         }
         self.due = None;
+        for (at, room, command) in std::mem::take(&mut self.retries) {
+            if at <= now {
+                self.forward(hub, &room, command);
+            } else {
+                self.expect(at);
+                self.retries.push((at, room, command));
+            }
+        }
         let ghost_timeout = hub.config.room.ghost_timeout;
         for key in 0..self.clients.len() {
             let Some(client) = self.client(key) else {
@@ -227,6 +241,13 @@ impl App for Chat {
     fn failed(&mut self, hub: &mut Hub, room: &str, commands: Vec<ToRoom>) {
         let fault = Fault::internal();
         for command in commands {
+            if matches!(command, ToRoom::Gone { .. } | ToRoom::Refresh { .. }) {
+                // Nobody else tells the room.
+                let at = hub.now() + RETRY_AFTER;
+                self.retries.push((at, room.to_owned(), command));
+                self.expect(at);
+                continue;
+            }
             let Some(key) = self.by_id.get(command.connection()).copied() else {
                 continue;
             };
