@@ -56,11 +56,11 @@ pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
         ["dev", "token"] => (|_| Ok(Route::DevToken), &["POST"]),
         ["ws"] => (|_| Ok(Route::Gateway), &["GET"]),
         // Engine.IO has its own words for a wrong method.
-        ["socket.io", ..] if segments.len() < 3 => {
+        ["socket.io"] | ["socket.io", ""] => {
             return Ok(Route::Engine(Protocol::SocketIo));
         }
         #[cfg(feature = "conformance")]
-        ["engine.io", ..] if segments.len() < 3 => {
+        ["engine.io"] | ["engine.io", ""] => {
             return Ok(Route::Engine(Protocol::EngineIo));
         }
         ["rooms", _] => (|s| Ok(Route::Room { room: room(s[1])? }), &["DELETE"]),
@@ -180,6 +180,9 @@ mod tests {
         for (method, path) in [
             ("GET", "/healthz"),
             ("POST", "/publish"),
+            ("GET", "/ws"),
+            ("GET", "/socket.io/"),
+            ("POST", "/socket.io"),
             ("GET", "/rooms/a/ws"),
             ("GET", "/rooms/a/messages"),
             ("GET", "/rooms/%40alice/presence"),
@@ -199,6 +202,9 @@ mod tests {
             ("GET", "/nothing", 404),
             ("GET", "/rooms", 404),
             ("GET", "/rooms/a/ws/x", 404),
+            ("GET", "/socket.io/x", 404),
+            ("GET", "/ws/", 404),
+            ("POST", "/ws", 405),
             ("POST", "/healthz", 405),
             ("GET", "/publish", 405),
             ("GET", "/rooms/a", 405),

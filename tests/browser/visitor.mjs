@@ -27,8 +27,9 @@ export class Visitor {
     visitor.page = await visitor.context.newPage();
     visitor.page.on('pageerror', (error) => visitor.complaints.push(String(error)));
     visitor.page.on('console', (message) => {
-      // A server that is down on purpose is no fault of the page.
-      const expected = /ERR_(CONNECTION|INTERNET|EMPTY_RESPONSE|ABORTED|SOCKET)|WebSocket connection/.test(message.text());
+      // A server that is down or hangs up on purpose is no fault of the page.
+      const expected = /ERR_(CONNECTION|INTERNET|EMPTY_RESPONSE|ABORTED|SOCKET)|WebSocket (connection|is already in CLOSING)/
+        .test(message.text());
       if (message.type() === 'error' && !expected) visitor.complaints.push(message.text());
     });
     visitor.page.on('websocket', (socket) => {

@@ -282,11 +282,13 @@ async fn a_fault_is_answered_and_what_is_no_framing_closes() {
 }
 
 #[tokio::test]
-async fn floods_are_answered_and_then_closed_as_in_a_room() {
-    let mut client = joined(&DEFAULT, "alice", "gw-flood").await;
+async fn the_limits_of_a_connection_hold_over_all_its_rooms() {
+    let mut client = joined(&DEFAULT, "alice", "gw-flood-0").await;
+    join(&mut client, "gw-flood-1").await;
+    join(&mut client, "gw-flood-2").await;
     let mut refused = 0;
-    for n in 0..60 {
-        let data = json!({ "roomId": "gw-flood", "content": n });
+    for n in 0..90 {
+        let data = json!({ "roomId": format!("gw-flood-{}", n % 3), "content": n });
         if let Err(fault) = client.request("sendMessage", data).await {
             assert_eq!(fault["code"], "rateLimited");
             assert!(fault["retryAfterMs"].as_u64().expect("a time") > 0);
@@ -294,6 +296,25 @@ async fn floods_are_answered_and_then_closed_as_in_a_room() {
         }
     }
     assert!(refused > 0, "a burst of 40 and 20 a second");
+}
+
+#[tokio::test]
+async fn a_hundred_rooms_may_be_joined_at_once_and_no_more() {
+    let mut client = gateway(&DEFAULT, &token("alice")).await;
+    let mut ids = Vec::new();
+    for n in 0..1_000 {
+        ids.push(
+            client
+                .start("joinRoom", json!(format!("gw-hundred-{n}")))
+                .await,
+        );
+    }
+    for (n, id) in ids.into_iter().enumerate() {
+        match client.answer(id).await {
+            Ok(answer) => assert!(n < 100, "{n}: {answer}"),
+            Err(fault) => assert!(n >= 100 && fault["code"] == "conflict", "{n}: {fault}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -2,11 +2,12 @@
 
 use super::{Chat, ClientId, Slot, State};
 use crate::auth::{self, Rights};
+use crate::config::Rate;
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
 use crate::gateway::{Frame, Hub, line};
 use crate::name::personal_room;
-use crate::room::limits::Verdict;
+use crate::room::limits::{Bucket, Verdict};
 use crate::room::link::Command as ToRoom;
 use crate::time::{Millis, rfc3339};
 use crate::wire::command::{Command, Position};
@@ -152,10 +153,13 @@ impl Chat {
         line: &str,
         now: Millis,
     ) -> Result<()> {
+        let config = hub.config.clone();
+        let limits = &config.room;
         let missing = || Fault::bad_field("roomId", "there: this connection is not of one room");
         match command {
             Command::Presence { status } => {
                 let client = self.client_mut(key).ok_or_else(Fault::internal)?;
+                take(&mut client.signals, limits.signals, "signals", now)?;
                 client.status = status;
                 let status = status.as_str();
                 let told = format!(r#"{{"event":"setPresence","data":{{"status":"{status}"}}}}"#);
@@ -188,6 +192,17 @@ impl Chat {
             command => {
                 let room = command.room().ok_or_else(missing)?;
                 self.slot(key, room).ok_or_else(Fault::not_joined)?;
+                // The rooms count too, but each only what is its own.
+                let client = self.client_mut(key).ok_or_else(Fault::internal)?;
+                match command {
+                    Command::Send(_) => {
+                        take(&mut client.messages, limits.messages, "messages", now)?
+                    }
+                    Command::Typing { .. } => {
+                        take(&mut client.signals, limits.signals, "signals", now)?;
+                    }
+                    _ => {}
+                }
                 self.pass_on(hub, key, room, line);
                 Ok(())
             }
@@ -247,10 +262,10 @@ impl Chat {
                 format!("a connection may be in up to {max} rooms"),
             ));
         }
-        client
-            .joins
-            .take(rate, now)
-            .map_err(|wait| Fault::rate_limited("joins", wait))?;
+        // Its own room it has not asked for.
+        if room != own {
+            take(&mut client.joins, rate, "joins", now)?;
+        }
         let rights = client.identity.rights(room);
         if !rights.has(Rights::READ) {
             hub.log(
@@ -292,10 +307,7 @@ impl Chat {
     ) -> Result<()> {
         let joins = hub.config.room.joins;
         let client = self.client_mut(key).ok_or_else(Fault::internal)?;
-        client
-            .joins
-            .take(joins, now)
-            .map_err(|wait| Fault::rate_limited("requests", wait))?;
+        take(&mut client.joins, joins, "requests", now)?;
         let identity = auth::verify(&hub.config, token, now)?;
         if identity.user != client.identity.user {
             hub.log(
@@ -323,4 +335,9 @@ impl Chat {
         self.answer(hub, key, id, &format!(r#"{{"expiresAt":"{expires}"}}"#));
         Ok(())
     }
+}
+
+fn take(bucket: &mut Bucket, rate: Rate, what: &str, now: Millis) -> Result<()> {
+    let taken = bucket.take(rate, now);
+    taken.map_err(|wait| Fault::rate_limited(what, wait))
 }

@@ -43,6 +43,8 @@ struct Client {
     /// By which the client may come back; secret.
     pid: Option<String>,
     commands: Bucket,
+    messages: Bucket,
+    signals: Bucket,
     joins: Bucket,
     overrun: Overrun,
 }
@@ -340,6 +342,8 @@ impl Client {
             version: 0,
             pid: None,
             commands: Bucket::full(room.commands, now),
+            messages: Bucket::full(room.messages, now),
+            signals: Bucket::full(room.signals, now),
             joins: Bucket::full(room.joins, now),
             overrun: Overrun::default(),
         }

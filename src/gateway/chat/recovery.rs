@@ -4,7 +4,6 @@
 use super::{Chat, Client, ClientId, Framing, Phase, Slot, State};
 use crate::auth::{Identity, Rights};
 use crate::gateway::{Hub, Output, offset};
-use crate::room::limits::{Bucket, Overrun};
 use crate::room::link::Command as ToRoom;
 use crate::time::{Millis, SECOND};
 use crate::wire::command::{Position, Status};
@@ -202,18 +201,12 @@ impl Chat {
                 }
             };
             let client = Client {
-                id: saved.id,
-                framing,
-                identity: saved.identity,
                 status: saved.status,
-                phase: Phase::Connected,
                 slots: saved.slots,
                 version: saved.version,
                 sid: saved.sid,
                 pid: saved.pid,
-                commands: Bucket::full(hub.config.room.commands, now),
-                joins: Bucket::full(hub.config.room.joins, now),
-                overrun: Overrun::default(),
+                ..Client::new(hub, saved.id, framing, saved.identity, now)
             };
             let key = self.add(client);
             for slot in 0..self.client(key).map_or(0, |client| client.slots.len()) {
