@@ -1,5 +1,6 @@
 /** The demo page: a form to come in by, and the room. */
 
+import { nativeTransport } from './lib/native.js';
 import { Members } from './members.js';
 import { newId, RoomClient } from './roomcast.js';
 import { devToken, forget, isName, isRoom, outboxStore, readToken, remember, remembered } from './session.js';
@@ -11,12 +12,19 @@ import { Timeline } from './ui/timeline.js';
 
 const HISTORY = 50;
 
+/** The library of Socket.IO is fetched by those alone who want it. */
+const TRANSPORTS = {
+  native: async () => nativeTransport,
+  socketio: async () => (await import('./lib/socketio.js')).socketioTransport(),
+};
+
 // ---- the form
 
 function setUpForm() {
-  const { name, room } = remembered();
+  const { name, room, transport } = remembered();
   $('name').value = name;
   $('room').value = room || 'lobby';
+  $('join-form').elements.transport.value = transport;
   $('join-form').onsubmit = (event) => {
     event.preventDefault();
     join();
@@ -26,7 +34,11 @@ function setUpForm() {
 }
 
 async function join() {
-  const identity = { name: $('name').value.trim(), room: $('room').value.trim() };
+  const identity = {
+    name: $('name').value.trim(),
+    room: $('room').value.trim(),
+    transport: $('join-form').elements.transport.value,
+  };
   const pasted = $('token-field').hidden ? null : $('token').value.trim();
   if (pasted !== null) identity.name = readToken(pasted) ?? '';
   const allowed = 'Letters without accents, digits and . _ : - please';
@@ -40,7 +52,8 @@ async function join() {
   $('join-error').textContent = '';
   try {
     const first = pasted ?? (await devToken(identity));
-    enter(identity, pasted ? async () => pasted : tokens(identity, first));
+    const transport = await TRANSPORTS[identity.transport]();
+    enter(identity, transport, pasted ? async () => pasted : tokens(identity, first));
   } catch (error) {
     if (error.missing) {
       $('token-field').hidden = false;
@@ -73,15 +86,16 @@ function complain(field, text) {
 
 // ---- the room
 
-function enter(identity, getToken) {
+function enter(identity, transport, getToken) {
   const { name, room } = identity;
   remember(identity);
   $('join').hidden = true;
   $('chat').hidden = false;
+  $('transport-name').textContent = `· ${{ native: 'native', socketio: 'Socket.IO' }[identity.transport]}`;
   $('room-name').textContent = room;
   $('second-tab').href = `/?room=${encodeURIComponent(room)}`;
 
-  const client = new RoomClient({ room, getToken, history: HISTORY, store: outboxStore(identity) });
+  const client = new RoomClient({ room, getToken, transport, history: HISTORY, store: outboxStore(identity) });
   const members = new Members(name);
   const people = new People(members);
   const timeline = new Timeline({ self: name, members, onRead: (seq) => client.read(seq) });

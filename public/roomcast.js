@@ -21,7 +21,8 @@
  *   custom  { event, data, meta }: an event that is not the contract's
  *   outbox  the messages that wait for their acknowledgement
  */
-import { nativeTransport, problem, RoomError } from './lib/native.js';
+import { nativeTransport } from './lib/native.js';
+import { problem, RoomError } from './lib/refusal.js';
 
 export { RoomError };
 
@@ -86,7 +87,8 @@ export class RoomClient {
    * @param {number} [options.history] events before the head to begin with
    * @param {{ load(): object[], save(outbox: object[]): void }} [options.store]
    *   keeps the outbox, for instance over a reload
-   * @param {object} [options.transport]
+   * @param {object} [options.transport] `nativeTransport` of lib/native.js by
+   *   default, or a `socketioTransport()` of lib/socketio.js
    */
   constructor(options) {
     this.#options = { url: globalThis.location?.origin, transport: nativeTransport, ...options };

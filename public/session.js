@@ -3,27 +3,32 @@
 const NAME = /^[A-Za-z0-9._:-]{1,128}$/;
 const ROOM = /^[A-Za-z0-9._:@-]{1,128}$/;
 const TOKEN = /^[\w-]+\.[\w-]+\.[\w-]+$/;
+const TRANSPORTS = ['native', 'socketio'];
 const PATIENCE = 10_000;
 
 export const isName = (text) => NAME.test(text);
 export const isRoom = (text) => ROOM.test(text);
 
-/** The room stands in the address, to be shared; the name belongs to the tab,
- * so that two tabs are two users. An address may name both. */
+/** The room stands in the address, to be shared; name and transport belong to
+ * the tab, so that two tabs are two users. An address may name all three. */
 export function remembered() {
   const query = new URLSearchParams(location.search);
+  const transport = query.get('transport') ?? sessionStorage.getItem('roomcast.transport');
   return {
     name: query.get('name') ?? sessionStorage.getItem('roomcast.name') ?? '',
     room: query.get('room') ?? '',
+    transport: TRANSPORTS.includes(transport) ? transport : TRANSPORTS[0],
   };
 }
 
-export function remember({ name, room }) {
+export function remember({ name, room, transport }) {
   const address = new URL(location.href);
   address.searchParams.set('room', room);
-  if (address.searchParams.has('name')) address.searchParams.set('name', name);
+  for (const [key, value] of Object.entries({ name, transport })) {
+    if (address.searchParams.has(key)) address.searchParams.set(key, value);
+    sessionStorage.setItem(`roomcast.${key}`, value);
+  }
   history.replaceState(null, '', address);
-  sessionStorage.setItem('roomcast.name', name);
 }
 
 /** Back to the form, also after a reload. */

@@ -12,24 +12,15 @@
  *   request(event, data) -> Promise of the answer's data
  *   probe()    is anybody there? If not, `closed` follows soon
  *   close()    goodbye; no `closed` follows
- * so a Socket.IO transport can take this one's place.
+ * so another can take this one's place: lib/socketio.js is one.
  */
+import { refusal, RoomError } from './refusal.js';
 
 /** The room reaps sockets that are silent for 90 s. */
 const PING_EVERY = 25_000;
 /** For an answer to a ping or a request, and for a socket to open. */
 const PATIENCE = 10_000;
 const PROBE_PATIENCE = 4_000;
-
-/** What the other side, or the way there, refused. `code` is for programs. */
-export class RoomError extends Error {
-  constructor({ code, message, retryAfterMs }) {
-    super(message || code);
-    this.name = 'RoomError';
-    this.code = code;
-    this.retryAfterMs = retryAfterMs;
-  }
-}
 
 export const nativeTransport = {
   open: (target, handlers) => new NativeLink(target, handlers),
@@ -146,33 +137,7 @@ class NativeLink {
   }
 }
 
-/**
- * Browsers do not tell why an upgrade was refused, but the same token at a
- * plain route of the same room is refused on the same grounds.
- */
-async function whyRefused({ url, room, token }) {
-  const address = new URL(`/rooms/${encodeURIComponent(room)}/messages?limit=1`, url);
-  try {
-    const answer = await fetch(address, {
-      headers: { authorization: `Bearer ${token}` },
-      signal: AbortSignal.timeout(PATIENCE),
-    });
-    if (answer.status === 403) return { status: 403, message: 'the token does not open this room' };
-    if (!answer.ok) return await problem(answer);
-  } catch {
-    // Nobody there.
-  }
-  return { message: 'the server cannot be reached' };
-}
-
-/** An HTTP refusal as `{ status, error, message, retryAfterMs? }`. */
-export async function problem(answer) {
-  const { code, detail, title } = await answer.json().catch(() => ({}));
-  const seconds = Number(answer.headers.get('retry-after'));
-  return {
-    status: answer.status,
-    error: code ?? 'internal',
-    message: detail ?? title ?? `the server answered ${answer.status}`,
-    ...(seconds > 0 && { retryAfterMs: seconds * 1_000 }),
-  };
+/** Browsers do not tell why an upgrade was refused. */
+async function whyRefused(target) {
+  return (await refusal(target)) ?? { message: 'the server cannot be reached' };
 }
