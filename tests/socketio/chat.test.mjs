@@ -310,6 +310,32 @@ test('recovered twice in a row', async () => {
 
 test('recovered although no event had come yet', () => recovers('quiet', (cable) => cable.pull(), { alone: true }));
 
+test('an offset of an earlier connection does not hide what was missed', async () => {
+  const cable = await Cable.to(server.port);
+  open.push(cable);
+  const socket = await joined('frank', 'stale-b', { url: cable.url });
+  await socket.ask('joinRoom', 'stale-c');
+  for (let n = 1; n <= 9; n += 1) await say('stale-b', `b ${n}`);
+  await until(() => socket.contents().length === 9);
+  // Goes by its own will, so that nothing is kept of it; the library keeps its
+  // last offset all the same. The rooms are joined in another order.
+  socket.disconnect().connect();
+  await connected(socket);
+  assert.equal(socket.recovered, false);
+  await socket.ask('joinRoom', { roomId: 'stale-c', since: 0 });
+  await socket.ask('joinRoom', { roomId: 'stale-b', since: 9 });
+  const left = once(socket, 'disconnect');
+  cable.pull();
+  await left;
+  for (let n = 1; n <= 12; n += 1) await say('stale-c', `c ${n}`);
+  const back = once(socket, 'connect', { signal: AbortSignal.timeout(PATIENCE) });
+  cable.plug();
+  await back;
+  assert.equal(socket.recovered, true);
+  await until(() => socket.contents().length === 21);
+  assert.deepEqual(socket.contents().slice(9), [...Array(12).keys()].map((n) => `c ${n + 1}`));
+});
+
 test('recovered after 11 s idle, over a real hibernation', async () => {
   // The next ping, which wakes it, comes 25 s after one.
   const idle = async (socket) => {

@@ -38,6 +38,9 @@ struct Client {
     slots: Vec<Slot>,
     /// Counts the changes of `slots`: part of every offset.
     version: u64,
+    /// Begins its offsets: a client library keeps the last one it saw, and may
+    /// show it with a `pid` that it was given later.
+    tag: u64,
     /// The id that Socket.IO shows; it outlives the connection.
     sid: String,
     /// By which the client may come back; secret.
@@ -340,6 +343,7 @@ impl Client {
             phase: Phase::Connected,
             slots: Vec::new(),
             version: 0,
+            tag: u64::from_str_radix(&hub.fresh_id(), 16).unwrap_or_default() >> 32,
             pid: None,
             commands: Bucket::full(room.commands, now),
             messages: Bucket::full(room.messages, now),
@@ -370,6 +374,7 @@ impl Client {
     /// this client.
     fn offset_around(&self, place: usize) -> line::Offset {
         let (mut before, mut after) = (String::new(), String::new());
+        offset::push(&mut before, self.tag);
         offset::push(&mut before, self.version);
         for (index, slot) in self.slots.iter().enumerate() {
             if slot.state == State::Joining || index == place {

@@ -25,6 +25,7 @@ struct Saved {
     identity: Identity,
     status: Status,
     version: u64,
+    tag: u64,
     slots: Vec<Slot>,
 }
 
@@ -68,7 +69,11 @@ impl Chat {
         positions: &[u64],
         now: Millis,
     ) {
-        let seen = positions.first().copied().unwrap_or(0);
+        // An offset of an earlier life says nothing: from where it began, then.
+        let (seen, positions) = match positions {
+            [tag, version, positions @ ..] if *tag == saved.tag => (*version, positions),
+            _ => (0, &[][..]),
+        };
         let Some(client) = self.client_mut(key) else {
             return;
         };
@@ -76,9 +81,10 @@ impl Chat {
         client.pid = saved.pid;
         client.status = saved.status;
         client.version = saved.version;
+        client.tag = saved.tag;
         let mut joins = Vec::new();
         for (place, mut slot) in saved.slots.into_iter().enumerate() {
-            if let Some(at) = positions.get(place + 1)
+            if let Some(at) = positions.get(place)
                 && seen >= slot.version
             {
                 slot.from = slot.from.max(*at);
@@ -204,6 +210,7 @@ impl Chat {
                 status: saved.status,
                 slots: saved.slots,
                 version: saved.version,
+                tag: saved.tag,
                 sid: saved.sid,
                 pid: saved.pid,
                 ..Client::new(hub, saved.id, framing, saved.identity, now)
@@ -249,6 +256,7 @@ impl Chat {
             identity: client.identity.clone(),
             status: client.status,
             version: client.version,
+            tag: client.tag,
             slots: client
                 .slots
                 .iter()
