@@ -28,7 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many connects are under way at once where the connect is not what is
 /// measured.
-const CONNECTING: usize = 32;
+pub const CONNECTING: usize = 32;
 
 /// What the reading sockets have counted together.
 #[derive(Default)]

@@ -78,11 +78,12 @@ impl Entry {
         self.rounds.iter().filter_map(of).collect()
     }
 
-    /// Whether it kept up with its load in every round.
-    fn kept_up(&self) -> bool {
+    /// In how many rounds it did not keep up with its load.
+    fn behind(&self) -> usize {
         self.rounds
             .iter()
-            .all(|figures| self.scenario.kept_up(figures))
+            .filter(|figures| !self.scenario.kept_up(figures))
+            .count()
     }
 
     /// What it measured, in the order of the scenario.
@@ -174,10 +175,13 @@ impl Report {
                 "| {} | {}{} | {} |",
                 entry.scenario.name(),
                 entry.peer.name(),
-                if entry.kept_up() {
-                    ""
-                } else {
-                    ", did not keep up"
+                match entry.behind() {
+                    0 => String::new(),
+                    all if all == entry.rounds.len() => ", did not keep up".to_owned(),
+                    some => format!(
+                        ", did not keep up in {some} of {} rounds",
+                        entry.rounds.len()
+                    ),
                 },
                 cells.join(" | ")
             );
@@ -210,7 +214,7 @@ impl Report {
                     "table": entry.scenario.table(),
                     "scenario": entry.scenario.name(),
                     "peer": entry.peer.name(),
-                    "keptUp": entry.kept_up(),
+                    "roundsBehind": entry.behind(),
                     "figures": figures,
                 });
                 let compared_with = match entry.scenario.peers()[0] {

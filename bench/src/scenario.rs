@@ -21,7 +21,7 @@ pub enum Scenario {
 }
 
 /// The scenarios of `run`, in the order of the tables.
-pub const SCENARIOS: [Scenario; 7] = [
+pub const SCENARIOS: [Scenario; 8] = [
     Scenario::Throughput {
         sockets: 2,
         in_flight: 1,
@@ -42,6 +42,11 @@ pub const SCENARIOS: [Scenario; 7] = [
     Scenario::Reconnect {
         clients: 500,
         missed: 100,
+    },
+    // What all can do on two cores, for latencies worth comparing.
+    Scenario::Gateway {
+        sockets: 1000,
+        rate: 20,
     },
     Scenario::Gateway {
         sockets: 1000,

@@ -2,12 +2,14 @@
 //! (an open loop): each is due at its time, and its latency counts from then.
 
 use crate::check::Line;
-use crate::load::{self, Broken, Client, PATIENCE, PING};
+use crate::load::{self, Broken, CONNECTING, Client, PATIENCE, PING, ROOM};
 use crate::machine;
 use crate::target::Target;
+use futures_util::stream::{self, StreamExt};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -52,6 +54,8 @@ struct Received {
     deliveries: AtomicU64,
     /// Microseconds, of each message that counts.
     latencies: Mutex<Vec<u32>>,
+    /// Its connection has ended.
+    gone: AtomicBool,
 }
 
 /// What one measurement gave.
@@ -79,9 +83,30 @@ pub async fn steady(
     warm_up: Duration,
     measure: Duration,
 ) -> Result<Steady, String> {
-    let users = load::users(target, sockets + 1);
-    let mut clients = load::connect_all(target, &users).await?.into_iter();
-    let sender = clients.next().ok_or("nobody to send")?;
+    let mut users = load::users(target, sockets + 1);
+    let sender = users.pop().ok_or("nobody to send")?;
+    let (report, mut broken) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    let mut all = Vec::with_capacity(sockets);
+    let agreed = Arc::new(OnceLock::new());
+    let mut connecting = stream::iter(&users)
+        .map(|user| Client::connect(target, ROOM, user, None))
+        .buffer_unordered(CONNECTING);
+    while let Some(client) = connecting.next().await {
+        let client = client?;
+        let received = Arc::new(Received::default());
+        received.seen.store(client.sequence.last(), Relaxed);
+        all.push(received.clone());
+        let (report, agreed) = (report.clone(), agreed.clone());
+        // At once: a client that does not answer pings is let go.
+        tasks.spawn(async move {
+            let broken = receive(client, &agreed, &received).await;
+            received.gone.store(true, Relaxed);
+            // Nobody listens any more when the run is over already.
+            let _ = report.send(broken);
+        });
+    }
+    let sender = Client::connect(target, ROOM, &sender, None).await?;
     let count = |time: Duration| time.as_secs() * u64::from(rate);
     let schedule = Schedule {
         begin: Instant::now() + SETTLE,
@@ -90,24 +115,13 @@ pub async fn steady(
         total: count(warm_up + measure),
         warm_up: count(warm_up),
     };
-    let (report, mut broken) = mpsc::unbounded_channel();
-    let mut tasks = JoinSet::new();
-    let mut all = Vec::with_capacity(sockets);
-    for client in clients {
-        if client.sequence.last() != schedule.head {
-            return Err("the room is not as quiet as it must be".to_owned());
+    let schedule = *agreed.get_or_init(|| schedule);
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    tasks.spawn({
+        let acknowledged = acknowledged.clone();
+        async move {
+            let _ = report.send(send(sender, schedule, &acknowledged).await);
         }
-        let received = Arc::new(Received::default());
-        received.seen.store(client.sequence.last(), Relaxed);
-        all.push(received.clone());
-        let report = report.clone();
-        tasks.spawn(async move {
-            // Nobody listens any more when the run is over already.
-            let _ = report.send(receive(client, schedule, &received).await);
-        });
-    }
-    tasks.spawn(async move {
-        let _ = report.send(send(sender, schedule).await);
     });
 
     let (from, to) = schedule.window();
@@ -120,32 +134,26 @@ pub async fn steady(
     let generator_cpu = (machine::own_cpu_seconds() - generator) / cpu_time;
 
     let last = schedule.head + schedule.total;
-    let missing = || -> u64 {
-        let missing = |one: &Arc<Received>| last.saturating_sub(one.seen.load(Relaxed));
-        all.iter().map(missing).sum()
-    };
-    let mut gone = 0;
-    let mut check = || {
-        while let Ok(end) = broken.try_recv() {
-            match end {
-                Broken::Promise(what) => return Err(what),
-                Broken::Gone(why) => {
-                    gone += 1;
-                    if gone == 1 {
-                        eprintln!("a socket did not stay: {why}");
-                    }
-                }
-            }
-        }
-        Ok(gone)
-    };
-    // Who is gone gets nothing any more: no use waiting when all are.
-    while missing() > 0 && to.elapsed() < PATIENCE && check()? < sockets {
+    let mut said = BTreeSet::new();
+    let behind = |one: &Received| last.saturating_sub(one.seen.load(Relaxed));
+    // Who is gone gets nothing any more.
+    let waits = |one: &Arc<Received>| behind(one) > 0 && !one.gone.load(Relaxed);
+    let answered = || acknowledged.load(Relaxed) == schedule.total;
+    while (all.iter().any(waits) || !answered()) && to.elapsed() < PATIENCE {
+        check(&mut broken, &mut said)?;
         sleep(Duration::from_millis(5)).await;
     }
-    let (drain, missing) = (to.elapsed(), missing());
+    let drain = to.elapsed();
+    let missing = all.iter().map(|one| behind(one)).sum();
     sleep(AFTER).await;
-    check()?;
+    check(&mut broken, &mut said)?;
+    let gone = all.iter().filter(|one| one.gone.load(Relaxed)).count();
+    if gone > 0 {
+        eprintln!("{gone} sockets did not stay");
+    }
+    if missing == 0 && !answered() {
+        return Err("all has arrived, but not all was acknowledged".to_owned());
+    }
     if let Some(one) = all.iter().find(|one| one.seen.load(Relaxed) > last) {
         let seen = one.seen.load(Relaxed);
         return Err(format!("an event {seen} after the last, {last}"));
@@ -166,11 +174,30 @@ pub async fn steady(
     })
 }
 
+/// Fails when a server broke a promise. One that lets sockets go did not keep
+/// up; what they then lack is counted.
+fn check(
+    broken: &mut mpsc::UnboundedReceiver<Broken>,
+    said: &mut BTreeSet<String>,
+) -> Result<(), String> {
+    while let Ok(broken) = broken.try_recv() {
+        match broken {
+            Broken::Promise(what) => return Err(what),
+            Broken::Gone(why) => {
+                // Each reason once, not for a thousand sockets.
+                if said.insert(why.clone()) {
+                    eprintln!("a socket did not stay: {why}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Reads, checks and takes the time until it is dropped or something breaks.
-async fn receive(mut client: Client, schedule: Schedule, received: &Received) -> Broken {
+async fn receive(mut client: Client, agreed: &OnceLock<Schedule>, received: &Received) -> Broken {
     let mut ping = interval_at(tokio::time::Instant::now() + PING, PING);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (from, to) = schedule.window();
     let mut arrived: Vec<(u64, Instant)> = Vec::new();
     loop {
         let reading = client.read(|line| {
@@ -187,6 +214,10 @@ async fn receive(mut client: Client, schedule: Schedule, received: &Received) ->
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for (seq, at) in arrived.drain(..) {
+            let Some(schedule) = agreed.get().filter(|schedule| schedule.head < seq) else {
+                return Broken::Promise(format!("message {seq} before one was sent"));
+            };
+            let (from, to) = schedule.window();
             received.seen.store(seq, Relaxed);
             if from <= at && at < to {
                 received.deliveries.fetch_add(1, Relaxed);
@@ -203,8 +234,9 @@ async fn receive(mut client: Client, schedule: Schedule, received: &Received) ->
     }
 }
 
-/// Sends what is due, and holds the answers to their order.
-async fn send(mut client: Client, schedule: Schedule) -> Broken {
+/// Sends what is due, and holds the answers to their order: so it is known which
+/// `seq` was due when.
+async fn send(mut client: Client, schedule: Schedule, answered: &AtomicU64) -> Broken {
     let mut ping = interval_at(tokio::time::Instant::now() + PING, PING);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut sent, mut acknowledged) = (0, 0);
@@ -232,8 +264,33 @@ async fn send(mut client: Client, schedule: Schedule) -> Broken {
         if let Some(wrong) = wrong {
             return Broken::Promise(wrong);
         }
+        answered.store(acknowledged, Relaxed);
         if let Err(broken) = done {
             return broken;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_begins_with_the_first_message_that_counts() {
+        let begin = Instant::now();
+        let schedule = Schedule {
+            begin,
+            rate: 200,
+            head: 0,
+            total: 600,
+            warm_up: 200,
+        };
+        assert_eq!(schedule.due(1), begin);
+        assert_eq!(schedule.due(2), begin + Duration::from_millis(5));
+        let window = (
+            begin + Duration::from_secs(1),
+            begin + Duration::from_secs(3),
+        );
+        assert_eq!(schedule.window(), window);
     }
 }
