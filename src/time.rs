@@ -26,6 +26,11 @@ pub fn parse_rfc3339(text: &str) -> Option<Millis> {
     u64::try_from(at.timestamp_millis()).ok()
 }
 
+/// Brings a deadline forward to `at`, if it is later or there is none.
+pub fn sooner(deadline: &mut Option<Millis>, at: Millis) {
+    *deadline = Some(deadline.map_or(at, |deadline| deadline.min(at)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

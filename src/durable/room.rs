@@ -628,11 +628,8 @@ impl Live {
         match self.displace(conn) {
             Some(Peer::Socket(socket)) => runtime::close(&socket, why.code(), why.reason()),
             Some(Peer::Gateway { gateway, id }) => {
-                let item = Item::Close {
-                    to: id.to_string(),
-                    code: why.code(),
-                    reason: why.reason().to_owned(),
-                };
+                let to = id.to_string();
+                let item = Item::Close { to, why };
                 self.links.borrow_mut().queue(&gateway, item, "");
             }
             None => {}

@@ -6,6 +6,7 @@ use super::{Frame, Heard, Hub, Output, PollId, SessionId, SocketId, Up, seat, so
 use crate::auth::Identity;
 use crate::eventlog::Entry;
 use crate::fault::Fault;
+use crate::room::limits::Reader;
 use crate::time::{Millis, SECOND};
 use crate::wire::native::Close;
 use engineioxide_core::{Packet, ProtocolVersion};
@@ -91,10 +92,7 @@ pub enum Polled {
 #[derive(Debug)]
 pub(super) struct Sock {
     role: Role,
-    /// When it was heard last.
-    heard_at: Millis,
-    /// Bytes sent since.
-    unacked: usize,
+    reader: Reader,
     /// Of a native socket.
     id: Option<String>,
 }
@@ -338,8 +336,7 @@ impl Hub {
         let Some(Some(sock)) = self.sockets.get_mut(socket) else {
             return;
         };
-        sock.heard_at = now;
-        sock.unacked = 0;
+        sock.reader.heard(now);
         match sock.role {
             Role::Native => self.ups.push_back(Up::Frame { socket, frame }),
             Role::Candidate(session) => self.probe(session, socket, frame, now),
@@ -570,10 +567,7 @@ impl Hub {
         self.sockets
             .get_mut(socket)
             .and_then(Option::as_mut)
-            .is_some_and(|sock| {
-                sock.unacked += bytes;
-                sock.unacked > limit
-            })
+            .is_some_and(|sock| sock.reader.sent(bytes, limit))
     }
 
     /// A socket that [`Hub::sent`] pointed out: when the runtime last heard it
@@ -582,12 +576,10 @@ impl Hub {
         let Some(Some(sock)) = self.sockets.get_mut(socket) else {
             return;
         };
-        if heard.is_some_and(|at| at > sock.heard_at) {
-            sock.heard_at = now;
-            sock.unacked = 0;
+        if sock.reader.excuse(heard, now) {
             return;
         }
-        let (role, bytes) = (sock.role, sock.unacked);
+        let (role, bytes) = (sock.role, sock.reader.unacked());
         self.log(Entry::reject("slow").with("unackedBytes", bytes));
         match role {
             Role::Native => self.close_socket(socket, Close::TooSlow),
@@ -746,7 +738,7 @@ impl Hub {
         self.sockets
             .get(socket)
             .and_then(Option::as_ref)
-            .map_or(0, |sock| sock.heard_at)
+            .map_or(0, |sock| sock.reader.heard_at())
     }
 
     /// What must be known of a session after hibernation has changed.
@@ -774,8 +766,7 @@ impl Hub {
     fn socket(&mut self, role: Role, now: Millis) -> SocketId {
         let sock = Sock {
             role,
-            heard_at: now,
-            unacked: 0,
+            reader: Reader::new(now),
             id: None,
         };
         seat(&mut self.sockets, sock)

@@ -5,8 +5,8 @@ use super::engine::{Door, Protocol};
 use super::{Frame, Hub, SessionId, Up};
 use crate::config::GatewayConfig;
 use crate::time::{Millis, SECOND};
-use crate::wire::Object;
 use crate::wire::native::Close;
+use crate::wire::{Object, event};
 use bytes::Bytes;
 use engineioxide_core::Packet as EnginePacket;
 use serde_json::value::RawValue;
@@ -21,17 +21,6 @@ const ATTACHMENT_TIMEOUT: Millis = 10 * SECOND;
 
 /// Most attachments of a packet.
 const MAX_ATTACHMENTS: usize = 256;
-
-/// Events that clients would take for their connection's own; a packet with one
-/// is malformed, as in Socket.IO's own server.
-const RESERVED: [&str; 6] = [
-    "connect",
-    "connect_error",
-    "disconnect",
-    "disconnecting",
-    "newListener",
-    "removeListener",
-];
 
 /// What Socket.IO keeps of a session.
 #[derive(Debug)]
@@ -329,7 +318,8 @@ fn is_event(args: &str) -> bool {
         return false;
     };
     match serde_json::from_str::<String>(name) {
-        Ok(name) => !RESERVED.contains(&name.as_str()),
+        // A packet with one of these is malformed, as in Socket.IO's own server.
+        Ok(name) => !event::is_of_connections(&name),
         Err(_) => name.parse::<u64>().is_ok(),
     }
 }

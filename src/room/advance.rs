@@ -8,7 +8,7 @@ use super::tick::Except;
 use super::{Change, ConnId, Output, Room, dedupe};
 use crate::eventlog::Entry;
 use crate::name::UserId;
-use crate::time::{Millis, rfc3339};
+use crate::time::{Millis, rfc3339, sooner};
 use crate::wire::command::{Body, Send, Status};
 use crate::wire::event::Stamp;
 use crate::wire::native::Close;
@@ -321,11 +321,11 @@ impl Room {
         for (conn, this) in self.conns.iter().enumerate() {
             // Who never pings has not promised to.
             if let (Some(this), Some(pinged)) = (this, pinged(conn)) {
-                let gone_at = pinged.max(this.alive_at) + timeout;
+                let gone_at = pinged.max(this.reader.heard_at()) + timeout;
                 if gone_at <= now {
                     ghosts.push(conn);
                 } else {
-                    self.ghost_check = Some(self.ghost_check.map_or(gone_at, |at| at.min(gone_at)));
+                    sooner(&mut self.ghost_check, gone_at);
                 }
             }
         }

@@ -1,12 +1,11 @@
 //! What connections ask for.
 
 use super::connections::Start;
-use super::limits::{Bucket, Verdict};
+use super::limits::{Kind, Verdict};
 use super::log::Range;
 use super::tick::Except;
-use super::{Conn, ConnId, Output, Room};
+use super::{ConnId, Output, Room};
 use crate::auth::Rights;
-use crate::config::RoomConfig;
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
 use crate::name::UserId;
@@ -41,8 +40,7 @@ impl Room {
         let Some(this) = self.conn_mut(conn) else {
             return;
         };
-        this.alive_at = now;
-        this.unacked = 0;
+        this.reader.heard(now);
         if this.expires <= now {
             return self.close(conn, Close::Expired, now, out);
         }
@@ -65,13 +63,7 @@ impl Room {
             Err(why) => return self.reject(conn, why, now, out),
         };
         for one in incoming {
-            let flood = self.take(
-                conn,
-                |conn| &mut conn.commands,
-                |limits| limits.commands,
-                "commands",
-                now,
-            );
+            let flood = self.take(conn, Kind::Command, now);
             if let Err(fault) = flood {
                 // An answer to each would give a flood more than it brought:
                 // the rest of the frame gets none.
@@ -116,7 +108,7 @@ impl Room {
         let Some(this) = self.conn_mut(conn) else {
             return false;
         };
-        let verdict = this.overrun.refuse(now);
+        let verdict = this.allowance.refuse(now);
         if verdict != Verdict::Again {
             let entry = Entry::reject("rate").user(&this.user).connection(&this.id);
             out.push(Output::Log(
@@ -129,19 +121,10 @@ impl Room {
         verdict != Verdict::Enough
     }
 
-    pub(super) fn take(
-        &mut self,
-        conn: ConnId,
-        bucket: impl Fn(&mut Conn) -> &mut Bucket,
-        rate: impl Fn(&RoomConfig) -> crate::config::Rate,
-        what: &str,
-        now: Millis,
-    ) -> Result<()> {
-        let rate = rate(&self.config.room);
+    pub(super) fn take(&mut self, conn: ConnId, kind: Kind, now: Millis) -> Result<()> {
+        let config = self.config.clone();
         let this = self.conn_mut(conn).ok_or_else(Fault::internal)?;
-        bucket(this)
-            .take(rate, now)
-            .map_err(|wait| Fault::rate_limited(what, wait))
+        this.allowance.take(kind, &config.room, now)
     }
 
     pub(super) fn command(
@@ -152,44 +135,27 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Result<Answer> {
+        // Left out it is this one.
+        if command.room().is_some_and(|room| room != self.name) {
+            return Err(match command {
+                Command::Join { .. } => Fault::bad_request("this socket belongs to another room"),
+                _ => Fault::not_joined(),
+            });
+        }
         match command {
-            Command::Join { room, position } => {
-                self.own_room(
-                    room.as_deref(),
-                    Fault::bad_request("this socket belongs to another room"),
-                )?;
-                self.take(
-                    conn,
-                    |conn| &mut conn.joins,
-                    |limits| limits.joins,
-                    "joins",
-                    now,
-                )?;
+            Command::Join { position, .. } => {
+                self.take(conn, Kind::Join, now)?;
                 self.rejoin(conn, id, &position, now, out)
             }
-            Command::Leave { room } => {
-                self.own_room(room.as_deref(), Fault::not_joined())?;
-                self.take(
-                    conn,
-                    |conn| &mut conn.joins,
-                    |limits| limits.joins,
-                    "joins",
-                    now,
-                )?;
+            Command::Leave { .. } => {
+                self.take(conn, Kind::Join, now)?;
                 let user = self.require(conn, Rights::NONE)?;
                 self.remove_member(&user, Some(conn), now, out);
                 Ok(Answer::Now(format!(r#"{{"roomId":"{}"}}"#, self.name)))
             }
             Command::Send(send) => {
-                self.own_room(send.room.as_deref(), Fault::not_joined())?;
                 let user = self.require(conn, Rights::WRITE)?;
-                self.take(
-                    conn,
-                    |conn| &mut conn.messages,
-                    |limits| limits.messages,
-                    "messages",
-                    now,
-                )?;
+                self.take(conn, Kind::Message, now)?;
                 if send.volatile {
                     let line = self.ephemeral(&user, &send.body, now, false);
                     self.tick.tell_others(Except::Conn(conn), line);
@@ -202,24 +168,11 @@ impl Room {
                 }
                 Ok(Answer::Later)
             }
-            Command::Delivered { room, seq } => {
-                self.own_room(room.as_deref(), Fault::not_joined())?;
-                self.acknowledge(conn, id, seq, false, now)
-            }
-            Command::Read { room, seq } => {
-                self.own_room(room.as_deref(), Fault::not_joined())?;
-                self.acknowledge(conn, id, seq, true, now)
-            }
-            Command::Typing { room, is_typing } => {
-                self.own_room(room.as_deref(), Fault::not_joined())?;
+            Command::Delivered { seq, .. } => self.acknowledge(conn, id, seq, false, now),
+            Command::Read { seq, .. } => self.acknowledge(conn, id, seq, true, now),
+            Command::Typing { is_typing, .. } => {
                 let user = self.require(conn, Rights::PRESENCE)?;
-                self.take(
-                    conn,
-                    |conn| &mut conn.signals,
-                    |limits| limits.signals,
-                    "signals",
-                    now,
-                )?;
+                self.take(conn, Kind::Signal, now)?;
                 let until = is_typing.then(|| now + self.config.room.typing_ttl);
                 if self.roster.typing(&user, until) {
                     self.rumour_of(&user, event::user_typing(&self.name, &user, is_typing), now);
@@ -228,13 +181,7 @@ impl Room {
             }
             Command::Presence { status } => {
                 let user = self.require(conn, Rights::PRESENCE)?;
-                self.take(
-                    conn,
-                    |conn| &mut conn.signals,
-                    |limits| limits.signals,
-                    "signals",
-                    now,
-                )?;
+                self.take(conn, Kind::Signal, now)?;
                 if let Some(this) = self.conn_mut(conn) {
                     this.status = status;
                 }
@@ -246,16 +193,9 @@ impl Room {
                     status.as_str()
                 )))
             }
-            Command::Sync { room, after, limit } => {
-                self.own_room(room.as_deref(), Fault::not_joined())?;
+            Command::Sync { after, limit, .. } => {
                 self.require(conn, Rights::READ)?;
-                self.take(
-                    conn,
-                    |conn| &mut conn.joins,
-                    |limits| limits.joins,
-                    "requests",
-                    now,
-                )?;
+                self.take(conn, Kind::Request, now)?;
                 if let Some(id) = id {
                     out.push(Output::Page {
                         conn,
@@ -271,23 +211,9 @@ impl Room {
                 Ok(Answer::Later)
             }
             Command::Refresh { token } => {
-                self.take(
-                    conn,
-                    |conn| &mut conn.joins,
-                    |limits| limits.joins,
-                    "requests",
-                    now,
-                )?;
+                self.take(conn, Kind::Request, now)?;
                 self.refresh(conn, &token, now, out)
             }
-        }
-    }
-
-    /// `room` is this one or left out; else `otherwise`.
-    pub(super) fn own_room(&self, room: Option<&str>, otherwise: Fault) -> Result<()> {
-        match room {
-            Some(room) if room != self.name => Err(otherwise),
-            _ => Ok(()),
         }
     }
 
@@ -424,11 +350,8 @@ impl Room {
             self.close(conn, Close::Forbidden, now, out);
             return Ok(Answer::Later);
         }
-        this.expires = identity.expires;
-        this.rights = rights;
-        let expiry = this.expires;
-        self.expiry = Some(self.expiry.map_or(expiry, |at| at.min(expiry)));
-        out.push(Output::Attach { conn });
+        let expiry = identity.expires;
+        self.refreshed(conn, rights, expiry, out);
         Ok(Answer::Now(format!(
             r#"{{"expiresAt":"{}"}}"#,
             rfc3339(expiry)

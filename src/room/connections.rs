@@ -1,13 +1,14 @@
 //! Who is connected and who is a member: coming, being told where one stands,
 //! going, and starting to read.
 
+use super::limits::Reader;
 use super::tick::{Arrival, Except, Greeting};
 use super::{Attachment, Change, Conn, ConnId, Hello, Member, Output, Room};
 use crate::config::RoomConfig;
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
 use crate::name::UserId;
-use crate::time::{Millis, rfc3339};
+use crate::time::{Millis, rfc3339, sooner};
 use crate::wire::command::Position;
 use crate::wire::event;
 use crate::wire::native::Close;
@@ -123,7 +124,7 @@ impl Room {
     pub fn recall(&mut self, attachment: Attachment, now: Millis) -> ConnId {
         let mut conn = Conn::new(attachment, &self.config.room, now);
         // When it was heard last only the runtime knows.
-        conn.alive_at = 0;
+        conn.reader = Reader::new(0);
         let (user, status, joined) = (conn.user.clone(), conn.status, conn.joined);
         let conn = self.place(conn, now);
         if joined {
@@ -133,9 +134,9 @@ impl Room {
     }
 
     pub(super) fn place(&mut self, conn: Conn, now: Millis) -> ConnId {
-        self.expiry = Some(self.expiry.map_or(conn.expires, |at| at.min(conn.expires)));
+        sooner(&mut self.expiry, conn.expires);
         let check = now + self.config.room.ghost_timeout;
-        self.ghost_check = Some(self.ghost_check.map_or(check, |at| at.min(check)));
+        sooner(&mut self.ghost_check, check);
         match self.free.pop() {
             Some(place) => {
                 self.conns[place] = Some(conn);
@@ -198,10 +199,8 @@ impl Room {
     /// its last sign of life that it should be looked at.
     pub fn sent(&mut self, conn: ConnId, bytes: usize) -> bool {
         let limit = self.config.room.max_unacked_bytes;
-        self.conn_mut(conn).is_some_and(|conn| {
-            conn.unacked += bytes;
-            conn.unacked > limit
-        })
+        self.conn_mut(conn)
+            .is_some_and(|conn| conn.reader.sent(bytes, limit))
     }
 
     /// A socket that [`Room::sent`] pointed out: its last ping, if it ever sent
@@ -216,15 +215,13 @@ impl Room {
         let Some(this) = self.conn_mut(conn) else {
             return;
         };
-        if pinged.is_some_and(|at| at > this.alive_at) {
-            this.alive_at = now;
-            this.unacked = 0;
+        if this.reader.excuse(pinged, now) {
             return;
         }
         let entry = Entry::reject("slow")
             .user(&this.user)
             .connection(&this.id)
-            .with("unackedBytes", this.unacked);
+            .with("unackedBytes", this.reader.unacked());
         out.push(Output::Log(entry));
         self.close(conn, Close::TooSlow, now, out);
     }

@@ -1,7 +1,8 @@
 //! How much a connection may ask for: token buckets, and what happens to one
 //! that does not stop.
 
-use crate::config::Rate;
+use crate::config::{Rate, RoomConfig};
+use crate::fault::{self, Fault};
 use crate::time::{Millis, SECOND};
 use std::collections::HashMap;
 
@@ -44,6 +45,120 @@ impl Bucket {
     pub fn is_full(&self, rate: Rate, now: Millis) -> bool {
         let elapsed = now.saturating_sub(self.at) as f64 / SECOND as f64;
         self.tokens + elapsed * rate.per_second >= rate.burst
+    }
+}
+
+/// What a connection may ask for. Some kinds share a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Anything at all.
+    Command,
+    Message,
+    Signal,
+    Join,
+    /// As a join.
+    Request,
+}
+
+impl Kind {
+    /// As a refusal names it.
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Command => "commands",
+            Kind::Message => "messages",
+            Kind::Signal => "signals",
+            Kind::Join => "joins",
+            Kind::Request => "requests",
+        }
+    }
+}
+
+/// What one connection may still ask for, and how it takes a refusal.
+#[derive(Debug)]
+pub struct Allowance {
+    commands: Bucket,
+    messages: Bucket,
+    signals: Bucket,
+    joins: Bucket,
+    overrun: Overrun,
+}
+
+impl Allowance {
+    pub fn full(limits: &RoomConfig, now: Millis) -> Self {
+        Allowance {
+            commands: Bucket::full(limits.commands, now),
+            messages: Bucket::full(limits.messages, now),
+            signals: Bucket::full(limits.signals, now),
+            joins: Bucket::full(limits.joins, now),
+            overrun: Overrun::default(),
+        }
+    }
+
+    /// Takes one, or fails with `rateLimited`.
+    pub fn take(&mut self, kind: Kind, limits: &RoomConfig, now: Millis) -> fault::Result<()> {
+        let (bucket, rate) = match kind {
+            Kind::Command => (&mut self.commands, limits.commands),
+            Kind::Message => (&mut self.messages, limits.messages),
+            Kind::Signal => (&mut self.signals, limits.signals),
+            Kind::Join | Kind::Request => (&mut self.joins, limits.joins),
+        };
+        let taken = bucket.take(rate, now);
+        taken.map_err(|wait| Fault::rate_limited(kind.name(), wait))
+    }
+
+    /// It was refused something: what that means for it.
+    pub fn refuse(&mut self, now: Millis) -> Verdict {
+        self.overrun.refuse(now)
+    }
+}
+
+/// Whether a receiver reads, as far as can be known: the runtime does not say
+/// how much it still holds for a socket, so what was written since the socket's
+/// last sign of life counts.
+#[derive(Debug)]
+pub struct Reader {
+    heard_at: Millis,
+    unacked: usize,
+}
+
+impl Reader {
+    /// `heard_at`: 0 where only the runtime knows.
+    pub fn new(heard_at: Millis) -> Self {
+        Reader {
+            heard_at,
+            unacked: 0,
+        }
+    }
+
+    /// A sign of life.
+    pub fn heard(&mut self, now: Millis) {
+        self.heard_at = now;
+        self.unacked = 0;
+    }
+
+    pub fn heard_at(&self) -> Millis {
+        self.heard_at
+    }
+
+    /// Bytes written since the last sign of life.
+    pub fn unacked(&self) -> usize {
+        self.unacked
+    }
+
+    /// So much was written. `true` when it is more than `limit` by now, so that
+    /// the runtime is to be asked.
+    pub fn sent(&mut self, bytes: usize, limit: usize) -> bool {
+        self.unacked += bytes;
+        self.unacked > limit
+    }
+
+    /// When the runtime itself last heard it: whether that is a sign of life.
+    pub fn excuse(&mut self, heard: Option<Millis>, now: Millis) -> bool {
+        let lives = heard.is_some_and(|at| at > self.heard_at);
+        if lives {
+            self.heard(now);
+        }
+        lives
     }
 }
 

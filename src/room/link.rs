@@ -14,8 +14,8 @@ use super::tick::{Arrival, Greeting};
 use super::{Hello, Room};
 use crate::auth::Rights;
 use crate::fault::Result;
-use crate::time::Millis;
-use crate::wire::native;
+use crate::time::{Millis, sooner};
+use crate::wire::native::{self, Close};
 use serde::{Deserialize, Serialize};
 
 /// What a gateway asks of a room, in the order its sockets said it.
@@ -75,11 +75,7 @@ pub enum Item {
     /// A connection is not of the room any more.
     Out { to: String },
     /// Its socket is to be closed.
-    Close {
-        to: String,
-        code: u16,
-        reason: String,
-    },
+    Close { to: String, why: Close },
     /// Whether it is still there; it should have had the events up to `at`.
     Is { to: String, at: u64 },
     /// The room does not know this connection, which should join again.
@@ -182,7 +178,7 @@ impl Room {
         self.replay(conn, after, self.bounds.head, out);
     }
 
-    /// A connection at a gateway showed another token.
+    /// A connection showed another token.
     pub fn refreshed(
         &mut self,
         conn: ConnId,
@@ -193,7 +189,7 @@ impl Room {
         if let Some(this) = self.conn_mut(conn) {
             this.rights = rights;
             this.expires = expires;
-            self.expiry = Some(self.expiry.map_or(expires, |at| at.min(expires)));
+            sooner(&mut self.expiry, expires);
             out.push(Output::Attach { conn });
         }
     }

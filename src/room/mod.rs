@@ -37,7 +37,7 @@ use crate::wire::Object;
 use crate::wire::command::{Position, Status};
 use crate::wire::object::TEXT;
 use dedupe::{Dedupe, Key, Seen};
-use limits::{Bucket, Doors, Overrun};
+use limits::{Allowance, Doors, Reader};
 use log::Bounds;
 use member::Cursor;
 use presence::Roster;
@@ -105,15 +105,8 @@ struct Conn {
     from: u64,
     /// Its socket is at a gateway: it is in the room only while it is joined.
     remote: bool,
-    commands: Bucket,
-    messages: Bucket,
-    signals: Bucket,
-    joins: Bucket,
-    overrun: Overrun,
-    /// Bytes sent since the last sign of life.
-    unacked: usize,
-    /// When that was.
-    alive_at: Millis,
+    allowance: Allowance,
+    reader: Reader,
 }
 
 impl Conn {
@@ -128,13 +121,8 @@ impl Conn {
             live_from: 0,
             from: attachment.from,
             remote: attachment.remote,
-            commands: Bucket::full(config.commands, now),
-            messages: Bucket::full(config.messages, now),
-            signals: Bucket::full(config.signals, now),
-            joins: Bucket::full(config.joins, now),
-            overrun: Overrun::default(),
-            unacked: 0,
-            alive_at: now,
+            allowance: Allowance::full(config, now),
+            reader: Reader::new(now),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::output::ConnId;
 use crate::name::UserId;
-use crate::time::Millis;
+use crate::time::{Millis, sooner};
 use crate::wire::command::Status;
 use std::collections::HashMap;
 
@@ -139,7 +139,7 @@ impl Roster {
     }
 
     fn expect(&mut self, at: Millis) {
-        self.deadline = Some(self.deadline.map_or(at, |deadline| deadline.min(at)));
+        sooner(&mut self.deadline, at);
     }
 
     /// The next time something may end by itself.
@@ -167,7 +167,7 @@ impl Roster {
                         *until = None;
                         ended.push(end(user.clone()));
                     }
-                    Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
+                    Some(at) => sooner(&mut next, at),
                     None => {}
                 }
             }

@@ -28,7 +28,10 @@ const RESERVED: &[&str] = &[
     "userLeft",
     "gap",
     "error",
-    // Of Socket.IO's own: a client cannot tell them from its connection's.
+];
+
+/// Events of Socket.IO's own: a client cannot tell them from its connection's.
+const OF_CONNECTIONS: [&str; 6] = [
     "connect",
     "connect_error",
     "disconnect",
@@ -39,7 +42,12 @@ const RESERVED: &[&str] = &[
 
 /// Whether `event` is a name of the contract.
 pub fn is_reserved(event: &str) -> bool {
-    RESERVED.contains(&event)
+    RESERVED.contains(&event) || is_of_connections(event)
+}
+
+/// Whether `event` is one that Socket.IO's clients make themselves.
+pub fn is_of_connections(event: &str) -> bool {
+    OF_CONNECTIONS.contains(&event)
 }
 
 /// Appends `text` as a JSON string.

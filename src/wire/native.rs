@@ -10,10 +10,9 @@ use serde_json::value::RawValue;
 pub const PING: &str = "ping";
 pub const PONG: &str = "pong";
 
-/// Why and how a socket is closed. The codes are HTTP's with 4000 added. Those
-/// of RFC 6455 below 3000 (1001, 1013) would say the same, but programs may not
-/// send them, and proxies made of such (`wrangler dev` is one) drop them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why and how a socket is closed. The codes are HTTP's with 4000 added, as those
+/// of the contract are: the range for applications (RFC 6455, 7.4.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Close {
     Malformed,
     Expired,
@@ -30,28 +29,7 @@ pub enum Close {
     Normal,
 }
 
-const CLOSES: [Close; 12] = [
-    Close::Malformed,
-    Close::Expired,
-    Close::Kicked,
-    Close::Forbidden,
-    Close::TooLarge,
-    Close::TooFast,
-    Close::RoomDeleted,
-    Close::Ghost,
-    Close::TooSlow,
-    Close::Failed,
-    Close::NoHandshake,
-    Close::Normal,
-];
-
 impl Close {
-    /// The first that has this code.
-    pub fn of(code: u16) -> Close {
-        let known = CLOSES.into_iter().find(|close| close.code() == code);
-        known.unwrap_or(Close::Failed)
-    }
-
     pub fn code(self) -> u16 {
         match self {
             Close::Malformed => 4400,
@@ -87,14 +65,16 @@ impl Close {
 
 /// One object of a frame: the id it wants an answer under, and what it asks.
 #[derive(Debug)]
-pub struct Incoming {
+pub struct Incoming<'a> {
+    /// It, as it came.
+    pub line: &'a str,
     pub id: Option<u32>,
     pub command: Result<Command>,
 }
 
 /// Takes a frame apart. `Err` where it is not this framing at all: no line of
 /// it is JSON. Otherwise a line with a fault is that line's own matter.
-pub fn decode(frame: &str) -> std::result::Result<Vec<Incoming>, Close> {
+pub fn decode(frame: &str) -> std::result::Result<Vec<Incoming<'_>>, Close> {
     let mut incoming = Vec::new();
     let mut any_json = false;
     for line in frame.split('\n').filter(|line| !line.trim().is_empty()) {
@@ -109,16 +89,10 @@ pub fn decode(frame: &str) -> std::result::Result<Vec<Incoming>, Close> {
     }
 }
 
-/// Whether a frame is this framing at all: a line of it is JSON.
-pub fn is_framing(frame: &str) -> bool {
-    frame
-        .split('\n')
-        .any(|line| serde_json::from_str::<&RawValue>(line).is_ok())
-}
-
 /// One line of a frame.
-pub fn decode_line(line: &str) -> Incoming {
+pub fn decode_line(line: &str) -> Incoming<'_> {
     let fail = |fault| Incoming {
+        line,
         id: None,
         command: Err(fault),
     };
@@ -134,6 +108,7 @@ pub fn decode_line(line: &str) -> Incoming {
     };
     if too_deep(line) {
         return Incoming {
+            line,
             id,
             command: Err(Fault::bad_request("nested too deeply")),
         };
@@ -141,7 +116,7 @@ pub fn decode_line(line: &str) -> Incoming {
     let command = object
         .need("event", super::object::TEXT)
         .and_then(|event| Command::parse(&event, object.raw("data")));
-    Incoming { id, command }
+    Incoming { line, id, command }
 }
 
 /// `{"ack":7,"data":…}`.

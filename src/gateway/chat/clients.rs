@@ -130,11 +130,7 @@ impl Chat {
             return;
         };
         client.phase = Phase::Connected;
-        hub.log(
-            Entry::info("connect")
-                .user(&client.identity.user)
-                .connection(&client.id),
-        );
+        hub.log(client.entry(Entry::info("connect")));
         if let Framing::SocketIo { session, nsp } = &client.framing {
             let mut data = json!({ "sid": client.sid });
             if let Some(pid) = &client.pid {
@@ -160,12 +156,7 @@ impl Chat {
             return;
         };
         if matches!(client.phase, Phase::Connected) {
-            hub.log(
-                Entry::info("disconnect")
-                    .user(&client.identity.user)
-                    .connection(&client.id)
-                    .with("code", code),
-            );
+            hub.log(client.entry(Entry::info("disconnect")).with("code", code));
         }
         if comes_back && client.pid.is_some() {
             self.save(hub, key, true);

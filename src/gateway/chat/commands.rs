@@ -2,16 +2,15 @@
 
 use super::{Chat, ClientId, Slot, State};
 use crate::auth::{self, Rights};
-use crate::config::Rate;
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
 use crate::gateway::{Frame, Hub, line};
 use crate::name::personal_room;
-use crate::room::limits::{Bucket, Verdict};
+use crate::room::limits::{Kind, Verdict};
 use crate::room::link::Command as ToRoom;
 use crate::time::{Millis, rfc3339};
 use crate::wire::command::{Command, Position};
-use crate::wire::native::{self, Close};
+use crate::wire::native::{self, Close, Incoming};
 
 impl Chat {
     pub(super) fn frame(&mut self, hub: &mut Hub, key: ClientId, frame: Frame, now: Millis) {
@@ -24,22 +23,23 @@ impl Chat {
         if text == native::PING {
             return self.tell(hub, key, native::PONG);
         }
-        if !native::is_framing(&text) {
-            return self.reject(hub, key, Close::Malformed);
-        }
-        for line in text.split('\n').filter(|line| !line.trim().is_empty()) {
-            if !self.line(hub, key, line, now) {
-                return;
+        match native::decode(&text) {
+            Ok(incoming) => {
+                for one in incoming {
+                    if !self.line(hub, key, one, now) {
+                        return;
+                    }
+                }
             }
+            Err(why) => self.reject(hub, key, why),
         }
     }
 
     pub(super) fn reject(&mut self, hub: &mut Hub, key: ClientId, why: Close) {
         if let Some(client) = self.client(key) {
             hub.log(
-                Entry::reject("malformed")
-                    .user(&client.identity.user)
-                    .connection(&client.id)
+                client
+                    .entry(Entry::reject("malformed"))
                     .with("code", why.code()),
             );
         }
@@ -77,7 +77,7 @@ impl Chat {
             }
             None => {
                 if let Some(line) = line::from_event(args, id) {
-                    self.line(hub, key, &line, now);
+                    self.line(hub, key, native::decode_line(&line), now);
                 }
             }
         }
@@ -91,14 +91,12 @@ impl Chat {
         id: Option<u32>,
         now: Millis,
     ) -> bool {
-        let rate = hub.config.room.commands;
         let Some(client) = self.client_mut(key) else {
             return false;
         };
-        match client.commands.take(rate, now) {
+        match client.allowance.take(Kind::Command, &hub.config.room, now) {
             Ok(()) => true,
-            Err(wait) => {
-                let fault = Fault::rate_limited("commands", wait);
+            Err(fault) => {
                 self.tell(hub, key, &native::fault(id, &fault));
                 self.patience(hub, key, now);
                 false
@@ -110,12 +108,11 @@ impl Chat {
         let Some(client) = self.client_mut(key) else {
             return;
         };
-        let verdict = client.overrun.refuse(now);
+        let verdict = client.allowance.refuse(now);
         if verdict != Verdict::Again {
             hub.log(
-                Entry::reject("rate")
-                    .user(&client.identity.user)
-                    .connection(&client.id)
+                client
+                    .entry(Entry::reject("rate"))
                     .with("closed", verdict == Verdict::Enough),
             );
         }
@@ -124,16 +121,19 @@ impl Chat {
         }
     }
 
-    /// A line of the native framing. Whether the rest of the frame counts.
-    pub(super) fn line(&mut self, hub: &mut Hub, key: ClientId, line: &str, now: Millis) -> bool {
-        let incoming = native::decode_line(line);
-        let id = incoming.id;
+    /// A line of a frame. Whether the rest of the frame counts.
+    pub(super) fn line(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        incoming: Incoming,
+        now: Millis,
+    ) -> bool {
+        let Incoming { line, id, command } = incoming;
         if !self.may(hub, key, id, now) {
             return false;
         }
-        let done = incoming
-            .command
-            .and_then(|command| self.command(hub, key, id, command, line, now));
+        let done = command.and_then(|command| self.command(hub, key, id, command, line, now));
         if let Err(fault) = done {
             self.tell(hub, key, &native::fault(id, &fault));
             if fault.code == Code::RateLimited {
@@ -159,11 +159,11 @@ impl Chat {
         match command {
             Command::Presence { status } => {
                 let client = self.client_mut(key).ok_or_else(Fault::internal)?;
-                take(&mut client.signals, limits.signals, "signals", now)?;
+                client.allowance.take(Kind::Signal, limits, now)?;
                 client.status = status;
                 let status = status.as_str();
                 let told = format!(r#"{{"event":"setPresence","data":{{"status":"{status}"}}}}"#);
-                self.all_rooms(hub, key, |connection| ToRoom::Frame {
+                self.all_rooms(hub, key, |_, connection| ToRoom::Frame {
                     connection,
                     frame: told.clone(),
                 });
@@ -196,10 +196,10 @@ impl Chat {
                 let client = self.client_mut(key).ok_or_else(Fault::internal)?;
                 match command {
                     Command::Send(_) => {
-                        take(&mut client.messages, limits.messages, "messages", now)?
+                        client.allowance.take(Kind::Message, limits, now)?;
                     }
                     Command::Typing { .. } => {
-                        take(&mut client.signals, limits.signals, "signals", now)?;
+                        client.allowance.take(Kind::Signal, limits, now)?;
                     }
                     _ => {}
                 }
@@ -225,12 +225,12 @@ impl Chat {
         }
     }
 
-    /// The same to all rooms of a client.
+    /// To all rooms of a client, each by its name and the client's id.
     pub(super) fn all_rooms(
         &mut self,
         hub: &mut Hub,
         key: ClientId,
-        command: impl Fn(String) -> ToRoom,
+        command: impl Fn(&str, String) -> ToRoom,
     ) {
         let Some(client) = self.client(key) else {
             return;
@@ -238,7 +238,7 @@ impl Chat {
         let id = client.id.clone();
         let rooms: Vec<String> = client.slots.iter().map(|slot| slot.room.clone()).collect();
         for room in rooms {
-            self.forward(hub, &room, command(id.clone()));
+            self.forward(hub, &room, command(&room, id.clone()));
         }
     }
 
@@ -251,7 +251,7 @@ impl Chat {
         id: Option<u32>,
         now: Millis,
     ) -> Result<()> {
-        let (max, rate) = (hub.config.gateway.max_rooms, hub.config.room.joins);
+        let max = hub.config.gateway.max_rooms;
         let client = self.client_mut(key).ok_or_else(Fault::internal)?;
         let own = personal_room(&client.identity.user);
         let known = client.slots.iter().position(|slot| slot.room == room);
@@ -264,16 +264,11 @@ impl Chat {
         }
         // Its own room it has not asked for.
         if room != own {
-            take(&mut client.joins, rate, "joins", now)?;
+            client.allowance.take(Kind::Join, &hub.config.room, now)?;
         }
         let rights = client.identity.rights(room);
         if !rights.has(Rights::READ) {
-            hub.log(
-                Entry::reject("auth")
-                    .room(room)
-                    .user(&client.identity.user)
-                    .connection(&client.id),
-            );
+            hub.log(client.entry(Entry::reject("auth").room(room)));
             return Err(Fault::forbidden("the token does not open this room"));
         }
         match known {
@@ -305,39 +300,26 @@ impl Chat {
         token: &str,
         now: Millis,
     ) -> Result<()> {
-        let joins = hub.config.room.joins;
         let client = self.client_mut(key).ok_or_else(Fault::internal)?;
-        take(&mut client.joins, joins, "requests", now)?;
+        client
+            .allowance
+            .take(Kind::Request, &hub.config.room, now)?;
         let identity = auth::verify(&hub.config, token, now)?;
         if identity.user != client.identity.user {
-            hub.log(
-                Entry::reject("auth")
-                    .user(&client.identity.user)
-                    .connection(&client.id),
-            );
+            hub.log(client.entry(Entry::reject("auth")));
             self.close(hub, key, Close::Forbidden);
             return Ok(());
         }
         client.identity = identity.clone();
-        let rooms: Vec<String> = client.slots.iter().map(|slot| slot.room.clone()).collect();
-        let connection = client.id.clone();
-        for room in rooms {
-            let command = ToRoom::Refresh {
-                connection: connection.clone(),
-                rights: identity.rights(&room),
-                expires: identity.expires,
-            };
-            self.forward(hub, &room, command);
-        }
+        self.all_rooms(hub, key, |room, connection| ToRoom::Refresh {
+            connection,
+            rights: identity.rights(room),
+            expires: identity.expires,
+        });
         self.expect(identity.expires);
         self.save(hub, key, false);
         let expires = rfc3339(identity.expires);
         self.answer(hub, key, id, &format!(r#"{{"expiresAt":"{expires}"}}"#));
         Ok(())
     }
-}
-
-fn take(bucket: &mut Bucket, rate: Rate, what: &str, now: Millis) -> Result<()> {
-    let taken = bucket.take(rate, now);
-    taken.map_err(|wait| Fault::rate_limited(what, wait))
 }

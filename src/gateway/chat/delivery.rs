@@ -53,7 +53,7 @@ impl Chat {
             match item {
                 Item::In { after, .. } => self.joined(hub, key, &push.room, after),
                 Item::Out { .. } => self.parted(hub, key, &push.room),
-                Item::Close { code, .. } => self.close(hub, key, Close::of(code)),
+                Item::Close { why, .. } => self.close(hub, key, why),
                 Item::One { after, at, .. } => {
                     self.one(hub, key, &push.room, (after, at), text, &mut held);
                 }

@@ -10,11 +10,12 @@ mod recovery;
 
 use super::{App, Heard, Hub, Output, SessionId, SocketId, Up, line, offset, seat};
 use crate::auth::{Identity, Rights};
+use crate::eventlog::Entry;
 use crate::fault::Fault;
 use crate::room::Hello;
-use crate::room::limits::{Bucket, Overrun};
+use crate::room::limits::Allowance;
 use crate::room::link::{Command as ToRoom, Push, Pushed};
-use crate::time::{Millis, SECOND};
+use crate::time::{Millis, SECOND, sooner};
 use crate::wire::command::{Position, Status};
 use crate::wire::native::{self, Close};
 use serde::{Deserialize, Serialize};
@@ -45,11 +46,7 @@ struct Client {
     sid: String,
     /// By which the client may come back; secret.
     pid: Option<String>,
-    commands: Bucket,
-    messages: Bucket,
-    signals: Bucket,
-    joins: Bucket,
-    overrun: Overrun,
+    allowance: Allowance,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -315,7 +312,7 @@ impl Chat {
     }
 
     fn expect(&mut self, at: Millis) {
-        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+        sooner(&mut self.due, at);
     }
 
     fn add(&mut self, client: Client) -> ClientId {
@@ -332,8 +329,12 @@ impl Chat {
 }
 
 impl Client {
+    /// A line of the event log about it.
+    fn entry(&self, entry: Entry) -> Entry {
+        entry.user(&self.identity.user).connection(&self.id)
+    }
+
     fn new(hub: &Hub, id: String, framing: Framing, identity: Identity, now: Millis) -> Self {
-        let room = &hub.config.room;
         Client {
             sid: id.clone(),
             id,
@@ -345,11 +346,7 @@ impl Client {
             version: 0,
             tag: u64::from_str_radix(&hub.fresh_id(), 16).unwrap_or_default() >> 32,
             pid: None,
-            commands: Bucket::full(room.commands, now),
-            messages: Bucket::full(room.messages, now),
-            signals: Bucket::full(room.signals, now),
-            joins: Bucket::full(room.joins, now),
-            overrun: Overrun::default(),
+            allowance: Allowance::full(&hub.config.room, now),
         }
     }
 
