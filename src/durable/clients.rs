@@ -8,14 +8,13 @@
 use super::sql::{Db, js, number, text};
 use crate::time::Millis;
 use std::collections::HashMap;
-use worker::{Error, Result};
+use worker::Result;
 
 const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS clients (
         id TEXT PRIMARY KEY, user TEXT NOT NULL, gone INTEGER, record TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS positions (room TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS spills (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 ];
 
 pub struct Clients {
@@ -27,18 +26,7 @@ impl Clients {
     /// which a woken object may lack, it must be there.
     pub fn open(storage: &worker::Storage, name: Option<String>) -> Result<(Self, String)> {
         let mut db = Db::open(storage, SCHEMA)?;
-        let known = db.query("SELECT value FROM meta WHERE key = 'gateway'", &[])?;
-        let name = match (known.first().map(|row| text(row, 0)), name) {
-            (Some(name), _) => name,
-            (None, Some(name)) => {
-                db.write(
-                    "INSERT INTO meta (key, value) VALUES ('gateway', ?)",
-                    &[name.as_str().into()],
-                )?;
-                name
-            }
-            (None, None) => return Err(Error::RustError("the gateway has no name yet".into())),
-        };
+        let name = db.name("gateway", name)?;
         Ok((Clients { db }, name))
     }
 

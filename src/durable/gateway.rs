@@ -2,7 +2,8 @@
 
 use super::clients::Clients;
 use super::clock::{self, Clock, Due};
-use super::runtime::{self, Socket, fresh_id, now};
+use super::room::{LINK_HEADER, ROOM_HEADER};
+use super::runtime::{self, GATEWAYS, ROOMS, Socket, fresh_id, now};
 use crate::config::Config;
 use crate::eventlog::Entry;
 use crate::gateway::handshake::{Ask, Error as HandshakeError, shard_of};
@@ -19,8 +20,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use worker::{
-    Delay, DurableObject, Env, Error, Method, Request, RequestInit, Response, ResponseBuilder,
-    Result, State, WebSocketPair, WebSocketRequestResponsePair, durable_object,
+    Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, State,
+    WebSocketPair, WebSocketRequestResponsePair, durable_object,
 };
 
 #[cfg(not(feature = "conformance"))]
@@ -124,7 +125,7 @@ impl DurableObject for Gateway {
 
     async fn fetch(&self, mut request: Request) -> Result<Response> {
         let headers = request.headers();
-        if let Some(name) = headers.get(super::room::LINK_HEADER)? {
+        if let Some(name) = headers.get(LINK_HEADER)? {
             let body = request.text().await?;
             return self.object.pushed(name, &body);
         }
@@ -193,26 +194,18 @@ impl Object {
         };
         for later in later {
             let object = Rc::clone(self);
-            self.spawn(async move { object.see_to_later(later).await });
+            runtime::spawn(&self.state, object.see_to_later(later));
         }
         for due in due {
             let object = Rc::clone(self);
-            self.spawn(async move { object.see_to(due).await });
+            runtime::spawn(&self.state, object.see_to(due));
         }
         Ok(done)
     }
 
-    fn spawn(&self, work: impl Future<Output = Result<()>> + 'static) {
-        self.state.wait_until(async move {
-            if let Err(error) = work.await {
-                worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
-            }
-        });
-    }
-
     fn message(self: &Rc<Self>, socket: &Socket, message: &JsValue) -> Result<()> {
         self.act(None, |live, _| {
-            let Some(place) = place_of(socket) else {
+            let Some(place) = socket.place() else {
                 return;
             };
             let frame = match message.as_string() {
@@ -225,7 +218,7 @@ impl Object {
 
     fn gone(self: &Rc<Self>, socket: &Socket, code: u16) -> Result<()> {
         self.act(None, |live, _| {
-            if let Some(place) = place_of(socket) {
+            if let Some(place) = socket.place() {
                 live.displace(place);
                 live.gateway.hub.closed(place, code);
             }
@@ -298,7 +291,7 @@ impl Object {
                     live.gateway.hub.cancelled(poll);
                 })
             {
-                worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                runtime::complain(error);
             }
         });
         let listens = request
@@ -306,7 +299,7 @@ impl Object {
             .signal()
             .add_event_listener_with_callback("abort", given_up.as_ref().unchecked_ref());
         if listens.is_err() {
-            worker::console_error!("{}", Entry::error("no abort signal").line(now()));
+            runtime::complain("no abort signal");
         }
         given_up
     }
@@ -349,7 +342,7 @@ impl Object {
                 if let Some(object) = object.upgrade()
                     && let Err(error) = then(&object, &this, &event)
                 {
-                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                    runtime::complain(error);
                 }
             });
             let heard = heard.into_js_value();
@@ -399,7 +392,7 @@ impl Object {
                 let gateway = self.act(None, |live, _| live.name.clone())?;
                 let request = LinkRequest { gateway, commands };
                 if let Err(error) = self.forward(&room, &request).await {
-                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                    runtime::complain(error);
                     self.act(None, |live, _| {
                         let (gateway, commands) = (&mut live.gateway, request.commands);
                         gateway.app.failed(&mut gateway.hub, &room, commands);
@@ -409,7 +402,7 @@ impl Object {
             Later::Find { client, pid, user } => {
                 let find = Find { pid, user };
                 let record = self.find(&find).await.unwrap_or_else(|error| {
-                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                    runtime::complain(error);
                     None
                 });
                 self.act(None, |live, _| {
@@ -421,18 +414,9 @@ impl Object {
     }
 
     async fn forward(&self, room: &str, request: &LinkRequest) -> Result<()> {
-        let mut init = RequestInit::new();
-        init.with_method(Method::Post)
-            .with_body(Some(serde_json::to_string(request)?.into()));
-        init.headers.set(super::room::ROOM_HEADER, room)?;
-        init.headers.set(super::room::LINK_HEADER, "1")?;
-        let request = Request::new_with_init("https://room/", &init)?;
-        let response = self
-            .env
-            .durable_object("ROOMS")?
-            .get_by_name(room)?
-            .fetch_with_request(request)
-            .await?;
+        let headers = [(ROOM_HEADER, room), (LINK_HEADER, "1")];
+        let body = Some(serde_json::to_string(request)?.into());
+        let response = runtime::call(&self.env, ROOMS, room, &headers, body).await?;
         match response.status_code() {
             200 => Ok(()),
             status => Err(Error::RustError(format!("a room answered {status}"))),
@@ -451,18 +435,9 @@ impl Object {
             return Ok(record);
         }
         let name = shard.to_string();
-        let mut init = RequestInit::new();
-        init.with_method(Method::Post)
-            .with_body(Some(serde_json::to_string(find)?.into()));
-        init.headers.set(GATEWAY_HEADER, &name)?;
-        init.headers.set(FIND_HEADER, "1")?;
-        let request = Request::new_with_init("https://gateway/", &init)?;
-        let mut response = self
-            .env
-            .durable_object("GATEWAYS")?
-            .get_by_name(&name)?
-            .fetch_with_request(request)
-            .await?;
+        let headers = [(GATEWAY_HEADER, name.as_str()), (FIND_HEADER, "1")];
+        let body = Some(serde_json::to_string(find)?.into());
+        let mut response = runtime::call(&self.env, GATEWAYS, &name, &headers, body).await?;
         let record = response.text().await?;
         Ok(Some(record).filter(|record| !record.is_empty()))
     }
@@ -483,10 +458,6 @@ impl Object {
             }
         }
     }
-}
-
-fn place_of(socket: &Socket) -> Option<SocketId> {
-    socket.conn().map(|place| place as SocketId)
 }
 
 impl Live {
@@ -564,7 +535,7 @@ impl Live {
     }
 
     fn place(&mut self, place: SocketId, socket: Socket) {
-        socket.set_conn(Some(place as f64));
+        socket.set_place(place);
         if self.sockets.len() <= place {
             self.sockets.resize_with(place + 1, || None);
         }
@@ -573,9 +544,7 @@ impl Live {
 
     fn displace(&mut self, place: SocketId) -> Option<Socket> {
         let socket = self.sockets.get_mut(place)?.take()?;
-        socket.set_conn(None);
-        // Fails only on a socket that is gone already.
-        let _ = socket.attach(&JsString::from(""));
+        socket.disown();
         Some(socket)
     }
 
@@ -591,7 +560,7 @@ impl Live {
     }
 
     fn advance(&mut self, state: &State) {
-        let sockets = self.sockets.clone();
+        let sockets = &self.sockets;
         let heard = |place: SocketId| {
             let socket = sockets.get(place)?.as_ref()?;
             runtime::pinged(state, socket)

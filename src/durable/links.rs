@@ -45,6 +45,25 @@ impl Links {
         }
     }
 
+    /// A text for one connection; see [`Item::One`].
+    pub fn queue_text(
+        &mut self,
+        gateway: &str,
+        to: String,
+        text: &str,
+        after: Option<u64>,
+        at: Option<u64>,
+    ) {
+        let bytes = text.len();
+        let one = Item::One {
+            to,
+            bytes,
+            after,
+            at,
+        };
+        self.queue(gateway, one, text);
+    }
+
     /// Gateways for which something waits and nothing is on its way; from here
     /// on something is.
     pub fn start(&mut self) -> Vec<String> {

@@ -13,7 +13,7 @@ mod store;
 
 pub use gateway::{DOOR_HEADER, GATEWAY_HEADER, NATIVE, Visit};
 pub use room::{HELLO_HEADER, ROOM_HEADER};
-pub use runtime::{fresh_id, now};
+pub use runtime::{GATEWAYS, ROOMS, call, complain, fresh_id, now};
 
 use crate::fault::Fault;
 use worker::{Response, ResponseBuilder, Result};

@@ -2,7 +2,7 @@
 
 use super::clock::{self, Clock, Due};
 use super::links::{self, Links};
-use super::runtime::{self, Socket, fresh_id, now};
+use super::runtime::{self, GATEWAYS, Socket, fresh_id, now};
 use super::store::Store;
 use crate::config::Config;
 use crate::eventlog::Entry;
@@ -23,8 +23,8 @@ use std::time::Duration;
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen::prelude::*;
 use worker::{
-    Delay, DurableObject, Env, Error, Method, Request, RequestInit, Response, ResponseBuilder,
-    Result, State, WebSocketPair, WebSocketRequestResponsePair, durable_object,
+    Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, State,
+    WebSocketPair, WebSocketRequestResponsePair, durable_object,
 };
 
 /// Headers of the Worker's requests to the object. A request from outside never
@@ -143,7 +143,7 @@ impl DurableObject for Room {
         self.object.with(None, |live, state| {
             live.clock.alarm_rang();
             live.age();
-            let peers = live.peers.clone();
+            let peers = &live.peers;
             let pinged = |conn: ConnId| {
                 let socket = peers.get(conn)?.as_ref()?.socket()?;
                 runtime::pinged(state, socket)
@@ -165,7 +165,7 @@ impl Room {
     #[wasm_bindgen(js_name = webSocketMessage)]
     pub fn web_socket_message(&self, socket: &Socket, message: &JsValue) -> JsResult {
         let full = self.object.with(None, |live, state| {
-            let Some(conn) = place_of(socket) else {
+            let Some(conn) = socket.place() else {
                 return false;
             };
             let text = message.as_string();
@@ -289,7 +289,7 @@ impl Object {
                     live.lost(state, &pushed.gone);
                 })?,
                 Err(error) => {
-                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                    runtime::complain(error);
                     let wait = self.links.borrow_mut().missed(&gateway);
                     if let Some(wait) = wait {
                         Delay::from(Duration::from_millis(wait)).await;
@@ -305,17 +305,9 @@ impl Object {
     }
 
     async fn push_once(&self, gateway: &str, body: &JsString) -> Result<Pushed> {
-        let mut init = RequestInit::new();
-        init.with_method(Method::Post)
-            .with_body(Some(body.clone().into()));
-        init.headers.set(LINK_HEADER, gateway)?;
-        let request = Request::new_with_init("https://gateway/", &init)?;
-        let mut response = self
-            .env
-            .durable_object("GATEWAYS")?
-            .get_by_name(gateway)?
-            .fetch_with_request(request)
-            .await?;
+        let headers = [(LINK_HEADER, gateway)];
+        let body = Some(body.clone().into());
+        let mut response = runtime::call(&self.env, GATEWAYS, gateway, &headers, body).await?;
         if response.status_code() != 200 {
             return Err(Error::RustError("a gateway failed".into()));
         }
@@ -370,7 +362,7 @@ impl Object {
         self.with(None, |live, state| {
             // One that went while the object slept is not among the open ones
             // that were found when it woke.
-            let conn = place_of(socket).or_else(|| {
+            let conn = socket.place().or_else(|| {
                 let conn = live.room.recall(attachment(socket)?, now());
                 live.place(conn, Peer::Socket(socket.clone()));
                 Some(conn)
@@ -426,7 +418,7 @@ impl Object {
                 if let Some(object) = object.upgrade()
                     && let Err(error) = object.turn()
                 {
-                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                    runtime::complain(error);
                 }
             })
         });
@@ -459,17 +451,13 @@ impl Object {
         if let Some(gateway) = overfull {
             let given_up = self.with(None, |live, state| live.give_up(state, &gateway));
             if let Err(error) = given_up {
-                worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+                runtime::complain(error);
             }
         }
         let gateways = self.links.borrow_mut().start();
         for gateway in gateways {
             let object = Rc::clone(&self);
-            self.state.wait_until(async move {
-                if let Err(error) = object.push(gateway).await {
-                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
-                }
-            });
+            runtime::spawn(&self.state, async move { object.push(gateway).await });
         }
         let due = self
             .live
@@ -478,11 +466,7 @@ impl Object {
             .map_or(Vec::new(), Live::arm);
         for due in due {
             let object = Rc::clone(&self);
-            self.state.wait_until(async move {
-                if let Err(error) = object.see_to(due).await {
-                    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
-                }
-            });
+            runtime::spawn(&self.state, object.see_to(due));
         }
     }
 
@@ -504,10 +488,6 @@ impl Object {
         self.arm();
         Ok(())
     }
-}
-
-fn place_of(socket: &Socket) -> Option<ConnId> {
-    socket.conn().map(|conn| conn as ConnId)
 }
 
 impl Live {
@@ -586,7 +566,7 @@ impl Live {
 
     fn place(&mut self, conn: ConnId, peer: Peer) {
         match &peer {
-            Peer::Socket(socket) => socket.set_conn(Some(conn as f64)),
+            Peer::Socket(socket) => socket.set_place(conn),
             Peer::Gateway { gateway, id } => {
                 self.remote.insert(id.clone(), conn);
                 *self.gateways.entry(gateway.clone()).or_default() += 1;
@@ -601,12 +581,7 @@ impl Live {
     fn displace(&mut self, conn: ConnId) -> Option<Peer> {
         let peer = self.peers.get_mut(conn)?.take()?;
         match &peer {
-            Peer::Socket(socket) => {
-                socket.set_conn(None);
-                // Without it the socket's close event, should one come, is of
-                // nobody. Fails only on a socket that is gone already.
-                let _ = socket.attach(&JsString::from(""));
-            }
+            Peer::Socket(socket) => socket.disown(),
             Peer::Gateway { gateway, id } => {
                 self.remote.remove(id);
                 if let Some(connections) = self.gateways.get_mut(gateway) {
@@ -673,13 +648,7 @@ impl Live {
                     let mut links = self.links.borrow_mut();
                     let to = connection.clone();
                     links.queue(gateway, Item::Lost { to }, "");
-                    let one = Item::One {
-                        to: connection,
-                        bytes: line.len(),
-                        after: None,
-                        at: None,
-                    };
-                    links.queue(gateway, one, &line);
+                    links.queue_text(gateway, connection, &line, None, None);
                 }
             },
             LinkCommand::Gone { code, .. } => {
@@ -710,15 +679,9 @@ impl Live {
     ) {
         let line = native::fault(id, fault);
         let mut links = self.links.borrow_mut();
-        let to = || connection.to_owned();
-        let one = Item::One {
-            to: to(),
-            bytes: line.len(),
-            after: None,
-            at: None,
-        };
-        links.queue(gateway, one, &line);
-        links.queue(gateway, Item::Out { to: to() }, "");
+        let to = connection.to_owned();
+        links.queue_text(gateway, to.clone(), &line, None, None);
+        links.queue(gateway, Item::Out { to }, "");
         drop(links);
         self.log(
             Entry::reject("rate")
@@ -941,13 +904,8 @@ impl Live {
     /// A text for one connection at a gateway; see [`Item::One`].
     fn one(&self, conn: ConnId, text: &str, after: Option<u64>, at: Option<u64>) {
         if let Some(Some(Peer::Gateway { gateway, id })) = self.peers.get(conn) {
-            let item = Item::One {
-                to: id.to_string(),
-                bytes: text.len(),
-                after,
-                at,
-            };
-            self.links.borrow_mut().queue(gateway, item, text);
+            let mut links = self.links.borrow_mut();
+            links.queue_text(gateway, id.to_string(), text, after, at);
         }
     }
 

@@ -2,10 +2,16 @@
 //! objects, and sends that take a JavaScript string, so that one string is made
 //! a tick, whatever number of sockets it goes to.
 
+use crate::eventlog::Entry;
 use crate::time::Millis;
 use js_sys::{Array, JsString};
+use std::fmt::Display;
 use wasm_bindgen::prelude::*;
-use worker::worker_sys;
+use worker::{Env, Method, Request, RequestInit, Response, State, worker_sys};
+
+/// The bindings of wrangler.toml.
+pub const ROOMS: &str = "ROOMS";
+pub const GATEWAYS: &str = "GATEWAYS";
 
 #[wasm_bindgen]
 extern "C" {
@@ -29,10 +35,10 @@ extern "C" {
     /// The connection's place in the room, kept on the socket itself: a lookup
     /// that costs nothing. Gone when the object is rebuilt.
     #[wasm_bindgen(method, getter, js_name = roomcastConn)]
-    pub fn conn(this: &Socket) -> Option<f64>;
+    fn conn(this: &Socket) -> Option<f64>;
 
     #[wasm_bindgen(method, setter, js_name = roomcastConn)]
-    pub fn set_conn(this: &Socket, conn: Option<f64>);
+    fn set_conn(this: &Socket, conn: Option<f64>);
 
     /// The object's state, for what `worker::State` lacks.
     pub type StateExt;
@@ -87,9 +93,62 @@ impl Cursor {
     }
 }
 
+impl Socket {
+    /// The connection's place in its object's memory.
+    pub fn place(&self) -> Option<usize> {
+        self.conn().map(|place| place as usize)
+    }
+
+    pub fn set_place(&self, place: usize) {
+        self.set_conn(Some(place as f64));
+    }
+
+    /// It is of nobody any more: its close event, should one come, neither.
+    pub fn disown(&self) {
+        self.set_conn(None);
+        // Fails only on a socket that is gone already.
+        let _ = self.attach(&JsString::from(""));
+    }
+}
+
+/// A failure of the platform: for the operator, nobody else is told.
+pub fn complain(error: impl Display) {
+    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+}
+
+/// Lets an object go on with something after what called it has ended.
+pub fn spawn(state: &State, work: impl Future<Output = worker::Result<()>> + 'static) {
+    state.wait_until(async move {
+        if let Err(error) = work.await {
+            complain(error);
+        }
+    });
+}
+
+/// A request to an object, with a body by POST. A request from outside never
+/// reaches an object as it is, so nobody else can set these headers.
+pub async fn call(
+    env: &Env,
+    binding: &str,
+    name: &str,
+    headers: &[(&str, &str)],
+    body: Option<JsValue>,
+) -> worker::Result<Response> {
+    let mut init = RequestInit::new();
+    for (header, value) in headers {
+        init.headers.set(header, value)?;
+    }
+    if body.is_some() {
+        init.with_method(Method::Post).with_body(body);
+    }
+    let request = Request::new_with_init("https://object/", &init)?;
+    let object = env.durable_object(binding)?.get_by_name(name)?;
+    object.fetch_with_request(request).await
+}
+
 /// When the runtime last answered a ping of this socket by itself. A hint: the
 /// runtime has been seen to report it late.
-pub fn pinged(state: &worker::State, socket: &Socket) -> Option<Millis> {
+pub fn pinged(state: &State, socket: &Socket) -> Option<Millis> {
     let state: &worker_sys::DurableObjectState = state.as_raw();
     let state: &StateExt = state.unchecked_ref();
     let at = state.auto_response_timestamp(socket).ok().flatten()?;

@@ -3,9 +3,12 @@
 use super::runtime::{Cursor, Sql};
 use js_sys::Array;
 use wasm_bindgen::{JsCast, JsValue};
-use worker::Result;
+use worker::{Error, Result};
 
-/// An object's database.
+const META: &str =
+    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID";
+
+/// An object's database. Every one has a table of keys and values, `meta`.
 pub struct Db {
     pub sql: Sql,
     /// Rows written since [`Db::take_rows_written`].
@@ -21,7 +24,7 @@ impl Db {
             sql: sql.clone().unchecked_into(),
             rows_written: 0.0,
         };
-        for statement in schema {
+        for statement in schema.iter().chain([&META]) {
             db.write(statement, &[])?;
         }
         Ok(db)
@@ -42,6 +45,30 @@ impl Db {
             .sql
             .exec(&query.into(), &bindings.iter().collect())?
             .rows()?)
+    }
+
+    pub fn meta(&self, key: &str) -> Result<Option<String>> {
+        let rows = self.query("SELECT value FROM meta WHERE key = ?", &[key.into()])?;
+        Ok(rows.first().map(|row| text(row, 0)))
+    }
+
+    pub fn set_meta(&mut self, key: &str, value: &str) -> Result<()> {
+        self.write(
+            "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
+            &[key.into(), value.into()],
+        )
+    }
+
+    /// The object's name, kept under `key`: a woken object may lack it.
+    pub fn name(&mut self, key: &str, given: Option<String>) -> Result<String> {
+        match (self.meta(key)?, given) {
+            (Some(name), _) => Ok(name),
+            (None, Some(name)) => {
+                self.set_meta(key, &name)?;
+                Ok(name)
+            }
+            (None, None) => Err(Error::RustError(format!("the {key} has no name yet"))),
+        }
     }
 
     /// Rows written since this was asked last.

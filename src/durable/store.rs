@@ -17,7 +17,7 @@ use crate::room::{Change, Member, Snapshot};
 use crate::time::Millis;
 use js_sys::JsString;
 use wasm_bindgen::JsCast;
-use worker::{Error, Result};
+use worker::Result;
 
 const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS log (
@@ -28,7 +28,6 @@ const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS cursors (n INTEGER PRIMARY KEY, moved TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS subscribers (
         id TEXT PRIMARY KEY, gateway TEXT NOT NULL, attachment TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 ];
 
 /// Rows read from the log at a time, so that a long log is never in memory as a
@@ -52,17 +51,10 @@ impl Store {
             db: Db::open(storage, SCHEMA)?,
             append: "INSERT INTO log (last, first, at, body) VALUES (?, ?, ?, ?)".into(),
         };
-        if store.meta("epoch")?.is_none() {
-            store.set_meta("epoch", &epoch())?;
+        if store.db.meta("epoch")?.is_none() {
+            store.db.set_meta("epoch", &epoch())?;
         }
-        let name = match (store.meta("room")?, name) {
-            (Some(name), _) => name,
-            (None, Some(name)) => {
-                store.set_meta("room", &name)?;
-                name
-            }
-            (None, None) => return Err(Error::RustError("the room has no name yet".into())),
-        };
+        let name = store.db.name("room", name)?;
         Ok((store, name))
     }
 
@@ -116,7 +108,7 @@ impl Store {
             bounds.oldest_at = Some(number(oldest, 1));
         }
         Ok(Snapshot {
-            epoch: self.meta("epoch")?.unwrap_or_default(),
+            epoch: self.db.meta("epoch")?.unwrap_or_default(),
             bounds,
             members,
             journal,
@@ -155,7 +147,7 @@ impl Store {
                 for table in ["log", "members", "cursors"] {
                     self.db.write(&format!("DELETE FROM {table}"), &[])?;
                 }
-                self.set_meta("epoch", epoch)
+                self.db.set_meta("epoch", epoch)
             }
         }
     }
@@ -281,20 +273,5 @@ impl Store {
     /// Rows written since this was asked last.
     pub fn take_rows_written(&mut self) -> u64 {
         self.db.take_rows_written()
-    }
-
-    fn meta(&self, key: &str) -> Result<Option<String>> {
-        Ok(self
-            .db
-            .query("SELECT value FROM meta WHERE key = ?", &[key.into()])?
-            .first()
-            .map(|row| text(row, 0)))
-    }
-
-    fn set_meta(&mut self, key: &str, value: &str) -> Result<()> {
-        self.db.write(
-            "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
-            &[key.into(), value.into()],
-        )
     }
 }

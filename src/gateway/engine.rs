@@ -7,7 +7,7 @@ use crate::auth::Identity;
 use crate::eventlog::Entry;
 use crate::fault::Fault;
 use crate::room::limits::Reader;
-use crate::time::{Millis, SECOND};
+use crate::time::{Millis, SECOND, sooner};
 use crate::wire::native::Close;
 use engineioxide_core::{Packet, ProtocolVersion};
 use serde::{Deserialize, Serialize};
@@ -210,6 +210,7 @@ impl Hub {
         if let Some(session) = self.session_mut(session) {
             session.candidate = Some((socket, now + UPGRADE_TIMEOUT));
         }
+        self.expect(session);
         Ok(socket)
     }
 
@@ -228,6 +229,7 @@ impl Hub {
         };
         let place = seat(&mut self.sessions, session);
         self.by_sid.insert(sid, place);
+        self.expect(place);
         place
     }
 
@@ -603,30 +605,38 @@ impl Hub {
         interval == 0 || interval >= PINGS_BY_ALARM_FROM
     }
 
-    /// When something is due.
+    /// Nothing is due before this.
     pub(super) fn deadline(&self) -> Option<Millis> {
-        let timeout = self.config.gateway.ping_timeout;
-        let by_alarm = self.pings_by_alarm();
-        self.sessions
-            .iter()
-            .flatten()
-            .flat_map(|session| {
-                [
-                    session.next_ping,
-                    session
-                        .pinged_at
-                        .filter(|_| !by_alarm)
-                        .map(|at| at + timeout),
-                    session.candidate.map(|(_, until)| until),
-                    session.io.deadline(),
-                ]
-            })
-            .flatten()
-            .min()
+        self.due
+    }
+
+    /// When something of a session is due.
+    fn due_of(&self, session: &Session) -> Option<Millis> {
+        let pong = session.pinged_at.filter(|_| !self.pings_by_alarm());
+        [
+            session.next_ping,
+            pong.map(|at| at + self.config.gateway.ping_timeout),
+            session.candidate.map(|(_, until)| until),
+            session.io.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Something of a session is due that was not.
+    pub(super) fn expect(&mut self, place: SessionId) {
+        let due = self.session(place).and_then(|session| self.due_of(session));
+        if let Some(at) = due {
+            sooner(&mut self.due, at);
+        }
     }
 
     /// Pings what is to be pinged, closes what did not answer.
     pub(super) fn advance(&mut self, heard: Heard, now: Millis) {
+        if self.due.is_none_or(|at| at > now) {
+            return;
+        }
         let timeout = self.config.gateway.ping_timeout;
         // Of what the runtime heard by itself it has been seen to tell late:
         // one ping may go by.
@@ -670,6 +680,8 @@ impl Hub {
                 }
             }
         }
+        let open = self.sessions.iter().flatten();
+        self.due = open.filter_map(|session| self.due_of(session)).min();
     }
 
     /// After hibernation: a socket that is still there, with what it carries.
@@ -697,6 +709,7 @@ impl Hub {
         };
         let place = seat(&mut self.sessions, session);
         self.by_sid.insert(sid, place);
+        self.expect(place);
         self.set_role(socket, Role::Session(place));
         Some(socket)
     }

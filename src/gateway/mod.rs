@@ -210,6 +210,7 @@ pub struct Hub {
     by_sid: HashMap<String, SessionId>,
     natives: HashMap<String, SocketId>,
     last_poll: PollId,
+    due: Option<Millis>,
     doors: Doors,
     /// The time, as it was told last.
     now: Millis,
@@ -228,6 +229,7 @@ impl Hub {
             by_sid: HashMap::new(),
             natives: HashMap::new(),
             last_poll: 0,
+            due: None,
             doors: Doors::default(),
             now: 0,
             out: Vec::new(),

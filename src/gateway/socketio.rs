@@ -122,6 +122,7 @@ impl Hub {
             bytes: 0,
             until: now + ATTACHMENT_TIMEOUT,
         });
+        self.expect(place);
         Some(())
     }
 

@@ -9,7 +9,8 @@ use super::route::{self, Query, Route};
 use crate::auth::{self, Credentials, Identity, Rights, SUBPROTOCOL};
 use crate::config::{Config, ConfigError};
 use crate::durable::{
-    DOOR_HEADER, GATEWAY_HEADER, HELLO_HEADER, NATIVE, ROOM_HEADER, Visit, fresh_id, now,
+    DOOR_HEADER, GATEWAY_HEADER, GATEWAYS, HELLO_HEADER, NATIVE, ROOM_HEADER, ROOMS, Visit, call,
+    complain, fresh_id, now,
 };
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault};
@@ -25,9 +26,8 @@ use serde::Deserialize;
 use serde_json::json;
 use std::cell::OnceCell;
 use std::rc::Rc;
-use worker::{
-    Context, Env, Headers, Method, Request, RequestInit, Response, ResponseBuilder, Result, event,
-};
+use wasm_bindgen::JsValue;
+use worker::{Context, Env, Headers, Method, Request, Response, ResponseBuilder, Result, event};
 
 /// Objects that a Worker may be talking to at once: the platform's limit of
 /// outgoing connections is 6.
@@ -68,7 +68,7 @@ type Handled = std::result::Result<Response, Problem>;
 
 /// A failure of the platform, not of the request: logged, not told.
 fn failed(error: impl std::fmt::Display) -> Problem {
-    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+    complain(error);
     Problem::from(Fault::internal())
 }
 
@@ -109,7 +109,7 @@ async fn handle(request: Request, env: &Env) -> Handled {
         return answer_json(200, health.to_string().into_bytes());
     }
     let config = config(env).map_err(|error| {
-        worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+        complain(&error);
         Problem::new(500, "misconfigured", error.to_string())
     })?;
     let call = Call {
@@ -358,32 +358,13 @@ impl Call<'_> {
         body: Option<Vec<u8>>,
     ) -> Handled {
         let upgrades = matches!(ask, None | Some(Ask::WebSocket { .. }));
-        let headers = Headers::new();
+        let visit = ascii_json(&Visit { door, ask }).map_err(failed)?;
+        let mut headers = vec![(GATEWAY_HEADER, gateway), (DOOR_HEADER, &visit)];
         if upgrades {
-            headers.set("upgrade", "websocket").map_err(failed)?;
+            headers.push(("upgrade", "websocket"));
         }
-        headers.set(GATEWAY_HEADER, gateway).map_err(failed)?;
-        headers
-            .set(
-                DOOR_HEADER,
-                &ascii_json(&Visit { door, ask }).map_err(failed)?,
-            )
-            .map_err(failed)?;
-        let mut init = RequestInit::new();
-        init.with_headers(headers);
-        if let Some(body) = body {
-            let body = js_sys::Uint8Array::from(body.as_slice());
-            init.with_method(Method::Post).with_body(Some(body.into()));
-        }
-        let request = Request::new_with_init("https://gateway/", &init).map_err(failed)?;
-        let response = self
-            .env
-            .durable_object("GATEWAYS")
-            .and_then(|gateways| gateways.get_by_name(gateway))
-            .map_err(failed)?
-            .fetch_with_request(request)
-            .await
-            .map_err(failed)?;
+        let body = body.map(|body| js_sys::Uint8Array::from(body.as_slice()).into());
+        let response = self.object(GATEWAYS, gateway, &headers, body).await?;
         if upgrades && response.status_code() != 400 || response.status_code() >= 500 {
             return Ok(response);
         }
@@ -457,16 +438,13 @@ impl Call<'_> {
             position,
             status: Status::Online,
         };
-        let headers = Headers::new();
-        headers.set("upgrade", "websocket").map_err(failed)?;
-        headers.set(ROOM_HEADER, room).map_err(failed)?;
-        headers
-            .set(HELLO_HEADER, &ascii_json(&hello).map_err(failed)?)
-            .map_err(failed)?;
-        let mut init = RequestInit::new();
-        init.with_headers(headers);
-        let request = Request::new_with_init("https://room/", &init).map_err(failed)?;
-        let response = self.fetch(room, request).await?;
+        let hello = ascii_json(&hello).map_err(failed)?;
+        let headers = [
+            ("upgrade", "websocket"),
+            (ROOM_HEADER, room),
+            (HELLO_HEADER, &hello),
+        ];
+        let response = self.object(ROOMS, room, &headers, None).await?;
         if response.status_code() != 101 {
             return self.relay(response).await;
         }
@@ -633,23 +611,20 @@ impl Call<'_> {
     }
 
     async fn ask(&self, room: &str, request: &ServiceRequest) -> Handled {
-        let headers = Headers::new();
-        headers.set(ROOM_HEADER, room).map_err(failed)?;
         let body = serde_json::to_string(request).map_err(failed)?;
-        let mut init = RequestInit::new();
-        init.with_method(Method::Post)
-            .with_headers(headers)
-            .with_body(Some(body.into()));
-        let request = Request::new_with_init("https://room/", &init).map_err(failed)?;
-        self.fetch(room, request).await
+        let headers = [(ROOM_HEADER, room)];
+        self.object(ROOMS, room, &headers, Some(body.into())).await
     }
 
-    async fn fetch(&self, room: &str, request: Request) -> Handled {
-        self.env
-            .durable_object("ROOMS")
-            .and_then(|rooms| rooms.get_by_name(room))
-            .map_err(failed)?
-            .fetch_with_request(request)
+    /// A request to an object.
+    async fn object(
+        &self,
+        binding: &str,
+        name: &str,
+        headers: &[(&str, &str)],
+        body: Option<JsValue>,
+    ) -> Handled {
+        call(self.env, binding, name, headers, body)
             .await
             .map_err(failed)
     }

@@ -1,6 +1,6 @@
 //! Who comes and goes.
 
-use super::{Chat, Client, ClientId, Framing, Phase};
+use super::{Chat, Client, ClientId, Framing, Phase, Slot};
 use crate::auth;
 use crate::eventlog::Entry;
 use crate::fault::Fault;
@@ -174,12 +174,29 @@ impl Chat {
             Framing::Native(socket) => self.by_socket.remove(&socket),
             Framing::SocketIo { session, nsp } => self.by_nsp.remove(&(session, nsp)),
         };
-        for slot in client.slots {
-            if let Some(this) = self.rooms.get_mut(&slot.room) {
-                this.clients.retain(|one| *one != key);
-            }
-            let connection = client.id.clone();
+        self.withdraw(hub, key, &client.id, client.slots, code);
+    }
+
+    /// Takes a client out of these rooms, which are told that it is gone.
+    pub(super) fn withdraw(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        id: &str,
+        slots: Vec<Slot>,
+        code: u16,
+    ) {
+        for slot in slots {
+            self.strike(key, &slot.room);
+            let connection = id.to_owned();
             self.forward(hub, &slot.room, ToRoom::Gone { connection, code });
+        }
+    }
+
+    /// A client gets nothing of a room any more.
+    pub(super) fn strike(&mut self, key: ClientId, room: &str) {
+        if let Some(this) = self.rooms.get_mut(room) {
+            this.clients.retain(|one| *one != key);
         }
     }
 

@@ -155,9 +155,7 @@ impl Chat {
             *whole = false;
         }
         let own = personal_room(&client.identity.user) == room;
-        if let Some(this) = self.rooms.get_mut(room) {
-            this.clients.retain(|one| *one != key);
-        }
+        self.strike(key, room);
         if own && state == State::Joining {
             // As many connections as the user may have are there already.
             return self.close(hub, key, Close::TooFast);

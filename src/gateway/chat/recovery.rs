@@ -150,20 +150,7 @@ impl Chat {
         let renamed = client.id.clone();
         self.by_id.remove(&id);
         self.by_id.insert(renamed, key);
-        for slot in slots {
-            if let Some(this) = self.rooms.get_mut(&slot.room) {
-                this.clients.retain(|one| *one != key);
-            }
-            let connection = id.clone();
-            self.forward(
-                hub,
-                &slot.room,
-                ToRoom::Gone {
-                    connection,
-                    code: 1000,
-                },
-            );
-        }
+        self.withdraw(hub, key, &id, slots, 1000);
         self.welcome(hub, key, now);
     }
 
