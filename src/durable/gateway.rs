@@ -140,8 +140,12 @@ impl DurableObject for Gateway {
     }
 
     async fn alarm(&self) -> Result<Response> {
+        let asleep = self.object.live.borrow().is_none();
         self.object.act(None, |live, state| {
             live.clock.alarm_rang();
+            if asleep {
+                live.gateway.hub.woken_by_alarm(live.began);
+            }
             live.advance(state);
         })?;
         Response::empty()

@@ -684,6 +684,19 @@ impl Hub {
         self.due = open.filter_map(|session| self.due_of(session)).min();
     }
 
+    /// The alarm has woken the gateway, at its time or later: it was set for the
+    /// pings, mostly, so they are due whatever the clock says by now. One ping
+    /// too many does no harm, one too few ends connections.
+    pub fn woken_by_alarm(&mut self, now: Millis) {
+        if !self.pings_by_alarm() || self.config.gateway.ping_interval == 0 {
+            return;
+        }
+        for session in self.sessions.iter_mut().flatten() {
+            session.next_ping = Some(now);
+            self.due = Some(now);
+        }
+    }
+
     /// After hibernation: a socket that is still there, with what it carries.
     /// `None` where that is nothing of ours.
     pub fn recall(&mut self, record: &str, now: Millis) -> Option<SocketId> {
@@ -702,7 +715,7 @@ impl Hub {
             door,
             transport: Transport::Socket(socket),
             candidate: None,
-            next_ping: self.ping_after(now.saturating_sub(1)),
+            next_ping: self.ping_after(now),
             pinged_at: None,
             heard_at: 0,
             io,
@@ -797,5 +810,63 @@ impl Hub {
 
     pub(super) fn session_mut(&mut self, place: SessionId) -> Option<&mut Session> {
         self.sessions.get_mut(place)?.as_mut()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::gateway::Output;
+    use std::rc::Rc;
+
+    fn hub() -> Hub {
+        let vars = |name: &str| (name == "JWT_SECRET").then(|| "s".repeat(32));
+        let config = Config::read(vars).expect("settings");
+        Hub::new("0".into(), Rc::new(config), || "id".into())
+    }
+
+    fn pings(hub: &mut Hub) -> usize {
+        let is_ping = |output: &Output| match output {
+            Output::Send {
+                frame: Frame::Text(text),
+                ..
+            } => text == "2",
+            _ => false,
+        };
+        std::mem::take(&mut hub.out)
+            .iter()
+            .filter(|output| is_ping(output))
+            .count()
+    }
+
+    #[test]
+    fn a_sleeping_gateway_pings_however_late_its_alarm_rings() {
+        let mut awake = hub();
+        let door = Door {
+            protocol: Protocol::SocketIo,
+            identity: None,
+            fault: None,
+            address: None,
+            recovers: false,
+        };
+        let now = 1_800_000_000_000;
+        awake.open_socket(door, None, now).expect("a socket");
+        let due = awake.deadline().expect("a ping");
+        let record = awake.out.iter().find_map(|output| match output {
+            Output::Attach { record, .. } => Some(record.clone()),
+            _ => None,
+        });
+        let record = record.expect("what it carries");
+        for late in [0, 3, 20_000] {
+            let mut woken = hub();
+            woken.recall(&record, due + late).expect("its socket");
+            woken.woken_by_alarm(due + late);
+            woken.advance(&|_| None, due + late);
+            assert_eq!(pings(&mut woken), 1, "{late} ms late");
+            woken.advance(&|_| None, due + late);
+            assert_eq!(pings(&mut woken), 0, "once");
+            assert!(woken.deadline().is_some_and(|next| next > due + late));
+        }
     }
 }
