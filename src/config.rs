@@ -192,7 +192,7 @@ impl Default for RoomConfig {
             },
             max_connections_per_user: 10,
             max_members: 10_000,
-            max_unacked_bytes: 16 * 1024 * 1024,
+            max_unacked_bytes: 32 * 1024 * 1024,
         }
     }
 }

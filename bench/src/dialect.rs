@@ -27,13 +27,17 @@ impl Dialect {
         }
     }
 
-    /// A command that asks to be answered; `data` is JSON.
-    pub fn command(self, event: &str, data: &str, id: u64) -> String {
-        match self {
-            Dialect::Room | Dialect::Gateway => {
+    /// A command; with `id` it asks to be answered. `data` is JSON.
+    pub fn command(self, event: &str, data: &str, id: Option<u64>) -> String {
+        match (self, id) {
+            (Dialect::Room | Dialect::Gateway, Some(id)) => {
                 format!(r#"{{"event":"{event}","data":{data},"id":{id}}}"#)
             }
-            Dialect::SocketIo => format!(r#"42{id}["{event}",{data}]"#),
+            (Dialect::Room | Dialect::Gateway, None) => {
+                format!(r#"{{"event":"{event}","data":{data}}}"#)
+            }
+            (Dialect::SocketIo, Some(id)) => format!(r#"42{id}["{event}",{data}]"#),
+            (Dialect::SocketIo, None) => format!(r#"42["{event}",{data}]"#),
         }
     }
 

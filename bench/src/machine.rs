@@ -55,6 +55,15 @@ pub fn own_cpu_seconds() -> f64 {
     ticks("/proc/self/stat")
 }
 
+/// Bytes of memory that a process has (`VmRSS` of proc_pid_status(5)); 0 when
+/// it is gone.
+pub fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
 /// `utime` and `stime` of proc_pid_stat(5), fields 14 and 15. They count in
 /// hundredths of a second on every Linux that this runs on (USER_HZ).
 fn ticks(path: &str) -> f64 {

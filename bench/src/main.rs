@@ -8,13 +8,15 @@
 //! | `dialect` | the ways to be in a room, as they are written |
 //! | `target` | a started server of one kind |
 //! | `node` | a peer that is no Worker |
-//! | `load` | sockets that listen, a sender, the clock |
-//! | `steady` | the same at a fixed rate |
+//! | `client`, `audience`, `sender` | who connects, who listens, who sends |
+//! | `load` | what they do together, a module for each kind |
 //! | `scenario` | what is measured and which figures it gives |
 //! | `report` | rounds to tables and a file |
 //! | `replay` | a chat log as input, compared with what comes out |
 
+mod audience;
 mod check;
+mod client;
 mod dialect;
 mod load;
 mod machine;
@@ -22,8 +24,8 @@ mod node;
 mod replay;
 mod report;
 mod scenario;
+mod sender;
 mod socket;
-mod steady;
 mod target;
 
 use clap::{Args, Parser, Subcommand};
@@ -34,7 +36,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use target::{Start, Target};
+use target::{Peer, Start, Target};
 
 #[derive(Parser)]
 #[command(about = "Benchmarks of roomcast, and a replay of real chats")]
@@ -54,21 +56,25 @@ enum Command {
 #[derive(Args)]
 struct RunOptions {
     /// Times that each peer is measured in each scenario, in turns.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How long each measurement of throughput takes, after a warm-up.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// Only scenarios with this in their name, such as `100×16`, `connects` or `gateway`
     /// (an `x` will do for the `×`).
     #[arg(long)]
     only: Option<String>,
-    /// Only peers with this in their name, such as `bare` or `gateway`.
-    #[arg(long)]
-    peer: Option<String>,
+    /// Only peers with one of these in their names, `room` being roomcast without
+    /// a gateway: `--peer bare,room`.
+    #[arg(long, value_delimiter = ',')]
+    peer: Vec<String>,
     /// A folder with a build of roomcast to measure instead of build/release.
     #[arg(long)]
     build: Option<PathBuf>,
+    /// A setting of roomcast, such as `GATEWAY_SHARDS=1`; may be given again.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
     /// The LOG_LEVEL of roomcast while it is timed.
     #[arg(long, default_value = "warn")]
     log_level: String,
@@ -95,15 +101,27 @@ async fn main() -> ExitCode {
     }
 }
 
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it has no =")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 async fn run(options: RunOptions) -> Result<(), String> {
     let timing = Timing {
         warm_up: Duration::from_secs(1),
         measure: Duration::from_secs(options.seconds),
     };
     let build = options.build.clone();
-    let start = |log_level: &str| Start {
-        log_level: log_level.to_owned(),
-        build: build.clone(),
+    let start = |scenario: Scenario, log_level: &str| {
+        let needed = scenario.settings().iter();
+        Start {
+            log_level: log_level.to_owned(),
+            build: build.clone(),
+            settings: needed
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .chain(options.set.iter().cloned())
+                .collect(),
+        }
     };
     let wanted = options.only.as_ref().map(|only| only.replace('x', "×"));
     let scenarios: Vec<Scenario> = SCENARIOS
@@ -128,8 +146,14 @@ async fn run(options: RunOptions) -> Result<(), String> {
     };
     for scenario in scenarios {
         let mut peers = scenario.peers().to_vec();
-        if let Some(only) = &options.peer {
-            peers.retain(|peer| peer.name().contains(only));
+        if !options.peer.is_empty() {
+            peers.retain(|peer| {
+                let names = |wanted: &String| match wanted == "room" {
+                    true => *peer == Peer::Roomcast,
+                    false => peer.name().contains(wanted.as_str()),
+                };
+                options.peer.iter().any(names)
+            });
         }
         peers.retain(|peer| {
             let missing = peer.missing();
@@ -152,8 +176,8 @@ async fn run(options: RunOptions) -> Result<(), String> {
             .collect();
         for entry in &mut entries {
             let what = format!("{}, {}", scenario.name(), entry.peer.name());
-            if scenario.counts_rows() {
-                let target = Arc::new(Target::start(entry.peer, &start("info")));
+            if scenario.counts_rows() && entry.peer.has_rows() {
+                let target = Arc::new(Target::start(entry.peer, &start(scenario, "info")));
                 let rows = scenario.count_rows(&target).await;
                 entry.rows = Some(rows.map_err(|e| format!("{what}, counting rows: {e}"))?);
             }
@@ -171,7 +195,8 @@ async fn run(options: RunOptions) -> Result<(), String> {
                     round + 1
                 );
                 eprintln!("{what}");
-                let target = Arc::new(Target::start(entry.peer, &start(&options.log_level)));
+                let level = scenario.log_level().unwrap_or(&options.log_level);
+                let target = Arc::new(Target::start(entry.peer, &start(scenario, level)));
                 let figures = scenario
                     .run(&target, timing)
                     .await

@@ -71,8 +71,8 @@ impl Spread {
 
 impl Entry {
     fn values(&self, metric: Metric) -> Vec<f64> {
-        if metric == Metric::RowsPerMessage {
-            return self.rows.into_iter().collect();
+        if let (Metric::RowsPerMessage, Some(rows)) = (metric, self.rows) {
+            return vec![rows];
         }
         let of = |figures: &Figures| figures.iter().find(|(m, _)| *m == metric).map(|(_, v)| *v);
         self.rounds.iter().filter_map(of).collect()
@@ -102,22 +102,41 @@ impl Entry {
 }
 
 impl Report {
-    /// The rounds of the same scenario that others are compared with.
-    fn baseline(&self, scenario: Scenario) -> Option<&Entry> {
-        self.entries
-            .iter()
-            .find(|e| e.scenario == scenario && e.peer == scenario.peers()[0])
-    }
-
-    /// How many times the baseline's figure, round by round: what ran side by
+    /// How many times the figure of `baseline`, round by round: what ran side by
     /// side is compared.
-    fn ratios(&self, entry: &Entry, metric: Metric) -> Vec<f64> {
-        let baseline = self.baseline(entry.scenario);
+    fn ratios(&self, entry: &Entry, metric: Metric, baseline: Peer) -> Vec<f64> {
+        let baseline = self
+            .entries
+            .iter()
+            .find(|e| e.scenario == entry.scenario && e.peer == baseline);
         let pairs = entry
             .values(metric)
             .into_iter()
             .zip(baseline.map(|e| e.values(metric)).unwrap_or_default());
         pairs.map(|(own, baseline)| own / baseline).collect()
+    }
+
+    /// What is compared with whom in a scenario.
+    fn comparisons(scenario: Scenario) -> Vec<(Metric, Peer)> {
+        let metrics = scenario.compared().iter();
+        metrics
+            .flat_map(|metric| scenario.baselines().iter().map(|peer| (*metric, *peer)))
+            .collect()
+    }
+
+    /// What the entries of one table measured, all together.
+    fn metrics_of(&self, table: &(&str, Vec<(Metric, Peer)>)) -> Vec<Metric> {
+        let mut metrics = Vec::new();
+        let entries = self.entries.iter().filter(|entry| {
+            let compared = Self::comparisons(entry.scenario);
+            (entry.scenario.table(), compared) == *table
+        });
+        for metric in entries.flat_map(Entry::metrics) {
+            if !metrics.contains(&metric) {
+                metrics.push(metric);
+            }
+        }
+        metrics
     }
 
     /// Tables in markdown, under a line about the machine.
@@ -138,32 +157,33 @@ impl Report {
              LOG_LEVEL={}; rows are counted in short runs of their own, with LOG_LEVEL=info.",
             self.date, self.rounds, self.seconds, self.log_level,
         );
-        let mut table = "";
+        let (mut columns, mut metrics) = (None, Vec::new());
         for entry in &self.entries {
-            let compared = entry.scenario.compared();
-            if table != entry.scenario.table() {
-                table = entry.scenario.table();
-                let metrics = entry.metrics();
-                let baseline = entry.scenario.peers()[0].short();
-                let columns: Vec<String> = metrics
+            let comparisons = Self::comparisons(entry.scenario);
+            // A scenario that compares other things has a table of its own.
+            let wanted = (entry.scenario.table(), comparisons.clone());
+            if columns.as_ref() != Some(&wanted) {
+                metrics = self.metrics_of(&wanted);
+                let titles: Vec<String> = metrics
                     .iter()
                     .map(|metric| metric.name().to_owned())
                     .chain(
-                        compared
+                        comparisons
                             .iter()
-                            .map(|metric| format!("{} ÷ {baseline}", metric.name())),
+                            .map(|(metric, peer)| format!("{} ÷ {}", metric.name(), peer.short())),
                     )
                     .collect();
-                let _ = writeln!(out, "\n**{table}**\n\n| | | {} |", columns.join(" | "));
-                let _ = writeln!(out, "| --- | --- |{}", " ---: |".repeat(columns.len()));
+                let title = entry.scenario.table();
+                let _ = writeln!(out, "\n**{title}**\n\n| | | {} |", titles.join(" | "));
+                let _ = writeln!(out, "| --- | --- |{}", " ---: |".repeat(titles.len()));
+                columns = Some(wanted);
             }
-            let figures = entry
-                .metrics()
-                .into_iter()
-                .map(|metric| (entry.values(metric), metric.digits()));
-            let ratios = compared
+            let figures = metrics
                 .iter()
-                .map(|metric| (self.ratios(entry, *metric), 2));
+                .map(|metric| (entry.values(*metric), metric.digits()));
+            let ratios = comparisons
+                .iter()
+                .map(|(metric, peer)| (self.ratios(entry, *metric, *peer), 2));
             let cells: Vec<String> = figures
                 .chain(ratios)
                 .map(|(values, digits)| {
@@ -206,23 +226,25 @@ impl Report {
                     .collect();
                 let ratios: serde_json::Map<String, Value> = entry
                     .scenario
-                    .compared()
+                    .baselines()
                     .iter()
-                    .map(|m| (m.name().to_owned(), json!(spread(self.ratios(entry, *m)))))
+                    .map(|peer| {
+                        let ratio = |m: &Metric| {
+                            let ratios = self.ratios(entry, *m, *peer);
+                            (m.name().to_owned(), json!(spread(ratios)))
+                        };
+                        let all = entry.scenario.compared().iter().map(ratio);
+                        (peer.name().to_owned(), Value::Object(all.collect()))
+                    })
                     .collect();
-                let mut result = json!({
+                json!({
                     "table": entry.scenario.table(),
                     "scenario": entry.scenario.name(),
                     "peer": entry.peer.name(),
                     "roundsBehind": entry.behind(),
                     "figures": figures,
-                });
-                let compared_with = match entry.scenario.peers()[0] {
-                    Peer::Bare => "ratioToBare",
-                    _ => "ratioToRoom",
-                };
-                result[compared_with] = ratios.into();
-                result
+                    "ratiosTo": ratios,
+                })
             })
             .collect();
         json!({

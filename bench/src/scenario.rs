@@ -1,8 +1,8 @@
-//! What is measured: the three scenarios of the module that roomcast
-//! reimplements, and one of its gateways; and the figures that each gives.
+//! What is measured: which load, put to whom, and the figures that it gives.
 
-use crate::load::{self, Rush};
-use crate::steady;
+use crate::load::fanout::{self, Crowd};
+use crate::load::rush::{self, Rush};
+use crate::load::{ROOM, bill, growth, idle, publish, steady, wake};
 use crate::target::{Peer, Target};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,47 +11,75 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
     /// One sender in a room of `sockets`, with `in_flight` messages under way.
-    Throughput { sockets: usize, in_flight: usize },
+    FanOut { sockets: usize, in_flight: usize },
+    /// The same in many rooms, with one message under way in each.
+    Rooms { rooms: usize, sockets: usize },
     /// `connects` users connect to one room at once.
     Spike { connects: usize },
     /// `clients` are cut off, miss `missed` events each, and all resume at once.
     Reconnect { clients: usize, missed: u64 },
+    /// A service publishes over HTTP, `batch` events a request.
+    Publish { batch: usize },
+    /// Sleeping rooms are woken by a frame.
+    Wake,
+    /// Sockets on which nothing happens.
+    Idle { sockets: usize },
+    /// Rooms with logs of very different length.
+    Growth,
     /// `rate` messages a second to a room of `sockets` besides the sender's.
-    Gateway { sockets: usize, rate: u32 },
+    Steady { sockets: usize, rate: u32 },
+    /// What a chat with so many receivers costs.
+    Bill { receivers: usize },
+}
+
+const fn fan_out(sockets: usize, in_flight: usize) -> Scenario {
+    Scenario::FanOut { sockets, in_flight }
 }
 
 /// The scenarios of `run`, in the order of the tables.
-pub const SCENARIOS: [Scenario; 8] = [
-    Scenario::Throughput {
-        sockets: 2,
-        in_flight: 1,
+pub const SCENARIOS: [Scenario; 26] = [
+    fan_out(2, 1),
+    fan_out(2, 16),
+    fan_out(2, 128),
+    fan_out(100, 1),
+    fan_out(100, 16),
+    fan_out(100, 128),
+    fan_out(500, 1),
+    fan_out(500, 16),
+    fan_out(500, 128),
+    fan_out(2000, 1),
+    fan_out(2000, 16),
+    fan_out(2000, 128),
+    Scenario::Rooms {
+        rooms: 200,
+        sockets: 5,
     },
-    Scenario::Throughput {
-        sockets: 2,
-        in_flight: 16,
-    },
-    Scenario::Throughput {
-        sockets: 100,
-        in_flight: 16,
-    },
-    Scenario::Throughput {
-        sockets: 500,
-        in_flight: 16,
-    },
-    Scenario::Spike { connects: 1000 },
+    Scenario::Spike { connects: 2000 },
     Scenario::Reconnect {
         clients: 500,
         missed: 100,
     },
+    Scenario::Reconnect {
+        clients: 500,
+        missed: 1000,
+    },
+    Scenario::Publish { batch: 1 },
+    Scenario::Publish { batch: 100 },
+    Scenario::Wake,
+    Scenario::Idle { sockets: 2000 },
+    Scenario::Growth,
     // What all can do on two cores, for latencies worth comparing.
-    Scenario::Gateway {
+    Scenario::Steady {
         sockets: 1000,
         rate: 20,
     },
-    Scenario::Gateway {
+    Scenario::Steady {
         sockets: 1000,
         rate: 200,
     },
+    Scenario::Bill { receivers: 10 },
+    Scenario::Bill { receivers: 100 },
+    Scenario::Bill { receivers: 1000 },
 ];
 
 /// Something that a scenario measures.
@@ -64,10 +92,21 @@ pub enum Metric {
     Total,
     P50,
     P99,
+    AwakeP50,
     RowsPerMessage,
     Others,
     Drain,
     Missing,
+    MemoryAwake,
+    MemoryAsleep,
+    /// At [`growth::LOGS`] of that place: what it takes to join, to resume, to
+    /// send.
+    Join(usize),
+    Resume(usize),
+    Send(usize),
+    Receipts,
+    ActivePerMessage,
+    Price,
     ServerCpu,
     GeneratorCpu,
 }
@@ -83,10 +122,25 @@ impl Metric {
             Metric::Total => "all done, ms",
             Metric::P50 => "p50 ms",
             Metric::P99 => "p99 ms",
+            Metric::AwakeP50 => "when awake, p50 ms",
             Metric::RowsPerMessage => "rows/message",
             Metric::Others => "presence and membership events",
             Metric::Drain => "last one there after, ms",
             Metric::Missing => "never came",
+            Metric::MemoryAwake => "kB/socket",
+            Metric::MemoryAsleep => "kB/socket, asleep",
+            Metric::Join(0) => "join, log of 1k, ms",
+            Metric::Join(1) => "join: 10k ÷ 1k",
+            Metric::Join(_) => "join: 100k ÷ 1k",
+            Metric::Resume(0) => "last 100, log of 1k, ms",
+            Metric::Resume(1) => "last 100: 10k ÷ 1k",
+            Metric::Resume(_) => "last 100: 100k ÷ 1k",
+            Metric::Send(0) => "send, log of 1k, ms",
+            Metric::Send(1) => "send: 10k ÷ 1k",
+            Metric::Send(_) => "send: 100k ÷ 1k",
+            Metric::Receipts => "receipts/message",
+            Metric::ActivePerMessage => "active ms/message",
+            Metric::Price => "$ per million messages",
             Metric::ServerCpu => "server, cores",
             Metric::GeneratorCpu => "generator, cores",
         }
@@ -103,11 +157,8 @@ impl Metric {
             | Metric::Others
             | Metric::Drain
             | Metric::Missing => 0,
-            Metric::P50
-            | Metric::P99
-            | Metric::RowsPerMessage
-            | Metric::ServerCpu
-            | Metric::GeneratorCpu => 2,
+            Metric::MemoryAwake | Metric::MemoryAsleep => 1,
+            _ => 2,
         }
     }
 }
@@ -130,11 +181,23 @@ impl Scenario {
     /// The title of the table that it belongs to.
     pub fn table(self) -> &'static str {
         match self {
-            Scenario::Throughput { .. } => "Throughput: one sender, sockets × messages in flight",
+            Scenario::FanOut { .. } => {
+                "Fan-out: one room, one sender, sockets × messages in flight"
+            }
+            Scenario::Rooms { .. } => "Many rooms: rooms × sockets, one message in flight in each",
             Scenario::Spike { .. } => "Connection spike: distinct users, one room, all at once",
-            Scenario::Reconnect { .. } => "Reconnection: all resume by `since` at once",
-            Scenario::Gateway { .. } => {
-                "Gateways: one room, sockets × messages a second, whether it keeps up or not"
+            Scenario::Reconnect { .. } => "Reconnection: all resume at once",
+            Scenario::Publish { .. } => {
+                "Publishing over HTTP: events a request, 16 requests under way, 10 listen"
+            }
+            Scenario::Wake => "Waking: from a frame on a sleeping room's socket to its ack",
+            Scenario::Idle { .. } => "Memory: sockets on which nothing happens, 100 a room",
+            Scenario::Growth => "Growth: rooms with logs of 1k, 10k and 100k events (median times)",
+            Scenario::Steady { .. } => {
+                "Steady: one room, sockets × messages a second, whether it keeps up or not"
+            }
+            Scenario::Bill { .. } => {
+                "The bill: 10 messages a second, each receiver confirms once a second"
             }
         }
     }
@@ -142,31 +205,80 @@ impl Scenario {
     /// The name of its rows.
     pub fn name(self) -> String {
         match self {
-            Scenario::Throughput { sockets, in_flight } => format!("{sockets}×{in_flight}"),
+            Scenario::FanOut { sockets, in_flight } => format!("{sockets}×{in_flight}"),
+            Scenario::Rooms { rooms, sockets } => format!("{rooms} rooms × {sockets}"),
             Scenario::Spike { connects } => format!("{connects} connects"),
             Scenario::Reconnect { clients, missed } => format!("{clients} × {missed} missed"),
-            Scenario::Gateway { sockets, rate } => format!("gateway, {sockets}×{rate}/s"),
+            Scenario::Publish { batch } => format!("publish, {batch}"),
+            Scenario::Wake => "wake".to_owned(),
+            Scenario::Idle { sockets } => format!("{sockets} idle"),
+            Scenario::Growth => "growth".to_owned(),
+            Scenario::Steady { sockets, rate } => format!("steady, {sockets}×{rate}/s"),
+            Scenario::Bill { receivers } => format!("bill, {receivers} receivers"),
         }
     }
 
-    /// Who is measured, in the order of the table; the first is what the others
-    /// are compared with.
+    /// Who is measured, in the order of the table.
     pub fn peers(self) -> &'static [Peer] {
+        use Peer::{Bare, Gateway, GatewaySocketIo, Original, PartyServer, Roomcast, Unstored};
         match self {
-            Scenario::Gateway { .. } => &[
-                Peer::Roomcast,
-                Peer::Gateway,
-                Peer::GatewaySocketIo,
-                Peer::Node,
+            // Over Socket.IO each of so many is told of each other by a packet.
+            Scenario::FanOut { sockets: 2000, .. } => {
+                &[Bare, Unstored, PartyServer, Original, Roomcast, Gateway]
+            }
+            Scenario::FanOut { .. } | Scenario::Rooms { .. } | Scenario::Idle { .. } => &[
+                Bare,
+                Unstored,
+                PartyServer,
+                Original,
+                Roomcast,
+                Gateway,
+                GatewaySocketIo,
             ],
-            _ => &[Peer::Bare, Peer::Roomcast],
+            // With a gateway each is told who else is there in the answer to its
+            // join: that is another thing than a connect.
+            Scenario::Spike { .. } => &[Bare, PartyServer, Original, Roomcast],
+            Scenario::Reconnect { .. } => &[Bare, PartyServer, Original, Roomcast, Gateway],
+            Scenario::Publish { .. } => &[Bare, Original, Roomcast],
+            Scenario::Wake => &[Bare, PartyServer, Roomcast],
+            Scenario::Growth => &[Roomcast],
+            Scenario::Steady { .. } => &[Roomcast, Gateway, GatewaySocketIo, Original],
+            Scenario::Bill { .. } => &[Bare, Roomcast],
+        }
+    }
+
+    /// With whom the others are compared.
+    pub fn baselines(self) -> &'static [Peer] {
+        match self {
+            Scenario::Steady { .. } => &[Peer::Roomcast],
+            Scenario::Growth => &[],
+            Scenario::Wake | Scenario::Bill { .. } => &[Peer::Bare],
+            _ => &[Peer::Bare, Peer::Original],
+        }
+    }
+
+    /// The figures that are compared.
+    pub fn compared(self) -> &'static [Metric] {
+        match self {
+            Scenario::FanOut { in_flight: 1, .. } | Scenario::Rooms { .. } => {
+                &[Metric::Deliveries, Metric::P50]
+            }
+            Scenario::FanOut { .. } => &[Metric::Deliveries],
+            Scenario::Spike { .. } => &[Metric::Connects],
+            Scenario::Reconnect { .. } => &[Metric::Replayed],
+            Scenario::Publish { .. } => &[Metric::Messages],
+            Scenario::Wake => &[Metric::P50],
+            Scenario::Idle { .. } => &[Metric::MemoryAsleep],
+            Scenario::Growth => &[],
+            Scenario::Steady { .. } => &[Metric::Deliveries, Metric::P50, Metric::P99],
+            Scenario::Bill { .. } => &[Metric::Price],
         }
     }
 
     /// Whether these figures are of a server that kept up with what it was
     /// given; one that is asked for as much as it can always does.
     pub fn kept_up(self, figures: &Figures) -> bool {
-        let Scenario::Gateway { sockets, rate } = self else {
+        let Scenario::Steady { sockets, rate } = self else {
             return true;
         };
         let enough = sockets as f64 * f64::from(rate) * ENOUGH;
@@ -177,45 +289,93 @@ impl Scenario {
         })
     }
 
-    /// The figures of which the ratio to the bare object is told.
-    pub fn compared(self) -> &'static [Metric] {
+    /// The LOG_LEVEL that it needs, if it reads the log.
+    pub fn log_level(self) -> Option<&'static str> {
+        matches!(self, Scenario::Bill { .. }).then_some("info")
+    }
+
+    /// Settings that it needs.
+    pub fn settings(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Scenario::Throughput { .. } => &[Metric::Deliveries, Metric::P50],
-            Scenario::Spike { .. } => &[Metric::Connects, Metric::P50],
-            Scenario::Reconnect { .. } => &[Metric::Replayed, Metric::P50],
-            Scenario::Gateway { .. } => &[Metric::Deliveries, Metric::P50, Metric::P99],
+            // So that there are logs of that length.
+            Scenario::Growth => &[("RETENTION_EVENTS", "1000000")],
+            _ => &[],
         }
     }
 
     /// Measures once, on a server that nobody has used before.
     pub async fn run(self, target: &Arc<Target>, timing: Timing) -> Result<Figures, String> {
+        let Timing { warm_up, measure } = timing;
         match self {
-            Scenario::Throughput { sockets, in_flight } => {
-                let mut run =
-                    load::throughput(target, sockets, in_flight, timing.warm_up, timing.measure)
-                        .await?;
-                let mut figures = vec![
-                    (Metric::Deliveries, run.deliveries as f64 / run.seconds),
-                    (Metric::Messages, run.latencies.len() as f64 / run.seconds),
-                ];
-                figures.extend(percentiles(&mut run.latencies));
-                figures.push((Metric::ServerCpu, run.server_cpu));
-                figures.push((Metric::GeneratorCpu, run.generator_cpu));
-                Ok(figures)
+            Scenario::FanOut { sockets, in_flight } => {
+                let crowd = Crowd {
+                    rooms: 1,
+                    sockets,
+                    in_flight,
+                    receipts: false,
+                };
+                Ok(throughput(
+                    fanout::throughput(target, crowd, warm_up, measure).await?,
+                ))
+            }
+            Scenario::Rooms { rooms, sockets } => {
+                let crowd = Crowd {
+                    rooms,
+                    sockets,
+                    in_flight: 1,
+                    receipts: false,
+                };
+                Ok(throughput(
+                    fanout::throughput(target, crowd, warm_up, measure).await?,
+                ))
             }
             Scenario::Spike { connects } => {
-                let rush = load::spike(target, connects).await?;
+                let rush = rush::spike(target, connects).await?;
                 let rate = (Metric::Connects, connects as f64 / rush.seconds);
                 Ok(rushed(rate, rush))
             }
             Scenario::Reconnect { clients, missed } => {
-                let rush = load::reconnect(target, clients, missed).await?;
+                let rush = rush::reconnect(target, clients, missed).await?;
                 let events = clients as f64 * missed as f64;
                 Ok(rushed((Metric::Replayed, events / rush.seconds), rush))
             }
-            Scenario::Gateway { sockets, rate } => {
-                let mut run =
-                    steady::steady(target, sockets, rate, timing.warm_up, timing.measure).await?;
+            Scenario::Publish { batch } => {
+                let mut run = publish::publish(target, batch, warm_up, measure).await?;
+                let mut figures = vec![(Metric::Messages, run.messages as f64 / run.seconds)];
+                figures.extend(percentiles(&mut run.latencies));
+                figures.push((Metric::ServerCpu, run.server_cpu));
+                Ok(figures)
+            }
+            Scenario::Wake => {
+                let (mut asleep, mut awake) = wake::wake(target).await?;
+                let mut figures = percentiles(&mut asleep).to_vec();
+                figures.push((Metric::AwakeP50, median(&mut awake)));
+                Ok(figures)
+            }
+            Scenario::Idle { sockets } => {
+                let (awake, asleep) = idle::memory(target, sockets).await?;
+                Ok(vec![
+                    (Metric::MemoryAwake, awake),
+                    (Metric::MemoryAsleep, asleep),
+                ])
+            }
+            Scenario::Growth => {
+                let mut rooms = growth::growth(target).await?;
+                let mut figures = Figures::new();
+                let mut compare =
+                    |metric: fn(usize) -> Metric, times: fn(&mut growth::Room) -> &mut Vec<u32>| {
+                        let medians = rooms.each_mut().map(|room| median(times(room)));
+                        figures.push((metric(0), medians[0]));
+                        figures.push((metric(1), medians[1] / medians[0]));
+                        figures.push((metric(2), medians[2] / medians[0]));
+                    };
+                compare(Metric::Join, |room| &mut room.joins);
+                compare(Metric::Resume, |room| &mut room.replays);
+                compare(Metric::Send, |room| &mut room.sends);
+                Ok(figures)
+            }
+            Scenario::Steady { sockets, rate } => {
+                let mut run = steady::steady(target, sockets, rate, warm_up, measure).await?;
                 let deliveries = run.deliveries as f64 / run.seconds;
                 let mut figures = vec![(Metric::Deliveries, deliveries)];
                 figures.extend(percentiles(&mut run.latencies));
@@ -225,23 +385,38 @@ impl Scenario {
                 figures.push((Metric::GeneratorCpu, run.generator_cpu));
                 Ok(figures)
             }
+            Scenario::Bill { receivers } => {
+                let used = bill::use_of(target, receivers).await?;
+                Ok(vec![
+                    (Metric::RowsPerMessage, used.rows),
+                    (Metric::Receipts, used.receipts),
+                    (Metric::ActivePerMessage, used.active_seconds * 1000.0),
+                    (Metric::Price, used.price_of_a_million()),
+                ])
+            }
         }
     }
 
     /// Whether messages are what it is about, and so what they cost in storage.
     pub fn counts_rows(self) -> bool {
-        matches!(self, Scenario::Throughput { .. })
+        matches!(self, Scenario::FanOut { .. })
     }
 
-    /// The rows written per message: a short run of its own, so that counting
-    /// costs no measured time.
+    /// The rows written per message, receipts included: a short run of its own,
+    /// so that counting costs no measured time.
     pub async fn count_rows(self, target: &Arc<Target>) -> Result<f64, String> {
-        let Scenario::Throughput { sockets, in_flight } = self else {
+        let Scenario::FanOut { sockets, in_flight } = self else {
             return Err("there are no messages to count rows for".to_owned());
         };
-        let short = Duration::from_secs(1);
-        let run = load::throughput(target, sockets, in_flight, short, short).await?;
-        let rows = target.rows_written(load::ROOM).await?;
+        let crowd = Crowd {
+            rooms: 1,
+            sockets,
+            in_flight,
+            receipts: target.peer.is_roomcast(),
+        };
+        let (short, longer) = (Duration::from_millis(500), Duration::from_secs(2));
+        let run = fanout::throughput(target, crowd, short, longer).await?;
+        let rows = target.rows_written(ROOM).await?;
         if rows.messages != run.messages {
             return Err(format!(
                 "{} counted rows for {} messages, {} were sent",
@@ -250,8 +425,22 @@ impl Scenario {
                 run.messages
             ));
         }
+        if crowd.receipts && sockets > 1 && run.receipts == 0 {
+            return Err("nobody confirmed anything".to_owned());
+        }
         Ok(rows.rows as f64 / rows.messages as f64)
     }
+}
+
+fn throughput(mut run: fanout::Throughput) -> Figures {
+    let mut figures = vec![
+        (Metric::Deliveries, run.deliveries as f64 / run.seconds),
+        (Metric::Messages, run.latencies.len() as f64 / run.seconds),
+    ];
+    figures.extend(percentiles(&mut run.latencies));
+    figures.push((Metric::ServerCpu, run.server_cpu));
+    figures.push((Metric::GeneratorCpu, run.generator_cpu));
+    figures
 }
 
 fn rushed(rate: (Metric, f64), mut rush: Rush) -> Figures {
@@ -261,13 +450,22 @@ fn rushed(rate: (Metric, f64), mut rush: Rush) -> Figures {
     figures
 }
 
-/// Median and 99th percentile (nearest rank) of microseconds, in milliseconds.
+/// Median and 99th percentile of microseconds, in milliseconds.
 fn percentiles(micros: &mut [u32]) -> [(Metric, f64); 2] {
+    [
+        (Metric::P50, median(micros)),
+        (Metric::P99, quantile(micros, 0.99)),
+    ]
+}
+
+fn median(micros: &mut [u32]) -> f64 {
+    quantile(micros, 0.5)
+}
+
+/// By nearest rank, of microseconds, in milliseconds.
+fn quantile(micros: &mut [u32], share: f64) -> f64 {
     micros.sort_unstable();
-    let rank = |share: f64| {
-        let index = (micros.len() as f64 * share).ceil() as usize;
-        let value = micros.get(index.saturating_sub(1)).copied();
-        value.map_or(f64::NAN, |micros| micros as f64 / 1000.0)
-    };
-    [(Metric::P50, rank(0.5)), (Metric::P99, rank(0.99))]
+    let index = (micros.len() as f64 * share).ceil() as usize;
+    let value = micros.get(index.saturating_sub(1)).copied();
+    value.map_or(f64::NAN, |micros| micros as f64 / 1000.0)
 }

@@ -7,32 +7,39 @@ use roomcast_harness::{Server, Token, Worker};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 /// The implementations that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// bench/peers/bare: what everything is compared with.
     Bare,
+    /// The same, but it stores nothing: what the runtime can do at all.
+    Unstored,
+    /// bench/peers/partyserver: the same job with a library for it.
+    PartyServer,
+    /// bench/peers/nest: the kind of backend that roomcast replaces.
+    Original,
     /// This project, the socket in the room's own object.
     Roomcast,
     /// This project, the socket at a gateway.
     Gateway,
     /// The same, with Socket.IO.
     GatewaySocketIo,
-    /// bench/peers/socketio: what gateways stand in for.
-    Node,
 }
 
 impl Peer {
     pub fn name(self) -> &'static str {
         match self {
             Peer::Bare => "bare object",
+            Peer::Unstored => "bare object, nothing stored",
+            Peer::PartyServer => "PartyServer",
+            Peer::Original => "NestJS, Socket.IO, Redis, Bull",
             Peer::Roomcast => "roomcast",
             Peer::Gateway => "roomcast, gateway",
             Peer::GatewaySocketIo => "roomcast, gateway, Socket.IO",
-            Peer::Node => "Socket.IO on Node with Redis",
         }
     }
 
@@ -40,40 +47,72 @@ impl Peer {
     pub fn short(self) -> &'static str {
         match self {
             Peer::Bare => "bare",
+            Peer::Unstored => "unstored",
+            Peer::PartyServer => "PartyServer",
+            Peer::Original => "NestJS",
             Peer::Roomcast => "room",
             Peer::Gateway | Peer::GatewaySocketIo => "gateway",
-            Peer::Node => "node",
         }
     }
 
     pub fn dialect(self) -> Dialect {
         match self {
-            Peer::Bare | Peer::Roomcast => Dialect::Room,
+            Peer::Bare | Peer::Unstored | Peer::PartyServer | Peer::Roomcast => Dialect::Room,
             Peer::Gateway => Dialect::Gateway,
-            Peer::GatewaySocketIo | Peer::Node => Dialect::SocketIo,
+            Peer::GatewaySocketIo | Peer::Original => Dialect::SocketIo,
         }
     }
 
     /// Starts it. `build`: a folder with a build of roomcast instead of
     /// build/release, to measure an older one.
     fn start(self, build: Option<&Path>, vars: &[(&str, &str)]) -> Running {
+        let by_hand = |file: &Path| Worker::new(&[file], &[("ROOMS", "Room")]);
         let worker = match (self, build) {
-            (Peer::Node, _) => return Running::Node(Node::start()),
-            (Peer::Bare, _) => {
-                let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
-                Worker::new(&[&peers.join("bare/worker.js")], &[("ROOMS", "Room")])
-            }
+            (Peer::Original, _) => return Running::Node(Node::start()),
+            (Peer::Bare | Peer::Unstored, _) => by_hand(&peers().join("bare/worker.js")),
+            (Peer::PartyServer, _) => by_hand(party_server()),
             (_, None) => Worker::roomcast(),
             (_, Some(dir)) => Worker::in_folder(dir),
         };
-        Running::Workerd(Server::start_worker(&worker, vars))
+        let mut vars = vars.to_vec();
+        if self == Peer::Unstored {
+            vars.push(("STORE", "nothing"));
+        }
+        Running::Workerd(Server::start_worker(&worker, &vars))
+    }
+
+    /// Whether it stores in rows, which can be counted.
+    pub fn has_rows(self) -> bool {
+        self != Peer::Original
+    }
+
+    pub fn is_roomcast(self) -> bool {
+        matches!(self, Peer::Roomcast | Peer::Gateway | Peer::GatewaySocketIo)
     }
 
     /// Why it cannot be measured on this machine, if it cannot.
     pub fn missing(self) -> Option<&'static str> {
-        let lacks_redis = self == Peer::Node && !Node::has_redis();
+        let lacks_redis = self == Peer::Original && !Node::has_redis();
         lacks_redis.then_some("there is no redis-server on this machine")
     }
+}
+
+fn peers() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
+}
+
+/// PartyServer and what uses it as one file, made once a run.
+fn party_server() -> &'static Path {
+    static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
+    BUNDLE.get_or_init(|| {
+        let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench/partyserver.js");
+        let built = Command::new(peers().join("partyserver/build"))
+            .arg(&out)
+            .status()
+            .expect("bench/peers/partyserver/build runs");
+        assert!(built.success(), "it said why not");
+        out
+    })
 }
 
 /// How long the tokens of users and services are good, in seconds: a replay at
@@ -86,14 +125,18 @@ pub struct Site {
     /// `host:port`, as it goes into the header.
     pub host: String,
     secret: String,
+    /// A token of a service for every room.
+    service: String,
     http: reqwest::Client,
 }
 
 impl Site {
     fn new(address: SocketAddr, host: String, secret: String) -> Self {
+        let service = Token::service("bench").claim("rooms", vec!["*"]);
         Site {
             address,
             host,
+            service: service.ttl(TOKEN_TTL).sign(&secret),
             secret,
             http: reqwest::Client::new(),
         }
@@ -127,19 +170,26 @@ impl Site {
 
     /// `GET`, as a service; fails on anything but a 200 with JSON.
     pub async fn get(&self, path: &str) -> Result<Value, String> {
-        let token = Token::service("bench").claim("rooms", vec!["*"]);
-        let token = token.ttl(TOKEN_TTL).sign(&self.secret);
-        let request = self
-            .http
-            .get(format!("http://{}{path}", self.host))
-            .bearer_auth(token);
+        let request = self.http.get(format!("http://{}{path}", self.host));
+        self.ask(path, request).await
+    }
+
+    /// `POST` of JSON, as a service; the same.
+    pub async fn post(&self, path: &str, body: &str) -> Result<Value, String> {
+        let request = self.http.post(format!("http://{}{path}", self.host));
+        let request = request.header("content-type", "application/json");
+        self.ask(path, request.body(body.to_owned())).await
+    }
+
+    async fn ask(&self, path: &str, request: reqwest::RequestBuilder) -> Result<Value, String> {
+        let request = request.bearer_auth(&self.service);
         let answer = request.send().await.map_err(|e| e.to_string())?;
         let status = answer.status();
         let body = answer.text().await.map_err(|e| e.to_string())?;
         if !status.is_success() {
-            return Err(format!("GET {path}: {status} {body}"));
+            return Err(format!("{path}: {status} {body}"));
         }
-        serde_json::from_str(&body).map_err(|error| format!("GET {path}: {error}"))
+        serde_json::from_str(&body).map_err(|error| format!("{path}: {error}"))
     }
 }
 
@@ -167,6 +217,8 @@ pub struct Start {
     pub log_level: String,
     /// A build of roomcast other than build/release.
     pub build: Option<PathBuf>,
+    /// Names and values.
+    pub settings: Vec<(String, String)>,
 }
 
 /// What storage was asked to do.
@@ -180,7 +232,7 @@ impl Target {
     /// Starts a peer on fresh storage, with limits out of the way: the load
     /// comes from one address, and one sender is as fast as it can.
     pub fn start(peer: Peer, start: &Start) -> Self {
-        let vars = [
+        let mut vars = vec![
             ("LOG_LEVEL", start.log_level.as_str()),
             ("CONNECTS_PER_MINUTE", "1000000"),
             ("MESSAGES_PER_SECOND", "1000000"),
@@ -188,6 +240,8 @@ impl Target {
             ("COMMANDS_PER_SECOND", "1000000"),
             ("COMMANDS_BURST", "1000000"),
         ];
+        let settings = start.settings.iter();
+        vars.extend(settings.map(|(name, value)| (name.as_str(), value.as_str())));
         let running = peer.start(start.build.as_deref(), &vars);
         let (addresses, secret, pids) = match &running {
             Running::Workerd(server) => (
@@ -228,12 +282,17 @@ impl Target {
         self.pids.iter().copied().map(machine::cpu_seconds).sum()
     }
 
+    /// Bytes of memory that it has at the moment.
+    pub fn memory(&self) -> u64 {
+        self.pids.iter().copied().map(machine::memory).sum()
+    }
+
     /// The rows written for messages of `room` since the start. roomcast must
     /// run with LOG_LEVEL=info.
     pub async fn rows_written(&self, room: &str) -> Result<Rows, String> {
         match &self.running {
             Running::Node(_) => Err("Redis has no rows".to_owned()),
-            Running::Workerd(_) if self.peer == Peer::Bare => {
+            Running::Workerd(_) if !self.peer.is_roomcast() => {
                 let stats = self.site.get(&format!("/rooms/{room}/stats")).await?;
                 let number = |key: &str| stats[key].as_u64().ok_or(format!("stats: {stats}"));
                 Ok(Rows {

@@ -18,6 +18,8 @@ import { refusal, RoomError } from './refusal.js';
 
 /** The room reaps sockets that are silent for 90 s. */
 const PING_EVERY = 25_000;
+/** The server cuts who gives no sign while it is sent much: also after so many characters. */
+const PING_AFTER = 4 * 1024 * 1024;
 /** For an answer to a ping or a request, and for a socket to open. */
 const PATIENCE = 10_000;
 const PROBE_PATIENCE = 4_000;
@@ -35,6 +37,7 @@ class NativeLink {
   /** Requests without an answer yet: id to { resolve, reject, timer }. */
   #waiting = new Map();
   #pinger;
+  #read = 0;
   /** Runs out unless something is heard. */
   #deadline;
 
@@ -87,6 +90,11 @@ class NativeLink {
     clearTimeout(this.#deadline);
     this.#deadline = undefined;
     if (frame === 'pong') return;
+    this.#read += frame.length;
+    if (this.#read >= PING_AFTER) {
+      this.#read = 0;
+      this.probe(PATIENCE);
+    }
     for (const line of frame.split('\n')) {
       if (this.#ended) return;
       if (!line) continue;

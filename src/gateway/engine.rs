@@ -27,6 +27,10 @@ const UPGRADE_TIMEOUT: Millis = 10 * SECOND;
 /// timer is needed for it anyway); from there on all together, by one alarm.
 const PINGS_BY_ALARM_FROM: Millis = 5 * SECOND;
 
+/// How often a session is asked for a sign of life while so much is written to
+/// it that without one it would be cut.
+const ASKED_WITHIN_LIMIT: usize = 4;
+
 /// What a socket speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {
@@ -563,13 +567,20 @@ impl Hub {
     }
 
     /// Something was written to a socket. `true` when so much was written since
-    /// its last sign of life that it should be looked at.
+    /// its last sign of life that it should be looked at. Well before that, one
+    /// of a session is asked for a sign.
     pub fn sent(&mut self, socket: SocketId, bytes: usize) -> bool {
         let limit = self.config.room.max_unacked_bytes;
-        self.sockets
-            .get_mut(socket)
-            .and_then(Option::as_mut)
-            .is_some_and(|sock| sock.reader.sent(bytes, limit))
+        let Some(Some(sock)) = self.sockets.get_mut(socket) else {
+            return false;
+        };
+        let ask_from = limit / ASKED_WITHIN_LIMIT;
+        let asks = sock.reader.unacked() / ask_from != (sock.reader.unacked() + bytes) / ask_from;
+        let too_much = sock.reader.sent(bytes, limit);
+        if asks && let Role::Session(_) = sock.role {
+            self.send_packet(socket, Packet::Ping);
+        }
+        too_much
     }
 
     /// A socket that [`Hub::sent`] pointed out: when the runtime last heard it

@@ -9,6 +9,30 @@ use crate::wire::command::{DEFAULT_LIMIT, MAX_LIMIT, Position};
 use crate::wire::object::{ROOM, USER, whole};
 use std::borrow::Cow;
 
+/// The pieces of a URL as the runtime writes it: normalised, so that they only
+/// need to be cut out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address<'a> {
+    /// `host` or `host:port`.
+    pub authority: &'a str,
+    pub path: &'a str,
+    pub query: &'a str,
+}
+
+impl<'a> Address<'a> {
+    pub fn of(url: &'a str) -> Self {
+        let (_, rest) = url.split_once("://").unwrap_or(("", url));
+        let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        Address {
+            authority,
+            path,
+            query,
+        }
+    }
+}
+
 /// What a path is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -118,6 +142,12 @@ impl Query {
         Query(pairs)
     }
 
+    /// `name=value&…`, as in a URL.
+    pub fn read(query: &str) -> Self {
+        let pairs = form_urlencoded::parse(query.as_bytes());
+        Query::new(pairs.into_owned().collect())
+    }
+
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0
             .iter()
@@ -174,6 +204,26 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_is_cut_into_its_pieces() {
+        let pieces = |url| {
+            let Address {
+                authority,
+                path,
+                query,
+            } = Address::of(url);
+            (authority, path, query)
+        };
+        assert_eq!(pieces("https://a.b/"), ("a.b", "/", ""));
+        assert_eq!(
+            pieces("http://a.b:87/rooms/x%2Fy/ws?since=1&e=/?x#y?z"),
+            ("a.b:87", "/rooms/x%2Fy/ws", "since=1&e=/?x")
+        );
+        assert_eq!(pieces("http://a?q"), ("a", "", "q"));
+        let query = Query::read("a=%20+b&c&a=2");
+        assert_eq!((query.get("a"), query.get("c")), (Some("  b"), Some("")));
+    }
 
     #[test]
     fn every_route_of_the_contract_is_found() {

@@ -5,7 +5,7 @@
 
 use super::problem::{CONTENT_TYPE, Problem};
 use super::publish::{self, Addressed};
-use super::route::{self, Query, Route};
+use super::route::{self, Address, Query, Route};
 use crate::auth::{self, Credentials, Identity, Rights, SUBPROTOCOL};
 use crate::config::{Config, ConfigError};
 use crate::durable::{
@@ -102,8 +102,9 @@ struct Call<'a> {
 }
 
 async fn handle(request: Request, env: &Env) -> Handled {
-    let url = request.url().map_err(failed)?;
-    let route = route::find(request.method().as_ref(), url.path())?;
+    let url = request.inner().url();
+    let url = Address::of(&url);
+    let route = route::find(request.method().as_ref(), url.path)?;
     if route == Route::Health {
         let health = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") });
         return answer_json(200, health.to_string().into_bytes());
@@ -113,7 +114,7 @@ async fn handle(request: Request, env: &Env) -> Handled {
         Problem::new(500, "misconfigured", error.to_string())
     })?;
     let call = Call {
-        query: Query::new(url.query_pairs().into_owned().collect()),
+        query: Query::read(url.query),
         now: now(),
         request,
         env,
@@ -122,9 +123,9 @@ async fn handle(request: Request, env: &Env) -> Handled {
     match route {
         Route::Health => Err(Problem::not_found()),
         Route::DevToken => dev_token(call).await,
-        Route::Socket { room } => call.upgrade(&room, url.authority()).await,
-        Route::Gateway => call.gateway(url.authority()).await,
-        Route::Engine(protocol) => call.engine(protocol, url.authority()).await,
+        Route::Socket { room } => call.upgrade(&room, url.authority).await,
+        Route::Gateway => call.gateway(url.authority).await,
+        Route::Engine(protocol) => call.engine(protocol, url.authority).await,
         Route::Publish => call.publish().await,
         Route::Messages { room } => {
             let identity = call.identity(&room)?;

@@ -25,6 +25,10 @@ const CURSOR_DELAY: Millis = 50;
 /// square; this keeps the frames of it linear.
 const RUMOUR_DELAY: (Millis, Millis) = (50, 1_000);
 
+/// Who comes meanwhile puts them off by this, until they have waited so long in
+/// all: when a thousand come at once, to get them in is what matters.
+const RUSH: (Millis, Millis) = (2, 4_000);
+
 /// What became of a send.
 pub(super) struct Accepted {
     pub(super) message_id: String,
@@ -141,8 +145,15 @@ impl Room {
 
     pub(super) fn expect_rumours(&mut self, now: Millis) {
         let sockets = (self.conns.len() - self.free.len()) as Millis;
-        self.rumours_due
-            .get_or_insert(now + sockets.clamp(RUMOUR_DELAY.0, RUMOUR_DELAY.1));
+        let due = now + sockets.clamp(RUMOUR_DELAY.0, RUMOUR_DELAY.1);
+        self.rumours_due.get_or_insert((due, now + RUSH.1));
+    }
+
+    /// Somebody came: the others hear of it a little later.
+    pub(super) fn put_off_rumours(&mut self) {
+        if let Some((due, latest)) = &mut self.rumours_due {
+            *due = (*due + RUSH.0).min(*latest);
+        }
     }
 
     /// Ends the tick: one row, one commit, one frame a socket. Also does what
@@ -160,7 +171,7 @@ impl Room {
         if self.cursors_due.is_some_and(|at| at <= now) {
             self.flush_cursors(now, out);
         }
-        if self.rumours_due.is_some_and(|at| at <= now) {
+        if self.rumours_due.is_some_and(|(due, _)| due <= now) {
             self.flush_rumours();
         }
         if self.tick.is_empty() {

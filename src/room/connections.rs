@@ -248,6 +248,7 @@ impl Room {
         self.add_member(&user, start.after, Some(&id), now, out);
         self.roster.arrive(&user, conn, status);
         self.expect_news(now);
+        self.put_off_rumours();
         start
     }
 

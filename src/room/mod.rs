@@ -152,7 +152,8 @@ pub struct Room {
     ticks: u64,
     /// Lines about users, waiting for [`RUMOUR_DELAY`].
     rumours: Vec<(Except, String)>,
-    rumours_due: Option<Millis>,
+    /// When, and when at the latest.
+    rumours_due: Option<(Millis, Millis)>,
     /// Members whose cursors moved, waiting for [`CURSOR_DELAY`]: whether the
     /// others are to be told of `(delivered, read)`.
     cursors: HashMap<UserId, (bool, bool)>,
@@ -279,10 +280,14 @@ impl Room {
 
     /// When [`Room::advance`] is to be called next: soon, so by a timer.
     pub fn timer(&self) -> Option<Millis> {
-        [self.rumours_due, self.cursors_due, self.roster.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.rumours_due.map(|(due, _)| due),
+            self.cursors_due,
+            self.roster.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// When [`Room::alarm`] is to be called next: later, so by an alarm that

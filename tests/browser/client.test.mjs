@@ -411,6 +411,12 @@ test('it pings, and a connection that does not answer is given up', async () => 
   receive('pong');
   await pass(25_000);
   assert.deepEqual(socket.sent, ['ping', 'ping']);
+  receive('pong');
+  const large = JSON.stringify({ event: 'x', data: 'x'.repeat(1 << 20) });
+  for (let n = 0; n < 5; n += 1) receive(large);
+  assert.equal(socket.sent.length, 3, 'also when it is sent much');
+  receive('pong');
+  socket.sent.pop();
   const request = link.request('sync', {});
   await Promise.all([assert.rejects(request, { code: 'disconnected' }), pass(10_000)]);
   assert.deepEqual(got.at(-1), ['closed', 1006]);

@@ -279,9 +279,9 @@ async fn a_large_body_is_413_however_it_comes() {
     answer.problem(413, "tooLarge");
 }
 
-/// An object has 128 MB in all; a socket may have `MAX_UNACKED_BYTES` (16 MiB)
+/// An object has 128 MB in all; a socket may have `MAX_UNACKED_BYTES` (32 MiB)
 /// of it, and what else comes and goes meanwhile needs its place.
-const HELD: usize = 64;
+const HELD: usize = 96;
 
 /// Sends `frame` up to `n` times and reads nothing: by how many MiB the memory
 /// of the server grew, and how many it took. Bob has to be served meanwhile.

@@ -34,6 +34,7 @@ export class Room extends DurableObject {
     this.sql = ctx.storage.sql;
     this.sql.exec("CREATE TABLE IF NOT EXISTS messages (seq INTEGER PRIMARY KEY, frame TEXT NOT NULL)");
     this.head = this.sql.exec("SELECT coalesce(max(seq), 0) AS head FROM messages").one().head;
+    this.stores = env.STORE !== "nothing";
     this.rowsWritten = 0;
     this.messages = 0;
     ctx.setWebSocketAutoResponse(new WebSocketRequestResponsePair("ping", "pong"));
@@ -45,6 +46,12 @@ export class Room extends DurableObject {
       return Response.json({ rowsWritten: this.rowsWritten, messages: this.messages });
     }
     const userId = request.headers.get("x-user");
+    if (url.pathname === "/publish") {
+      const { messages } = await request.json();
+      const results = [];
+      for (const { data } of messages) this.send(userId, data, (receipt) => results.push(receipt));
+      return Response.json({ results });
+    }
     const [client, server] = Object.values(new WebSocketPair());
     this.ctx.acceptWebSocket(server);
     server.serializeAttachment({ userId });
@@ -67,17 +74,21 @@ export class Room extends DurableObject {
     }
     if (message.event !== "sendMessage") return;
     const { userId } = ws.deserializeAttachment();
-    const seq = ++this.head;
-    const messageId = crypto.randomUUID();
-    const timestamp = new Date().toISOString();
-    const frame = JSON.stringify({
-      event: "newMessage",
-      data: { ...message.data, messageId, senderId: userId, seq, timestamp },
+    this.send(userId, message.data, (receipt) => {
+      // Nothing leaves before the insert is durable: the output gate sees to it.
+      if (message.id !== undefined) ws.send(JSON.stringify({ ack: message.id, data: receipt }));
     });
-    this.rowsWritten += this.sql.exec("INSERT INTO messages VALUES (?, ?)", seq, frame).rowsWritten;
+  }
+
+  /** Stores and broadcasts; `answer` is called before, with what a sender wants to know. */
+  send(senderId, data, answer) {
+    const receipt = { messageId: crypto.randomUUID(), seq: ++this.head, timestamp: new Date().toISOString() };
+    const frame = JSON.stringify({ event: "newMessage", data: { ...data, ...receipt, senderId } });
+    if (this.stores) {
+      this.rowsWritten += this.sql.exec("INSERT INTO messages VALUES (?, ?)", receipt.seq, frame).rowsWritten;
+    }
     this.messages++;
-    // Nothing leaves before the insert is durable: the output gate sees to it.
-    if (message.id !== undefined) ws.send(JSON.stringify({ ack: message.id, data: { messageId, seq, timestamp } }));
+    answer(receipt);
     for (const socket of this.ctx.getWebSockets()) socket.send(frame);
   }
 
@@ -90,19 +101,35 @@ export class Room extends DurableObject {
   }
 }
 
+/** The request with the user that its token says, for the object. */
+async function authenticated(request, url, env, body) {
+  const token = request.headers.get("authorization")?.replace(/^Bearer /, "") ?? url.searchParams.get("token");
+  const claims = token && (await verify(token, env.JWT_SECRET));
+  if (!claims) return null;
+  const inner = new Request(request, body && { body: JSON.stringify(body) });
+  inner.headers.set("x-user", claims.sub);
+  return inner;
+}
+
+const unauthorized = () => new Response("unauthorized", { status: 401 });
+
 export default {
   async fetch(request, env) {
     const url = new URL(request.url);
+    const object = (room) => env.ROOMS.get(env.ROOMS.idFromName(room));
+    if (url.pathname === "/publish") {
+      const body = await request.json();
+      const messages = body.messages ?? [body];
+      const inner = await authenticated(request, url, env, { messages });
+      if (!inner) return unauthorized();
+      const answer = await object(messages[0].room).fetch(inner);
+      return body.messages ? answer : Response.json((await answer.json()).results[0]);
+    }
     const match = /^\/rooms\/([\w.:@-]{1,128})\/(ws|stats)$/.exec(url.pathname);
     if (!match) return new Response("not found", { status: 404 });
-    const stub = env.ROOMS.get(env.ROOMS.idFromName(match[1]));
-    if (match[2] === "stats") return stub.fetch(request);
+    if (match[2] === "stats") return object(match[1]).fetch(request);
     if (request.headers.get("upgrade") !== "websocket") return new Response("upgrade required", { status: 426 });
-    const token = request.headers.get("authorization")?.replace(/^Bearer /, "") ?? url.searchParams.get("token");
-    const claims = token && (await verify(token, env.JWT_SECRET));
-    if (!claims) return new Response("unauthorized", { status: 401 });
-    const inner = new Request(request);
-    inner.headers.set("x-user", claims.sub);
-    return stub.fetch(inner);
+    const inner = await authenticated(request, url, env);
+    return inner ? object(match[1]).fetch(inner) : unauthorized();
   },
 };

@@ -134,6 +134,7 @@ pub async fn run(options: Options) -> Result<bool, String> {
             let start = Start {
                 log_level: "warn".to_owned(),
                 build: None,
+                settings: Vec::new(),
             };
             let target = Target::start(Peer::Roomcast, &start);
             (target.site.clone(), Some(target))

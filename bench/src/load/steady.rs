@@ -1,8 +1,9 @@
 //! Messages at a fixed rate to many sockets, whether the server keeps up or not
 //! (an open loop): each is due at its time, and its latency counts from then.
 
+use super::ROOM;
 use crate::check::Line;
-use crate::load::{self, Broken, CONNECTING, Client, PATIENCE, PING, ROOM};
+use crate::client::{self, Broken, CONNECTING, Client, PATIENCE, PING};
 use crate::machine;
 use crate::target::Target;
 use futures_util::stream::{self, StreamExt};
@@ -83,7 +84,7 @@ pub async fn steady(
     warm_up: Duration,
     measure: Duration,
 ) -> Result<Steady, String> {
-    let mut users = load::users(target, sockets + 1);
+    let mut users = client::users(target, sockets + 1);
     let sender = users.pop().ok_or("nobody to send")?;
     let (report, mut broken) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();

@@ -1,0 +1,164 @@
+//! The core by itself, natively: what a message costs before storage and
+//! sockets. `cargo bench --bench core`
+//!
+//! | group | |
+//! | --- | --- |
+//! | `decode` | a frame to commands |
+//! | `accept` | a frame to an event that waits in the tick |
+//! | `tick` | 16 waiting events to a row and a frame for all |
+//! | `encode` | what each of 100 who came within a tick is told |
+//! | `replay` | what somebody missed, cut out of the rows of the log |
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use roomcast::auth::Rights;
+use roomcast::config::Config;
+use roomcast::room::log::{Bounds, slice};
+use roomcast::room::{ConnId, Frame, Hello, Room, Snapshot};
+use roomcast::time::Millis;
+use roomcast::wire::command::{Position, Status};
+use roomcast::wire::native;
+use std::hint::black_box;
+use std::rc::Rc;
+
+const NOW: Millis = 1_800_000_000_000;
+
+const MESSAGE: &str = r#"{"event":"sendMessage","data":{"content":"the quick brown fox jumps over the lazy dog, and then it rests."},"id":7}"#;
+
+/// Messages in a tick, as with 16 in flight.
+const IN_FLIGHT: usize = 16;
+
+fn room() -> Room {
+    let vars = |name: &str| match name {
+        "JWT_SECRET" => Some("x".repeat(32)),
+        // The benchmark never waits for the next second.
+        "MESSAGES_PER_SECOND" | "MESSAGES_BURST" | "MAX_CONNECTIONS_PER_USER" => {
+            Some("1000000".to_owned())
+        }
+        _ => None,
+    };
+    let config = Rc::new(Config::read(vars).expect("settings"));
+    let snapshot = Snapshot {
+        epoch: "e".into(),
+        bounds: Bounds::default(),
+        members: Default::default(),
+        journal: Vec::new(),
+        recent: Vec::new(),
+    };
+    Room::new("bench".into(), config, snapshot)
+}
+
+fn hello(user: usize) -> Hello {
+    Hello {
+        connection_id: format!("connection-{user}"),
+        user: format!("user-{user}"),
+        rights: Rights::MEMBER,
+        expires: NOW + 3_600_000,
+        address: None,
+        position: Position::default(),
+        status: Status::Online,
+    }
+}
+
+/// A room with `sockets` in it, of which all has been told.
+fn crowded(sockets: usize) -> (Room, ConnId) {
+    let mut room = room();
+    let mut out = Vec::new();
+    let conns: Vec<ConnId> = (0..sockets)
+        .map(|user| room.connect(hello(user), NOW, &mut out))
+        .collect();
+    for later in [0, 2_000, 4_000] {
+        room.advance(NOW + later, &mut out);
+    }
+    (room, conns[0])
+}
+
+fn send(room: &mut Room, conn: ConnId, count: usize) {
+    let mut out = Vec::new();
+    for _ in 0..count {
+        room.receive(conn, Frame::Text(MESSAGE), NOW + 5_000, &mut out);
+    }
+}
+
+fn decode(c: &mut Criterion) {
+    let mut group = c.benchmark_group("decode");
+    for lines in [1, 16] {
+        let frame = [MESSAGE].repeat(lines).join("\n");
+        group.throughput(Throughput::Elements(lines as u64));
+        group.bench_function(format!("{lines} lines"), |b| {
+            b.iter(|| native::decode(black_box(&frame)).map(|lines| lines.len()));
+        });
+    }
+    group.finish();
+}
+
+fn accept(c: &mut Criterion) {
+    c.benchmark_group("accept")
+        .throughput(Throughput::Elements(IN_FLIGHT as u64))
+        .bench_function("16 frames", |b| {
+            b.iter_batched_ref(
+                || crowded(100),
+                |(room, conn)| send(room, *conn, IN_FLIGHT),
+                BatchSize::LargeInput,
+            );
+        });
+}
+
+fn tick(c: &mut Criterion) {
+    let mut group = c.benchmark_group("tick");
+    group.throughput(Throughput::Elements(IN_FLIGHT as u64));
+    for sockets in [2, 100, 500] {
+        group.bench_function(format!("16 events, {sockets} sockets"), |b| {
+            b.iter_batched_ref(
+                || {
+                    let (mut room, conn) = crowded(sockets);
+                    send(&mut room, conn, IN_FLIGHT);
+                    room
+                },
+                |room| {
+                    let mut out = Vec::new();
+                    room.advance(NOW + 5_000, &mut out);
+                    out
+                },
+                BatchSize::LargeInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+fn encode(c: &mut Criterion) {
+    c.benchmark_group("encode")
+        .throughput(Throughput::Elements(100))
+        .bench_function("100 arrivals", |b| {
+            b.iter_batched_ref(
+                || {
+                    let mut room = room();
+                    let mut out = Vec::new();
+                    for user in 0..100 {
+                        room.connect(hello(user), NOW, &mut out);
+                    }
+                    room
+                },
+                |room| {
+                    let mut out = Vec::new();
+                    room.advance(NOW, &mut out);
+                    room.advance(NOW + 2_000, &mut out);
+                    out
+                },
+                BatchSize::LargeInput,
+            );
+        });
+}
+
+fn replay(c: &mut Criterion) {
+    let line = native::ack(7, &"x".repeat(200));
+    let row = vec![line; 1_000].join("\n");
+    c.benchmark_group("replay")
+        .throughput(Throughput::Elements(500))
+        .bench_function("500 of a row of 1,000", |b| {
+            b.iter(|| slice(1, black_box(&row), 250, 750).len());
+        });
+}
+
+criterion_group!(core, decode, accept, tick, encode, replay);
+criterion_main!(core);
