@@ -21,7 +21,7 @@ help:
 	@echo "make token    print a token: USER=alice ROOMS='a b*' TTL=1h ROLE=service"
 	@echo "make build    the Worker as it is deployed, into build/release"
 	@echo "make lint     formatting and clippy"
-	@echo "make bench    against the bare object, in one run"
+	@echo "make bench    against other ways to do the same, in one run"
 	@echo "make replay   a chat log through real rooms, checked at the end"
 	@echo "make deploy   to Cloudflare (npx wrangler deploy)"
 	@echo "make clean    forget what was built and stored here"
@@ -60,6 +60,7 @@ lint: tools
 	cargo clippy --target wasm32-unknown-unknown --features dev-tokens -- -D warnings
 
 bench: tools build
+	@node bench/module.mjs
 	cargo run --release -p roomcast-bench -- run $(BENCH)
 
 # The log spans hours; `REPLAY="--speed 600"` keeps its rhythm.

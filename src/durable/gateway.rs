@@ -2,7 +2,7 @@
 
 use super::clients::Clients;
 use super::clock::{self, Clock, Due};
-use super::room::{LINK_HEADER, ROOM_HEADER};
+use super::room::{LINK_HEADER, MAX_TURNS, ROOM_HEADER};
 use super::runtime::{self, GATEWAYS, ROOMS, Socket, fresh_id, now};
 use crate::config::Config;
 use crate::eventlog::Entry;
@@ -376,6 +376,10 @@ impl Object {
                 .app
                 .pushed(&mut gateway.hub, push, &texts, live.began)
         })?;
+        if pushed.gone.is_empty() {
+            // Mostly: to read a body costs the room more than all the rest.
+            return Ok(ResponseBuilder::new().with_status(204).empty());
+        }
         Ok(ResponseBuilder::new().fixed(serde_json::to_vec(&pushed)?))
     }
 
@@ -389,6 +393,13 @@ impl Object {
     async fn see_to_later(self: Rc<Self>, later: Later) -> Result<()> {
         match later {
             Later::Forward(room) => loop {
+                // The rule by which rooms end their ticks.
+                for _ in 0..MAX_TURNS {
+                    if !self.act(None, |live, _| live.gateway.app.gathers(&room))? {
+                        break;
+                    }
+                    Delay::from(Duration::ZERO).await;
+                }
                 let commands = self.act(None, |live, _| live.gateway.app.take(&room))?;
                 let Some(commands) = commands else {
                     return Ok(());

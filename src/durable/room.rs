@@ -22,9 +22,11 @@ use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen::prelude::*;
+use worker::wasm_bindgen_futures::future_to_promise;
+use worker::worker_sys::DurableObjectState;
 use worker::{
-    Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, State,
-    WebSocketPair, WebSocketRequestResponsePair, durable_object,
+    Delay, Env, Error, Request, Response, ResponseBuilder, Result, State, WebSocketPair,
+    WebSocketRequestResponsePair,
 };
 
 /// Headers of the Worker's requests to the object. A request from outside never
@@ -36,7 +38,7 @@ pub const LINK_HEADER: &str = "x-roomcast-link";
 
 /// Turns of the event loop that a tick waits at the most while fewer things
 /// wait than went out with the last one. Measured: see DESIGN in the README.
-const MAX_TURNS: u32 = 4;
+pub const MAX_TURNS: u32 = 4;
 
 /// Of so many ticks that wait for nobody, one looks at the turn after it, which
 /// costs a timer: more often costs a quiet room, more seldom a busy one at its
@@ -47,7 +49,7 @@ const QUIET_TICKS: u32 = 4;
 /// but far below what WebSocket libraries take.
 const REPLAY_FRAME: u32 = 256 * 1024;
 
-#[durable_object(alarm)]
+#[wasm_bindgen]
 pub struct Room {
     object: Rc<Object>,
 }
@@ -113,12 +115,17 @@ struct Live {
 /// A frame of replay, and the last event in it.
 type Portion = (u64, JsString);
 
-impl DurableObject for Room {
-    fn new(state: State, env: Env) -> Self {
+/// What the runtime calls. `worker` would make a promise of each call, whose way
+/// through the microtask queue costs about as much as all else that a message
+/// does; what need not wait for anything does not.
+#[wasm_bindgen]
+impl Room {
+    #[wasm_bindgen(constructor)]
+    pub fn new(state: DurableObjectState, env: Env) -> Self {
         console_error_panic_hook::set_once();
         Room {
             object: Rc::new(Object {
-                state,
+                state: state.into(),
                 env,
                 live: RefCell::new(None),
                 turn: OnceCell::new(),
@@ -127,19 +134,29 @@ impl DurableObject for Room {
         }
     }
 
-    async fn fetch(&self, request: Request) -> Result<Response> {
-        let room = request.headers().get(ROOM_HEADER)?;
-        if let Some(hello) = request.headers().get(HELLO_HEADER)? {
-            let hello: Hello = serde_json::from_str(&hello)?;
-            return self.object.connect(room, hello);
+    /// A response, or a promise of one.
+    pub fn fetch(&self, request: web_sys::Request) -> JsResult<JsValue> {
+        let headers = request.headers();
+        let room = headers.get(ROOM_HEADER)?;
+        if let Some(hello) = headers.get(HELLO_HEADER)? {
+            let hello: Hello = serde_json::from_str(&hello).map_err(Error::from)?;
+            let response = self.object.connect(room, hello)?;
+            return Ok(web_sys::Response::from(response).into());
         }
-        if request.headers().get(LINK_HEADER)?.is_some() {
-            return self.object.link(room, request).await;
-        }
-        self.object.call(room, request).await
+        let of_gateway = headers.has(LINK_HEADER)?;
+        let object = Rc::clone(&self.object);
+        let answer = async move {
+            let request = Request::from(request);
+            let response = match of_gateway {
+                true => object.link(room, request).await?,
+                false => object.call(room, request).await?,
+            };
+            Ok(web_sys::Response::from(response).into())
+        };
+        Ok(future_to_promise(answer).into())
     }
 
-    async fn alarm(&self) -> Result<Response> {
+    pub fn alarm(&self) -> JsResult {
         self.object.with(None, |live, state| {
             live.clock.alarm_rang();
             live.age();
@@ -153,15 +170,9 @@ impl DurableObject for Room {
             live.run(state, out);
         })?;
         Rc::clone(&self.object).arm();
-        Response::empty()
+        Ok(())
     }
-}
 
-/// What sockets call. `worker` would make a promise of each call, whose way
-/// through the microtask queue costs about as much as all else that a message
-/// does; nothing here waits for anything.
-#[wasm_bindgen]
-impl Room {
     #[wasm_bindgen(js_name = webSocketMessage)]
     pub fn web_socket_message(&self, socket: &Socket, message: &JsValue) -> JsResult {
         let full = self.object.with(None, |live, state| {
@@ -191,7 +202,7 @@ impl Room {
     }
 }
 
-type JsResult = std::result::Result<(), JsValue>;
+type JsResult<T = ()> = std::result::Result<T, JsValue>;
 
 impl Object {
     /// Does something with the room, which is read from storage if it is not in
@@ -251,7 +262,7 @@ impl Object {
 
     /// A request of a gateway for its connections.
     async fn link(self: &Rc<Self>, name: Option<String>, mut request: Request) -> Result<Response> {
-        let request: LinkRequest = serde_json::from_slice(&request.bytes().await?)?;
+        let request: LinkRequest = serde_json::from_str(&request.text().await?)?;
         let gateway: Rc<str> = request.gateway.into();
         let full = self.with(name, |live, state| {
             live.age();
@@ -308,10 +319,11 @@ impl Object {
         let headers = [(LINK_HEADER, gateway)];
         let body = Some(body.clone().into());
         let mut response = runtime::call(&self.env, GATEWAYS, gateway, &headers, body).await?;
-        if response.status_code() != 200 {
-            return Err(Error::RustError("a gateway failed".into()));
+        match response.status_code() {
+            200 => Ok(serde_json::from_slice(&response.bytes().await?)?),
+            204 => Ok(Pushed::default()),
+            status => Err(Error::RustError(format!("a gateway answered {status}"))),
         }
-        Ok(serde_json::from_slice(&response.bytes().await?)?)
     }
 
     /// A request of the Worker for a service.

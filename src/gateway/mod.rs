@@ -157,6 +157,12 @@ pub trait App {
 
     fn advance(&mut self, _hub: &mut Hub, _heard: Heard, _now: Millis) {}
 
+    /// Whether less waits for a room than it was sent last: more may have
+    /// arrived already.
+    fn gathers(&self, _room: &str) -> bool {
+        false
+    }
+
     /// What waits for a room, as one request; nothing more is on its way if
     /// there is none.
     fn take(&mut self, _room: &str) -> Option<Vec<link::Command>> {

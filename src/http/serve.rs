@@ -27,7 +27,7 @@ use serde_json::json;
 use std::cell::OnceCell;
 use std::rc::Rc;
 use wasm_bindgen::JsValue;
-use worker::{Context, Env, Headers, Method, Request, Response, ResponseBuilder, Result, event};
+use worker::{Context, Env, Headers, Request, Response, ResponseBuilder, Result, event};
 
 /// Objects that a Worker may be talking to at once: the platform's limit of
 /// outgoing connections is 6.
@@ -55,7 +55,7 @@ pub fn config(env: &Env) -> std::result::Result<Rc<Config>, ConfigError> {
 }
 
 #[event(fetch)]
-async fn fetch(request: Request, env: Env, _ctx: Context) -> Result<Response> {
+async fn fetch(request: web_sys::Request, env: Env, _ctx: Context) -> Result<Response> {
     console_error_panic_hook::set_once();
     match handle(request, &env).await {
         Ok(response) => Ok(response),
@@ -94,17 +94,21 @@ fn answer_json(status: u16, json: Vec<u8>) -> Handled {
 
 /// A request with what every route needs of it.
 struct Call<'a> {
-    request: Request,
+    /// As it came: `worker` would read all kinds of things of it beforehand.
+    request: web_sys::Request,
+    headers: web_sys::Headers,
+    method: String,
     env: &'a Env,
     config: Rc<Config>,
     query: Query,
     now: Millis,
 }
 
-async fn handle(request: Request, env: &Env) -> Handled {
-    let url = request.inner().url();
+async fn handle(request: web_sys::Request, env: &Env) -> Handled {
+    let url = request.url();
     let url = Address::of(&url);
-    let route = route::find(request.method().as_ref(), url.path)?;
+    let method = request.method();
+    let route = route::find(&method, url.path)?;
     if route == Route::Health {
         let health = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") });
         return answer_json(200, health.to_string().into_bytes());
@@ -116,6 +120,8 @@ async fn handle(request: Request, env: &Env) -> Handled {
     let call = Call {
         query: Query::read(url.query),
         now: now(),
+        headers: request.headers(),
+        method,
         request,
         env,
         config,
@@ -148,7 +154,7 @@ async fn handle(request: Request, env: &Env) -> Handled {
         }
         Route::Member { room, user } => {
             call.service(&room, Rights::WRITE)?;
-            let request = if call.request.method() == Method::Put {
+            let request = if call.method == "PUT" {
                 if crate::name::personal_room_owner(&room).is_some_and(|owner| owner != user) {
                     return Err(Fault::forbidden("a personal room has its own user alone").into());
                 }
@@ -174,7 +180,7 @@ async fn handle(request: Request, env: &Env) -> Handled {
 
 impl Call<'_> {
     fn header(&self, name: &str) -> Option<String> {
-        self.request.headers().get(name).ok().flatten()
+        self.headers.get(name).ok().flatten()
     }
 
     fn log(&self, entry: Entry) {
@@ -253,13 +259,13 @@ impl Call<'_> {
     }
 
     /// Engine.IO, with or without Socket.IO on it.
-    async fn engine(mut self, protocol: Protocol, host: &str) -> Handled {
+    async fn engine(self, protocol: Protocol, host: &str) -> Handled {
         self.check_origin("", host)?;
-        if self.request.method() == Method::Options {
+        if self.method == "OPTIONS" {
             return self.with_cors(ResponseBuilder::new().with_status(204).empty());
         }
-        let (method, upgrade) = (self.request.method(), self.is_upgrade());
-        let ask = match handshake::read(method.as_ref(), &self.query, upgrade) {
+        let upgrade = self.is_upgrade();
+        let ask = match handshake::read(&self.method, &self.query, upgrade) {
             Ok(ask) => ask,
             Err(error) => return self.engine_error(error),
         };
@@ -583,10 +589,12 @@ impl Call<'_> {
         String::from_utf8(body).map_err(|_| Fault::bad_request("the body must be JSON in UTF-8"))
     }
 
-    async fn read_body(&mut self, limit: usize) -> crate::fault::Result<Vec<u8>> {
+    async fn read_body(&self, limit: usize) -> crate::fault::Result<Vec<u8>> {
         let mut body = Vec::new();
         let mut length = 0;
-        if let Ok(mut chunks) = self.request.stream() {
+        // The handle is cloned; the request's own `clone` would copy its body.
+        let mut request = Request::from(Clone::clone(&self.request));
+        if let Ok(mut chunks) = request.stream() {
             while let Some(chunk) = chunks.next().await {
                 let chunk =
                     chunk.map_err(|_| Fault::bad_request("the body ended before its time"))?;

@@ -12,7 +12,7 @@ use crate::time::{Millis, rfc3339, sooner};
 use crate::wire::command::Position;
 use crate::wire::event;
 use crate::wire::native::Close;
-use serde_json::json;
+use serde::Serialize;
 
 /// Where a connection starts, and whether its `since` made no sense any more.
 #[derive(Clone, Copy, Debug, Default)]
@@ -93,26 +93,27 @@ impl Room {
         if let Greeting::Joined(id) = arrival.greeting {
             return self.welcome_remote(arrival, id, head, out);
         }
-        let mut connected = json!({
-            "connectionId": this.id,
-            "userId": &*this.user,
-            "roomId": self.name,
-            "epoch": self.epoch,
-            "seq": head,
-            "delivered": self.members.get(&this.user).map_or(0, |member| member.delivered),
-            "expiresAt": rfc3339(this.expires),
-            "limits": limits_json(&self.config.room),
-        });
-        if arrival.reset {
-            connected["reset"] = true.into();
-        }
+        let connected = Connected {
+            connection_id: &this.id,
+            user_id: &this.user,
+            room_id: &self.name,
+            epoch: &self.epoch,
+            seq: head,
+            delivered: self
+                .members
+                .get(&this.user)
+                .map_or(0, |member| member.delivered),
+            expires_at: rfc3339(this.expires),
+            limits: Limits::of(&self.config.room),
+            reset: arrival.reset,
+        };
         out.push(Output::Log(
             Entry::info("connect").user(&this.user).connection(&this.id),
         ));
         out.push(Output::Attach { conn });
         out.push(Output::Send {
             conn,
-            frame: json!({ "event": "connected", "data": connected }).to_string(),
+            frame: event::connected(&connected),
         });
         // Another connection of the user may have left the room meanwhile.
         if joined {
@@ -368,15 +369,45 @@ impl Room {
     }
 }
 
+/// The data of `connected` on a room's own socket.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Connected<'a> {
+    connection_id: &'a str,
+    user_id: &'a str,
+    room_id: &'a str,
+    epoch: &'a str,
+    seq: u64,
+    delivered: u64,
+    expires_at: String,
+    limits: Limits,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    reset: bool,
+}
+
 /// What `connected` says of the limits that a client can keep to.
-pub fn limits_json(config: &RoomConfig) -> serde_json::Value {
-    json!({
-        "maxFrameBytes": config.max_frame_bytes,
-        "messagesPerSecond": config.messages.per_second,
-        "messagesBurst": config.messages.burst,
-        "signalsPerSecond": config.signals.per_second,
-        "signalsBurst": config.signals.burst,
-        "joinsPerSecond": config.joins.per_second,
-        "joinsBurst": config.joins.burst,
-    })
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    max_frame_bytes: usize,
+    messages_per_second: f64,
+    messages_burst: f64,
+    signals_per_second: f64,
+    signals_burst: f64,
+    joins_per_second: f64,
+    joins_burst: f64,
+}
+
+impl Limits {
+    pub fn of(config: &RoomConfig) -> Self {
+        Limits {
+            max_frame_bytes: config.max_frame_bytes,
+            messages_per_second: config.messages.per_second,
+            messages_burst: config.messages.burst,
+            signals_per_second: config.signals.per_second,
+            signals_burst: config.signals.burst,
+            joins_per_second: config.joins.per_second,
+            joins_burst: config.joins.burst,
+        }
+    }
 }

@@ -24,7 +24,7 @@ pub mod service;
 pub mod tick;
 
 pub use commands::Frame;
-pub use connections::limits_json;
+pub use connections::Limits;
 pub use member::Member;
 pub use output::{CallId, Change, ConnId, Custom, Delivery, Output};
 

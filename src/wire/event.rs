@@ -4,6 +4,7 @@
 use super::command::{Body, Status};
 use crate::fault::Fault;
 use crate::time::{Millis, rfc3339};
+use serde::Serialize;
 use std::fmt::Write;
 
 pub const NEW_MESSAGE: &str = "newMessage";
@@ -171,6 +172,12 @@ pub fn presence_update(
         r#"{{"event":"presenceUpdate","data":{{"roomId":"{room}","userId":"{user}","status":"{}"{last_seen}}}}}"#,
         status.as_str()
     )
+}
+
+pub fn connected(data: &impl Serialize) -> String {
+    // Structs of strings and numbers can always be written.
+    let data = serde_json::to_string(data).expect("plain data");
+    format!(r#"{{"event":"connected","data":{data}}}"#)
 }
 
 /// `event` is `messageDelivered` or `messageRead`.

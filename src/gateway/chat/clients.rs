@@ -144,7 +144,7 @@ impl Chat {
                 "connectionId": client.id,
                 "userId": client.identity.user,
                 "expiresAt": rfc3339(client.identity.expires),
-                "limits": crate::room::limits_json(&hub.config.room),
+                "limits": crate::room::Limits::of(&hub.config.room),
             },
         });
         self.tell(hub, key, &connected.to_string());

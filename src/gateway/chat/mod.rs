@@ -104,6 +104,8 @@ struct Room {
     outbox: Vec<ToRoom>,
     /// Whether a request is on its way.
     busy: bool,
+    /// How many commands the last one had.
+    taken: usize,
     /// The last push: of which waking of the room, and its number.
     last: (String, u64),
     epoch: String,
@@ -230,6 +232,11 @@ impl App for Chat {
         }
     }
 
+    fn gathers(&self, room: &str) -> bool {
+        let room = self.rooms.get(room);
+        room.is_some_and(|room| (1..room.taken).contains(&room.outbox.len()))
+    }
+
     fn take(&mut self, room: &str) -> Option<Vec<ToRoom>> {
         let this = self.rooms.get_mut(room)?;
         if this.outbox.is_empty() {
@@ -237,6 +244,7 @@ impl App for Chat {
             self.forget_room(room);
             return None;
         }
+        this.taken = this.outbox.len();
         Some(std::mem::take(&mut this.outbox))
     }
 
