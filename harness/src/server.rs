@@ -309,6 +309,8 @@ const config :Workerd.Config = (
   services = [
     (name = "main", worker = .w),
     (name = "disk", disk = (path = "{storage}", writable = true)),
+    # Also to servers of the tests.
+    (name = "internet", network = (allow = ["public", "private", "local"])),
   ],
   sockets = [(name = "http", address = "{address}", http = (), service = "main")],
 );

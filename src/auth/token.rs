@@ -1,15 +1,15 @@
 //! JSON Web Tokens (RFC 7519) to identities.
 
 use super::access::{self, Patterns, Rights};
+use super::keys::Unverified;
 use crate::config::Config;
 use crate::fault::{Code, Fault, Result};
 use crate::name;
 use crate::time::Millis;
 use chrono::{DateTime, TimeDelta, Utc};
-use jwt_compact::alg::{Hs256, Hs256Key};
-use jwt_compact::{AlgorithmExt, TimeOptions, UntrustedToken};
+use jwt_compact::{TimeOptions, UntrustedToken};
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
 /// Clocks differ: `exp`, `nbf` and `iat` may be off by this much, in seconds.
@@ -119,23 +119,35 @@ impl<'de> Deserialize<'de> for RoomsClaim {
     }
 }
 
-/// Checks `token` and says who sent it. The algorithm is the key's, HS256,
-/// whatever the token says.
+/// Of a token's header, beside what the library reads.
+#[derive(Clone, Deserialize)]
+struct Extra {
+    /// Extensions that must be understood (RFC 7515, 4.1.11). There are none
+    /// that are.
+    crit: Option<IgnoredAny>,
+}
+
+/// Checks `token` and says who sent it. The algorithm is the key's, whatever
+/// the token says.
 pub fn verify(config: &Config, token: &str, now: Millis) -> Result<Identity> {
     let invalid = |what: &str| Fault::unauthorized(format!("the token {what}"));
     if token.len() > MAX_TOKEN {
         return Err(invalid("is too long"));
     }
-    let untrusted = UntrustedToken::new(token).map_err(|_| invalid("is not a JWT"))?;
-    let key = Hs256Key::new(config.jwt_secret.as_bytes());
-    let token = Hs256
-        .validator::<Claims>(&key)
-        .validate(&untrusted)
-        .map_err(|_| {
+    let untrusted: UntrustedToken<'_, Extra> =
+        token.try_into().map_err(|_| invalid("is not a JWT"))?;
+    if untrusted.header().other_fields.crit.is_some() {
+        return Err(invalid("has extensions (`crit`) that are not understood"));
+    }
+    let verified = config.keys.verify::<Claims, _>(token, &untrusted);
+    let claims = verified.map_err(|why| match why {
+        Unverified::Invalid => {
             invalid("is not signed with a key of this server, or has claims of a wrong type")
-        })?;
+        }
+        Unverified::Ambiguous => invalid("has no `kid`, and several keys could be meant"),
+        Unverified::NoKeysYet => Fault::internal(),
+    })?;
 
-    let claims = token.claims();
     let at = i64::try_from(now)
         .ok()
         .and_then(DateTime::<Utc>::from_timestamp_millis)
@@ -212,6 +224,9 @@ pub fn issue(
     rooms: Option<&[String]>,
     expires: Millis,
 ) -> Result<String> {
+    use jwt_compact::AlgorithmExt;
+    use jwt_compact::alg::Hs256;
+
     #[derive(serde::Serialize)]
     struct Issued<'a> {
         sub: &'a str,
@@ -231,11 +246,11 @@ pub fn issue(
     claims.expiration = i64::try_from(expires)
         .ok()
         .and_then(DateTime::<Utc>::from_timestamp_millis);
+    let secret = config
+        .keys
+        .secret()
+        .ok_or_else(|| Fault::new(Code::NotFound, "there is no JWT_SECRET to sign with"))?;
     Hs256
-        .token(
-            &jwt_compact::Header::empty(),
-            &claims,
-            &Hs256Key::new(config.jwt_secret.as_bytes()),
-        )
+        .token(&jwt_compact::Header::empty(), &claims, secret)
         .map_err(|_| Fault::internal())
 }

@@ -7,7 +7,7 @@ use super::runtime::{self, GATEWAYS, ROOMS, Socket, fresh_id, now};
 use crate::config::Config;
 use crate::eventlog::Entry;
 use crate::gateway::handshake::{Ask, Error as HandshakeError, shard_of};
-use crate::gateway::{Answer, App, Door, Frame, Hub, Output, PollId, Polled, SocketId};
+use crate::gateway::{Answer, App, Door, Frame, Hub, Output, PollId, Polled, SocketId, Waiting};
 use crate::room::link::{Push, Request as LinkRequest};
 use crate::time::{Millis, SECOND};
 use crate::wire::native::{self, Close};
@@ -109,6 +109,7 @@ enum Later {
         pid: String,
         user: String,
     },
+    Prepare(Waiting),
 }
 
 impl DurableObject for Gateway {
@@ -399,6 +400,14 @@ impl Object {
                     })?;
                 }
             },
+            Later::Prepare(waiting) => {
+                let config = self.act(None, |live, _| live.config.clone())?;
+                super::prepare(&config, &waiting.token).await;
+                self.act(None, |live, _| {
+                    let (gateway, now) = (&mut live.gateway, live.began);
+                    gateway.app.prepared(&mut gateway.hub, waiting, true, now);
+                })
+            }
             Later::Find { client, pid, user } => {
                 let find = Find { pid, user };
                 let record = self.find(&find).await.unwrap_or_else(|error| {
@@ -651,6 +660,7 @@ impl Live {
             Output::Find { client, pid, user } => {
                 self.later.push_back(Later::Find { client, pid, user });
             }
+            Output::Prepare(waiting) => self.later.push_back(Later::Prepare(waiting)),
             Output::Log(entry) => self.log(entry),
         }
         Ok(())

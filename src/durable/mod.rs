@@ -5,6 +5,7 @@
 mod clients;
 mod clock;
 mod gateway;
+mod keys;
 mod links;
 mod room;
 mod runtime;
@@ -12,6 +13,7 @@ mod sql;
 mod store;
 
 pub use gateway::{DOOR_HEADER, GATEWAY_HEADER, NATIVE, Visit};
+pub use keys::prepare;
 pub use room::{HELLO_HEADER, ROOM_HEADER};
 pub use runtime::{GATEWAYS, ROOMS, call, complain, fresh_id, now};
 

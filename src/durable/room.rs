@@ -106,8 +106,17 @@ struct Live {
     /// The replay that was sent last: after an outage all ask for the same.
     replay: Option<(u64, u64, Rc<Vec<Portion>>)>,
     line_break: JsString,
+    /// What waits for its token to be judged.
+    unready: Vec<Unready>,
     /// Storing failed: what is in memory is not what is stored.
     broken: bool,
+}
+
+/// A `refreshToken` whose token can be judged only after something was fetched.
+struct Unready {
+    connection: String,
+    id: Option<u32>,
+    token: String,
 }
 
 /// A frame of replay, and the last event in it.
@@ -459,15 +468,39 @@ impl Object {
             let object = Rc::clone(&self);
             runtime::spawn(&self.state, async move { object.push(gateway).await });
         }
-        let due = self
+        let (due, unready) = self
             .live
             .borrow_mut()
             .as_mut()
-            .map_or(Vec::new(), Live::arm);
+            .map_or_else(Default::default, |live| {
+                (live.arm(), std::mem::take(&mut live.unready))
+            });
+        for unready in unready {
+            let object = Rc::clone(&self);
+            runtime::spawn(&self.state, object.prepare(unready));
+        }
         for due in due {
             let object = Rc::clone(&self);
             runtime::spawn(&self.state, object.see_to(due));
         }
+    }
+
+    /// Fetches what a token takes to be judged, and goes on.
+    async fn prepare(self: Rc<Self>, unready: Unready) -> Result<()> {
+        let config = self.with(None, |live, _| live.config.clone())?;
+        super::prepare(&config, &unready.token).await;
+        self.with(None, |live, state| {
+            let Unready {
+                connection,
+                id,
+                token,
+            } = unready;
+            let mut out = Vec::new();
+            live.room
+                .prepared(&connection, id, &token, true, now(), &mut out);
+            live.run(state, out);
+        })?;
+        self.settle(false)
     }
 
     async fn see_to(self: Rc<Self>, due: Due) -> Result<()> {
@@ -526,6 +559,7 @@ impl Live {
             clock: Clock::default(),
             replay: None,
             line_break: JsString::from("\n"),
+            unready: Vec::new(),
             broken: false,
         };
         for ws in state.get_websockets() {
@@ -845,6 +879,15 @@ impl Live {
                         let _ = call.send(Ok(answers));
                     }
                 }
+                Output::Prepare {
+                    connection,
+                    id,
+                    token,
+                } => self.unready.push(Unready {
+                    connection,
+                    id,
+                    token,
+                }),
                 Output::Log(entry) => self.log(entry),
             }
         }

@@ -738,6 +738,10 @@ impl Hub {
         Some(&self.session(place)?.door)
     }
 
+    pub fn session_of(&self, sid: &str) -> Option<SessionId> {
+        self.by_sid.get(sid).copied()
+    }
+
     /// Closes native sockets that the application does not know.
     pub fn close_strangers(&mut self, known: impl Fn(SocketId) -> bool) {
         let strangers: Vec<SocketId> = self.natives.values().copied().collect();

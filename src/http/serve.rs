@@ -10,7 +10,7 @@ use crate::auth::{self, Credentials, Identity, Rights, SUBPROTOCOL};
 use crate::config::{Config, ConfigError};
 use crate::durable::{
     DOOR_HEADER, GATEWAY_HEADER, GATEWAYS, HELLO_HEADER, NATIVE, ROOM_HEADER, ROOMS, Visit, call,
-    complain, fresh_id, now,
+    complain, fresh_id, now, prepare,
 };
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault};
@@ -127,7 +127,7 @@ async fn handle(request: Request, env: &Env) -> Handled {
         Route::Engine(protocol) => call.engine(protocol, url.authority()).await,
         Route::Publish => call.publish().await,
         Route::Messages { room } => {
-            let identity = call.identity(&room)?;
+            let identity = call.identity(&room).await?;
             let rights = identity.rights(&room).with(identity.service_rights(&room));
             if !rights.has(Rights::READ) {
                 let fault = Fault::forbidden("the token does not open this room");
@@ -138,15 +138,15 @@ async fn handle(request: Request, env: &Env) -> Handled {
             call.serve(&room, &ServiceRequest::Messages(range)).await
         }
         Route::Presence { room } => {
-            call.service(&room, Rights::READ)?;
+            call.service(&room, Rights::READ).await?;
             call.serve(&room, &ServiceRequest::Presence).await
         }
         Route::Members { room } => {
-            call.service(&room, Rights::READ)?;
+            call.service(&room, Rights::READ).await?;
             call.serve(&room, &ServiceRequest::Members).await
         }
         Route::Member { room, user } => {
-            call.service(&room, Rights::WRITE)?;
+            call.service(&room, Rights::WRITE).await?;
             let request = if call.request.method() == Method::Put {
                 if crate::name::personal_room_owner(&room).is_some_and(|owner| owner != user) {
                     return Err(Fault::forbidden("a personal room has its own user alone").into());
@@ -158,13 +158,13 @@ async fn handle(request: Request, env: &Env) -> Handled {
             call.serve(&room, &request).await
         }
         Route::Connections { room } => {
-            call.service(&room, Rights::WRITE)?;
+            call.service(&room, Rights::WRITE).await?;
             let user = call.query.user();
             let user = user.map_err(|fault| call.reject("malformed", &room, fault))?;
             call.serve(&room, &ServiceRequest::Kick { user }).await
         }
         Route::Room { room } => {
-            call.service(&room, Rights::WRITE)?;
+            call.service(&room, Rights::WRITE).await?;
             let epoch = fresh_id();
             call.serve(&room, &ServiceRequest::Delete { epoch }).await
         }
@@ -194,15 +194,22 @@ impl Call<'_> {
     }
 
     /// Who it is.
-    fn identity(&self, room: &str) -> std::result::Result<Identity, Problem> {
-        auth::token::require(self.token_given().as_deref())
-            .and_then(|token| auth::verify(&self.config, token, self.now))
-            .map_err(|fault| self.reject("auth", room, fault))
+    async fn identity(&self, room: &str) -> std::result::Result<Identity, Problem> {
+        let identity = match auth::token::require(self.token_given().as_deref()) {
+            Ok(token) => self.verify(token).await,
+            Err(fault) => Err(fault),
+        };
+        identity.map_err(|fault| self.reject("auth", room, fault))
+    }
+
+    async fn verify(&self, token: &str) -> crate::fault::Result<Identity> {
+        prepare(&self.config, token).await;
+        auth::verify(&self.config, token, self.now)
     }
 
     /// A service that has `right` on `room`.
-    fn service(&self, room: &str, right: Rights) -> std::result::Result<Identity, Problem> {
-        let identity = self.identity(room)?;
+    async fn service(&self, room: &str, right: Rights) -> std::result::Result<Identity, Problem> {
+        let identity = self.identity(room).await?;
         identity
             .require_service(room, right)
             .map_err(|fault| self.reject("auth", room, fault))?;
@@ -232,7 +239,7 @@ impl Call<'_> {
         self.check_origin("", host)?;
         let door = Door {
             protocol: Protocol::Native,
-            identity: Some(self.identity("")?),
+            identity: Some(self.identity("").await?),
             fault: None,
             address: self.header("cf-connecting-ip"),
             recovers: false,
@@ -273,9 +280,11 @@ impl Call<'_> {
             Some(None) => return self.engine_error(handshake::Error::UnknownSid),
         };
         // Who it is Socket.IO asks later; what the request says counts first.
-        let (identity, fault) = match self.token_given() {
+        // One that is there already has been looked at.
+        let opens = matches!(ask, Ask::Open | Ask::WebSocket { sid: None });
+        let (identity, fault) = match self.token_given().filter(|_| opens) {
             None => (None, None),
-            Some(token) => match auth::verify(&self.config, &token, self.now) {
+            Some(token) => match self.verify(&token).await {
                 Ok(identity) => (Some(identity), None),
                 Err(fault) => (None, Some(fault)),
             },
@@ -419,7 +428,7 @@ impl Call<'_> {
             return Err(Problem::upgrade_required());
         }
         self.check_origin(room, host)?;
-        let identity = self.identity(room)?;
+        let identity = self.identity(room).await?;
         let rights = identity.rights(room);
         if !rights.has(Rights::READ) {
             let fault = Fault::forbidden("the token does not open this room");
@@ -452,7 +461,7 @@ impl Call<'_> {
     }
 
     async fn publish(mut self) -> Handled {
-        let identity = self.identity("")?;
+        let identity = self.identity("").await?;
         if !identity.service {
             let fault = Fault::forbidden("this needs a token with role `service`");
             return Err(self.reject("auth", "", fault));

@@ -8,7 +8,7 @@ mod commands;
 mod delivery;
 mod recovery;
 
-use super::{App, Heard, Hub, Output, SessionId, SocketId, Up, line, offset, seat};
+use super::{App, Heard, Hub, Output, SessionId, SocketId, Up, Waiting, line, offset, seat};
 use crate::auth::{Identity, Rights};
 use crate::eventlog::Entry;
 use crate::fault::Fault;
@@ -142,7 +142,9 @@ impl App for Chat {
                     self.gone(hub, key, code, false);
                 }
             }
-            Up::Connect { session, nsp, auth } => self.connect(hub, session, nsp, &auth, now),
+            Up::Connect { session, nsp, auth } => {
+                self.connect(hub, session, nsp, &auth, clients::Judge::WhenReady, now);
+            }
             Up::Event {
                 session,
                 nsp,
@@ -269,6 +271,10 @@ impl App for Chat {
 
     fn pushed(&mut self, hub: &mut Hub, push: Push, texts: &[&str], now: Millis) -> Pushed {
         self.deliver(hub, push, texts, now)
+    }
+
+    fn prepared(&mut self, hub: &mut Hub, waiting: Waiting, ready: bool, now: Millis) {
+        self.go_on(hub, waiting, ready, now);
     }
 
     fn found(&mut self, hub: &mut Hub, key: ClientId, record: Option<String>, now: Millis) {
