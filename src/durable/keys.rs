@@ -43,9 +43,15 @@ extern "C" {
 /// Sees to it that `token` can be judged, by what there is where that fails.
 pub async fn prepare(config: &Config, token: &str) {
     let keys = &config.keys;
-    while let Some(task) = keys.task(token, true, now()) {
+    let mut fetched = false;
+    while let Some(task) = keys.task(token, !fetched, now()) {
         match task {
-            Task::Fetch => fetch(keys).await,
+            // A key that is not even in the newest set is not there.
+            Task::Fetch if fetched => return,
+            Task::Fetch => {
+                fetch(keys).await;
+                fetched = true;
+            }
             // Ends, for a fetch that is not heard of for a while is given up.
             Task::Wait => Delay::from(LOOK).await,
             Task::Check(candidates) => {

@@ -15,6 +15,7 @@ mod framing;
 mod gateway;
 mod hibernation;
 mod http;
+mod keys;
 mod limits;
 mod presence;
 mod retention;
