@@ -1,6 +1,7 @@
 //! Every setting: its name, its default, its bounds, and one clear error when
 //! a value is not usable. Read once, into a typed struct.
 
+use crate::auth::Revoked;
 use crate::auth::access::Patterns;
 use crate::auth::keys::{KeySet, Keys, MIN_SECRET};
 use crate::auth::origin::Origins;
@@ -65,6 +66,9 @@ pub struct Config {
     /// - `JWT_JWKS`: a JWK Set (RFC 7517) of public keys
     /// - `JWT_JWKS_URL`: where such a set is fetched from, by HTTPS
     pub keys: Rc<Keys>,
+    /// `REVOCATION`: whether tokens can be revoked, for which each isolate asks
+    /// every few seconds what was. Default true.
+    pub revoked: Rc<Revoked>,
     /// `JWT_ISSUER`: the `iss` that tokens must have. Unset: any.
     pub jwt_issuer: Option<String>,
     /// `JWT_AUDIENCE`: what `aud` of tokens must contain. Unset: any.
@@ -217,11 +221,12 @@ impl Config {
         let per_minute = vars.number("CONNECTS_PER_MINUTE", defaults.connects.burst, 1.0, 1e9)?;
         Ok(Config {
             keys: Rc::new(vars.keys()?),
+            revoked: Rc::new(Revoked::new(vars.flag("REVOCATION", true)?)),
             jwt_issuer: vars.text("JWT_ISSUER"),
             jwt_audience: vars.text("JWT_AUDIENCE"),
             default_rooms: Patterns::from_list(&vars.text("DEFAULT_ROOMS").unwrap_or_default()),
             allowed_origins: Origins::parse(&vars.text("ALLOWED_ORIGINS").unwrap_or_default()),
-            dev_tokens: vars.flag("DEV_TOKENS")?,
+            dev_tokens: vars.flag("DEV_TOKENS", false)?,
             log_level: vars.level("LOG_LEVEL")?,
             max_body_bytes: vars.whole("MAX_BODY_BYTES", 1024 * 1024, 1024, 64 << 20)?,
             room: RoomConfig {
@@ -409,10 +414,10 @@ impl Vars<'_> {
         })
     }
 
-    fn flag(&self, name: &'static str) -> Result<bool, ConfigError> {
+    fn flag(&self, name: &'static str, default: bool) -> Result<bool, ConfigError> {
         self.parsed(
             name,
-            false,
+            default,
             || "true or false".to_owned(),
             |text| text.parse().ok(),
         )

@@ -5,7 +5,7 @@
 //! queue is exactly what comes after the delivered cursor.
 
 use proptest::prelude::*;
-use roomcast::auth::Rights;
+use roomcast::auth::{Rights, TokenId};
 use roomcast::config::Config;
 use roomcast::room::log::{Bounds, Page, Range, Row, slice};
 use roomcast::room::service::{Request, Served};
@@ -287,6 +287,7 @@ impl World {
                 ..Position::default()
             },
             status: Status::Online,
+            token: TokenId::default(),
         };
         self.room.admit(&hello, self.now).expect("limits are high");
         let mut out = Vec::new();

@@ -2,6 +2,7 @@
 
 use super::access::{self, Patterns, Rights};
 use super::keys::Unverified;
+use super::revoked::{MAX_JTI, Revoked, TokenId};
 use crate::config::Config;
 use crate::fault::{Code, Fault, Result};
 use crate::name;
@@ -28,9 +29,23 @@ pub struct Identity {
     /// Has `role: service`: may use the HTTP API.
     pub service: bool,
     patterns: Patterns,
+    /// By what its token is known when that is revoked.
+    #[serde(default)]
+    pub token: TokenId,
 }
 
 impl Identity {
+    /// Whether its token was revoked.
+    pub fn is_revoked(&self, revoked: &Revoked, now: Millis) -> bool {
+        revoked.covers(&self.user, &self.token, now)
+    }
+
+    /// Whether it is a service with all rights on every room there is or will
+    /// be: what concerns more than one room takes that.
+    pub fn is_service_of_all(&self) -> bool {
+        self.service && self.patterns.give_all()
+    }
+
     /// What it may do in `room` over a socket and when it reads.
     pub fn rights(&self, room: &str) -> Rights {
         access::user_rights(&self.patterns, &self.user, room)
@@ -67,6 +82,7 @@ struct Claims {
     aud: Option<Audience>,
     rooms: Option<RoomsClaim>,
     role: Option<String>,
+    jti: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -189,7 +205,10 @@ pub fn verify(config: &Config, token: &str, now: Millis) -> Result<Identity> {
             return Err(invalid("has another `aud`"));
         }
     }
-    Ok(Identity {
+    if custom.jti.as_ref().is_some_and(|jti| jti.len() > MAX_JTI) {
+        return Err(invalid("has a `jti` of more than 256 bytes"));
+    }
+    let identity = Identity {
         user: custom.sub.clone(),
         // The leeway forgives a clock that is off at the door. A socket that
         // came in within it gets no time past the leeway.
@@ -203,7 +222,17 @@ pub fn verify(config: &Config, token: &str, now: Millis) -> Result<Identity> {
             Some(RoomsClaim(patterns)) => patterns.clone(),
             None => config.default_rooms.clone(),
         },
-    })
+        token: TokenId {
+            issued: claims
+                .issued_at
+                .and_then(|at| u64::try_from(at.timestamp()).ok()),
+            jti: custom.jti.clone(),
+        },
+    };
+    if identity.is_revoked(&config.revoked, now) {
+        return Err(invalid("was revoked"));
+    }
+    Ok(identity)
 }
 
 /// Fails with `unauthorized` when a request has no token at all.

@@ -7,6 +7,7 @@ use super::runtime::{complain, now};
 use crate::auth::Keys;
 use crate::auth::keys::{Algorithm, MAX_JWKS, PublicKey, RETRY_AFTER, Task};
 use crate::config::Config;
+use crate::fault::Fault;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
@@ -15,7 +16,7 @@ use js_sys::{Array, JSON, Promise, Uint8Array};
 use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
-use worker::{AbortController, CacheMode, Delay, Error, Request, RequestInit, Result};
+use worker::{AbortController, CacheMode, Delay, Env, Error, Request, RequestInit, Result};
 
 /// How often it is looked whether somebody else's fetch has come.
 const LOOK: Duration = Duration::from_millis(20);
@@ -40,8 +41,14 @@ extern "C" {
     ) -> std::result::Result<Promise, JsValue>;
 }
 
-/// Sees to it that `token` can be judged, by what there is where that fails.
-pub async fn prepare(config: &Config, token: &str) {
+/// Sees to it that `token` can be judged, by what there is where something
+/// fails. There is a fault where nothing is.
+pub async fn prepare(env: &Env, config: &Config, token: &str) -> std::result::Result<(), Fault> {
+    look_at_signature(config, token).await;
+    super::revocations::catch_up(env, &config.revoked).await
+}
+
+async fn look_at_signature(config: &Config, token: &str) {
     let keys = &config.keys;
     let mut fetched = false;
     while let Some(task) = keys.task(token, !fetched, now()) {

@@ -7,6 +7,7 @@ mod clock;
 mod gateway;
 mod keys;
 mod links;
+mod revocations;
 mod room;
 mod runtime;
 mod sql;
@@ -14,6 +15,7 @@ mod store;
 
 pub use gateway::{DOOR_HEADER, GATEWAY_HEADER, NATIVE, Visit};
 pub use keys::prepare;
+pub use revocations::revoke;
 pub use room::{HELLO_HEADER, ROOM_HEADER};
 pub use runtime::{GATEWAYS, ROOMS, call, complain, fresh_id, now};
 

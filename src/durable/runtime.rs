@@ -12,6 +12,7 @@ use worker::{Env, Method, Request, RequestInit, Response, State, worker_sys};
 /// The bindings of wrangler.toml.
 pub const ROOMS: &str = "ROOMS";
 pub const GATEWAYS: &str = "GATEWAYS";
+pub const REVOCATIONS: &str = "REVOCATIONS";
 
 #[wasm_bindgen]
 extern "C" {

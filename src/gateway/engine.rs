@@ -738,6 +738,11 @@ impl Hub {
         Some(&self.session(place)?.door)
     }
 
+    /// Whether nobody is here.
+    pub fn is_empty(&self) -> bool {
+        self.by_sid.is_empty() && self.natives.is_empty()
+    }
+
     pub fn session_of(&self, sid: &str) -> Option<SessionId> {
         self.by_sid.get(sid).copied()
     }

@@ -203,6 +203,9 @@ pub trait App {
     /// What [`Output::Prepare`] asked for is there, or could not be had.
     fn prepared(&mut self, _hub: &mut Hub, _waiting: Waiting, _ready: bool, _now: Millis) {}
 
+    /// Tokens were revoked: closes what is there by one of them.
+    fn enforce(&mut self, _hub: &mut Hub, _now: Millis) {}
+
     /// What was saved under a `pid`, for a client that asked for it.
     fn found(&mut self, _hub: &mut Hub, _client: usize, _record: Option<String>, _now: Millis) {}
 

@@ -14,6 +14,7 @@ use std::borrow::Cow;
 pub enum Route {
     Health,
     Publish,
+    Revoke,
     DevToken,
     /// A native socket at a gateway.
     Gateway,
@@ -53,6 +54,7 @@ pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
     let (route, methods): (Read, &[&str]) = match segments.as_slice() {
         ["healthz"] => (|_| Ok(Route::Health), &["GET"]),
         ["publish"] => (|_| Ok(Route::Publish), &["POST"]),
+        ["revoke"] => (|_| Ok(Route::Revoke), &["POST"]),
         ["dev", "token"] => (|_| Ok(Route::DevToken), &["POST"]),
         ["ws"] => (|_| Ok(Route::Gateway), &["GET"]),
         // Engine.IO has its own words for a wrong method.
@@ -180,6 +182,7 @@ mod tests {
         for (method, path) in [
             ("GET", "/healthz"),
             ("POST", "/publish"),
+            ("POST", "/revoke"),
             ("GET", "/ws"),
             ("GET", "/socket.io/"),
             ("POST", "/socket.io"),

@@ -6,11 +6,12 @@
 use super::problem::{CONTENT_TYPE, Problem};
 use super::publish::{self, Addressed};
 use super::route::{self, Query, Route};
+use crate::auth::revoked::Whose;
 use crate::auth::{self, Credentials, Identity, Rights, SUBPROTOCOL};
 use crate::config::{Config, ConfigError};
 use crate::durable::{
     DOOR_HEADER, GATEWAY_HEADER, GATEWAYS, HELLO_HEADER, NATIVE, ROOM_HEADER, ROOMS, Visit, call,
-    complain, fresh_id, now, prepare,
+    complain, fresh_id, now, prepare, revoke,
 };
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault};
@@ -126,6 +127,7 @@ async fn handle(request: Request, env: &Env) -> Handled {
         Route::Gateway => call.gateway(url.authority()).await,
         Route::Engine(protocol) => call.engine(protocol, url.authority()).await,
         Route::Publish => call.publish().await,
+        Route::Revoke => call.revoke().await,
         Route::Messages { room } => {
             let identity = call.identity(&room).await?;
             let rights = identity.rights(&room).with(identity.service_rights(&room));
@@ -203,7 +205,7 @@ impl Call<'_> {
     }
 
     async fn verify(&self, token: &str) -> crate::fault::Result<Identity> {
-        prepare(&self.config, token).await;
+        prepare(self.env, &self.config, token).await?;
         auth::verify(&self.config, token, self.now)
     }
 
@@ -446,6 +448,7 @@ impl Call<'_> {
             address: self.header("cf-connecting-ip"),
             position,
             status: Status::Online,
+            token: identity.token,
         };
         let hello = ascii_json(&hello).map_err(failed)?;
         let headers = [
@@ -458,6 +461,36 @@ impl Call<'_> {
             return self.relay(response).await;
         }
         self.with_subprotocol(response)
+    }
+
+    /// Lets tokens count no more.
+    async fn revoke(mut self) -> Handled {
+        let identity = self.identity("").await?;
+        if !self.config.revoked.is_on() {
+            return Err(Problem::new(
+                409,
+                "conflict",
+                "tokens cannot be revoked here: REVOCATION is false",
+            ));
+        }
+        if !identity.is_service_of_all() {
+            let fault = "this needs a token with role `service` and `admin` on `*`";
+            return Err(self.reject("auth", "", Fault::forbidden(fault)));
+        }
+        let body = self.body().await;
+        let (whose, until) = body
+            .and_then(|body| super::revoke::parse(&body, self.now))
+            .map_err(|fault| self.reject("malformed", "", fault))?;
+        let revocation = revoke(self.env, &self.config.revoked, whose, until).await?;
+        let entry = Entry::info("revoke").with("by", identity.user);
+        let (entry, mut answer) = match revocation.whose {
+            Whose::User(user) => (entry.user(&user), json!({ "userId": user })),
+            Whose::Jti(jti) => (entry.with("jti", jti.as_str()), json!({ "jti": jti })),
+        };
+        self.log(entry);
+        answer["revokedAt"] = revocation.at.into();
+        answer["until"] = revocation.until.into();
+        answer_json(200, answer.to_string().into_bytes())
     }
 
     async fn publish(mut self) -> Handled {

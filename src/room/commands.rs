@@ -388,6 +388,7 @@ impl Room {
             self.close(conn, Close::Forbidden, now, out);
             return Ok(Answer::Later);
         }
+        this.token = identity.token;
         let expiry = identity.expires;
         self.refreshed(conn, rights, expiry, out);
         Ok(Answer::Now(format!(

@@ -19,6 +19,7 @@ mod keys;
 mod limits;
 mod presence;
 mod retention;
+mod revocation;
 
 /// A server with all settings at their defaults.
 static DEFAULT: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));

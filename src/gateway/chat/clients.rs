@@ -38,6 +38,11 @@ impl Chat {
         let Some(identity) = door.identity else {
             return hub.close_socket(socket, Close::Expired);
         };
+        // The Worker that let it through may not have heard of it yet.
+        if identity.is_revoked(&hub.config.revoked, now) {
+            hub.log(Entry::reject("auth").user(&identity.user));
+            return hub.close_socket(socket, Close::Revoked);
+        }
         let key = self.add(Client::new(hub, id, Framing::Native(socket), identity, now));
         self.expect(now + hub.config.room.ghost_timeout);
         self.welcome(hub, key, now);
@@ -105,6 +110,9 @@ impl Chat {
         let identity = identity.and_then(|identity| {
             if identity.expires <= now {
                 return Err(Fault::unauthorized("the token has expired"));
+            }
+            if identity.is_revoked(&hub.config.revoked, now) {
+                return Err(Fault::unauthorized("the token was revoked"));
             }
             Ok(identity)
         });
@@ -241,7 +249,10 @@ impl Chat {
             // Told to go, a Socket.IO client does not come back by itself; it
             // does after a plain close.
             Framing::SocketIo { session, nsp }
-                if matches!(why, Close::Expired | Close::Kicked | Close::Forbidden) =>
+                if matches!(
+                    why,
+                    Close::Expired | Close::Revoked | Close::Kicked | Close::Forbidden
+                ) =>
             {
                 hub.expel(session, &nsp, why);
                 self.gone(hub, key, why.code(), false);

@@ -277,6 +277,18 @@ impl App for Chat {
         self.go_on(hub, waiting, ready, now);
     }
 
+    fn enforce(&mut self, hub: &mut Hub, now: Millis) {
+        for key in 0..self.clients.len() {
+            let revoked = self
+                .client(key)
+                .filter(|client| client.identity.is_revoked(&hub.config.revoked, now));
+            if let Some(client) = revoked {
+                hub.log(client.entry(Entry::info("revoke")));
+                self.close(hub, key, Close::Revoked);
+            }
+        }
+    }
+
     fn found(&mut self, hub: &mut Hub, key: ClientId, record: Option<String>, now: Millis) {
         self.come_back(hub, key, record, now);
     }
@@ -365,6 +377,7 @@ impl Client {
             address: None,
             position,
             status: self.status,
+            token: self.identity.token.clone(),
         }
     }
 
