@@ -38,7 +38,7 @@ impl Worker {
         let has = |class: &str| code.contains(class);
         let mut classes = vec![("ROOMS", "Room"), ("GATEWAYS", "Gateway")];
         classes.extend(
-            [("REVOCATIONS", "Revocations")]
+            [("REVOCATIONS", "Revocations"), ("TICKETS", "Tickets")]
                 .iter()
                 .filter(|one| has(one.1)),
         );

@@ -7,6 +7,7 @@ pub mod access;
 pub mod keys;
 pub mod origin;
 pub mod revoked;
+pub mod ticket;
 pub mod token;
 
 pub use access::{Patterns, Rights};

@@ -13,6 +13,7 @@ use worker::{Env, Method, Request, RequestInit, Response, State, worker_sys};
 pub const ROOMS: &str = "ROOMS";
 pub const GATEWAYS: &str = "GATEWAYS";
 pub const REVOCATIONS: &str = "REVOCATIONS";
+pub const TICKETS: &str = "TICKETS";
 
 #[wasm_bindgen]
 extern "C" {

@@ -15,6 +15,7 @@ pub enum Route {
     Health,
     Publish,
     Revoke,
+    Tickets,
     DevToken,
     /// A native socket at a gateway.
     Gateway,
@@ -54,6 +55,7 @@ pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
     let (route, methods): (Read, &[&str]) = match segments.as_slice() {
         ["healthz"] => (|_| Ok(Route::Health), &["GET"]),
         ["publish"] => (|_| Ok(Route::Publish), &["POST"]),
+        ["tickets"] => (|_| Ok(Route::Tickets), &["POST", "OPTIONS"]),
         ["revoke"] => (|_| Ok(Route::Revoke), &["POST"]),
         ["dev", "token"] => (|_| Ok(Route::DevToken), &["POST"]),
         ["ws"] => (|_| Ok(Route::Gateway), &["GET"]),
@@ -183,6 +185,8 @@ mod tests {
             ("GET", "/healthz"),
             ("POST", "/publish"),
             ("POST", "/revoke"),
+            ("POST", "/tickets"),
+            ("OPTIONS", "/tickets"),
             ("GET", "/ws"),
             ("GET", "/socket.io/"),
             ("POST", "/socket.io"),

@@ -11,7 +11,7 @@ use crate::auth::{self, Credentials, Identity, Rights, SUBPROTOCOL};
 use crate::config::{Config, ConfigError};
 use crate::durable::{
     DOOR_HEADER, GATEWAY_HEADER, GATEWAYS, HELLO_HEADER, NATIVE, ROOM_HEADER, ROOMS, Visit, call,
-    complain, fresh_id, now, prepare, revoke,
+    catch_up, complain, fresh_id, issue_ticket, now, prepare, redeem_ticket, revoke,
 };
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault};
@@ -128,6 +128,7 @@ async fn handle(request: Request, env: &Env) -> Handled {
         Route::Engine(protocol) => call.engine(protocol, url.authority()).await,
         Route::Publish => call.publish().await,
         Route::Revoke => call.revoke().await,
+        Route::Tickets => call.ticket(url.authority()).await,
         Route::Messages { room } => {
             let identity = call.identity(&room).await?;
             let rights = identity.rights(&room).with(identity.service_rights(&room));
@@ -204,6 +205,66 @@ impl Call<'_> {
         identity.map_err(|fault| self.reject("auth", room, fault))
     }
 
+    /// Who wants a socket: by a token, or else by a ticket, which then is none
+    /// any more.
+    async fn visitor(&self, room: &str) -> std::result::Result<Identity, Problem> {
+        let Some(ticket) = self
+            .query
+            .get("ticket")
+            .filter(|_| self.token_given().is_none())
+        else {
+            return self.identity(room).await;
+        };
+        let redeemed = match redeem_ticket(self.env, ticket).await {
+            Ok(identity) => self.recheck(identity).await,
+            Err(fault) => Err(fault),
+        };
+        redeemed.map_err(|fault| self.reject("auth", room, fault))
+    }
+
+    /// What may have changed since the token was verified.
+    async fn recheck(&self, identity: Identity) -> crate::fault::Result<Identity> {
+        catch_up(self.env, &self.config.revoked).await?;
+        if identity.expires <= self.now {
+            return Err(Fault::unauthorized("the token has expired"));
+        }
+        if identity.is_revoked(&self.config.revoked, self.now) {
+            return Err(Fault::unauthorized("the token was revoked"));
+        }
+        Ok(identity)
+    }
+
+    /// A ticket for the socket of who shows a token.
+    async fn ticket(self, host: &str) -> Handled {
+        self.check_origin("", host)?;
+        if self.request.method() == Method::Options {
+            return self.with_cors(ResponseBuilder::new().with_status(204).empty());
+        }
+        let made = match self.make_ticket().await {
+            Ok(made) => made,
+            Err(problem) => answer_problem(&problem).map_err(failed)?,
+        };
+        self.with_cors(made)
+    }
+
+    async fn make_ticket(&self) -> Handled {
+        let authorization = self.header("authorization");
+        let credentials = Credentials {
+            authorization: authorization.as_deref(),
+            ..Credentials::default()
+        };
+        let Some(token) = credentials.token() else {
+            let fault = Fault::unauthorized("send a token: Authorization: Bearer");
+            return Err(self.reject("auth", "", fault));
+        };
+        let identity = self.verify(token).await;
+        let identity = identity.map_err(|fault| self.reject("auth", "", fault))?;
+        let issued = issue_ticket(self.env, identity).await;
+        let (ticket, until) = issued.map_err(|fault| self.reject("rate", "", fault))?;
+        let answer = json!({ "ticket": ticket, "expiresAt": crate::time::rfc3339(until) });
+        answer_json(201, answer.to_string().into_bytes())
+    }
+
     async fn verify(&self, token: &str) -> crate::fault::Result<Identity> {
         prepare(self.env, &self.config, token).await?;
         auth::verify(&self.config, token, self.now)
@@ -241,7 +302,7 @@ impl Call<'_> {
         self.check_origin("", host)?;
         let door = Door {
             protocol: Protocol::Native,
-            identity: Some(self.identity("").await?),
+            identity: Some(self.visitor("").await?),
             fault: None,
             address: self.header("cf-connecting-ip"),
             recovers: false,
@@ -285,6 +346,14 @@ impl Call<'_> {
         // One that is there already has been looked at.
         let opens = matches!(ask, Ask::Open | Ask::WebSocket { sid: None });
         let (identity, fault) = match self.token_given().filter(|_| opens) {
+            // A ticket that is no good ends it here: the client comes again by
+            // itself, with another if it is given one.
+            None if opens && self.query.get("ticket").is_some() => match self.visitor("").await {
+                Ok(identity) => (Some(identity), None),
+                Err(problem) => {
+                    return self.with_cors(answer_problem(&problem).map_err(failed)?);
+                }
+            },
             None => (None, None),
             Some(token) => match self.verify(&token).await {
                 Ok(identity) => (Some(identity), None),
@@ -430,7 +499,7 @@ impl Call<'_> {
             return Err(Problem::upgrade_required());
         }
         self.check_origin(room, host)?;
-        let identity = self.identity(room).await?;
+        let identity = self.visitor(room).await?;
         let rights = identity.rights(room);
         if !rights.has(Rights::READ) {
             let fault = Fault::forbidden("the token does not open this room");

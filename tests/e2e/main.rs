@@ -20,6 +20,7 @@ mod limits;
 mod presence;
 mod retention;
 mod revocation;
+mod tickets;
 
 /// A server with all settings at their defaults.
 static DEFAULT: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));
