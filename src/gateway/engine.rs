@@ -138,7 +138,7 @@ enum Record {
     },
     Session {
         sid: String,
-        door: Door,
+        door: Box<Door>,
         nsps: Vec<String>,
     },
 }
@@ -699,7 +699,7 @@ impl Hub {
         let io = socketio::Io::recall(nsps, &self.config.gateway, now);
         let session = Session {
             sid: sid.clone(),
-            door,
+            door: *door,
             transport: Transport::Socket(socket),
             candidate: None,
             next_ping: self.ping_after(now.saturating_sub(1)),
@@ -773,7 +773,7 @@ impl Hub {
         };
         let record = Record::Session {
             sid: session.sid.clone(),
-            door: session.door.clone(),
+            door: Box::new(session.door.clone()),
             nsps: session.io.namespaces().map(str::to_owned).collect(),
         };
         self.attach_record(socket, &record);

@@ -109,6 +109,9 @@ async fn handle(request: Request, env: &Env) -> Handled {
         let health = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") });
         return answer_json(200, health.to_string().into_bytes());
     }
+    if route == Route::OpenApi {
+        return answer_json(200, route::OPENAPI.as_bytes().to_vec());
+    }
     let config = config(env).map_err(|error| {
         complain(&error);
         Problem::new(500, "misconfigured", error.to_string())
@@ -121,7 +124,7 @@ async fn handle(request: Request, env: &Env) -> Handled {
         config,
     };
     match route {
-        Route::Health => Err(Problem::not_found()),
+        Route::Health | Route::OpenApi => Err(Problem::not_found()),
         Route::DevToken => dev_token(call).await,
         Route::Socket { room } => call.upgrade(&room, url.authority()).await,
         Route::Gateway => call.gateway(url.authority()).await,

@@ -206,7 +206,7 @@ async fn a_refresh_may_show_a_token_of_a_key_that_is_new() {
     let server = with_url(&keys);
     let token = old.sign(&alice().ttl(60));
     let gateway = format!("/ws?token={token}");
-    let mut sockets = vec![
+    let mut sockets = [
         Client::join(&server, "keys", &token).await,
         Client::open(&server, &gateway, &[]).await.expect("gets in"),
     ];
