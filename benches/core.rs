@@ -51,6 +51,7 @@ fn hello(user: usize) -> Hello {
     Hello {
         connection_id: format!("connection-{user}"),
         user: format!("user-{user}"),
+        token: Default::default(),
         rights: Rights::MEMBER,
         expires: NOW + 3_600_000,
         address: None,

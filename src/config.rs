@@ -1,10 +1,13 @@
 //! Every setting: its name, its default, its bounds, and one clear error when
 //! a value is not usable. Read once, into a typed struct.
 
+use crate::auth::Revoked;
 use crate::auth::access::Patterns;
+use crate::auth::keys::{KeySet, Keys, MIN_SECRET};
 use crate::auth::origin::Origins;
 use crate::gateway::handshake::MAX_SHARDS;
 use crate::time::{DAY, MINUTE, Millis, SECOND};
+use std::rc::Rc;
 
 /// A setting that cannot be used. Shown to the operator, so it names the
 /// setting; never holds the value of a secret.
@@ -57,8 +60,15 @@ impl Level {
 /// setting; README.md has the same as a table.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `JWT_SECRET`: the HS256 key. Required.
-    pub jwt_secret: String,
+    /// What tokens are checked with; at least one of
+    /// - `JWT_SECRET`: the HS256 key, 32 bytes or more
+    /// - `JWT_SECRET_PREVIOUS`: a second one, taken while the first is new
+    /// - `JWT_JWKS`: a JWK Set (RFC 7517) of public keys
+    /// - `JWT_JWKS_URL`: where such a set is fetched from, by HTTPS
+    pub keys: Rc<Keys>,
+    /// `REVOCATION`: whether tokens can be revoked, for which each isolate asks
+    /// every few seconds what was. Default true.
+    pub revoked: Rc<Revoked>,
     /// `JWT_ISSUER`: the `iss` that tokens must have. Unset: any.
     pub jwt_issuer: Option<String>,
     /// `JWT_AUDIENCE`: what `aud` of tokens must contain. Unset: any.
@@ -210,15 +220,13 @@ impl Config {
         let gateway = GatewayConfig::default();
         let per_minute = vars.number("CONNECTS_PER_MINUTE", defaults.connects.burst, 1.0, 1e9)?;
         Ok(Config {
-            jwt_secret: vars.text("JWT_SECRET").ok_or(ConfigError::Missing {
-                name: "JWT_SECRET",
-                hint: "`npx wrangler secret put JWT_SECRET`, or .dev.vars for `wrangler dev`",
-            })?,
+            keys: Rc::new(vars.keys()?),
+            revoked: Rc::new(Revoked::new(vars.flag("REVOCATION", true)?)),
             jwt_issuer: vars.text("JWT_ISSUER"),
             jwt_audience: vars.text("JWT_AUDIENCE"),
             default_rooms: Patterns::from_list(&vars.text("DEFAULT_ROOMS").unwrap_or_default()),
             allowed_origins: Origins::parse(&vars.text("ALLOWED_ORIGINS").unwrap_or_default()),
-            dev_tokens: vars.flag("DEV_TOKENS")?,
+            dev_tokens: vars.flag("DEV_TOKENS", false)?,
             log_level: vars.level("LOG_LEVEL")?,
             max_body_bytes: vars.whole("MAX_BODY_BYTES", 1024 * 1024, 1024, 64 << 20)?,
             room: RoomConfig {
@@ -302,6 +310,42 @@ impl Vars<'_> {
         }
     }
 
+    fn keys(&self) -> Result<Keys, ConfigError> {
+        let invalid = |name, expected: String| Err(ConfigError::Invalid { name, expected });
+        let mut secrets = Vec::new();
+        for name in ["JWT_SECRET", "JWT_SECRET_PREVIOUS"] {
+            match self.text(name) {
+                Some(secret) if secret.len() < MIN_SECRET => {
+                    return invalid(name, format!("at least {MIN_SECRET} bytes"));
+                }
+                secret => secrets.extend(secret),
+            }
+        }
+        let jwks = self.text("JWT_JWKS");
+        let set = match &jwks {
+            None => KeySet::default(),
+            Some(json) => match KeySet::strict(json) {
+                Ok(set) => set,
+                Err(error) => {
+                    return invalid("JWT_JWKS", format!("a set of public keys, but {error}"));
+                }
+            },
+        };
+        let url = self.text("JWT_JWKS_URL");
+        if url.as_deref().is_some_and(|url| !is_safe_url(url)) {
+            let expected = "an https:// URL (http:// for this machine itself)";
+            return invalid("JWT_JWKS_URL", expected.to_owned());
+        }
+        if secrets.is_empty() && jwks.is_none() && url.is_none() {
+            return Err(ConfigError::Missing {
+                name: "JWT_SECRET",
+                hint: "`npx wrangler secret put JWT_SECRET`, or .dev.vars for `wrangler dev`; \
+                       or give public keys by JWT_JWKS or JWT_JWKS_URL",
+            });
+        }
+        Ok(Keys::new(&secrets, set, url))
+    }
+
     fn number(
         &self,
         name: &'static str,
@@ -370,10 +414,10 @@ impl Vars<'_> {
         })
     }
 
-    fn flag(&self, name: &'static str) -> Result<bool, ConfigError> {
+    fn flag(&self, name: &'static str, default: bool) -> Result<bool, ConfigError> {
         self.parsed(
             name,
-            false,
+            default,
             || "true or false".to_owned(),
             |text| text.parse().ok(),
         )
@@ -397,6 +441,28 @@ impl Vars<'_> {
             },
         )
     }
+}
+
+/// Whether what is fetched from there can be trusted: over TLS, or from this
+/// machine.
+fn is_safe_url(url: &str) -> bool {
+    let authority = |rest: &str| {
+        let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+        rest[..end].to_owned()
+    };
+    if let Some(rest) = url.strip_prefix("https://") {
+        let authority = authority(rest);
+        return !authority.is_empty() && !authority.contains('@');
+    }
+    let Some(rest) = url.strip_prefix("http://") else {
+        return false;
+    };
+    let authority = authority(rest);
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority.as_str(),
+    };
+    matches!(host, "localhost" | "127.0.0.1" | "[::1]")
 }
 
 /// `500ms`, `90s`, `10m`, `2h`, `7d`, or seconds without a unit; up to a
@@ -436,6 +502,43 @@ mod tests {
         assert!(error.to_string().starts_with("JWT_SECRET is not set"));
     }
 
+    const SECRET: &str = "a secret of thirty-two bytes, yes";
+
+    #[test]
+    fn a_secret_under_32_bytes_is_refused() {
+        let short = &SECRET[..31];
+        for name in ["JWT_SECRET", "JWT_SECRET_PREVIOUS"] {
+            let error = read(&[("JWT_JWKS_URL", "https://keys.example"), (name, short)]);
+            let error = error.expect_err(name).to_string();
+            assert_eq!(error, format!("{name} must be at least 32 bytes"));
+            assert!(read(&[(name, &SECRET[..32])]).is_ok());
+        }
+    }
+
+    #[test]
+    fn keys_are_fetched_by_https_or_from_this_machine() {
+        for good in [
+            "https://id.example/.well-known/jwks.json",
+            "http://localhost:8080/jwks",
+            "http://127.0.0.1",
+            "http://[::1]:9/x",
+        ] {
+            assert!(is_safe_url(good), "{good}");
+        }
+        for bad in [
+            "http://id.example/jwks",
+            "http://localhost@id.example/",
+            "http://localhost:x@id.example/",
+            "http://localhost.id.example/",
+            "https://",
+            "file:///etc/keys",
+            "keys",
+        ] {
+            let error = read(&[("JWT_JWKS_URL", bad)]).expect_err(bad);
+            assert!(error.to_string().starts_with("JWT_JWKS_URL must be"));
+        }
+    }
+
     #[test]
     fn a_bad_setting_is_named_with_what_it_must_be() {
         for (name, value) in [
@@ -446,8 +549,9 @@ mod tests {
             ("PRESENCE_GRACE_MS", "1.5"),
             ("DEV_TOKENS", "perhaps"),
             ("MESSAGES_PER_SECOND", "NaN"),
+            ("JWT_JWKS", "{}"),
         ] {
-            let error = read(&[("JWT_SECRET", "x"), (name, value)]).expect_err(name);
+            let error = read(&[("JWT_SECRET", SECRET), (name, value)]).expect_err(name);
             assert!(error.to_string().starts_with(name), "{error}");
         }
     }

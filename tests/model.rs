@@ -5,7 +5,7 @@
 //! queue is exactly what comes after the delivered cursor.
 
 use proptest::prelude::*;
-use roomcast::auth::Rights;
+use roomcast::auth::{Rights, TokenId};
 use roomcast::config::Config;
 use roomcast::room::log::{Bounds, Page, Range, Row, slice};
 use roomcast::room::service::{Request, Served};
@@ -117,7 +117,7 @@ struct World {
 
 fn config() -> Rc<Config> {
     let vars: HashMap<&str, String> = HashMap::from([
-        ("JWT_SECRET", "x".to_owned()),
+        ("JWT_SECRET", roomcast_harness::SECRET.to_owned()),
         ("RETENTION_EVENTS", RETENTION.to_string()),
         ("MESSAGES_BURST", "1000000".to_owned()),
         ("JOINS_BURST", "1000000".to_owned()),
@@ -287,6 +287,7 @@ impl World {
                 ..Position::default()
             },
             status: Status::Online,
+            token: TokenId::default(),
         };
         self.room.admit(&hello, self.now).expect("limits are high");
         let mut out = Vec::new();
@@ -368,7 +369,10 @@ impl World {
                     let socket = &mut self.sockets[self.places[&conn]];
                     socket.attachment = attachment;
                 }
-                Output::Page { .. } | Output::Reply { .. } | Output::Log(_) => {}
+                Output::Page { .. }
+                | Output::Reply { .. }
+                | Output::Prepare { .. }
+                | Output::Log(_) => {}
                 Output::Joined { .. } | Output::Parted { .. } => panic!("nobody is at a gateway"),
                 Output::Close { .. } => panic!("nothing here closes a socket"),
             }

@@ -6,11 +6,13 @@
 
 mod client;
 mod http;
+mod keys;
 mod server;
 mod token;
 
 pub use client::{Client, Refused};
 pub use http::Answer;
+pub use keys::{KeyPair, KeyServer};
 pub use server::{Server, Worker, build};
 pub use token::{Token, now};
 

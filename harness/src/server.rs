@@ -31,10 +31,18 @@ impl Worker {
 
     /// A build of roomcast wherever it is.
     pub fn in_folder(dir: &Path) -> Self {
-        Worker::new(
-            &[&dir.join("index.js"), &dir.join("index_bg.wasm")],
-            &[("ROOMS", "Room"), ("GATEWAYS", "Gateway")],
-        )
+        let main = dir.join("index.js");
+        // An older build has fewer.
+        let code = std::fs::read(&main).unwrap_or_default();
+        let code = String::from_utf8_lossy(&code);
+        let has = |class: &str| code.contains(class);
+        let mut classes = vec![("ROOMS", "Room"), ("GATEWAYS", "Gateway")];
+        classes.extend(
+            [("REVOCATIONS", "Revocations"), ("TICKETS", "Tickets")]
+                .iter()
+                .filter(|one| has(one.1)),
+        );
+        Worker::new(&[&main, &dir.join("index_bg.wasm")], &classes)
     }
 
     /// Any other: `.js` and `.wasm` files, main first; what its Durable Objects
@@ -309,6 +317,8 @@ const config :Workerd.Config = (
   services = [
     (name = "main", worker = .w),
     (name = "disk", disk = (path = "{storage}", writable = true)),
+    # Also to servers of the tests.
+    (name = "internet", network = (allow = ["public", "private", "local"])),
   ],
   sockets = [(name = "http", address = "{address}", http = (), service = "main")],
 );

@@ -56,8 +56,20 @@ impl Token {
     }
 
     fn signed<A: Algorithm>(&self, algorithm: &A, key: &A::SigningKey) -> String {
+        self.signed_by(algorithm, key, None)
+    }
+
+    /// With a `kid` in the header.
+    pub(crate) fn signed_by<A: Algorithm>(
+        &self,
+        algorithm: &A,
+        key: &A::SigningKey,
+        kid: Option<&str>,
+    ) -> String {
+        let mut header = Header::empty();
+        header.key_id = kid.map(str::to_owned);
         algorithm
-            .token(&Header::empty(), &Claims::new(&self.0), key)
+            .token(&header, &Claims::new(&self.0), key)
             .expect("claims are JSON")
     }
 }

@@ -61,6 +61,12 @@ impl Patterns {
         )
     }
 
+    /// Whether every room there can be is given with all rights.
+    pub fn give_all(&self) -> bool {
+        self.0.iter().any(|(pattern, _)| pattern == "*")
+            && self.0.iter().all(|(_, rights)| rights.has(Rights::ADMIN))
+    }
+
     /// What the longest pattern that matches `room` gives.
     pub fn rights(&self, room: &str) -> Rights {
         self.0
@@ -116,6 +122,22 @@ mod tests {
         assert!(own.has(Rights::READ) && !own.has(Rights::WRITE));
         assert_eq!(user_rights(&all, "alice", "@bob"), Rights::NONE);
         assert_eq!(user_rights(&all, "alice", "x"), Rights::MEMBER);
+    }
+
+    #[test]
+    fn all_is_a_star_with_admin_and_nothing_less_beside_it() {
+        let of = |patterns: &[(&str, Rights)]| {
+            let patterns = patterns
+                .iter()
+                .map(|(name, rights)| ((*name).into(), *rights));
+            Patterns::new(patterns.collect()).give_all()
+        };
+        assert!(of(&[("*", Rights::ADMIN)]));
+        assert!(of(&[("*", Rights::ADMIN), ("a", Rights::ADMIN)]));
+        assert!(!of(&[("*", Rights::MEMBER)]));
+        assert!(!of(&[("a*", Rights::ADMIN)]));
+        assert!(!of(&[("*", Rights::ADMIN), ("a", Rights::READ)]));
+        assert!(!of(&[]));
     }
 
     #[test]

@@ -4,11 +4,25 @@
 //! and nothing here is ever logged.
 
 pub mod access;
+pub mod keys;
 pub mod origin;
+pub mod revoked;
+pub mod ticket;
 pub mod token;
 
 pub use access::{Patterns, Rights};
+pub use keys::Keys;
+pub use revoked::{Revoked, TokenId};
 pub use token::{Identity, verify};
+
+use crate::config::Config;
+use crate::time::Millis;
+
+/// Whether [`verify`] can judge `token` by what is here. If not the shell is to
+/// see to it first.
+pub fn is_ready(config: &Config, token: &str, now: Millis) -> bool {
+    config.keys.task(token, false, now).is_none() && config.revoked.task(false, now).is_none()
+}
 
 /// The WebSocket subprotocol that is selected when a client offers it.
 pub const SUBPROTOCOL: &str = "roomcast.v1";

@@ -1,15 +1,16 @@
 //! JSON Web Tokens (RFC 7519) to identities.
 
 use super::access::{self, Patterns, Rights};
+use super::keys::Unverified;
+use super::revoked::{MAX_JTI, Revoked, TokenId};
 use crate::config::Config;
 use crate::fault::{Code, Fault, Result};
 use crate::name;
 use crate::time::Millis;
 use chrono::{DateTime, TimeDelta, Utc};
-use jwt_compact::alg::{Hs256, Hs256Key};
-use jwt_compact::{AlgorithmExt, TimeOptions, UntrustedToken};
+use jwt_compact::{TimeOptions, UntrustedToken};
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
 /// Clocks differ: `exp`, `nbf` and `iat` may be off by this much, in seconds.
@@ -28,9 +29,23 @@ pub struct Identity {
     /// Has `role: service`: may use the HTTP API.
     pub service: bool,
     patterns: Patterns,
+    /// By what its token is known when that is revoked.
+    #[serde(default)]
+    pub token: TokenId,
 }
 
 impl Identity {
+    /// Whether its token was revoked.
+    pub fn is_revoked(&self, revoked: &Revoked, now: Millis) -> bool {
+        revoked.covers(&self.user, &self.token, now)
+    }
+
+    /// Whether it is a service with all rights on every room there is or will
+    /// be: what concerns more than one room takes that.
+    pub fn is_service_of_all(&self) -> bool {
+        self.service && self.patterns.give_all()
+    }
+
     /// What it may do in `room` over a socket and when it reads.
     pub fn rights(&self, room: &str) -> Rights {
         access::user_rights(&self.patterns, &self.user, room)
@@ -67,6 +82,7 @@ struct Claims {
     aud: Option<Audience>,
     rooms: Option<RoomsClaim>,
     role: Option<String>,
+    jti: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -119,23 +135,35 @@ impl<'de> Deserialize<'de> for RoomsClaim {
     }
 }
 
-/// Checks `token` and says who sent it. The algorithm is the key's, HS256,
-/// whatever the token says.
+/// Of a token's header, beside what the library reads.
+#[derive(Clone, Deserialize)]
+struct Extra {
+    /// Extensions that must be understood (RFC 7515, 4.1.11). There are none
+    /// that are.
+    crit: Option<IgnoredAny>,
+}
+
+/// Checks `token` and says who sent it. The algorithm is the key's, whatever
+/// the token says.
 pub fn verify(config: &Config, token: &str, now: Millis) -> Result<Identity> {
     let invalid = |what: &str| Fault::unauthorized(format!("the token {what}"));
     if token.len() > MAX_TOKEN {
         return Err(invalid("is too long"));
     }
-    let untrusted = UntrustedToken::new(token).map_err(|_| invalid("is not a JWT"))?;
-    let key = Hs256Key::new(config.jwt_secret.as_bytes());
-    let token = Hs256
-        .validator::<Claims>(&key)
-        .validate(&untrusted)
-        .map_err(|_| {
+    let untrusted: UntrustedToken<'_, Extra> =
+        token.try_into().map_err(|_| invalid("is not a JWT"))?;
+    if untrusted.header().other_fields.crit.is_some() {
+        return Err(invalid("has extensions (`crit`) that are not understood"));
+    }
+    let verified = config.keys.verify::<Claims, _>(token, &untrusted);
+    let claims = verified.map_err(|why| match why {
+        Unverified::Invalid => {
             invalid("is not signed with a key of this server, or has claims of a wrong type")
-        })?;
+        }
+        Unverified::Ambiguous => invalid("has no `kid`, and several keys could be meant"),
+        Unverified::NoKeysYet => Fault::internal(),
+    })?;
 
-    let claims = token.claims();
     let at = i64::try_from(now)
         .ok()
         .and_then(DateTime::<Utc>::from_timestamp_millis)
@@ -177,7 +205,10 @@ pub fn verify(config: &Config, token: &str, now: Millis) -> Result<Identity> {
             return Err(invalid("has another `aud`"));
         }
     }
-    Ok(Identity {
+    if custom.jti.as_ref().is_some_and(|jti| jti.len() > MAX_JTI) {
+        return Err(invalid("has a `jti` of more than 256 bytes"));
+    }
+    let identity = Identity {
         user: custom.sub.clone(),
         // The leeway forgives a clock that is off at the door. A socket that
         // came in within it gets no time past the leeway.
@@ -191,7 +222,17 @@ pub fn verify(config: &Config, token: &str, now: Millis) -> Result<Identity> {
             Some(RoomsClaim(patterns)) => patterns.clone(),
             None => config.default_rooms.clone(),
         },
-    })
+        token: TokenId {
+            issued: claims
+                .issued_at
+                .and_then(|at| u64::try_from(at.timestamp()).ok()),
+            jti: custom.jti.clone(),
+        },
+    };
+    if identity.is_revoked(&config.revoked, now) {
+        return Err(invalid("was revoked"));
+    }
+    Ok(identity)
 }
 
 /// Fails with `unauthorized` when a request has no token at all.
@@ -212,6 +253,9 @@ pub fn issue(
     rooms: Option<&[String]>,
     expires: Millis,
 ) -> Result<String> {
+    use jwt_compact::AlgorithmExt;
+    use jwt_compact::alg::Hs256;
+
     #[derive(serde::Serialize)]
     struct Issued<'a> {
         sub: &'a str,
@@ -231,11 +275,11 @@ pub fn issue(
     claims.expiration = i64::try_from(expires)
         .ok()
         .and_then(DateTime::<Utc>::from_timestamp_millis);
+    let secret = config
+        .keys
+        .secret()
+        .ok_or_else(|| Fault::new(Code::NotFound, "there is no JWT_SECRET to sign with"))?;
     Hs256
-        .token(
-            &jwt_compact::Header::empty(),
-            &claims,
-            &Hs256Key::new(config.jwt_secret.as_bytes()),
-        )
+        .token(&jwt_compact::Header::empty(), &claims, secret)
         .map_err(|_| Fault::internal())
 }

@@ -5,6 +5,7 @@
 //! - `positions`: up to which event the sockets of a room have had it
 //! - `spills`: attachments that are too long for a socket
 
+use super::revocations::REGISTERED_KEY;
 use super::sql::{Db, js, number, text};
 use crate::time::Millis;
 use std::collections::HashMap;
@@ -28,6 +29,17 @@ impl Clients {
         let mut db = Db::open(storage, SCHEMA)?;
         let name = db.name("gateway", name)?;
         Ok((Clients { db }, name))
+    }
+
+    /// Whether the registry of revocations knows of this gateway.
+    pub fn registered(&self) -> Result<bool> {
+        let known = self.db.meta(REGISTERED_KEY)?;
+        Ok(known.is_some_and(|known| known == "true"))
+    }
+
+    pub fn set_registered(&mut self, registered: bool) -> Result<()> {
+        let registered = if registered { "true" } else { "false" };
+        self.db.set_meta(REGISTERED_KEY, registered)
     }
 
     /// The clients that are not gone.

@@ -2,12 +2,14 @@
 
 use super::clients::Clients;
 use super::clock::{self, Clock, Due};
+use super::revocations::{self, Place, REVOKED_HEADER, Told};
 use super::room::{LINK_HEADER, MAX_TURNS, ROOM_HEADER};
 use super::runtime::{self, GATEWAYS, ROOMS, Socket, fresh_id, now};
+use crate::auth::revoked::News;
 use crate::config::Config;
 use crate::eventlog::Entry;
 use crate::gateway::handshake::{Ask, Error as HandshakeError, shard_of};
-use crate::gateway::{Answer, App, Door, Frame, Hub, Output, PollId, Polled, SocketId};
+use crate::gateway::{Answer, App, Door, Frame, Hub, Output, PollId, Polled, SocketId, Waiting};
 use crate::room::link::{Push, Request as LinkRequest};
 use crate::time::{Millis, SECOND};
 use crate::wire::native::{self, Close};
@@ -97,6 +99,8 @@ struct Live {
     /// said anything.
     sleeps: bool,
     clock: Clock,
+    /// Whether the registry of revocations knows that there are sockets here.
+    registered: bool,
     /// What cannot be done at once.
     later: VecDeque<Later>,
     began: Millis,
@@ -109,6 +113,8 @@ enum Later {
         pid: String,
         user: String,
     },
+    Prepare(Waiting),
+    Register,
 }
 
 impl DurableObject for Gateway {
@@ -133,6 +139,10 @@ impl DurableObject for Gateway {
         if headers.get(FIND_HEADER)?.is_some() {
             let find: Find = serde_json::from_slice(&request.bytes().await?)?;
             return self.object.asked(name, &find);
+        }
+        if headers.get(REVOKED_HEADER)?.is_some() {
+            let news: News = serde_json::from_slice(&request.bytes().await?)?;
+            return self.object.revoked(name, &news);
         }
         let visit = headers.get(DOOR_HEADER)?.unwrap_or_default();
         let visit: Visit = serde_json::from_str(&visit)?;
@@ -239,6 +249,7 @@ impl Object {
         let Visit { door, ask } = visit;
         if matches!(ask, None | Some(Ask::Open | Ask::WebSocket { sid: None })) {
             let admitted = self.act(Some(name.clone()), |live, _| {
+                live.be_registered();
                 live.gateway.hub.admit(&door, live.began)
             })?;
             if let Err(fault) = admitted {
@@ -390,6 +401,36 @@ impl Object {
         Ok(ResponseBuilder::new().fixed(record.unwrap_or_default().into_bytes()))
     }
 
+    /// Tokens were revoked: what is there by one of them is closed.
+    fn revoked(self: &Rc<Self>, name: String, news: &News) -> Result<Response> {
+        let here = self.act(Some(name), |live, state| {
+            live.config.revoked.learn(&news.revocations);
+            live.enforce(state);
+            let here = !live.gateway.hub.is_empty();
+            if !here {
+                live.registered = false;
+                live.store.set_registered(false)?;
+            }
+            Ok::<_, Error>(here)
+        })??;
+        Ok(ResponseBuilder::new().fixed(serde_json::to_vec(&Told { here })?))
+    }
+
+    /// Says that there are sockets here, that they be told of revocations.
+    async fn register(self: Rc<Self>) -> Result<()> {
+        let (config, name) = self.act(None, |live, _| (live.config.clone(), live.name.clone()))?;
+        let revoked = &config.revoked;
+        let place = Place::Gateway(name);
+        let registered = revocations::register(&self.env, revoked, place, Millis::MAX).await;
+        self.act(None, |live, state| {
+            // Where that failed the next who comes tries again.
+            live.registered = registered.is_ok();
+            live.store.set_registered(live.registered)?;
+            live.enforce(state);
+            registered
+        })?
+    }
+
     async fn see_to_later(self: Rc<Self>, later: Later) -> Result<()> {
         match later {
             Later::Forward(room) => loop {
@@ -414,6 +455,16 @@ impl Object {
                     })?;
                 }
             },
+            Later::Register => self.register().await,
+            Later::Prepare(waiting) => {
+                let config = self.act(None, |live, _| live.config.clone())?;
+                let ready = super::prepare(&self.env, &config, &waiting.token).await;
+                self.act(None, |live, _| {
+                    let (gateway, now) = (&mut live.gateway, live.began);
+                    let hub = &mut gateway.hub;
+                    gateway.app.prepared(hub, waiting, ready.is_ok(), now);
+                })
+            }
             Later::Find { client, pid, user } => {
                 let find = Find { pid, user };
                 let record = self.find(&find).await.unwrap_or_else(|error| {
@@ -494,6 +545,9 @@ impl Live {
             };
             state.set_websocket_auto_response(&WebSocketRequestResponsePair::new(ping, pong)?);
         }
+        // What is known of revocations is lost with the isolate's memory: without
+        // that the registry is asked again with the next who connects.
+        let registered = store.registered()? && config.revoked.is_known();
         let mut live = Live {
             gateway: crate::gateway::Gateway {
                 hub,
@@ -504,6 +558,7 @@ impl Live {
             sockets: Vec::new(),
             polls: HashMap::new(),
             clock: Clock::default(),
+            registered,
             sleeps,
             later: VecDeque::new(),
             began,
@@ -547,6 +602,20 @@ impl Live {
                 .took(now().saturating_sub(began)),
         );
         Ok(live)
+    }
+
+    /// Who has sockets is told of revocations.
+    fn be_registered(&mut self) {
+        if self.config.revoked.is_on() && !self.registered {
+            self.registered = true;
+            self.later.push_back(Later::Register);
+        }
+    }
+
+    fn enforce(&mut self, state: &State) {
+        let (gateway, now) = (&mut self.gateway, self.began);
+        gateway.app.enforce(&mut gateway.hub, now);
+        self.settle(state);
     }
 
     fn place(&mut self, place: SocketId, socket: Socket) {
@@ -666,6 +735,7 @@ impl Live {
             Output::Find { client, pid, user } => {
                 self.later.push_back(Later::Find { client, pid, user });
             }
+            Output::Prepare(waiting) => self.later.push_back(Later::Prepare(waiting)),
             Output::Log(entry) => self.log(entry),
         }
         Ok(())

@@ -5,15 +5,21 @@
 mod clients;
 mod clock;
 mod gateway;
+mod keys;
 mod links;
+mod revocations;
 mod room;
 mod runtime;
 mod sql;
 mod store;
+mod tickets;
 
 pub use gateway::{DOOR_HEADER, GATEWAY_HEADER, NATIVE, Visit};
+pub use keys::prepare;
+pub use revocations::{catch_up, revoke};
 pub use room::{HELLO_HEADER, ROOM_HEADER};
 pub use runtime::{GATEWAYS, ROOMS, call, complain, fresh_id, now};
+pub use tickets::{issue as issue_ticket, redeem as redeem_ticket};
 
 use crate::fault::Fault;
 use worker::{Response, ResponseBuilder, Result};

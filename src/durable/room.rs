@@ -2,8 +2,10 @@
 
 use super::clock::{self, Clock, Due};
 use super::links::{self, Links};
+use super::revocations::{self, Place, REVOKED_HEADER, Told};
 use super::runtime::{self, GATEWAYS, Socket, fresh_id, now};
 use super::store::Store;
+use crate::auth::revoked::News;
 use crate::config::Config;
 use crate::eventlog::Entry;
 use crate::fault::Fault;
@@ -108,8 +110,21 @@ struct Live {
     /// The replay that was sent last: after an outage all ask for the same.
     replay: Option<(u64, u64, Rc<Vec<Portion>>)>,
     line_break: JsString,
+    /// Until when the registry of revocations knows that there are sockets of
+    /// the room's own, and until when it should.
+    registered: Millis,
+    unregistered: Option<Millis>,
+    /// What waits for its token to be judged.
+    unready: Vec<Unready>,
     /// Storing failed: what is in memory is not what is stored.
     broken: bool,
+}
+
+/// A `refreshToken` whose token can be judged only after something was fetched.
+struct Unready {
+    connection: String,
+    id: Option<u32>,
+    token: String,
 }
 
 /// A frame of replay, and the last event in it.
@@ -143,13 +158,17 @@ impl Room {
             let response = self.object.connect(room, hello)?;
             return Ok(web_sys::Response::from(response).into());
         }
+        let revoked = headers.has(REVOKED_HEADER)?;
         let of_gateway = headers.has(LINK_HEADER)?;
         let object = Rc::clone(&self.object);
         let answer = async move {
             let request = Request::from(request);
-            let response = match of_gateway {
-                true => object.link(room, request).await?,
-                false => object.call(room, request).await?,
+            let response = if revoked {
+                object.revoked(room, request).await?
+            } else if of_gateway {
+                object.link(room, request).await?
+            } else {
+                object.call(room, request).await?
             };
             Ok(web_sys::Response::from(response).into())
         };
@@ -273,6 +292,45 @@ impl Object {
         })?;
         self.settle(full)?;
         Response::empty()
+    }
+
+    /// Tokens were revoked: sockets that are there by one of them are closed.
+    async fn revoked(
+        self: &Rc<Self>,
+        name: Option<String>,
+        mut request: Request,
+    ) -> Result<Response> {
+        let news: News = serde_json::from_slice(&request.bytes().await?)?;
+        let here = self.with(name, |live, state| {
+            live.config.revoked.learn(&news.revocations);
+            let here = live.enforce(state);
+            if !here {
+                live.registered = 0;
+                live.store.set_registered(0)?;
+            }
+            Ok::<_, Error>(here)
+        })??;
+        self.settle(false)?;
+        Ok(ResponseBuilder::new().fixed(serde_json::to_vec(&Told { here })?))
+    }
+
+    /// Says that there are sockets here, that they be told of revocations.
+    async fn register(self: Rc<Self>, until: Millis) -> Result<()> {
+        let (config, name) = self.with(None, |live, _| {
+            (live.config.clone(), live.room.name().to_owned())
+        })?;
+        let revoked = &config.revoked;
+        let registered = revocations::register(&self.env, revoked, Place::Room(name), until).await;
+        self.with(None, |live, state| {
+            // Where that failed the next who comes tries again.
+            if registered.is_err() {
+                live.registered = 0;
+            }
+            live.store.set_registered(live.registered)?;
+            live.enforce(state);
+            registered
+        })??;
+        self.settle(false)
     }
 
     /// Sends a gateway what waits for it, until nothing does.
@@ -471,15 +529,44 @@ impl Object {
             let object = Rc::clone(&self);
             runtime::spawn(&self.state, async move { object.push(gateway).await });
         }
-        let due = self
-            .live
-            .borrow_mut()
-            .as_mut()
-            .map_or(Vec::new(), Live::arm);
+        let (due, unready, unregistered) =
+            self.live
+                .borrow_mut()
+                .as_mut()
+                .map_or_else(Default::default, |live| {
+                    let unready = std::mem::take(&mut live.unready);
+                    (live.arm(), unready, live.unregistered.take())
+                });
+        if let Some(until) = unregistered {
+            let object = Rc::clone(&self);
+            runtime::spawn(&self.state, object.register(until));
+        }
+        for unready in unready {
+            let object = Rc::clone(&self);
+            runtime::spawn(&self.state, object.prepare(unready));
+        }
         for due in due {
             let object = Rc::clone(&self);
             runtime::spawn(&self.state, object.see_to(due));
         }
+    }
+
+    /// Fetches what a token takes to be judged, and goes on.
+    async fn prepare(self: Rc<Self>, unready: Unready) -> Result<()> {
+        let config = self.with(None, |live, _| live.config.clone())?;
+        let ready = super::prepare(&self.env, &config, &unready.token).await;
+        self.with(None, |live, state| {
+            let Unready {
+                connection,
+                id,
+                token,
+            } = unready;
+            let mut out = Vec::new();
+            live.room
+                .prepared(&connection, id, &token, ready.is_ok(), now(), &mut out);
+            live.run(state, out);
+        })?;
+        self.settle(false)
     }
 
     async fn see_to(self: Rc<Self>, due: Due) -> Result<()> {
@@ -538,8 +625,16 @@ impl Live {
             clock: Clock::default(),
             replay: None,
             line_break: JsString::from("\n"),
+            registered: 0,
+            unregistered: None,
+            unready: Vec::new(),
             broken: false,
         };
+        // What is known of revocations is lost with the isolate's memory: without
+        // that the registry is asked again with the next who connects.
+        if live.config.revoked.is_known() {
+            live.registered = live.store.registered()?;
+        }
         for ws in state.get_websockets() {
             let socket: Socket = ws.as_ref().clone().unchecked_into();
             if socket.ready_state() != web_sys::WebSocket::OPEN {
@@ -779,6 +874,15 @@ impl Live {
         }
     }
 
+    /// Closes what is there by a token that was revoked. Whether any sockets
+    /// are left.
+    fn enforce(&mut self, state: &State) -> bool {
+        let mut out = Vec::new();
+        let left = self.room.enforce(now(), &mut out);
+        self.run(state, out);
+        left
+    }
+
     fn arm(&mut self) -> Vec<Due> {
         self.clock.due(self.room.timer(), self.room.alarm_at())
     }
@@ -857,6 +961,15 @@ impl Live {
                         let _ = call.send(Ok(answers));
                     }
                 }
+                Output::Prepare {
+                    connection,
+                    id,
+                    token,
+                } => self.unready.push(Unready {
+                    connection,
+                    id,
+                    token,
+                }),
                 Output::Log(entry) => self.log(entry),
             }
         }
@@ -894,6 +1007,13 @@ impl Live {
         else {
             return;
         };
+        // Who has sockets is told of revocations.
+        let until = attachment.expires;
+        if matches!(peer, Peer::Socket(_)) && self.config.revoked.is_on() && self.registered < until
+        {
+            self.registered = revocations::registration(until);
+            self.unregistered = Some(self.registered);
+        }
         let attached = serde_json::to_string(&attachment)
             .map_err(Error::from)
             .and_then(|json| match peer {

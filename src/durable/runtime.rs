@@ -12,6 +12,8 @@ use worker::{Env, Method, Request, RequestInit, Response, State, worker_sys};
 /// The bindings of wrangler.toml.
 pub const ROOMS: &str = "ROOMS";
 pub const GATEWAYS: &str = "GATEWAYS";
+pub const REVOCATIONS: &str = "REVOCATIONS";
+pub const TICKETS: &str = "TICKETS";
 
 #[wasm_bindgen]
 extern "C" {

@@ -10,6 +10,7 @@
 //!
 //! Rows written are the dearest line of the bill, so they are counted.
 
+use super::revocations::REGISTERED_KEY;
 use super::sql::{Db, js, number, text};
 use crate::config::RoomConfig;
 use crate::room::log::{Bounds, Page, Range, Row};
@@ -56,6 +57,16 @@ impl Store {
         }
         let name = store.db.name("room", name)?;
         Ok((store, name))
+    }
+
+    /// Until when the registry of revocations knows of this room's sockets.
+    pub fn registered(&self) -> Result<Millis> {
+        let until = self.db.meta(REGISTERED_KEY)?;
+        Ok(until.and_then(|until| until.parse().ok()).unwrap_or(0))
+    }
+
+    pub fn set_registered(&mut self, until: Millis) -> Result<()> {
+        self.db.set_meta(REGISTERED_KEY, &until.to_string())
     }
 
     /// All that a room knows when it wakes.

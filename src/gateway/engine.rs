@@ -142,7 +142,7 @@ enum Record {
     },
     Session {
         sid: String,
-        door: Door,
+        door: Box<Door>,
         nsps: Vec<String>,
     },
 }
@@ -723,7 +723,7 @@ impl Hub {
         let io = socketio::Io::recall(nsps, &self.config.gateway, now);
         let session = Session {
             sid: sid.clone(),
-            door,
+            door: *door,
             transport: Transport::Socket(socket),
             candidate: None,
             next_ping: self.ping_after(now),
@@ -762,6 +762,15 @@ impl Hub {
         Some(&self.session(place)?.door)
     }
 
+    /// Whether nobody is here.
+    pub fn is_empty(&self) -> bool {
+        self.by_sid.is_empty() && self.natives.is_empty()
+    }
+
+    pub fn session_of(&self, sid: &str) -> Option<SessionId> {
+        self.by_sid.get(sid).copied()
+    }
+
     /// Closes native sockets that the application does not know.
     pub fn close_strangers(&mut self, known: impl Fn(SocketId) -> bool) {
         let strangers: Vec<SocketId> = self.natives.values().copied().collect();
@@ -788,7 +797,7 @@ impl Hub {
         };
         let record = Record::Session {
             sid: session.sid.clone(),
-            door: session.door.clone(),
+            door: Box::new(session.door.clone()),
             nsps: session.io.namespaces().map(str::to_owned).collect(),
         };
         self.attach_record(socket, &record);

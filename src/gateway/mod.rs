@@ -99,7 +99,30 @@ pub enum Output {
         pid: String,
         user: String,
     },
+    /// A token can be judged only after something was fetched; then
+    /// [`App::prepared`] is to be called with this again.
+    Prepare(Waiting),
     Log(Entry),
+}
+
+/// What waits until its token can be judged. It names who asked by an id that
+/// nobody has twice, for they may be gone by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub token: String,
+    pub asked: Asked,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// `refreshToken` of a connection.
+    Refresh { connection: String, id: Option<u32> },
+    /// A session's way into a namespace, with this JSON object.
+    Connect {
+        sid: String,
+        nsp: String,
+        auth: String,
+    },
 }
 
 /// What the application hears of its clients.
@@ -182,6 +205,12 @@ pub trait App {
     ) -> link::Pushed {
         link::Pushed::default()
     }
+
+    /// What [`Output::Prepare`] asked for is there, or could not be had.
+    fn prepared(&mut self, _hub: &mut Hub, _waiting: Waiting, _ready: bool, _now: Millis) {}
+
+    /// Tokens were revoked: closes what is there by one of them.
+    fn enforce(&mut self, _hub: &mut Hub, _now: Millis) {}
 
     /// What was saved under a `pid`, for a client that asked for it.
     fn found(&mut self, _hub: &mut Hub, _client: usize, _record: Option<String>, _now: Millis) {}

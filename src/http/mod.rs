@@ -3,6 +3,7 @@
 
 pub mod problem;
 pub mod publish;
+pub mod revoke;
 pub mod route;
 
 #[cfg(target_arch = "wasm32")]

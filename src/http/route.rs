@@ -9,6 +9,9 @@ use crate::wire::command::{DEFAULT_LIMIT, MAX_LIMIT, Position};
 use crate::wire::object::{ROOM, USER, whole};
 use std::borrow::Cow;
 
+/// The description of all routes, in OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("openapi.json");
+
 /// The pieces of a URL as the runtime writes it: normalised, so that they only
 /// need to be cut out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +40,10 @@ impl<'a> Address<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     Health,
+    OpenApi,
     Publish,
+    Revoke,
+    Tickets,
     DevToken,
     /// A native socket at a gateway.
     Gateway,
@@ -76,7 +82,10 @@ pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let (route, methods): (Read, &[&str]) = match segments.as_slice() {
         ["healthz"] => (|_| Ok(Route::Health), &["GET"]),
+        ["openapi.json"] => (|_| Ok(Route::OpenApi), &["GET"]),
         ["publish"] => (|_| Ok(Route::Publish), &["POST"]),
+        ["tickets"] => (|_| Ok(Route::Tickets), &["POST", "OPTIONS"]),
+        ["revoke"] => (|_| Ok(Route::Revoke), &["POST"]),
         ["dev", "token"] => (|_| Ok(Route::DevToken), &["POST"]),
         ["ws"] => (|_| Ok(Route::Gateway), &["GET"]),
         // Engine.IO has its own words for a wrong method.
@@ -204,6 +213,33 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::Code;
+
+    /// All but those of development builds.
+    const ROUTES: [(&str, &str); 22] = [
+        ("GET", "/healthz"),
+        ("GET", "/openapi.json"),
+        ("POST", "/publish"),
+        ("POST", "/revoke"),
+        ("POST", "/tickets"),
+        ("OPTIONS", "/tickets"),
+        ("GET", "/ws"),
+        ("GET", "/socket.io/"),
+        ("POST", "/socket.io/"),
+        ("OPTIONS", "/socket.io/"),
+        ("GET", "/rooms/{room}/ws"),
+        ("GET", "/rooms/{room}/messages"),
+        ("GET", "/rooms/{room}/presence"),
+        ("GET", "/rooms/{room}/members"),
+        ("PUT", "/rooms/{room}/members/{user}"),
+        ("DELETE", "/rooms/{room}/members/{user}"),
+        ("DELETE", "/rooms/{room}/connections"),
+        ("DELETE", "/rooms/{room}"),
+        ("GET", "/socket.io"),
+        ("POST", "/socket.io"),
+        ("GET", "/rooms/%40{user}/presence"),
+        ("DELETE", "/rooms/..%40/members/{user}"),
+    ];
 
     #[test]
     fn a_url_is_cut_into_its_pieces() {
@@ -227,22 +263,49 @@ mod tests {
 
     #[test]
     fn every_route_of_the_contract_is_found() {
-        for (method, path) in [
-            ("GET", "/healthz"),
-            ("POST", "/publish"),
-            ("GET", "/ws"),
-            ("GET", "/socket.io/"),
-            ("POST", "/socket.io"),
-            ("GET", "/rooms/a/ws"),
-            ("GET", "/rooms/a/messages"),
-            ("GET", "/rooms/%40alice/presence"),
-            ("GET", "/rooms/a/members"),
-            ("PUT", "/rooms/a/members/bob"),
-            ("DELETE", "/rooms/a/members/bob"),
-            ("DELETE", "/rooms/a/connections"),
-            ("DELETE", "/rooms/a"),
+        for (method, path) in ROUTES {
+            let path = path.replace("{room}", "a").replace("{user}", "bob");
+            assert!(find(method, &path).is_ok(), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn every_route_is_described_and_nothing_else() {
+        let api: serde_json::Value = serde_json::from_str(OPENAPI).expect("JSON");
+        assert_eq!(api["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let described: Vec<(String, String)> = api["paths"]
+            .as_object()
+            .expect("paths")
+            .iter()
+            .flat_map(|(path, item)| {
+                let methods = item.as_object().expect("operations").keys();
+                methods
+                    .filter(|method| *method != "parameters")
+                    .map(move |method| (method.to_uppercase(), path.clone()))
+            })
+            .filter(|(_, path)| path != "/") // An asset.
+            .collect();
+        // The last four are other ways to write some of the others.
+        let routes = &ROUTES[..ROUTES.len() - 4];
+        for (method, path) in routes {
+            let is_it = |(m, p): &(String, String)| m == method && p == path;
+            assert!(described.iter().any(is_it), "{method} {path} is missing");
+        }
+        assert_eq!(described.len(), routes.len(), "{described:?}");
+        for code in [
+            Code::BadRequest,
+            Code::Unauthorized,
+            Code::Forbidden,
+            Code::NotFound,
+            Code::NotJoined,
+            Code::TooLarge,
+            Code::RateLimited,
+            Code::Conflict,
+            Code::Internal,
         ] {
-            assert!(find(method, path).is_ok(), "{method} {path}");
+            let codes = &api["components"]["schemas"]["Code"]["enum"];
+            let codes = codes.as_array().expect("a list");
+            assert!(codes.iter().any(|one| *one == code.as_str()), "{code:?}");
         }
     }
 

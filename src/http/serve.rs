@@ -6,11 +6,12 @@
 use super::problem::{CONTENT_TYPE, Problem};
 use super::publish::{self, Addressed};
 use super::route::{self, Address, Query, Route};
+use crate::auth::revoked::Whose;
 use crate::auth::{self, Credentials, Identity, Rights, SUBPROTOCOL};
 use crate::config::{Config, ConfigError};
 use crate::durable::{
     DOOR_HEADER, GATEWAY_HEADER, GATEWAYS, HELLO_HEADER, NATIVE, ROOM_HEADER, ROOMS, Visit, call,
-    complain, fresh_id, now,
+    catch_up, complain, fresh_id, issue_ticket, now, prepare, redeem_ticket, revoke,
 };
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault};
@@ -113,6 +114,9 @@ async fn handle(request: web_sys::Request, env: &Env) -> Handled {
         let health = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") });
         return answer_json(200, health.to_string().into_bytes());
     }
+    if route == Route::OpenApi {
+        return answer_json(200, route::OPENAPI.as_bytes().to_vec());
+    }
     let config = config(env).map_err(|error| {
         complain(&error);
         Problem::new(500, "misconfigured", error.to_string())
@@ -127,14 +131,16 @@ async fn handle(request: web_sys::Request, env: &Env) -> Handled {
         config,
     };
     match route {
-        Route::Health => Err(Problem::not_found()),
+        Route::Health | Route::OpenApi => Err(Problem::not_found()),
         Route::DevToken => dev_token(call).await,
         Route::Socket { room } => call.upgrade(&room, url.authority).await,
         Route::Gateway => call.gateway(url.authority).await,
         Route::Engine(protocol) => call.engine(protocol, url.authority).await,
         Route::Publish => call.publish().await,
+        Route::Revoke => call.revoke().await,
+        Route::Tickets => call.ticket(url.authority).await,
         Route::Messages { room } => {
-            let identity = call.identity(&room)?;
+            let identity = call.identity(&room).await?;
             let rights = identity.rights(&room).with(identity.service_rights(&room));
             if !rights.has(Rights::READ) {
                 let fault = Fault::forbidden("the token does not open this room");
@@ -145,15 +151,15 @@ async fn handle(request: web_sys::Request, env: &Env) -> Handled {
             call.serve(&room, &ServiceRequest::Messages(range)).await
         }
         Route::Presence { room } => {
-            call.service(&room, Rights::READ)?;
+            call.service(&room, Rights::READ).await?;
             call.serve(&room, &ServiceRequest::Presence).await
         }
         Route::Members { room } => {
-            call.service(&room, Rights::READ)?;
+            call.service(&room, Rights::READ).await?;
             call.serve(&room, &ServiceRequest::Members).await
         }
         Route::Member { room, user } => {
-            call.service(&room, Rights::WRITE)?;
+            call.service(&room, Rights::WRITE).await?;
             let request = if call.method == "PUT" {
                 if crate::name::personal_room_owner(&room).is_some_and(|owner| owner != user) {
                     return Err(Fault::forbidden("a personal room has its own user alone").into());
@@ -165,13 +171,13 @@ async fn handle(request: web_sys::Request, env: &Env) -> Handled {
             call.serve(&room, &request).await
         }
         Route::Connections { room } => {
-            call.service(&room, Rights::WRITE)?;
+            call.service(&room, Rights::WRITE).await?;
             let user = call.query.user();
             let user = user.map_err(|fault| call.reject("malformed", &room, fault))?;
             call.serve(&room, &ServiceRequest::Kick { user }).await
         }
         Route::Room { room } => {
-            call.service(&room, Rights::WRITE)?;
+            call.service(&room, Rights::WRITE).await?;
             let epoch = fresh_id();
             call.serve(&room, &ServiceRequest::Delete { epoch }).await
         }
@@ -201,15 +207,82 @@ impl Call<'_> {
     }
 
     /// Who it is.
-    fn identity(&self, room: &str) -> std::result::Result<Identity, Problem> {
-        auth::token::require(self.token_given().as_deref())
-            .and_then(|token| auth::verify(&self.config, token, self.now))
-            .map_err(|fault| self.reject("auth", room, fault))
+    async fn identity(&self, room: &str) -> std::result::Result<Identity, Problem> {
+        let identity = match auth::token::require(self.token_given().as_deref()) {
+            Ok(token) => self.verify(token).await,
+            Err(fault) => Err(fault),
+        };
+        identity.map_err(|fault| self.reject("auth", room, fault))
+    }
+
+    /// Who wants a socket: by a token, or else by a ticket, which then is none
+    /// any more.
+    async fn visitor(&self, room: &str) -> std::result::Result<Identity, Problem> {
+        let Some(ticket) = self
+            .query
+            .get("ticket")
+            .filter(|_| self.token_given().is_none())
+        else {
+            return self.identity(room).await;
+        };
+        let redeemed = match redeem_ticket(self.env, ticket).await {
+            Ok(identity) => self.recheck(identity).await,
+            Err(fault) => Err(fault),
+        };
+        redeemed.map_err(|fault| self.reject("auth", room, fault))
+    }
+
+    /// What may have changed since the token was verified.
+    async fn recheck(&self, identity: Identity) -> crate::fault::Result<Identity> {
+        catch_up(self.env, &self.config.revoked).await?;
+        if identity.expires <= self.now {
+            return Err(Fault::unauthorized("the token has expired"));
+        }
+        if identity.is_revoked(&self.config.revoked, self.now) {
+            return Err(Fault::unauthorized("the token was revoked"));
+        }
+        Ok(identity)
+    }
+
+    /// A ticket for the socket of who shows a token.
+    async fn ticket(self, host: &str) -> Handled {
+        self.check_origin("", host)?;
+        if self.method == "OPTIONS" {
+            return self.with_cors(ResponseBuilder::new().with_status(204).empty());
+        }
+        let made = match self.make_ticket().await {
+            Ok(made) => made,
+            Err(problem) => answer_problem(&problem).map_err(failed)?,
+        };
+        self.with_cors(made)
+    }
+
+    async fn make_ticket(&self) -> Handled {
+        let authorization = self.header("authorization");
+        let credentials = Credentials {
+            authorization: authorization.as_deref(),
+            ..Credentials::default()
+        };
+        let Some(token) = credentials.token() else {
+            let fault = Fault::unauthorized("send a token: Authorization: Bearer");
+            return Err(self.reject("auth", "", fault));
+        };
+        let identity = self.verify(token).await;
+        let identity = identity.map_err(|fault| self.reject("auth", "", fault))?;
+        let issued = issue_ticket(self.env, identity).await;
+        let (ticket, until) = issued.map_err(|fault| self.reject("rate", "", fault))?;
+        let answer = json!({ "ticket": ticket, "expiresAt": crate::time::rfc3339(until) });
+        answer_json(201, answer.to_string().into_bytes())
+    }
+
+    async fn verify(&self, token: &str) -> crate::fault::Result<Identity> {
+        prepare(self.env, &self.config, token).await?;
+        auth::verify(&self.config, token, self.now)
     }
 
     /// A service that has `right` on `room`.
-    fn service(&self, room: &str, right: Rights) -> std::result::Result<Identity, Problem> {
-        let identity = self.identity(room)?;
+    async fn service(&self, room: &str, right: Rights) -> std::result::Result<Identity, Problem> {
+        let identity = self.identity(room).await?;
         identity
             .require_service(room, right)
             .map_err(|fault| self.reject("auth", room, fault))?;
@@ -239,7 +312,7 @@ impl Call<'_> {
         self.check_origin("", host)?;
         let door = Door {
             protocol: Protocol::Native,
-            identity: Some(self.identity("")?),
+            identity: Some(self.visitor("").await?),
             fault: None,
             address: self.header("cf-connecting-ip"),
             recovers: false,
@@ -280,9 +353,19 @@ impl Call<'_> {
             Some(None) => return self.engine_error(handshake::Error::UnknownSid),
         };
         // Who it is Socket.IO asks later; what the request says counts first.
-        let (identity, fault) = match self.token_given() {
+        // One that is there already has been looked at.
+        let opens = matches!(ask, Ask::Open | Ask::WebSocket { sid: None });
+        let (identity, fault) = match self.token_given().filter(|_| opens) {
+            // A ticket that is no good ends it here: the client comes again by
+            // itself, with another if it is given one.
+            None if opens && self.query.get("ticket").is_some() => match self.visitor("").await {
+                Ok(identity) => (Some(identity), None),
+                Err(problem) => {
+                    return self.with_cors(answer_problem(&problem).map_err(failed)?);
+                }
+            },
             None => (None, None),
-            Some(token) => match auth::verify(&self.config, &token, self.now) {
+            Some(token) => match self.verify(&token).await {
                 Ok(identity) => (Some(identity), None),
                 Err(fault) => (None, Some(fault)),
             },
@@ -426,7 +509,7 @@ impl Call<'_> {
             return Err(Problem::upgrade_required());
         }
         self.check_origin(room, host)?;
-        let identity = self.identity(room)?;
+        let identity = self.visitor(room).await?;
         let rights = identity.rights(room);
         if !rights.has(Rights::READ) {
             let fault = Fault::forbidden("the token does not open this room");
@@ -444,6 +527,7 @@ impl Call<'_> {
             address: self.header("cf-connecting-ip"),
             position,
             status: Status::Online,
+            token: identity.token,
         };
         let hello = ascii_json(&hello).map_err(failed)?;
         let headers = [
@@ -458,8 +542,38 @@ impl Call<'_> {
         self.with_subprotocol(response)
     }
 
+    /// Lets tokens count no more.
+    async fn revoke(mut self) -> Handled {
+        let identity = self.identity("").await?;
+        if !self.config.revoked.is_on() {
+            return Err(Problem::new(
+                409,
+                "conflict",
+                "tokens cannot be revoked here: REVOCATION is false",
+            ));
+        }
+        if !identity.is_service_of_all() {
+            let fault = "this needs a token with role `service` and `admin` on `*`";
+            return Err(self.reject("auth", "", Fault::forbidden(fault)));
+        }
+        let body = self.body().await;
+        let (whose, until) = body
+            .and_then(|body| super::revoke::parse(&body, self.now))
+            .map_err(|fault| self.reject("malformed", "", fault))?;
+        let revocation = revoke(self.env, &self.config.revoked, whose, until).await?;
+        let entry = Entry::info("revoke").with("by", identity.user);
+        let (entry, mut answer) = match revocation.whose {
+            Whose::User(user) => (entry.user(&user), json!({ "userId": user })),
+            Whose::Jti(jti) => (entry.with("jti", jti.as_str()), json!({ "jti": jti })),
+        };
+        self.log(entry);
+        answer["revokedAt"] = revocation.at.into();
+        answer["until"] = revocation.until.into();
+        answer_json(200, answer.to_string().into_bytes())
+    }
+
     async fn publish(mut self) -> Handled {
-        let identity = self.identity("")?;
+        let identity = self.identity("").await?;
         if !identity.service {
             let fault = Fault::forbidden("this needs a token with role `service`");
             return Err(self.reject("auth", "", fault));

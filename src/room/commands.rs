@@ -5,7 +5,7 @@ use super::limits::{Kind, Verdict};
 use super::log::Range;
 use super::tick::Except;
 use super::{ConnId, Output, Room};
-use crate::auth::Rights;
+use crate::auth::{self, Rights};
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
 use crate::name::UserId;
@@ -212,6 +212,16 @@ impl Room {
             }
             Command::Refresh { token } => {
                 self.take(conn, Kind::Request, now)?;
+                if !auth::is_ready(&self.config, &token, now) {
+                    let this = self.conn(conn).ok_or_else(Fault::internal)?;
+                    let connection = this.id.clone();
+                    out.push(Output::Prepare {
+                        connection,
+                        id,
+                        token,
+                    });
+                    return Ok(Answer::Later);
+                }
                 self.refresh(conn, &token, now, out)
             }
         }
@@ -333,6 +343,34 @@ impl Room {
         Ok(Answer::Later)
     }
 
+    /// What [`Output::Prepare`] asked for is there, or could not be had
+    /// (`ready` is false). What the connection asked for meanwhile has been done.
+    pub fn prepared(
+        &mut self,
+        connection: &str,
+        id: Option<u32>,
+        token: &str,
+        ready: bool,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let conn = (0..self.conns.len())
+            .find(|conn| self.conn(*conn).is_some_and(|conn| conn.id == connection));
+        // It may have gone meanwhile.
+        let Some(conn) = conn else {
+            return;
+        };
+        let done = match ready {
+            true => self.refresh(conn, token, now, out),
+            false => Err(Fault::internal()),
+        };
+        match (done, id) {
+            (Ok(Answer::Now(data)), Some(id)) => self.tick.tell(conn, &native::ack(id, &data)),
+            (Ok(_), _) => {}
+            (Err(fault), id) => self.tick.tell(conn, &native::fault(id, &fault)),
+        }
+    }
+
     pub(super) fn refresh(
         &mut self,
         conn: ConnId,
@@ -340,7 +378,7 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Result<Answer> {
-        let identity = crate::auth::verify(&self.config, token, now)?;
+        let identity = auth::verify(&self.config, token, now)?;
         let rights = identity.rights(&self.name);
         let this = self.conn_mut(conn).ok_or_else(Fault::internal)?;
         if identity.user != *this.user || !rights.has(Rights::READ) {
@@ -350,6 +388,7 @@ impl Room {
             self.close(conn, Close::Forbidden, now, out);
             return Ok(Answer::Later);
         }
+        this.token = identity.token;
         let expiry = identity.expires;
         self.refreshed(conn, rights, expiry, out);
         Ok(Answer::Now(format!(

@@ -30,6 +30,10 @@ impl Room {
                 .map_err(|wait| Fault::rate_limited("connects from this address", wait))?;
         }
         let user = hello.user.as_str();
+        // The Worker that let it through may not have heard of it yet.
+        if self.config.revoked.covers(user, &hello.token, now) {
+            return Err(Fault::unauthorized("the token was revoked"));
+        }
         if self.roster.sockets(user).count() >= self.config.room.max_connections_per_user {
             return Err(Fault::rate_limited("connections of this user", 1_000));
         }
@@ -70,6 +74,7 @@ impl Room {
             joined: false,
             from: 0,
             remote: greeting != Greeting::Connected,
+            token: hello.token,
         };
         let conn = self.place(Conn::new(attachment, &self.config.room, now), now);
         let start = self.join(conn, &hello.position, now, out);
@@ -194,6 +199,30 @@ impl Room {
             out.push(Output::Close { conn, why });
             self.disconnect(conn, why.code(), now, out);
         }
+    }
+
+    /// Closes the room's own sockets whose token was revoked; those at gateways
+    /// are theirs to close. Whether any are left.
+    pub fn enforce(&mut self, now: Millis, out: &mut Vec<Output>) -> bool {
+        let own: Vec<ConnId> = (0..self.conns.len())
+            .filter(|conn| self.conn(*conn).is_some_and(|conn| !conn.remote))
+            .collect();
+        let mut left = false;
+        for conn in own {
+            let revoked = self.conn(conn).filter(|this| {
+                let revoked = &self.config.revoked;
+                revoked.covers(&this.user, &this.token, now)
+            });
+            match revoked {
+                Some(this) => {
+                    let entry = Entry::info("revoke").user(&this.user);
+                    out.push(Output::Log(entry.connection(&this.id)));
+                    self.close(conn, Close::Revoked, now, out);
+                }
+                None => left = true,
+            }
+        }
+        left
     }
 
     /// Something was written to a socket. `true` when so much was written since

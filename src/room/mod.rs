@@ -28,7 +28,7 @@ pub use connections::Limits;
 pub use member::Member;
 pub use output::{CallId, Change, ConnId, Custom, Delivery, Output};
 
-use crate::auth::Rights;
+use crate::auth::{Rights, TokenId};
 use crate::config::{Config, RoomConfig};
 use crate::fault::{Fault, Result};
 use crate::name::UserId;
@@ -72,6 +72,8 @@ pub struct Attachment {
     /// Its socket is at a gateway, not the room's own.
     #[serde(default)]
     pub remote: bool,
+    #[serde(default)]
+    pub token: TokenId,
 }
 
 /// Somebody at the door, already authenticated.
@@ -88,6 +90,8 @@ pub struct Hello {
     pub position: Position,
     #[serde(default)]
     pub status: Status,
+    #[serde(default)]
+    pub token: TokenId,
 }
 
 /// One socket.
@@ -105,6 +109,8 @@ struct Conn {
     from: u64,
     /// Its socket is at a gateway: it is in the room only while it is joined.
     remote: bool,
+    /// By what its token is known when that is revoked.
+    token: TokenId,
     allowance: Allowance,
     reader: Reader,
 }
@@ -121,6 +127,7 @@ impl Conn {
             live_from: 0,
             from: attachment.from,
             remote: attachment.remote,
+            token: attachment.token,
             allowance: Allowance::full(config, now),
             reader: Reader::new(now),
         }
@@ -255,6 +262,7 @@ impl Room {
             joined: conn.joined,
             from: conn.from,
             remote: conn.remote,
+            token: conn.token.clone(),
         })
     }
 

@@ -65,6 +65,13 @@ pub enum Output {
         call: CallId,
         answers: String,
     },
+    /// A `refreshToken` whose token can be judged only after something was
+    /// fetched; then [`super::Room::prepared`] is to be called.
+    Prepare {
+        connection: String,
+        id: Option<u32>,
+        token: String,
+    },
     Log(Entry),
 }
 

@@ -16,6 +16,7 @@ pub const PONG: &str = "pong";
 pub enum Close {
     Malformed,
     Expired,
+    Revoked,
     Forbidden,
     Kicked,
     TooLarge,
@@ -33,7 +34,7 @@ impl Close {
     pub fn code(self) -> u16 {
         match self {
             Close::Malformed => 4400,
-            Close::Expired => 4401,
+            Close::Expired | Close::Revoked => 4401,
             Close::Forbidden | Close::Kicked => 4403,
             Close::NoHandshake | Close::Ghost => 4408,
             Close::TooLarge => 4413,
@@ -49,6 +50,7 @@ impl Close {
         match self {
             Close::Malformed => "malformed frame",
             Close::Expired => "token expired",
+            Close::Revoked => "token revoked",
             Close::Forbidden => "forbidden",
             Close::Kicked => "kicked",
             Close::TooLarge => "frame too large",

@@ -927,3 +927,29 @@ async fn a_page_has_100_events_unless_told_otherwise() {
         .ok();
     assert_eq!(all["events"].as_array().map(Vec::len), Some(120));
 }
+
+#[tokio::test]
+async fn the_description_of_the_api_is_open_to_all_even_without_a_key() {
+    let server = Server::start(&[("JWT_SECRET", "")]);
+    let answer = server.request("GET", "/openapi.json", None, None).await;
+    assert_eq!(answer.header("content-type"), "application/json");
+    let api = answer.ok();
+    assert!(
+        api["openapi"]
+            .as_str()
+            .expect("a version")
+            .starts_with("3.1")
+    );
+    let health = server.request("GET", "/healthz", None, None).await.ok();
+    assert_eq!(api["info"]["version"], health["version"]);
+    for path in [
+        "/publish",
+        "/revoke",
+        "/tickets",
+        "/rooms/{room}/members/{user}",
+    ] {
+        assert!(api["paths"][path].is_object(), "{path}");
+    }
+    let answer = server.request("POST", "/openapi.json", None, None).await;
+    answer.problem(405, "methodNotAllowed");
+}

@@ -15,9 +15,12 @@ mod framing;
 mod gateway;
 mod hibernation;
 mod http;
+mod keys;
 mod limits;
 mod presence;
 mod retention;
+mod revocation;
+mod tickets;
 
 /// A server with all settings at their defaults.
 static DEFAULT: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));

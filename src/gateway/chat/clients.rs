@@ -4,7 +4,7 @@ use super::{Chat, Client, ClientId, Framing, Phase, Slot};
 use crate::auth;
 use crate::eventlog::Entry;
 use crate::fault::Fault;
-use crate::gateway::{Door, Hub, Output, SessionId, SocketId};
+use crate::gateway::{Asked, Door, Hub, Output, SessionId, SocketId, Waiting};
 use crate::name::personal_room;
 use crate::room::link::Command as ToRoom;
 use crate::time::{Millis, rfc3339};
@@ -13,6 +13,17 @@ use crate::wire::command::Position;
 use crate::wire::native::Close;
 use crate::wire::object::TEXT;
 use serde_json::json;
+
+/// When a token is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judge {
+    /// Once all is there that it takes.
+    WhenReady,
+    /// By what there is.
+    Now,
+    /// What it takes cannot be had.
+    Never,
+}
 
 impl Chat {
     /// A native socket: the Worker has let in only who has a token.
@@ -27,6 +38,11 @@ impl Chat {
         let Some(identity) = door.identity else {
             return hub.close_socket(socket, Close::Expired);
         };
+        // The Worker that let it through may not have heard of it yet.
+        if identity.is_revoked(&hub.config.revoked, now) {
+            hub.log(Entry::reject("auth").user(&identity.user));
+            return hub.close_socket(socket, Close::Revoked);
+        }
         let key = self.add(Client::new(hub, id, Framing::Native(socket), identity, now));
         self.expect(now + hub.config.room.ghost_timeout);
         self.welcome(hub, key, now);
@@ -38,7 +54,8 @@ impl Chat {
         hub: &mut Hub,
         session: SessionId,
         nsp: String,
-        auth: &str,
+        given: &str,
+        judge: Judge,
         now: Millis,
     ) {
         let refuse = |hub: &mut Hub, message: &str, data: Option<&Fault>| {
@@ -62,18 +79,40 @@ impl Chat {
         if self.by_nsp.contains_key(&(session, nsp.clone())) {
             return;
         }
-        let auth = Object::parse(auth, "`auth`").unwrap_or_default();
-        let text = |name| auth.get(name, TEXT).ok().flatten();
+        let shown = Object::parse(given, "`auth`").unwrap_or_default();
+        let text = |name| shown.get(name, TEXT).ok().flatten();
         let identity = match (door.identity, door.fault) {
             (Some(identity), _) => Ok(identity),
             (None, Some(fault)) => Err(fault),
-            (None, None) => auth::token::require(text("token").as_deref())
-                .and_then(|token| auth::verify(&hub.config, token, now)),
+            (None, None) => {
+                let token = text("token");
+                match (auth::token::require(token.as_deref()), judge) {
+                    (Err(fault), _) => Err(fault),
+                    (Ok(_), Judge::Never) => Err(Fault::internal()),
+                    (Ok(token), Judge::WhenReady) if !auth::is_ready(&hub.config, token, now) => {
+                        let Some(sid) = hub.sid(session) else {
+                            return;
+                        };
+                        return hub.push(Output::Prepare(Waiting {
+                            token: token.to_owned(),
+                            asked: Asked::Connect {
+                                sid,
+                                nsp,
+                                auth: given.to_owned(),
+                            },
+                        }));
+                    }
+                    (Ok(token), _) => auth::verify(&hub.config, token, now),
+                }
+            }
         };
         // The token of the request may have expired since.
         let identity = identity.and_then(|identity| {
             if identity.expires <= now {
                 return Err(Fault::unauthorized("the token has expired"));
+            }
+            if identity.is_revoked(&hub.config.revoked, now) {
+                return Err(Fault::unauthorized("the token was revoked"));
             }
             Ok(identity)
         });
@@ -210,7 +249,10 @@ impl Chat {
             // Told to go, a Socket.IO client does not come back by itself; it
             // does after a plain close.
             Framing::SocketIo { session, nsp }
-                if matches!(why, Close::Expired | Close::Kicked | Close::Forbidden) =>
+                if matches!(
+                    why,
+                    Close::Expired | Close::Revoked | Close::Kicked | Close::Forbidden
+                ) =>
             {
                 hub.expel(session, &nsp, why);
                 self.gone(hub, key, why.code(), false);

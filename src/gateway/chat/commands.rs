@@ -1,10 +1,11 @@
 //! What clients ask for.
 
+use super::clients::Judge;
 use super::{Chat, ClientId, Slot, State};
 use crate::auth::{self, Rights};
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
-use crate::gateway::{Frame, Hub, line};
+use crate::gateway::{Asked, Frame, Hub, Output, Waiting, line};
 use crate::name::personal_room;
 use crate::room::limits::{Kind, Verdict};
 use crate::room::link::Command as ToRoom;
@@ -304,6 +305,51 @@ impl Chat {
         client
             .allowance
             .take(Kind::Request, &hub.config.room, now)?;
+        if !auth::is_ready(&hub.config, token, now) {
+            let connection = client.id.clone();
+            hub.push(Output::Prepare(Waiting {
+                token: token.to_owned(),
+                asked: Asked::Refresh { connection, id },
+            }));
+            return Ok(());
+        }
+        self.refresh_now(hub, key, id, token, now)
+    }
+
+    /// What waited for its token to be judged.
+    pub(super) fn go_on(&mut self, hub: &mut Hub, waiting: Waiting, ready: bool, now: Millis) {
+        let Waiting { token, asked } = waiting;
+        match asked {
+            Asked::Refresh { connection, id } => {
+                let Some(key) = self.by_id.get(&connection).copied() else {
+                    return;
+                };
+                let done = match ready {
+                    true => self.refresh_now(hub, key, id, &token, now),
+                    false => Err(Fault::internal()),
+                };
+                if let Err(fault) = done {
+                    self.tell(hub, key, &native::fault(id, &fault));
+                }
+            }
+            Asked::Connect { sid, nsp, auth } => {
+                if let Some(session) = hub.session_of(&sid) {
+                    let judge = if ready { Judge::Now } else { Judge::Never };
+                    self.connect(hub, session, nsp, &auth, judge, now);
+                }
+            }
+        }
+    }
+
+    fn refresh_now(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        id: Option<u32>,
+        token: &str,
+        now: Millis,
+    ) -> Result<()> {
+        let client = self.client_mut(key).ok_or_else(Fault::internal)?;
         let identity = auth::verify(&hub.config, token, now)?;
         if identity.user != client.identity.user {
             hub.log(client.entry(Entry::reject("auth")));

@@ -8,7 +8,7 @@ mod commands;
 mod delivery;
 mod recovery;
 
-use super::{App, Heard, Hub, Output, SessionId, SocketId, Up, line, offset, seat};
+use super::{App, Heard, Hub, Output, SessionId, SocketId, Up, Waiting, line, offset, seat};
 use crate::auth::{Identity, Rights};
 use crate::eventlog::Entry;
 use crate::fault::Fault;
@@ -144,7 +144,9 @@ impl App for Chat {
                     self.gone(hub, key, code, false);
                 }
             }
-            Up::Connect { session, nsp, auth } => self.connect(hub, session, nsp, &auth, now),
+            Up::Connect { session, nsp, auth } => {
+                self.connect(hub, session, nsp, &auth, clients::Judge::WhenReady, now);
+            }
             Up::Event {
                 session,
                 nsp,
@@ -279,6 +281,22 @@ impl App for Chat {
         self.deliver(hub, push, texts, now)
     }
 
+    fn prepared(&mut self, hub: &mut Hub, waiting: Waiting, ready: bool, now: Millis) {
+        self.go_on(hub, waiting, ready, now);
+    }
+
+    fn enforce(&mut self, hub: &mut Hub, now: Millis) {
+        for key in 0..self.clients.len() {
+            let revoked = self
+                .client(key)
+                .filter(|client| client.identity.is_revoked(&hub.config.revoked, now));
+            if let Some(client) = revoked {
+                hub.log(client.entry(Entry::info("revoke")));
+                self.close(hub, key, Close::Revoked);
+            }
+        }
+    }
+
     fn found(&mut self, hub: &mut Hub, key: ClientId, record: Option<String>, now: Millis) {
         self.come_back(hub, key, record, now);
     }
@@ -367,6 +385,7 @@ impl Client {
             address: None,
             position,
             status: self.status,
+            token: self.identity.token.clone(),
         }
     }
 

@@ -1,0 +1,184 @@
+//! Tokens that are revoked: what is open is closed, what comes is refused.
+
+use super::keys::socketio_connect;
+use super::{DEFAULT, token};
+use roomcast_harness::{Answer, Client, SECRET, Server, Token, now};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// What is revoked closes what is open within this; it mostly takes milliseconds.
+const PROMPT: Duration = Duration::from_secs(5);
+
+/// A service that may revoke.
+fn admin() -> String {
+    Token::service("backend")
+        .claim("rooms", json!({ "*": ["admin"] }))
+        .sign(SECRET)
+}
+
+/// A token that says when it was issued, in seconds from now.
+fn issued(user: &str, at: i64) -> Token {
+    Token::user(user).claim("iat", now() + at)
+}
+
+async fn revoke(server: &Server, body: Value) -> Value {
+    server.post("/revoke", &admin(), body).await.ok()
+}
+
+async fn knock(server: &Server, token: &str) -> Answer {
+    let path = format!("/rooms/revoked/ws?token={token}");
+    server.knock(&path, &[]).await
+}
+
+async fn gateway(server: &Server, token: &str) -> Client {
+    Client::open(server, &format!("/ws?token={token}"), &[])
+        .await
+        .expect("the gateway lets in")
+}
+
+async fn closed_promptly(client: &mut Client, code: u16) {
+    let began = Instant::now();
+    assert_eq!(client.closed().await, code);
+    assert!(began.elapsed() < PROMPT, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn revoking_a_user_closes_what_is_open_and_refuses_what_comes() {
+    let old = issued("rita", -10).sign(SECRET);
+    let mut here = Client::join(&DEFAULT, "revoked", &old).await;
+    let mut there = Client::join(&DEFAULT, "revoked-2", &old).await;
+    let mut many = gateway(&DEFAULT, &old).await;
+    let mut bob = Client::join(&DEFAULT, "revoked", &token("bob")).await;
+    let mut other = gateway(&DEFAULT, &token("bob")).await;
+    let answer = revoke(&DEFAULT, json!({ "userId": "rita" })).await;
+    assert_eq!(answer["userId"], "rita");
+    let until = answer["until"].as_i64().expect("a time");
+    let days = (until - now()) / (24 * 60 * 60);
+    assert!((399..=400).contains(&days), "{answer}");
+    for client in [&mut here, &mut there, &mut many] {
+        closed_promptly(client, 4401).await;
+    }
+    knock(&DEFAULT, &old).await.problem(401, "unauthorized");
+    DEFAULT
+        .knock(&format!("/ws?token={old}"), &[])
+        .await
+        .problem(401, "unauthorized");
+    DEFAULT
+        .get("/rooms/revoked/messages", &old)
+        .await
+        .problem(401, "unauthorized");
+    // One that does not say when it was issued, neither.
+    knock(&DEFAULT, &token("rita"))
+        .await
+        .problem(401, "unauthorized");
+    let refused = socketio_connect(&DEFAULT, "", json!({ "token": old })).await;
+    assert!(refused.contains("unauthorized"), "{refused}");
+    let query = format!("&token={old}");
+    let refused = socketio_connect(&DEFAULT, &query, json!({})).await;
+    assert!(refused.contains("unauthorized"), "{refused}");
+    // A token of afterwards is as good as any.
+    let new = issued("rita", 1).sign(SECRET);
+    let mut here = Client::join(&DEFAULT, "revoked", &new).await;
+    let mut many = gateway(&DEFAULT, &new).await;
+    for client in [&mut here, &mut many] {
+        let answer = client
+            .request("refreshToken", json!({ "token": old }))
+            .await;
+        assert_eq!(answer.expect_err("revoked")["code"], "unauthorized");
+    }
+    // Others are not concerned.
+    bob.say("still here").await;
+    let status = json!({ "status": "busy" });
+    other.request("setPresence", status).await.expect("as well");
+    let line = DEFAULT
+        .wait_for_log("the revocation", |line| {
+            line["event"] == "revoke" && line["by"] == "backend" && line["userId"] == "rita"
+        })
+        .await;
+    assert!(!line.to_string().contains(&old));
+}
+
+#[tokio::test]
+async fn revoking_a_jti_ends_that_token_alone() {
+    let with = |jti: &str| issued("jane", -10).claim("jti", jti).sign(SECRET);
+    let mut one = Client::join(&DEFAULT, "revoked-jti", &with("one")).await;
+    let mut many = gateway(&DEFAULT, &with("one")).await;
+    let mut two = Client::join(&DEFAULT, "revoked-jti", &with("two")).await;
+    let answer = revoke(&DEFAULT, json!({ "jti": "one", "until": now() + 600 })).await;
+    assert_eq!(answer["jti"], "one");
+    closed_promptly(&mut one, 4401).await;
+    closed_promptly(&mut many, 4401).await;
+    knock(&DEFAULT, &with("one"))
+        .await
+        .problem(401, "unauthorized");
+    two.say("another token").await;
+    // What a socket has is its newest token.
+    let answer = two
+        .request("refreshToken", json!({ "token": with("three") }))
+        .await;
+    answer.expect("taken");
+    revoke(&DEFAULT, json!({ "jti": "two" })).await;
+    two.say("still here").await;
+    revoke(&DEFAULT, json!({ "jti": "three" })).await;
+    closed_promptly(&mut two, 4401).await;
+}
+
+#[tokio::test]
+async fn a_revocation_lasts_until_the_time_it_says() {
+    let old = issued("tom", -10).sign(SECRET);
+    revoke(&DEFAULT, json!({ "userId": "tom", "until": now() + 2 })).await;
+    knock(&DEFAULT, &old).await.problem(401, "unauthorized");
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    Client::join(&DEFAULT, "revoked", &old).await;
+}
+
+#[tokio::test]
+async fn only_a_service_of_all_rooms_may_revoke() {
+    let with = |rooms: Value| Token::service("s").claim("rooms", rooms).sign(SECRET);
+    let body = || json!({ "userId": "nobody" });
+    for token in [
+        token("alice"),
+        Token::user("alice")
+            .claim("rooms", json!({ "*": ["admin"] }))
+            .sign(SECRET),
+        with(json!(["*"])),
+        with(json!({ "team-*": ["admin"] })),
+        with(json!({ "*": ["admin"], "secret": ["read"] })),
+        Token::service("backend").sign(SECRET),
+    ] {
+        let answer = DEFAULT.post("/revoke", &token, body()).await;
+        answer.problem(403, "forbidden");
+    }
+    let answer = DEFAULT.request("POST", "/revoke", None, None).await;
+    answer.problem(401, "unauthorized");
+    for (body, field) in [
+        (json!({}), "userId"),
+        (json!({ "userId": "a", "jti": "b" }), "userId"),
+        (json!({ "userId": "a", "until": 5 }), "until"),
+        (json!({ "jti": 5 }), "jti"),
+    ] {
+        let answer = DEFAULT.post("/revoke", &admin(), body).await;
+        answer.problem(400, "badRequest");
+        assert_eq!(answer.json["field"], field);
+    }
+    let off = Server::start(&[("REVOCATION", "false")]);
+    let answer = off.post("/revoke", &admin(), body()).await;
+    answer.problem(409, "conflict");
+    Client::join(&off, "revoked", &token("alice")).await;
+}
+
+#[tokio::test]
+async fn a_revocation_survives_a_crash_and_reaches_sockets_that_slept() {
+    let mut server = Server::start(&[]);
+    let old = issued("cleo", -10).sign(SECRET);
+    let mut asleep = Client::join(&server, "asleep", &old).await;
+    let mut gateway = gateway(&server, &old).await;
+    // Both objects hibernate after 10 s.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    revoke(&server, json!({ "userId": "cleo" })).await;
+    closed_promptly(&mut asleep, 4401).await;
+    closed_promptly(&mut gateway, 4401).await;
+    server.kill();
+    server.restart();
+    knock(&server, &old).await.problem(401, "unauthorized");
+}
