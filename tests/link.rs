@@ -1,6 +1,7 @@
 //! The link between a room and a gateway, natively: deliveries that are missed
 //! or come twice.
 
+use roomcast::auth::revoked::{Revocation, Whose};
 use roomcast::auth::{self, Identity};
 use roomcast::config::Config;
 use roomcast::gateway::chat::Chat;
@@ -221,4 +222,71 @@ fn who_is_behind_or_lost_joins_again_from_where_it_stood() {
         assert!(bench.push(vec![(item, "")]).is_empty());
         assert_eq!(bench.asks_again(), Some(3));
     }
+}
+
+/// A token that cannot be judged yet, for the list of what was revoked is not
+/// there, is asked for by an output; what comes meanwhile is served.
+#[test]
+fn a_refresh_waits_for_what_its_token_takes_and_nothing_else_does() {
+    let mut bench = Bench::new();
+    let socket = 0;
+    let frame = |bench: &mut Bench, text: String| {
+        let hub = &mut bench.gateway.hub;
+        hub.frame(socket, roomcast::gateway::Frame::Text(text), NOW);
+        bench.gateway.settle(NOW)
+    };
+    let answers = |out: &[Output], part: &str| {
+        out.iter().any(|output| match output {
+            Output::Send {
+                frame: roomcast::gateway::Frame::Text(text),
+                ..
+            }
+            | Output::Broadcast { text, .. } => text.contains(part),
+            _ => false,
+        })
+    };
+    let token = Token::user("alice").ttl(2_000_000_000).sign(SECRET);
+    let refresh = format!(r#"{{"event":"refreshToken","data":{{"token":"{token}"}},"id":7}}"#);
+    for ready in [false, true] {
+        let out = frame(&mut bench, refresh.clone());
+        assert!(!answers(&out, r#""ack":7"#), "{out:?}");
+        let waiting = out.into_iter().find_map(|output| match output {
+            Output::Prepare(waiting) => Some(waiting),
+            _ => None,
+        });
+        let waiting = waiting.expect("asks for what it takes");
+        assert_eq!(waiting.token, token);
+        let presence = r#"{"event":"setPresence","data":{"status":"away"},"id":8}"#;
+        let out = frame(&mut bench, presence.to_owned());
+        assert!(answers(&out, r#""ack":8"#), "{out:?}");
+        let gateway = &mut bench.gateway;
+        gateway
+            .app
+            .prepared(&mut gateway.hub, waiting.clone(), ready, NOW);
+        let out = gateway.settle(NOW);
+        let expected = if ready { "expiresAt" } else { "internal" };
+        assert!(answers(&out, expected), "{out:?}");
+        // Somebody who has gone meanwhile gets no answer, nor who came after.
+        let mut gone = waiting;
+        if let roomcast::gateway::Asked::Refresh { connection, .. } = &mut gone.asked {
+            *connection = "somebody else".into();
+        }
+        gateway.app.prepared(&mut gateway.hub, gone, true, NOW);
+        assert!(gateway.settle(NOW).is_empty());
+    }
+    // What was told of revocations closes what it concerns.
+    let gateway = &mut bench.gateway;
+    let revoked = Revocation {
+        n: 1,
+        whose: Whose::User("alice".into()),
+        at: NOW / 1_000,
+        until: NOW / 1_000 + 60,
+    };
+    gateway.hub.config.revoked.learn(&[revoked]);
+    gateway.app.enforce(&mut gateway.hub, NOW);
+    let closed = gateway.settle(NOW);
+    let closed = closed
+        .iter()
+        .any(|output| matches!(output, Output::Close { code: 4401, .. }));
+    assert!(closed);
 }
