@@ -61,10 +61,10 @@ struct RunOptions {
     /// How long each measurement of throughput takes, after a warm-up.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Only scenarios with this in their name, such as `100×16`, `connects` or `gateway`
+    /// Only scenarios with one of these in their names: `--only 100x16,connects`
     /// (an `x` will do for the `×`).
-    #[arg(long)]
-    only: Option<String>,
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Only peers with one of these in their names, `room` being roomcast without
     /// a gateway: `--peer bare,room`.
     #[arg(long, value_delimiter = ',')]
@@ -123,14 +123,14 @@ async fn run(options: RunOptions) -> Result<(), String> {
                 .collect(),
         }
     };
-    let wanted = options.only.as_ref().map(|only| only.replace('x', "×"));
+    let wanted = |scenario: &Scenario| {
+        let name = scenario.name();
+        let mut only = options.only.iter();
+        options.only.is_empty() || only.any(|part| name.contains(&part.replace('x', "×")))
+    };
     let scenarios: Vec<Scenario> = SCENARIOS
         .into_iter()
-        .filter(|scenario| {
-            wanted
-                .as_ref()
-                .is_none_or(|only| scenario.name().contains(only))
-        })
+        .filter(wanted)
         .collect();
     if scenarios.is_empty() {
         return Err("nothing is left to measure".to_owned());
@@ -205,11 +205,12 @@ async fn run(options: RunOptions) -> Result<(), String> {
             }
         }
         report.entries.extend(entries);
+        // A run takes long and may be cut short.
+        save(&options.json, &report)?;
     }
     if report.entries.is_empty() {
         return Err("nothing was left to measure".to_owned());
     }
-    save(&options.json, &report)?;
     println!("{}", report.markdown());
     let path = options.json.canonicalize().unwrap_or(options.json);
     eprintln!("figures: {}", path.display());
