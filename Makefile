@@ -12,7 +12,7 @@ ROOMS ?=
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export WRANGLER_SEND_METRICS = false
 
-.PHONY: help dev test conformance token build lint bench replay deploy clean
+.PHONY: help dev test conformance token build lint bench replay chaos deploy clean
 
 help:
 	@echo "make dev      serve on http://localhost:8787 (PORT=)"
@@ -23,6 +23,7 @@ help:
 	@echo "make lint     formatting and clippy"
 	@echo "make bench    against other ways to do the same, in one run"
 	@echo "make replay   a chat log through real rooms, checked at the end"
+	@echo "make chaos    kill, cut off, put to sleep; then check that nothing is lost (ROUNDS=)"
 	@echo "make deploy   to Cloudflare (npx wrangler deploy)"
 	@echo "make clean    forget what was built and stored here"
 
@@ -68,6 +69,13 @@ REPLAY ?= --max-speed
 
 replay: tools build
 	cargo run --release -p roomcast-bench -- replay $(REPLAY)
+
+# `make chaos ROUNDS=200`; with SEED= the same faults again.
+ROUNDS ?= 10
+SEED ?=
+
+chaos: tools build
+	cargo run --release -p roomcast-bench -- chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 deploy: tools
 	wrangler deploy

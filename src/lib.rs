@@ -17,6 +17,8 @@
 //! - `durable`: the Durable Object, its SQLite store, sockets, timers, alarms
 
 #![warn(unused_qualifications)]
+// The bindings that are generated for the Workers runtime need it, nobody else.
+#![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 pub mod auth;
 pub mod config;

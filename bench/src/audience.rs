@@ -68,7 +68,7 @@ async fn listen(
             _ = receipt.tick(), if receipts => {
                 if client.sequence.last() > told {
                     told = client.sequence.last();
-                    client.queue_receipt();
+                    client.queue_receipt(None);
                     client.socket.flush().await?;
                     tally.receipts.fetch_add(1, Relaxed);
                 }

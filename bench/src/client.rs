@@ -4,7 +4,7 @@
 use crate::check::{Line, Sequence};
 use crate::dialect::Dialect;
 use crate::socket::{Socket, SocketError};
-use crate::target::Target;
+use crate::target::{Site, Target};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::time::Duration;
 
@@ -70,6 +70,18 @@ impl Client {
         since: Option<u64>,
     ) -> Result<Self, String> {
         let (site, dialect) = (target.door(), target.peer.dialect());
+        Client::open(site, dialect, room, user, since, |_, _| {}).await
+    }
+
+    /// The same, for somebody who wants to see all that comes, from the first.
+    pub async fn open(
+        site: &Site,
+        dialect: Dialect,
+        room: &str,
+        user: &User,
+        since: Option<u64>,
+        mut each: impl FnMut(&Line, &[u8]),
+    ) -> Result<Self, String> {
         let path = dialect.path(room, since, &user.token);
         let socket = Socket::open(site.address, &site.host, &path, &user.token)
             .await
@@ -82,16 +94,15 @@ impl Client {
             unanswered: 0,
         };
         if dialect == Dialect::SocketIo {
-            client
-                .until(|line| (*line == Line::Open).then_some(()))
-                .await?;
+            let opened = |line: &Line| (*line == Line::Open).then_some(());
+            client.until(opened, &mut each).await?;
             client.say("40").await?;
         }
-        let connected = client.until(|line| match line {
+        let connected = |line: &Line| match line {
             Line::Connected { head } => Some(*head),
             _ => None,
-        });
-        let mut head = connected.await?;
+        };
+        let mut head = client.until(connected, &mut each).await?;
         if dialect != Dialect::Room {
             let place = match since {
                 Some(since) => format!(r#"{{"roomId":"{room}","since":{since}}}"#),
@@ -99,11 +110,11 @@ impl Client {
             };
             let join = dialect.command("joinRoom", &place, Some(JOIN));
             client.say(&join).await?;
-            let joined = client.until(|line| match line {
+            let joined = |line: &Line| match line {
                 Line::Ack { id: JOIN, seq } => Some(*seq),
                 _ => None,
-            });
-            head = Some(joined.await?);
+            };
+            head = Some(client.until(joined, &mut each).await?);
         }
         let head = head.ok_or("connected without seq")?;
         if since.is_none() {
@@ -114,17 +125,19 @@ impl Client {
         Ok(client)
     }
 
-    /// Reads until `found` has found something.
-    pub async fn until<T>(
+    /// Reads until `found` has found something; shows all to `each`.
+    async fn until<T>(
         &mut self,
         mut found: impl FnMut(&Line) -> Option<T>,
+        each: &mut impl FnMut(&Line, &[u8]),
     ) -> Result<T, Broken> {
         let mut result = None;
         loop {
-            self.read(|line| {
+            self.read_raw(|line, raw| {
                 if let Some(it) = found(line) {
                     result = Some(it);
                 }
+                each(line, raw);
             })
             .await?;
             if let Some(it) = result {
@@ -135,26 +148,25 @@ impl Client {
 
     /// Has a message to its room ready to be sent.
     pub fn queue_message(&mut self, id: u64) {
-        let room = self.field();
-        let data = format!(r#"{{{room}"content":"{CONTENT}"}}"#);
-        let message = self.dialect.command("sendMessage", &data, Some(id));
-        self.socket.queue(message.as_bytes());
+        let content = format!(r#""content":"{CONTENT}""#);
+        self.queue("sendMessage", &content, Some(id));
     }
 
     /// Has the receipt for all that it has seen ready to be sent.
-    pub fn queue_receipt(&mut self) {
-        let (room, seq) = (self.field(), self.sequence.last());
-        let data = format!(r#"{{{room}"seq":{seq}}}"#);
-        let receipt = self.dialect.command("messageDelivered", &data, None);
-        self.socket.queue(receipt.as_bytes());
+    pub fn queue_receipt(&mut self, id: Option<u64>) {
+        let seq = format!(r#""seq":{}"#, self.sequence.last());
+        self.queue("messageDelivered", &seq, id);
     }
 
-    /// Which room is meant, for a socket that could be in several.
-    fn field(&self) -> String {
-        match self.dialect {
-            Dialect::Room => String::new(),
-            _ => format!(r#""roomId":"{}","#, self.room),
-        }
+    /// Has a command to its room ready to be sent; `fields` are those of its data.
+    pub fn queue(&mut self, event: &str, fields: &str, id: Option<u64>) {
+        let data = match self.dialect {
+            Dialect::Room => format!("{{{fields}}}"),
+            // It could be in several.
+            _ => format!(r#"{{"roomId":"{}",{fields}}}"#, self.room),
+        };
+        let command = self.dialect.command(event, &data, id);
+        self.socket.queue(command.as_bytes());
     }
 
     /// Sends one frame.
@@ -166,6 +178,11 @@ impl Client {
     /// Waits for something to arrive unless something is there already, checks
     /// it, and shows it to `each`. Cancel safe.
     pub async fn read(&mut self, mut each: impl FnMut(&Line)) -> Result<(), Broken> {
+        self.read_raw(|line, _| each(line)).await
+    }
+
+    /// The same; `each` is also given the line as it is written.
+    pub async fn read_raw(&mut self, mut each: impl FnMut(&Line, &[u8])) -> Result<(), Broken> {
         if !self.take(&mut each)? {
             self.socket.fill().await?;
             self.take(&mut each)?;
@@ -175,7 +192,7 @@ impl Client {
     }
 
     /// Looks at what has been read; whether there was anything.
-    fn take(&mut self, each: &mut impl FnMut(&Line)) -> Result<bool, Broken> {
+    fn take(&mut self, each: &mut impl FnMut(&Line, &[u8])) -> Result<bool, Broken> {
         let Client {
             socket,
             sequence,
@@ -187,9 +204,9 @@ impl Client {
         loop {
             let read = socket.next(|frame| {
                 *unanswered += frame.len();
-                dialect.read(frame, sequence, |line| {
+                dialect.read(frame, sequence, |line, raw| {
                     pinged |= *line == Line::Ping;
-                    each(line);
+                    each(line, raw);
                 })
             });
             match read? {

@@ -50,20 +50,20 @@ impl Dialect {
         }
     }
 
-    /// Checks what is in a frame, and shows it to `each`.
+    /// Checks what is in a frame, and shows it to `each`, also as it is written.
     pub fn read(
         self,
         frame: &[u8],
         sequence: &mut Sequence,
-        mut each: impl FnMut(&Line),
+        mut each: impl FnMut(&Line, &[u8]),
     ) -> Result<(), String> {
         match self {
             Dialect::Room | Dialect::Gateway => check::lines(frame, |line| {
-                each(&sequence.line(line)?);
+                each(&sequence.line(line)?, line);
                 Ok(())
             }),
             Dialect::SocketIo => {
-                each(&sequence.packet(frame)?);
+                each(&sequence.packet(frame)?, frame);
                 Ok(())
             }
         }

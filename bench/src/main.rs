@@ -1,5 +1,6 @@
-//! Measures roomcast against other ways to do the same (`run`), and replays a
-//! chat log through it (`replay`).
+//! Measures roomcast against other ways to do the same (`run`), replays a chat
+//! log through it (`replay`), and looks for what it loses when it is killed, cut
+//! off and put to sleep (`chaos`).
 //!
 //! | module | |
 //! | --- | --- |
@@ -13,8 +14,12 @@
 //! | `scenario` | what is measured and which figures it gives |
 //! | `report` | rounds to tables and a file |
 //! | `replay` | a chat log as input, compared with what comes out |
+//! | `chaos` | faults while users talk, and a judge |
+
+#![forbid(unsafe_code)]
 
 mod audience;
+mod chaos;
 mod check;
 mod client;
 mod dialect;
@@ -51,6 +56,9 @@ enum Command {
     Run(RunOptions),
     /// Plays a chat log through real sockets and compares what comes out.
     Replay(replay::Options),
+    /// Kills, cuts off and puts to sleep while users talk, and checks what they
+    /// were told.
+    Chaos(chaos::Options),
 }
 
 #[derive(Args)]
@@ -90,6 +98,7 @@ async fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(options) => run(options).await.map(|()| true),
         Command::Replay(options) => replay::run(options).await,
+        Command::Chaos(options) => chaos::run(options).await,
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -128,10 +137,7 @@ async fn run(options: RunOptions) -> Result<(), String> {
         let mut only = options.only.iter();
         options.only.is_empty() || only.any(|part| name.contains(&part.replace('x', "×")))
     };
-    let scenarios: Vec<Scenario> = SCENARIOS
-        .into_iter()
-        .filter(wanted)
-        .collect();
+    let scenarios: Vec<Scenario> = SCENARIOS.into_iter().filter(wanted).collect();
     if scenarios.is_empty() {
         return Err("nothing is left to measure".to_owned());
     }

@@ -124,7 +124,8 @@ impl Report {
             .collect()
     }
 
-    /// What the entries of one table measured, all together.
+    /// What the entries of one table measured, all together, as far as a table
+    /// has room for it.
     fn metrics_of(&self, table: &(&str, Vec<(Metric, Peer)>)) -> Vec<Metric> {
         let mut metrics = Vec::new();
         let entries = self.entries.iter().filter(|entry| {
@@ -136,6 +137,13 @@ impl Report {
                 metrics.push(metric);
             }
         }
+        // These are in the file.
+        let deliveries = metrics.contains(&Metric::Deliveries);
+        metrics.retain(|metric| match metric {
+            Metric::ServerCpu | Metric::GeneratorCpu => false,
+            Metric::Messages => !deliveries,
+            _ => true,
+        });
         metrics
     }
 

@@ -174,6 +174,12 @@ impl Site {
         self.ask(path, request).await
     }
 
+    /// The same, as it is written.
+    pub async fn get_text(&self, path: &str) -> Result<String, String> {
+        let request = self.http.get(format!("http://{}{path}", self.host));
+        self.ask_text(path, request).await
+    }
+
     /// `POST` of JSON, as a service; the same.
     pub async fn post(&self, path: &str, body: &str) -> Result<Value, String> {
         let request = self.http.post(format!("http://{}{path}", self.host));
@@ -182,6 +188,15 @@ impl Site {
     }
 
     async fn ask(&self, path: &str, request: reqwest::RequestBuilder) -> Result<Value, String> {
+        let body = self.ask_text(path, request).await?;
+        serde_json::from_str(&body).map_err(|error| format!("{path}: {error}"))
+    }
+
+    async fn ask_text(
+        &self,
+        path: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<String, String> {
         let request = request.bearer_auth(&self.service);
         let answer = request.send().await.map_err(|e| e.to_string())?;
         let status = answer.status();
@@ -189,7 +204,7 @@ impl Site {
         if !status.is_success() {
             return Err(format!("{path}: {status} {body}"));
         }
-        serde_json::from_str(&body).map_err(|error| format!("{path}: {error}"))
+        Ok(body)
     }
 }
 

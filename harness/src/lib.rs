@@ -4,6 +4,8 @@
 //!
 //! It panics where a test should fail, with what was seen so far.
 
+#![forbid(unsafe_code)]
+
 mod client;
 mod http;
 mod keys;

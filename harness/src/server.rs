@@ -171,6 +171,23 @@ impl Server {
         }
     }
 
+    /// As a deploy does: it is asked to end, which closes all sockets, and killed
+    /// if it takes too long for that.
+    pub fn stop(&mut self) {
+        let asked = Command::new("kill").arg(self.pid().to_string()).status();
+        assert!(
+            asked.is_ok_and(|status| status.success()),
+            "nothing to stop"
+        );
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while TcpStream::connect(self.address).is_ok() {
+            if Instant::now() > deadline {
+                return self.kill();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Starts again on the same storage and port, after [`Server::kill`] or
     /// with one.
     pub fn restart(&mut self) {

@@ -7,6 +7,7 @@
 use roomcast_harness::{Server, Token};
 use std::sync::LazyLock;
 
+mod attacks;
 mod auth;
 mod crash;
 mod delivery;

@@ -1,0 +1,142 @@
+//! Rows of the attack table (docs/security.md) that no promise of the contract
+//! has a test for by itself.
+
+use super::{DEFAULT, FAST, service, token};
+use roomcast_harness::{Client, SECRET, Server, Token};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_room_name_is_of_its_alphabet_however_it_is_written() {
+    let alice = token("alice");
+    let long = "r".repeat(129);
+    for name in [
+        // A slash, a line break, a zero, a space, nothing but a percent sign.
+        "..%2Fsecret",
+        "a%2fb",
+        "a%0Ab",
+        "a%00b",
+        "a%20b",
+        "a%",
+        "%252e",
+        // Look-alikes: Cyrillic a, fullwidth a, a zero-width joiner, NFD é.
+        "%D0%B0lice",
+        "%EF%BD%81lice",
+        "a%E2%80%8Dlice",
+        "e%CC%81",
+        // No UTF-8 at all.
+        "a%ff",
+        long.as_str(),
+    ] {
+        let path = format!("/rooms/{name}/ws?token={alice}");
+        DEFAULT.knock(&path, &[]).await.problem(400, "badRequest");
+        let answer = DEFAULT
+            .get(&format!("/rooms/{name}/members"), &service())
+            .await;
+        answer.problem(400, "badRequest");
+    }
+    let mut client = Client::join(&DEFAULT, "names", &alice).await;
+    for name in ["../secret", "a b", "а", "a\n", "", long.as_str()] {
+        let refused = client.request("joinRoom", json!(name)).await;
+        assert_eq!(refused.expect_err(name)["code"], "badRequest", "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_speaks_as_somebody_else() {
+    let mut bob = Client::join(&DEFAULT, "masks", &token("bob")).await;
+    let mut mallory = Client::join(&DEFAULT, "masks", &token("mallory")).await;
+    let forged = json!({
+        "content": "x", "senderId": "bob", "seq": 99, "timestamp": "1970-01-01T00:00:00.000Z",
+        "roomId": "masks", "userId": "bob",
+    });
+    let answer = mallory.request("sendMessage", forged).await.expect("sent");
+    let seen = bob.logged(1).await.remove(0);
+    assert_eq!(seen["data"]["senderId"], "mallory");
+    assert_eq!(seen["data"]["seq"], answer["seq"]);
+    assert_ne!(seen["data"]["timestamp"], "1970-01-01T00:00:00.000Z");
+    // A custom event has who sent it beside its data.
+    let forged = json!({ "event": "wave", "data": { "meta": { "senderId": "bob" } } });
+    mallory.request("emit", forged).await.expect("sent");
+    assert_eq!(bob.logged(1).await[0]["meta"]["senderId"], "mallory");
+    // A receipt is that of who gives it, whoever it names.
+    let receipt = json!({ "seq": 1, "userId": "bob" });
+    mallory
+        .request("messageRead", receipt)
+        .await
+        .expect("moved");
+    let members = DEFAULT.get("/rooms/masks/members", &service()).await.ok();
+    let read = |user: &str| {
+        let members = members.as_array().expect("a list");
+        let member = members.iter().find(|member| member["userId"] == user);
+        member.map(|member| member["read"].clone())
+    };
+    assert_eq!(
+        (read("bob"), read("mallory")),
+        (Some(json!(0)), Some(json!(1)))
+    );
+}
+
+#[tokio::test]
+async fn a_token_of_another_deployment_opens_nothing() {
+    let other = "the secret of another deployment, long enough";
+    let server = Server::start(&[("JWT_SECRET", other), ("JWT_ISSUER", "here")]);
+    for stranger in [
+        token("alice"),
+        Token::user("alice").claim("iss", "there").sign(other),
+        Token::user("alice").claim("iss", "here").sign(SECRET),
+    ] {
+        let path = format!("/rooms/r/ws?token={stranger}");
+        server.knock(&path, &[]).await.problem(401, "unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn internal_headers_from_outside_mean_nothing_on_any_route() {
+    let headers = [
+        ("x-roomcast-revoked", "1"),
+        ("x-roomcast-link", "1"),
+        ("x-roomcast-room", "forged"),
+        ("x-roomcast-hello", "{}"),
+        ("x-roomcast-find", "1"),
+        ("x-roomcast-gateway", "0"),
+        ("x-roomcast-door", "{}"),
+    ];
+    for path in ["/rooms/forged/messages", "/rooms/forged/presence", "/ws"] {
+        let answer = DEFAULT.knock(path, &headers).await;
+        answer.problem(401, "unauthorized");
+    }
+    // With a token they are passed over as well.
+    let path = format!("/rooms/forged-not/ws?token={}", token("alice"));
+    assert_eq!(DEFAULT.knock(&path, &headers).await.status, 101);
+    let members = DEFAULT.get("/rooms/forged/members", &service()).await.ok();
+    assert_eq!(members, json!([]));
+}
+
+#[tokio::test]
+async fn bombs_are_refused_and_the_room_goes_on() {
+    let mut bob = Client::join(&FAST, "bombs", &token("bob")).await;
+    let mut mallory = Client::join(&FAST, "bombs", &token("mallory")).await;
+    let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
+    let objects = format!("{}1{}", r#"{"a":"#.repeat(5_000), "}".repeat(5_000));
+    for data in [deep, objects] {
+        let frame = format!(r#"{{"event":"sendMessage","data":{{"content":{data}}},"id":1}}"#);
+        mallory.send_text(&frame).await;
+        let refused = mallory.answer(1).await.expect_err("too deep");
+        assert_eq!(refused["code"], "badRequest");
+    }
+    // Many commands in a frame that is not too large: each is answered.
+    let many = [r#"{"event":"messageRead","data":{"seq":0}}"#]
+        .repeat(1_000)
+        .join("\n");
+    mallory.send_text(&many).await;
+    bob.say("still here").await;
+    let wide: String = (0..4_000).map(|n| format!(r#""k{n}":{n},"#)).collect();
+    let wide = format!(r#"{{"event":"sendMessage","data":{{{wide}"content":"wide"}},"id":2}}"#);
+    mallory.send_text(&wide).await;
+    let answer: Result<Value, Value> = mallory.answer(2).await;
+    assert!(answer.is_ok(), "wide is not deep: {answer:?}");
+    // Longer than a frame may be.
+    mallory.send_text(&"x".repeat(70_000)).await;
+    assert_eq!(mallory.closed().await, 4413);
+    bob.say("and still").await;
+}
