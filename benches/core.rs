@@ -42,7 +42,7 @@ fn room() -> Room {
         bounds: Bounds::default(),
         members: Default::default(),
         journal: Vec::new(),
-        recent: Vec::new(),
+        recent: None,
     };
     Room::new("bench".into(), config, snapshot)
 }

@@ -119,6 +119,8 @@ fn config() -> Rc<Config> {
     let vars: HashMap<&str, String> = HashMap::from([
         ("JWT_SECRET", roomcast_harness::SECRET.to_owned()),
         ("RETENTION_EVENTS", RETENTION.to_string()),
+        // Longer than what is played: no send is new again.
+        ("DEDUPE_WINDOW", "1d".to_owned()),
         ("MESSAGES_BURST", "1000000".to_owned()),
         ("JOINS_BURST", "1000000".to_owned()),
         ("MAX_CONNECTIONS_PER_USER", "1000".to_owned()),
@@ -128,23 +130,19 @@ fn config() -> Rc<Config> {
 
 fn open(config: &Rc<Config>, disk: &Disk) -> Room {
     let mut bounds = Bounds::default();
-    if let (Some(first), Some(last)) = (disk.rows.first(), disk.rows.last()) {
-        bounds.head = last.last;
-        bounds.last_at = last.at;
-        bounds.trimmed = first.first - 1;
-        bounds.aged = bounds.trimmed;
-        bounds.oldest_at = Some(first.at);
+    for row in disk.rows.first().into_iter().chain(disk.rows.last()) {
+        bounds.extend(row.first, row.last, row.at);
     }
+    let rows = disk.rows.clone();
     let snapshot = Snapshot {
         epoch: "e".into(),
         bounds,
         members: disk.members.clone().into_iter().collect(),
         journal: disk.journal.clone(),
-        recent: disk
-            .rows
-            .iter()
-            .map(|row| (row.first, row.body.clone()))
-            .collect(),
+        recent: Some(Box::new(move |since| {
+            let rows = rows.iter().filter(|row| row.at >= since);
+            Ok(rows.map(|row| (row.first, row.body.clone())).collect())
+        })),
     };
     Room::new("r".into(), config.clone(), snapshot)
 }

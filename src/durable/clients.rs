@@ -25,16 +25,18 @@ pub struct Clients {
 impl Clients {
     /// Opens the storage of the gateway `name`, and says its name: without one,
     /// which a woken object may lack, it must be there.
-    pub fn open(storage: &worker::Storage, name: Option<String>) -> Result<(Self, String)> {
+    pub fn open(
+        storage: &worker::Storage,
+        name: impl FnOnce() -> Option<String>,
+    ) -> Result<(Self, String)> {
         let mut db = Db::open(storage, SCHEMA)?;
         let name = db.name("gateway", name)?;
         Ok((Clients { db }, name))
     }
 
     /// Whether the registry of revocations knows of this gateway.
-    pub fn registered(&self) -> Result<bool> {
-        let known = self.db.meta(REGISTERED_KEY)?;
-        Ok(known.is_some_and(|known| known == "true"))
+    pub fn registered(&self) -> bool {
+        self.db.meta(REGISTERED_KEY) == Some("true")
     }
 
     pub fn set_registered(&mut self, registered: bool) -> Result<()> {

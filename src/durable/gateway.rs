@@ -483,7 +483,7 @@ impl Object {
         let headers = [(ROOM_HEADER, room), (LINK_HEADER, "1")];
         let body = Some(serde_json::to_string(request)?.into());
         let response = runtime::call(&self.env, ROOMS, room, &headers, body).await?;
-        match response.status_code() {
+        match response.status() {
             200 => Ok(()),
             status => Err(Error::RustError(format!("a room answered {status}"))),
         }
@@ -502,9 +502,8 @@ impl Object {
         }
         let name = shard.to_string();
         let headers = [(GATEWAY_HEADER, name.as_str()), (FIND_HEADER, "1")];
-        let body = Some(serde_json::to_string(find)?.into());
-        let mut response = runtime::call(&self.env, GATEWAYS, &name, &headers, body).await?;
-        let record = response.text().await?;
+        let find = serde_json::to_string(find)?;
+        let (_, record) = runtime::ask(&self.env, GATEWAYS, &name, &headers, find).await?;
         Ok(Some(record).filter(|record| !record.is_empty()))
     }
 
@@ -532,7 +531,7 @@ impl Live {
         let began = now();
         let config =
             crate::http::serve::config(env).map_err(|error| Error::RustError(error.to_string()))?;
-        let (store, name) = Clients::open(&state.storage(), name.or(state.id().name()))?;
+        let (store, name) = Clients::open(&state.storage(), || name.or_else(|| state.id().name()))?;
         // Native clients ping by a text of their own; Engine.IO is pinged, and
         // where that is so often that a timer is needed, nothing is gained.
         let is_native = name.starts_with(NATIVE);
@@ -547,7 +546,7 @@ impl Live {
         }
         // What is known of revocations is lost with the isolate's memory: without
         // that the registry is asked again with the next who connects.
-        let registered = store.registered()? && config.revoked.is_known();
+        let registered = store.registered() && config.revoked.is_known();
         let mut live = Live {
             gateway: crate::gateway::Gateway {
                 hub,

@@ -18,7 +18,7 @@ pub use gateway::{DOOR_HEADER, GATEWAY_HEADER, NATIVE, Visit};
 pub use keys::prepare;
 pub use revocations::{catch_up, revoke};
 pub use room::{HELLO_HEADER, ROOM_HEADER};
-pub use runtime::{GATEWAYS, ROOMS, call, complain, fresh_id, now};
+pub use runtime::{GATEWAYS, ROOMS, call, complain, fresh_id, now, read};
 pub use tickets::{issue as issue_ticket, redeem as redeem_ticket};
 
 use crate::fault::Fault;

@@ -91,12 +91,10 @@ pub struct Told {
 pub const REGISTERED_KEY: &str = "registered";
 
 async fn ask<T: DeserializeOwned>(env: &Env, ask: &Ask) -> Result<T> {
-    let body = Some(serde_json::to_string(ask)?.into());
-    let mut response = runtime::call(env, REVOCATIONS, NAME, &[], body).await?;
-    let body = response.bytes().await?;
-    match response.status_code() {
-        200 => Ok(serde_json::from_slice(&body)?),
-        status => Err(Error::RustError(format!("the registry answered {status}"))),
+    let ask = serde_json::to_string(ask)?;
+    match runtime::ask(env, REVOCATIONS, NAME, &[], ask).await? {
+        (200, answer) => Ok(serde_json::from_str(&answer)?),
+        (status, _) => Err(Error::RustError(format!("the registry answered {status}"))),
     }
 }
 
@@ -112,16 +110,15 @@ pub async fn revoke(
         Fault::internal()
     };
     let ask = Ask::Revoke { whose, until };
-    let body = serde_json::to_string(&ask).map_err(|error| failed(error.into()))?;
-    let mut response = runtime::call(env, REVOCATIONS, NAME, &[], Some(body.into()))
+    let ask = serde_json::to_string(&ask).map_err(|error| failed(error.into()))?;
+    let (status, answer) = runtime::ask(env, REVOCATIONS, NAME, &[], ask)
         .await
         .map_err(failed)?;
-    let body = response.bytes().await.map_err(failed)?;
-    if response.status_code() != 200 {
-        return Err(serde_json::from_slice(&body).unwrap_or_else(|_| Fault::internal()));
+    if status != 200 {
+        return Err(serde_json::from_str(&answer).unwrap_or_else(|_| Fault::internal()));
     }
     let revocation: Revocation =
-        serde_json::from_slice(&body).map_err(|error| failed(error.into()))?;
+        serde_json::from_str(&answer).map_err(|error| failed(error.into()))?;
     revoked.learn(std::slice::from_ref(&revocation));
     Ok(revocation)
 }
@@ -270,11 +267,10 @@ impl Revocations {
             Place::Gateway(name) => (GATEWAYS, name, GATEWAY_HEADER),
         };
         let headers = [(header, name.as_str()), (REVOKED_HEADER, "1")];
-        let body = Some(serde_json::to_string(news)?.into());
-        let mut response = runtime::call(&self.env, binding, name, &headers, body).await?;
-        match response.status_code() {
-            200 => Ok(serde_json::from_slice(&response.bytes().await?)?),
-            status => Err(Error::RustError(format!("{key} answered {status}"))),
+        let news = serde_json::to_string(news)?;
+        match runtime::ask(&self.env, binding, name, &headers, news).await? {
+            (200, told) => Ok(serde_json::from_str(&told)?),
+            (status, _) => Err(Error::RustError(format!("{key} answered {status}"))),
         }
     }
 }
@@ -290,7 +286,7 @@ impl Live {
             .iter()
             .filter_map(|row| serde_json::from_str(&text(row, 0)).ok())
             .collect();
-        let head = db.meta("head")?.and_then(|head| head.parse().ok());
+        let head = db.meta("head").and_then(|head| head.parse().ok());
         Ok(Live {
             registry: Registry::recall(head.unwrap_or(0), list),
             db,

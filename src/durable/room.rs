@@ -155,8 +155,7 @@ impl Room {
         let room = headers.get(ROOM_HEADER)?;
         if let Some(hello) = headers.get(HELLO_HEADER)? {
             let hello: Hello = serde_json::from_str(&hello).map_err(Error::from)?;
-            let response = self.object.connect(room, hello)?;
-            return Ok(web_sys::Response::from(response).into());
+            return Ok(self.object.connect(room, hello)?.into());
         }
         let revoked = headers.has(REVOKED_HEADER)?;
         let of_gateway = headers.has(LINK_HEADER)?;
@@ -249,7 +248,7 @@ impl Object {
         Ok(done)
     }
 
-    fn connect(self: &Rc<Self>, name: Option<String>, hello: Hello) -> Result<Response> {
+    fn connect(self: &Rc<Self>, name: Option<String>, hello: Hello) -> Result<web_sys::Response> {
         let admitted = self.with(name, |live, state| {
             live.age();
             let now = now();
@@ -259,7 +258,7 @@ impl Object {
                         .user(&hello.user)
                         .with("code", fault.code.as_str()),
                 );
-                return super::refuse(&fault);
+                return Ok(super::refuse(&fault)?.into());
             }
             let pair = WebSocketPair::new()?;
             state
@@ -273,7 +272,7 @@ impl Object {
                 Peer::Socket(pair.server.as_ref().clone().unchecked_into()),
             );
             live.run(state, out);
-            Response::from_websocket(pair.client)
+            runtime::switch(pair.client.as_ref())
         })??;
         self.settle(false)?;
         Ok(admitted)
@@ -376,9 +375,9 @@ impl Object {
     async fn push_once(&self, gateway: &str, body: &JsString) -> Result<Pushed> {
         let headers = [(LINK_HEADER, gateway)];
         let body = Some(body.clone().into());
-        let mut response = runtime::call(&self.env, GATEWAYS, gateway, &headers, body).await?;
-        match response.status_code() {
-            200 => Ok(serde_json::from_slice(&response.bytes().await?)?),
+        let answer = runtime::call(&self.env, GATEWAYS, gateway, &headers, body).await?;
+        match answer.status() {
+            200 => Ok(serde_json::from_str(&runtime::read(&answer).await?.1)?),
             204 => Ok(Pushed::default()),
             status => Err(Error::RustError(format!("a gateway answered {status}"))),
         }
@@ -600,9 +599,9 @@ impl Live {
         let began = now();
         let config =
             crate::http::serve::config(env).map_err(|error| Error::RustError(error.to_string()))?;
-        let name = name.or_else(|| state.id().name());
+        let name = || name.or_else(|| state.id().name());
         let (store, name) = Store::open(&state.storage(), name, fresh_id)?;
-        let snapshot = store.load(&config.room, began)?;
+        let (snapshot, subscribers) = store.load()?;
         state.set_websocket_auto_response(&WebSocketRequestResponsePair::new(
             native::PING,
             native::PONG,
@@ -633,7 +632,7 @@ impl Live {
         // What is known of revocations is lost with the isolate's memory: without
         // that the registry is asked again with the next who connects.
         if live.config.revoked.is_known() {
-            live.registered = live.store.registered()?;
+            live.registered = live.store.registered();
         }
         for ws in state.get_websockets() {
             let socket: Socket = ws.as_ref().clone().unchecked_into();
@@ -649,7 +648,7 @@ impl Live {
                 None => runtime::close(&socket, Close::Failed.code(), Close::Failed.reason()),
             }
         }
-        for (gateway, json) in live.store.subscribers()? {
+        for (gateway, json) in subscribers {
             let Ok(attachment) = serde_json::from_str::<Attachment>(&json) else {
                 continue;
             };

@@ -4,10 +4,11 @@
 
 use crate::eventlog::Entry;
 use crate::time::Millis;
-use js_sys::{Array, JsString};
+use js_sys::{Array, JsString, Object, Promise, Reflect};
 use std::fmt::Display;
 use wasm_bindgen::prelude::*;
-use worker::{Env, Method, Request, RequestInit, Response, State, worker_sys};
+use worker::wasm_bindgen_futures::JsFuture;
+use worker::{Env, State, worker_sys};
 
 /// The bindings of wrangler.toml.
 pub const ROOMS: &str = "ROOMS";
@@ -51,6 +52,13 @@ extern "C" {
         socket: &Socket,
     ) -> Result<Option<js_sys::Date>, JsValue>;
 
+    /// Where requests to an object go in.
+    type Stub;
+
+    #[wasm_bindgen(method, catch)]
+    fn fetch(this: &Stub, url: &str, init: &web_sys::RequestInit) -> Result<Promise, JsValue>;
+
+    #[derive(Clone)]
     pub type Sql;
 
     #[wasm_bindgen(method, catch, variadic)]
@@ -82,11 +90,12 @@ extern "C" {
     fn to_array(this: &RawCursor) -> Result<Array, JsValue>;
 }
 
-impl Cursor {
+impl Sql {
     /// All rows, each a list of its columns. Read out at once: a cursor must
     /// not live past an await.
-    pub fn rows(&self) -> Result<Vec<Array>, JsValue> {
+    pub fn query(&self, query: &str, bindings: &[JsValue]) -> Result<Vec<Array>, JsValue> {
         Ok(self
+            .exec(&query.into(), &bindings.iter().collect())?
             .raw()?
             .to_array()?
             .iter()
@@ -129,23 +138,54 @@ pub fn spawn(state: &State, work: impl Future<Output = worker::Result<()>> + 'st
 
 /// A request to an object, with a body by POST. A request from outside never
 /// reaches an object as it is, so nobody else can set these headers.
+///
+/// Made and answered by the runtime's own objects: `worker` would make one more
+/// of each, which is felt when thousands connect.
 pub async fn call(
     env: &Env,
     binding: &str,
     name: &str,
     headers: &[(&str, &str)],
     body: Option<JsValue>,
-) -> worker::Result<Response> {
-    let mut init = RequestInit::new();
+) -> worker::Result<web_sys::Response> {
+    let init = web_sys::RequestInit::new();
+    let fields = Object::new();
     for (header, value) in headers {
-        init.headers.set(header, value)?;
+        Reflect::set(&fields, &(*header).into(), &(*value).into())?;
     }
-    if body.is_some() {
-        init.with_method(Method::Post).with_body(body);
+    init.set_headers(&fields);
+    if let Some(body) = body {
+        init.set_method("POST");
+        init.set_body(&body);
     }
-    let request = Request::new_with_init("https://object/", &init)?;
-    let object = env.durable_object(binding)?.get_by_name(name)?;
-    object.fetch_with_request(request).await
+    let object: Stub = env.durable_object(binding)?.get_by_name(name)?.into_rpc();
+    let answer = JsFuture::from(object.fetch("https://object/", &init)?).await?;
+    Ok(answer.unchecked_into())
+}
+
+/// The status and the text of what [`call`] is answered.
+pub async fn ask(
+    env: &Env,
+    binding: &str,
+    name: &str,
+    headers: &[(&str, &str)],
+    body: String,
+) -> worker::Result<(u16, String)> {
+    read(&call(env, binding, name, headers, Some(body.into())).await?).await
+}
+
+/// The status and the text of an answer.
+pub async fn read(answer: &web_sys::Response) -> worker::Result<(u16, String)> {
+    let text = JsFuture::from(answer.text()?).await?;
+    Ok((answer.status(), text.as_string().unwrap_or_default()))
+}
+
+/// The answer to who gets the other end of a socket.
+pub fn switch(socket: &web_sys::WebSocket) -> worker::Result<web_sys::Response> {
+    let init = web_sys::ResponseInit::new();
+    init.set_status(101);
+    Reflect::set(&init, &"webSocket".into(), socket)?;
+    Ok(web_sys::Response::new_with_opt_str_and_init(None, &init)?)
 }
 
 /// When the runtime last answered a ping of this socket by itself. A hint: the

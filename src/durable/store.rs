@@ -11,14 +11,14 @@
 //! Rows written are the dearest line of the bill, so they are counted.
 
 use super::revocations::REGISTERED_KEY;
+use super::runtime;
 use super::sql::{Db, js, number, text};
-use crate::config::RoomConfig;
 use crate::room::log::{Bounds, Page, Range, Row};
-use crate::room::{Change, Member, Snapshot};
+use crate::room::{Change, Member, Recent, Snapshot};
 use crate::time::Millis;
 use js_sys::JsString;
 use wasm_bindgen::JsCast;
-use worker::Result;
+use worker::{Error, Result};
 
 const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS log (
@@ -35,6 +35,9 @@ const SCHEMA: &[&str] = &[
 /// whole.
 const CHUNK: u32 = 256;
 
+/// A connection at a gateway: the gateway, and its attachment as JSON.
+type Subscriber = (String, String);
+
 pub struct Store {
     db: Db,
     append: JsString,
@@ -45,14 +48,14 @@ impl Store {
     /// Without a name, which a woken object may lack, it must be.
     pub fn open(
         storage: &worker::Storage,
-        name: Option<String>,
+        name: impl FnOnce() -> Option<String>,
         epoch: impl FnOnce() -> String,
     ) -> Result<(Self, String)> {
         let mut store = Store {
             db: Db::open(storage, SCHEMA)?,
             append: "INSERT INTO log (last, first, at, body) VALUES (?, ?, ?, ?)".into(),
         };
-        if store.db.meta("epoch")?.is_none() {
+        if store.db.meta("epoch").is_none() {
             store.db.set_meta("epoch", &epoch())?;
         }
         let name = store.db.name("room", name)?;
@@ -60,70 +63,77 @@ impl Store {
     }
 
     /// Until when the registry of revocations knows of this room's sockets.
-    pub fn registered(&self) -> Result<Millis> {
-        let until = self.db.meta(REGISTERED_KEY)?;
-        Ok(until.and_then(|until| until.parse().ok()).unwrap_or(0))
+    pub fn registered(&self) -> Millis {
+        let until = self.db.meta(REGISTERED_KEY);
+        until.and_then(|until| until.parse().ok()).unwrap_or(0)
     }
 
     pub fn set_registered(&mut self, until: Millis) -> Result<()> {
         self.db.set_meta(REGISTERED_KEY, &until.to_string())
     }
 
-    /// All that a room knows when it wakes.
-    pub fn load(&self, config: &RoomConfig, now: Millis) -> Result<Snapshot> {
-        let members = self
-            .db
-            .query(
-                "SELECT user, joined, delivered, read, seen FROM members",
-                &[],
-            )?
-            .iter()
-            .map(|row| {
-                let member = Member {
-                    joined_at: number(row, 1),
-                    delivered: number(row, 2),
-                    read: number(row, 3),
-                    last_seen: number(row, 4),
-                };
-                (text(row, 0), member)
-            })
-            .collect();
-        let journal = self
-            .db
-            .query("SELECT moved FROM cursors ORDER BY n", &[])?
-            .iter()
-            .map(|row| text(row, 0))
-            .collect();
-        let recent = self
-            .db
-            .query(
-                "SELECT first, body FROM log WHERE last > (
-                    SELECT coalesce(max(last), 0) FROM log WHERE at < ?1) ORDER BY last",
-                &[js(now.saturating_sub(config.dedupe_window))],
-            )?
-            .iter()
-            .map(|row| (number(row, 0), text(row, 1)))
-            .collect();
-        let last = self
-            .db
-            .query("SELECT last, at FROM log ORDER BY last DESC LIMIT 1", &[])?;
-        let oldest = self
-            .db
-            .query("SELECT first, at FROM log ORDER BY last LIMIT 1", &[])?;
+    /// All that a room knows when it wakes, and its connections at gateways.
+    pub fn load(&self) -> Result<(Snapshot, Vec<Subscriber>)> {
+        // One statement: each takes as long as what it reads here.
+        let rows = self.db.query(
+            "SELECT 0, user, joined, delivered, read, seen FROM members
+             UNION ALL SELECT 1, moved, 0, 0, 0, 0 FROM cursors
+             UNION ALL SELECT 2, gateway, attachment, 0, 0, 0 FROM subscribers
+             UNION ALL SELECT 3, '', first, last, at, 0 FROM log
+                WHERE last IN ((SELECT min(last) FROM log), (SELECT max(last) FROM log))",
+            &[],
+        )?;
         let mut bounds = Bounds::default();
-        if let (Some(last), Some(oldest)) = (last.first(), oldest.first()) {
-            bounds.head = number(last, 0);
-            bounds.last_at = number(last, 1);
-            bounds.trimmed = number(oldest, 0) - 1;
-            bounds.aged = bounds.trimmed;
-            bounds.oldest_at = Some(number(oldest, 1));
+        let (mut members, mut journal, mut subscribers) = (Vec::new(), Vec::new(), Vec::new());
+        for row in &rows {
+            match number(row, 0) {
+                0 => {
+                    let member = Member {
+                        joined_at: number(row, 2),
+                        delivered: number(row, 3),
+                        read: number(row, 4),
+                        last_seen: number(row, 5),
+                    };
+                    members.push((text(row, 1), member));
+                }
+                1 => journal.push(text(row, 1)),
+                2 => subscribers.push((text(row, 1), text(row, 2))),
+                _ => bounds.extend(number(row, 2), number(row, 3), number(row, 4)),
+            }
         }
-        Ok(Snapshot {
-            epoch: self.db.meta("epoch")?.unwrap_or_default(),
+        let snapshot = Snapshot {
+            epoch: self.db.meta("epoch").unwrap_or_default().to_owned(),
             bounds,
             members,
             journal,
-            recent,
+            recent: Some(self.recent()),
+        };
+        Ok((snapshot, subscribers))
+    }
+
+    /// Reads the log since a time, from its end: there is no index by time.
+    fn recent(&self) -> Recent {
+        let sql = self.db.sql.clone();
+        Box::new(move |since| {
+            let mut recent = Vec::new();
+            let mut before = js(i64::MAX as u64);
+            loop {
+                let rows = sql.query(
+                    "SELECT first, at, body FROM log WHERE last < ? ORDER BY last DESC LIMIT ?",
+                    &[before, CHUNK.into()],
+                );
+                let rows = rows.map_err(|error| runtime::complain(Error::from(error)))?;
+                let young = rows.iter().take_while(|row| number(row, 1) >= since);
+                recent.extend(young.map(|row| (number(row, 0), text(row, 2))));
+                match rows.last() {
+                    Some(last) if rows.len() as u32 == CHUNK && number(last, 1) >= since => {
+                        before = last.get(0);
+                    }
+                    _ => break,
+                }
+            }
+            recent.reverse();
+            Ok(recent)
         })
     }
 
@@ -256,17 +266,6 @@ impl Store {
             .db
             .query("SELECT coalesce(max(last), 0) FROM log", &[])?;
         Ok((last.first().map_or(0, |row| number(row, 0)), None))
-    }
-
-    /// Connections at gateways: the gateway and the attachment of each.
-    pub fn subscribers(&self) -> Result<Vec<(String, String)>> {
-        let rows = self
-            .db
-            .query("SELECT gateway, attachment FROM subscribers", &[])?;
-        Ok(rows
-            .iter()
-            .map(|row| (text(row, 0), text(row, 1)))
-            .collect())
     }
 
     pub fn put_subscriber(&mut self, id: &str, gateway: &str, attachment: &str) -> Result<()> {

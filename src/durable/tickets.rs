@@ -34,20 +34,17 @@ enum Ask {
     },
 }
 
-async fn ask(env: &Env, shard: usize, ask: &Ask) -> std::result::Result<Vec<u8>, Fault> {
+async fn ask(env: &Env, shard: usize, ask: &Ask) -> std::result::Result<String, Fault> {
     let failed = |error: Error| {
         runtime::complain(error);
         Fault::internal()
     };
-    let body = serde_json::to_string(ask).map_err(|error| failed(error.into()))?;
-    let name = shard.to_string();
-    let mut response = runtime::call(env, TICKETS, &name, &[], Some(body.into()))
-        .await
-        .map_err(failed)?;
-    let body = response.bytes().await.map_err(failed)?;
-    match response.status_code() {
-        200 => Ok(body),
-        _ => Err(serde_json::from_slice(&body).unwrap_or_else(|_| Fault::internal())),
+    let ask = serde_json::to_string(ask).map_err(|error| failed(error.into()))?;
+    let shard = shard.to_string();
+    match runtime::ask(env, TICKETS, &shard, &[], ask).await {
+        Ok((200, answer)) => Ok(answer),
+        Ok((_, fault)) => Err(serde_json::from_str(&fault).unwrap_or_else(|_| Fault::internal())),
+        Err(error) => Err(failed(error)),
     }
 }
 
@@ -73,7 +70,7 @@ pub async fn redeem(env: &Env, ticket: &str) -> std::result::Result<Identity, Fa
         ticket: ticket.to_owned(),
     };
     let identity = ask(env, shard, &redeem).await?;
-    serde_json::from_slice(&identity).map_err(|_| refused())
+    serde_json::from_str(&identity).map_err(|_| refused())
 }
 
 #[durable_object(alarm)]

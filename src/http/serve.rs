@@ -11,7 +11,7 @@ use crate::auth::{self, Credentials, Identity, Rights, SUBPROTOCOL};
 use crate::config::{Config, ConfigError};
 use crate::durable::{
     DOOR_HEADER, GATEWAY_HEADER, GATEWAYS, HELLO_HEADER, NATIVE, ROOM_HEADER, ROOMS, Visit, call,
-    catch_up, complain, fresh_id, issue_ticket, now, prepare, redeem_ticket, revoke,
+    catch_up, complain, fresh_id, issue_ticket, now, prepare, read, redeem_ticket, revoke,
 };
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault};
@@ -56,7 +56,7 @@ pub fn config(env: &Env) -> std::result::Result<Rc<Config>, ConfigError> {
 }
 
 #[event(fetch)]
-async fn fetch(request: web_sys::Request, env: Env, _ctx: Context) -> Result<Response> {
+async fn fetch(request: web_sys::Request, env: Env, _ctx: Context) -> Result<web_sys::Response> {
     console_error_panic_hook::set_once();
     match handle(request, &env).await {
         Ok(response) => Ok(response),
@@ -65,7 +65,7 @@ async fn fetch(request: web_sys::Request, env: Env, _ctx: Context) -> Result<Res
 }
 
 /// What a request is refused with.
-type Handled = std::result::Result<Response, Problem>;
+type Handled = std::result::Result<web_sys::Response, Problem>;
 
 /// A failure of the platform, not of the request: logged, not told.
 fn failed(error: impl std::fmt::Display) -> Problem {
@@ -73,14 +73,14 @@ fn failed(error: impl std::fmt::Display) -> Problem {
     Problem::from(Fault::internal())
 }
 
-fn answer_problem(problem: &Problem) -> Result<Response> {
+fn answer_problem(problem: &Problem) -> Result<web_sys::Response> {
     let mut response = ResponseBuilder::new()
         .with_status(problem.status)
         .with_header("content-type", CONTENT_TYPE)?;
     for (name, value) in &problem.headers {
         response = response.with_header(name, value)?;
     }
-    Ok(response.fixed(problem.json().into_bytes()))
+    Ok(response.fixed(problem.json().into_bytes()).into())
 }
 
 fn answer_json(status: u16, json: Vec<u8>) -> Handled {
@@ -90,7 +90,8 @@ fn answer_json(status: u16, json: Vec<u8>) -> Handled {
         .map_err(failed)?
         .with_header("cache-control", "no-store")
         .map_err(failed)?
-        .fixed(json))
+        .fixed(json)
+        .into())
 }
 
 /// A request with what every route needs of it.
@@ -319,8 +320,8 @@ impl Call<'_> {
         };
         let name = format!("{NATIVE}{}", self.any_shard()?);
         let response = self.visit(&name, door, None, None).await?;
-        if response.status_code() != 101 {
-            return self.relay(response).await;
+        if response.status() != 101 {
+            return relay(&response).await;
         }
         self.with_subprotocol(response)
     }
@@ -394,9 +395,9 @@ impl Call<'_> {
         let response = self
             .visit(&shard.to_string(), door, Some(ask), body)
             .await?;
-        match response.status_code() {
+        match response.status() {
             101 => Ok(response),
-            429 => self.relay(response).await,
+            429 => relay(&response).await,
             _ => self.with_cors(response),
         }
     }
@@ -412,9 +413,10 @@ impl Call<'_> {
     }
 
     /// The headers by which a page of an allowed origin may read the answer.
-    fn with_cors(&self, response: Response) -> Handled {
+    fn with_cors(&self, response: impl Into<Response>) -> Handled {
+        let response = response.into();
         let Some(origin) = self.header("origin") else {
-            return Ok(response);
+            return Ok(response.into());
         };
         let headers = Headers::new();
         for (name, value) in response.headers().entries() {
@@ -436,7 +438,7 @@ impl Call<'_> {
                 headers.set(name, value).map_err(failed)?;
             }
         }
-        Ok(response.with_headers(headers))
+        Ok(response.with_headers(headers).into())
     }
 
     /// Sends somebody on to a gateway.
@@ -455,17 +457,17 @@ impl Call<'_> {
         }
         let body = body.map(|body| js_sys::Uint8Array::from(body.as_slice()).into());
         let response = self.object(GATEWAYS, gateway, &headers, body).await?;
-        if upgrades && response.status_code() != 400 || response.status_code() >= 500 {
+        if upgrades && response.status() != 400 || response.status() >= 500 {
             return Ok(response);
         }
         let headers = Headers::new();
-        let kind = match response.status_code() {
+        let kind = match response.status() {
             200 => "text/plain; charset=UTF-8",
             _ => "application/json",
         };
         headers.set("content-type", kind).map_err(failed)?;
         headers.set("cache-control", "no-store").map_err(failed)?;
-        Ok(response.with_headers(headers))
+        Ok(Response::from(response).with_headers(headers).into())
     }
 
     /// The token of the request, wherever it stands.
@@ -483,24 +485,26 @@ impl Call<'_> {
     }
 
     /// Selects the subprotocol that a client offered.
-    fn with_subprotocol(&self, response: Response) -> Handled {
+    fn with_subprotocol(&self, response: web_sys::Response) -> Handled {
         let offered = self.header("sec-websocket-protocol");
         let credentials = Credentials {
             protocols: offered.as_deref(),
             ..Credentials::default()
         };
-        if response.status_code() != 101 || !credentials.offers_subprotocol() {
+        if response.status() != 101 || !credentials.offers_subprotocol() {
             return Ok(response);
         }
         // The answer of an object cannot be changed, so it is made again.
-        let socket = response.websocket().ok_or_else(|| failed("no socket"))?;
+        let socket = Response::from(response).websocket();
+        let socket = socket.ok_or_else(|| failed("no socket"))?;
         let headers = Headers::new();
         headers
             .set("sec-websocket-protocol", SUBPROTOCOL)
             .map_err(failed)?;
         Ok(Response::from_websocket(socket)
             .map_err(failed)?
-            .with_headers(headers))
+            .with_headers(headers)
+            .into())
     }
 
     /// A WebSocket to a room.
@@ -536,8 +540,8 @@ impl Call<'_> {
             (HELLO_HEADER, &hello),
         ];
         let response = self.object(ROOMS, room, &headers, None).await?;
-        if response.status_code() != 101 {
-            return self.relay(response).await;
+        if response.status() != 101 {
+            return relay(&response).await;
         }
         self.with_subprotocol(response)
     }
@@ -676,16 +680,15 @@ impl Call<'_> {
             error: Fault,
         }
         let internal = |_| Fault::internal();
-        let mut response = self.ask(room, request).await.map_err(internal)?;
-        let body = response
-            .bytes()
+        let response = self.ask(room, request).await.map_err(internal)?;
+        let (status, body) = read(&response)
             .await
             .map_err(|error| internal(failed(error)))?;
-        if response.status_code() >= 400 {
-            return Err(serde_json::from_slice(&body).unwrap_or_else(|_| Fault::internal()));
+        if status >= 400 {
+            return Err(serde_json::from_str(&body).unwrap_or_else(|_| Fault::internal()));
         }
         let answers: Vec<Box<serde_json::value::RawValue>> =
-            serde_json::from_slice(&body).map_err(|error| internal(failed(error)))?;
+            serde_json::from_str(&body).map_err(|error| internal(failed(error)))?;
         Ok(answers
             .into_iter()
             .map(
@@ -729,8 +732,7 @@ impl Call<'_> {
 
     /// Lets the room do what a service asks, and relays its answer.
     async fn serve(&self, room: &str, request: &ServiceRequest) -> Handled {
-        let response = self.ask(room, request).await?;
-        self.relay(response).await
+        relay(&self.ask(room, request).await?).await
     }
 
     async fn ask(&self, room: &str, request: &ServiceRequest) -> Handled {
@@ -751,18 +753,17 @@ impl Call<'_> {
             .await
             .map_err(failed)
     }
+}
 
-    /// An object's answer, its faults made problems.
-    async fn relay(&self, mut response: Response) -> Handled {
-        let status = response.status_code();
-        let body = response.bytes().await.map_err(failed)?;
-        if status < 400 {
-            return answer_json(status, body);
-        }
-        match serde_json::from_slice::<Fault>(&body) {
-            Ok(fault) => Err(fault.into()),
-            Err(_) => Err(failed("the object failed")),
-        }
+/// An object's answer, its faults made problems.
+async fn relay(response: &web_sys::Response) -> Handled {
+    let (status, body) = read(response).await.map_err(failed)?;
+    if status < 400 {
+        return answer_json(status, body.into_bytes());
+    }
+    match serde_json::from_str::<Fault>(&body) {
+        Ok(fault) => Err(fault.into()),
+        Err(_) => Err(failed("the object failed")),
     }
 }
 

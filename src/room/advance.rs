@@ -7,6 +7,7 @@ use super::presence::Ended;
 use super::tick::Except;
 use super::{Change, ConnId, Output, Room, dedupe};
 use crate::eventlog::Entry;
+use crate::fault::{Fault, Result};
 use crate::name::UserId;
 use crate::time::{Millis, rfc3339, sooner};
 use crate::wire::command::{Body, Send, Status};
@@ -55,20 +56,21 @@ impl Room {
         send: &Send,
         now: Millis,
         with_meta: bool,
-    ) -> Accepted {
+    ) -> Result<Accepted> {
         let window = self.config.room.dedupe_window;
         let key = send.message_id.as_ref().map(|id| Key::new(sender, id));
         if let (Some(key), Some(id)) = (key, &send.message_id) {
+            self.recall_sends(now)?;
             let seen = self.dedupe.get(key, now, window).or_else(|| {
                 dedupe::read_id(&self.epoch, sender, id)
                     .filter(|seen| seen.seq <= self.bounds.head + self.tick.events)
             });
             if let Some(seen) = seen {
-                return Accepted {
+                return Ok(Accepted {
                     message_id: id.clone(),
                     seen,
                     duplicate: true,
-                };
+                });
             }
         }
         let seen = Seen {
@@ -95,11 +97,25 @@ impl Room {
             stamp,
             with_meta,
         );
-        Accepted {
+        Ok(Accepted {
             message_id,
             seen,
             duplicate: false,
+        })
+    }
+
+    /// Takes in what was sent before the room woke, to know what comes again.
+    fn recall_sends(&mut self, now: Millis) -> Result<()> {
+        let Some(recent) = &self.recent else {
+            return Ok(());
+        };
+        let window = self.config.room.dedupe_window;
+        let rows = recent(now.saturating_sub(window)).map_err(|()| Fault::internal())?;
+        for (first, body) in rows {
+            self.dedupe.recall(first, &body, window);
         }
+        self.recent = None;
+        Ok(())
     }
 
     /// The envelope of an event that is not stored.

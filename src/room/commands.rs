@@ -161,7 +161,7 @@ impl Room {
                     self.tick.tell_others(Except::Conn(conn), line);
                     return Ok(Answer::Now("{}".into()));
                 }
-                let accepted = self.accept(&user, &send, now, false);
+                let accepted = self.accept(&user, &send, now, false)?;
                 if let Some(id) = id {
                     self.tick
                         .answer(conn, id, &native::ack(id, &accepted.receipt()));

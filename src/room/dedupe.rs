@@ -2,7 +2,8 @@
 //! remembered by a 128-bit hash of both; an id the server made says by itself
 //! where its event is, so it need not be remembered at all.
 
-use crate::time::Millis;
+use crate::time::{Millis, parse_rfc3339};
+use crate::wire::object::{Object, TEXT};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -38,6 +39,15 @@ pub struct Dedupe {
 }
 
 impl Dedupe {
+    /// Takes in stored events, a line each, the first being number `first`.
+    pub fn recall(&mut self, first: u64, body: &str, window: Millis) {
+        for (seq, line) in (first..).zip(body.split('\n')) {
+            if let Some((key, at)) = remembered(line) {
+                self.insert(key, Seen { seq, at }, window);
+            }
+        }
+    }
+
     pub fn get(&self, key: Key, now: Millis, window: Millis) -> Option<Seen> {
         self.seen
             .get(&key)
@@ -60,6 +70,20 @@ impl Dedupe {
         self.seen.insert(key, seen);
         self.order.push_back((seen.at, key));
     }
+}
+
+/// Under what key a stored event is remembered, and when it was accepted.
+fn remembered(line: &str) -> Option<(Key, Millis)> {
+    // Looks at what the server wrote and at nothing else: what senders gave may
+    // be JSON that is not text, such as half a surrogate pair.
+    let envelope = Object::parse(line, "an envelope").ok()?;
+    let stamp = envelope.raw("meta").or_else(|| envelope.raw("data"))?;
+    let stamp = Object::parse(stamp.get(), "a stamp").ok()?;
+    let field = |name| stamp.need(name, TEXT).ok();
+    Some((
+        Key::new(&field("senderId")?, &field("messageId")?),
+        parse_rfc3339(&field("timestamp")?)?,
+    ))
 }
 
 /// An id for a send that came without one: `{epoch}-{seq}-{at}-{check}`, the

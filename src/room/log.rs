@@ -31,6 +31,19 @@ pub struct Bounds {
 }
 
 impl Bounds {
+    /// Takes in a stored row; the oldest and the last one are enough.
+    pub fn extend(&mut self, first: u64, last: u64, at: Millis) {
+        if self.oldest_at.is_none() || first <= self.trimmed {
+            self.trimmed = first.saturating_sub(1);
+            self.aged = self.trimmed;
+            self.oldest_at = Some(at);
+        }
+        if last >= self.head {
+            self.head = last;
+            self.last_at = at;
+        }
+    }
+
     /// Events up to this one are past retention, by count or by age.
     pub fn floor(&self, config: &RoomConfig) -> u64 {
         self.head

@@ -33,10 +33,8 @@ use crate::config::{Config, RoomConfig};
 use crate::fault::{Fault, Result};
 use crate::name::UserId;
 use crate::time::Millis;
-use crate::wire::Object;
 use crate::wire::command::{Position, Status};
-use crate::wire::object::TEXT;
-use dedupe::{Dedupe, Key, Seen};
+use dedupe::Dedupe;
 use limits::{Allowance, Doors, Reader};
 use log::Bounds;
 use member::Cursor;
@@ -47,16 +45,21 @@ use std::rc::Rc;
 use tick::{Except, Tick};
 
 /// What lives in storage, as read when the object wakes.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Snapshot {
     pub epoch: String,
     pub bounds: Bounds,
     pub members: Vec<(String, Member)>,
     /// Cursors that moved since the members were written.
     pub journal: Vec<String>,
-    /// Rows within the dedupe window: their first event and their body.
-    pub recent: Vec<(u64, String)>,
+    /// Where there is a log.
+    pub recent: Option<Recent>,
 }
+
+/// Reads the rows stored since a time: their first event and their body. Asked
+/// once, by the first send that has an id of its own: a room that wakes for
+/// anything else need not read ten minutes of log. Fails when storage does.
+pub type Recent = Box<dyn Fn(Millis) -> std::result::Result<Vec<(u64, String)>, ()>>;
 
 /// What lives with a socket.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,6 +157,8 @@ pub struct Room {
     free: Vec<ConnId>,
     roster: Roster,
     dedupe: Dedupe,
+    /// What `dedupe` has yet to take in.
+    recent: Option<Recent>,
     tick: Tick,
     /// Ticks that were delivered since the room woke.
     ticks: u64,
@@ -201,14 +206,6 @@ impl Room {
                 }
             }
         }
-        let mut dedupe = Dedupe::default();
-        for (first, body) in &snapshot.recent {
-            for (seq, line) in (*first..).zip(body.split('\n')) {
-                if let Some((key, at)) = remembered(line) {
-                    dedupe.insert(key, Seen { seq, at }, config.room.dedupe_window);
-                }
-            }
-        }
         Room {
             name,
             config,
@@ -218,7 +215,8 @@ impl Room {
             conns: Vec::new(),
             free: Vec::new(),
             roster: Roster::default(),
-            dedupe,
+            dedupe: Dedupe::default(),
+            recent: snapshot.recent,
             tick: Tick::default(),
             ticks: 0,
             rumours: Vec::new(),
@@ -318,18 +316,4 @@ impl Room {
     fn conn_mut(&mut self, conn: ConnId) -> Option<&mut Conn> {
         self.conns.get_mut(conn)?.as_mut()
     }
-}
-
-/// Under what key a stored event is remembered, and when it was accepted.
-fn remembered(line: &str) -> Option<(Key, Millis)> {
-    // Looks at what the server wrote and at nothing else: what senders gave may
-    // be JSON that is not text, such as half a surrogate pair.
-    let envelope = Object::parse(line, "an envelope").ok()?;
-    let stamp = envelope.raw("meta").or_else(|| envelope.raw("data"))?;
-    let stamp = Object::parse(stamp.get(), "a stamp").ok()?;
-    let field = |name| stamp.need(name, TEXT).ok();
-    Some((
-        Key::new(&field("senderId")?, &field("messageId")?),
-        crate::time::parse_rfc3339(&field("timestamp")?)?,
-    ))
 }

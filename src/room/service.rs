@@ -163,11 +163,18 @@ impl Room {
                     message_id: message.message_id,
                     volatile: false,
                 };
+                let accepted = match self.accept(sender, &send, now, true) {
+                    Ok(accepted) => accepted,
+                    Err(fault) => {
+                        answers.push(format!(r#"{{"error":{}}}"#, event::fault_fields(&fault)));
+                        continue;
+                    }
+                };
                 let Accepted {
                     message_id,
                     seen,
                     duplicate,
-                } = self.accept(sender, &send, now, true);
+                } = accepted;
                 answer["seq"] = seen.seq.into();
                 answer["messageId"] = message_id.into();
                 answer["timestamp"] = rfc3339(seen.at).into();

@@ -67,17 +67,18 @@ impl<'a> Object<'a> {
     /// The text of a field. Of a name given twice the last counts, as with
     /// JSON.parse; `null` counts as not given.
     pub fn raw(&self, name: &str) -> Option<&'a RawValue> {
-        self.any(name).ok().filter(|value| value.get() != "null")
+        self.find(name).filter(|value| value.get() != "null")
     }
 
     /// The text of a field that must be there, be it `null`.
     pub fn any(&self, name: &str) -> Result<&'a RawValue> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| *value)
+        self.find(name)
             .ok_or_else(|| Fault::bad_field(name, "there"))
+    }
+
+    fn find(&self, name: &str) -> Option<&'a RawValue> {
+        let mut fields = self.0.iter().rev();
+        fields.find(|(key, _)| key == name).map(|(_, value)| *value)
     }
 
     /// A field read as `kind`, if it is there.
