@@ -61,6 +61,7 @@ lint: tools
 	cargo clippy --target wasm32-unknown-unknown --features dev-tokens -- -D warnings
 
 bench: tools build
+	@command -v redis-server >/dev/null || scripts/debian redis-server
 	@node bench/module.mjs
 	cargo run --release -p roomcast-bench -- run $(BENCH)
 
@@ -75,6 +76,7 @@ ROUNDS ?= 10
 SEED ?=
 
 chaos: tools build
+	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || scripts/debian libfaketime
 	cargo run --release -p roomcast-bench -- chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 deploy: tools

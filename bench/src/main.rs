@@ -188,7 +188,7 @@ async fn run(options: RunOptions) -> Result<(), String> {
                 entry.rows = Some(rows.map_err(|e| format!("{what}, counting rows: {e}"))?);
             }
         }
-        for round in 0..options.rounds as usize {
+        for round in 0..scenario.rounds(options.rounds) as usize {
             // Who goes first changes, so that a machine that slows down or
             // warms up favours nobody.
             let count = entries.len();

@@ -30,6 +30,8 @@ pub enum Scenario {
     Steady { sockets: usize, rate: u32 },
     /// What a chat with so many receivers costs.
     Bill { receivers: usize },
+    /// What sockets cost on which nothing happens.
+    Upkeep,
 }
 
 const fn fan_out(sockets: usize, in_flight: usize) -> Scenario {
@@ -37,7 +39,7 @@ const fn fan_out(sockets: usize, in_flight: usize) -> Scenario {
 }
 
 /// The scenarios of `run`, in the order of the tables.
-pub const SCENARIOS: [Scenario; 26] = [
+pub const SCENARIOS: [Scenario; 27] = [
     fan_out(2, 1),
     fan_out(100, 1),
     fan_out(500, 1),
@@ -80,6 +82,7 @@ pub const SCENARIOS: [Scenario; 26] = [
     Scenario::Bill { receivers: 10 },
     Scenario::Bill { receivers: 100 },
     Scenario::Bill { receivers: 1000 },
+    Scenario::Upkeep,
 ];
 
 /// Something that a scenario measures.
@@ -107,6 +110,9 @@ pub enum Metric {
     Receipts,
     ActivePerMessage,
     Price,
+    Alarms,
+    ActivePerMonth,
+    PricePerMonth,
     ServerCpu,
     GeneratorCpu,
 }
@@ -141,6 +147,9 @@ impl Metric {
             Metric::Receipts => "receipts/message",
             Metric::ActivePerMessage => "active ms/message",
             Metric::Price => "$ per million messages",
+            Metric::Alarms => "alarms/room and month",
+            Metric::ActivePerMonth => "active s/room and month",
+            Metric::PricePerMonth => "$ per month, 10,000 sockets",
             Metric::ServerCpu => "server, cores",
             Metric::GeneratorCpu => "generator, cores",
         }
@@ -156,7 +165,9 @@ impl Metric {
             | Metric::Total
             | Metric::Others
             | Metric::Drain
-            | Metric::Missing => 0,
+            | Metric::Missing
+            | Metric::Alarms
+            | Metric::ActivePerMonth => 0,
             Metric::MemoryAwake | Metric::MemoryAsleep => 1,
             _ => 2,
         }
@@ -199,6 +210,7 @@ impl Scenario {
             Scenario::Bill { .. } => {
                 "The bill: 10 messages a second, each receiver confirms once a second"
             }
+            Scenario::Upkeep => "The bill: idle sockets that ping, 100 a room",
         }
     }
 
@@ -215,6 +227,7 @@ impl Scenario {
             Scenario::Growth => "growth".to_owned(),
             Scenario::Steady { sockets, rate } => format!("steady, {sockets}×{rate}/s"),
             Scenario::Bill { receivers } => format!("bill, {receivers} receivers"),
+            Scenario::Upkeep => "bill, idle".to_owned(),
         }
     }
 
@@ -246,7 +259,7 @@ impl Scenario {
             Scenario::Wake => &[Bare, PartyServer, Roomcast],
             Scenario::Growth => &[Roomcast],
             Scenario::Steady { .. } => &[Roomcast, Gateway, GatewaySocketIo, Original],
-            Scenario::Bill { .. } => &[Bare, Roomcast],
+            Scenario::Bill { .. } | Scenario::Upkeep => &[Bare, Roomcast],
         }
     }
 
@@ -254,7 +267,7 @@ impl Scenario {
     pub fn baselines(self) -> &'static [Peer] {
         match self {
             Scenario::Steady { .. } => &[Peer::Roomcast],
-            Scenario::Growth => &[],
+            Scenario::Growth | Scenario::Upkeep => &[],
             Scenario::Wake | Scenario::Bill { .. } => &[Peer::Bare],
             _ => &[Peer::Bare, Peer::Original],
         }
@@ -272,7 +285,7 @@ impl Scenario {
             Scenario::Publish { .. } => &[Metric::Messages],
             Scenario::Wake => &[Metric::P50],
             Scenario::Idle { .. } => &[Metric::MemoryAsleep],
-            Scenario::Growth => &[],
+            Scenario::Growth | Scenario::Upkeep => &[],
             Scenario::Steady { .. } => &[Metric::Deliveries, Metric::P50, Metric::P99],
             Scenario::Bill { .. } => &[Metric::Price],
         }
@@ -294,7 +307,16 @@ impl Scenario {
 
     /// The LOG_LEVEL that it needs, if it reads the log.
     pub fn log_level(self) -> Option<&'static str> {
-        matches!(self, Scenario::Bill { .. }).then_some("info")
+        matches!(self, Scenario::Bill { .. } | Scenario::Upkeep).then_some("info")
+    }
+
+    /// How often it is measured where `asked` times are wanted: to count takes
+    /// long and comes out the same.
+    pub fn rounds(self, asked: u32) -> u32 {
+        match self {
+            Scenario::Upkeep => 1,
+            _ => asked,
+        }
     }
 
     /// Settings that it needs.
@@ -302,6 +324,7 @@ impl Scenario {
         match self {
             // So that there are logs of that length.
             Scenario::Growth => &[("RETENTION_EVENTS", "1000000")],
+            Scenario::Upkeep => &[("GHOST_TIMEOUT", bill::LOOKS_EVERY)],
             _ => &[],
         }
     }
@@ -395,6 +418,14 @@ impl Scenario {
                     (Metric::Receipts, used.receipts),
                     (Metric::ActivePerMessage, used.active_seconds * 1000.0),
                     (Metric::Price, used.price_of_a_million()),
+                ])
+            }
+            Scenario::Upkeep => {
+                let used = bill::upkeep(target).await?;
+                Ok(vec![
+                    (Metric::Alarms, used.alarms),
+                    (Metric::ActivePerMonth, used.active_seconds),
+                    (Metric::PricePerMonth, used.price_of_a_month()),
                 ])
             }
         }

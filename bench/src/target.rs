@@ -250,6 +250,7 @@ impl Target {
         let mut vars = vec![
             ("LOG_LEVEL", start.log_level.as_str()),
             ("CONNECTS_PER_MINUTE", "1000000"),
+            ("MAX_CONNECTIONS_PER_USER", "32768"),
             ("MESSAGES_PER_SECOND", "1000000"),
             ("MESSAGES_BURST", "1000000"),
             ("COMMANDS_PER_SECOND", "1000000"),
@@ -300,6 +301,17 @@ impl Target {
     /// Bytes of memory that it has at the moment.
     pub fn memory(&self) -> u64 {
         self.pids.iter().copied().map(machine::memory).sum()
+    }
+
+    /// How often objects have woken. roomcast must run with LOG_LEVEL=info.
+    pub fn wakes(&self) -> usize {
+        match &self.running {
+            Running::Node(_) => 0,
+            Running::Workerd(server) => {
+                let log = server.log();
+                log.iter().filter(|line| line["event"] == "wake").count()
+            }
+        }
     }
 
     /// The rows written for messages of `room` since the start. roomcast must

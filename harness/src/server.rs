@@ -23,7 +23,7 @@ impl Worker {
         Worker::built("release")
     }
 
-    /// A flavour of roomcast: `release`, `dev` or `conformance`.
+    /// A flavour of roomcast: `release`, `dev`, `conformance` or `sabotage`.
     pub fn built(flavour: &str) -> Self {
         build(flavour);
         Worker::in_folder(&root().join("build").join(flavour))
@@ -94,6 +94,12 @@ impl Server {
 
     /// Any worker. A setting given as empty is not set at all.
     pub fn start_worker(worker: &Worker, vars: &[(&str, &str)]) -> Server {
+        Server::start_after("", worker, vars)
+    }
+
+    /// The same, with shell commands carried out before, by which workerd gets
+    /// limits or another clock.
+    pub fn start_after(prelude: &str, worker: &Worker, vars: &[(&str, &str)]) -> Server {
         let mut all = vec![
             ("JWT_SECRET", SECRET),
             ("DEFAULT_ROOMS", "*"),
@@ -113,6 +119,7 @@ impl Server {
             .expect("a temporary folder")
             .keep();
         std::fs::create_dir(dir.join("storage")).expect("a folder for storage");
+        std::fs::write(dir.join("prelude"), prelude).expect("a prelude");
         let address = free_address();
         let config = dir.join("config.capnp");
         std::fs::write(&config, capnp(worker, &all, address, &dir)).expect("a config");
@@ -202,6 +209,12 @@ impl Server {
         self.wait_until_up();
     }
 
+    /// [`Server::restart`], with other commands before.
+    pub fn restart_after(&mut self, prelude: &str) {
+        std::fs::write(self.dir.join("prelude"), prelude).expect("a prelude");
+        self.restart();
+    }
+
     fn wait_until_up(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(self.address).is_err() {
@@ -263,7 +276,7 @@ impl Drop for Server {
 /// does when this process is gone for whatever reason.
 fn watch(dir: &Path) -> Child {
     let script = r#"
-        "$1" serve "$2/config.capnp" >>"$2/output" 2>&1 </dev/null &
+        (. "$2/prelude"; exec "$1" serve "$2/config.capnp") >>"$2/output" 2>&1 </dev/null &
         pid=$!
         echo $pid >"$2/pid.new" && mv "$2/pid.new" "$2/pid"
         echo started

@@ -5,6 +5,7 @@ use super::clock::{self, Clock, Due};
 use super::revocations::{self, Place, REVOKED_HEADER, Told};
 use super::room::{LINK_HEADER, MAX_TURNS, ROOM_HEADER};
 use super::runtime::{self, GATEWAYS, ROOMS, Socket, fresh_id, now};
+use super::sabotage::{self, Point};
 use crate::auth::revoked::News;
 use crate::config::Config;
 use crate::eventlog::Entry;
@@ -14,7 +15,7 @@ use crate::room::link::{Push, Request as LinkRequest};
 use crate::time::{Millis, SECOND};
 use crate::wire::native::{self, Close};
 use futures_channel::oneshot;
-use js_sys::{JsString, Uint8Array};
+use js_sys::{JsString, Map, Uint8Array};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -104,6 +105,9 @@ struct Live {
     /// What cannot be done at once.
     later: VecDeque<Later>,
     began: Millis,
+    /// Rooms, and up to which event of each clients were sent them: what of that
+    /// is not stored yet must outlive a panic.
+    reached: Map,
 }
 
 enum Later {
@@ -152,6 +156,7 @@ impl DurableObject for Gateway {
     async fn alarm(&self) -> Result<Response> {
         let asleep = self.object.live.borrow().is_none();
         self.object.act(None, |live, state| {
+            sabotage::panics(Point::GatewayAlarm);
             live.clock.alarm_rang();
             if asleep {
                 live.gateway.hub.woken_by_alarm(live.began);
@@ -227,6 +232,7 @@ impl Object {
                 None => Frame::Binary(Uint8Array::new(message).to_vec().into()),
             };
             live.gateway.hub.frame(place, frame, live.began);
+            sabotage::panics(Point::GatewayFrame);
         })
     }
 
@@ -382,6 +388,7 @@ impl Object {
             return Err(Error::RustError("a push that is none".into()));
         };
         let pushed = self.act(Some(name), |live, _| {
+            sabotage::panics(Point::GatewayPush);
             let gateway = &mut live.gateway;
             gateway
                 .app
@@ -562,11 +569,14 @@ impl Live {
             later: VecDeque::new(),
             began,
             store,
+            reached: runtime::ext(state).told().dyn_into().unwrap_or_default(),
         };
+        runtime::ext(state).set_told(&live.reached);
         let mut connections = 0;
         let mut spills = Vec::new();
         for ws in state.get_websockets() {
             let socket: Socket = ws.as_ref().clone().unchecked_into();
+            socket.forget_place();
             if socket.ready_state() != web_sys::WebSocket::OPEN {
                 continue;
             }
@@ -590,7 +600,12 @@ impl Live {
         }
         live.store
             .clean(began.saturating_sub(RECOVERY_WINDOW), &spills)?;
-        let (records, positions) = (live.store.clients()?, live.store.positions()?);
+        let (records, mut positions) = (live.store.clients()?, live.store.positions()?);
+        live.reached.for_each(&mut |at, room| {
+            if let (Some(room), Some(at)) = (room.as_string(), at.as_f64()) {
+                positions.insert(room, at as u64);
+            }
+        });
         let gateway = &mut live.gateway;
         gateway
             .app
@@ -730,6 +745,9 @@ impl Live {
                 self.store.save(&client, &user, gone, &record)?;
             }
             Output::Forget { client } => self.store.forget(&client)?,
+            Output::Reached { room, at } => {
+                self.reached.set(&room.into(), &(at as f64).into());
+            }
             Output::Position { room, at } => self.store.set_position(&room, at)?,
             Output::Find { client, pid, user } => {
                 self.later.push_back(Later::Find { client, pid, user });

@@ -10,6 +10,7 @@ mod links;
 mod revocations;
 mod room;
 mod runtime;
+mod sabotage;
 mod sql;
 mod store;
 mod tickets;
@@ -19,6 +20,8 @@ pub use keys::prepare;
 pub use revocations::{catch_up, revoke};
 pub use room::{HELLO_HEADER, ROOM_HEADER};
 pub use runtime::{GATEWAYS, ROOMS, call, complain, fresh_id, now, read};
+#[cfg(feature = "sabotage")]
+pub use sabotage::plan as plan_sabotage;
 pub use tickets::{issue as issue_ticket, redeem as redeem_ticket};
 
 use crate::fault::Fault;

@@ -4,6 +4,7 @@ use super::clock::{self, Clock, Due};
 use super::links::{self, Links};
 use super::revocations::{self, Place, REVOKED_HEADER, Told};
 use super::runtime::{self, GATEWAYS, Socket, fresh_id, now};
+use super::sabotage::{self, Point};
 use super::store::Store;
 use crate::auth::revoked::News;
 use crate::config::Config;
@@ -176,6 +177,7 @@ impl Room {
 
     pub fn alarm(&self) -> JsResult {
         self.object.with(None, |live, state| {
+            sabotage::panics(Point::Alarm);
             live.clock.alarm_rang();
             live.age();
             let peers = &live.peers;
@@ -201,6 +203,7 @@ impl Room {
             let frame = text.as_deref().map_or(Frame::Binary, Frame::Text);
             let mut out = Vec::new();
             live.room.receive(conn, frame, now(), &mut out);
+            sabotage::panics(Point::Frame);
             live.run(state, out);
             live.room.is_full()
         })?;
@@ -636,6 +639,7 @@ impl Live {
         }
         for ws in state.get_websockets() {
             let socket: Socket = ws.as_ref().clone().unchecked_into();
+            socket.forget_place();
             if socket.ready_state() != web_sys::WebSocket::OPEN {
                 continue;
             }
@@ -660,6 +664,15 @@ impl Live {
             let is = Item::Is { to, at };
             live.links.borrow_mut().queue(&gateway, is, "");
             live.place(conn, Peer::Gateway { gateway, id });
+        }
+        // All have been sent what there is, unless the memory of that was lost.
+        let head = live.room.bounds().head;
+        let told = runtime::ext(state).told().as_f64();
+        runtime::ext(state).set_told(&(head as f64).into());
+        if let Some(told) = told {
+            let mut out = Vec::new();
+            live.room.recover(told as u64, began, &mut out);
+            live.run(state, out);
         }
         live.log(
             Entry::info("wake")
@@ -860,6 +873,7 @@ impl Live {
     fn advance(&mut self, state: &State) {
         let mut out = Vec::new();
         self.room.advance(now(), &mut out);
+        sabotage::panics(Point::Tick);
         self.run(state, out);
     }
 
@@ -918,7 +932,11 @@ impl Live {
                         self.log(Entry::error(format!("storing failed: {error}")));
                         return self.fail(outputs);
                     }
+                    if let Change::Wipe { .. } = change {
+                        runtime::ext(state).set_told(&0.into());
+                    }
                     if let Change::Append(row) = change {
+                        sabotage::panics(Point::Stored);
                         stored = Some((row.body, body));
                     }
                 }
@@ -1131,6 +1149,9 @@ impl Live {
             {
                 self.send(state, conn, &frame, bytes);
             }
+        }
+        if at > after {
+            runtime::ext(state).set_told(&(at as f64).into());
         }
     }
 

@@ -46,6 +46,14 @@ extern "C" {
     /// The object's state, for what `worker::State` lacks.
     pub type StateExt;
 
+    /// What is kept on it outlives this instance of WebAssembly, which a panic
+    /// ends, though not the object's sleep.
+    #[wasm_bindgen(method, getter, js_name = roomcastTold)]
+    pub fn told(this: &StateExt) -> JsValue;
+
+    #[wasm_bindgen(method, setter, js_name = roomcastTold)]
+    pub fn set_told(this: &StateExt, told: &JsValue);
+
     #[wasm_bindgen(method, catch, js_name = getWebSocketAutoResponseTimestamp)]
     fn auto_response_timestamp(
         this: &StateExt,
@@ -114,9 +122,14 @@ impl Socket {
         self.set_conn(Some(place as f64));
     }
 
+    /// It had a place in a memory that is no more.
+    pub fn forget_place(&self) {
+        self.set_conn(None);
+    }
+
     /// It is of nobody any more: its close event, should one come, neither.
     pub fn disown(&self) {
-        self.set_conn(None);
+        self.forget_place();
         // Fails only on a socket that is gone already.
         let _ = self.attach(&JsString::from(""));
     }
@@ -188,12 +201,16 @@ pub fn switch(socket: &web_sys::WebSocket) -> worker::Result<web_sys::Response> 
     Ok(web_sys::Response::new_with_opt_str_and_init(None, &init)?)
 }
 
+/// The object's state with what `worker` lacks.
+pub fn ext(state: &State) -> &StateExt {
+    let state: &worker_sys::DurableObjectState = state.as_raw();
+    state.unchecked_ref()
+}
+
 /// When the runtime last answered a ping of this socket by itself. A hint: the
 /// runtime has been seen to report it late.
 pub fn pinged(state: &State, socket: &Socket) -> Option<Millis> {
-    let state: &worker_sys::DurableObjectState = state.as_raw();
-    let state: &StateExt = state.unchecked_ref();
-    let at = state.auto_response_timestamp(socket).ok().flatten()?;
+    let at = ext(state).auto_response_timestamp(socket).ok().flatten()?;
     Some(at.get_time() as Millis)
 }
 

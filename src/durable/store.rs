@@ -12,6 +12,7 @@
 
 use super::revocations::REGISTERED_KEY;
 use super::runtime;
+use super::sabotage::{self, Point};
 use super::sql::{Db, js, number, text};
 use crate::room::log::{Bounds, Page, Range, Row};
 use crate::room::{Change, Member, Recent, Snapshot};
@@ -115,6 +116,7 @@ impl Store {
     fn recent(&self) -> Recent {
         let sql = self.db.sql.clone();
         Box::new(move |since| {
+            sabotage::fails(Point::Read).map_err(runtime::complain)?;
             let mut recent = Vec::new();
             let mut before = js(i64::MAX as u64);
             loop {
@@ -139,6 +141,7 @@ impl Store {
 
     /// Stores a change. `body` is the text of the row to append.
     pub fn apply(&mut self, change: &Change, body: &JsString) -> Result<()> {
+        sabotage::fails(Point::Write)?;
         match change {
             Change::Append(row) => self.append(row, body),
             Change::PutMember(user, member) => self.put_member(user, member),

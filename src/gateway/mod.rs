@@ -88,7 +88,12 @@ pub enum Output {
     Forget {
         client: String,
     },
-    /// Sockets of the room have had its events up to `at`.
+    /// Sockets of the room have been sent its events up to `at`.
+    Reached {
+        room: String,
+        at: u64,
+    },
+    /// The same, to be stored.
     Position {
         room: String,
         at: u64,

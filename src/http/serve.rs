@@ -110,6 +110,11 @@ async fn handle(request: web_sys::Request, env: &Env) -> Handled {
     let url = request.url();
     let url = Address::of(&url);
     let method = request.method();
+    #[cfg(feature = "sabotage")]
+    if url.path == "/sabotage" {
+        let planned = crate::durable::plan_sabotage(&request).await;
+        return answer_json(planned.map_or(400, |()| 200), b"{}".to_vec());
+    }
     let route = route::find(&method, url.path)?;
     if route == Route::Health {
         let health = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION") });

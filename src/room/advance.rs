@@ -285,14 +285,39 @@ impl Room {
             self.tick.tell_others(except, line);
         }
         for (user, status) in self.roster.news() {
-            let last_seen = self
-                .members
-                .get(&user)
-                .map(|member| member.last_seen)
-                .filter(|_| status == Status::Offline)
-                .filter(|at| *at > 0);
-            let line = event::presence_update(&self.name, &user, status, last_seen);
+            let line = self.presence_line(&user, status);
             self.tick.tell_others(Except::User(user), line);
+        }
+    }
+
+    fn presence_line(&self, user: &UserId, status: Status) -> String {
+        let last_seen = self
+            .members
+            .get(user)
+            .map(|member| member.last_seen)
+            .filter(|_| status == Status::Offline)
+            .filter(|at| *at > 0);
+        event::presence_update(&self.name, user, status, last_seen)
+    }
+
+    /// The room was read again from storage while its sockets stayed, for
+    /// something had failed: they get what is stored after event `told` and was
+    /// not sent to them. All are told who is there: what waited to be told of
+    /// that is lost.
+    pub fn recover(&mut self, told: u64, now: Millis, out: &mut Vec<Output>) {
+        let upto = self.bounds.head;
+        for (conn, here) in self.conns.iter().enumerate() {
+            if let Some(here) = here.as_ref().filter(|here| here.joined && !here.remote)
+                && here.from.max(told) < upto
+            {
+                let after = here.from.max(told);
+                out.push(Output::Replay { conn, after, upto });
+            }
+        }
+        let users: Vec<UserId> = self.members.keys().cloned().collect();
+        for user in users {
+            let line = self.presence_line(&user, self.roster.status(&user));
+            self.rumour_of(&user, line, now);
         }
     }
 

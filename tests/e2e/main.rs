@@ -12,6 +12,7 @@ mod auth;
 mod crash;
 mod delivery;
 mod eventlog;
+mod failures;
 mod framing;
 mod gateway;
 mod hibernation;

@@ -1,10 +1,12 @@
-//! Users who talk while the server under them is killed, restarted, cut off and
-//! put to sleep, and a judge who compares what they were told with what is there.
+//! Users who talk while the server under them is killed, restarted, cut off, put
+//! to sleep and given another time, and a judge who compares what they were told
+//! with what is there.
 //!
 //! A round is a storm, then calm: all come back, all that was not acknowledged
 //! is said again, and the judge looks ([`verdict`]). Rooms, users and storage
 //! stay the same from round to round. The same seed makes the same faults.
 
+mod clock;
 mod player;
 mod verdict;
 
@@ -12,8 +14,9 @@ use crate::client::User;
 use crate::dialect::Dialect;
 use crate::target::Site;
 use clap::Args;
+use clock::Clock;
 use player::{Phase, Player, Shared};
-use roomcast_harness::{Server, Token};
+use roomcast_harness::{Server, Token, Worker};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -42,6 +45,11 @@ const PRESENCE_GRACE_MS: &str = "500";
 const STORM: Duration = Duration::from_secs(5);
 const LULL: (u64, u64) = (150, 1_200);
 
+/// By how many seconds the clock is stepped. Ahead by more than the ghost time,
+/// so that all seem to be gone; back by less than presence may take to become
+/// true, for a time that is to come comes so much later.
+const STEPS: (i64, i64) = (-4, 30);
+
 /// Every so many rounds all fall silent for so long that objects are put to
 /// sleep: the runtime does so after 10 s.
 const SLEEP_EVERY: u32 = 10;
@@ -57,6 +65,7 @@ struct Faults {
     kills: u32,
     deploys: u32,
     cuts: u32,
+    steps: u32,
     sleeps: u32,
 }
 
@@ -84,7 +93,15 @@ pub async fn run(options: Options) -> Result<bool, String> {
         ("MAX_CONNECTIONS_PER_USER", "1000"),
         ("GATEWAY_SHARDS", "2"),
     ];
-    let server = spawn_blocking(move || Server::start(&vars))
+    let mut clock = Clock::find();
+    let prelude = match &clock {
+        Some(clock) => clock.prelude(),
+        None => {
+            println!("the clock is not stepped: libfaketime is not installed");
+            String::new()
+        }
+    };
+    let server = spawn_blocking(move || Server::start_after(&prelude, &Worker::roomcast(), &vars))
         .await
         .map_err(|error| error.to_string())?;
     let site = Site::running(&server.url(""), server.secret()).await?;
@@ -119,7 +136,7 @@ pub async fn run(options: Options) -> Result<bool, String> {
     let mut faults = Faults::default();
     for round in 1..=options.rounds {
         phase.send_replace(Phase::Storm);
-        storm(&server, &phase, &mut random, &mut faults).await?;
+        storm(&server, &phase, clock.as_mut(), &mut random, &mut faults).await?;
         if round % SLEEP_EVERY == 0 {
             phase.send_replace(Phase::Silence);
             sleep(ASLEEP).await;
@@ -144,13 +161,15 @@ pub async fn run(options: Options) -> Result<bool, String> {
     let sum =
         |count: fn(&Shared) -> usize| players.iter().map(|player| count(player)).sum::<usize>();
     println!(
-        "{} rounds in {} s: {} kills, {} deploys, {} cuts, {} sleeps, {} reconnections; \
+        "{} rounds in {} s: {} kills, {} deploys, {} cuts, {} steps of the clock, {} sleeps, \
+         {} reconnections; \
          {} messages acknowledged, {} said again; lost 0, doubled 0, reordered 0",
         options.rounds,
         start.elapsed().as_secs(),
         faults.kills,
         faults.deploys,
         faults.cuts,
+        faults.steps,
         faults.sleeps,
         sum(Shared::reconnections),
         sum(Shared::acknowledged),
@@ -167,14 +186,22 @@ pub async fn run(options: Options) -> Result<bool, String> {
 async fn storm(
     server: &Arc<Mutex<Server>>,
     phase: &watch::Sender<Phase>,
+    mut clock: Option<&mut Clock>,
     random: &mut fastrand::Rng,
     faults: &mut Faults,
 ) -> Result<(), String> {
     let end = Instant::now() + STORM;
     while Instant::now() < end {
         sleep(Duration::from_millis(random.u64(LULL.0..LULL.1))).await;
-        match random.u8(..10) {
-            0..4 => {
+        match random.u8(..12) {
+            0..2 => {
+                let by = random.i64(STEPS.0..STEPS.1);
+                if let Some(clock) = &mut clock {
+                    faults.steps += 1;
+                    clock.step(by);
+                }
+            }
+            2..6 => {
                 faults.kills += 1;
                 with(server, |server| {
                     server.kill();
@@ -182,7 +209,7 @@ async fn storm(
                 })
                 .await?;
             }
-            4..6 => {
+            6..8 => {
                 faults.deploys += 1;
                 with(server, |server| {
                     server.stop();

@@ -74,6 +74,63 @@ pub async fn use_of(target: &Target, receivers: usize) -> Result<Use, String> {
     })
 }
 
+/// What rooms with idle sockets use.
+pub struct Upkeep {
+    /// Alarms for each room in a month: a request each, and a row, for the next
+    /// one is set.
+    pub alarms: f64,
+    /// Seconds of processor time for each room in a month. The runtime's answers
+    /// to pings are in it, though they are free: the bare object has nothing else.
+    pub active_seconds: f64,
+    /// Rooms that 10,000 sockets are in, 100 in each.
+    pub rooms: f64,
+}
+
+/// The `GHOST_TIMEOUT` for this measurement, and what it is by default: a room
+/// whose clients ping looks so often for some that are gone.
+pub const LOOKS_EVERY: &str = "30s";
+const LOOKS_LESS_OFTEN: f64 = 90.0 / 30.0;
+
+/// How long idle sockets are watched: two alarms of each room.
+const WATCH: Duration = Duration::from_secs(62);
+const MONTH: f64 = 30.0 * 86_400.0;
+
+const IDLE_ROOMS: usize = 10;
+const PER_ROOM: usize = 100;
+
+impl Upkeep {
+    /// In dollars a month, for 10,000 sockets.
+    pub fn price_of_a_month(&self) -> f64 {
+        let million = 1e6;
+        let room = self.alarms * (REQUESTS + ROWS_WRITTEN) / million
+            + self.active_seconds * GIGABYTES * DURATION / million;
+        room * self.rooms
+    }
+}
+
+/// Sockets that say nothing but that they live.
+pub async fn upkeep(target: &Target) -> Result<Upkeep, String> {
+    let users = client::users(target, PER_ROOM);
+    let mut audience = Audience::default();
+    for room in 0..IDLE_ROOMS {
+        let room = format!("{ROOM}-{room}");
+        for client in client::connect_all(target, &room, &users).await? {
+            audience.add(client);
+        }
+    }
+    // All are told who came, and the first alarms are set.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let (alarms, cpu) = (target.wakes(), target.cpu_seconds());
+    tokio::time::sleep(WATCH).await;
+    audience.check()?;
+    let a_month = |used: f64| used / IDLE_ROOMS as f64 / WATCH.as_secs_f64() * MONTH;
+    Ok(Upkeep {
+        alarms: a_month((target.wakes() - alarms) as f64) / LOOKS_LESS_OFTEN,
+        active_seconds: a_month(target.cpu_seconds() - cpu),
+        rooms: 10_000.0 / PER_ROOM as f64,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,6 +36,7 @@ impl Chat {
         }
         this.last = (push.life, push.number);
         this.epoch = push.epoch;
+        let before = this.at;
         // What is for single native clients, for one frame with what is for all.
         let mut held: HashMap<ClientId, String> = HashMap::new();
         for (item, text) in push.items.into_iter().zip(texts) {
@@ -70,6 +71,12 @@ impl Chat {
         }
         for (key, text) in held {
             self.tell(hub, key, &text);
+        }
+        if let Some(at) = self.rooms.get(&push.room).map(|this| this.at)
+            && at > before
+        {
+            let room = push.room.clone();
+            hub.push(Output::Reached { room, at });
         }
         for key in self.recovering.iter().copied().collect::<Vec<_>>() {
             if let Some(Client {
