@@ -681,7 +681,7 @@ impl Net {
             }
             for room in std::mem::take(&mut forward) {
                 while let Some(commands) = self.gateway.app.take(&room) {
-                    self.to_room(&room, commands);
+                    self.ask(&room, commands);
                 }
             }
         }
@@ -731,7 +731,7 @@ impl Net {
         }
     }
 
-    fn to_room(&mut self, name: &str, commands: Vec<ToRoom>) {
+    fn ask(&mut self, name: &str, commands: Vec<ToRoom>) {
         // What goes over the link is what comes of it.
         let commands = serde_json::to_string(&commands).expect("commands are JSON");
         let commands: Vec<ToRoom> = serde_json::from_str(&commands).expect("commands are read");
