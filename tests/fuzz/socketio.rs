@@ -78,7 +78,7 @@ enum Piece<'a> {
 
 fn pieces(input: &[u8]) -> impl Iterator<Item = Piece<'_>> {
     // More would only be slower.
-    input.split(|byte| *byte == 0).take(16).map(|piece| {
+    input.split(|byte| *byte == 0).take(8).map(|piece| {
         let rest = piece.get(1..).unwrap_or_default();
         match piece.first() {
             Some(1) => Piece::Later(u64::from(rest.first().copied().unwrap_or(1)) * 100),
@@ -350,4 +350,5 @@ fn chatted(input: &[u8]) {
     net.gateway.hub.frame(bob.socket, frame, net.now);
     net.settle();
     assert_eq!(bob.note(&net), [77]);
+    net.assert_sound();
 }

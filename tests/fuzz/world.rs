@@ -27,10 +27,10 @@ pub const NOW: Millis = 1_800_000_000_000;
 pub const SECRET: &str = "a secret of thirty-two bytes, yes";
 
 /// The largest frame: small, so that too large ones are small as well.
-pub const MAX_FRAME: usize = 2_048;
+pub const MAX_FRAME: usize = 1_024;
 
 /// The largest message or request of Engine.IO.
-pub const MAX_PAYLOAD: usize = 4_096;
+pub const MAX_PAYLOAD: usize = 2_048;
 
 /// Settings under which no limit but those of size is ever met.
 pub fn config(more: &[(&str, &str)]) -> Rc<Config> {
@@ -368,7 +368,7 @@ impl Server {
 
     /// Ends the tick, and then, some time later, what waits for a while.
     pub fn settle(&mut self) {
-        for later in [0, 1_100, 1_100] {
+        for later in [0, 1_100] {
             self.now += later;
             self.advance();
         }
@@ -748,7 +748,6 @@ impl Net {
             server.linked(command);
         }
         server.settle();
-        server.assert_sound();
         *number += 1;
         let (mut items, mut texts) = (Vec::new(), String::new());
         for said in server.said() {
@@ -770,6 +769,13 @@ impl Net {
         for connection in gone {
             let code = 1006;
             server.linked(ToRoom::Gone { connection, code });
+        }
+    }
+
+    /// What is asked of the rooms at any time.
+    pub fn assert_sound(&mut self) {
+        for (server, _) in self.rooms.values_mut() {
+            server.assert_sound();
         }
     }
 
