@@ -224,8 +224,9 @@ fn packet(text: &str) {
 
 /// The answer that an event asks for, if it is one that can have it.
 fn asked(text: &str) -> Option<u32> {
-    let (digits, _) = parts(text.strip_prefix('2')?);
-    digits.parse().ok()
+    let (digits, json) = parts(text.strip_prefix('2')?);
+    // The library knows no id that has a space behind it.
+    digits.parse().ok().filter(|_| json.starts_with('['))
 }
 
 struct Client {
