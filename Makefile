@@ -12,7 +12,7 @@ ROOMS ?=
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export WRANGLER_SEND_METRICS = false
 
-.PHONY: help dev test conformance token build lint bench replay chaos deploy clean
+.PHONY: help dev test conformance token build lint bench replay chaos fuzz deploy clean
 
 help:
 	@echo "make dev      serve on http://localhost:8787 (PORT=)"
@@ -24,6 +24,7 @@ help:
 	@echo "make bench    against other ways to do the same, in one run"
 	@echo "make replay   a chat log through real rooms, checked at the end"
 	@echo "make chaos    kill, cut off, put to sleep; then check that nothing is lost (ROUNDS=)"
+	@echo "make fuzz     what comes from outside, at random (FUZZ_SECONDS= FUZZ_TARGETS=)"
 	@echo "make deploy   to Cloudflare (npx wrangler deploy)"
 	@echo "make clean    forget what was built and stored here"
 
@@ -79,8 +80,15 @@ chaos: tools build
 	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || scripts/debian libfaketime
 	cargo run --release -p roomcast-bench -- chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
+# `make fuzz FUZZ_SECONDS=60 FUZZ_TARGETS="native tokens"`; each target so long.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?=
+
+fuzz:
+	@scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
 deploy: tools
 	wrangler deploy
 
 clean:
-	rm -rf target build .wrangler
+	rm -rf target fuzz/target build .wrangler

@@ -10,8 +10,8 @@ impl Origins {
     pub fn parse(list: &str) -> Self {
         Origins(
             list.split([',', ' '])
-                .filter(|entry| !entry.is_empty())
                 .map(|entry| entry.trim_end_matches('/').to_ascii_lowercase())
+                .filter(|entry| !entry.is_empty())
                 .collect(),
         )
     }
@@ -74,6 +74,15 @@ mod tests {
         assert!(!none.allows(Some("https://evil.example"), "chat.example"));
         assert!(!none.allows(Some("null"), "chat.example"));
         assert!(!none.allows(Some("http://localhost:1"), "localhost:8787"));
+    }
+
+    #[test]
+    fn an_entry_of_nothing_allows_nothing() {
+        let some = Origins::parse("/, //, https://a.example");
+        for bad in ["file://", "https://", "://"] {
+            assert!(!some.allows(Some(bad), "x"), "{bad}");
+        }
+        assert_eq!(Origins::parse("/"), Origins::parse(""));
     }
 
     #[test]

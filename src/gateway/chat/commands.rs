@@ -59,7 +59,10 @@ impl Chat {
     ) {
         let limit = hub.config.room.max_frame_bytes;
         let id = ack.and_then(|ack| u32::try_from(ack).ok());
-        let fault = if args.len() > limit {
+        let line = line::from_event(args, id);
+        // A room takes the line for a frame, and it is longer than the event.
+        let length = line.as_ref().map_or(0, String::len).max(args.len());
+        let fault = if length > limit {
             Some(native::too_large(limit))
         } else if binary {
             Some(Fault::bad_request(
@@ -77,7 +80,7 @@ impl Chat {
                 }
             }
             None => {
-                if let Some(line) = line::from_event(args, id) {
+                if let Some(line) = line {
                     self.line(hub, key, native::decode_line(&line), now);
                 }
             }
@@ -367,5 +370,74 @@ impl Chat {
         let expires = rfc3339(identity.expires);
         self.answer(hub, key, id, &format!(r#"{{"expiresAt":"{expires}"}}"#));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::gateway::{App, Door, Gateway, Protocol};
+    use roomcast_harness::{SECRET, Token, now};
+    use std::rc::Rc;
+
+    /// Whether an event with so much content is answered by `tooLarge`, and
+    /// what goes to the room of it.
+    fn send(content: usize) -> (bool, Vec<String>) {
+        let vars = |name: &str| match name {
+            "JWT_SECRET" => Some(SECRET.to_owned()),
+            "DEFAULT_ROOMS" => Some("*".to_owned()),
+            "MAX_FRAME_BYTES" => Some("1000".to_owned()),
+            _ => None,
+        };
+        let config = Rc::new(Config::read(vars).expect("settings"));
+        let now = now() as Millis * 1_000;
+        let token = Token::user("alice").sign(SECRET);
+        let door = Door {
+            protocol: Protocol::SocketIo,
+            identity: Some(auth::verify(&config, &token, now).expect("a token")),
+            fault: None,
+            address: None,
+            recovers: false,
+        };
+        let mut gateway = Gateway {
+            hub: Hub::new("0".into(), config, || "id".into()),
+            app: Chat::default(),
+        };
+        let socket = gateway.hub.open_socket(door, None, now).expect("let in");
+        let content = "x".repeat(content);
+        let mut sent = Vec::new();
+        for packet in [
+            "40".to_owned(),
+            r#"42["joinRoom","r"]"#.to_owned(),
+            format!(r#"427["sendMessage",{{"roomId":"r","content":"{content}"}}]"#),
+        ] {
+            gateway.hub.frame(socket, Frame::Text(packet), now);
+            sent = gateway.settle(now);
+        }
+        let refused = sent.iter().any(|output| match output {
+            Output::Send {
+                frame: Frame::Text(text),
+                ..
+            } => text.starts_with(r#"437[{"error":{"code":"tooLarge""#),
+            _ => false,
+        });
+        let commands = gateway.app.take("r").expect("a join");
+        let frames = commands.into_iter().filter_map(|command| match command {
+            ToRoom::Frame { frame, .. } => Some(frame),
+            _ => None,
+        });
+        (refused, frames.collect())
+    }
+
+    #[test]
+    fn an_event_that_is_too_large_for_its_room_is_answered_and_closes_nothing() {
+        // Of any length an event is either refused here or taken by the room.
+        for content in 900..=1_000 {
+            let (refused, frames) = send(content);
+            assert_eq!(refused, frames.is_empty(), "{content}");
+            assert!(frames.iter().all(|frame| frame.len() <= 1_000), "{content}");
+        }
+        assert!(!send(900).0 && send(1_000).0);
     }
 }
