@@ -77,7 +77,6 @@ ROUNDS ?= 10
 SEED ?=
 
 chaos: tools build
-	@ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || scripts/debian libfaketime
 	cargo run --release -p roomcast-bench -- chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
 # `make fuzz FUZZ_SECONDS=60 FUZZ_TARGETS="native tokens"`; each target so long.

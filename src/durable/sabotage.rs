@@ -1,8 +1,9 @@
 //! Failures on demand, to test what becomes of them: with the feature `sabotage`
 //! only, which is in no build that is deployed.
 //!
-//! `POST /sabotage` with a list of [`Point`]s, `["Tick"]`, has the code fail the
-//! next time it passes each of them, once for each time it is in the list.
+//! `POST /sabotage` with `{"points":["Tick"],"ahead":-2000}` has the code fail the
+//! next time it passes each of these [`Point`]s, once for each time it is named,
+//! and steps the clock to so many milliseconds ahead of the machine's.
 
 /// Where the code can be made to fail.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +37,10 @@ mod imp {
     pub fn fails(_: Point) -> worker::Result<()> {
         Ok(())
     }
+
+    pub fn ahead() -> f64 {
+        0.0
+    }
 }
 
 #[cfg(feature = "sabotage")]
@@ -46,24 +51,32 @@ mod imp {
     use worker::Error;
     use worker::wasm_bindgen_futures::JsFuture;
 
-    /// Kept by JavaScript, for a panic takes the memory of everything else.
-    fn planned() -> Array {
-        let planned = Reflect::get(&global(), &"sabotage".into());
-        planned
-            .ok()
-            .and_then(|planned| planned.dyn_into().ok())
+    /// Where it is kept: by JavaScript, for a panic takes the memory of
+    /// everything else.
+    const KEPT: &str = "sabotage";
+
+    fn kept(field: &str) -> JsValue {
+        Reflect::get(&global(), &KEPT.into())
+            .and_then(|kept| Reflect::get(&kept, &field.into()))
             .unwrap_or_default()
     }
 
     /// Does what a request asks for.
     pub async fn plan(request: &web_sys::Request) -> Result<(), JsValue> {
-        let list: Array = JsFuture::from(request.json()?).await?.dyn_into()?;
-        Reflect::set(&global(), &"sabotage".into(), &list)?;
+        let plan = JsFuture::from(request.json()?).await?;
+        Reflect::set(&global(), &KEPT.into(), &plan)?;
         Ok(())
     }
 
+    /// Milliseconds.
+    pub fn ahead() -> f64 {
+        kept("ahead").as_f64().unwrap_or(0.0)
+    }
+
     fn is_due(point: Point) -> bool {
-        let planned = planned();
+        let Ok(planned) = kept("points").dyn_into::<Array>() else {
+            return false;
+        };
         let name: JsString = format!("{point:?}").into();
         let at = planned.index_of(&name, 0);
         if at >= 0 {

@@ -18,7 +18,8 @@ async fn sabotaged() -> MutexGuard<'static, Server> {
 
 /// Has the code fail when it next passes these points.
 async fn plan(server: &Server, points: &[&str]) {
-    let planned = server.post("/sabotage", &service(), json!(points)).await;
+    let plan = json!({ "points": points });
+    let planned = server.post("/sabotage", &service(), plan).await;
     assert_eq!(planned.status, 200);
 }
 

@@ -1,12 +1,11 @@
 //! Users who talk while the server under them is killed, restarted, cut off, put
-//! to sleep and given another time, and a judge who compares what they were told
-//! with what is there.
+//! to sleep, made to panic and given another time, and a judge who compares what
+//! they were told with what is there.
 //!
 //! A round is a storm, then calm: all come back, all that was not acknowledged
 //! is said again, and the judge looks ([`verdict`]). Rooms, users and storage
 //! stay the same from round to round. The same seed makes the same faults.
 
-mod clock;
 mod player;
 mod verdict;
 
@@ -14,9 +13,9 @@ use crate::client::User;
 use crate::dialect::Dialect;
 use crate::target::Site;
 use clap::Args;
-use clock::Clock;
 use player::{Phase, Player, Shared};
 use roomcast_harness::{Server, Token, Worker};
+use serde_json::json;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -45,10 +44,22 @@ const PRESENCE_GRACE_MS: &str = "500";
 const STORM: Duration = Duration::from_secs(5);
 const LULL: (u64, u64) = (150, 1_200);
 
-/// By how many seconds the clock is stepped. Ahead by more than the ghost time,
-/// so that all seem to be gone; back by less than presence may take to become
-/// true, for a time that is to come comes so much later.
-const STEPS: (i64, i64) = (-4, 30);
+/// To how many milliseconds ahead of the machine's the clock is stepped, until it
+/// is stepped again or the server ends, which steps it back. From end to end more
+/// than the ghost time, so that all seem to be gone; not so far that what is due
+/// comes later than presence may take to become true.
+const STEPS: (i64, i64) = (-3_000, 3_000);
+
+/// Where the server panics; see `src/durable/sabotage.rs`.
+const POINTS: [&str; 7] = [
+    "Frame",
+    "Tick",
+    "Stored",
+    "Alarm",
+    "GatewayFrame",
+    "GatewayPush",
+    "GatewayAlarm",
+];
 
 /// Every so many rounds all fall silent for so long that objects are put to
 /// sleep: the runtime does so after 10 s.
@@ -66,6 +77,7 @@ struct Faults {
     deploys: u32,
     cuts: u32,
     steps: u32,
+    panics: u32,
     sleeps: u32,
 }
 
@@ -93,17 +105,12 @@ pub async fn run(options: Options) -> Result<bool, String> {
         ("MAX_CONNECTIONS_PER_USER", "1000"),
         ("GATEWAY_SHARDS", "2"),
     ];
-    let mut clock = Clock::find();
-    let prelude = match &clock {
-        Some(clock) => clock.prelude(),
-        None => {
-            println!("the clock is not stepped: libfaketime is not installed");
-            String::new()
-        }
-    };
-    let server = spawn_blocking(move || Server::start_after(&prelude, &Worker::roomcast(), &vars))
-        .await
-        .map_err(|error| error.to_string())?;
+    let server = spawn_blocking(move || {
+        // The same code, which can be made to fail and has a clock to step.
+        Server::start_worker(&Worker::built("sabotage"), &vars)
+    })
+    .await
+    .map_err(|error| error.to_string())?;
     let site = Site::running(&server.url(""), server.secret()).await?;
     let site = Arc::new(site);
     let server = Arc::new(Mutex::new(server));
@@ -136,7 +143,7 @@ pub async fn run(options: Options) -> Result<bool, String> {
     let mut faults = Faults::default();
     for round in 1..=options.rounds {
         phase.send_replace(Phase::Storm);
-        storm(&server, &phase, clock.as_mut(), &mut random, &mut faults).await?;
+        storm(&server, &site, &phase, &mut random, &mut faults).await?;
         if round % SLEEP_EVERY == 0 {
             phase.send_replace(Phase::Silence);
             sleep(ASLEEP).await;
@@ -161,7 +168,7 @@ pub async fn run(options: Options) -> Result<bool, String> {
     let sum =
         |count: fn(&Shared) -> usize| players.iter().map(|player| count(player)).sum::<usize>();
     println!(
-        "{} rounds in {} s: {} kills, {} deploys, {} cuts, {} steps of the clock, {} sleeps, \
+        "{} rounds in {} s: {} kills, {} deploys, {} cuts, {} steps of the clock, {} panics, {} sleeps, \
          {} reconnections; \
          {} messages acknowledged, {} said again; lost 0, doubled 0, reordered 0",
         options.rounds,
@@ -170,6 +177,7 @@ pub async fn run(options: Options) -> Result<bool, String> {
         faults.deploys,
         faults.cuts,
         faults.steps,
+        faults.panics,
         faults.sleeps,
         sum(Shared::reconnections),
         sum(Shared::acknowledged),
@@ -185,8 +193,8 @@ pub async fn run(options: Options) -> Result<bool, String> {
 /// Does things to the server and its sockets for a while.
 async fn storm(
     server: &Arc<Mutex<Server>>,
+    site: &Site,
     phase: &watch::Sender<Phase>,
-    mut clock: Option<&mut Clock>,
     random: &mut fastrand::Rng,
     faults: &mut Faults,
 ) -> Result<(), String> {
@@ -194,12 +202,19 @@ async fn storm(
     while Instant::now() < end {
         sleep(Duration::from_millis(random.u64(LULL.0..LULL.1))).await;
         match random.u8(..12) {
-            0..2 => {
-                let by = random.i64(STEPS.0..STEPS.1);
-                if let Some(clock) = &mut clock {
-                    faults.steps += 1;
-                    clock.step(by);
-                }
+            // Not at all when it has just been killed: the next one comes.
+            0 => {
+                faults.steps += 1;
+                let ahead = random.i64(STEPS.0..STEPS.1);
+                let _ = site
+                    .post("/sabotage", &json!({ "ahead": ahead }).to_string())
+                    .await;
+            }
+            1 => {
+                faults.panics += 1;
+                let point = POINTS[random.usize(..POINTS.len())];
+                let plan = json!({ "points": [point] });
+                let _ = site.post("/sabotage", &plan.to_string()).await;
             }
             2..6 => {
                 faults.kills += 1;
