@@ -105,8 +105,7 @@ struct Live {
     /// What cannot be done at once.
     later: VecDeque<Later>,
     began: Millis,
-    /// Rooms, and up to which event of each clients were sent them: what of that
-    /// is not stored yet must outlive a panic.
+    /// See [`Output::Reached`]: kept by JavaScript, whose memory outlives a panic.
     reached: Map,
 }
 
@@ -554,6 +553,7 @@ impl Live {
         // What is known of revocations is lost with the isolate's memory: without
         // that the registry is asked again with the next who connects.
         let registered = store.registered() && config.revoked.is_known();
+        let known: Option<Map> = runtime::ext(state).told().dyn_into().ok();
         let mut live = Live {
             gateway: crate::gateway::Gateway {
                 hub,
@@ -569,7 +569,7 @@ impl Live {
             later: VecDeque::new(),
             began,
             store,
-            reached: runtime::ext(state).told().dyn_into().unwrap_or_default(),
+            reached: known.clone().unwrap_or_default(),
         };
         runtime::ext(state).set_told(&live.reached);
         let mut connections = 0;
@@ -600,16 +600,25 @@ impl Live {
         }
         live.store
             .clean(began.saturating_sub(RECOVERY_WINDOW), &spills)?;
-        let (records, mut positions) = (live.store.clients()?, live.store.positions()?);
-        live.reached.for_each(&mut |at, room| {
-            if let (Some(room), Some(at)) = (room.as_string(), at.as_f64()) {
-                positions.insert(room, at as u64);
+        let records = live.store.clients()?;
+        // After a panic it is known better than stored.
+        let positions = match &known {
+            Some(known) => {
+                let mut positions = HashMap::new();
+                known.for_each(&mut |at, key| {
+                    if let (Some(key), Some(at)) = (key.as_string(), at.as_f64()) {
+                        positions.insert(key, at as u64);
+                    }
+                });
+                positions
             }
-        });
+            None => live.store.positions()?,
+        };
         let gateway = &mut live.gateway;
         gateway
             .app
             .recall(&mut gateway.hub, records, positions, began);
+        live.settle(state);
         live.log(
             Entry::info("wake")
                 .with("connections", connections)
@@ -745,8 +754,11 @@ impl Live {
                 self.store.save(&client, &user, gone, &record)?;
             }
             Output::Forget { client } => self.store.forget(&client)?,
-            Output::Reached { room, at } => {
-                self.reached.set(&room.into(), &(at as f64).into());
+            Output::Reached { key, at: Some(at) } => {
+                self.reached.set(&key.into(), &(at as f64).into());
+            }
+            Output::Reached { key, at: None } => {
+                self.reached.delete(&key.into());
             }
             Output::Position { room, at } => self.store.set_position(&room, at)?,
             Output::Find { client, pid, user } => {

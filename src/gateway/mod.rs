@@ -88,12 +88,15 @@ pub enum Output {
     Forget {
         client: String,
     },
-    /// Sockets of the room have been sent its events up to `at`.
+    /// Up to which event the sockets of a room have been sent what there is, or a
+    /// single client that is behind them (or no more, with `None`). To be kept
+    /// where it outlives this memory as long as the sockets do.
     Reached {
-        room: String,
-        at: u64,
+        /// [`App::recall`] is to be given it again.
+        key: String,
+        at: Option<u64>,
     },
-    /// The same, to be stored.
+    /// The sockets of the room have been sent its events up to `at`: to be stored.
     Position {
         room: String,
         at: u64,
@@ -223,7 +226,8 @@ pub trait App {
     /// A client of this `pid` comes back elsewhere: it is here no more.
     fn evict(&mut self, _hub: &mut Hub, _pid: &str, _user: &str) {}
 
-    /// After hibernation: the clients that were saved and not gone.
+    /// After hibernation: the clients that were saved and not gone, and what
+    /// [`Output::Position`] and then [`Output::Reached`] said last.
     fn recall(
         &mut self,
         _hub: &mut Hub,

@@ -604,20 +604,19 @@ impl Server {
 
 fn open(name: &str, config: &Rc<Config>, disk: &Disk) -> Room {
     let mut bounds = Bounds::default();
-    if let (Some(first), Some(last)) = (disk.rows.first(), disk.rows.last()) {
-        bounds.head = last.last;
-        bounds.last_at = last.at;
-        bounds.trimmed = first.first - 1;
-        bounds.aged = bounds.trimmed;
-        bounds.oldest_at = Some(first.at);
+    for row in disk.rows.first().into_iter().chain(disk.rows.last()) {
+        bounds.extend(row.first, row.last, row.at);
     }
-    let recent = disk.rows.iter().map(|row| (row.first, row.body.clone()));
+    let rows = disk.rows.clone();
     let snapshot = Snapshot {
         epoch: disk.epoch.clone(),
         bounds,
         members: disk.members.clone().into_iter().collect(),
         journal: disk.journal.clone(),
-        recent: recent.collect(),
+        recent: Some(Box::new(move |since| {
+            let rows = rows.iter().filter(|row| row.at >= since);
+            Ok(rows.map(|row| (row.first, row.body.clone())).collect())
+        })),
     };
     Room::new(name.to_owned(), config.clone(), snapshot)
 }
@@ -718,7 +717,7 @@ impl Net {
             ToShell::Forget { client } => {
                 self.saved.remove(&client);
             }
-            ToShell::Position { .. } => {}
+            ToShell::Position { .. } | ToShell::Reached { .. } => {}
             ToShell::Find { client, pid, user } => {
                 let (app, hub) = (&mut self.gateway.app, &mut self.gateway.hub);
                 app.evict(hub, &pid, &user);

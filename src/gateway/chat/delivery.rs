@@ -36,7 +36,6 @@ impl Chat {
         }
         this.last = (push.life, push.number);
         this.epoch = push.epoch;
-        let before = this.at;
         // What is for single native clients, for one frame with what is for all.
         let mut held: HashMap<ClientId, String> = HashMap::new();
         for (item, text) in push.items.into_iter().zip(texts) {
@@ -72,12 +71,7 @@ impl Chat {
         for (key, text) in held {
             self.tell(hub, key, &text);
         }
-        if let Some(at) = self.rooms.get(&push.room).map(|this| this.at)
-            && at > before
-        {
-            let room = push.room.clone();
-            hub.push(Output::Reached { room, at });
-        }
+        self.say_reached(hub, &push.room);
         for key in self.recovering.iter().copied().collect::<Vec<_>>() {
             if let Some(Client {
                 phase: Phase::Recovering { pending, whole, .. },
@@ -93,6 +87,29 @@ impl Chat {
         pushed
     }
 
+    /// Says how far the clients of a room are.
+    pub(super) fn say_reached(&mut self, hub: &mut Hub, room: &str) {
+        let Some(this) = self.rooms.get_mut(room) else {
+            return;
+        };
+        let all = this.at;
+        if this.said.replace(all) != Some(all) {
+            let (key, at) = (room.to_owned(), Some(all));
+            hub.push(Output::Reached { key, at });
+        }
+        let lagging: Vec<_> = self.lagging.extract_if(|(of, _)| of == room).collect();
+        for (room, id) in lagging {
+            let client = self.by_id.get(id.as_str()).copied();
+            let slot = client.and_then(|client| self.slot(client, &room));
+            let behind = slot.filter(|slot| slot.repairing || slot.at < all);
+            let (key, at) = (lag_key(&room, &id), behind.map(|slot| slot.at));
+            hub.push(Output::Reached { key, at });
+            if at.is_some() {
+                self.lagging.insert((room, id));
+            }
+        }
+    }
+
     /// A room has let a client in.
     pub(super) fn joined(&mut self, hub: &mut Hub, key: ClientId, room: &str, after: u64) {
         let epoch = self
@@ -100,6 +117,10 @@ impl Chat {
             .get(room)
             .map_or("", |this| &this.epoch)
             .to_owned();
+        if let Some(client) = self.client(key) {
+            let lagging = (room.to_owned(), client.id.clone());
+            self.lagging.insert(lagging);
+        }
         let Some(client) = self.client_mut(key) else {
             return;
         };
@@ -181,9 +202,12 @@ impl Chat {
         text: &str,
         held: &mut HashMap<ClientId, String>,
     ) {
-        if let (after, Some(at)) = events
-            && let Some(slot) = self.slot_mut(key, room)
-        {
+        if let (after, Some(at)) = events {
+            // One that is not of the room here, for the memory of its join is
+            // lost, is about to be told to the room.
+            let Some(slot) = self.slot_mut(key, room) else {
+                return;
+            };
             if after.is_some_and(|after| after > slot.at) {
                 return self.repair(hub, key, room);
             }
@@ -324,6 +348,8 @@ impl Chat {
         };
         let hello = client.hello(rights, position);
         hub.log(Entry::info("repair").room(room).connection(&client.id));
+        let lagging = (room.to_owned(), client.id.clone());
+        self.lagging.insert(lagging);
         self.forward(hub, room, ToRoom::Join { hello, id: None });
     }
 
@@ -364,4 +390,10 @@ impl Chat {
             }
         }
     }
+}
+
+/// The key of a client that is behind the others in a room. No room has a space
+/// in its name.
+pub(super) fn lag_key(room: &str, client: &str) -> String {
+    format!("{room} {client}")
 }

@@ -110,6 +110,8 @@ struct Room {
     last: (String, u64),
     epoch: String,
     at: u64,
+    /// What of that [`Output::Reached`] said last.
+    said: Option<u64>,
     unsaved: bool,
 }
 
@@ -128,6 +130,9 @@ pub struct Chat {
     /// Nothing is due before this.
     due: Option<Millis>,
     positions_due: Option<Millis>,
+    /// Rooms and the ids of clients that lack what the others there have, or did
+    /// when that was said last.
+    lagging: HashSet<(String, String)>,
 }
 
 impl App for Chat {

@@ -1,6 +1,7 @@
 //! What is kept of clients over a sleep and over a lost connection, and how they
 //! come back.
 
+use super::delivery::lag_key;
 use super::{Chat, Client, ClientId, Framing, Phase, Slot, State};
 use crate::auth::{Identity, Rights};
 use crate::gateway::{Hub, Output, offset};
@@ -193,6 +194,7 @@ impl Chat {
                     *place != usize::MAX
                 }
             };
+            let id = saved.id.clone();
             let client = Client {
                 status: saved.status,
                 slots: saved.slots,
@@ -207,9 +209,14 @@ impl Chat {
                 let Some(slot) = self.clients[key].as_mut().map(|c| &mut c.slots[slot]) else {
                     continue;
                 };
-                slot.at = positions
-                    .get(&slot.room)
-                    .map_or(slot.from, |at| slot.from.max(*at));
+                let behind = positions.get(&lag_key(&slot.room, &id));
+                slot.at = match (behind, positions.get(&slot.room)) {
+                    (Some(behind), _) => *behind,
+                    (None, at) => slot.from.max(at.copied().unwrap_or(0)),
+                };
+                if behind.is_some() {
+                    self.lagging.insert((slot.room.clone(), id.clone()));
+                }
                 let (room, at, epoch) = (slot.room.clone(), slot.at, slot.epoch.clone());
                 let this = self.rooms.entry(room).or_default();
                 this.clients.push(key);
@@ -219,6 +226,9 @@ impl Chat {
             if !lives {
                 self.gone(hub, key, 1006, saved.session.is_some());
             }
+        }
+        for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
+            self.say_reached(hub, &room);
         }
         hub.close_strangers(|socket| self.by_socket.contains_key(&socket));
         self.expect(now + hub.config.room.ghost_timeout);
