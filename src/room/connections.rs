@@ -317,6 +317,14 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> bool {
+        if !self.members.contains_key(user) {
+            return false;
+        }
+        if !self.cursor_answers.is_empty() {
+            // A connection at a gateway goes with its membership, and with it
+            // the answers that it waits for.
+            self.flush_cursors(now, out);
+        }
         let Some((user, _)) = self.members.remove_entry(user) else {
             return false;
         };
