@@ -12,7 +12,7 @@ ROOMS ?=
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export WRANGLER_SEND_METRICS = false
 
-.PHONY: help dev test conformance token build lint bench replay chaos fuzz deploy clean
+.PHONY: help dev test conformance token build lint bench replay chaos overload fuzz audit deploy clean
 
 help:
 	@echo "make dev      serve on http://localhost:8787 (PORT=)"
@@ -25,6 +25,8 @@ help:
 	@echo "make replay   a chat log through real rooms, checked at the end"
 	@echo "make chaos    kill, cut off, put to sleep; then check that nothing is lost (ROUNDS=)"
 	@echo "make fuzz     what comes from outside, at random (FUZZ_SECONDS= FUZZ_TARGETS=)"
+	@echo "make overload three times what a room can take, and somebody hostile"
+	@echo "make audit    licences, sources and known flaws of what is built in"
 	@echo "make deploy   to Cloudflare (npx wrangler deploy)"
 	@echo "make clean    forget what was built and stored here"
 
@@ -39,7 +41,7 @@ dev: tools .dev.vars
 	@exec wrangler dev --port $(PORT) --inspector-port 0
 
 test: .dev.vars build
-	cargo test
+	cargo test --workspace
 	scripts/client-test
 
 # Short times, so that a protocol suite need not wait.
@@ -85,6 +87,12 @@ FUZZ_TARGETS ?=
 
 fuzz:
 	@scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+overload: tools build
+	cargo run --release -p roomcast-bench -- overload
+
+audit:
+	@scripts/audit
 
 deploy: tools
 	wrangler deploy

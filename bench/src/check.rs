@@ -153,7 +153,7 @@ pub fn lines(
 }
 
 /// The number that stands right after the first `key`.
-fn number_after(line: &[u8], key: &[u8]) -> Option<u64> {
+pub fn number_after(line: &[u8], key: &[u8]) -> Option<u64> {
     let digits = &line[memmem::find(line, key)? + key.len()..];
     let length = digits.iter().take_while(|b| b.is_ascii_digit()).count();
     std::str::from_utf8(&digits[..length]).ok()?.parse().ok()

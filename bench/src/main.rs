@@ -15,6 +15,7 @@
 //! | `report` | rounds to tables and a file |
 //! | `replay` | a chat log as input, compared with what comes out |
 //! | `chaos` | faults while users talk, and a judge |
+//! | `overload` | more than can be taken, and somebody hostile |
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,7 @@ mod dialect;
 mod load;
 mod machine;
 mod node;
+mod overload;
 mod replay;
 mod report;
 mod scenario;
@@ -59,6 +61,8 @@ enum Command {
     /// Kills, cuts off and puts to sleep while users talk, and checks what they
     /// were told.
     Chaos(chaos::Options),
+    /// Offers more than a room can take, and sets somebody hostile among others.
+    Overload(overload::Options),
 }
 
 #[derive(Args)]
@@ -99,6 +103,7 @@ async fn main() -> ExitCode {
         Command::Run(options) => run(options).await.map(|()| true),
         Command::Replay(options) => replay::run(options).await,
         Command::Chaos(options) => chaos::run(options).await,
+        Command::Overload(options) => overload::run(options).await,
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

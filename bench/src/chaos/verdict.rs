@@ -1,6 +1,6 @@
 //! What is there, compared with what users were told.
 
-use super::player::{Shared, digest};
+use super::player::{Memory, Shared, digest};
 use crate::client::{Client, User};
 use crate::dialect::Dialect;
 use crate::target::Site;
@@ -17,9 +17,29 @@ use tokio::time::sleep;
 const CONVERGES: Duration = Duration::from_secs(10);
 
 /// A room's log: what each event was, and the number of each message.
+#[derive(Default)]
 struct Log {
     digests: Vec<u64>,
     messages: HashMap<String, u64>,
+}
+
+impl Log {
+    /// Takes in the next event; answers what is wrong with it.
+    fn add(&mut self, raw: &RawValue) -> Result<Vec<String>, String> {
+        let Event { data } =
+            serde_json::from_str(raw.get()).map_err(|error| format!("{error}: {raw}"))?;
+        let mut broken = Vec::new();
+        self.digests.push(digest(raw.get().as_bytes()));
+        let place = self.digests.len() as u64;
+        if data.seq != place {
+            broken.push(format!("{} is in the place of {place}", data.seq));
+        }
+        let id = data.message_id;
+        if let Some(first) = self.messages.insert(id.clone(), data.seq) {
+            broken.push(format!("{id} is there as {first} and as {}", data.seq));
+        }
+        Ok(broken)
+    }
 }
 
 #[derive(Deserialize)]
@@ -59,39 +79,15 @@ pub async fn judge(
         reach(&here, head).await;
         let members = site.get(&format!("/rooms/{room}/members")).await?;
         for player in &here {
-            let who = format!("{} in {room}", player.user);
-            let memory = player.memory();
-            broken.extend(memory.broken.iter().cloned());
-            for (message, seq) in &memory.acknowledged {
-                if log.messages.get(message) != Some(seq) {
-                    let there = log.messages.get(message);
-                    broken.push(format!("{who}: {message} was {seq}, the log has {there:?}"));
-                }
-            }
-            let expected = memory.began + 1..=head;
-            if !memory.seen.iter().map(|(seq, _)| *seq).eq(expected) {
-                let (count, last) = (memory.seen.len(), memory.seen.last());
-                broken.push(format!(
-                    "{who}: saw {count} events after {}, the last {last:?}, of {head}",
-                    memory.began
-                ));
-            }
-            for (seq, was) in &memory.seen {
-                let is = log.digests.get(*seq as usize - 1);
-                if is != Some(was) {
-                    broken.push(format!("{who}: event {seq} was another than the log's"));
-                }
-            }
             let cursor = members.as_array().and_then(|members| {
                 let own = members
                     .iter()
                     .find(|member| member["userId"] == player.user)?;
                 own["delivered"].as_u64()
             });
-            if cursor.is_none_or(|cursor| cursor < memory.delivered) {
-                let told = memory.delivered;
-                broken.push(format!("{who}: the cursor was {told} and is {cursor:?}"));
-            }
+            let who = format!("{} in {room}", player.user);
+            let wrong = compare(&player.memory(), &log, cursor);
+            broken.extend(wrong.into_iter().map(|what| format!("{who}: {what}")));
         }
         let expected: BTreeSet<String> = here.iter().map(|player| player.user.to_owned()).collect();
         if let Err(seen) = presence(site, room, |online| *online == expected).await {
@@ -101,6 +97,41 @@ pub async fn judge(
         }
     }
     Ok(broken)
+}
+
+/// What a player was told, beside what is there: the room's log and the
+/// player's cursor.
+fn compare(memory: &Memory, log: &Log, cursor: Option<u64>) -> Vec<String> {
+    let mut broken = memory.broken.clone();
+    let head = log.digests.len() as u64;
+    for (message, seq) in &memory.acknowledged {
+        let there = log.messages.get(message);
+        if there != Some(seq) {
+            broken.push(format!("{message} was {seq}, the log has {there:?}"));
+        }
+    }
+    if !memory
+        .seen
+        .iter()
+        .map(|(seq, _)| *seq)
+        .eq(memory.began + 1..=head)
+    {
+        let (count, last) = (memory.seen.len(), memory.seen.last());
+        broken.push(format!(
+            "saw {count} events after {}, the last {last:?}, of {head}",
+            memory.began
+        ));
+    }
+    for (seq, was) in &memory.seen {
+        if log.digests.get(*seq as usize - 1) != Some(was) {
+            broken.push(format!("event {seq} was another than the log's"));
+        }
+    }
+    if cursor.is_none_or(|cursor| cursor < memory.delivered) {
+        let told = memory.delivered;
+        broken.push(format!("the cursor was {told} and is {cursor:?}"));
+    }
+    broken
 }
 
 /// Waits until all have what is in the log; who does not is found out then.
@@ -118,30 +149,15 @@ async fn reach(players: &[&Arc<Shared>], head: u64) {
 /// The whole log of a room; complains of holes and of messages that are in it
 /// twice.
 async fn read(site: &Site, room: &str, broken: &mut Vec<String>) -> Result<Log, String> {
-    let mut log = Log {
-        digests: Vec::new(),
-        messages: HashMap::new(),
-    };
+    let mut log = Log::default();
     loop {
         let after = log.digests.len();
         let path = format!("/rooms/{room}/messages?after={after}&limit=1000");
         let text = site.get_text(&path).await?;
         let page: Page = serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
         for raw in &page.events {
-            let Event { data } = serde_json::from_str(raw.get())
-                .map_err(|error| format!("{path}: {error}: {raw}"))?;
-            log.digests.push(digest(raw.get().as_bytes()));
-            if data.seq != log.digests.len() as u64 {
-                broken.push(format!(
-                    "{room}: {} is in the place of {}",
-                    data.seq,
-                    log.digests.len()
-                ));
-            }
-            if let Some(first) = log.messages.insert(data.message_id.clone(), data.seq) {
-                let (id, again) = (&data.message_id, data.seq);
-                broken.push(format!("{room}: {id} is there as {first} and as {again}"));
-            }
+            let wrong = log.add(raw).map_err(|error| format!("{path}: {error}"))?;
+            broken.extend(wrong.into_iter().map(|what| format!("{room}: {what}")));
         }
         if !page.more {
             return Ok(log);
@@ -196,4 +212,82 @@ pub async fn ghost(site: &Site, room: &str) -> Result<(), String> {
     went.map_err(|online| format!("{NAME} is gone, online are {online:?}"))?;
     drop(client);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(seq: u64, id: &str) -> Box<RawValue> {
+        let json = format!(r#"{{"data":{{"seq":{seq},"messageId":"{id}"}}}}"#);
+        RawValue::from_string(json).expect("JSON")
+    }
+
+    /// A log of three messages, and somebody who was told all of it.
+    fn honest() -> (Log, Memory) {
+        let (mut log, mut memory) = (Log::default(), Memory::default());
+        for (seq, id) in [(1, "a"), (2, "b"), (3, "c")] {
+            let raw = event(seq, id);
+            assert!(log.add(&raw).expect("an event").is_empty());
+            memory.seen.push((seq, digest(raw.get().as_bytes())));
+        }
+        memory.acknowledged.insert("b".to_owned(), 2);
+        memory.delivered = 2;
+        (log, memory)
+    }
+
+    /// What the judge says when this was done to the truth.
+    fn judged(tamper: impl FnOnce(&mut Log, &mut Memory)) -> String {
+        let (mut log, mut memory) = honest();
+        tamper(&mut log, &mut memory);
+        compare(&memory, &log, Some(2)).join("; ")
+    }
+
+    #[test]
+    fn the_judge_finds_whatever_is_not_as_it_was_told() {
+        assert_eq!(judged(|_, _| {}), "");
+        let lost = judged(|log, _| {
+            log.messages.remove("b");
+        });
+        assert_eq!(lost, "b was 2, the log has None");
+        let moved = judged(|log, _| {
+            log.messages.insert("b".to_owned(), 3);
+        });
+        assert_eq!(moved, "b was 2, the log has Some(3)");
+        assert!(
+            judged(|_, memory| {
+                memory.seen.remove(1);
+            })
+            .contains("saw 2 events")
+        );
+        assert!(judged(|_, memory| memory.seen.swap(0, 1)).contains("saw 3 events"));
+        let doubled = judged(|_, memory| memory.seen.push(memory.seen[2]));
+        assert!(doubled.contains("saw 4 events"));
+        assert!(
+            judged(|_, memory| {
+                memory.seen.pop();
+            })
+            .contains("saw 2 events")
+        );
+        let other = judged(|_, memory| memory.seen[1].1 += 1);
+        assert_eq!(other, "event 2 was another than the log's");
+        let back = judged(|_, memory| memory.delivered = 3);
+        assert_eq!(back, "the cursor was 3 and is Some(2)");
+        let said = judged(|_, memory| memory.broken.push("two numbers".to_owned()));
+        assert_eq!(said, "two numbers");
+    }
+
+    #[test]
+    fn the_judge_finds_holes_and_repetitions_in_a_log() {
+        let add = |seq, id| {
+            honest()
+                .0
+                .add(&event(seq, id))
+                .expect("an event")
+                .join("; ")
+        };
+        assert_eq!(add(4, "d"), "");
+        assert_eq!(add(5, "d"), "5 is in the place of 4");
+        assert_eq!(add(4, "b"), "b is there as 2 and as 4");
+    }
 }
