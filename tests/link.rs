@@ -151,6 +151,19 @@ fn a_delivery_that_comes_twice_goes_out_once() {
     assert_eq!(bench.asks_again(), None);
 }
 
+/// Found by `make chaos`: a gateway that had lost the memory of a join in a panic
+/// passed on what the room had for it, without what came before.
+#[test]
+fn events_for_who_is_not_of_the_room_here_go_nowhere() {
+    let mut bench = Bench::new();
+    let out = Item::Out {
+        to: bench.id.clone(),
+    };
+    bench.push(vec![(out, "")]);
+    let (item, text) = bench.one(5, "five");
+    assert!(bench.push(vec![(item, text)]).is_empty());
+}
+
 #[test]
 fn a_delivery_that_was_missed_is_noticed_and_comes_from_the_log() {
     let mut bench = Bench::new();
