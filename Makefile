@@ -41,6 +41,7 @@ dev: tools .dev.vars
 	@exec wrangler dev --port $(PORT) --inspector-port 0
 
 test: .dev.vars build
+	@scripts/build sabotage
 	cargo test --workspace
 	scripts/client-test
 
@@ -62,6 +63,7 @@ lint: tools
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --target wasm32-unknown-unknown --features dev-tokens -- -D warnings
+	cargo clippy --target wasm32-unknown-unknown --features sabotage -- -D warnings
 
 bench: tools build
 	@command -v redis-server >/dev/null || scripts/debian redis-server

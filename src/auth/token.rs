@@ -185,6 +185,15 @@ pub fn verify(config: &Config, token: &str, now: Millis) -> Result<Identity> {
         .expiration
         .and_then(|at| u64::try_from(at.timestamp_millis()).ok())
         .ok_or_else(|| invalid("has no usable `exp`"))?;
+    // The leeway forgives a clock that is off at the door. A socket that came in
+    // within it gets no time past the leeway.
+    let expires = match expires > now {
+        true => expires,
+        false => expires + LEEWAY_SECONDS as u64 * 1000,
+    };
+    if expires <= now {
+        return Err(invalid("has expired"));
+    }
 
     let custom = &claims.custom;
     if !name::is_user(&custom.sub) {
@@ -210,13 +219,7 @@ pub fn verify(config: &Config, token: &str, now: Millis) -> Result<Identity> {
     }
     let identity = Identity {
         user: custom.sub.clone(),
-        // The leeway forgives a clock that is off at the door. A socket that
-        // came in within it gets no time past the leeway.
-        expires: if expires > now {
-            expires
-        } else {
-            expires + LEEWAY_SECONDS as u64 * 1000
-        },
+        expires,
         service: custom.role.as_deref() == Some("service"),
         patterns: match &custom.rooms {
             Some(RoomsClaim(patterns)) => patterns.clone(),
