@@ -65,7 +65,7 @@ export class Server {
     this.#process = child;
     running.add(this);
     for (const stream of [child.stdout, child.stderr]) {
-      stream.on('data', (data) => (this.#output = (this.#output + data).slice(-100_000)));
+      stream.on('data', (data) => (this.#output += data));
     }
     for (const until = Date.now() + FIRST_START; Date.now() < until; await sleep(200)) {
       if (child.exitCode !== null) break;
