@@ -158,6 +158,9 @@ pub struct RoomConfig {
     /// `COMMANDS_PER_SECOND` (1,000), `COMMANDS_BURST` (2,000): anything at
     /// all, per connection. Keeps acknowledgements and faults in bounds.
     pub commands: Rate,
+    /// `REFUSALS_PER_SECOND` (50), `REFUSALS_BURST` (300): refusals that are
+    /// answered. Of a connection that is refused more, nothing is read meanwhile.
+    pub refusals: Rate,
     /// `CONNECTS_PER_MINUTE` (600): connects to one room from one address.
     pub connects: Rate,
     /// `MAX_CONNECTIONS_PER_USER`: sockets of one user in one room. Default 10.
@@ -195,6 +198,10 @@ impl Default for RoomConfig {
             commands: Rate {
                 per_second: 1000.0,
                 burst: 2000.0,
+            },
+            refusals: Rate {
+                per_second: 50.0,
+                burst: 300.0,
             },
             connects: Rate {
                 per_second: 10.0,
@@ -248,6 +255,7 @@ impl Config {
                 signals: vars.rate("SIGNALS_PER_SECOND", "SIGNALS_BURST", defaults.signals)?,
                 joins: vars.rate("JOINS_PER_SECOND", "JOINS_BURST", defaults.joins)?,
                 commands: vars.rate("COMMANDS_PER_SECOND", "COMMANDS_BURST", defaults.commands)?,
+                refusals: vars.rate("REFUSALS_PER_SECOND", "REFUSALS_BURST", defaults.refusals)?,
                 connects: Rate {
                     per_second: per_minute / 60.0,
                     burst: per_minute,

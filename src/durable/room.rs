@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::eventlog::Entry;
 use crate::fault::Fault;
 use crate::room::link::{Command as LinkCommand, Item, Push, Pushed, Request as LinkRequest};
-use crate::room::log::slice;
+use crate::room::log::{Range, slice};
 use crate::room::output::{CallId, ConnId};
 use crate::room::service::{Request as ServiceRequest, Served};
 use crate::room::{self, Attachment, Change, Delivery, Frame, Hello, Output};
@@ -20,7 +20,7 @@ use crate::wire::native::{self, Close};
 use futures_channel::oneshot;
 use js_sys::JsString;
 use std::cell::{OnceCell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::closure::Closure;
@@ -42,6 +42,11 @@ pub const LINK_HEADER: &str = "x-roomcast-link";
 /// Turns of the event loop that a tick waits at the most while fewer things
 /// wait than went out with the last one. Measured: see DESIGN in the README.
 pub const MAX_TURNS: u32 = 4;
+
+/// How long a tick takes at the most while frames come in: the runtime lets
+/// timers wait as long as there is something to read, so that a flood would
+/// keep all others waiting.
+const MAX_TICK: Millis = 10;
 
 /// Of so many ticks that wait for nobody, one looks at the turn after it, which
 /// costs a timer: more often costs a quiet room, more seldom a busy one at its
@@ -97,12 +102,18 @@ struct Live {
     /// Which waking this is.
     life: String,
     calls: HashMap<CallId, oneshot::Sender<Result<String, Fault>>>,
+    /// Pages that were asked for, with the ids of the answers.
+    pages: VecDeque<(ConnId, u32, Range)>,
     last_call: CallId,
     /// When what is being done began.
     began: Millis,
     /// Turns of the event loop that the tick may still take; 0 when none is on
     /// its way.
     turns: u32,
+    /// Whether the next turn is awaited, for the tick or for [`Live::pages`].
+    awaits_turn: bool,
+    /// When it began.
+    tick_began: Millis,
     /// How many things went out with the last one.
     last_tick: usize,
     /// Ticks that waited for nobody.
@@ -464,8 +475,12 @@ impl Object {
         let begins = self.with(None, |live, state| {
             let idle = live.room.waiting() > 0 && live.turns == 0;
             let quiet = idle && live.last_tick <= 1;
-            if at_once || quiet {
+            let overdue = live.turns > 0 && live.began >= live.tick_began + MAX_TICK;
+            if at_once || quiet || overdue {
                 live.flush(state);
+            }
+            if idle || overdue {
+                live.tick_began = live.began;
             }
             if quiet {
                 live.quiet_ticks = live.quiet_ticks.wrapping_add(1);
@@ -473,7 +488,12 @@ impl Object {
             } else if idle {
                 live.turns = MAX_TURNS;
             }
-            idle && live.turns > 0
+            if live.awaits_turn {
+                return false;
+            }
+            live.next_page(state);
+            live.awaits_turn = live.turns > 0 || !live.pages.is_empty();
+            live.awaits_turn
         })?;
         if begins {
             self.await_turn();
@@ -499,20 +519,23 @@ impl Object {
 
     fn turn(self: Rc<Self>) -> Result<()> {
         let more = self.with(None, |live, state| {
-            live.turns = live.turns.saturating_sub(1);
-            if live.room.waiting() >= live.last_tick.max(1) {
-                live.turns = 0;
+            if live.turns > 0 {
+                live.turns -= 1;
+                if live.room.waiting() >= live.last_tick.max(1) {
+                    live.turns = 0;
+                }
+                if live.turns == 0 {
+                    live.flush(state);
+                }
             }
-            if live.turns == 0 {
-                live.flush(state);
-            }
-            live.turns > 0
+            live.next_page(state);
+            live.awaits_turn = live.turns > 0 || !live.pages.is_empty();
+            live.awaits_turn
         })?;
         if more {
             self.await_turn();
-        } else {
-            self.arm();
         }
+        self.arm();
         Ok(())
     }
 
@@ -622,6 +645,9 @@ impl Live {
             last_call: 0,
             began,
             turns: 0,
+            awaits_turn: false,
+            pages: VecDeque::new(),
+            tick_began: 0,
             last_tick: 0,
             quiet_ticks: 0,
             clock: Clock::default(),
@@ -699,6 +725,7 @@ impl Live {
 
     fn displace(&mut self, conn: ConnId) -> Option<Peer> {
         let peer = self.peers.get_mut(conn)?.take()?;
+        self.pages.retain(|(one, ..)| *one != conn);
         match &peer {
             Peer::Socket(socket) => socket.disown(),
             Peer::Gateway { gateway, id } => {
@@ -862,6 +889,30 @@ impl Live {
     }
 
     /// Ends the tick, if anything waits for that.
+    /// Answers one of those who asked for a page. To read it may take as long as
+    /// a hundred messages do, so who asks for many at once gets one a turn.
+    fn next_page(&mut self, state: &State) {
+        let Some((conn, id, range)) = self.pages.pop_front() else {
+            return;
+        };
+        let answer = if !self.room.is_joined(conn) {
+            native::fault(Some(id), &Fault::not_joined())
+        } else {
+            match self.store.page(range, self.room.floor()) {
+                Ok(page) => {
+                    let page = page.finish(self.room.bounds().head, self.room.epoch());
+                    self.room.paged(conn, page.len());
+                    native::ack(id, &page)
+                }
+                Err(error) => {
+                    self.log(Entry::error(format!("reading failed: {error}")));
+                    native::fault(Some(id), &Fault::internal())
+                }
+            }
+        };
+        self.send(state, conn, &JsString::from(answer.as_str()), answer.len());
+    }
+
     fn flush(&mut self, state: &State) {
         let waiting = self.room.waiting();
         if waiting > 0 {
@@ -950,19 +1001,7 @@ impl Live {
                         return self.fail(outputs);
                     }
                 }
-                Output::Page { conn, id, range } => {
-                    let answer = match self.store.page(range, self.room.floor()) {
-                        Ok(page) => native::ack(
-                            id,
-                            &page.finish(self.room.bounds().head, self.room.epoch()),
-                        ),
-                        Err(error) => {
-                            self.log(Entry::error(format!("reading failed: {error}")));
-                            native::fault(Some(id), &Fault::internal())
-                        }
-                    };
-                    self.send(state, conn, &JsString::from(answer.as_str()), answer.len());
-                }
+                Output::Page { conn, id, range } => self.pages.push_back((conn, id, range)),
                 Output::Attach { conn } => self.attach(conn),
                 Output::Joined { conn, after } => {
                     self.tell_gateway(conn, |to| Item::In { to, after });

@@ -32,7 +32,8 @@ pub(super) enum Answer {
 impl Room {
     /// A frame came in.
     pub fn receive(&mut self, conn: ConnId, frame: Frame, now: Millis, out: &mut Vec<Output>) {
-        let limit = self.config.room.max_frame_bytes;
+        let config = self.config.clone();
+        let limit = config.room.max_frame_bytes;
         if self.tick.arrivals.iter().any(|one| one.conn == conn) {
             // `connected` comes before any answer.
             self.advance(now, out);
@@ -43,6 +44,10 @@ impl Room {
         this.reader.heard(now);
         if this.expires <= now {
             return self.close(conn, Close::Expired, now, out);
+        }
+        if this.allowance.is_deaf(&config.room, now) {
+            self.patience(conn, now, out);
+            return;
         }
         let text = match frame {
             Frame::Text(text) if text.len() > limit => {
@@ -105,10 +110,11 @@ impl Room {
 
     /// After a refusal: whether the connection may go on.
     pub(super) fn patience(&mut self, conn: ConnId, now: Millis, out: &mut Vec<Output>) -> bool {
+        let config = self.config.clone();
         let Some(this) = self.conn_mut(conn) else {
             return false;
         };
-        let verdict = this.allowance.refuse(now);
+        let verdict = this.allowance.refuse(&config.room, now);
         if verdict != Verdict::Again {
             let entry = Entry::reject("rate").user(&this.user).connection(&this.id);
             out.push(Output::Log(
@@ -125,6 +131,14 @@ impl Room {
         let config = self.config.clone();
         let this = self.conn_mut(conn).ok_or_else(Fault::internal)?;
         this.allowance.take(kind, &config.room, now)
+    }
+
+    /// A page of so many bytes was read for a connection.
+    pub fn paged(&mut self, conn: ConnId, bytes: usize) {
+        let config = self.config.clone();
+        if let Some(this) = self.conn_mut(conn) {
+            this.allowance.charge_page(bytes, &config.room);
+        }
     }
 
     pub(super) fn command(

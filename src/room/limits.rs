@@ -9,6 +9,10 @@ use std::collections::HashMap;
 /// A connection that goes on over a limit for this long is closed (contract).
 pub const PATIENCE: Millis = 10 * SECOND;
 
+/// A page of the log counts as one request more for each so many bytes: what is
+/// asked for with one frame may be a megabyte.
+const PAGE_BYTES: f64 = 32.0 * 1024.0;
+
 /// Two refusals further apart than this are not the same transgression.
 const LULL: Millis = 2 * SECOND;
 
@@ -29,16 +33,32 @@ impl Bucket {
 
     /// Takes one, or says in how many milliseconds there will be one.
     pub fn take(&mut self, rate: Rate, now: Millis) -> Result<(), Millis> {
-        // A clock that was set back refills nothing.
-        let elapsed = now.saturating_sub(self.at) as f64 / SECOND as f64;
-        self.tokens = (self.tokens + elapsed * rate.per_second).min(rate.burst);
-        self.at = now;
+        self.refill(rate, now);
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
             Ok(())
         } else {
             Err(((1.0 - self.tokens) / rate.per_second * SECOND as f64).ceil() as Millis)
         }
+    }
+
+    /// Takes more for what turned out to be large. A quarter of the burst may be
+    /// owed.
+    pub fn charge(&mut self, count: f64, rate: Rate) {
+        self.tokens = (self.tokens - count).max(-rate.burst / 4.0);
+    }
+
+    /// Whether there is none to take.
+    pub fn is_empty(&mut self, rate: Rate, now: Millis) -> bool {
+        self.refill(rate, now);
+        self.tokens < 1.0
+    }
+
+    fn refill(&mut self, rate: Rate, now: Millis) {
+        // A clock that was set back refills nothing.
+        let elapsed = now.saturating_sub(self.at) as f64 / SECOND as f64;
+        self.tokens = (self.tokens + elapsed * rate.per_second).min(rate.burst);
+        self.at = now;
     }
 
     /// Whether it is as good as new, so that it need not be remembered.
@@ -80,6 +100,7 @@ pub struct Allowance {
     messages: Bucket,
     signals: Bucket,
     joins: Bucket,
+    refusals: Bucket,
     overrun: Overrun,
 }
 
@@ -90,6 +111,7 @@ impl Allowance {
             messages: Bucket::full(limits.messages, now),
             signals: Bucket::full(limits.signals, now),
             joins: Bucket::full(limits.joins, now),
+            refusals: Bucket::full(limits.refusals, now),
             overrun: Overrun::default(),
         }
     }
@@ -106,8 +128,22 @@ impl Allowance {
         taken.map_err(|wait| Fault::rate_limited(kind.name(), wait))
     }
 
-    /// It was refused something: what that means for it.
-    pub fn refuse(&mut self, now: Millis) -> Verdict {
+    /// A page of so many bytes was read for it.
+    pub fn charge_page(&mut self, bytes: usize, limits: &RoomConfig) {
+        let more = (bytes as f64 / PAGE_BYTES).floor();
+        self.joins.charge(more, limits.joins);
+    }
+
+    /// Whether it was refused so much that what comes now is not even read: to
+    /// answer each frame of a flood takes more than the flood itself.
+    pub fn is_deaf(&mut self, limits: &RoomConfig, now: Millis) -> bool {
+        self.refusals.is_empty(limits.refusals, now)
+    }
+
+    /// It was refused something, or not heard: what that means for it.
+    pub fn refuse(&mut self, limits: &RoomConfig, now: Millis) -> Verdict {
+        // There is none left when it is not heard.
+        let _ = self.refusals.take(limits.refusals, now);
         self.overrun.refuse(now)
     }
 }
@@ -236,6 +272,40 @@ mod tests {
             bucket.take(RATE, 0).is_err(),
             "a clock set back gives nothing"
         );
+    }
+
+    #[test]
+    fn who_is_refused_too_often_is_not_heard_for_a_while() {
+        let limits = RoomConfig::default();
+        let mut allowance = Allowance::full(&limits, 0);
+        for _ in 0..300 {
+            assert!(!allowance.is_deaf(&limits, 0));
+            allowance.refuse(&limits, 0);
+        }
+        assert!(allowance.is_deaf(&limits, 0));
+        assert_eq!(allowance.refuse(&limits, 0), Verdict::Again);
+        assert!(!allowance.is_deaf(&limits, 20), "50 a second");
+        for at in 1..10 {
+            allowance.refuse(&limits, at * SECOND);
+        }
+        assert_eq!(allowance.refuse(&limits, 10 * SECOND), Verdict::Enough);
+    }
+
+    #[test]
+    fn a_page_counts_by_its_size_and_no_more_than_a_quarter_is_owed() {
+        let limits = RoomConfig::default();
+        let mut allowance = Allowance::full(&limits, 0);
+        let mut ask = |bytes, now| {
+            let taken = allowance.take(Kind::Request, &limits, now);
+            allowance.charge_page(bytes, &limits);
+            taken.is_ok()
+        };
+        assert!(ask(30_000, 0), "one request");
+        assert!(ask(99 * 32 * 1024, 0), "all that is left, and more");
+        assert!(ask(0, 400));
+        assert!(ask(1_000_000_000, 600));
+        assert!(!ask(0, 5_000));
+        assert!(ask(0, 6_000), "25 are owed at the most");
     }
 
     #[test]

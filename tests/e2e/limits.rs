@@ -127,6 +127,35 @@ async fn anything_at_all_is_limited() {
 }
 
 #[tokio::test]
+async fn who_is_refused_too_often_gets_no_answers_and_is_heard_again_after() {
+    let mut alice = Client::join(&DEFAULT, "deaf", &token("alice")).await;
+    let mut bob = Client::join(&DEFAULT, "deaf", &token("bob")).await;
+    let sent = 2_000;
+    let mut last = 0;
+    for _ in 0..sent {
+        last = alice.start("sendMessage", json!({ "content": 1 })).await;
+    }
+    // Nothing is owed to it by the time that it is heard again.
+    let served = loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let id = alice.start("messageRead", json!({ "seq": 0 })).await;
+        if let Ok(answer) = tokio::time::timeout(Duration::from_millis(500), alice.answer(id)).await
+        {
+            break answer;
+        }
+    };
+    served.expect("heard again");
+    let unanswered = tokio::time::timeout(Duration::from_millis(100), alice.answer(last)).await;
+    assert!(unanswered.is_err(), "the last was dropped");
+    let taken = bob
+        .request("sync", json!({ "after": 0 }))
+        .await
+        .expect("a page")["head"]
+        .as_u64();
+    assert!(taken.is_some_and(|taken| taken >= 40), "{taken:?}");
+}
+
+#[tokio::test]
 async fn over_a_limit_for_10_seconds_closes_with_4429() {
     let mut alice = Client::join(&DEFAULT, "flood", &token("alice")).await;
     let mut bob = Client::join(&DEFAULT, "flood", &token("bob")).await;

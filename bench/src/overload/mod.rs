@@ -52,7 +52,7 @@ const LATENCY: Duration = Duration::from_secs(1);
 /// something.
 const OTHERS: usize = 20;
 const OTHERS_RATE: f64 = 5.0;
-const QUIET: Duration = Duration::from_secs(4);
+const QUIET: Duration = Duration::from_secs(8);
 
 /// How much worse a hostile connection may make it for them.
 const WORSE: f64 = 2.0;

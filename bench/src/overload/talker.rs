@@ -31,7 +31,7 @@ pub enum Manner {
     InFlight(usize),
     /// So many messages a second, whatever is answered.
     Rate(f64),
-    /// As much as the connection takes: messages.
+    /// [`BATCH`] every [`TICK`], whatever comes of it: messages.
     Flood,
     /// The same: frames that are none, and some near the limit.
     Junk,
@@ -42,7 +42,9 @@ pub enum Manner {
 /// How often one with a rate says what is due.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How much a flood writes at a time.
+/// What a flood writes at a time: 20,000 frames a second. Of one that writes as
+/// much as it can the runtime reads as long as there is something: behind a bare
+/// object that ignores all of it others wait longer, too.
 const BATCH: usize = 200;
 
 /// Talks in `room` until it is dropped; comes back when it is closed.
@@ -54,9 +56,10 @@ pub async fn talk(
     start: Instant,
     heard: Arc<Mutex<Heard>>,
 ) {
-    let mut number = 0;
+    let (mut number, mut since) = (0, None);
     loop {
-        let ended = connection(&site, &user, room, manner, start, &heard, &mut number).await;
+        let said = (&mut number, &mut since);
+        let ended = connection(&site, &user, room, manner, start, &heard, said).await;
         let code = match ended {
             Err(SocketError::Closed(code, _)) => code,
             // 1006: abnormal closure (RFC 6455, 7.4.1).
@@ -79,9 +82,9 @@ async fn connection(
     manner: Manner,
     start: Instant,
     heard: &Mutex<Heard>,
-    number: &mut u64,
+    (number, since): (&mut u64, &mut Option<u64>),
 ) -> Result<(), SocketError> {
-    let path = Dialect::Room.path(room, None, &user.token);
+    let path = Dialect::Room.path(room, *since, &user.token);
     let mut socket = Socket::open(site.address, &site.host, &path, &user.token).await?;
     let mut sent: HashMap<u64, Instant> = HashMap::new();
     let mut say = |socket: &mut Socket, sent: &mut HashMap<u64, Instant>| {
@@ -110,7 +113,7 @@ async fn connection(
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let began = Instant::now();
-    let mut said = 0;
+    let (mut said, mut is_due) = (0, true);
     loop {
         match manner {
             Manner::InFlight(most) => {
@@ -124,52 +127,52 @@ async fn connection(
                     said += 1;
                 }
             }
-            Manner::Flood | Manner::Junk | Manner::Pages => {
+            Manner::Flood | Manner::Junk | Manner::Pages if is_due => {
                 for _ in 0..BATCH {
                     say(&mut socket, &mut sent);
                 }
             }
+            Manner::Flood | Manner::Junk | Manner::Pages => {}
         }
         socket.flush().await?;
-        tokio::select! {
-            filled = socket.fill(), if reads => filled?,
-            _ = ticks.tick(), if !matches!(manner, Manner::InFlight(_)) => {}
-        }
+        is_due = tokio::select! {
+            filled = socket.fill(), if reads => filled.map(|()| false)?,
+            _ = ticks.tick(), if !matches!(manner, Manner::InFlight(_)) => true,
+        };
         while let Some(()) = socket.next(|frame| {
             for line in frame.split(|byte| *byte == b'\n') {
-                answer(line, &user.name, start, &mut sent, heard);
+                let seq = answer(line, &user.name, start, &mut sent, heard);
+                *since = seq.or(*since);
             }
         })? {}
     }
 }
 
-/// Takes note of a line, if it is an answer.
+/// Takes note of a line, if it is an answer: the number it was acknowledged with.
 fn answer(
     line: &[u8],
     user: &str,
     start: Instant,
     sent: &mut HashMap<u64, Instant>,
     heard: &Mutex<Heard>,
-) {
+) -> Option<u64> {
     if !line.starts_with(br#"{"ack":"#) {
-        return;
+        return None;
     }
     let number = |key: &[u8]| crate::check::number_after(line, key);
-    let Some(id) = number(br#""ack":"#) else {
-        return;
-    };
-    let Some(at) = sent.remove(&id) else {
-        return;
-    };
+    let id = number(br#""ack":"#)?;
+    let at = sent.remove(&id)?;
     let mut heard = lock(heard);
     if memchr::memmem::find(line, br#""error""#).is_some() {
         match memchr::memmem::find(line, b"rateLimited") {
             Some(_) => heard.refused += 1,
             None => heard.failed += 1,
         }
-    } else if let Some(seq) = number(br#""seq":"#) {
-        let when = start.elapsed().as_millis() as u32;
-        heard.acks.push((when, at.elapsed().as_micros() as u32));
-        heard.acknowledged.insert(format!("{user}-{id}"), seq);
+        return None;
     }
+    let seq = number(br#""seq":"#)?;
+    let when = start.elapsed().as_millis() as u32;
+    heard.acks.push((when, at.elapsed().as_micros() as u32));
+    heard.acknowledged.insert(format!("{user}-{id}"), seq);
+    Some(seq)
 }

@@ -15,6 +15,9 @@ use crate::wire::native::{self, Close, Incoming};
 
 impl Chat {
     pub(super) fn frame(&mut self, hub: &mut Hub, key: ClientId, frame: Frame, now: Millis) {
+        if self.is_deaf(hub, key, now) {
+            return;
+        }
         let limit = hub.config.room.max_frame_bytes;
         let text = match frame {
             Frame::Text(text) if text.len() <= limit => text,
@@ -57,6 +60,9 @@ impl Chat {
         binary: bool,
         now: Millis,
     ) {
+        if self.is_deaf(hub, key, now) {
+            return;
+        }
         let limit = hub.config.room.max_frame_bytes;
         let id = ack.and_then(|ack| u32::try_from(ack).ok());
         let line = line::from_event(args, id);
@@ -87,6 +93,18 @@ impl Chat {
         }
     }
 
+    /// Whether a client was refused so much that it is not heard.
+    fn is_deaf(&mut self, hub: &mut Hub, key: ClientId, now: Millis) -> bool {
+        let Some(client) = self.client_mut(key) else {
+            return true;
+        };
+        let deaf = client.allowance.is_deaf(&hub.config.room, now);
+        if deaf {
+            self.patience(hub, key, now);
+        }
+        deaf
+    }
+
     /// Whether a client may ask for anything at all just now.
     pub(super) fn may(
         &mut self,
@@ -112,7 +130,7 @@ impl Chat {
         let Some(client) = self.client_mut(key) else {
             return;
         };
-        let verdict = client.allowance.refuse(now);
+        let verdict = client.allowance.refuse(&hub.config.room, now);
         if verdict != Verdict::Again {
             hub.log(
                 client
