@@ -134,7 +134,14 @@ impl Bench {
     /// From where the gateway asks for the log again, if it does.
     fn asks_again(&mut self) -> Option<u64> {
         match &self.gateway.app.take("r")?[..] {
-            [Command::Join { hello, id: None }] => hello.position.since,
+            [
+                Command::Gone { connection, .. },
+                Command::Join { hello, id: None },
+            ] => {
+                assert_eq!(*connection, self.id);
+                self.id.clone_from(&hello.connection_id);
+                hello.position.since
+            }
             other => panic!("not a repair: {other:?}"),
         }
     }

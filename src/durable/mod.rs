@@ -6,7 +6,6 @@ mod clients;
 mod clock;
 mod gateway;
 mod keys;
-mod links;
 mod revocations;
 mod room;
 mod runtime;

@@ -1,7 +1,6 @@
 //! The Durable Object of a room.
 
 use super::clock::{self, Clock, Due};
-use super::links::{self, Links};
 use super::revocations::{self, Place, REVOKED_HEADER, Told};
 use super::runtime::{self, GATEWAYS, Socket, fresh_id, now};
 use super::sabotage::{self, Point};
@@ -11,6 +10,7 @@ use crate::config::Config;
 use crate::eventlog::Entry;
 use crate::fault::Fault;
 use crate::room::link::{Command as LinkCommand, Item, Push, Pushed, Request as LinkRequest};
+use crate::room::links::{self, Links};
 use crate::room::log::{Range, slice};
 use crate::room::output::{CallId, ConnId};
 use crate::room::service::{Request as ServiceRequest, Served};
@@ -43,10 +43,12 @@ pub const LINK_HEADER: &str = "x-roomcast-link";
 /// wait than went out with the last one. Measured: see DESIGN in the README.
 pub const MAX_TURNS: u32 = 4;
 
-/// How long a tick takes at the most while frames come in: the runtime lets
-/// timers wait as long as there is something to read, so that a flood would
-/// keep all others waiting.
-const MAX_TICK: Millis = 10;
+/// How long a tick takes at the most while frames come in, and so many more
+/// connections one millisecond longer: the runtime lets timers wait as long as
+/// there is something to read, so that a flood would keep all others waiting.
+/// To end one takes some 20 µs a connection, which must not be all there is time
+/// for.
+const MAX_TICK: (Millis, usize) = (10, 10);
 
 /// Of so many ticks that wait for nobody, one looks at the turn after it, which
 /// costs a timer: more often costs a quiet room, more seldom a busy one at its
@@ -367,8 +369,11 @@ impl Object {
             }
             match answer {
                 Ok(pushed) => self.with(None, |live, state| {
-                    live.links.borrow_mut().reached(&gateway);
+                    let was_missed = live.links.borrow_mut().reached(&gateway);
                     live.lost(state, &pushed.gone);
+                    if was_missed {
+                        live.look_for(&gateway);
+                    }
                 })?,
                 Err(error) => {
                     runtime::complain(error);
@@ -475,7 +480,8 @@ impl Object {
         let begins = self.with(None, |live, state| {
             let idle = live.room.waiting() > 0 && live.turns == 0;
             let quiet = idle && live.last_tick <= 1;
-            let overdue = live.turns > 0 && live.began >= live.tick_began + MAX_TICK;
+            let max_tick = MAX_TICK.0 + (live.peers.len() / MAX_TICK.1) as Millis;
+            let overdue = live.turns > 0 && live.began >= live.tick_began + max_tick;
             if at_once || quiet || overdue {
                 live.flush(state);
             }
@@ -764,25 +770,17 @@ impl Live {
         let mut out = Vec::new();
         match command {
             LinkCommand::Join { hello, id } => {
-                if let Some(conn) = known.filter(|conn| self.room.is_joined(*conn)) {
-                    self.room.repair(conn, &hello, now, &mut out);
-                } else {
-                    // One that is leaving leaves first.
-                    if known.is_some() {
-                        self.advance(state);
-                    }
-                    let connection: Rc<str> = hello.connection_id.as_str().into();
-                    let user = hello.user.clone();
-                    match self.room.subscribe(hello, id, now, &mut out) {
-                        Ok(conn) => self.place(
-                            conn,
-                            Peer::Gateway {
-                                gateway: gateway.clone(),
-                                id: connection,
-                            },
-                        ),
-                        Err(fault) => self.refuse(gateway, &connection, &user, id, &fault),
-                    }
+                let connection: Rc<str> = hello.connection_id.as_str().into();
+                let user = hello.user.clone();
+                match self.room.subscribe(hello, id, now, &mut out) {
+                    Ok(conn) => self.place(
+                        conn,
+                        Peer::Gateway {
+                            gateway: gateway.clone(),
+                            id: connection,
+                        },
+                    ),
+                    Err(fault) => self.refuse(gateway, &connection, &user, id, &fault),
                 }
             }
             LinkCommand::Frame { connection, frame } => match known {
@@ -888,7 +886,6 @@ impl Live {
             .collect()
     }
 
-    /// Ends the tick, if anything waits for that.
     /// Answers one of those who asked for a page. To read it may take as long as
     /// a hundred messages do, so who asks for many at once gets one a turn.
     fn next_page(&mut self, state: &State) {
@@ -913,6 +910,7 @@ impl Live {
         self.send(state, conn, &JsString::from(answer.as_str()), answer.len());
     }
 
+    /// Ends the tick, if anything waits for that.
     fn flush(&mut self, state: &State) {
         let waiting = self.room.waiting();
         if waiting > 0 {

@@ -334,13 +334,13 @@ impl Room {
         for conn in self.roster.remove(&user) {
             if let Some(this) = self.conn_mut(conn) {
                 this.joined = false;
+                // One at a gateway hears of it there, for that must come through.
                 if this.remote {
                     self.parting.push(conn);
-                }
-                out.push(Output::Attach { conn });
-                if asked_by != Some(conn) {
+                } else if asked_by != Some(conn) {
                     self.tick.tell(conn, &event::user_left(&self.name, &user));
                 }
+                out.push(Output::Attach { conn });
             }
         }
         out.push(Output::Log(Entry::info("leave").user(&user)));

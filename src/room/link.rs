@@ -28,8 +28,7 @@ pub struct Request {
 /// Connections are named by their ids, which nobody has twice.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Command {
-    /// Joins; the answer goes by `id`. One that is in the room already missed a
-    /// delivery: it gets what is after its position.
+    /// Joins; the answer goes by `id`.
     Join { hello: Hello, id: Option<u32> },
     /// A frame of the native framing.
     Frame { connection: String, frame: String },
@@ -167,15 +166,6 @@ impl Room {
     ) -> Result<ConnId> {
         self.admit(&hello, now)?;
         Ok(self.arrive(hello, Greeting::Joined(id), now, out))
-    }
-
-    /// One that is in the room already missed a delivery: what is after the
-    /// position it has comes again.
-    pub fn repair(&mut self, conn: ConnId, hello: &Hello, now: Millis, out: &mut Vec<Output>) {
-        self.advance(now, out);
-        let Start { after, .. } = self.start(&hello.user, &hello.position);
-        out.push(Output::Joined { conn, after });
-        self.replay(conn, after, self.bounds.head, out);
     }
 
     /// A connection showed another token.

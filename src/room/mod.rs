@@ -16,6 +16,7 @@ mod connections;
 pub mod dedupe;
 pub mod limits;
 pub mod link;
+pub mod links;
 pub mod log;
 pub mod member;
 pub mod output;

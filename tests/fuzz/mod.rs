@@ -17,7 +17,7 @@ pub mod names;
 pub mod native;
 pub mod socketio;
 pub mod tokens;
-mod world;
+pub mod world;
 
 /// A target: its name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));

@@ -213,21 +213,14 @@ impl Chat {
             Framing::Native(socket) => self.by_socket.remove(&socket),
             Framing::SocketIo { session, nsp } => self.by_nsp.remove(&(session, nsp)),
         };
-        self.withdraw(hub, key, &client.id, client.slots, code);
+        self.withdraw(hub, key, client.slots, code);
     }
 
     /// Takes a client out of these rooms, which are told that it is gone.
-    pub(super) fn withdraw(
-        &mut self,
-        hub: &mut Hub,
-        key: ClientId,
-        id: &str,
-        slots: Vec<Slot>,
-        code: u16,
-    ) {
+    pub(super) fn withdraw(&mut self, hub: &mut Hub, key: ClientId, slots: Vec<Slot>, code: u16) {
         for slot in slots {
             self.strike(key, &slot.room);
-            let connection = id.to_owned();
+            let connection = slot.seat;
             self.forward(hub, &slot.room, ToRoom::Gone { connection, code });
         }
     }

@@ -197,7 +197,7 @@ impl Chat {
             Command::Join { room, position } => {
                 let room = room.ok_or_else(missing)?;
                 match self.slot(key, &room).map(|slot| slot.state) {
-                    Some(State::Joining | State::In | State::Rejoining) => {
+                    Some(State::Joining | State::In) => {
                         self.pass_on(hub, key, &room, line);
                         Ok(())
                     }
@@ -238,16 +238,16 @@ impl Chat {
     }
 
     pub(super) fn pass_on(&mut self, hub: &mut Hub, key: ClientId, room: &str, line: &str) {
-        if let Some(client) = self.client(key) {
+        if let Some(slot) = self.slot(key, room) {
             let command = ToRoom::Frame {
-                connection: client.id.clone(),
+                connection: slot.seat.clone(),
                 frame: line.to_owned(),
             };
             self.forward(hub, room, command);
         }
     }
 
-    /// To all rooms of a client, each by its name and the client's id.
+    /// To all rooms of a client, each by its name and the connection to it.
     pub(super) fn all_rooms(
         &mut self,
         hub: &mut Hub,
@@ -257,10 +257,12 @@ impl Chat {
         let Some(client) = self.client(key) else {
             return;
         };
-        let id = client.id.clone();
-        let rooms: Vec<String> = client.slots.iter().map(|slot| slot.room.clone()).collect();
-        for room in rooms {
-            self.forward(hub, &room, command(&room, id.clone()));
+        let slots = client.slots.iter();
+        let seats: Vec<_> = slots
+            .map(|slot| (slot.room.clone(), slot.seat.clone()))
+            .collect();
+        for (room, seat) in seats {
+            self.forward(hub, &room, command(&room, seat));
         }
     }
 
@@ -293,19 +295,29 @@ impl Chat {
             hub.log(client.entry(Entry::reject("auth").room(room)));
             return Err(Fault::forbidden("the token does not open this room"));
         }
+        let seat = client.seat(hub);
         match known {
-            Some(slot) => client.slots[slot].state = State::Rejoining,
+            // It is leaving. What that comes to is not for this join.
+            Some(slot) => {
+                let slot = &mut client.slots[slot];
+                slot.state = State::Joining;
+                slot.seat = seat.clone();
+                slot.asked = id;
+                slot.repairing = false;
+            }
             None => client.slots.push(Slot {
                 room: room.to_owned(),
+                seat: seat.clone(),
                 epoch: String::new(),
                 from: 0,
                 version: u64::MAX,
                 at: 0,
                 state: State::Joining,
                 repairing: false,
+                asked: id,
             }),
         }
-        let hello = client.hello(rights, position);
+        let hello = client.hello(seat, rights, position);
         if known.is_none() {
             let this = self.rooms.entry(room.to_owned()).or_default();
             this.clients.push(key);

@@ -8,6 +8,7 @@ use crate::room::link::{Command as ToRoom, Item, Push, Pushed};
 use crate::room::log::slice;
 use crate::time::Millis;
 use crate::wire::command::Position;
+use crate::wire::event;
 use crate::wire::native::Close;
 use crate::wire::object::MAX_SAFE_INTEGER;
 use std::collections::{HashMap, HashSet};
@@ -31,7 +32,17 @@ impl Chat {
     ) -> Pushed {
         let mut pushed = Pushed::default();
         let this = self.rooms.entry(push.room.clone()).or_default();
-        if this.last.0 == push.life && push.number <= this.last.1 {
+        let repeated = this.last.0 == push.life && push.number <= this.last.1;
+        if repeated {
+            // Only who is not here is said again: nobody may have heard it.
+            for item in push.items {
+                if let Item::In { to, .. } | Item::Is { to, .. } = item
+                    && self.seated(&push.room, &to).is_none()
+                {
+                    pushed.gone.push(to);
+                }
+            }
+            self.forget_room(&push.room);
             return pushed;
         }
         this.last = (push.life, push.number);
@@ -43,29 +54,47 @@ impl Chat {
                 self.all(hub, &push.room, (after, at), text, &not, &mut held);
                 continue;
             }
-            let Some(to) = item.to() else {
+            let Some(to) = item.to().map(str::to_owned) else {
                 continue;
             };
-            let Some(key) = self.by_id.get(to).copied() else {
-                pushed.gone.push(to.to_owned());
+            let Some(key) = self.client_of(&to) else {
+                pushed.gone.push(to);
                 continue;
             };
-            match item {
-                Item::In { after, .. } => self.joined(hub, key, &push.room, after),
-                Item::Out { .. } => self.parted(hub, key, &push.room),
-                Item::Close { why, .. } => self.close(hub, key, why),
-                Item::One { after, at, .. } => {
+            let state = self
+                .seated(&push.room, &to)
+                .map(|slot| (slot.state, (!slot.repairing).then_some(slot.at)));
+            match (item, state) {
+                (Item::Close { why, .. }, _) => self.close(hub, key, why),
+                (Item::One { after, at, .. }, _) if at.is_none() || state.is_some() => {
                     self.one(hub, key, &push.room, (after, at), text, &mut held);
                 }
-                Item::Is { to, at } => match self.slot(key, &push.room) {
-                    None => pushed.gone.push(to),
-                    Some(slot) if slot.state == State::In && slot.at < at => {
-                        self.repair(hub, key, &push.room);
+                (Item::In { .. } | Item::Is { .. }, None) => pushed.gone.push(to),
+                (Item::In { after, .. }, Some(_)) => self.joined(hub, key, &push.room, after),
+                (Item::Out { .. }, Some(_)) => {
+                    if let Some(text) = held.remove(&key) {
+                        self.tell(hub, key, &text);
                     }
-                    Some(_) => {}
-                },
-                Item::Lost { .. } => self.repair(hub, key, &push.room),
-                Item::All { .. } => {}
+                    self.parted(hub, key, &push.room);
+                }
+                // It was let in, and the word of that was lost.
+                (Item::Is { .. }, Some((State::Joining, _))) => {
+                    self.join_failed(hub, key, &push.room);
+                    pushed.gone.push(to);
+                }
+                // Of one that has asked already the answer may be lost as well.
+                (Item::Is { at, .. }, Some((State::In, had))) if had.is_none_or(|had| had < at) => {
+                    self.repair(hub, key, &push.room);
+                }
+                (Item::Lost { .. }, Some((State::Joining, _))) => {
+                    self.join_failed(hub, key, &push.room);
+                }
+                // With it comes the word that what it asked for failed.
+                (Item::Lost { .. }, Some((State::Leaving, _))) => {
+                    self.leave_failed(hub, key, &push.room);
+                }
+                (Item::Lost { .. }, Some(_)) => self.repair(hub, key, &push.room),
+                _ => {}
             }
         }
         for (key, text) in held {
@@ -141,11 +170,12 @@ impl Chat {
         if slot.repairing {
             slot.repairing = false;
             slot.epoch = epoch;
-            return;
+            return self.save(hub, key, false);
         }
         if slot.state != State::Leaving {
             slot.state = State::In;
         }
+        slot.asked = None;
         slot.from = after;
         slot.epoch = epoch.clone();
         slot.version = version;
@@ -167,11 +197,8 @@ impl Chat {
         let Some(place) = client.slots.iter().position(|slot| slot.room == room) else {
             return;
         };
-        if client.slots[place].state == State::Rejoining {
-            client.slots[place].state = State::Joining;
-            return;
-        }
         let state = client.slots.remove(place).state;
+        let user = client.identity.user.clone();
         client.version += 1;
         for slot in &mut client.slots[place..] {
             // Offsets of before tell of other places.
@@ -182,8 +209,11 @@ impl Chat {
             pending.remove(room);
             *whole = false;
         }
-        let own = personal_room(&client.identity.user) == room;
         self.strike(key, room);
+        if state == State::In {
+            self.tell(hub, key, &event::user_left(room, &user));
+        }
+        let own = personal_room(&user) == room;
         if own && state == State::Joining {
             // As many connections as the user may have are there already.
             return self.close(hub, key, Close::TooFast);
@@ -247,17 +277,19 @@ impl Chat {
         not: &[String],
         held: &mut HashMap<ClientId, String>,
     ) {
+        let mut excepted = HashSet::new();
+        for seat in not {
+            if self.seated(room, seat).is_some() {
+                excepted.extend(self.client_of(seat));
+            }
+        }
         let Some(this) = self.rooms.get(room) else {
             return;
         };
-        let not: HashSet<ClientId> = not
-            .iter()
-            .filter_map(|id| self.by_id.get(id).copied())
-            .collect();
         let mut sockets = Vec::new();
         let mut stamped = line::Stamped::new(text);
         for key in this.clients.clone() {
-            if not.contains(&key) {
+            if excepted.contains(&key) {
                 continue;
             }
             let Some(client) = self.client_mut(key) else {
@@ -329,28 +361,37 @@ impl Chat {
         }
     }
 
-    /// A client missed a delivery: what came since comes from the log.
+    /// A client missed a delivery: what came since comes from the log. It joins
+    /// anew for that, so that whatever is still on its way to it is not taken
+    /// for the answer.
     pub(super) fn repair(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
         let Some(client) = self.client_mut(key) else {
             return;
         };
         let rights = client.identity.rights(room);
-        let Some(slot) = client.slots.iter_mut().find(|slot| slot.room == room) else {
+        let seat = client.seat(hub);
+        let mut slots = client.slots.iter_mut();
+        let slot = slots.find(|slot| slot.room == room && slot.state == State::In);
+        let Some(slot) = slot else {
+            // Who is leaving needs nothing more.
             return;
         };
-        if std::mem::replace(&mut slot.repairing, true) {
-            return;
-        }
+        slot.repairing = true;
+        let connection = std::mem::replace(&mut slot.seat, seat.clone());
         let position = Position {
             since: Some(slot.at),
             epoch: Some(slot.epoch.clone()),
             history: None,
         };
-        let hello = client.hello(rights, position);
+        let hello = client.hello(seat, rights, position);
         hub.log(Entry::info("repair").room(room).connection(&client.id));
         let lagging = (room.to_owned(), client.id.clone());
         self.lagging.insert(lagging);
+        // 1012: the service restarts (IANA).
+        let code = 1012;
+        self.forward(hub, room, ToRoom::Gone { connection, code });
         self.forward(hub, room, ToRoom::Join { hello, id: None });
+        self.save(hub, key, false);
     }
 
     /// Lines to a client, in its framing.

@@ -12,11 +12,12 @@ use super::{App, Heard, Hub, Output, SessionId, SocketId, Up, Waiting, line, off
 use crate::auth::{Identity, Rights};
 use crate::eventlog::Entry;
 use crate::fault::Fault;
+use crate::name::personal_room;
 use crate::room::Hello;
 use crate::room::limits::Allowance;
 use crate::room::link::{Command as ToRoom, Push, Pushed};
 use crate::time::{Millis, SECOND, sooner};
-use crate::wire::command::{Position, Status};
+use crate::wire::command::{Command, Position, Status};
 use crate::wire::native::{self, Close};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -27,6 +28,9 @@ type ClientId = usize;
 /// How long after a room could not be told of a connection's end it is tried
 /// again.
 const RETRY_AFTER: Millis = 5 * SECOND;
+
+/// Between the id of a client and what makes it a connection to a room.
+const SEAT: char = ':';
 
 /// One connection to the vocabulary: a native socket, or a namespace of a
 /// Socket.IO session.
@@ -73,6 +77,10 @@ enum Phase {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Slot {
     room: String,
+    /// The connection that the room knows: another with each join, so that what
+    /// is late of one is not taken for the next. See [`Client::seat`].
+    #[serde(default)]
+    seat: String,
     epoch: String,
     /// Where it began to read.
     from: u64,
@@ -83,8 +91,11 @@ struct Slot {
     #[serde(skip)]
     state: State,
     /// It missed a delivery, and what it missed is on its way.
-    #[serde(skip)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     repairing: bool,
+    /// By which id it asked to be let in, as long as that is open.
+    #[serde(skip)]
+    asked: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -93,8 +104,6 @@ enum State {
     #[default]
     In,
     Leaving,
-    /// Leaving, and then joining again.
-    Rejoining,
 }
 
 /// A room as the gateway sees it.
@@ -199,7 +208,7 @@ impl App for Chat {
         self.due = None;
         for (at, room, command) in std::mem::take(&mut self.retries) {
             if at <= now {
-                self.forward(hub, &room, command);
+                self.again(hub, &room, command);
             } else {
                 self.expect(at);
                 self.retries.push((at, room, command));
@@ -258,26 +267,32 @@ impl App for Chat {
     fn failed(&mut self, hub: &mut Hub, room: &str, commands: Vec<ToRoom>) {
         let fault = Fault::internal();
         for command in commands {
-            if matches!(command, ToRoom::Gone { .. } | ToRoom::Refresh { .. }) {
+            let key = self.client_of(command.connection());
+            match (command, key) {
+                (ToRoom::Frame { frame, connection }, Some(key)) => {
+                    let incoming = native::decode_line(&frame);
+                    if matches!(incoming.command, Ok(Command::Leave { .. }))
+                        && self.seated(room, &connection).is_some()
+                    {
+                        self.leave_failed(hub, key, room);
+                    }
+                    self.tell(hub, key, &native::fault(incoming.id, &fault));
+                }
+                (command @ ToRoom::Join { .. }, Some(key)) => {
+                    let seat = command.connection().to_owned();
+                    match self.seated(room, &seat) {
+                        Some(slot) if slot.repairing => self.retry(hub, room, command),
+                        Some(slot) if slot.state == State::Joining => {
+                            self.join_failed(hub, key, room);
+                        }
+                        _ => {}
+                    }
+                }
                 // Nobody else tells the room.
-                let at = hub.now() + RETRY_AFTER;
-                self.retries.push((at, room.to_owned(), command));
-                self.expect(at);
-                continue;
-            }
-            let Some(key) = self.by_id.get(command.connection()).copied() else {
-                continue;
-            };
-            match command {
-                ToRoom::Join { id, .. } => {
-                    self.tell(hub, key, &native::fault(id, &fault));
-                    self.parted(hub, key, room);
+                (command @ (ToRoom::Gone { .. } | ToRoom::Refresh { .. }), _) => {
+                    self.retry(hub, room, command);
                 }
-                ToRoom::Frame { frame, .. } => {
-                    let id = native::decode_line(&frame).id;
-                    self.tell(hub, key, &native::fault(id, &fault));
-                }
-                ToRoom::Gone { .. } | ToRoom::Refresh { .. } => {}
+                (_, None) => {}
             }
         }
     }
@@ -322,6 +337,52 @@ impl App for Chat {
 }
 
 impl Chat {
+    /// What a room could not be told is to be tried again.
+    fn retry(&mut self, hub: &Hub, room: &str, command: ToRoom) {
+        let at = hub.now() + RETRY_AFTER;
+        self.retries.push((at, room.to_owned(), command));
+        self.expect(at);
+    }
+
+    /// A client is told that it was not let in. Should it have been, which cannot
+    /// be known where the word of it is lost, the room will hear that its
+    /// connection is none.
+    fn join_failed(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
+        let own = self
+            .client(key)
+            .map(|one| personal_room(&one.identity.user));
+        if own.is_some_and(|own| own == room) {
+            // Nobody asked for that one, so nobody would ask again.
+            return self.close(hub, key, Close::Failed);
+        }
+        let asked = self.slot_mut(key, room).and_then(|slot| slot.asked.take());
+        self.tell(hub, key, &native::fault(asked, &Fault::internal()));
+        self.parted(hub, key, room);
+    }
+
+    /// A client is told that it has not left. It may have, so it joins anew.
+    fn leave_failed(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
+        if let Some(slot) = self.slot_mut(key, room)
+            && slot.state == State::Leaving
+        {
+            slot.state = State::In;
+            self.repair(hub, key, room);
+        }
+    }
+
+    /// The time of a retry has come.
+    fn again(&mut self, hub: &mut Hub, room: &str, command: ToRoom) {
+        let ToRoom::Join { hello, .. } = command else {
+            return self.forward(hub, room, command);
+        };
+        // From where it is by now.
+        if let Some(key) = self.client_of(&hello.connection_id)
+            && self.seated(room, &hello.connection_id).is_some()
+        {
+            self.repair(hub, key, room);
+        }
+    }
+
     fn client(&self, key: ClientId) -> Option<&Client> {
         self.clients.get(key)?.as_ref()
     }
@@ -340,6 +401,18 @@ impl Chat {
     fn slot_mut(&mut self, key: ClientId, room: &str) -> Option<&mut Slot> {
         let client = self.clients.get_mut(key)?.as_mut()?;
         client.slots.iter_mut().find(|slot| slot.room == room)
+    }
+
+    /// Whose connection to a room this is, or was.
+    fn client_of(&self, seat: &str) -> Option<ClientId> {
+        let id = seat.split(SEAT).next()?;
+        self.by_id.get(id).copied()
+    }
+
+    /// The slot of this connection to a room, if it is still the one.
+    fn seated(&mut self, room: &str, seat: &str) -> Option<&mut Slot> {
+        let slot = self.slot_mut(self.client_of(seat)?, room)?;
+        (slot.seat == seat).then_some(slot)
     }
 
     fn expect(&mut self, at: Millis) {
@@ -381,9 +454,14 @@ impl Client {
         }
     }
 
-    fn hello(&self, rights: Rights, position: Position) -> Hello {
+    /// A connection for a room: one that nobody had before.
+    fn seat(&self, hub: &Hub) -> String {
+        format!("{}{SEAT}{}", self.id, hub.fresh_id())
+    }
+
+    fn hello(&self, seat: String, rights: Rights, position: Position) -> Hello {
         Hello {
-            connection_id: self.id.clone(),
+            connection_id: seat,
             user: self.identity.user.clone(),
             rights,
             expires: self.identity.expires,

@@ -97,7 +97,9 @@ impl Chat {
                 history: None,
             };
             slot.state = State::Joining;
-            joins.push((slot.room.clone(), client.hello(rights, position), rights));
+            slot.seat = client.seat(hub);
+            let hello = client.hello(slot.seat.clone(), rights, position);
+            joins.push((slot.room.clone(), hello, rights));
             client.slots.push(slot);
         }
         let until = now + RECOVERY_TIMEOUT;
@@ -151,7 +153,7 @@ impl Chat {
         let renamed = client.id.clone();
         self.by_id.remove(&id);
         self.by_id.insert(renamed, key);
-        self.withdraw(hub, key, &id, slots, 1000);
+        self.withdraw(hub, key, slots, 1000);
         self.welcome(hub, key, now);
     }
 
@@ -209,6 +211,10 @@ impl Chat {
                 let Some(slot) = self.clients[key].as_mut().map(|c| &mut c.slots[slot]) else {
                     continue;
                 };
+                if slot.seat.is_empty() {
+                    // Of a build in which connections had the ids of clients.
+                    slot.seat.clone_from(&id);
+                }
                 let behind = positions.get(&lag_key(&slot.room, &id));
                 slot.at = match (behind, positions.get(&slot.room)) {
                     (Some(behind), _) => *behind,
@@ -225,6 +231,11 @@ impl Chat {
             }
             if !lives {
                 self.gone(hub, key, 1006, saved.session.is_some());
+            }
+            let slots = self.client(key).map_or(&[][..], |client| &client.slots);
+            let missed = slots.iter().filter(|slot| slot.repairing);
+            for room in missed.map(|slot| slot.room.clone()).collect::<Vec<_>>() {
+                self.repair(hub, key, &room);
             }
         }
         for room in self.rooms.keys().cloned().collect::<Vec<_>>() {

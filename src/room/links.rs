@@ -1,7 +1,7 @@
 //! What a room has for its gateways: queued, and sent by one request at a time
 //! to each, so that order is kept and what comes meanwhile goes together.
 
-use crate::room::link::{Item, Push};
+use super::link::{Item, Push};
 use std::collections::HashMap;
 
 /// Most bytes that wait for a gateway: one that takes no more is given up.
@@ -33,6 +33,7 @@ struct Link {
 pub struct Links(HashMap<String, Link>);
 
 impl Links {
+    /// Something for a gateway; with the text that it is about, if it is.
     pub fn queue(&mut self, gateway: &str, item: Item, text: &str) {
         if !self.0.contains_key(gateway) {
             self.0.insert(gateway.to_owned(), Link::default());
@@ -100,11 +101,11 @@ impl Links {
         Some(push.body(&std::mem::take(&mut link.texts)))
     }
 
-    /// A push came through.
-    pub fn reached(&mut self, gateway: &str) {
-        if let Some(link) = self.0.get_mut(gateway) {
-            link.failures = 0;
-        }
+    /// A push came through. Whether the gateway had been out of reach: what was
+    /// for it until now was dropped, so it is to be asked what it has.
+    pub fn reached(&mut self, gateway: &str) -> bool {
+        let link = self.0.get_mut(gateway);
+        link.is_some_and(|link| std::mem::take(&mut link.failures) > 0)
     }
 
     /// A push did not come through: after which time to look for the gateway
@@ -128,6 +129,7 @@ impl Links {
             .map(|(gateway, _)| gateway.clone())
     }
 
+    /// The gateway is given up.
     pub fn forget(&mut self, gateway: &str) {
         self.0.remove(gateway);
     }
