@@ -48,7 +48,7 @@ pub const MAX_TURNS: u32 = 4;
 /// there is something to read, so that a flood would keep all others waiting.
 /// To end one takes some 20 µs a connection, which must not be all there is time
 /// for.
-const MAX_TICK: (Millis, usize) = (10, 10);
+const MAX_TICK: (Millis, usize) = (3, 5);
 
 /// Of so many ticks that wait for nobody, one looks at the turn after it, which
 /// costs a timer: more often costs a quiet room, more seldom a busy one at its
