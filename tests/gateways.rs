@@ -7,6 +7,7 @@ mod fuzz;
 
 use fuzz::world::{self, NOW, Server, door, identity, item};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use roomcast::gateway::chat::Chat;
 use roomcast::gateway::{App, Frame, Gateway, Hub, Output, Protocol, SocketId};
 use roomcast::room::link::{Command as ToRoom, Item, Push};
@@ -132,6 +133,8 @@ struct Place {
     resting: BTreeMap<&'static str, (Millis, bool)>,
     /// The last push of this life to each.
     last: BTreeMap<&'static str, String>,
+    /// Gateways that do not know yet who left.
+    untold: BTreeSet<&'static str>,
 }
 
 impl Place {
@@ -145,6 +148,7 @@ impl Place {
             busy: BTreeSet::new(),
             resting: BTreeMap::new(),
             last: BTreeMap::new(),
+            untold: BTreeSet::new(),
         }
     }
 }
@@ -324,7 +328,7 @@ impl World {
         this.last_id += 1;
         let id = this.last_id;
         match this.seats.get_mut(room) {
-            Some(seat) if seat.stand == Stand::In => {
+            Some(seat) if matches!(seat.stand, Stand::In | Stand::Joining(_)) => {
                 seat.stand = Stand::Leaving(id);
                 self.ask(client, "leaveRoom", json!({ "roomId": room }));
             }
@@ -456,7 +460,12 @@ impl World {
                 continue;
             };
             match item.to().map(|to| self.at[to]) {
-                Some(gateway) => place.links.queue(GATEWAYS[gateway], item, &text),
+                Some(gateway) => {
+                    if item.is_last_word() {
+                        place.untold.insert(GATEWAYS[gateway]);
+                    }
+                    place.links.queue(GATEWAYS[gateway], item, &text);
+                }
                 None => {
                     for gateway in &gateways {
                         place.links.queue(GATEWAYS[*gateway], item.clone(), &text);
@@ -532,6 +541,7 @@ impl World {
         match fate {
             Fate::Arrives | Fate::Twice => {
                 let was_missed = place.links.reached(name);
+                place.untold.remove(name);
                 self.lost(room, gone);
                 if was_missed {
                     self.look_for(room, name);
@@ -575,6 +585,10 @@ impl World {
         let Some(place) = self.places.get_mut(room) else {
             return;
         };
+        if !place.untold.is_empty() {
+            // A known limit: see docs/reliability.md.
+            return;
+        }
         place.server.now = self.now;
         place.server.advance();
         // What was stored and not sent is lost with the memory.
@@ -586,6 +600,7 @@ impl World {
             busy: BTreeSet::new(),
             resting: BTreeMap::new(),
             last: BTreeMap::new(),
+            untold: BTreeSet::new(),
             server: std::mem::replace(&mut place.server, Server::new("", world::config(&[]))),
         };
         let at = place.server.head();
@@ -788,7 +803,8 @@ impl Client {
                 },
                 Stand::Leaving(asked) if asked == id => match line["error"]["code"].as_str() {
                     None | Some("notJoined") => Stand::Out,
-                    Some(_) => Stand::In,
+                    // It may be in or not: it asks at the end.
+                    Some(_) => Stand::Joining(0),
                 },
                 stand => stand,
             };
@@ -829,10 +845,23 @@ impl Client {
     }
 }
 
+/// The same 2,000 cases each time; other ones with `GATEWAYS_CASES=30000`.
+fn cases() -> ProptestConfig {
+    let more = std::env::var("GATEWAYS_CASES").ok();
+    let (cases, rng_seed) = match more.and_then(|cases| cases.parse().ok()) {
+        Some(cases) => (cases, RngSeed::Random),
+        None => (2_000, RngSeed::Fixed(1)),
+    };
+    ProptestConfig {
+        cases,
+        rng_seed,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 2_000, failure_persistence: None, ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases())]
 
     #[test]
     fn rooms_behind_a_bad_link_keep_their_promises(

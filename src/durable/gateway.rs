@@ -610,6 +610,11 @@ impl Live {
                         positions.insert(key, at as u64);
                     }
                 });
+                // It may sleep before anything else comes. Those of single
+                // clients, with a space, are for who is behind in this life.
+                for (room, at) in positions.iter().filter(|(key, _)| !key.contains(' ')) {
+                    live.store.set_position(room, *at)?;
+                }
                 positions
             }
             None => live.store.positions()?,

@@ -1,7 +1,7 @@
 //! What clients ask for.
 
 use super::clients::Judge;
-use super::{Chat, ClientId, Slot, State};
+use super::{Chat, ClientId, NEVER, Slot, State};
 use crate::auth::{self, Rights};
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
@@ -310,7 +310,7 @@ impl Chat {
                 seat: seat.clone(),
                 epoch: String::new(),
                 from: 0,
-                version: u64::MAX,
+                version: NEVER,
                 at: 0,
                 state: State::Joining,
                 repairing: false,

@@ -1,6 +1,6 @@
 //! What rooms have for clients: who is in, and what they get.
 
-use super::{Chat, Client, ClientId, Framing, Phase, State};
+use super::{Chat, Client, ClientId, Framing, NEVER, Phase, State};
 use crate::eventlog::Entry;
 use crate::gateway::{Hub, Output, line, socketio};
 use crate::name::personal_room;
@@ -61,9 +61,14 @@ impl Chat {
                 pushed.gone.push(to);
                 continue;
             };
-            let state = self
-                .seated(&push.room, &to)
-                .map(|slot| (slot.state, (!slot.repairing).then_some(slot.at)));
+            let state = self.seated(&push.room, &to).map(|slot| {
+                let state = match slot.version {
+                    // It may be leaving already.
+                    NEVER => State::Joining,
+                    _ => slot.state,
+                };
+                (state, (!slot.repairing).then_some(slot.at))
+            });
             match (item, state) {
                 (Item::Close { why, .. }, _) => self.close(hub, key, why),
                 (Item::One { after, at, .. }, _) if at.is_none() || state.is_some() => {
@@ -299,7 +304,8 @@ impl Chat {
                 continue;
             };
             let slot = &mut client.slots[place];
-            if slot.state == State::Joining || slot.repairing {
+            // One that was never let in may be leaving already.
+            if slot.state == State::Joining || slot.version == NEVER || slot.repairing {
                 continue;
             }
             let had = slot.at;

@@ -29,6 +29,9 @@ type ClientId = usize;
 /// again.
 const RETRY_AFTER: Millis = 5 * SECOND;
 
+/// The version of a slot whose room has not let the client in yet.
+const NEVER: u64 = u64::MAX;
+
 /// Between the id of a client and what makes it a connection to a room.
 const SEAT: char = ':';
 
@@ -282,7 +285,7 @@ impl App for Chat {
                     let seat = command.connection().to_owned();
                     match self.seated(room, &seat) {
                         Some(slot) if slot.repairing => self.retry(hub, room, command),
-                        Some(slot) if slot.state == State::Joining => {
+                        Some(slot) if slot.state == State::Joining || slot.version == NEVER => {
                             self.join_failed(hub, key, room);
                         }
                         _ => {}
@@ -362,11 +365,13 @@ impl Chat {
 
     /// A client is told that it has not left. It may have, so it joins anew.
     fn leave_failed(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
-        if let Some(slot) = self.slot_mut(key, room)
-            && slot.state == State::Leaving
-        {
-            slot.state = State::In;
-            self.repair(hub, key, room);
+        match self.slot_mut(key, room) {
+            Some(slot) if slot.version == NEVER => self.join_failed(hub, key, room),
+            Some(slot) if slot.state == State::Leaving => {
+                slot.state = State::In;
+                self.repair(hub, key, room);
+            }
+            _ => {}
         }
     }
 

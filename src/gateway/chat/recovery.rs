@@ -97,6 +97,7 @@ impl Chat {
                 history: None,
             };
             slot.state = State::Joining;
+            slot.repairing = false;
             slot.seat = client.seat(hub);
             let hello = client.hello(slot.seat.clone(), rights, position);
             joins.push((slot.room.clone(), hello, rights));
