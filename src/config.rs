@@ -158,9 +158,13 @@ pub struct RoomConfig {
     /// `COMMANDS_PER_SECOND` (1,000), `COMMANDS_BURST` (2,000): anything at
     /// all, per connection. Keeps acknowledgements and faults in bounds.
     pub commands: Rate,
-    /// `REFUSALS_PER_SECOND` (50), `REFUSALS_BURST` (300): refusals that are
-    /// answered. Of a connection that is refused more, nothing is read meanwhile.
+    /// `REFUSALS_PER_SECOND` (2,000), `REFUSALS_BURST` (1,000): what a room or a
+    /// gateway refuses, all its connections together, before it is flooded: then
+    /// those that are refused again and again are closed at once.
     pub refusals: Rate,
+    /// `FLOOD_BAN`: how long who was closed for that is kept out, twice as long
+    /// each time. Default 10 s.
+    pub flood_ban: Millis,
     /// `CONNECTS_PER_MINUTE` (600): connects to one room from one address.
     pub connects: Rate,
     /// `MAX_CONNECTIONS_PER_USER`: sockets of one user in one room. Default 10.
@@ -168,7 +172,7 @@ pub struct RoomConfig {
     /// `MAX_MEMBERS`: members of a room. Default 10,000.
     pub max_members: usize,
     /// `MAX_UNACKED_BYTES`: how much is sent to a socket that gives no sign of
-    /// life (a frame or a ping) before it is cut. Default 16 MiB.
+    /// life (a frame or a ping) before it is cut. Default 32 MiB.
     pub max_unacked_bytes: usize,
 }
 
@@ -200,9 +204,10 @@ impl Default for RoomConfig {
                 burst: 2000.0,
             },
             refusals: Rate {
-                per_second: 50.0,
-                burst: 300.0,
+                per_second: 2_000.0,
+                burst: 1_000.0,
             },
+            flood_ban: 10 * SECOND,
             connects: Rate {
                 per_second: 10.0,
                 burst: 600.0,
@@ -256,6 +261,7 @@ impl Config {
                 joins: vars.rate("JOINS_PER_SECOND", "JOINS_BURST", defaults.joins)?,
                 commands: vars.rate("COMMANDS_PER_SECOND", "COMMANDS_BURST", defaults.commands)?,
                 refusals: vars.rate("REFUSALS_PER_SECOND", "REFUSALS_BURST", defaults.refusals)?,
+                flood_ban: vars.duration("FLOOD_BAN", defaults.flood_ban)?,
                 connects: Rate {
                     per_second: per_minute / 60.0,
                     burst: per_minute,

@@ -222,6 +222,10 @@ impl Object {
     }
 
     fn message(self: &Rc<Self>, socket: &Socket, message: &JsValue) -> Result<()> {
+        if socket.place().is_none() && self.live.borrow().is_some() {
+            // Closed already, and it does not stop talking.
+            return Ok(());
+        }
         self.act(None, |live, _| {
             let Some(place) = socket.place() else {
                 return;

@@ -209,18 +209,20 @@ impl Room {
     #[wasm_bindgen(js_name = webSocketMessage)]
     pub fn web_socket_message(&self, socket: &Socket, message: &JsValue) -> JsResult {
         let full = self.object.with(None, |live, state| {
-            let Some(conn) = socket.place() else {
-                return false;
-            };
+            let conn = socket.place()?;
             let text = message.as_string();
             let frame = text.as_deref().map_or(Frame::Binary, Frame::Text);
             let mut out = Vec::new();
             live.room.receive(conn, frame, now(), &mut out);
             sabotage::panics(Point::Frame);
             live.run(state, out);
-            live.room.is_full()
+            Some(live.room.is_full())
         })?;
-        Ok(self.object.settle(full)?)
+        match full {
+            Some(full) => Ok(self.object.settle(full)?),
+            // Closed already, and it does not stop talking.
+            None => Ok(()),
+        }
     }
 
     #[wasm_bindgen(js_name = webSocketClose)]

@@ -151,9 +151,10 @@ impl Live {
                 identity,
             } => {
                 // As many as there may be connects.
-                let taken = self.doors.take(&identity.user, config.room.connects, now());
-                if let Err(wait) = taken {
-                    return Ok(Err(Fault::rate_limited("tickets", wait)));
+                let connects = config.room.connects;
+                let taken = self.doors.admit(&identity.user, "tickets", connects, now());
+                if let Err(fault) = taken {
+                    return Ok(Err(fault));
                 }
                 self.db.write(
                     "INSERT INTO tickets (ticket, until, identity) VALUES (?, ?, ?)",

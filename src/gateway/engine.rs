@@ -6,7 +6,7 @@ use super::{Frame, Heard, Hub, Output, PollId, SessionId, SocketId, Up, seat, so
 use crate::auth::Identity;
 use crate::eventlog::Entry;
 use crate::fault::Fault;
-use crate::room::limits::Reader;
+use crate::room::limits::{CONNECTS, Reader};
 use crate::time::{Millis, SECOND, sooner};
 use crate::wire::native::Close;
 use engineioxide_core::{Packet, ProtocolVersion};
@@ -150,16 +150,19 @@ enum Record {
 impl Hub {
     /// Whether one more may come from there; not asked of who is here already.
     pub fn admit(&mut self, door: &Door, now: Millis) -> Result<(), Fault> {
-        let Some(address) = &door.address else {
-            return Ok(());
-        };
-        self.doors
-            .take(address, self.config.room.connects, now)
-            .map_err(|wait| {
-                let fault = Fault::rate_limited("connects from this address", wait);
-                self.log(Entry::reject("rate").with("code", fault.code.as_str()));
-                fault
-            })
+        let address = door.address.as_deref().map_or(Ok(()), |address| {
+            let connects = self.config.room.connects;
+            self.doors.admit(address, CONNECTS, connects, now)
+        });
+        let user = door
+            .identity
+            .as_ref()
+            .map_or(Ok(()), |identity| self.floods.admit(&identity.user, now));
+        address.and(user).inspect_err(|fault| {
+            self.out.push(Output::Log(
+                Entry::reject("rate").with("code", fault.code.as_str()),
+            ));
+        })
     }
 
     /// A native socket.

@@ -23,7 +23,7 @@ pub use engine::{Answer, Door, Polled, Protocol};
 
 use crate::config::Config;
 use crate::eventlog::Entry;
-use crate::room::limits::Doors;
+use crate::room::limits::{Doors, Floods};
 use crate::room::link;
 use crate::time::Millis;
 use crate::wire::native::Close;
@@ -256,6 +256,7 @@ pub struct Hub {
     last_poll: PollId,
     due: Option<Millis>,
     doors: Doors,
+    floods: Floods,
     /// The time, as it was told last.
     now: Millis,
     out: Vec<Output>,
@@ -265,6 +266,7 @@ pub struct Hub {
 impl Hub {
     pub fn new(name: String, config: Rc<Config>, fresh: fn() -> String) -> Self {
         Hub {
+            floods: Floods::none(&config.room, 0),
             config,
             fresh,
             name,

@@ -45,10 +45,6 @@ impl Room {
         if this.expires <= now {
             return self.close(conn, Close::Expired, now, out);
         }
-        if this.allowance.is_deaf(&config.room, now) {
-            self.patience(conn, now, out);
-            return;
-        }
         let text = match frame {
             Frame::Text(text) if text.len() > limit => {
                 return self.reject(conn, Close::TooLarge, now, out);
@@ -111,20 +107,19 @@ impl Room {
     /// After a refusal: whether the connection may go on.
     pub(super) fn patience(&mut self, conn: ConnId, now: Millis, out: &mut Vec<Output>) -> bool {
         let config = self.config.clone();
-        let Some(this) = self.conn_mut(conn) else {
+        let Some(this) = self.conns.get_mut(conn).and_then(Option::as_mut) else {
             return false;
         };
-        let verdict = this.allowance.refuse(&config.room, now);
+        let floods = &mut self.floods;
+        let verdict = this.allowance.refuse(floods, &this.user, &config.room, now);
         if verdict != Verdict::Again {
             let entry = Entry::reject("rate").user(&this.user).connection(&this.id);
-            out.push(Output::Log(
-                entry.with("closed", verdict == Verdict::Enough),
-            ));
+            out.push(Output::Log(entry.with("closed", verdict.is_final())));
         }
-        if verdict == Verdict::Enough {
+        if verdict.is_final() {
             self.close(conn, Close::TooFast, now, out);
         }
-        verdict != Verdict::Enough
+        !verdict.is_final()
     }
 
     pub(super) fn take(&mut self, conn: ConnId, kind: Kind, now: Millis) -> Result<()> {

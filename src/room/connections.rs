@@ -1,7 +1,7 @@
 //! Who is connected and who is a member: coming, being told where one stands,
 //! going, and starting to read.
 
-use super::limits::Reader;
+use super::limits::{CONNECTS, Reader};
 use super::tick::{Arrival, Except, Greeting};
 use super::{Attachment, Change, Conn, ConnId, Hello, Member, Output, Room};
 use crate::config::RoomConfig;
@@ -25,11 +25,11 @@ impl Room {
     /// Whether somebody may come in: the limits that count connections.
     pub fn admit(&mut self, hello: &Hello, now: Millis) -> Result<()> {
         if let Some(address) = &hello.address {
-            self.doors
-                .take(address, self.config.room.connects, now)
-                .map_err(|wait| Fault::rate_limited("connects from this address", wait))?;
+            let connects = self.config.room.connects;
+            self.doors.admit(address, CONNECTS, connects, now)?;
         }
         let user = hello.user.as_str();
+        self.floods.admit(user, now)?;
         // The Worker that let it through may not have heard of it yet.
         if self.config.revoked.covers(user, &hello.token, now) {
             return Err(Fault::unauthorized("the token was revoked"));

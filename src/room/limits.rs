@@ -16,6 +16,14 @@ const PAGE_BYTES: f64 = 32.0 * 1024.0;
 /// Two refusals further apart than this are not the same transgression.
 const LULL: Millis = 2 * SECOND;
 
+/// While an object refuses more than it can bear, a connection that was refused
+/// so often in a row is taken for one of those that flood it. More than a client
+/// sends by accident, and soon reached by one that does not listen.
+const FLOOD: u32 = 100;
+
+/// Who floods again and again is kept out so many times as long at the most.
+const MAX_BAN: u32 = 64;
+
 /// A token bucket: starts full, refills steadily.
 #[derive(Clone, Debug)]
 pub struct Bucket {
@@ -46,12 +54,6 @@ impl Bucket {
     /// owed.
     pub fn charge(&mut self, count: f64, rate: Rate) {
         self.tokens = (self.tokens - count).max(-rate.burst / 4.0);
-    }
-
-    /// Whether there is none to take.
-    pub fn is_empty(&mut self, rate: Rate, now: Millis) -> bool {
-        self.refill(rate, now);
-        self.tokens < 1.0
     }
 
     fn refill(&mut self, rate: Rate, now: Millis) {
@@ -100,7 +102,6 @@ pub struct Allowance {
     messages: Bucket,
     signals: Bucket,
     joins: Bucket,
-    refusals: Bucket,
     overrun: Overrun,
 }
 
@@ -111,7 +112,6 @@ impl Allowance {
             messages: Bucket::full(limits.messages, now),
             signals: Bucket::full(limits.signals, now),
             joins: Bucket::full(limits.joins, now),
-            refusals: Bucket::full(limits.refusals, now),
             overrun: Overrun::default(),
         }
     }
@@ -134,17 +134,67 @@ impl Allowance {
         self.joins.charge(more, limits.joins);
     }
 
-    /// Whether it was refused so much that what comes now is not even read: to
-    /// answer each frame of a flood takes more than the flood itself.
-    pub fn is_deaf(&mut self, limits: &RoomConfig, now: Millis) -> bool {
-        self.refusals.is_empty(limits.refusals, now)
+    /// It was refused something: what that means for it.
+    pub fn refuse(
+        &mut self,
+        floods: &mut Floods,
+        user: &str,
+        limits: &RoomConfig,
+        now: Millis,
+    ) -> Verdict {
+        let verdict = self.overrun.refuse(now);
+        let flooded = floods.refusals.take(limits.refusals, now).is_err();
+        if flooded && self.overrun.times >= FLOOD {
+            floods.ban(user, limits.flood_ban, now);
+            return Verdict::Flood;
+        }
+        verdict
+    }
+}
+
+/// How much an object refuses in all, which takes its time from everybody, and
+/// who is kept out of it for that. In memory: who sleeps is not flooded.
+#[derive(Debug)]
+pub struct Floods {
+    refusals: Bucket,
+    bans: HashMap<String, Ban>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ban {
+    until: Millis,
+    /// How long it is.
+    lasts: Millis,
+}
+
+impl Floods {
+    pub fn none(limits: &RoomConfig, now: Millis) -> Self {
+        Floods {
+            refusals: Bucket::full(limits.refusals, now),
+            bans: HashMap::new(),
+        }
     }
 
-    /// It was refused something, or not heard: what that means for it.
-    pub fn refuse(&mut self, limits: &RoomConfig, now: Millis) -> Verdict {
-        // There is none left when it is not heard.
-        let _ = self.refusals.take(limits.refusals, now);
-        self.overrun.refuse(now)
+    /// Whether a user may come in.
+    pub fn admit(&self, user: &str, now: Millis) -> fault::Result<()> {
+        match self.bans.get(user) {
+            Some(ban) if now < ban.until => {
+                let wait = ban.until - now;
+                Err(Fault::rate_limited("refused commands", wait))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps a user out, for twice as long as last time. That is forgotten once
+    /// nothing came of it for as long again.
+    fn ban(&mut self, user: &str, least: Millis, now: Millis) {
+        self.bans.retain(|_, ban| now < ban.until + ban.lasts);
+        let lasts = self.bans.get(user).map_or(least, |last| {
+            (last.lasts * 2).min(least * Millis::from(MAX_BAN))
+        });
+        let until = now + lasts;
+        self.bans.insert(user.to_owned(), Ban { until, lasts });
     }
 }
 
@@ -198,27 +248,34 @@ impl Reader {
     }
 }
 
-/// Connects by address. Addresses that have been quiet are forgotten.
+/// How often each may come to a door: an address, or a user. Who has been quiet is
+/// forgotten.
 #[derive(Debug, Default)]
 pub struct Doors(HashMap<String, Bucket>);
 
 impl Doors {
-    /// One more from an address, or in how many milliseconds there may be.
-    pub fn take(&mut self, address: &str, rate: Rate, now: Millis) -> Result<(), Millis> {
+    /// Lets one more in, or says that there were too many `what`.
+    pub fn admit(&mut self, who: &str, what: &str, rate: Rate, now: Millis) -> fault::Result<()> {
         if self.0.len() > 1_000 {
             self.0.retain(|_, bucket| !bucket.is_full(rate, now));
         }
         self.0
-            .entry(address.to_owned())
+            .entry(who.to_owned())
             .or_insert_with(|| Bucket::full(rate, now))
             .take(rate, now)
+            .map_err(|wait| Fault::rate_limited(what, wait))
     }
 }
+
+/// What a refusal at the door calls those that came from one address.
+pub const CONNECTS: &str = "connects from this address";
 
 /// Refusals in a row.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Overrun {
-    span: Option<(Millis, Millis)>,
+    first: Millis,
+    last: Millis,
+    times: u32,
 }
 
 /// What a refusal means for the connection.
@@ -229,23 +286,32 @@ pub enum Verdict {
     Again,
     /// Kept up for [`PATIENCE`]: close.
     Enough,
+    /// One of those that flood the whole object: close, and keep out for a while.
+    Flood,
+}
+
+impl Verdict {
+    /// Whether the connection is to be closed.
+    pub fn is_final(self) -> bool {
+        matches!(self, Verdict::Enough | Verdict::Flood)
+    }
 }
 
 impl Overrun {
     pub fn refuse(&mut self, now: Millis) -> Verdict {
-        match self.span {
-            Some((first, last)) if now.saturating_sub(last) <= LULL => {
-                self.span = Some((first, now));
-                if now.saturating_sub(first) >= PATIENCE {
-                    Verdict::Enough
-                } else {
-                    Verdict::Again
-                }
-            }
-            _ => {
-                self.span = Some((now, now));
-                Verdict::First
-            }
+        if self.times == 0 || now.saturating_sub(self.last) > LULL {
+            *self = Overrun {
+                first: now,
+                last: now,
+                times: 1,
+            };
+            return Verdict::First;
+        }
+        self.last = now;
+        self.times = self.times.saturating_add(1);
+        match now.saturating_sub(self.first) >= PATIENCE {
+            true => Verdict::Enough,
+            false => Verdict::Again,
         }
     }
 }
@@ -275,20 +341,46 @@ mod tests {
     }
 
     #[test]
-    fn who_is_refused_too_often_is_not_heard_for_a_while() {
+    fn who_floods_an_object_is_closed_and_kept_out_longer_each_time() {
         let limits = RoomConfig::default();
-        let mut allowance = Allowance::full(&limits, 0);
-        for _ in 0..300 {
-            assert!(!allowance.is_deaf(&limits, 0));
-            allowance.refuse(&limits, 0);
+        let mut floods = Floods::none(&limits, 0);
+        let mut flood = |now| {
+            let mut allowance = Allowance::full(&limits, now);
+            let mut refuse = || allowance.refuse(&mut floods, "mallory", &limits, now);
+            let refused = (1..).find(|_| refuse() == Verdict::Flood);
+            let ban = floods.admit("mallory", now).expect_err("kept out");
+            assert!(floods.admit("alice", now).is_ok());
+            assert!(
+                floods
+                    .admit("mallory", now + ban.retry_after.unwrap_or(0))
+                    .is_ok()
+            );
+            (refused, ban.retry_after)
+        };
+        assert_eq!(flood(0), (Some(1_001), Some(10_000)), "a burst is answered");
+        assert_eq!(flood(10_000), (Some(1_001), Some(20_000)));
+        assert_eq!(flood(45_000), (Some(1_001), Some(40_000)), "remembered");
+        assert_eq!(flood(125_000).1, Some(10_000), "and forgotten");
+    }
+
+    #[test]
+    fn in_a_flood_who_is_refused_now_and_then_stays() {
+        let limits = RoomConfig::default();
+        let mut floods = Floods::none(&limits, 0);
+        let (mut loud, mut quiet) = (Allowance::full(&limits, 0), Allowance::full(&limits, 0));
+        for _ in 0..99 {
+            assert!(!quiet.refuse(&mut floods, "alice", &limits, 0).is_final());
         }
-        assert!(allowance.is_deaf(&limits, 0));
-        assert_eq!(allowance.refuse(&limits, 0), Verdict::Again);
-        assert!(!allowance.is_deaf(&limits, 20), "50 a second");
-        for at in 1..10 {
-            allowance.refuse(&limits, at * SECOND);
-        }
-        assert_eq!(allowance.refuse(&limits, 10 * SECOND), Verdict::Enough);
+        while loud.refuse(&mut floods, "mallory", &limits, 0) != Verdict::Flood {}
+        // 2,000 a second are borne, whoever they are for.
+        assert_eq!(
+            quiet.refuse(&mut floods, "alice", &limits, 1),
+            Verdict::Again
+        );
+        assert_eq!(
+            quiet.refuse(&mut floods, "alice", &limits, 2 * SECOND + 2),
+            Verdict::First
+        );
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::name::UserId;
 use crate::time::Millis;
 use crate::wire::command::{Position, Status};
 use dedupe::Dedupe;
-use limits::{Allowance, Doors, Reader};
+use limits::{Allowance, Doors, Floods, Reader};
 use log::Bounds;
 use member::Cursor;
 use presence::Roster;
@@ -178,6 +178,7 @@ pub struct Room {
     journalled: HashSet<UserId>,
     /// Connects per address.
     doors: Doors,
+    floods: Floods,
     /// No token expires before this.
     expiry: Option<Millis>,
     /// When to look for sockets that are gone without a close.
@@ -209,7 +210,6 @@ impl Room {
         }
         Room {
             name,
-            config,
             epoch: snapshot.epoch,
             bounds: snapshot.bounds,
             members,
@@ -228,6 +228,8 @@ impl Room {
             journal: snapshot.journal.len(),
             journalled,
             doors: Doors::default(),
+            floods: Floods::none(&config.room, 0),
+            config,
             expiry: None,
             ghost_check: None,
             parting: Vec::new(),

@@ -127,32 +127,63 @@ async fn anything_at_all_is_limited() {
 }
 
 #[tokio::test]
-async fn who_is_refused_too_often_gets_no_answers_and_is_heard_again_after() {
-    let mut alice = Client::join(&DEFAULT, "deaf", &token("alice")).await;
-    let mut bob = Client::join(&DEFAULT, "deaf", &token("bob")).await;
-    let sent = 2_000;
-    let mut last = 0;
-    for _ in 0..sent {
-        last = alice.start("sendMessage", json!({ "content": 1 })).await;
-    }
-    // Nothing is owed to it by the time that it is heard again.
-    let served = loop {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let id = alice.start("messageRead", json!({ "seq": 0 })).await;
-        if let Ok(answer) = tokio::time::timeout(Duration::from_millis(500), alice.answer(id)).await
-        {
-            break answer;
-        }
-    };
-    served.expect("heard again");
-    let unanswered = tokio::time::timeout(Duration::from_millis(100), alice.answer(last)).await;
-    assert!(unanswered.is_err(), "the last was dropped");
-    let taken = bob
+async fn a_burst_over_the_limit_is_answered_one_by_one_and_closes_nothing() {
+    let mut alice = Client::join(&DEFAULT, "burst", &token("alice")).await;
+    let began = Instant::now();
+    let answers = burst(&mut alice, 900, "sendMessage", json!({ "content": 1 })).await;
+    let refill = (began.elapsed().as_secs_f64() * 20.0).ceil() as usize;
+    limited(&answers, 40, refill);
+    alice
         .request("sync", json!({ "after": 0 }))
         .await
-        .expect("a page")["head"]
-        .as_u64();
-    assert!(taken.is_some_and(|taken| taken >= 40), "{taken:?}");
+        .expect("still here");
+}
+
+/// Floods until it is closed: the code.
+async fn flood(client: &mut Client, data: Value) -> u16 {
+    let message = json!({ "event": "sendMessage", "data": data }).to_string();
+    let frame = vec![message; 500].join("\n");
+    for _ in 0..20 {
+        client.send_text(&frame).await;
+    }
+    client.closed().await
+}
+
+#[tokio::test]
+async fn a_flood_is_closed_with_4429_at_once_and_kept_out_for_a_while() {
+    let server = Server::start(&[("FLOOD_BAN", "2s"), ("GATEWAY_SHARDS", "1")]);
+    let mut bob = Client::join(&server, "flood", &token("bob")).await;
+    let mut carol = Client::join(&server, "flood", &token("carol")).await;
+    let mut mallory = Client::join(&server, "flood", &token("mallory")).await;
+    assert_eq!(flood(&mut mallory, json!({ "content": "" })).await, 4429);
+    let answer = knock(&server, "flood", "mallory", "192.0.2.1").await;
+    answer.problem(429, "rateLimited");
+    let wait: u32 = answer.header("retry-after").parse().expect("seconds");
+    assert!((1..=2).contains(&wait), "{wait}");
+    // Nobody else is concerned, nor is another room.
+    carol.say("still here").await;
+    bob.find("carol's", |line| line["data"]["content"] == "still here")
+        .await;
+    Client::join(&server, "elsewhere", &token("mallory")).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    Client::join(&server, "flood", &token("mallory")).await;
+
+    // The same at a gateway.
+    let path = |user: &str| format!("/ws?token={}", token(user));
+    let mut mallory = Client::open(&server, &path("mallory"), &[])
+        .await
+        .expect("let in");
+    mallory
+        .request("joinRoom", json!("far"))
+        .await
+        .expect("joined");
+    let spoken = json!({ "roomId": "far", "content": "" });
+    assert_eq!(flood(&mut mallory, spoken).await, 4429);
+    let answer = server.knock(&path("mallory"), &[]).await;
+    answer.problem(429, "rateLimited");
+    Client::open(&server, &path("bob"), &[])
+        .await
+        .expect("let in");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use super::{Chat, Client, ClientId, Framing, Phase, Slot};
 use crate::auth;
 use crate::eventlog::Entry;
-use crate::fault::Fault;
+use crate::fault::{Code, Fault};
 use crate::gateway::{Asked, Door, Hub, Output, SessionId, SocketId, Waiting};
 use crate::name::personal_room;
 use crate::room::link::Command as ToRoom;
@@ -108,6 +108,7 @@ impl Chat {
         };
         // The token of the request may have expired since.
         let identity = identity.and_then(|identity| {
+            hub.floods.admit(&identity.user, now)?;
             if identity.expires <= now {
                 return Err(Fault::unauthorized("the token has expired"));
             }
@@ -119,7 +120,11 @@ impl Chat {
         let identity = match identity {
             Ok(identity) => identity,
             Err(fault) => {
-                hub.log(Entry::reject("auth").with("code", fault.code.as_str()));
+                let kind = match fault.code {
+                    Code::RateLimited => "rate",
+                    _ => "auth",
+                };
+                hub.log(Entry::reject(kind).with("code", fault.code.as_str()));
                 return refuse(hub, &fault.message, Some(&fault));
             }
         };

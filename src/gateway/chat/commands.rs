@@ -15,9 +15,6 @@ use crate::wire::native::{self, Close, Incoming};
 
 impl Chat {
     pub(super) fn frame(&mut self, hub: &mut Hub, key: ClientId, frame: Frame, now: Millis) {
-        if self.is_deaf(hub, key, now) {
-            return;
-        }
         let limit = hub.config.room.max_frame_bytes;
         let text = match frame {
             Frame::Text(text) if text.len() <= limit => text,
@@ -60,9 +57,6 @@ impl Chat {
         binary: bool,
         now: Millis,
     ) {
-        if self.is_deaf(hub, key, now) {
-            return;
-        }
         let limit = hub.config.room.max_frame_bytes;
         let id = ack.and_then(|ack| u32::try_from(ack).ok());
         let line = line::from_event(args, id);
@@ -93,18 +87,6 @@ impl Chat {
         }
     }
 
-    /// Whether a client was refused so much that it is not heard.
-    fn is_deaf(&mut self, hub: &mut Hub, key: ClientId, now: Millis) -> bool {
-        let Some(client) = self.client_mut(key) else {
-            return true;
-        };
-        let deaf = client.allowance.is_deaf(&hub.config.room, now);
-        if deaf {
-            self.patience(hub, key, now);
-        }
-        deaf
-    }
-
     /// Whether a client may ask for anything at all just now.
     pub(super) fn may(
         &mut self,
@@ -130,15 +112,17 @@ impl Chat {
         let Some(client) = self.client_mut(key) else {
             return;
         };
-        let verdict = client.allowance.refuse(&hub.config.room, now);
+        let user = &client.identity.user;
+        let limits = &hub.config.room;
+        let verdict = client.allowance.refuse(&mut hub.floods, user, limits, now);
         if verdict != Verdict::Again {
             hub.log(
                 client
                     .entry(Entry::reject("rate"))
-                    .with("closed", verdict == Verdict::Enough),
+                    .with("closed", verdict.is_final()),
             );
         }
-        if verdict == Verdict::Enough {
+        if verdict.is_final() {
             self.close(hub, key, Close::TooFast);
         }
     }
