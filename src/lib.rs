@@ -13,7 +13,7 @@
 //! - [`config`], [`fault`], [`eventlog`], [`name`], [`time`]: what they share
 //!
 //! The shell is there only when built for the Workers runtime (wasm32):
-//! - `http::serve`: the Worker's entry point
+//! - `http::serve`: the Worker's entry point and what its routes do
 //! - `durable`: the Durable Object, its SQLite store, sockets, timers, alarms
 
 #![warn(unused_qualifications)]

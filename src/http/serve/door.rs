@@ -1,0 +1,86 @@
+//! Who is at the door, and may they come in: tokens, tickets, and the origins of
+//! browsers' pages.
+
+use super::Call;
+use crate::auth::{self, Credentials, Identity, Rights};
+use crate::durable::{catch_up, prepare, redeem_ticket};
+use crate::fault::Fault;
+use crate::http::problem::Problem;
+
+impl Call<'_> {
+    /// Who it is.
+    pub(super) async fn identity(&self, room: &str) -> Result<Identity, Problem> {
+        let identity = match auth::token::require(self.token_given().as_deref()) {
+            Ok(token) => self.verify(token).await,
+            Err(fault) => Err(fault),
+        };
+        identity.map_err(|fault| self.reject("auth", room, fault))
+    }
+
+    /// Who wants a socket: by a token, or else by a ticket, which then is none
+    /// any more.
+    pub(super) async fn visitor(&self, room: &str) -> Result<Identity, Problem> {
+        let Some(ticket) = self
+            .query
+            .get("ticket")
+            .filter(|_| self.token_given().is_none())
+        else {
+            return self.identity(room).await;
+        };
+        let redeemed = match redeem_ticket(self.env, ticket).await {
+            Ok(identity) => self.recheck(identity).await,
+            Err(fault) => Err(fault),
+        };
+        redeemed.map_err(|fault| self.reject("auth", room, fault))
+    }
+
+    /// What may have changed since the token was verified.
+    async fn recheck(&self, identity: Identity) -> crate::fault::Result<Identity> {
+        catch_up(self.env, &self.config.revoked).await?;
+        if identity.expires <= self.now {
+            return Err(Fault::unauthorized("the token has expired"));
+        }
+        if identity.is_revoked(&self.config.revoked, self.now) {
+            return Err(Fault::unauthorized("the token was revoked"));
+        }
+        Ok(identity)
+    }
+
+    pub(super) async fn verify(&self, token: &str) -> crate::fault::Result<Identity> {
+        prepare(self.env, &self.config, token).await?;
+        auth::verify(&self.config, token, self.now)
+    }
+
+    /// The token of the request, wherever it stands.
+    pub(super) fn token_given(&self) -> Option<String> {
+        let (authorization, protocols) = (
+            self.header("authorization"),
+            self.header("sec-websocket-protocol"),
+        );
+        let credentials = Credentials {
+            authorization: authorization.as_deref(),
+            protocols: protocols.as_deref(),
+            query: self.query.get("token"),
+        };
+        credentials.token().map(str::to_owned)
+    }
+
+    /// A service that has `right` on `room`.
+    pub(super) async fn service(&self, room: &str, right: Rights) -> Result<Identity, Problem> {
+        let identity = self.identity(room).await?;
+        identity
+            .require_service(room, right)
+            .map_err(|fault| self.reject("auth", room, fault))?;
+        Ok(identity)
+    }
+
+    /// Whether a browser's page of this origin may connect.
+    pub(super) fn check_origin(&self, room: &str, host: &str) -> Result<(), Problem> {
+        let origin = self.header("origin");
+        if self.config.allowed_origins.allows(origin.as_deref(), host) {
+            return Ok(());
+        }
+        let fault = Fault::forbidden("this origin may not connect; see ALLOWED_ORIGINS");
+        Err(self.reject("origin", room, fault))
+    }
+}

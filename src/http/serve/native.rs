@@ -1,0 +1,98 @@
+//! Native WebSockets: to a room, or to a gateway for many rooms.
+
+use super::Call;
+use super::answer::{Handled, failed};
+use super::objects::{ascii_json, relay};
+use crate::auth::{Credentials, Rights, SUBPROTOCOL};
+use crate::durable::{HELLO_HEADER, NATIVE, ROOM_HEADER, ROOMS, fresh_id};
+use crate::fault::Fault;
+use crate::gateway::{Door, Protocol};
+use crate::http::problem::Problem;
+use crate::room::Hello;
+use crate::wire::command::Status;
+use worker::{Headers, Response};
+
+impl Call<'_> {
+    /// A WebSocket to a room.
+    pub(super) async fn upgrade(&self, room: &str, host: &str) -> Handled {
+        if !self.is_upgrade() {
+            return Err(Problem::upgrade_required());
+        }
+        self.check_origin(room, host)?;
+        let identity = self.visitor(room).await?;
+        let rights = identity.rights(room);
+        if !rights.has(Rights::READ) {
+            let fault = Fault::forbidden("the token does not open this room");
+            return Err(self.reject("auth", room, fault));
+        }
+        let position = self
+            .query
+            .position()
+            .map_err(|fault| self.reject("malformed", room, fault))?;
+        let hello = Hello {
+            connection_id: fresh_id(),
+            user: identity.user,
+            rights,
+            expires: identity.expires,
+            address: self.header("cf-connecting-ip"),
+            position,
+            status: Status::Online,
+            token: identity.token,
+        };
+        let hello = ascii_json(&hello).map_err(failed)?;
+        let headers = [
+            ("upgrade", "websocket"),
+            (ROOM_HEADER, room),
+            (HELLO_HEADER, &hello),
+        ];
+        let response = self.object(ROOMS, room, &headers, None).await?;
+        if response.status() != 101 {
+            return relay(&response).await;
+        }
+        self.with_subprotocol(response)
+    }
+
+    /// A native WebSocket to a gateway.
+    pub(super) async fn gateway(&self, host: &str) -> Handled {
+        if !self.is_upgrade() {
+            return Err(Problem::upgrade_required());
+        }
+        self.check_origin("", host)?;
+        let door = Door {
+            protocol: Protocol::Native,
+            identity: Some(self.visitor("").await?),
+            fault: None,
+            address: self.header("cf-connecting-ip"),
+            recovers: false,
+        };
+        let name = format!("{NATIVE}{}", self.any_shard()?);
+        let response = self.visit(&name, door, None, None).await?;
+        if response.status() != 101 {
+            return relay(&response).await;
+        }
+        self.with_subprotocol(response)
+    }
+
+    /// Selects the subprotocol that a client offered.
+    fn with_subprotocol(&self, response: web_sys::Response) -> Handled {
+        let offered = self.header("sec-websocket-protocol");
+        let credentials = Credentials {
+            protocols: offered.as_deref(),
+            ..Credentials::default()
+        };
+        if response.status() != 101 || !credentials.offers_subprotocol() {
+            return Ok(response);
+        }
+        // The answer of an object cannot be changed, so it is made again.
+        let socket = Response::from(response).websocket();
+        let socket = socket.ok_or_else(|| failed("no socket"))?;
+        let headers = Headers::new();
+        headers
+            .set("sec-websocket-protocol", SUBPROTOCOL)
+            .map_err(failed)?;
+        Ok(Response::from_websocket(socket)
+            .map_err(failed)?
+            .with_headers(headers)
+            .into())
+    }
+}

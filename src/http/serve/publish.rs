@@ -1,0 +1,138 @@
+//! `POST /publish`: each message to its room, and an answer for each.
+
+use super::Call;
+use super::answer::{Handled, answer_json, failed};
+use crate::auth::{Identity, Rights};
+use crate::durable::read;
+use crate::fault::{Fault, Result};
+use crate::http::publish::{self, Addressed};
+use crate::room::service::{Publication, Request as ServiceRequest};
+use crate::wire::event;
+use futures_util::{StreamExt, stream};
+use serde::Deserialize;
+
+/// Objects that a Worker may be talking to at once: the platform's limit of
+/// outgoing connections is 6.
+const MAX_CALLS: usize = 6;
+
+impl Call<'_> {
+    pub(super) async fn publish(mut self) -> Handled {
+        let identity = self.identity("").await?;
+        if !identity.service {
+            let fault = Fault::forbidden("this needs a token with role `service`");
+            return Err(self.reject("auth", "", fault));
+        }
+        let body = self.body().await;
+        let body = body
+            .and_then(|body| publish::parse(&body))
+            .map_err(|fault| self.reject("malformed", "", fault))?;
+        match body {
+            publish::Body::One(message) => {
+                let mut answers = self.publish_all(&identity, vec![Ok(message)]).await;
+                match answers.pop() {
+                    Some(Ok(answer)) => answer_json(200, answer.into_bytes()),
+                    Some(Err(fault)) => Err(fault.into()),
+                    None => Err(failed("no answer")),
+                }
+            }
+            publish::Body::Many(messages) => {
+                let answers: Vec<String> = self
+                    .publish_all(&identity, messages)
+                    .await
+                    .into_iter()
+                    .map(|answer| {
+                        answer.unwrap_or_else(|fault| {
+                            format!(r#"{{"error":{}}}"#, event::fault_fields(&fault))
+                        })
+                    })
+                    .collect();
+                let json = format!(r#"{{"results":[{}]}}"#, answers.join(","));
+                answer_json(200, json.into_bytes())
+            }
+        }
+    }
+
+    /// Publishes each message to its room, those of one room in one request and
+    /// in order. Answers them one by one, in the order they came.
+    async fn publish_all(
+        &self,
+        identity: &Identity,
+        messages: Vec<Result<Addressed>>,
+    ) -> Vec<Result<String>> {
+        let mut answers: Vec<Result<String>> = Vec::with_capacity(messages.len());
+        let mut rooms: Vec<(String, Vec<(usize, Publication)>)> = Vec::new();
+        for (index, message) in messages.into_iter().enumerate() {
+            let allowed = message.and_then(|message| {
+                if let Err(fault) = identity.require_service(&message.room, Rights::WRITE) {
+                    self.reject("auth", &message.room, fault.clone());
+                    return Err(fault);
+                }
+                Ok(message)
+            });
+            match allowed {
+                Ok(Addressed { room, publication }) => {
+                    match rooms.iter_mut().find(|(one, _)| *one == room) {
+                        Some((_, publications)) => publications.push((index, publication)),
+                        None => rooms.push((room, vec![(index, publication)])),
+                    }
+                    // Until its room has answered.
+                    answers.push(Err(Fault::internal()));
+                }
+                Err(fault) => answers.push(Err(fault)),
+            }
+        }
+        let mut calls = stream::iter(rooms)
+            .map(|(room, publications)| async move {
+                let (places, messages): (Vec<usize>, Vec<Publication>) =
+                    publications.into_iter().unzip();
+                let request = ServiceRequest::Publish {
+                    sender: identity.user.clone(),
+                    messages,
+                };
+                (places, self.published(&room, &request).await)
+            })
+            .buffer_unordered(MAX_CALLS);
+        while let Some((places, published)) = calls.next().await {
+            match published {
+                Ok(published) => {
+                    for (place, answer) in places.into_iter().zip(published) {
+                        answers[place] = answer;
+                    }
+                }
+                Err(fault) => {
+                    for place in places {
+                        answers[place] = Err(fault.clone());
+                    }
+                }
+            }
+        }
+        answers
+    }
+
+    /// The answers of one room to its publications.
+    async fn published(&self, room: &str, request: &ServiceRequest) -> Result<Vec<Result<String>>> {
+        #[derive(Deserialize)]
+        struct Failed {
+            error: Fault,
+        }
+        let internal = |_| Fault::internal();
+        let response = self.ask(room, request).await.map_err(internal)?;
+        let (status, body) = read(&response)
+            .await
+            .map_err(|error| internal(failed(error)))?;
+        if status >= 400 {
+            return Err(serde_json::from_str(&body).unwrap_or_else(|_| Fault::internal()));
+        }
+        let answers: Vec<Box<serde_json::value::RawValue>> =
+            serde_json::from_str(&body).map_err(|error| internal(failed(error)))?;
+        Ok(answers
+            .into_iter()
+            .map(
+                |answer| match serde_json::from_str::<Failed>(answer.get()) {
+                    Ok(failed) => Err(failed.error),
+                    Err(_) => Ok(answer.get().to_owned()),
+                },
+            )
+            .collect())
+    }
+}

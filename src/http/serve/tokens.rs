@@ -1,0 +1,108 @@
+//! What is asked for tokens themselves: a ticket in place of one, that they count
+//! no more, and, in development, a new one.
+
+use super::Call;
+use super::answer::{Handled, answer_json, answer_problem, failed};
+use crate::auth::Credentials;
+use crate::auth::revoked::Whose;
+use crate::durable::{issue_ticket, revoke};
+use crate::eventlog::Entry;
+use crate::fault::Fault;
+use crate::http::problem::Problem;
+use serde_json::json;
+use worker::ResponseBuilder;
+
+impl Call<'_> {
+    /// A ticket for the socket of who shows a token.
+    pub(super) async fn ticket(self, host: &str) -> Handled {
+        self.check_origin("", host)?;
+        if self.method == "OPTIONS" {
+            return self.with_cors(ResponseBuilder::new().with_status(204).empty());
+        }
+        let made = match self.make_ticket().await {
+            Ok(made) => made,
+            Err(problem) => answer_problem(&problem).map_err(failed)?,
+        };
+        self.with_cors(made)
+    }
+
+    async fn make_ticket(&self) -> Handled {
+        let authorization = self.header("authorization");
+        let credentials = Credentials {
+            authorization: authorization.as_deref(),
+            ..Credentials::default()
+        };
+        let Some(token) = credentials.token() else {
+            let fault = Fault::unauthorized("send a token: Authorization: Bearer");
+            return Err(self.reject("auth", "", fault));
+        };
+        let identity = self.verify(token).await;
+        let identity = identity.map_err(|fault| self.reject("auth", "", fault))?;
+        let issued = issue_ticket(self.env, identity).await;
+        let (ticket, until) = issued.map_err(|fault| self.reject("rate", "", fault))?;
+        let answer = json!({ "ticket": ticket, "expiresAt": crate::time::rfc3339(until) });
+        answer_json(201, answer.to_string().into_bytes())
+    }
+
+    /// Lets tokens count no more.
+    pub(super) async fn revoke(mut self) -> Handled {
+        let identity = self.identity("").await?;
+        if !self.config.revoked.is_on() {
+            return Err(Problem::new(
+                409,
+                "conflict",
+                "tokens cannot be revoked here: REVOCATION is false",
+            ));
+        }
+        if !identity.is_service_of_all() {
+            let fault = "this needs a token with role `service` and `admin` on `*`";
+            return Err(self.reject("auth", "", Fault::forbidden(fault)));
+        }
+        let body = self.body().await;
+        let (whose, until) = body
+            .and_then(|body| crate::http::revoke::parse(&body, self.now))
+            .map_err(|fault| self.reject("malformed", "", fault))?;
+        let revocation = revoke(self.env, &self.config.revoked, whose, until).await?;
+        let entry = Entry::info("revoke").with("by", identity.user);
+        let (entry, mut answer) = match revocation.whose {
+            Whose::User(user) => (entry.user(&user), json!({ "userId": user })),
+            Whose::Jti(jti) => (entry.with("jti", jti.as_str()), json!({ "jti": jti })),
+        };
+        self.log(entry);
+        answer["revokedAt"] = revocation.at.into();
+        answer["until"] = revocation.until.into();
+        answer_json(200, answer.to_string().into_bytes())
+    }
+}
+
+#[cfg(not(feature = "dev-tokens"))]
+pub(super) async fn dev_token(_call: Call<'_>) -> Handled {
+    Err(Problem::not_found())
+}
+
+/// A token for the demo page. Development builds only, and only with
+/// `DEV_TOKENS=true`.
+#[cfg(feature = "dev-tokens")]
+pub(super) async fn dev_token(mut call: Call<'_>) -> Handled {
+    use crate::auth;
+    use crate::time::{DAY, HOUR, SECOND, rfc3339};
+    use crate::wire::Object;
+    use crate::wire::object::{Kind, USER, WHOLE};
+
+    const ROOMS: Kind<Vec<String>> = Kind {
+        expected: "a list of room patterns",
+        read: |json| serde_json::from_str(json).ok(),
+    };
+    if !call.config.dev_tokens {
+        return Err(Problem::not_found());
+    }
+    let body = call.body().await?;
+    let object = Object::parse(&body, "the body")?;
+    let user = object.need("user", USER)?;
+    let rooms = object.get("rooms", ROOMS)?;
+    let ttl = object.get("ttl", WHOLE)?.map_or(HOUR, |ttl| ttl * SECOND);
+    let expires = call.now + ttl.min(DAY);
+    let token = auth::token::issue(&call.config, &user, rooms.as_deref(), expires)?;
+    let answer = json!({ "token": token, "expiresAt": rfc3339(expires) });
+    answer_json(200, answer.to_string().into_bytes())
+}
