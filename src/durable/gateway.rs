@@ -6,6 +6,7 @@ use super::revocations::{self, Place, REVOKED_HEADER, Told};
 use super::room::{LINK_HEADER, MAX_TURNS, ROOM_HEADER};
 use super::runtime::{self, GATEWAYS, ROOMS, Socket, fresh_id, now};
 use super::sabotage::{self, Point};
+use super::settings;
 use crate::auth::revoked::News;
 use crate::config::Config;
 use crate::eventlog::Entry;
@@ -539,8 +540,7 @@ impl Live {
     /// Builds the gateway from its storage and its sockets.
     fn wake(state: &State, env: &Env, name: Option<String>) -> Result<Self> {
         let began = now();
-        let config =
-            crate::http::serve::config(env).map_err(|error| Error::RustError(error.to_string()))?;
+        let config = settings::of_object(env)?;
         let (store, name) = Clients::open(&state.storage(), || name.or_else(|| state.id().name()))?;
         // Native clients ping by a text of their own; Engine.IO is pinged, and
         // where that is so often that a timer is needed, nothing is gained.

@@ -10,6 +10,7 @@ mod revocations;
 mod room;
 mod runtime;
 mod sabotage;
+mod settings;
 mod sql;
 mod store;
 mod tickets;
@@ -21,6 +22,7 @@ pub use room::{HELLO_HEADER, ROOM_HEADER};
 pub use runtime::{GATEWAYS, ROOMS, call, complain, fresh_id, now, read};
 #[cfg(feature = "sabotage")]
 pub use sabotage::plan as plan_sabotage;
+pub use settings::settings;
 pub use tickets::{issue as issue_ticket, redeem as redeem_ticket};
 
 use crate::fault::Fault;

@@ -4,6 +4,7 @@ use super::clock::{self, Clock, Due};
 use super::revocations::{self, Place, REVOKED_HEADER, Told};
 use super::runtime::{self, GATEWAYS, Socket, fresh_id, now};
 use super::sabotage::{self, Point};
+use super::settings;
 use super::store::Store;
 use crate::auth::revoked::News;
 use crate::config::Config;
@@ -631,8 +632,7 @@ impl Live {
         links: Rc<RefCell<Links>>,
     ) -> Result<Self> {
         let began = now();
-        let config =
-            crate::http::serve::config(env).map_err(|error| Error::RustError(error.to_string()))?;
+        let config = settings::of_object(env)?;
         let name = || name.or_else(|| state.id().name());
         let (store, name) = Store::open(&state.storage(), name, fresh_id)?;
         let (snapshot, subscribers) = store.load()?;

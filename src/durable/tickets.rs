@@ -4,7 +4,7 @@
 
 use super::runtime::{self, TICKETS, fresh_id, now};
 use super::sql::{Db, js, text};
-use super::{clock, refuse};
+use super::{clock, refuse, settings};
 use crate::auth::{Identity, ticket};
 use crate::config::Config;
 use crate::fault::Fault;
@@ -100,8 +100,7 @@ impl DurableObject for Tickets {
 
     async fn fetch(&self, mut request: Request) -> Result<Response> {
         let ask: Ask = serde_json::from_slice(&request.bytes().await?)?;
-        let config = crate::http::serve::config(&self.env)
-            .map_err(|error| Error::RustError(error.to_string()))?;
+        let config = settings::of_object(&self.env)?;
         let (answer, arm) = self.with(|live| {
             let answer = live.answer(ask, &config)?;
             Ok((answer, !std::mem::replace(&mut live.armed, true)))

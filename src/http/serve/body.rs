@@ -12,7 +12,7 @@ const MAX_DRAIN: usize = 32 << 20;
 
 impl Call<'_> {
     /// The body as text, within its limit.
-    pub(super) async fn body(&mut self) -> Result<String> {
+    pub(super) async fn body(&self) -> Result<String> {
         let body = self.read_body(self.config.max_body_bytes).await?;
         String::from_utf8(body).map_err(|_| Fault::bad_request("the body must be JSON in UTF-8"))
     }

@@ -20,32 +20,15 @@ mod tokens;
 
 use super::problem::Problem;
 use super::route::{self, Address, Query, Route};
-use crate::config::{Config, ConfigError};
-use crate::durable::{complain, now};
+use crate::config::Config;
+use crate::durable::{complain, now, settings};
 use crate::eventlog::Entry;
 use crate::fault::Fault;
 use crate::time::Millis;
 use answer::{Handled, answer_json, answer_problem};
 use serde_json::json;
-use std::cell::OnceCell;
 use std::rc::Rc;
 use worker::{Context, Env, Result, event};
-
-/// The settings, read once an isolate.
-pub fn config(env: &Env) -> std::result::Result<Rc<Config>, ConfigError> {
-    thread_local! {
-        static CONFIG: OnceCell<Rc<Config>> = const { OnceCell::new() };
-    }
-    CONFIG.with(|cell| {
-        if let Some(config) = cell.get() {
-            return Ok(config.clone());
-        }
-        let config = Rc::new(Config::read(|name| {
-            env.var(name).ok().map(|value| value.to_string())
-        })?);
-        Ok(cell.get_or_init(|| config).clone())
-    })
-}
 
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, _ctx: Context) -> Result<web_sys::Response> {
@@ -85,7 +68,7 @@ async fn handle(request: web_sys::Request, env: &Env) -> Handled {
     if route == Route::OpenApi {
         return answer_json(200, route::OPENAPI.as_bytes().to_vec());
     }
-    let config = config(env).map_err(|error| {
+    let config = settings(env).map_err(|error| {
         complain(&error);
         Problem::new(500, "misconfigured", error.to_string())
     })?;

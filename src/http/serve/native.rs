@@ -80,7 +80,7 @@ impl Call<'_> {
             protocols: offered.as_deref(),
             ..Credentials::default()
         };
-        if response.status() != 101 || !credentials.offers_subprotocol() {
+        if !credentials.offers_subprotocol() {
             return Ok(response);
         }
         // The answer of an object cannot be changed, so it is made again.

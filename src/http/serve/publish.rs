@@ -16,7 +16,7 @@ use serde::Deserialize;
 const MAX_CALLS: usize = 6;
 
 impl Call<'_> {
-    pub(super) async fn publish(mut self) -> Handled {
+    pub(super) async fn publish(self) -> Handled {
         let identity = self.identity("").await?;
         if !identity.service {
             let fault = Fault::forbidden("this needs a token with role `service`");

@@ -36,7 +36,8 @@ impl Call<'_> {
         self.service(room, Rights::WRITE).await?;
         let request = if self.method == "PUT" {
             if crate::name::personal_room_owner(room).is_some_and(|owner| owner != user) {
-                return Err(Fault::forbidden("a personal room has its own user alone").into());
+                let fault = Fault::forbidden("a personal room has its own user alone");
+                return Err(self.reject("auth", room, fault));
             }
             ServiceRequest::AddMember { user }
         } else {

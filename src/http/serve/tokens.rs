@@ -45,7 +45,7 @@ impl Call<'_> {
     }
 
     /// Lets tokens count no more.
-    pub(super) async fn revoke(mut self) -> Handled {
+    pub(super) async fn revoke(self) -> Handled {
         let identity = self.identity("").await?;
         if !self.config.revoked.is_on() {
             return Err(Problem::new(
@@ -83,7 +83,7 @@ pub(super) async fn dev_token(_call: Call<'_>) -> Handled {
 /// A token for the demo page. Development builds only, and only with
 /// `DEV_TOKENS=true`.
 #[cfg(feature = "dev-tokens")]
-pub(super) async fn dev_token(mut call: Call<'_>) -> Handled {
+pub(super) async fn dev_token(call: Call<'_>) -> Handled {
     use crate::auth;
     use crate::time::{DAY, HOUR, SECOND, rfc3339};
     use crate::wire::Object;
