@@ -133,8 +133,8 @@ struct Place {
     resting: BTreeMap<&'static str, (Millis, bool)>,
     /// The last push of this life to each.
     last: BTreeMap<&'static str, String>,
-    /// Gateways that do not know yet who left.
-    untold: BTreeSet<&'static str>,
+    /// What is stored until a gateway has heard it.
+    last_words: Vec<(&'static str, Item)>,
 }
 
 impl Place {
@@ -148,7 +148,7 @@ impl Place {
             busy: BTreeSet::new(),
             resting: BTreeMap::new(),
             last: BTreeMap::new(),
-            untold: BTreeSet::new(),
+            last_words: Vec::new(),
         }
     }
 }
@@ -462,7 +462,7 @@ impl World {
             match item.to().map(|to| self.at[to]) {
                 Some(gateway) => {
                     if item.is_last_word() {
-                        place.untold.insert(GATEWAYS[gateway]);
+                        place.last_words.push((GATEWAYS[gateway], item.clone()));
                     }
                     place.links.queue(GATEWAYS[gateway], item, &text);
                 }
@@ -540,10 +540,12 @@ impl World {
         let place = self.places.get_mut(room).expect("a room");
         match fate {
             Fate::Arrives | Fate::Twice => {
-                let was_missed = place.links.reached(name);
-                place.untold.remove(name);
+                let reached = place.links.reached(name);
+                place
+                    .last_words
+                    .retain(|(_, word)| !reached.told.contains(word));
                 self.lost(room, gone);
-                if was_missed {
+                if reached.was_missed {
                     self.look_for(room, name);
                 }
             }
@@ -585,24 +587,30 @@ impl World {
         let Some(place) = self.places.get_mut(room) else {
             return;
         };
-        if !place.untold.is_empty() {
-            // A known limit: see docs/reliability.md.
-            return;
-        }
         place.server.now = self.now;
         place.server.advance();
-        // What was stored and not sent is lost with the memory.
+        // What was stored and not sent is lost with the memory, but for last words.
         place.server.hibernate();
-        place.server.said();
+        let mut last_words = std::mem::take(&mut place.last_words);
+        for said in place.server.said() {
+            let item = item(said, &mut String::new());
+            if let Some(word) = item.filter(Item::is_last_word) {
+                let gateway = word.to().map_or(0, |to| self.at[to]);
+                last_words.push((GATEWAYS[gateway], word));
+            }
+        }
         *place = Place {
             life: place.life + 1,
             links: Links::default(),
             busy: BTreeSet::new(),
             resting: BTreeMap::new(),
             last: BTreeMap::new(),
-            untold: BTreeSet::new(),
+            last_words,
             server: std::mem::replace(&mut place.server, Server::new("", world::config(&[]))),
         };
+        for (gateway, word) in &place.last_words {
+            place.links.queue(gateway, word.clone(), "");
+        }
         let at = place.server.head();
         for to in place.server.remote() {
             let gateway = GATEWAYS[self.at[&to]];

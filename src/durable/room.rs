@@ -5,7 +5,7 @@ use super::revocations::{self, Place, REVOKED_HEADER, Told};
 use super::runtime::{self, GATEWAYS, Socket, fresh_id, now};
 use super::sabotage::{self, Point};
 use super::settings;
-use super::store::Store;
+use super::store::{Kept, Store};
 use crate::auth::revoked::News;
 use crate::config::Config;
 use crate::eventlog::Entry;
@@ -372,9 +372,12 @@ impl Object {
             }
             match answer {
                 Ok(pushed) => self.with(None, |live, state| {
-                    let was_missed = live.links.borrow_mut().reached(&gateway);
+                    let reached = live.links.borrow_mut().reached(&gateway);
+                    for told in reached.told.iter().filter_map(Item::to) {
+                        live.forget(told);
+                    }
                     live.lost(state, &pushed.gone);
-                    if was_missed {
+                    if reached.was_missed {
                         live.look_for(&gateway);
                     }
                 })?,
@@ -686,9 +689,13 @@ impl Live {
                 None => runtime::close(&socket, Close::Failed.code(), Close::Failed.reason()),
             }
         }
-        for (gateway, json) in subscribers {
-            let Ok(attachment) = serde_json::from_str::<Attachment>(&json) else {
-                continue;
+        for (gateway, kept) in subscribers {
+            let attachment = match kept {
+                Kept::Here(attachment) => attachment,
+                Kept::Parted(word) => {
+                    live.links.borrow_mut().queue(&gateway, word, "");
+                    continue;
+                }
             };
             let id: Rc<str> = attachment.id.as_str().into();
             let conn = live.room.recall(attachment, began);
@@ -744,24 +751,38 @@ impl Live {
                         self.gateways.remove(gateway);
                     }
                 }
-                if let Err(error) = self.store.remove_subscriber(id) {
-                    self.log(Entry::error(format!("storing failed: {error}")));
-                }
             }
         }
         Some(peer)
     }
 
+    /// Nothing need be known any more of a connection at a gateway.
+    fn forget(&mut self, id: &str) {
+        if let Err(error) = self.store.remove_subscriber(id) {
+            self.log(Entry::error(format!("storing failed: {error}")));
+        }
+    }
+
+    /// The last word to a connection that is of the room no more. Its gateway must
+    /// hear it, so it is kept until it has.
+    fn last_word(&mut self, conn: ConnId, word: impl FnOnce(String) -> Item) {
+        let Some(Peer::Gateway { gateway, id }) = self.displace(conn) else {
+            return;
+        };
+        let word = word(id.to_string());
+        let kept = Kept::Parted(word.clone());
+        if let Err(error) = self.store.put_subscriber(&id, &gateway, &kept) {
+            self.log(Entry::error(format!("storing failed: {error}")));
+        }
+        self.links.borrow_mut().queue(&gateway, word, "");
+    }
+
     /// Closes the socket of a connection that is of the room no more.
     fn close(&mut self, conn: ConnId, why: Close) {
-        match self.displace(conn) {
-            Some(Peer::Socket(socket)) => runtime::close(&socket, why.code(), why.reason()),
-            Some(Peer::Gateway { gateway, id }) => {
-                let to = id.to_string();
-                let item = Item::Close { to, why };
-                self.links.borrow_mut().queue(&gateway, item, "");
-            }
-            None => {}
+        if let Some(Some(Peer::Gateway { .. })) = self.peers.get(conn) {
+            self.last_word(conn, |to| Item::Close { to, why });
+        } else if let Some(Peer::Socket(socket)) = self.displace(conn) {
+            runtime::close(&socket, why.code(), why.reason());
         }
     }
 
@@ -797,9 +818,10 @@ impl Live {
                     links.queue_text(gateway, connection, &line, None, None);
                 }
             },
-            LinkCommand::Gone { code, .. } => {
+            LinkCommand::Gone { connection, code } => {
                 if let Some(conn) = known {
                     self.displace(conn);
+                    self.forget(&connection);
                     self.room.disconnect(conn, code, now, &mut out);
                 }
             }
@@ -853,6 +875,7 @@ impl Live {
         for id in gone {
             if let Some(conn) = self.remote.get(id.as_str()).copied() {
                 self.displace(conn);
+                self.forget(id);
                 // 1006: abnormal closure (RFC 6455, 7.4.1).
                 self.room.disconnect(conn, 1006, now(), &mut out);
             }
@@ -1006,10 +1029,7 @@ impl Live {
                 Output::Joined { conn, after } => {
                     self.tell_gateway(conn, |to| Item::In { to, after });
                 }
-                Output::Parted { conn } => {
-                    self.tell_gateway(conn, |to| Item::Out { to });
-                    self.displace(conn);
-                }
+                Output::Parted { conn } => self.last_word(conn, |to| Item::Out { to }),
                 Output::Close { conn, why } => self.close(conn, why),
                 Output::Reply { call, answers } => {
                     if let Some(call) = self.calls.remove(&call) {
@@ -1070,12 +1090,15 @@ impl Live {
             self.registered = revocations::registration(until);
             self.unregistered = Some(self.registered);
         }
-        let attached = serde_json::to_string(&attachment)
-            .map_err(Error::from)
-            .and_then(|json| match peer {
-                Peer::Socket(socket) => Ok(socket.attach(&JsString::from(json.as_str()))?),
-                Peer::Gateway { gateway, id } => self.store.put_subscriber(id, gateway, &json),
-            });
+        let attached = match peer {
+            Peer::Socket(socket) => serde_json::to_string(&attachment)
+                .map_err(Error::from)
+                .and_then(|json| Ok(socket.attach(&JsString::from(json.as_str()))?)),
+            Peer::Gateway { gateway, id } => {
+                let kept = Kept::Here(attachment);
+                self.store.put_subscriber(id, gateway, &kept)
+            }
+        };
         if let Err(error) = attached {
             self.log(Entry::error(format!("attachment failed: {error}")));
         }

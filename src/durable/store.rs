@@ -5,8 +5,8 @@
 //! - `members`: a row a member, with its cursors as of the last checkpoint
 //! - `cursors`: the journal of what moved since, a row for all members that
 //!   moved together
-//! - `subscribers`: a row a connection at a gateway, with what an own socket
-//!   would have as its attachment
+//! - `subscribers`: a row a connection at a gateway: what an own socket would have
+//!   as its attachment, or, until the gateway has heard it, the last word to it
 //!
 //! Rows written are the dearest line of the bill, so they are counted.
 
@@ -14,10 +14,12 @@ use super::revocations::REGISTERED_KEY;
 use super::runtime;
 use super::sabotage::{self, Point};
 use super::sql::{Db, js, number, text};
+use crate::room::link::Item;
 use crate::room::log::{Bounds, Page, Range, Row};
-use crate::room::{Change, Member, Recent, Snapshot};
+use crate::room::{Attachment, Change, Member, Recent, Snapshot};
 use crate::time::Millis;
 use js_sys::JsString;
+use serde::{Deserialize, Serialize};
 use wasm_bindgen::JsCast;
 use worker::{Error, Result};
 
@@ -36,8 +38,17 @@ const SCHEMA: &[&str] = &[
 /// whole.
 const CHUNK: u32 = 256;
 
-/// A connection at a gateway: the gateway, and its attachment as JSON.
-type Subscriber = (String, String);
+/// A connection at a gateway, and the gateway.
+type Subscriber = (String, Kept);
+
+/// What is kept of a connection at a gateway.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Kept {
+    Here(Attachment),
+    /// It is of the room no more, and its gateway may not know.
+    Parted(Item),
+}
 
 pub struct Store {
     db: Db,
@@ -98,7 +109,9 @@ impl Store {
                     members.push((text(row, 1), member));
                 }
                 1 => journal.push(text(row, 1)),
-                2 => subscribers.push((text(row, 1), text(row, 2))),
+                // What cannot be read is from a version to come.
+                2 => subscribers
+                    .extend(serde_json::from_str(&text(row, 2)).map(|kept| (text(row, 1), kept))),
                 _ => bounds.extend(number(row, 2), number(row, 3), number(row, 4)),
             }
         }
@@ -271,10 +284,11 @@ impl Store {
         Ok((last.first().map_or(0, |row| number(row, 0)), None))
     }
 
-    pub fn put_subscriber(&mut self, id: &str, gateway: &str, attachment: &str) -> Result<()> {
+    pub fn put_subscriber(&mut self, id: &str, gateway: &str, kept: &Kept) -> Result<()> {
+        let kept = serde_json::to_string(kept)?;
         self.db.write(
             "INSERT OR REPLACE INTO subscribers (id, gateway, attachment) VALUES (?, ?, ?)",
-            &[id.into(), gateway.into(), attachment.into()],
+            &[id.into(), gateway.into(), kept.into()],
         )
     }
 

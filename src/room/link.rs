@@ -119,8 +119,9 @@ impl Item {
         }
     }
 
-    /// Whether it must come through however long that takes: who left must not
-    /// get what all get. The rest is found to be missing, and comes again.
+    /// Whether it must come through however long that takes, so that it is stored
+    /// until it has: who left must not get what all get. The rest is found to be
+    /// missing, and comes again.
     pub fn is_last_word(&self) -> bool {
         matches!(self, Item::Out { .. } | Item::Close { .. })
     }

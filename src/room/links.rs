@@ -28,6 +28,16 @@ struct Link {
     failures: usize,
 }
 
+/// What is known once a gateway has taken a push.
+#[derive(Default)]
+pub struct Reached {
+    /// It had been out of reach: what was for it until now was dropped, so it is
+    /// to be asked what it has.
+    pub was_missed: bool,
+    /// The last words that it has heard: see [`Item::is_last_word`].
+    pub told: Vec<Item>,
+}
+
 /// All links of a room, by the gateways' names.
 #[derive(Default)]
 pub struct Links(HashMap<String, Link>);
@@ -101,11 +111,13 @@ impl Links {
         Some(push.body(&std::mem::take(&mut link.texts)))
     }
 
-    /// A push came through. Whether the gateway had been out of reach: what was
-    /// for it until now was dropped, so it is to be asked what it has.
-    pub fn reached(&mut self, gateway: &str) -> bool {
+    /// A push came through.
+    pub fn reached(&mut self, gateway: &str) -> Reached {
         let link = self.0.get_mut(gateway);
-        link.is_some_and(|link| std::mem::take(&mut link.failures) > 0)
+        link.map_or_else(Reached::default, |link| Reached {
+            was_missed: std::mem::take(&mut link.failures) > 0,
+            told: std::mem::take(&mut link.last_words),
+        })
     }
 
     /// A push did not come through: after which time to look for the gateway

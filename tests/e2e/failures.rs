@@ -140,6 +140,35 @@ async fn a_panic_at_a_gateway_loses_no_socket_and_no_event() {
 }
 
 #[tokio::test]
+async fn a_gateway_hears_who_left_though_it_panics_when_it_is_told() {
+    let server = sabotaged().await;
+    let path = format!("/ws?token={}", token("alice"));
+    let mut far = Client::open(&server, &path, &[]).await.expect("let in");
+    let joined = far.request("joinRoom", json!("panic-leave")).await;
+    joined.expect("the room lets in");
+    let mut near = Client::join(&server, "panic-leave", &token("alice")).await;
+    let mut bob = Client::join(&server, "panic-leave", &token("bob")).await;
+    far.find("bob", |line| {
+        line["event"] == "userJoined" && line["data"]["userId"] == "bob"
+    })
+    .await;
+    plan(&server, &["GatewayPush"]).await;
+    near.start("leaveRoom", json!({})).await;
+    server
+        .wait_for_log("the panic", |_| {
+            server.output().contains("sabotaged: GatewayPush")
+        })
+        .await;
+    // The panic took the memory of the room, too: it says so when it wakes.
+    insist(&mut bob, message("m")).await;
+    far.find("the leave", |line| {
+        assert_ne!(line["event"], "newMessage", "it is out");
+        line["event"] == "userLeft" && line["data"]["userId"] == "alice"
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn when_storing_fails_senders_are_told_internal_and_nobody_sees_anything() {
     let server = sabotaged().await;
     let mut alice = Client::join(&server, "write", &token("alice")).await;
