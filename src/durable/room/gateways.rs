@@ -1,0 +1,258 @@
+//! The gateways: what they ask for their connections, and what is for them.
+
+use super::{LINK_HEADER, Live, Object, Peer};
+use crate::durable::runtime::{self, GATEWAYS, now};
+use crate::durable::store::Kept;
+use crate::eventlog::Entry;
+use crate::fault::Fault;
+use crate::room::Frame;
+use crate::room::link::{Command as LinkCommand, Item, Push, Pushed, Request as LinkRequest};
+use crate::room::links;
+use crate::room::output::ConnId;
+use crate::wire::native;
+use js_sys::JsString;
+use std::rc::Rc;
+use std::time::Duration;
+use worker::{Delay, Error, Request, Response, Result, State};
+
+impl Object {
+    /// A request of a gateway for its connections.
+    pub(super) async fn link(
+        self: &Rc<Self>,
+        name: Option<String>,
+        mut request: Request,
+    ) -> Result<Response> {
+        let request: LinkRequest = serde_json::from_str(&request.text().await?)?;
+        let gateway: Rc<str> = request.gateway.into();
+        let full = self.with(name, |live, state| {
+            live.age();
+            for command in request.commands {
+                live.linked(state, &gateway, command);
+            }
+            live.room.is_full()
+        })?;
+        self.settle(full)?;
+        Response::empty()
+    }
+
+    /// Sends a gateway what waits for it, until nothing does.
+    pub(super) async fn push(self: &Rc<Self>, gateway: String) -> Result<()> {
+        loop {
+            let body = self.with(None, |live, _| live.take_push(&gateway))?;
+            let Some(body) = body else {
+                return Ok(());
+            };
+            let body = JsString::from(body?.as_str());
+            // Requests to other objects do not wait for what was stored, as
+            // frames do.
+            self.state.storage().sync().await?;
+            let mut answer = self.push_once(&gateway, &body).await;
+            for wait in links::RETRIES {
+                if answer.is_ok() {
+                    break;
+                }
+                Delay::from(Duration::from_millis(wait)).await;
+                answer = self.push_once(&gateway, &body).await;
+            }
+            match answer {
+                Ok(pushed) => self.with(None, |live, state| {
+                    let reached = live.links.borrow_mut().reached(&gateway);
+                    for told in reached.told.iter().filter_map(Item::to) {
+                        live.forget(told);
+                    }
+                    live.lost(state, &pushed.gone);
+                    if reached.was_missed {
+                        live.look_for(&gateway);
+                    }
+                })?,
+                Err(error) => {
+                    runtime::complain(error);
+                    let wait = self.links.borrow_mut().missed(&gateway);
+                    if let Some(wait) = wait {
+                        Delay::from(Duration::from_millis(wait)).await;
+                    }
+                    self.with(None, |live, state| match wait {
+                        Some(_) => live.look_for(&gateway),
+                        None => live.give_up(state, &gateway),
+                    })?;
+                }
+            }
+            Rc::clone(self).arm();
+        }
+    }
+
+    pub(super) async fn push_once(&self, gateway: &str, body: &JsString) -> Result<Pushed> {
+        let headers = [(LINK_HEADER, gateway)];
+        let body = Some(body.clone().into());
+        let answer = runtime::call(&self.env, GATEWAYS, gateway, &headers, body).await?;
+        match answer.status() {
+            200 => Ok(serde_json::from_str(&runtime::read(&answer).await?.1)?),
+            204 => Ok(Pushed::default()),
+            status => Err(Error::RustError(format!("a gateway answered {status}"))),
+        }
+    }
+}
+
+impl Live {
+    /// What a gateway asks for one of its connections.
+    pub(super) fn linked(&mut self, state: &State, gateway: &Rc<str>, command: LinkCommand) {
+        let known = self.remote.get(command.connection()).copied();
+        let now = now();
+        let mut out = Vec::new();
+        match command {
+            LinkCommand::Join { hello, id } => {
+                let connection: Rc<str> = hello.connection_id.as_str().into();
+                let user = hello.user.clone();
+                match self.room.subscribe(hello, id, now, &mut out) {
+                    Ok(conn) => self.place(
+                        conn,
+                        Peer::Gateway {
+                            gateway: gateway.clone(),
+                            id: connection,
+                        },
+                    ),
+                    Err(fault) => self.refuse(gateway, &connection, &user, id, &fault),
+                }
+            }
+            LinkCommand::Frame { connection, frame } => match known {
+                Some(conn) => self.room.receive(conn, Frame::Text(&frame), now, &mut out),
+                // It was taken for gone, or the room was deleted.
+                None => {
+                    let id = native::decode_line(&frame).id;
+                    let line = native::fault(id, &Fault::internal());
+                    let mut links = self.links.borrow_mut();
+                    let to = connection.clone();
+                    links.queue(gateway, Item::Lost { to }, "");
+                    links.queue_text(gateway, connection, &line, None, None);
+                }
+            },
+            LinkCommand::Gone { connection, code } => {
+                if let Some(conn) = known {
+                    self.displace(conn);
+                    self.forget(&connection);
+                    self.room.disconnect(conn, code, now, &mut out);
+                }
+            }
+            LinkCommand::Refresh {
+                rights, expires, ..
+            } => {
+                if let Some(conn) = known {
+                    self.room.refreshed(conn, rights, expires, &mut out);
+                }
+            }
+        }
+        self.run(state, out);
+    }
+
+    /// A join that may not be.
+    pub(super) fn refuse(
+        &mut self,
+        gateway: &str,
+        connection: &str,
+        user: &str,
+        id: Option<u32>,
+        fault: &Fault,
+    ) {
+        let line = native::fault(id, fault);
+        let mut links = self.links.borrow_mut();
+        let to = connection.to_owned();
+        links.queue_text(gateway, to.clone(), &line, None, None);
+        links.queue(gateway, Item::Out { to }, "");
+        drop(links);
+        self.log(
+            Entry::reject("rate")
+                .user(user)
+                .connection(connection)
+                .with("code", fault.code.as_str()),
+        );
+    }
+
+    pub(super) fn take_push(&mut self, gateway: &str) -> Option<serde_json::Result<String>> {
+        let head = || Push {
+            room: self.room.name().to_owned(),
+            epoch: self.room.epoch().to_owned(),
+            life: self.life.clone(),
+            ..Push::default()
+        };
+        self.links.borrow_mut().take(gateway, head)
+    }
+
+    /// Connections that a gateway does not have any more.
+    pub(super) fn lost(&mut self, state: &State, gone: &[String]) {
+        let mut out = Vec::new();
+        for id in gone {
+            if let Some(conn) = self.remote.get(id.as_str()).copied() {
+                self.displace(conn);
+                self.forget(id);
+                // 1006: abnormal closure (RFC 6455, 7.4.1).
+                self.room.disconnect(conn, 1006, now(), &mut out);
+            }
+        }
+        self.run(state, out);
+    }
+
+    /// Asks a gateway that was out of reach what it still has.
+    pub(super) fn look_for(&mut self, gateway: &str) {
+        let at = self.room.bounds().head;
+        for to in self.connections_of(gateway) {
+            self.links
+                .borrow_mut()
+                .queue(gateway, Item::Is { to, at }, "");
+        }
+    }
+
+    /// A gateway that stays out of reach: the link is dropped, and presence
+    /// follows.
+    pub(super) fn give_up(&mut self, state: &State, gateway: &str) {
+        self.links.borrow_mut().forget(gateway);
+        let gone = self.connections_of(gateway);
+        self.lost(state, &gone);
+    }
+
+    pub(super) fn connections_of(&self, gateway: &str) -> Vec<String> {
+        let peers = self.peers.iter().flatten();
+        peers
+            .filter_map(|peer| match peer {
+                Peer::Gateway { gateway: at, id } if **at == *gateway => Some(id.to_string()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The last word to a connection that is of the room no more. Its gateway must
+    /// hear it, so it is kept until it has.
+    pub(super) fn last_word(&mut self, conn: ConnId, word: impl FnOnce(String) -> Item) {
+        let Some(Peer::Gateway { gateway, id }) = self.displace(conn) else {
+            return;
+        };
+        let word = word(id.to_string());
+        let kept = Kept::Parted(word.clone());
+        if let Err(error) = self.store.put_subscriber(&id, &gateway, &kept) {
+            self.log(Entry::error(format!("storing failed: {error}")));
+        }
+        self.links.borrow_mut().queue(&gateway, word, "");
+    }
+
+    /// Nothing need be known any more of a connection at a gateway.
+    pub(super) fn forget(&mut self, id: &str) {
+        if let Err(error) = self.store.remove_subscriber(id) {
+            self.log(Entry::error(format!("storing failed: {error}")));
+        }
+    }
+
+    /// A word to a gateway about one of its connections.
+    pub(super) fn tell_gateway(&self, conn: ConnId, item: impl FnOnce(String) -> Item) {
+        if let Some(Some(Peer::Gateway { gateway, id })) = self.peers.get(conn) {
+            let mut links = self.links.borrow_mut();
+            links.queue(gateway, item(id.to_string()), "");
+        }
+    }
+
+    /// A text for one connection at a gateway; see [`Item::One`].
+    pub(super) fn one(&self, conn: ConnId, text: &str, after: Option<u64>, at: Option<u64>) {
+        if let Some(Some(Peer::Gateway { gateway, id })) = self.peers.get(conn) {
+            let mut links = self.links.borrow_mut();
+            links.queue_text(gateway, id.to_string(), text, after, at);
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The Durable Object of a room: what the runtime calls, and what is asked of it.
+//! `wake` builds it, `outputs` carries out what the room decides, `ticks` says
+//! when, `gateways` is for connections whose sockets are elsewhere.
+
+mod gateways;
+mod outputs;
+mod ticks;
+mod wake;
+
+pub use ticks::MAX_TURNS;
+
+use super::clock::Clock;
+use super::revocations::{self, Place, REVOKED_HEADER, Told};
+use super::runtime::{self, Socket, now};
+use super::sabotage::{self, Point};
+use super::store::Store;
+use crate::auth::revoked::News;
+use crate::config::Config;
+use crate::eventlog::Entry;
+use crate::fault::Fault;
+use crate::room::links::Links;
+use crate::room::log::Range;
+use crate::room::output::{CallId, ConnId};
+use crate::room::service::{Request as ServiceRequest, Served};
+use crate::room::{self, Frame, Hello};
+use crate::time::Millis;
+use futures_channel::oneshot;
+use js_sys::JsString;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use wasm_bindgen::closure::Closure;
+use wasm_bindgen::prelude::*;
+use worker::wasm_bindgen_futures::future_to_promise;
+use worker::worker_sys::DurableObjectState;
+use worker::{Env, Error, Request, Response, ResponseBuilder, Result, State, WebSocketPair};
+
+/// Headers of the Worker's requests to the object. A request from outside never
+/// reaches the object as it is, so nobody else can set them.
+pub const ROOM_HEADER: &str = "x-roomcast-room";
+pub const HELLO_HEADER: &str = "x-roomcast-hello";
+/// Of a gateway's requests to a room, and of a room's to a gateway.
+pub const LINK_HEADER: &str = "x-roomcast-link";
+
+#[wasm_bindgen]
+pub struct Room {
+    object: Rc<Object>,
+}
+
+struct Object {
+    state: State,
+    env: Env,
+    live: RefCell<Option<Live>>,
+    /// Ends ticks. Made once, for a closure costs more than its call.
+    turn: OnceCell<Closure<dyn FnMut()>>,
+    /// What waits for gateways: not of `live`, for it was stored.
+    links: Rc<RefCell<Links>>,
+}
+
+/// Where the frames of a connection go.
+#[derive(Clone)]
+enum Peer {
+    Socket(Socket),
+    Gateway { gateway: Rc<str>, id: Rc<str> },
+}
+
+impl Peer {
+    fn socket(&self) -> Option<&Socket> {
+        match self {
+            Peer::Socket(socket) => Some(socket),
+            Peer::Gateway { .. } => None,
+        }
+    }
+}
+
+/// The object awake: the room and what it is connected to.
+struct Live {
+    config: Rc<Config>,
+    room: room::Room,
+    store: Store,
+    peers: Vec<Option<Peer>>,
+    /// Connections at gateways, by their ids.
+    remote: HashMap<Rc<str>, ConnId>,
+    /// How many connections each gateway has.
+    gateways: HashMap<Rc<str>, usize>,
+    links: Rc<RefCell<Links>>,
+    /// Which waking this is.
+    life: String,
+    calls: HashMap<CallId, oneshot::Sender<Result<String, Fault>>>,
+    /// Pages that were asked for, with the ids of the answers.
+    pages: VecDeque<(ConnId, u32, Range)>,
+    last_call: CallId,
+    /// When what is being done began.
+    began: Millis,
+    /// Turns of the event loop that the tick may still take; 0 when none is on
+    /// its way.
+    turns: u32,
+    /// Whether the next turn is awaited, for the tick or for [`Live::pages`].
+    awaits_turn: bool,
+    /// When it began.
+    tick_began: Millis,
+    /// How many things went out with the last one.
+    last_tick: usize,
+    /// Ticks that waited for nobody.
+    quiet_ticks: u32,
+    clock: Clock,
+    /// The replay that was sent last: after an outage all ask for the same.
+    replay: Option<(u64, u64, Rc<Vec<Portion>>)>,
+    line_break: JsString,
+    /// Until when the registry of revocations knows that there are sockets of
+    /// the room's own, and until when it should.
+    registered: Millis,
+    unregistered: Option<Millis>,
+    /// What waits for its token to be judged.
+    unready: Vec<Unready>,
+    /// Storing failed: what is in memory is not what is stored.
+    broken: bool,
+}
+
+/// A `refreshToken` whose token can be judged only after something was fetched.
+struct Unready {
+    connection: String,
+    id: Option<u32>,
+    token: String,
+}
+
+/// A frame of replay, and the last event in it.
+type Portion = (u64, JsString);
+
+/// What the runtime calls. `worker` would make a promise of each call, whose way
+/// through the microtask queue costs about as much as all else that a message
+/// does; what need not wait for anything does not.
+#[wasm_bindgen]
+impl Room {
+    #[wasm_bindgen(constructor)]
+    pub fn new(state: DurableObjectState, env: Env) -> Self {
+        console_error_panic_hook::set_once();
+        Room {
+            object: Rc::new(Object {
+                state: state.into(),
+                env,
+                live: RefCell::new(None),
+                turn: OnceCell::new(),
+                links: Rc::default(),
+            }),
+        }
+    }
+
+    /// A response, or a promise of one.
+    pub fn fetch(&self, request: web_sys::Request) -> JsResult<JsValue> {
+        let headers = request.headers();
+        let room = headers.get(ROOM_HEADER)?;
+        if let Some(hello) = headers.get(HELLO_HEADER)? {
+            let hello: Hello = serde_json::from_str(&hello).map_err(Error::from)?;
+            return Ok(self.object.connect(room, hello)?.into());
+        }
+        let revoked = headers.has(REVOKED_HEADER)?;
+        let of_gateway = headers.has(LINK_HEADER)?;
+        let object = Rc::clone(&self.object);
+        let answer = async move {
+            let request = Request::from(request);
+            let response = if revoked {
+                object.revoked(room, request).await?
+            } else if of_gateway {
+                object.link(room, request).await?
+            } else {
+                object.call(room, request).await?
+            };
+            Ok(web_sys::Response::from(response).into())
+        };
+        Ok(future_to_promise(answer).into())
+    }
+
+    pub fn alarm(&self) -> JsResult {
+        self.object.with(None, |live, state| {
+            sabotage::panics(Point::Alarm);
+            live.clock.alarm_rang();
+            live.age();
+            let peers = &live.peers;
+            let pinged = |conn: ConnId| {
+                let socket = peers.get(conn)?.as_ref()?.socket()?;
+                runtime::pinged(state, socket)
+            };
+            let mut out = Vec::new();
+            live.room.alarm(pinged, now(), &mut out);
+            live.run(state, out);
+        })?;
+        Rc::clone(&self.object).arm();
+        Ok(())
+    }
+
+    #[wasm_bindgen(js_name = webSocketMessage)]
+    pub fn web_socket_message(&self, socket: &Socket, message: &JsValue) -> JsResult {
+        let full = self.object.with(None, |live, state| {
+            let conn = socket.place()?;
+            let text = message.as_string();
+            let frame = text.as_deref().map_or(Frame::Binary, Frame::Text);
+            let mut out = Vec::new();
+            live.room.receive(conn, frame, now(), &mut out);
+            sabotage::panics(Point::Frame);
+            live.run(state, out);
+            Some(live.room.is_full())
+        })?;
+        match full {
+            Some(full) => Ok(self.object.settle(full)?),
+            // Closed already, and it does not stop talking.
+            None => Ok(()),
+        }
+    }
+
+    #[wasm_bindgen(js_name = webSocketClose)]
+    pub fn web_socket_close(&self, socket: &Socket, code: u16) -> JsResult {
+        runtime::answer_close(socket, code);
+        Ok(self.object.gone(socket, code)?)
+    }
+
+    #[wasm_bindgen(js_name = webSocketError)]
+    pub fn web_socket_error(&self, socket: &Socket) -> JsResult {
+        // 1006: abnormal closure (RFC 6455, 7.4.1).
+        Ok(self.object.gone(socket, 1006)?)
+    }
+}
+
+type JsResult<T = ()> = std::result::Result<T, JsValue>;
+
+impl Object {
+    /// Does something with the room, which is read from storage if it is not in
+    /// memory, and again should storing have failed.
+    fn with<T>(
+        &self,
+        name: Option<String>,
+        what: impl FnOnce(&mut Live, &State) -> T,
+    ) -> Result<T> {
+        let mut slot = self.live.borrow_mut();
+        let live = match &mut *slot {
+            Some(live) => live,
+            empty => empty.insert(Live::wake(
+                &self.state,
+                &self.env,
+                name,
+                self.links.clone(),
+            )?),
+        };
+        live.began = now();
+        let done = what(live, &self.state);
+        if live.broken {
+            *slot = None;
+        }
+        Ok(done)
+    }
+
+    fn connect(self: &Rc<Self>, name: Option<String>, hello: Hello) -> Result<web_sys::Response> {
+        let admitted = self.with(name, |live, state| {
+            live.age();
+            let now = now();
+            if let Err(fault) = live.room.admit(&hello, now) {
+                live.log(
+                    Entry::reject("rate")
+                        .user(&hello.user)
+                        .with("code", fault.code.as_str()),
+                );
+                return Ok(super::refuse(&fault)?.into());
+            }
+            let pair = WebSocketPair::new()?;
+            state
+                .as_raw()
+                .accept_websocket(pair.server.as_ref())
+                .map_err(Error::from)?;
+            let mut out = Vec::new();
+            let conn = live.room.connect(hello, now, &mut out);
+            live.place(
+                conn,
+                Peer::Socket(pair.server.as_ref().clone().unchecked_into()),
+            );
+            live.run(state, out);
+            runtime::switch(pair.client.as_ref())
+        })??;
+        self.settle(false)?;
+        Ok(admitted)
+    }
+
+    /// A request of the Worker for a service.
+    async fn call(self: &Rc<Self>, name: Option<String>, mut request: Request) -> Result<Response> {
+        let request: ServiceRequest = serde_json::from_slice(&request.bytes().await?)?;
+        let (sender, receiver) = oneshot::channel();
+        let served = self.with(name, |live, state| {
+            live.age();
+            live.last_call += 1;
+            let call = live.last_call;
+            let mut out = Vec::new();
+            let served = live.room.serve(request, call, now(), &mut out);
+            live.run(state, out);
+            match served {
+                Ok(_) if live.broken => Ok(Err(Fault::internal())),
+                Ok(Served::Page(range)) => {
+                    let page = live.store.page(range, live.room.floor())?;
+                    let page = page.finish(live.room.bounds().head, live.room.epoch());
+                    Ok::<_, Error>(Ok(Served::Now(page, false)))
+                }
+                Ok(Served::Later) => {
+                    live.calls.insert(call, sender);
+                    Ok(Ok(Served::Later))
+                }
+                served => Ok(served),
+            }
+        })??;
+        let full = self.with(None, |live, _| live.room.is_full())?;
+        self.settle(full)?;
+        let answer = match served {
+            Ok(Served::Now(json, new)) => Ok((json, if new { 201 } else { 200 })),
+            // Dropped unanswered only when storing failed.
+            Ok(_) => receiver
+                .await
+                .unwrap_or_else(|_| Err(Fault::internal()))
+                .map(|json| (json, 200)),
+            Err(fault) => Err(fault),
+        };
+        match answer {
+            Ok((json, status)) => Ok(ResponseBuilder::new()
+                .with_status(status)
+                .fixed(json.into_bytes())),
+            Err(fault) => super::refuse(&fault),
+        }
+    }
+
+    fn gone(self: &Rc<Self>, socket: &Socket, code: u16) -> Result<()> {
+        self.with(None, |live, state| {
+            // One that went while the object slept is not among the open ones
+            // that were found when it woke.
+            let conn = socket.place().or_else(|| {
+                let conn = live.room.recall(wake::attachment(socket)?, now());
+                live.place(conn, Peer::Socket(socket.clone()));
+                Some(conn)
+            });
+            if let Some(conn) = conn {
+                live.displace(conn);
+                let mut out = Vec::new();
+                live.room.disconnect(conn, code, now(), &mut out);
+                live.run(state, out);
+            }
+        })?;
+        Rc::clone(self).arm();
+        Ok(())
+    }
+
+    /// Tokens were revoked: sockets that are there by one of them are closed.
+    async fn revoked(
+        self: &Rc<Self>,
+        name: Option<String>,
+        mut request: Request,
+    ) -> Result<Response> {
+        let news: News = serde_json::from_slice(&request.bytes().await?)?;
+        let here = self.with(name, |live, state| {
+            live.config.revoked.learn(&news.revocations);
+            let here = live.enforce(state);
+            if !here {
+                live.registered = 0;
+                live.store.set_registered(0)?;
+            }
+            Ok::<_, Error>(here)
+        })??;
+        self.settle(false)?;
+        Ok(ResponseBuilder::new().fixed(serde_json::to_vec(&Told { here })?))
+    }
+
+    /// Says that there are sockets here, that they be told of revocations.
+    async fn register(self: Rc<Self>, until: Millis) -> Result<()> {
+        let (config, name) = self.with(None, |live, _| {
+            (live.config.clone(), live.room.name().to_owned())
+        })?;
+        let revoked = &config.revoked;
+        let registered = revocations::register(&self.env, revoked, Place::Room(name), until).await;
+        self.with(None, |live, state| {
+            // Where that failed the next who comes tries again.
+            if registered.is_err() {
+                live.registered = 0;
+            }
+            live.store.set_registered(live.registered)?;
+            live.enforce(state);
+            registered
+        })??;
+        self.settle(false)
+    }
+
+    /// Fetches what a token takes to be judged, and goes on.
+    async fn prepare(self: Rc<Self>, unready: Unready) -> Result<()> {
+        let config = self.with(None, |live, _| live.config.clone())?;
+        let ready = super::prepare(&self.env, &config, &unready.token).await;
+        self.with(None, |live, state| {
+            let Unready {
+                connection,
+                id,
+                token,
+            } = unready;
+            let mut out = Vec::new();
+            live.room
+                .prepared(&connection, id, &token, ready.is_ok(), now(), &mut out);
+            live.run(state, out);
+        })?;
+        self.settle(false)
+    }
+}

@@ -1,0 +1,348 @@
+//! What the room wants done is done: stored, sent, replayed, closed, logged.
+
+use super::{Live, Peer, Portion, Unready};
+use crate::durable::revocations;
+use crate::durable::runtime::{self, now};
+use crate::durable::sabotage::{self, Point};
+use crate::durable::store::Kept;
+use crate::eventlog::Entry;
+use crate::fault::Fault;
+use crate::room::link::Item;
+use crate::room::log::slice;
+use crate::room::output::ConnId;
+use crate::room::{Change, Delivery, Output};
+use crate::wire::native::{self, Close};
+use js_sys::JsString;
+use std::collections::HashSet;
+use std::rc::Rc;
+use worker::{Error, Result, State};
+
+/// Length of a frame of replay, in UTF-16 units: large, for each frame costs,
+/// but far below what WebSocket libraries take.
+const REPLAY_FRAME: u32 = 256 * 1024;
+
+impl Live {
+    /// Carries out what the room wants done, in order.
+    pub(super) fn run(&mut self, state: &State, out: Vec<Output>) {
+        let mut stored: Option<(String, JsString)> = None;
+        let mut outputs = out.into_iter();
+        while let Some(output) = outputs.next() {
+            match output {
+                Output::Store(change) => {
+                    let body = match &change {
+                        Change::Append(row) => JsString::from(row.body.as_str()),
+                        _ => JsString::from(""),
+                    };
+                    if let Err(error) = self.store.apply(&change, &body) {
+                        self.log(Entry::error(format!("storing failed: {error}")));
+                        return self.fail(outputs);
+                    }
+                    if let Change::Wipe { .. } = change {
+                        runtime::ext(state).set_told(&0.into());
+                    }
+                    if let Change::Append(row) = change {
+                        sabotage::panics(Point::Stored);
+                        stored = Some((row.body, body));
+                    }
+                }
+                Output::Send { conn, frame } => {
+                    self.send(state, conn, &JsString::from(frame.as_str()), frame.len());
+                }
+                Output::Deliver(delivery) => self.deliver(state, delivery, stored.take()),
+                Output::Replay { conn, after, upto } => {
+                    if let Err(error) = self.replay(state, conn, after, upto) {
+                        self.log(Entry::error(format!("replay failed: {error}")));
+                        return self.fail(outputs);
+                    }
+                }
+                Output::Page { conn, id, range } => self.pages.push_back((conn, id, range)),
+                Output::Attach { conn } => self.attach(conn),
+                Output::Joined { conn, after } => {
+                    self.tell_gateway(conn, |to| Item::In { to, after });
+                }
+                Output::Parted { conn } => self.last_word(conn, |to| Item::Out { to }),
+                Output::Close { conn, why } => self.close(conn, why),
+                Output::Reply { call, answers } => {
+                    if let Some(call) = self.calls.remove(&call) {
+                        // A caller that went away needs no answer.
+                        let _ = call.send(Ok(answers));
+                    }
+                }
+                Output::Prepare {
+                    connection,
+                    id,
+                    token,
+                } => self.unready.push(Unready {
+                    connection,
+                    id,
+                    token,
+                }),
+                Output::Log(entry) => self.log(entry),
+            }
+        }
+    }
+
+    /// Storing failed: nothing that waited for it is true. Says so to all that
+    /// wait; the room is read from storage again (`broken`).
+    pub(super) fn fail(&mut self, rest: impl Iterator<Item = Output>) {
+        for output in rest {
+            match output {
+                Output::Deliver(delivery) => {
+                    for (conn, id) in delivery.acked {
+                        let answer = native::fault(Some(id), &Fault::internal());
+                        match self.peers.get(conn) {
+                            Some(Some(Peer::Socket(socket))) => {
+                                // One that is gone needs no answer.
+                                let _ = socket.send_string(&JsString::from(answer.as_str()));
+                            }
+                            Some(Some(Peer::Gateway { .. })) => self.one(conn, &answer, None, None),
+                            _ => {}
+                        }
+                    }
+                }
+                Output::Close { conn, why } => self.close(conn, why),
+                _ => {}
+            }
+        }
+        self.calls.clear();
+        self.broken = true;
+    }
+
+    pub(super) fn attach(&mut self, conn: ConnId) {
+        let (Some(attachment), Some(Some(peer))) =
+            (self.room.attachment(conn), self.peers.get(conn))
+        else {
+            return;
+        };
+        // Who has sockets is told of revocations.
+        let until = attachment.expires;
+        if matches!(peer, Peer::Socket(_)) && self.config.revoked.is_on() && self.registered < until
+        {
+            self.registered = revocations::registration(until);
+            self.unregistered = Some(self.registered);
+        }
+        let attached = match peer {
+            Peer::Socket(socket) => serde_json::to_string(&attachment)
+                .map_err(Error::from)
+                .and_then(|json| Ok(socket.attach(&JsString::from(json.as_str()))?)),
+            Peer::Gateway { gateway, id } => {
+                let kept = Kept::Here(attachment);
+                self.store.put_subscriber(id, gateway, &kept)
+            }
+        };
+        if let Err(error) = attached {
+            self.log(Entry::error(format!("attachment failed: {error}")));
+        }
+    }
+
+    pub(super) fn send(&mut self, state: &State, conn: ConnId, frame: &JsString, bytes: usize) {
+        let socket = match self.peers.get(conn) {
+            Some(Some(Peer::Socket(socket))) => socket,
+            Some(Some(Peer::Gateway { .. })) => {
+                return self.one(conn, &String::from(frame), None, None);
+            }
+            _ => return,
+        };
+        let mut out = Vec::new();
+        if socket.send_string(frame).is_err() {
+            // Closed under our hands: its close event is on the way.
+            self.displace(conn);
+            self.room.disconnect(conn, 1006, now(), &mut out);
+        } else if self.room.sent(conn, bytes) {
+            let pinged = runtime::pinged(state, socket);
+            self.room.judge_slow(conn, pinged, now(), &mut out);
+        }
+        if !out.is_empty() {
+            self.run(state, out);
+        }
+    }
+
+    pub(super) fn deliver(
+        &mut self,
+        state: &State,
+        delivery: Delivery,
+        stored: Option<(String, JsString)>,
+    ) {
+        let text = delivery.shared;
+        // Mostly it is the very row that was stored: the same string serves.
+        let shared = text.as_ref().map(|shared| match stored {
+            Some((body, frame)) if body == *shared => (frame, shared.len()),
+            _ => (JsString::from(shared.as_str()), shared.len()),
+        });
+        let whole = shared.as_ref().map_or(0, |(frame, _)| frame.length()) as usize;
+        let (after, at) = delivery.events;
+        let mut served = HashSet::with_capacity(delivery.custom.len());
+        for custom in delivery.custom {
+            let remote = matches!(
+                self.peers.get(custom.conn),
+                Some(Some(Peer::Gateway { .. }))
+            );
+            let runs = custom.shared.as_deref().unwrap_or_default();
+            if remote && matches!(runs, [all] if *all == (0..whole)) {
+                // Gets what all get, and its own before it.
+                self.one(custom.conn, &custom.private, None, None);
+                continue;
+            }
+            served.insert(custom.conn);
+            let mut frame = JsString::from(custom.private.as_str());
+            if let Some((shared, _)) = &shared {
+                for run in custom.shared.iter().flatten() {
+                    let part = shared.slice(run.start as u32, run.end as u32);
+                    frame = if frame.length() == 0 {
+                        part
+                    } else {
+                        frame.concat(&self.line_break).concat(&part)
+                    };
+                }
+            }
+            let length = frame.length() as usize;
+            if length > 0 && remote {
+                let with_events = at > after && !runs.is_empty();
+                let events = (with_events.then_some(after), with_events.then_some(at));
+                self.one(custom.conn, &String::from(&frame), events.0, events.1);
+            } else if length > 0 {
+                self.send(state, custom.conn, &frame, length);
+            }
+        }
+        let (Some((frame, bytes)), Some(text)) = (shared, text) else {
+            return;
+        };
+        for gateway in self.gateways.keys() {
+            let not = served
+                .iter()
+                .filter_map(|conn| match self.peers.get(*conn) {
+                    Some(Some(Peer::Gateway { gateway: at, id })) if at == gateway => {
+                        Some(id.to_string())
+                    }
+                    _ => None,
+                });
+            let item = Item::All {
+                bytes: text.len(),
+                not: not.collect(),
+                after,
+                at,
+            };
+            self.links.borrow_mut().queue(gateway, item, &text);
+        }
+        for conn in 0..self.peers.len() {
+            if matches!(self.peers[conn], Some(Peer::Socket(_)))
+                && !served.contains(&conn)
+                && self.room.receives(conn, delivery.tick)
+            {
+                self.send(state, conn, &frame, bytes);
+            }
+        }
+        if at > after {
+            runtime::ext(state).set_told(&(at as f64).into());
+        }
+    }
+
+    /// Sends what is stored as it is stored, in large frames.
+    pub(super) fn replay(
+        &mut self,
+        state: &State,
+        conn: ConnId,
+        after: u64,
+        upto: u64,
+    ) -> Result<()> {
+        let frames = match &self.replay {
+            Some((from, to, frames)) if (*from, *to) == (after, upto) => frames.clone(),
+            _ => {
+                let frames = Rc::new(self.frames(after, upto)?);
+                self.replay = Some((after, upto, frames.clone()));
+                frames
+            }
+        };
+        for (last, frame) in frames.iter() {
+            if let Some(Some(Peer::Gateway { .. })) = self.peers.get(conn) {
+                self.one(conn, &String::from(frame), None, Some(*last));
+            } else {
+                self.send(state, conn, frame, frame.length() as usize);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn frames(&self, after: u64, upto: u64) -> Result<Vec<Portion>> {
+        let mut frames = Vec::new();
+        let mut frame: Option<JsString> = None;
+        self.store.rows(after, upto, |first, last, body| {
+            let body = if first > after && last <= upto {
+                body
+            } else {
+                let text = String::from(&body);
+                JsString::from(slice(first, &text, after, upto))
+            };
+            let joined = match frame.take() {
+                Some(frame) => frame.concat(&self.line_break).concat(&body),
+                None => body,
+            };
+            if joined.length() >= REPLAY_FRAME {
+                frames.push((last.min(upto), joined));
+            } else {
+                frame = Some(joined);
+            }
+        })?;
+        frames.extend(frame.map(|frame| (upto, frame)));
+        Ok(frames)
+    }
+
+    /// Answers one of those who asked for a page. To read it may take as long as
+    /// a hundred messages do, so who asks for many at once gets one a turn.
+    pub(super) fn next_page(&mut self, state: &State) {
+        let Some((conn, id, range)) = self.pages.pop_front() else {
+            return;
+        };
+        let answer = if !self.room.is_joined(conn) {
+            native::fault(Some(id), &Fault::not_joined())
+        } else {
+            match self.store.page(range, self.room.floor()) {
+                Ok(page) => {
+                    let page = page.finish(self.room.bounds().head, self.room.epoch());
+                    self.room.paged(conn, page.len());
+                    native::ack(id, &page)
+                }
+                Err(error) => {
+                    self.log(Entry::error(format!("reading failed: {error}")));
+                    native::fault(Some(id), &Fault::internal())
+                }
+            }
+        };
+        self.send(state, conn, &JsString::from(answer.as_str()), answer.len());
+    }
+
+    /// Closes the socket of a connection that is of the room no more.
+    pub(super) fn close(&mut self, conn: ConnId, why: Close) {
+        if let Some(Some(Peer::Gateway { .. })) = self.peers.get(conn) {
+            self.last_word(conn, |to| Item::Close { to, why });
+        } else if let Some(Peer::Socket(socket)) = self.displace(conn) {
+            runtime::close(&socket, why.code(), why.reason());
+        }
+    }
+
+    /// Closes what is there by a token that was revoked. Whether any sockets
+    /// are left.
+    pub(super) fn enforce(&mut self, state: &State) -> bool {
+        let mut out = Vec::new();
+        let left = self.room.enforce(now(), &mut out);
+        self.run(state, out);
+        left
+    }
+
+    pub(super) fn log(&mut self, entry: Entry) {
+        if entry.level < self.config.log_level {
+            return;
+        }
+        let rows = self.store.take_rows_written();
+        let entry = if rows > 0 {
+            entry.with("rowsWritten", rows)
+        } else {
+            entry
+        };
+        let now = now();
+        let entry = entry
+            .room(self.room.name())
+            .took(now.saturating_sub(self.began));
+        worker::console_log!("{}", entry.line(now));
+    }
+}
