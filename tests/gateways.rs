@@ -77,6 +77,10 @@ enum Step {
     EvictGateway {
         gateway: usize,
     },
+    /// What waits in it is lost, whatever it is.
+    PanicGateway {
+        gateway: usize,
+    },
     Wait {
         millis: Millis,
     },
@@ -116,7 +120,8 @@ fn step() -> impl Strategy<Value = Step> {
         9 => link().prop_map(|(gateway, room, fate)| Step::Push { room, gateway, fate }),
         1 => (two.clone(), two.clone()).prop_map(|(room, gateway)| Step::Echo { room, gateway }),
         2 => two.clone().prop_map(|room| Step::EvictRoom { room }),
-        2 => two.prop_map(|gateway| Step::EvictGateway { gateway }),
+        2 => two.clone().prop_map(|gateway| Step::EvictGateway { gateway }),
+        1 => two.prop_map(|gateway| Step::PanicGateway { gateway }),
         2 => prop_oneof![Just(20), Just(400), Just(6_000)].prop_map(|millis| Step::Wait { millis }),
     ]
 }
@@ -259,6 +264,7 @@ impl World {
             Step::Echo { room, gateway } => self.echo(ROOMS[room], gateway),
             Step::EvictRoom { room } => self.evict_room(ROOMS[room]),
             Step::EvictGateway { gateway } => self.evict_gateway(gateway),
+            Step::PanicGateway { gateway } => self.forget_gateway(gateway, true),
             Step::Wait { millis } => self.wait(millis),
         }
     }
@@ -483,7 +489,10 @@ impl World {
         if !self.doors[gateway].waiting.contains(room) {
             return;
         }
-        let Some(commands) = self.doors[gateway].gateway.app.take(room) else {
+        let Gateway { hub, app } = &mut self.doors[gateway].gateway;
+        let commands = app.take(hub, room);
+        self.settle(gateway);
+        let Some(commands) = commands else {
             self.doors[gateway].waiting.remove(room);
             return;
         };
@@ -497,8 +506,17 @@ impl World {
             let place = self.places.entry(room.to_owned()).or_insert_with(fresh);
             place.server.now = now;
             for command in copy(&commands) {
-                self.at.insert(command.connection().to_owned(), gateway);
-                place.server.linked(command);
+                let connection = command.connection().to_owned();
+                self.at.insert(connection.clone(), gateway);
+                let again = matches!(command, ToRoom::Join { again: true, .. });
+                // What was said until now is in the links.
+                let name = GATEWAYS[gateway];
+                if again && (place.links.owes(name, &connection) || place.server.owes(&connection))
+                {
+                    place.server.refuse(&connection);
+                } else {
+                    place.server.linked(command);
+                }
             }
             self.gather(room);
         }
@@ -621,12 +639,18 @@ impl World {
 
     fn evict_gateway(&mut self, gateway: usize) {
         let name = GATEWAYS[gateway];
-        let door = &mut self.doors[gateway];
+        let door = &self.doors[gateway];
         let links = self.places.values();
-        if !door.waiting.is_empty() || links.into_iter().any(|place| place.busy.contains(name)) {
-            return;
+        if door.waiting.is_empty() && !links.into_iter().any(|place| place.busy.contains(name)) {
+            self.forget_gateway(gateway, false);
         }
-        door.gateway = fresh_gateway(name);
+    }
+
+    /// The memory of a gateway goes; its sockets and what it stored stay.
+    fn forget_gateway(&mut self, gateway: usize, panicked: bool) {
+        let door = &mut self.doors[gateway];
+        door.waiting.clear();
+        door.gateway = fresh_gateway(GATEWAYS[gateway]);
         door.gateway.hub.set_now(self.now);
         let mut moved = BTreeMap::new();
         for (before, record) in std::mem::take(&mut door.records) {
@@ -641,7 +665,7 @@ impl World {
         }
         let records = door.clients.values().cloned().collect();
         let Gateway { hub, app } = &mut door.gateway;
-        app.recall(hub, records, door.reached.clone(), self.now);
+        app.recall(hub, records, door.reached.clone(), panicked, self.now);
         self.settle(gateway);
     }
 

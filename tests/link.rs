@@ -61,7 +61,7 @@ impl Bench {
             .hub
             .frame(socket, roomcast::gateway::Frame::Text(join), NOW);
         gateway.settle(NOW);
-        let commands = gateway.app.take("r").expect("a join");
+        let commands = gateway.app.take(&mut gateway.hub, "r").expect("a join");
         let Command::Join { hello, .. } = &commands[0] else {
             panic!("not a join: {commands:?}");
         };
@@ -72,7 +72,7 @@ impl Bench {
         };
         let to = bench.id.clone();
         bench.push(vec![(Item::In { to, after: 3 }, "")]);
-        assert!(bench.gateway.app.take("r").is_none());
+        assert!(bench.take().is_none());
         bench
     }
 
@@ -131,14 +131,22 @@ impl Bench {
         (item, text)
     }
 
+    /// What waits for the room.
+    fn take(&mut self) -> Option<Vec<Command>> {
+        let Gateway { hub, app } = &mut self.gateway;
+        app.take(hub, "r")
+    }
+
     /// From where the gateway asks for the log again, if it does.
     fn asks_again(&mut self) -> Option<u64> {
-        match &self.gateway.app.take("r")?[..] {
+        match &self.take()?[..] {
             [
-                Command::Gone { connection, .. },
-                Command::Join { hello, id: None },
+                Command::Join {
+                    hello,
+                    id: None,
+                    again: true,
+                },
             ] => {
-                assert_eq!(*connection, self.id);
                 self.id.clone_from(&hello.connection_id);
                 hello.position.since
             }

@@ -372,7 +372,9 @@ impl World {
                 | Output::Prepare { .. }
                 | Output::Log(_) => {}
                 Output::Joined { .. } | Output::Parted { .. } => panic!("nobody is at a gateway"),
-                Output::Close { .. } => panic!("nothing here closes a socket"),
+                Output::Close { .. } | Output::Replaced { .. } => {
+                    panic!("nothing here closes a socket")
+                }
             }
         }
     }

@@ -452,7 +452,10 @@ impl Object {
                     }
                     Delay::from(Duration::ZERO).await;
                 }
-                let commands = self.act(None, |live, _| live.gateway.app.take(&room))?;
+                let commands = self.act(None, |live, _| {
+                    let gateway = &mut live.gateway;
+                    gateway.app.take(&mut gateway.hub, &room)
+                })?;
                 let Some(commands) = commands else {
                     return Ok(());
                 };
@@ -626,7 +629,7 @@ impl Live {
         let gateway = &mut live.gateway;
         gateway
             .app
-            .recall(&mut gateway.hub, records, positions, began);
+            .recall(&mut gateway.hub, records, positions, known.is_some(), began);
         live.settle(state);
         live.log(
             Entry::info("wake")

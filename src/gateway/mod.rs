@@ -195,8 +195,9 @@ pub trait App {
     }
 
     /// What waits for a room, as one request; nothing more is on its way if
-    /// there is none.
-    fn take(&mut self, _room: &str) -> Option<Vec<link::Command>> {
+    /// there is none. What was taken before has arrived, unless [`App::failed`]
+    /// was told.
+    fn take(&mut self, _hub: &mut Hub, _room: &str) -> Option<Vec<link::Command>> {
         None
     }
 
@@ -226,13 +227,15 @@ pub trait App {
     /// A client of this `pid` comes back elsewhere: it is here no more.
     fn evict(&mut self, _hub: &mut Hub, _pid: &str, _user: &str) {}
 
-    /// After hibernation: the clients that were saved and not gone, and what
-    /// [`Output::Position`] and then [`Output::Reached`] said last.
+    /// After hibernation, or after a panic, which loses what was not stored: the
+    /// clients that were saved and not gone, and what [`Output::Position`] and then
+    /// [`Output::Reached`] said last.
     fn recall(
         &mut self,
         _hub: &mut Hub,
         _clients: Vec<String>,
         _positions: HashMap<String, u64>,
+        _panicked: bool,
         _now: Millis,
     ) {
     }

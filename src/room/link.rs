@@ -13,7 +13,7 @@ use super::output::{ConnId, Output};
 use super::tick::{Arrival, Greeting};
 use super::{Hello, Room};
 use crate::auth::Rights;
-use crate::fault::Result;
+use crate::fault::{Fault, Result};
 use crate::time::{Millis, sooner};
 use crate::wire::native::{self, Close};
 use serde::{Deserialize, Serialize};
@@ -25,14 +25,33 @@ pub struct Request {
     pub commands: Vec<Command>,
 }
 
+/// Between the id of a client at a gateway and what makes it one of its
+/// connections to a room: each time it joins it is another.
+pub const SEAT: char = ':';
+
+/// The client that a connection is of.
+pub fn client_of(connection: &str) -> &str {
+    connection.split(SEAT).next().unwrap_or_default()
+}
+
 /// Connections are named by their ids, which nobody has twice.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Command {
-    /// Joins; the answer goes by `id`.
-    Join { hello: Hello, id: Option<u32> },
+    /// Joins; the answer goes by `id`. What else there is of the same client
+    /// ([`client_of`]) is gone.
+    Join {
+        hello: Hello,
+        id: Option<u32>,
+        /// It was let in before, and comes for what it missed: not if its user
+        /// has left since, or it is owed the word that it has ([`Links::owes`]).
+        ///
+        /// [`Links::owes`]: super::links::Links::owes
+        #[serde(default)]
+        again: bool,
+    },
     /// A frame of the native framing.
     Frame { connection: String, frame: String },
-    /// The socket is gone.
+    /// The client is gone, whichever of its connections this is.
     Gone { connection: String, code: u16 },
     /// It showed another token.
     Refresh {
@@ -157,16 +176,40 @@ impl Push {
 }
 
 impl Room {
-    /// A connection at a gateway joins.
+    /// A connection at a gateway joins; see [`Command::Join`].
     pub fn subscribe(
         &mut self,
         hello: Hello,
         id: Option<u32>,
+        again: bool,
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Result<ConnId> {
+        if let Some(conn) = self.seat_of(&hello.connection_id) {
+            out.push(Output::Replaced { conn });
+            // 1012: the service restarts (IANA).
+            self.disconnect(conn, 1012, now, out);
+        }
+        let left = || {
+            let client = client_of(&hello.connection_id);
+            let mut parting = self.parting.iter().filter_map(|conn| self.conn(*conn));
+            parting.any(|conn| client_of(&conn.id) == client)
+        };
+        if again && (!self.members.contains_key(hello.user.as_str()) || left()) {
+            return Err(Fault::not_joined());
+        }
         self.admit(&hello, now)?;
         Ok(self.arrive(hello, Greeting::Joined(id), now, out))
+    }
+
+    /// The connection that the client at a gateway has here, whichever of its
+    /// connections is named.
+    pub fn seat_of(&self, connection: &str) -> Option<ConnId> {
+        let client = client_of(connection);
+        let mut conns = self.conns.iter().map(Option::as_ref);
+        conns.position(|conn| {
+            conn.is_some_and(|conn| conn.remote && conn.joined && client_of(&conn.id) == client)
+        })
     }
 
     /// A connection showed another token.

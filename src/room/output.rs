@@ -56,6 +56,11 @@ pub enum Output {
     Parted {
         conn: ConnId,
     },
+    /// The same, of one whose client has another connection by now: nobody need
+    /// be told.
+    Replaced {
+        conn: ConnId,
+    },
     Close {
         conn: ConnId,
         why: Close,

@@ -6,7 +6,7 @@ use roomcast::config::Config;
 use roomcast::gateway::chat::Chat;
 use roomcast::gateway::{App, Door, Frame as SocketFrame, Gateway, Hub, Output as ToShell};
 use roomcast::gateway::{Protocol, SocketId};
-use roomcast::room::link::{Command as ToRoom, Item, Push};
+use roomcast::room::link::{Command as ToRoom, Item, Push, client_of};
 use roomcast::room::log::{Bounds, Page, Range, Row, slice};
 use roomcast::room::service::{Request, Served};
 use roomcast::room::{
@@ -323,19 +323,45 @@ impl Server {
         }
     }
 
+    /// Whether it has just been said that a client of a gateway is out.
+    #[allow(dead_code)] // of the fuzz targets
+    pub fn owes(&self, connection: &str) -> bool {
+        self.said.iter().any(|said| match said {
+            Said::Out { to } => client_of(to) == client_of(connection),
+            _ => false,
+        })
+    }
+
+    /// A client at a gateway is told that it is out.
+    #[allow(dead_code)] // of the fuzz targets
+    pub fn refuse(&mut self, connection: &str) {
+        let to = connection.to_owned();
+        self.said.push(Said::Out { to });
+    }
+
     /// What a gateway asks for one of its connections.
     pub fn linked(&mut self, command: ToRoom) {
         let id = command.connection().to_owned();
         let known = self.conn(&id);
         let mut out = Vec::new();
         match command {
-            ToRoom::Join { hello, id: answer } => {
+            ToRoom::Join {
+                hello,
+                id: answer,
+                again,
+            } => {
                 assert!(known.is_none(), "nobody joins twice by the same id");
-                match self.room.subscribe(hello, answer, self.now, &mut out) {
+                let joined = self
+                    .room
+                    .subscribe(hello, answer, again, self.now, &mut out);
+                self.run(std::mem::take(&mut out));
+                match joined {
                     Ok(conn) => self.place(conn, &id, true),
                     Err(fault) => {
-                        let line = native::fault(answer, &fault);
-                        self.said.push(Said::line(&id, line));
+                        if !again {
+                            let line = native::fault(answer, &fault);
+                            self.said.push(Said::line(&id, line));
+                        }
                         self.said.push(Said::Out { to: id });
                     }
                 }
@@ -353,7 +379,12 @@ impl Server {
                     self.said.push(Said::line(&id, line));
                 }
             },
-            ToRoom::Gone { code, .. } => self.disconnect(&id, code),
+            ToRoom::Gone { code, .. } => {
+                if let Some(conn) = self.room.seat_of(&id) {
+                    self.peers.remove(&conn);
+                    self.room.disconnect(conn, code, self.now, &mut out);
+                }
+            }
             ToRoom::Refresh {
                 rights, expires, ..
             } => {
@@ -481,6 +512,9 @@ impl Server {
                     if let Some(to) = self.id(conn) {
                         self.said.push(Said::In { to, after });
                     }
+                }
+                Output::Replaced { conn } => {
+                    self.peers.remove(&conn);
                 }
                 Output::Parted { conn } => {
                     if let Some(to) = self.id(conn) {
@@ -678,7 +712,7 @@ impl Net {
                 self.output(output, &mut forward);
             }
             for room in std::mem::take(&mut forward) {
-                while let Some(commands) = self.gateway.app.take(&room) {
+                while let Some(commands) = self.take(&room) {
                     self.ask(&room, commands);
                 }
             }
@@ -787,6 +821,11 @@ impl Net {
 
     /// Hibernation: what is in memory goes, sockets and storage stay. Sockets
     /// may have other places afterwards: those of before, and of now.
+    fn take(&mut self, room: &str) -> Option<Vec<ToRoom>> {
+        let Gateway { hub, app } = &mut self.gateway;
+        app.take(hub, room)
+    }
+
     pub fn hibernate(&mut self) -> BTreeMap<SocketId, SocketId> {
         self.settle();
         let (name, config) = (
@@ -809,7 +848,7 @@ impl Net {
         let clients = here.map(|saved| saved.record.clone());
         let (clients, positions) = (clients.collect(), HashMap::new());
         let (app, hub) = (&mut self.gateway.app, &mut self.gateway.hub);
-        app.recall(hub, clients, positions, self.now);
+        app.recall(hub, clients, positions, false, self.now);
         self.settle();
         places
     }

@@ -4,7 +4,7 @@ use super::{LINK_HEADER, Live, Object, Peer};
 use crate::durable::runtime::{self, GATEWAYS, now};
 use crate::durable::store::Kept;
 use crate::eventlog::Entry;
-use crate::fault::Fault;
+use crate::fault::{Code, Fault};
 use crate::room::Frame;
 use crate::room::link::{Command as LinkCommand, Item, Push, Pushed, Request as LinkRequest};
 use crate::room::links;
@@ -100,10 +100,16 @@ impl Live {
         let now = now();
         let mut out = Vec::new();
         match command {
-            LinkCommand::Join { hello, id } => {
+            LinkCommand::Join { hello, id, again } => {
                 let connection: Rc<str> = hello.connection_id.as_str().into();
                 let user = hello.user.clone();
-                match self.room.subscribe(hello, id, now, &mut out) {
+                let joined = match again && self.links.borrow().owes(gateway, &connection) {
+                    true => Err(Fault::not_joined()),
+                    false => self.room.subscribe(hello, id, again, now, &mut out),
+                };
+                // It may have taken the place of another.
+                self.run(state, std::mem::take(&mut out));
+                match joined {
                     Ok(conn) => self.place(
                         conn,
                         Peer::Gateway {
@@ -111,7 +117,11 @@ impl Live {
                             id: connection,
                         },
                     ),
-                    Err(fault) => self.refuse(gateway, &connection, &user, id, &fault),
+                    Err(fault) => {
+                        // Who comes again by itself has asked nothing.
+                        let answer = (!again).then(|| native::fault(id, &fault));
+                        self.refuse(gateway, &connection, &user, answer, fault.code);
+                    }
                 }
             }
             LinkCommand::Frame { connection, frame } => match known {
@@ -127,9 +137,8 @@ impl Live {
                 }
             },
             LinkCommand::Gone { connection, code } => {
-                if let Some(conn) = known {
-                    self.displace(conn);
-                    self.forget(&connection);
+                if let Some(conn) = self.room.seat_of(&connection) {
+                    self.abandon(conn);
                     self.room.disconnect(conn, code, now, &mut out);
                 }
             }
@@ -150,20 +159,20 @@ impl Live {
         gateway: &str,
         connection: &str,
         user: &str,
-        id: Option<u32>,
-        fault: &Fault,
+        answer: Option<String>,
+        code: Code,
     ) {
-        let line = native::fault(id, fault);
-        let mut links = self.links.borrow_mut();
         let to = connection.to_owned();
-        links.queue_text(gateway, to.clone(), &line, None, None);
-        links.queue(gateway, Item::Out { to }, "");
-        drop(links);
+        if let Some(line) = answer {
+            let mut links = self.links.borrow_mut();
+            links.queue_text(gateway, to.clone(), &line, None, None);
+        }
+        self.last_word(gateway, connection, Item::Out { to });
         self.log(
             Entry::reject("rate")
                 .user(user)
                 .connection(connection)
-                .with("code", fault.code.as_str()),
+                .with("code", code.as_str()),
         );
     }
 
@@ -182,8 +191,7 @@ impl Live {
         let mut out = Vec::new();
         for id in gone {
             if let Some(conn) = self.remote.get(id.as_str()).copied() {
-                self.displace(conn);
-                self.forget(id);
+                self.abandon(conn);
                 // 1006: abnormal closure (RFC 6455, 7.4.1).
                 self.room.disconnect(conn, 1006, now(), &mut out);
             }
@@ -219,22 +227,31 @@ impl Live {
             .collect()
     }
 
-    /// The last word to a connection that is of the room no more. Its gateway must
-    /// hear it, so it is kept until it has.
-    pub(super) fn last_word(&mut self, conn: ConnId, word: impl FnOnce(String) -> Item) {
-        let Some(Peer::Gateway { gateway, id }) = self.displace(conn) else {
-            return;
-        };
-        let word = word(id.to_string());
+    /// A connection is of the room no more, which its gateway must hear.
+    pub(super) fn part(&mut self, conn: ConnId, word: impl FnOnce(String) -> Item) {
+        if let Some(Peer::Gateway { gateway, id }) = self.displace(conn) {
+            self.last_word(&gateway, &id, word(id.to_string()));
+        }
+    }
+
+    /// A connection is of the room no more, which its gateway knows.
+    pub(super) fn abandon(&mut self, conn: ConnId) {
+        if let Some(Peer::Gateway { id, .. }) = self.displace(conn) {
+            self.forget(&id);
+        }
+    }
+
+    /// What a gateway must hear, so it is kept until it has.
+    fn last_word(&mut self, gateway: &str, id: &str, word: Item) {
         let kept = Kept::Parted(word.clone());
-        if let Err(error) = self.store.put_subscriber(&id, &gateway, &kept) {
+        if let Err(error) = self.store.put_subscriber(id, gateway, &kept) {
             self.log(Entry::error(format!("storing failed: {error}")));
         }
-        self.links.borrow_mut().queue(&gateway, word, "");
+        self.links.borrow_mut().queue(gateway, word, "");
     }
 
     /// Nothing need be known any more of a connection at a gateway.
-    pub(super) fn forget(&mut self, id: &str) {
+    fn forget(&mut self, id: &str) {
         if let Err(error) = self.store.remove_subscriber(id) {
             self.log(Entry::error(format!("storing failed: {error}")));
         }

@@ -60,7 +60,8 @@ impl Live {
                 Output::Joined { conn, after } => {
                     self.tell_gateway(conn, |to| Item::In { to, after });
                 }
-                Output::Parted { conn } => self.last_word(conn, |to| Item::Out { to }),
+                Output::Replaced { conn } => self.abandon(conn),
+                Output::Parted { conn } => self.part(conn, |to| Item::Out { to }),
                 Output::Close { conn, why } => self.close(conn, why),
                 Output::Reply { call, answers } => {
                     if let Some(call) = self.calls.remove(&call) {
@@ -314,7 +315,7 @@ impl Live {
     /// Closes the socket of a connection that is of the room no more.
     pub(super) fn close(&mut self, conn: ConnId, why: Close) {
         if let Some(Some(Peer::Gateway { .. })) = self.peers.get(conn) {
-            self.last_word(conn, |to| Item::Close { to, why });
+            self.part(conn, |to| Item::Close { to, why });
         } else if let Some(Peer::Socket(socket)) = self.displace(conn) {
             runtime::close(&socket, why.code(), why.reason());
         }

@@ -1,12 +1,12 @@
 //! Who comes and goes.
 
-use super::{Chat, Client, ClientId, Framing, Phase, Slot};
+use super::{Chat, Client, ClientId, Departed, Framing, Phase, Slot};
 use crate::auth;
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault};
 use crate::gateway::{Asked, Door, Hub, Output, SessionId, SocketId, Waiting};
 use crate::name::personal_room;
-use crate::room::link::Command as ToRoom;
+use crate::room::link::{self, Command as ToRoom};
 use crate::time::{Millis, rfc3339};
 use crate::wire::Object;
 use crate::wire::command::Position;
@@ -161,9 +161,17 @@ impl Chat {
             ));
         }
         self.let_in(hub, key);
-        if let Some(client) = self.client(key) {
-            let own = personal_room(&client.identity.user);
-            // Its own room takes everybody who has a token.
+        self.save(hub, key);
+        self.join_own(hub, key, now);
+    }
+
+    /// Joins the user's own room, unless it did.
+    pub(super) fn join_own(&mut self, hub: &mut Hub, key: ClientId, now: Millis) {
+        let own = self
+            .client(key)
+            .map(|client| personal_room(&client.identity.user));
+        if let Some(own) = own.filter(|own| self.slot(key, own).is_none()) {
+            // It takes everybody who has a token.
             let _ = self.join(hub, key, &own, Position::default(), None, now);
         }
     }
@@ -202,16 +210,26 @@ impl Chat {
         if matches!(client.phase, Phase::Connected) {
             hub.log(client.entry(Entry::info("disconnect")).with("code", code));
         }
-        if comes_back && client.pid.is_some() {
-            self.save(hub, key, true);
-        } else {
-            hub.push(Output::Forget {
+        let then = match comes_back && client.pid.is_some() {
+            true => self.saved(hub, client, true),
+            false => Output::Forget {
                 client: client.key(),
-            });
-        }
+            },
+        };
         let Some(client) = self.clients[key].take() else {
             return;
         };
+        let departed = Departed {
+            unheard: client.slots.len(),
+            key: client.key(),
+            then,
+        };
+        match departed.unheard {
+            0 => hub.push(departed.then),
+            _ => {
+                self.departed.insert(client.id.clone(), departed);
+            }
+        }
         self.recovering.remove(&key);
         self.by_id.remove(&client.id);
         match client.framing {
@@ -219,6 +237,20 @@ impl Chat {
             Framing::SocketIo { session, nsp } => self.by_nsp.remove(&(session, nsp)),
         };
         self.withdraw(hub, key, client.slots, code);
+    }
+
+    /// A room knows that a connection is gone.
+    pub(super) fn heard_of(&mut self, hub: &mut Hub, seat: &str) {
+        let client = link::client_of(seat);
+        let Some(departed) = self.departed.get_mut(client) else {
+            return;
+        };
+        departed.unheard -= 1;
+        if departed.unheard == 0
+            && let Some(departed) = self.departed.remove(client)
+        {
+            hub.push(departed.then);
+        }
     }
 
     /// Takes a client out of these rooms, which are told that it is gone.

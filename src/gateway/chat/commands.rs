@@ -173,7 +173,7 @@ impl Chat {
                     connection,
                     frame: told.clone(),
                 });
-                self.save(hub, key, false);
+                self.save(hub, key);
                 self.answer(hub, key, id, &format!(r#"{{"status":"{status}"}}"#));
                 Ok(())
             }
@@ -306,7 +306,8 @@ impl Chat {
             let this = self.rooms.entry(room.to_owned()).or_default();
             this.clients.push(key);
         }
-        self.forward(hub, room, ToRoom::Join { hello, id });
+        let again = false;
+        self.forward(hub, room, ToRoom::Join { hello, id, again });
         Ok(())
     }
 
@@ -380,7 +381,7 @@ impl Chat {
             expires: identity.expires,
         });
         self.expect(identity.expires);
-        self.save(hub, key, false);
+        self.save(hub, key);
         let expires = rfc3339(identity.expires);
         self.answer(hub, key, id, &format!(r#"{{"expiresAt":"{expires}"}}"#));
         Ok(())
@@ -436,7 +437,7 @@ mod tests {
             } => text.starts_with(r#"437[{"error":{"code":"tooLarge""#),
             _ => false,
         });
-        let commands = gateway.app.take("r").expect("a join");
+        let commands = gateway.app.take(&mut gateway.hub, "r").expect("a join");
         let frames = commands.into_iter().filter_map(|command| match command {
             ToRoom::Frame { frame, .. } => Some(frame),
             _ => None,

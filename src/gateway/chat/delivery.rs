@@ -71,6 +71,9 @@ impl Chat {
             });
             match (item, state) {
                 (Item::Close { why, .. }, _) => self.close(hub, key, why),
+                // The memory of its join is lost: it is not told that it is in.
+                (Item::One { .. }, None)
+                    if pushed.gone.contains(&to) && self.slot(key, &push.room).is_none() => {}
                 (Item::One { after, at, .. }, _) if at.is_none() || state.is_some() => {
                     self.one(hub, key, &push.room, (after, at), text, &mut held);
                 }
@@ -175,7 +178,7 @@ impl Chat {
         if slot.repairing {
             slot.repairing = false;
             slot.epoch = epoch;
-            return self.save(hub, key, false);
+            return self.save(hub, key);
         }
         if slot.state != State::Leaving {
             slot.state = State::In;
@@ -191,7 +194,7 @@ impl Chat {
             *whole &= asked == (after, epoch);
             return;
         }
-        self.save(hub, key, false);
+        self.save(hub, key);
     }
 
     /// A client is not of a room any more, or was never let in.
@@ -205,25 +208,28 @@ impl Chat {
         let state = client.slots.remove(place).state;
         let user = client.identity.user.clone();
         client.version += 1;
-        for slot in &mut client.slots[place..] {
+        let after = client.slots[place..].iter_mut();
+        for slot in after.filter(|slot| slot.version != NEVER) {
             // Offsets of before tell of other places.
             slot.from = slot.at;
             slot.version = client.version;
         }
+        let mut recovers = false;
         if let Phase::Recovering { pending, whole, .. } = &mut client.phase {
             pending.remove(room);
             *whole = false;
+            recovers = true;
         }
         self.strike(key, room);
         if state == State::In {
             self.tell(hub, key, &event::user_left(room, &user));
         }
         let own = personal_room(&user) == room;
-        if own && state == State::Joining {
+        if own && state == State::Joining && !recovers {
             // As many connections as the user may have are there already.
             return self.close(hub, key, Close::TooFast);
         }
-        self.save(hub, key, false);
+        self.save(hub, key);
     }
 
     /// A text of a room for one client, with events after the first number (if
@@ -383,7 +389,7 @@ impl Chat {
             return;
         };
         slot.repairing = true;
-        let connection = std::mem::replace(&mut slot.seat, seat.clone());
+        slot.seat.clone_from(&seat);
         let position = Position {
             since: Some(slot.at),
             epoch: Some(slot.epoch.clone()),
@@ -393,11 +399,9 @@ impl Chat {
         hub.log(Entry::info("repair").room(room).connection(&client.id));
         let lagging = (room.to_owned(), client.id.clone());
         self.lagging.insert(lagging);
-        // 1012: the service restarts (IANA).
-        let code = 1012;
-        self.forward(hub, room, ToRoom::Gone { connection, code });
-        self.forward(hub, room, ToRoom::Join { hello, id: None });
-        self.save(hub, key, false);
+        let (id, again) = (None, true);
+        self.forward(hub, room, ToRoom::Join { hello, id, again });
+        self.save(hub, key);
     }
 
     /// Lines to a client, in its framing.

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::name::personal_room;
 use crate::room::Hello;
 use crate::room::limits::Allowance;
-use crate::room::link::{Command as ToRoom, Push, Pushed};
+use crate::room::link::{self, Command as ToRoom, Push, Pushed};
 use crate::time::{Millis, SECOND, sooner};
 use crate::wire::command::{Command, Position, Status};
 use crate::wire::native::{self, Close};
@@ -31,9 +31,6 @@ const RETRY_AFTER: Millis = 5 * SECOND;
 
 /// The version of a slot whose room has not let the client in yet.
 const NEVER: u64 = u64::MAX;
-
-/// Between the id of a client and what makes it a connection to a room.
-const SEAT: char = ':';
 
 /// One connection to the vocabulary: a native socket, or a namespace of a
 /// Socket.IO session.
@@ -109,6 +106,16 @@ enum State {
     Leaving,
 }
 
+/// A client that is gone.
+struct Departed {
+    /// How many of its rooms have not heard of it.
+    unheard: usize,
+    /// Under what it is saved.
+    key: String,
+    /// What becomes of that.
+    then: Output,
+}
+
 /// A room as the gateway sees it.
 #[derive(Default)]
 struct Room {
@@ -116,8 +123,10 @@ struct Room {
     outbox: Vec<ToRoom>,
     /// Whether a request is on its way.
     busy: bool,
-    /// How many commands the last one had.
+    /// How many commands it has.
     taken: usize,
+    /// Of which connections it says that they are gone.
+    gone: Vec<String>,
     /// The last push: of which waking of the room, and its number.
     last: (String, u64),
     epoch: String,
@@ -137,6 +146,10 @@ pub struct Chat {
     rooms: HashMap<String, Room>,
     /// Clients whose rooms are giving them what they missed.
     recovering: HashSet<ClientId>,
+    /// Clients that are gone and whose rooms have not all heard of it, by their
+    /// ids: until then they are kept as if they were here, so that a panic does
+    /// not lose the word of it.
+    departed: HashMap<String, Departed>,
     /// What a room could not be told, and when it is tried again.
     retries: Vec<(Millis, String, ToRoom)>,
     /// Nothing is due before this.
@@ -256,7 +269,11 @@ impl App for Chat {
         room.is_some_and(|room| (1..room.taken).contains(&room.outbox.len()))
     }
 
-    fn take(&mut self, room: &str) -> Option<Vec<ToRoom>> {
+    fn take(&mut self, hub: &mut Hub, room: &str) -> Option<Vec<ToRoom>> {
+        let this = self.rooms.get_mut(room)?;
+        for seat in std::mem::take(&mut this.gone) {
+            self.heard_of(hub, &seat);
+        }
         let this = self.rooms.get_mut(room)?;
         if this.outbox.is_empty() {
             this.busy = false;
@@ -264,10 +281,19 @@ impl App for Chat {
             return None;
         }
         this.taken = this.outbox.len();
+        this.gone = this
+            .outbox
+            .iter()
+            .filter(|command| matches!(command, ToRoom::Gone { .. }))
+            .map(|command| command.connection().to_owned())
+            .collect();
         Some(std::mem::take(&mut this.outbox))
     }
 
     fn failed(&mut self, hub: &mut Hub, room: &str, commands: Vec<ToRoom>) {
+        if let Some(this) = self.rooms.get_mut(room) {
+            this.gone.clear();
+        }
         let fault = Fault::internal();
         for command in commands {
             let key = self.client_of(command.connection());
@@ -333,9 +359,10 @@ impl App for Chat {
         hub: &mut Hub,
         records: Vec<String>,
         positions: HashMap<String, u64>,
+        panicked: bool,
         now: Millis,
     ) {
-        self.wake(hub, records, positions, now);
+        self.wake(hub, records, positions, panicked, now);
     }
 }
 
@@ -410,8 +437,7 @@ impl Chat {
 
     /// Whose connection to a room this is, or was.
     fn client_of(&self, seat: &str) -> Option<ClientId> {
-        let id = seat.split(SEAT).next()?;
-        self.by_id.get(id).copied()
+        self.by_id.get(link::client_of(seat)).copied()
     }
 
     /// The slot of this connection to a room, if it is still the one.
@@ -461,7 +487,7 @@ impl Client {
 
     /// A connection for a room: one that nobody had before.
     fn seat(&self, hub: &Hub) -> String {
-        format!("{}{SEAT}{}", self.id, hub.fresh_id())
+        format!("{}{}{}", self.id, link::SEAT, hub.fresh_id())
     }
 
     fn hello(&self, seat: String, rights: Rights, position: Position) -> Hello {

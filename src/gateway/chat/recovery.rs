@@ -123,7 +123,8 @@ impl Chat {
         for (room, hello, _) in joins {
             let this = self.rooms.entry(room.clone()).or_default();
             this.clients.push(key);
-            self.forward(hub, &room, ToRoom::Join { hello, id: None });
+            let (id, again) = (None, true);
+            self.forward(hub, &room, ToRoom::Join { hello, id, again });
         }
     }
 
@@ -141,7 +142,7 @@ impl Chat {
         };
         if whole {
             self.let_in(hub, key);
-            self.save(hub, key, false);
+            self.save(hub, key);
             for text in held {
                 self.tell(hub, key, &text);
             }
@@ -170,6 +171,8 @@ impl Chat {
         if let Some(key) = live {
             self.close(hub, key, Close::Normal);
         }
+        // It is not to be saved again once its rooms know.
+        self.departed.retain(|_, departed| departed.key != pid);
     }
 
     /// After a sleep: the clients that were not gone.
@@ -178,6 +181,7 @@ impl Chat {
         hub: &mut Hub,
         records: Vec<String>,
         positions: HashMap<String, u64>,
+        panicked: bool,
         now: Millis,
     ) {
         for record in records {
@@ -232,12 +236,16 @@ impl Chat {
             }
             if !lives {
                 self.gone(hub, key, 1006, saved.session.is_some());
+                continue;
             }
             let slots = self.client(key).map_or(&[][..], |client| &client.slots);
-            let missed = slots.iter().filter(|slot| slot.repairing);
+            // What waited in the memory for the rooms, and what they had for the
+            // client, is known to nobody after a panic.
+            let missed = slots.iter().filter(|slot| panicked || slot.repairing);
             for room in missed.map(|slot| slot.room.clone()).collect::<Vec<_>>() {
                 self.repair(hub, key, &room);
             }
+            self.join_own(hub, key, now);
         }
         for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
             self.say_reached(hub, &room);
@@ -247,10 +255,13 @@ impl Chat {
     }
 
     /// Keeps what a client is.
-    pub(super) fn save(&mut self, hub: &mut Hub, key: ClientId, gone: bool) {
-        let Some(client) = self.client(key) else {
-            return;
-        };
+    pub(super) fn save(&self, hub: &mut Hub, key: ClientId) {
+        if let Some(client) = self.client(key) {
+            hub.push(self.saved(hub, client, false));
+        }
+    }
+
+    pub(super) fn saved(&self, hub: &Hub, client: &Client, gone: bool) -> Output {
         let session = match &client.framing {
             Framing::Native(_) => None,
             Framing::SocketIo { session, nsp } => {
@@ -273,12 +284,12 @@ impl Chat {
                 .cloned()
                 .collect(),
         };
-        hub.push(Output::Save {
+        Output::Save {
             client: client.key(),
             user: saved.identity.user.clone(),
             gone,
             // Strings and numbers alone, so it is JSON.
             record: serde_json::to_string(&saved).unwrap_or_default(),
-        });
+        }
     }
 }
