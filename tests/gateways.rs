@@ -907,3 +907,76 @@ proptest! {
         world.check();
     }
 }
+
+/// Cases that the model found once: each with what went wrong.
+#[test]
+fn what_the_model_found_stays_fixed() {
+    use Fate::*;
+    use Step::*;
+    let join = |client, room| Join { client, room };
+    let request = |room, fate| Request {
+        gateway: 0,
+        room,
+        fate,
+    };
+    let connect = |user| Connect { user, gateway: 0 };
+    let push = Push {
+        room: 0,
+        gateway: 0,
+        fate: Arrives,
+    };
+    let panic = PanicGateway { gateway: 0 };
+    let cases = [
+        // It was closed, for it had not been stored yet.
+        vec![connect(0), panic.clone()],
+        // It was told that it is in, and was not.
+        vec![connect(0), join(0, 0), request(0, Arrives), panic.clone()],
+        // The room went on counting it, by a connection that had been replaced.
+        vec![
+            connect(0),
+            join(0, 0),
+            request(0, Arrives),
+            Send { client: 0, room: 0 },
+            push.clone(),
+            request(0, Arrives),
+            EvictRoom { room: 0 },
+            push.clone(),
+            Disconnect { client: 0 },
+            panic.clone(),
+        ],
+        // It came back by itself to a room that it had left, for another
+        // connection of its user had joined meanwhile.
+        vec![
+            connect(0),
+            connect(1),
+            join(1, 0),
+            request(0, Arrives),
+            push,
+            Leave { client: 1, room: 0 },
+            connect(1),
+            join(2, 0),
+            request(0, Arrives),
+            panic,
+        ],
+        // It got an event twice: once before it was let in, when it was leaving
+        // already and the join of another room failed.
+        vec![
+            connect(0),
+            join(0, 0),
+            join(0, 1),
+            Send { client: 0, room: 1 },
+            request(1, Unanswered),
+            join(0, 1),
+            request(0, Lost),
+            Leave { client: 0, room: 1 },
+        ],
+    ];
+    for steps in cases {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        world.heal();
+        world.check();
+    }
+}
