@@ -506,17 +506,8 @@ impl World {
             let place = self.places.entry(room.to_owned()).or_insert_with(fresh);
             place.server.now = now;
             for command in copy(&commands) {
-                let connection = command.connection().to_owned();
-                self.at.insert(connection.clone(), gateway);
-                let again = matches!(command, ToRoom::Join { again: true, .. });
-                // What was said until now is in the links.
-                let name = GATEWAYS[gateway];
-                if again && (place.links.owes(name, &connection) || place.server.owes(&connection))
-                {
-                    place.server.refuse(&connection);
-                } else {
-                    place.server.linked(command);
-                }
+                self.at.insert(command.connection().to_owned(), gateway);
+                place.server.linked(command);
             }
             self.gather(room);
         }
@@ -951,12 +942,45 @@ fn what_the_model_found_stays_fixed() {
             connect(1),
             join(1, 0),
             request(0, Arrives),
-            push,
+            push.clone(),
             Leave { client: 1, room: 0 },
             connect(1),
             join(2, 0),
             request(0, Arrives),
-            panic,
+            panic.clone(),
+        ],
+        // The same, after it had left before it was let in.
+        vec![
+            connect(0),
+            connect(0),
+            join(0, 0),
+            join(1, 0),
+            join(0, 1),
+            Leave { client: 0, room: 0 },
+            request(0, Arrives),
+            request(1, Arrives),
+            Push {
+                room: 1,
+                gateway: 0,
+                fate: Arrives,
+            },
+            panic.clone(),
+            push.clone(),
+        ],
+        // The same, and it heard of the leave before the room heard of it.
+        vec![
+            connect(0),
+            connect(0),
+            join(0, 0),
+            join(1, 0),
+            request(0, Arrives),
+            push.clone(),
+            Leave { client: 0, room: 0 },
+            request(0, Arrives),
+            join(1, 0),
+            request(0, Arrives),
+            panic.clone(),
+            push.clone(),
         ],
         // It got an event twice: once before it was let in, when it was leaving
         // already and the join of another room failed.

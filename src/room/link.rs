@@ -43,9 +43,7 @@ pub enum Command {
         hello: Hello,
         id: Option<u32>,
         /// It was let in before, and comes for what it missed: not if its user
-        /// has left since, or it is owed the word that it has ([`Links::owes`]).
-        ///
-        /// [`Links::owes`]: super::links::Links::owes
+        /// has left since.
         #[serde(default)]
         again: bool,
     },

@@ -1,7 +1,7 @@
 //! What a room has for its gateways: queued, and sent by one request at a time
 //! to each, so that order is kept and what comes meanwhile goes together.
 
-use super::link::{Item, Push, client_of};
+use super::link::{Item, Push};
 use std::collections::HashMap;
 
 /// Most bytes that wait for a gateway: one that takes no more is given up.
@@ -86,17 +86,6 @@ impl Links {
             }
         }
         idle
-    }
-
-    /// Whether a last word is on its way to a client at a gateway.
-    pub fn owes(&self, gateway: &str, connection: &str) -> bool {
-        let client = client_of(connection);
-        self.0.get(gateway).is_some_and(|link| {
-            let mut words = link.items.iter().chain(&link.last_words);
-            words.any(|item| {
-                item.is_last_word() && item.to().is_some_and(|to| client_of(to) == client)
-            })
-        })
     }
 
     /// What waits for a gateway, as the body of a push; nothing more is on its

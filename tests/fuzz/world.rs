@@ -6,7 +6,7 @@ use roomcast::config::Config;
 use roomcast::gateway::chat::Chat;
 use roomcast::gateway::{App, Door, Frame as SocketFrame, Gateway, Hub, Output as ToShell};
 use roomcast::gateway::{Protocol, SocketId};
-use roomcast::room::link::{Command as ToRoom, Item, Push, client_of};
+use roomcast::room::link::{Command as ToRoom, Item, Push};
 use roomcast::room::log::{Bounds, Page, Range, Row, slice};
 use roomcast::room::service::{Request, Served};
 use roomcast::room::{
@@ -321,22 +321,6 @@ impl Server {
             self.room.disconnect(conn, code, self.now, &mut out);
             self.run(out);
         }
-    }
-
-    /// Whether it has just been said that a client of a gateway is out.
-    #[allow(dead_code)] // of the fuzz targets
-    pub fn owes(&self, connection: &str) -> bool {
-        self.said.iter().any(|said| match said {
-            Said::Out { to } => client_of(to) == client_of(connection),
-            _ => false,
-        })
-    }
-
-    /// A client at a gateway is told that it is out.
-    #[allow(dead_code)] // of the fuzz targets
-    pub fn refuse(&mut self, connection: &str) {
-        let to = connection.to_owned();
-        self.said.push(Said::Out { to });
     }
 
     /// What a gateway asks for one of its connections.

@@ -39,7 +39,7 @@ const DEAF: usize = 5;
 
 /// `MAX_UNACKED_BYTES` of the run: less than is said in it, so that who does not
 /// read is cut before its end.
-const UNACKED: &str = "4000000";
+const UNACKED: &str = "1000000";
 
 /// What workerd may have at the most: a platform's isolate has 128 MB, and the
 /// runtime with its buffers as much again, twice.
@@ -202,11 +202,12 @@ async fn overload(rate: f64, time: Duration) -> Result<bool, String> {
     let seconds = time.as_secs_f64();
     println!(
         "offered {rate:.0} messages/s for {seconds:.0} s: {:.0} acknowledged and {:.0} refused a second, \
-         {} failed; closed, by code: {:?}",
+         {} failed; closed, by code: {:?}; turned away at the door: {:.0} a second",
         heard.acks.len() as f64 / seconds,
         heard.refused as f64 / seconds,
         heard.failed,
         heard.closed,
+        heard.turned_away as f64 / seconds,
     );
     let mut slowest = Duration::ZERO;
     for window in 0..time.as_secs().div_ceil(10) as u32 {

@@ -22,6 +22,8 @@ pub struct Heard {
     pub failed: u64,
     /// Connections that were closed, by code.
     pub closed: HashMap<u16, u64>,
+    /// Connects that were refused as too many, or after a flood: 429.
+    pub turned_away: u64,
 }
 
 /// How somebody talks.
@@ -60,13 +62,17 @@ pub async fn talk(
     loop {
         let said = (&mut number, &mut since);
         let ended = connection(&site, &user, room, manner, start, &heard, said).await;
-        let code = match ended {
-            Err(SocketError::Closed(code, _)) => code,
+        match ended {
+            Err(SocketError::Refused(answer)) if answer.starts_with("HTTP/1.1 429") => {
+                lock(&heard).turned_away += 1;
+            }
+            Err(SocketError::Closed(code, _)) => {
+                *lock(&heard).closed.entry(code).or_default() += 1;
+            }
             // 1006: abnormal closure (RFC 6455, 7.4.1).
-            _ => 1006,
-        };
-        *lock(&heard).closed.entry(code).or_default() += 1;
-        // As clients do.
+            _ => *lock(&heard).closed.entry(1006).or_default() += 1,
+        }
+        // As clients do that do not look at `Retry-After`.
         sleep(Duration::from_millis(200)).await;
     }
 }

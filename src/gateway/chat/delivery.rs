@@ -79,6 +79,14 @@ impl Chat {
                 }
                 (Item::In { .. } | Item::Is { .. }, None) => pushed.gone.push(to),
                 (Item::In { after, .. }, Some(_)) => self.joined(hub, key, &push.room, after),
+                // What it has asked for since, it asked by itself: see `repair`.
+                (Item::Out { .. }, None)
+                    if self
+                        .slot(key, &push.room)
+                        .is_some_and(|slot| slot.repairing) =>
+                {
+                    self.parted(hub, key, &push.room);
+                }
                 (Item::Out { .. }, Some(_)) => {
                     if let Some(text) = held.remove(&key) {
                         self.tell(hub, key, &text);

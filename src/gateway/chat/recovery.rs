@@ -2,7 +2,7 @@
 //! come back.
 
 use super::delivery::lag_key;
-use super::{Chat, Client, ClientId, Framing, Phase, Slot, State};
+use super::{Chat, Client, ClientId, Framing, NEVER, Phase, Slot, State};
 use crate::auth::{Identity, Rights};
 use crate::gateway::{Hub, Output, offset};
 use crate::room::link::Command as ToRoom;
@@ -280,7 +280,7 @@ impl Chat {
             slots: client
                 .slots
                 .iter()
-                .filter(|slot| slot.state != State::Joining)
+                .filter(|slot| slot.state != State::Joining && slot.version != NEVER)
                 .cloned()
                 .collect(),
         };
