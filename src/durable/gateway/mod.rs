@@ -1,0 +1,263 @@
+//! The Durable Object of a gateway: what the runtime calls, and when what is done.
+//! `wake` builds it, `visits` lets in who comes, `outputs` carries out what the
+//! gateway decides, `others` is for what other objects have to do with it.
+
+mod others;
+mod outputs;
+mod visits;
+mod wake;
+
+pub use visits::Visit;
+
+use super::clients::Clients;
+use super::clock::{self, Clock, Due};
+use super::revocations::REVOKED_HEADER;
+use super::room::LINK_HEADER;
+use super::runtime::{self, Socket, now};
+use super::sabotage::{self, Point};
+use crate::auth::revoked::News;
+use crate::config::Config;
+use crate::gateway::{Answer, Frame, PollId, SocketId, Waiting};
+use crate::time::Millis;
+use futures_channel::oneshot;
+use js_sys::{Map, Uint8Array};
+use others::Find;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+use wasm_bindgen::prelude::*;
+use worker::{Delay, DurableObject, Env, Request, Response, Result, State, durable_object};
+
+#[cfg(not(feature = "conformance"))]
+type Application = crate::gateway::chat::Chat;
+#[cfg(feature = "conformance")]
+type Application = crate::gateway::echo::Echo;
+
+/// Of the Worker's requests: who is at the door, and what is asked for.
+pub const DOOR_HEADER: &str = "x-roomcast-door";
+/// The gateway's name, in all requests but those of rooms.
+pub const GATEWAY_HEADER: &str = "x-roomcast-gateway";
+/// Of another gateway's: what was saved under a `pid`.
+const FIND_HEADER: &str = "x-roomcast-find";
+
+/// What is due within this time is seen to by a timer, which keeps the gateway
+/// awake, what is later by the alarm, which costs a row.
+const BY_TIMER: Millis = 1_500;
+
+/// What the names of gateways for native sockets begin with: the runtime answers
+/// one kind of ping an object.
+pub const NATIVE: &str = "n";
+
+#[durable_object(alarm)]
+pub struct Gateway {
+    object: Rc<Object>,
+}
+
+struct Object {
+    state: State,
+    env: Env,
+    live: RefCell<Option<Live>>,
+}
+
+/// The object awake.
+struct Live {
+    config: Rc<Config>,
+    name: String,
+    gateway: crate::gateway::Gateway<Application>,
+    store: Clients,
+    sockets: Vec<Option<Socket>>,
+    polls: HashMap<PollId, oneshot::Sender<Answer>>,
+    /// Whether it can sleep between pings. One that cannot has nothing of
+    /// hibernatable sockets; and workerd 1.20261117 ends the connection of such
+    /// a one only when its object sleeps, if the object closes it before it has
+    /// said anything.
+    sleeps: bool,
+    clock: Clock,
+    /// Whether the registry of revocations knows that there are sockets here.
+    registered: bool,
+    /// What cannot be done at once.
+    later: VecDeque<Later>,
+    began: Millis,
+    /// See [`Output::Reached`]: kept by JavaScript, whose memory outlives a panic.
+    reached: Map,
+}
+
+enum Later {
+    Forward(String),
+    Find {
+        client: usize,
+        pid: String,
+        user: String,
+    },
+    Prepare(Waiting),
+    Register,
+}
+
+impl DurableObject for Gateway {
+    fn new(state: State, env: Env) -> Self {
+        console_error_panic_hook::set_once();
+        Gateway {
+            object: Rc::new(Object {
+                state,
+                env,
+                live: RefCell::new(None),
+            }),
+        }
+    }
+
+    async fn fetch(&self, mut request: Request) -> Result<Response> {
+        let headers = request.headers();
+        if let Some(name) = headers.get(LINK_HEADER)? {
+            let body = request.text().await?;
+            return self.object.pushed(name, &body);
+        }
+        let name = headers.get(GATEWAY_HEADER)?.unwrap_or_default();
+        if headers.get(FIND_HEADER)?.is_some() {
+            let find: Find = serde_json::from_slice(&request.bytes().await?)?;
+            return self.object.asked(name, &find);
+        }
+        if headers.get(REVOKED_HEADER)?.is_some() {
+            let news: News = serde_json::from_slice(&request.bytes().await?)?;
+            return self.object.revoked(name, &news);
+        }
+        let visit = headers.get(DOOR_HEADER)?.unwrap_or_default();
+        let visit: Visit = serde_json::from_str(&visit)?;
+        self.object.visit(name, visit, request).await
+    }
+
+    async fn alarm(&self) -> Result<Response> {
+        let asleep = self.object.live.borrow().is_none();
+        self.object.act(None, |live, state| {
+            sabotage::panics(Point::GatewayAlarm);
+            live.clock.alarm_rang();
+            if asleep {
+                live.gateway.hub.woken_by_alarm(live.began);
+            }
+            live.advance(state);
+        })?;
+        Response::empty()
+    }
+}
+
+/// What sockets call, without the promises that `worker` would make of it; see
+/// the room's object.
+#[wasm_bindgen]
+impl Gateway {
+    #[wasm_bindgen(js_name = webSocketMessage)]
+    pub fn web_socket_message(&self, socket: &Socket, message: &JsValue) -> JsResult {
+        Ok(self.object.message(socket, message)?)
+    }
+
+    #[wasm_bindgen(js_name = webSocketClose)]
+    pub fn web_socket_close(&self, socket: &Socket, code: u16) -> JsResult {
+        runtime::answer_close(socket, code);
+        Ok(self.object.gone(socket, code)?)
+    }
+
+    #[wasm_bindgen(js_name = webSocketError)]
+    pub fn web_socket_error(&self, socket: &Socket) -> JsResult {
+        // 1006: abnormal closure (RFC 6455, 7.4.1).
+        Ok(self.object.gone(socket, 1006)?)
+    }
+}
+
+type JsResult = std::result::Result<(), JsValue>;
+
+impl Object {
+    /// Does something with the gateway, and then all that comes of it.
+    fn act<T>(
+        self: &Rc<Self>,
+        name: Option<String>,
+        what: impl FnOnce(&mut Live, &State) -> T,
+    ) -> Result<T> {
+        let (done, later, due) = {
+            let mut slot = self.live.borrow_mut();
+            let live = match &mut *slot {
+                Some(live) => live,
+                empty => empty.insert(Live::wake(&self.state, &self.env, name)?),
+            };
+            live.began = now();
+            live.gateway.hub.set_now(live.began);
+            let done = what(live, &self.state);
+            live.settle(&self.state);
+            let due = live.due();
+            (done, std::mem::take(&mut live.later), due)
+        };
+        for later in later {
+            let object = Rc::clone(self);
+            runtime::spawn(&self.state, object.see_to_later(later));
+        }
+        for due in due {
+            let object = Rc::clone(self);
+            runtime::spawn(&self.state, object.see_to(due));
+        }
+        Ok(done)
+    }
+
+    fn message(self: &Rc<Self>, socket: &Socket, message: &JsValue) -> Result<()> {
+        if socket.place().is_none() && self.live.borrow().is_some() {
+            // Closed already, and it does not stop talking.
+            return Ok(());
+        }
+        self.act(None, |live, _| {
+            let Some(place) = socket.place() else {
+                return;
+            };
+            let frame = match message.as_string() {
+                Some(text) => Frame::Text(text),
+                None => Frame::Binary(Uint8Array::new(message).to_vec().into()),
+            };
+            live.gateway.hub.frame(place, frame, live.began);
+            sabotage::panics(Point::GatewayFrame);
+        })
+    }
+
+    fn gone(self: &Rc<Self>, socket: &Socket, code: u16) -> Result<()> {
+        self.act(None, |live, _| {
+            if let Some(place) = socket.place() {
+                live.displace(place);
+                live.gateway.hub.closed(place, code);
+            }
+        })
+    }
+
+    async fn see_to(self: Rc<Self>, due: Due) -> Result<()> {
+        match due {
+            Due::Timer(at) => {
+                Delay::from(Duration::from_millis(at.saturating_sub(now()))).await;
+                self.act(None, |live, state| {
+                    live.clock.timer_ran(at);
+                    live.advance(state);
+                })
+            }
+            Due::Alarm(at) => clock::set_alarm(&self.state, at).await,
+            Due::AskAlarm => {
+                let set = clock::alarm(&self.state).await?;
+                self.act(None, |live, _| live.clock.alarm_is(set))
+            }
+        }
+    }
+}
+
+impl Live {
+    fn due(&mut self) -> Vec<Due> {
+        let Some(at) = self.gateway.deadline() else {
+            return Vec::new();
+        };
+        if !self.sleeps || at <= self.began + BY_TIMER {
+            self.clock.due(Some(at), None)
+        } else {
+            self.clock.due(None, Some(at))
+        }
+    }
+
+    fn advance(&mut self, state: &State) {
+        let sockets = &self.sockets;
+        let heard = |place: SocketId| {
+            let socket = sockets.get(place)?.as_ref()?;
+            runtime::pinged(state, socket)
+        };
+        self.gateway.advance(&heard, self.began);
+    }
+}

@@ -1,0 +1,192 @@
+//! Other objects: rooms, other gateways, the registry of revocations. What they
+//! ask, and what they are asked.
+
+use super::{FIND_HEADER, GATEWAY_HEADER, Later, Live, Object};
+use crate::auth::revoked::News;
+use crate::durable::revocations::{self, Place, Told};
+use crate::durable::room::{LINK_HEADER, MAX_TURNS, ROOM_HEADER};
+use crate::durable::runtime::{self, GATEWAYS, ROOMS};
+use crate::durable::sabotage::{self, Point};
+use crate::eventlog::Entry;
+use crate::gateway::App;
+use crate::gateway::handshake::shard_of;
+use crate::room::link::{Push, Request as LinkRequest};
+use crate::time::Millis;
+use serde::{Deserialize, Serialize};
+use std::rc::Rc;
+use std::time::Duration;
+use worker::{Delay, Error, Response, ResponseBuilder, Result, State};
+
+/// What a gateway asks another.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Find {
+    pid: String,
+    user: String,
+}
+
+impl Object {
+    pub(super) async fn see_to_later(self: Rc<Self>, later: Later) -> Result<()> {
+        match later {
+            Later::Forward(room) => loop {
+                // The rule by which rooms end their ticks.
+                for _ in 0..MAX_TURNS {
+                    if !self.act(None, |live, _| live.gateway.app.gathers(&room))? {
+                        break;
+                    }
+                    Delay::from(Duration::ZERO).await;
+                }
+                let commands = self.act(None, |live, _| {
+                    let gateway = &mut live.gateway;
+                    gateway.app.take(&mut gateway.hub, &room)
+                })?;
+                let Some(commands) = commands else {
+                    return Ok(());
+                };
+                let gateway = self.act(None, |live, _| live.name.clone())?;
+                let request = LinkRequest { gateway, commands };
+                if let Err(error) = self.forward(&room, &request).await {
+                    runtime::complain(error);
+                    self.act(None, |live, _| {
+                        let (gateway, commands) = (&mut live.gateway, request.commands);
+                        gateway.app.failed(&mut gateway.hub, &room, commands);
+                    })?;
+                }
+            },
+            Later::Register => self.register().await,
+            Later::Prepare(waiting) => {
+                let config = self.act(None, |live, _| live.config.clone())?;
+                let ready = crate::durable::prepare(&self.env, &config, &waiting.token).await;
+                self.act(None, |live, _| {
+                    let (gateway, now) = (&mut live.gateway, live.began);
+                    let hub = &mut gateway.hub;
+                    gateway.app.prepared(hub, waiting, ready.is_ok(), now);
+                })
+            }
+            Later::Find { client, pid, user } => {
+                let find = Find { pid, user };
+                let record = self.find(&find).await.unwrap_or_else(|error| {
+                    runtime::complain(error);
+                    None
+                });
+                self.act(None, |live, _| {
+                    let (gateway, now) = (&mut live.gateway, live.began);
+                    gateway.app.found(&mut gateway.hub, client, record, now);
+                })
+            }
+        }
+    }
+
+    pub(super) async fn forward(&self, room: &str, request: &LinkRequest) -> Result<()> {
+        let headers = [(ROOM_HEADER, room), (LINK_HEADER, "1")];
+        let body = Some(serde_json::to_string(request)?.into());
+        let response = runtime::call(&self.env, ROOMS, room, &headers, body).await?;
+        match response.status() {
+            200 => Ok(()),
+            status => Err(Error::RustError(format!("a room answered {status}"))),
+        }
+    }
+
+    /// A room's push.
+    pub(super) fn pushed(self: &Rc<Self>, name: String, body: &str) -> Result<Response> {
+        let Some((push, texts)) = Push::parse(body) else {
+            return Err(Error::RustError("a push that is none".into()));
+        };
+        let pushed = self.act(Some(name), |live, _| {
+            sabotage::panics(Point::GatewayPush);
+            let gateway = &mut live.gateway;
+            gateway
+                .app
+                .pushed(&mut gateway.hub, push, &texts, live.began)
+        })?;
+        if pushed.gone.is_empty() {
+            // Mostly: to read a body costs the room more than all the rest.
+            return Ok(ResponseBuilder::new().with_status(204).empty());
+        }
+        Ok(ResponseBuilder::new().fixed(serde_json::to_vec(&pushed)?))
+    }
+
+    /// What was saved under a `pid`, here or at another gateway.
+    pub(super) async fn find(self: &Rc<Self>, find: &Find) -> Result<Option<String>> {
+        let Some(shard) = shard_of(&find.pid) else {
+            return Ok(None);
+        };
+        let here = self.act(None, |live, state| {
+            (live.name == shard.to_string()).then(|| live.give(state, find))
+        })?;
+        if let Some(record) = here {
+            return Ok(record);
+        }
+        let name = shard.to_string();
+        let headers = [(GATEWAY_HEADER, name.as_str()), (FIND_HEADER, "1")];
+        let find = serde_json::to_string(find)?;
+        let (_, record) = runtime::ask(&self.env, GATEWAYS, &name, &headers, find).await?;
+        Ok(Some(record).filter(|record| !record.is_empty()))
+    }
+
+    /// Another gateway's question: what was saved under a `pid`, which is from
+    /// now on its own.
+    pub(super) fn asked(self: &Rc<Self>, name: String, find: &Find) -> Result<Response> {
+        let record = self.act(Some(name), |live, state| live.give(state, find))?;
+        Ok(ResponseBuilder::new().fixed(record.unwrap_or_default().into_bytes()))
+    }
+
+    /// Says that there are sockets here, that they be told of revocations.
+    pub(super) async fn register(self: Rc<Self>) -> Result<()> {
+        let (config, name) = self.act(None, |live, _| (live.config.clone(), live.name.clone()))?;
+        let revoked = &config.revoked;
+        let place = Place::Gateway(name);
+        let registered = revocations::register(&self.env, revoked, place, Millis::MAX).await;
+        self.act(None, |live, state| {
+            // Where that failed the next who comes tries again.
+            live.registered = registered.is_ok();
+            live.store.set_registered(live.registered)?;
+            live.enforce(state);
+            registered
+        })?
+    }
+
+    /// Tokens were revoked: what is there by one of them is closed.
+    pub(super) fn revoked(self: &Rc<Self>, name: String, news: &News) -> Result<Response> {
+        let here = self.act(Some(name), |live, state| {
+            live.config.revoked.learn(&news.revocations);
+            live.enforce(state);
+            let here = !live.gateway.hub.is_empty();
+            if !here {
+                live.registered = false;
+                live.store.set_registered(false)?;
+            }
+            Ok::<_, Error>(here)
+        })??;
+        Ok(ResponseBuilder::new().fixed(serde_json::to_vec(&Told { here })?))
+    }
+}
+
+impl Live {
+    /// Who has sockets is told of revocations.
+    pub(super) fn be_registered(&mut self) {
+        if self.config.revoked.is_on() && !self.registered {
+            self.registered = true;
+            self.later.push_back(Later::Register);
+        }
+    }
+
+    pub(super) fn enforce(&mut self, state: &State) {
+        let (gateway, now) = (&mut self.gateway, self.began);
+        gateway.app.enforce(&mut gateway.hub, now);
+        self.settle(state);
+    }
+
+    /// What was saved under a `pid`. Whoever still has it is here no more.
+    pub(super) fn give(&mut self, state: &State, find: &Find) -> Option<String> {
+        let gateway = &mut self.gateway;
+        gateway.app.evict(&mut gateway.hub, &find.pid, &find.user);
+        self.settle(state);
+        match self.store.take(&find.pid, &find.user) {
+            Ok(record) => record,
+            Err(error) => {
+                self.log(Entry::error(format!("reading failed: {error}")));
+                None
+            }
+        }
+    }
+}
