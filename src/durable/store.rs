@@ -19,7 +19,6 @@ use crate::room::log::{Bounds, Page, Range, Row};
 use crate::room::{Attachment, Change, Member, Recent, Snapshot};
 use crate::time::Millis;
 use js_sys::JsString;
-use serde::{Deserialize, Serialize};
 use wasm_bindgen::JsCast;
 use worker::{Error, Result};
 
@@ -42,12 +41,26 @@ const CHUNK: u32 = 256;
 type Subscriber = (String, Kept);
 
 /// What is kept of a connection at a gateway.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
 pub enum Kept {
     Here(Attachment),
     /// It is of the room no more, and its gateway may not know.
     Parted(Item),
+}
+
+impl Kept {
+    fn json(&self) -> serde_json::Result<String> {
+        match self {
+            Kept::Here(attachment) => serde_json::to_string(attachment),
+            Kept::Parted(word) => serde_json::to_string(word),
+        }
+    }
+
+    /// The two have nothing in common. `None`: it is from a version to come.
+    fn parse(json: &str) -> Option<Self> {
+        let here = serde_json::from_str(json).map(Kept::Here);
+        here.or_else(|_| serde_json::from_str(json).map(Kept::Parted))
+            .ok()
+    }
 }
 
 pub struct Store {
@@ -109,9 +122,10 @@ impl Store {
                     members.push((text(row, 1), member));
                 }
                 1 => journal.push(text(row, 1)),
-                // What cannot be read is from a version to come.
-                2 => subscribers
-                    .extend(serde_json::from_str(&text(row, 2)).map(|kept| (text(row, 1), kept))),
+                2 => {
+                    let kept = Kept::parse(&text(row, 2));
+                    subscribers.extend(kept.map(|kept| (text(row, 1), kept)));
+                }
                 _ => bounds.extend(number(row, 2), number(row, 3), number(row, 4)),
             }
         }
@@ -285,7 +299,7 @@ impl Store {
     }
 
     pub fn put_subscriber(&mut self, id: &str, gateway: &str, kept: &Kept) -> Result<()> {
-        let kept = serde_json::to_string(kept)?;
+        let kept = kept.json()?;
         self.db.write(
             "INSERT OR REPLACE INTO subscribers (id, gateway, attachment) VALUES (?, ?, ?)",
             &[id.into(), gateway.into(), kept.into()],
