@@ -120,13 +120,22 @@ enum Transport {
     Socket(SocketId),
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    socket: SocketId,
+    /// Until when it may become the transport.
+    until: Millis,
+    /// Its client knows that it works, and waits for the last poll to end.
+    probed: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) sid: String,
     pub(super) door: Door,
     transport: Transport,
-    /// A WebSocket that would become the transport, and until when it may.
-    candidate: Option<(SocketId, Millis)>,
+    /// A WebSocket that would become the transport.
+    candidate: Option<Candidate>,
     next_ping: Option<Millis>,
     /// The ping that was not answered yet.
     pinged_at: Option<Millis>,
@@ -144,6 +153,13 @@ enum Record {
         sid: String,
         door: Box<Door>,
         nsps: Vec<String>,
+        /// When the client was heard last, as far as that is known: the runtime
+        /// knows of later pongs.
+        #[serde(default)]
+        heard_at: Option<Millis>,
+        /// See [`socketio::Io`].
+        #[serde(default)]
+        connect_by: Option<Millis>,
     },
 }
 
@@ -215,7 +231,11 @@ impl Hub {
         }
         let socket = self.socket(Role::Candidate(session), now);
         if let Some(session) = self.session_mut(session) {
-            session.candidate = Some((socket, now + UPGRADE_TIMEOUT));
+            session.candidate = Some(Candidate {
+                socket,
+                until: now + UPGRADE_TIMEOUT,
+                probed: false,
+            });
         }
         self.expect(session);
         Ok(socket)
@@ -270,6 +290,7 @@ impl Hub {
             return Polled::Now(Answer::error(Error::UnknownSid));
         };
         session.heard_at = now;
+        let upgrades = session.candidate.is_some_and(|candidate| candidate.probed);
         match &mut session.transport {
             Transport::Socket(_) => Polled::Now(Answer::error(Error::BadRequest)),
             Transport::Polling { get: Some(_), .. } => {
@@ -281,6 +302,10 @@ impl Hub {
                 waiting,
                 bytes,
             } => {
+                if waiting.is_empty() && upgrades {
+                    // It would hold the upgrade up.
+                    return Polled::Now(Answer::packets([Packet::Noop]));
+                }
                 if waiting.is_empty() {
                     *get = Some(poll);
                     return Polled::Later(poll);
@@ -399,7 +424,11 @@ impl Hub {
         match packet {
             Some(Packet::PingUpgrade) => {
                 self.send_packet(socket, Packet::PongUpgrade);
-                // The poll that waits would hold the upgrade up.
+                let session = self.session_mut(place);
+                if let Some(candidate) = session.and_then(|session| session.candidate.as_mut()) {
+                    candidate.probed = true;
+                }
+                // As those do that come from here on: see `poll`.
                 self.answer_poll(place, Packet::Noop);
             }
             Some(Packet::Upgrade) => {
@@ -428,7 +457,7 @@ impl Hub {
         let candidate = self
             .session_mut(place)
             .and_then(|session| session.candidate.take());
-        if let Some((socket, _)) = candidate {
+        if let Some(Candidate { socket, .. }) = candidate {
             self.sockets[socket] = None;
             self.out.push(Output::close(socket, Close::Malformed));
         }
@@ -630,7 +659,7 @@ impl Hub {
         [
             session.next_ping,
             pong.map(|at| at + self.config.gateway.ping_timeout),
-            session.candidate.map(|(_, until)| until),
+            session.candidate.map(|candidate| candidate.until),
             session.io.deadline(),
         ]
         .into_iter()
@@ -651,40 +680,25 @@ impl Hub {
         if self.due.is_none_or(|at| at > now) {
             return;
         }
-        let timeout = self.config.gateway.ping_timeout;
-        // Of what the runtime heard by itself it has been seen to tell late:
-        // one ping may go by.
-        let patience = if self.pings_by_alarm() {
-            self.config.gateway.ping_interval
-        } else {
-            0
-        };
         for place in 0..self.sessions.len() {
             let Some(session) = self.session_mut(place) else {
                 continue;
             };
-            if session.candidate.is_some_and(|(_, until)| until <= now) {
+            let late = session.candidate.filter(|candidate| candidate.until <= now);
+            if late.is_some() {
                 self.drop_candidate(place);
             }
             if self.overdue(place, now) {
                 self.end(place, Packet::Close, Close::NoHandshake);
                 continue;
             }
+            if self.is_silent(place, heard, now) {
+                self.end(place, Packet::Close, Close::Ghost);
+                continue;
+            }
             let Some(session) = self.session_mut(place) else {
                 continue;
             };
-            if let Some(pinged) = session.pinged_at
-                && pinged + timeout <= now
-            {
-                if let Transport::Socket(socket) = session.transport {
-                    session.heard_at = session.heard_at.max(heard(socket).unwrap_or(0));
-                }
-                if session.heard_at + patience < pinged {
-                    self.end(place, Packet::Close, Close::Ghost);
-                    continue;
-                }
-                session.pinged_at = None;
-            }
             if session.next_ping.is_some_and(|at| at <= now) {
                 session.pinged_at.get_or_insert(now);
                 self.packet(place, Packet::Ping);
@@ -696,6 +710,33 @@ impl Hub {
         }
         let open = self.sessions.iter().flatten();
         self.due = open.filter_map(|session| self.due_of(session)).min();
+    }
+
+    /// Whether a session that was pinged has not answered.
+    fn is_silent(&mut self, place: SessionId, heard: Heard, now: Millis) -> bool {
+        let by_alarm = self.pings_by_alarm();
+        let config = self.config.clone();
+        let Some(session) = self.session_mut(place) else {
+            return false;
+        };
+        if let Transport::Socket(socket) = session.transport {
+            session.heard_at = session.heard_at.max(heard(socket).unwrap_or(0));
+        }
+        if by_alarm {
+            // Which pings were answered is forgotten in between. What the runtime
+            // heard by itself it has been seen to tell late: one may go by.
+            let is_due = session.next_ping.is_some_and(|at| at <= now);
+            return is_due && session.heard_at + 2 * config.gateway.ping_interval < now;
+        }
+        let late = |pinged: &Millis| pinged + config.gateway.ping_timeout <= now;
+        match session.pinged_at.filter(late) {
+            Some(pinged) if session.heard_at < pinged => true,
+            Some(_) => {
+                session.pinged_at = None;
+                false
+            }
+            None => false,
+        }
     }
 
     /// The alarm has woken the gateway, at its time or later: it was set for the
@@ -716,14 +757,20 @@ impl Hub {
     pub fn recall(&mut self, record: &str, now: Millis) -> Option<SocketId> {
         let record: Record = serde_json::from_str(record).ok()?;
         let socket = self.socket(Role::Native, 0);
-        let (sid, door, nsps) = match record {
+        let (sid, door, nsps, heard_at, connect_by) = match record {
             Record::Native { id } => {
                 self.name_native(socket, &id);
                 return Some(socket);
             }
-            Record::Session { sid, door, nsps } => (sid, door, nsps),
+            Record::Session {
+                sid,
+                door,
+                nsps,
+                heard_at,
+                connect_by,
+            } => (sid, door, nsps, heard_at, connect_by),
         };
-        let io = socketio::Io::recall(nsps, &self.config.gateway, now);
+        let io = socketio::Io::recall(nsps, connect_by, &door, &self.config.gateway, now);
         let session = Session {
             sid: sid.clone(),
             door: *door,
@@ -731,7 +778,8 @@ impl Hub {
             candidate: None,
             next_ping: self.ping_after(now),
             pinged_at: None,
-            heard_at: 0,
+            // Of a build that did not say it is not known.
+            heard_at: heard_at.unwrap_or(now),
             io,
         };
         let place = seat(&mut self.sessions, session);
@@ -802,6 +850,8 @@ impl Hub {
             sid: session.sid.clone(),
             door: Box::new(session.door.clone()),
             nsps: session.io.namespaces().map(str::to_owned).collect(),
+            heard_at: Some(session.heard_at),
+            connect_by: session.io.connect_by,
         };
         self.attach_record(socket, &record);
     }
@@ -863,25 +913,59 @@ mod tests {
             .count()
     }
 
-    #[test]
-    fn a_sleeping_gateway_pings_however_late_its_alarm_rings() {
-        let mut awake = hub();
-        let door = Door {
+    const NOW: Millis = 1_800_000_000_000;
+
+    fn door() -> Door {
+        Door {
             protocol: Protocol::SocketIo,
             identity: None,
             fault: None,
             address: None,
             recovers: false,
-        };
-        let now = 1_800_000_000_000;
-        awake.open_socket(door, None, now).expect("a socket");
+        }
+    }
+
+    /// What the socket of a session carries that was opened at [`NOW`], and when
+    /// the gateway is to be woken; in a namespace, or in none yet.
+    fn carried(introduced: bool) -> (String, Millis) {
+        let mut awake = hub();
+        awake.open_socket(door(), None, NOW).expect("a socket");
+        if introduced {
+            awake.accept(0, "/", "{}".to_owned());
+        }
         let due = awake.deadline().expect("a ping");
-        let record = awake.out.iter().find_map(|output| match output {
-            Output::Attach { record, .. } => Some(record.clone()),
+        let record = awake.out.into_iter().rev().find_map(|output| match output {
+            Output::Attach { record, .. } => Some(record),
             _ => None,
         });
-        let record = record.expect("what it carries");
-        for late in [0, 3, 20_000] {
+        (record.expect("what it carries"), due)
+    }
+
+    /// Sleeps but for its alarms, of a session whose pongs the runtime hears as
+    /// `heard` says, by the time: when and by which code the socket is closed.
+    fn closed(introduced: bool, heard: fn(Millis) -> Option<Millis>) -> Option<(Millis, u16)> {
+        let (record, mut due) = carried(introduced);
+        while due < NOW + 300 * SECOND {
+            let mut woken = hub();
+            woken.recall(&record, due).expect("its socket");
+            woken.woken_by_alarm(due);
+            woken.advance(&|_| heard(due), due);
+            let code = woken.out.iter().find_map(|output| match output {
+                Output::Close { code, .. } => Some(*code),
+                _ => None,
+            });
+            if let Some(code) = code {
+                return Some((due - NOW, code));
+            }
+            due = woken.deadline().expect("the next ping");
+        }
+        None
+    }
+
+    #[test]
+    fn a_sleeping_gateway_pings_however_late_its_alarm_rings() {
+        let (record, due) = carried(false);
+        for late in [0, 3, 15_000] {
             let mut woken = hub();
             woken.recall(&record, due + late).expect("its socket");
             woken.woken_by_alarm(due + late);
@@ -891,5 +975,46 @@ mod tests {
             assert_eq!(pings(&mut woken), 0, "once");
             assert!(woken.deadline().is_some_and(|next| next > due + late));
         }
+    }
+
+    #[test]
+    fn a_sleeping_gateway_closes_who_does_not_say_who_it_is() {
+        assert_eq!(closed(false, Some), Some((45 * SECOND, 4408)));
+    }
+
+    #[test]
+    fn a_sleeping_gateway_closes_who_answers_no_pings() {
+        assert_eq!(closed(true, |_| None), Some((75 * SECOND, 4408)));
+        // It answered the first two, some milliseconds after each.
+        let twice = |at: Millis| {
+            let pong = |n: Millis| Some(NOW + n * 25 * SECOND + 5).filter(|pong| *pong <= at);
+            pong(2).or(pong(1))
+        };
+        assert_eq!(closed(true, twice), Some((125 * SECOND, 4408)));
+        assert_eq!(closed(true, Some), None, "who answers stays");
+    }
+
+    #[test]
+    fn a_poll_that_comes_after_the_probe_is_let_go_at_once() {
+        let mut hub = hub();
+        hub.open_polling(door(), NOW);
+        let sid = hub.sid(0).expect("a session");
+        let socket = hub.open_socket(door(), Some(&sid), NOW).expect("a socket");
+        assert!(
+            matches!(hub.poll(&sid, NOW), Polled::Later(_)),
+            "not probed"
+        );
+        hub.frame(socket, Frame::Text("2probe".to_owned()), NOW);
+        for _ in 0..2 {
+            let Polled::Now(answer) = hub.poll(&sid, NOW) else {
+                panic!("it would hold the upgrade up");
+            };
+            assert_eq!((answer.status, answer.body.as_str()), (200, "6"));
+        }
+        hub.frame(socket, Frame::Text("5".to_owned()), NOW);
+        let Polled::Now(answer) = hub.poll(&sid, NOW) else {
+            panic!("it is a WebSocket now");
+        };
+        assert_eq!(answer.status, 400);
     }
 }

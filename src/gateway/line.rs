@@ -34,20 +34,19 @@ pub fn read(line: &str) -> Option<Line> {
     }
     let event = object.raw("event")?.get();
     let data = object.any("data").map_or("null", RawValue::get);
-    let is_message = event == format!("\"{NEW_MESSAGE}\"");
     let meta = object.raw("meta").map(RawValue::get);
-    let stamp = match (meta, is_message) {
-        (Some(meta), _) => stamp(meta),
-        (None, true) => stamp(data),
-        (None, false) => None,
+    // A message of a client has it all in its data.
+    let stamp = match meta {
+        Some(meta) => stamp(meta),
+        None if event == format!("\"{NEW_MESSAGE}\"") => stamp(data),
+        None => None,
     };
     let mut open = String::with_capacity(line.len() + 32);
     open.push('[');
     open.push_str(event);
     open.push(',');
     open.push_str(data);
-    // A message has it all in its data.
-    if let Some(meta) = meta.filter(|_| !(is_message && data.starts_with('{'))) {
+    if let Some(meta) = meta {
         open.push(',');
         open.push_str(meta);
     }

@@ -29,7 +29,7 @@ pub(super) struct Io {
     enabled: bool,
     nsps: Vec<String>,
     /// Until when there must be one.
-    connect_by: Option<Millis>,
+    pub(super) connect_by: Option<Millis>,
     /// A packet whose attachments are not all there.
     partial: Option<Partial>,
 }
@@ -55,12 +55,18 @@ impl Io {
     }
 
     /// After hibernation.
-    pub(super) fn recall(nsps: Vec<String>, config: &GatewayConfig, now: Millis) -> Self {
+    pub(super) fn recall(
+        nsps: Vec<String>,
+        connect_by: Option<Millis>,
+        door: &Door,
+        config: &GatewayConfig,
+        now: Millis,
+    ) -> Self {
+        let io = Io::new(door, config, now);
         Io {
-            enabled: true,
-            connect_by: nsps.is_empty().then_some(now + config.connect_timeout),
+            connect_by: connect_by.filter(|_| nsps.is_empty()),
             nsps,
-            partial: None,
+            ..io
         }
     }
 

@@ -10,7 +10,7 @@ use crate::eventlog::Entry;
 use crate::fault::{Fault, Result};
 use crate::name::UserId;
 use crate::time::{Millis, rfc3339, sooner};
-use crate::wire::command::{Body, Send, Status};
+use crate::wire::command::{Send, Status};
 use crate::wire::event::Stamp;
 use crate::wire::native::Close;
 use crate::wire::{event, native};
@@ -122,24 +122,26 @@ impl Room {
     pub(super) fn ephemeral(
         &self,
         sender: &str,
-        body: &Body,
+        send: &Send,
         now: Millis,
         with_meta: bool,
-    ) -> String {
+    ) -> (String, String) {
         let at = Seen {
             seq: self.bounds.head,
             at: now,
         };
+        let given = send.message_id.clone();
+        let message_id = given.unwrap_or_else(|| dedupe::make_id(&self.epoch, sender, at));
         let stamp = Stamp {
             room: &self.name,
-            message_id: &dedupe::make_id(&self.epoch, sender, at),
+            message_id: &message_id,
             sender,
             seq: None,
             timestamp: &rfc3339(now),
         };
         let mut line = String::with_capacity(160);
-        event::push_envelope(&mut line, body, stamp, with_meta);
-        line
+        event::push_envelope(&mut line, &send.body, stamp, with_meta);
+        (line, message_id)
     }
 
     /// A line about `user`, for the others.

@@ -166,7 +166,7 @@ impl Room {
                 let user = self.require(conn, Rights::WRITE)?;
                 self.take(conn, Kind::Message, now)?;
                 if send.volatile {
-                    let line = self.ephemeral(&user, &send.body, now, false);
+                    let (line, _) = self.ephemeral(&user, &send, now, false);
                     self.tick.tell_others(Except::Conn(conn), line);
                     return Ok(Answer::Now("{}".into()));
                 }

@@ -294,7 +294,11 @@ impl Room {
         if self.members.contains_key(user) {
             return false;
         }
-        let member = Member::new(now, delivered);
+        let mut member = Member::new(now, delivered);
+        if connection.is_some() {
+            // Should the end of its connection not be noticed, for a crash.
+            member.last_seen = now;
+        }
         self.tick
             .changes
             .push(Change::PutMember(user.clone(), member.clone()));
@@ -331,7 +335,12 @@ impl Room {
         self.tick.changes.push(Change::RemoveMember(user.clone()));
         self.cursors.remove(&user);
         self.journalled.remove(&user);
-        for conn in self.roster.remove(&user) {
+        let (conns, was_typing) = self.roster.remove(&user);
+        if was_typing {
+            let line = event::user_typing(&self.name, &user, false);
+            self.rumour_of(&user, line, now);
+        }
+        for conn in conns {
             if let Some(this) = self.conn_mut(conn) {
                 this.joined = false;
                 // One at a gateway hears of it there, for that must come through.

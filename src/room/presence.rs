@@ -117,12 +117,14 @@ impl Roster {
         (true, was_typing)
     }
 
-    /// Membership ended: nothing of the user is left, nobody needs be told.
-    /// Answers its sockets.
-    pub fn remove(&mut self, user: &str) -> Vec<ConnId> {
-        self.users.remove(user).map_or(Vec::new(), |presence| {
-            presence.sockets.into_iter().map(|(conn, _)| conn).collect()
-        })
+    /// Membership ended: nothing of the user is left. Answers its sockets, and
+    /// whether the others take it to be typing.
+    pub fn remove(&mut self, user: &str) -> (Vec<ConnId>, bool) {
+        let Some(presence) = self.users.remove(user) else {
+            return (Vec::new(), false);
+        };
+        let sockets = presence.sockets.into_iter().map(|(conn, _)| conn);
+        (sockets.collect(), presence.typing_until.is_some())
     }
 
     /// Whether the others need be told that the user is (or is no more) typing.

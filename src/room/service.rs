@@ -148,21 +148,21 @@ impl Room {
                 answers.push(format!(r#"{{"error":{}}}"#, event::fault_fields(&fault)));
                 continue;
             }
-            let body = Body::published(message.event, &message.data);
+            let send = Send {
+                room: None,
+                body: Body::published(message.event, &message.data),
+                message_id: message.message_id,
+                volatile: message.volatile,
+            };
             let mut answer = json!({ "roomId": self.name, "online": online });
-            if message.volatile {
-                let line = self.ephemeral(sender, &body, now, true);
+            if send.volatile {
+                let (line, message_id) = self.ephemeral(sender, &send, now, true);
                 // Not of a socket, so there is none to leave out.
                 self.tick.tell_others(super::Except::Nobody, line);
                 answer["queued"] = 0.into();
+                answer["messageId"] = message_id.into();
                 answer["timestamp"] = rfc3339(now).into();
             } else {
-                let send = Send {
-                    room: None,
-                    body,
-                    message_id: message.message_id,
-                    volatile: false,
-                };
                 let accepted = match self.accept(sender, &send, now, true) {
                     Ok(accepted) => accepted,
                     Err(fault) => {
@@ -230,7 +230,9 @@ impl Room {
             .into_iter()
             .map(|(user, member)| {
                 let connections = self.roster.sockets(user).count();
-                let last_seen = (member.last_seen > 0).then(|| rfc3339(member.last_seen));
+                // Who is here is seen now.
+                let seen = connections == 0 && member.last_seen > 0;
+                let last_seen = seen.then(|| rfc3339(member.last_seen));
                 json!({
                     "userId": &**user,
                     "status": self.roster.status(user),

@@ -176,9 +176,7 @@ impl Command {
             }
             "sendMessage" => {
                 let data = object_or_empty(data)?;
-                if data.raw("content").is_none() {
-                    return Err(Fault::bad_field("content", "there"));
-                }
+                data.any("content")?;
                 Ok(Command::Send(Send {
                     room: data.get("roomId", ROOM)?,
                     message_id: data.get("messageId", MESSAGE_ID)?,

@@ -93,6 +93,16 @@ for (const [name, options] of [['websocket', { transports: ['websocket'] }], ['t
   });
 }
 
+test('a client of the default transports is on a WebSocket soon, whether it talks meanwhile or not', async () => {
+  for (let n = 0; n < 8; n += 1) {
+    const socket = await connected(client('alice', { transports: ['polling', 'websocket'] }));
+    const began = Date.now();
+    await until(() => socket.io.engine.transport.name === 'websocket', 'the upgrade');
+    assert.ok(Date.now() - began < 5_000, 'not by the next ping');
+    assert.equal((await socket.ask('joinRoom', 'upgraded')).roomId, 'upgraded');
+  }
+});
+
 test('long-polling alone is enough', async () => {
   const socket = await joined('alice', 'polled', { transports: ['polling'] });
   for (let n = 0; n < 20; n += 1) socket.emit('sendMessage', { roomId: 'polled', content: n });
@@ -242,6 +252,10 @@ test('what is published to a user reaches every device, and waits for one that i
   await until(() => lines.some((line) => line.includes('"notice"')));
   const { args } = first.heard.find(({ event }) => event === 'notice');
   assert.deepEqual([args[1].roomId, args[1].seq], ['@dora', 1], 'the meta is the second argument');
+  await server.call('POST', '/publish', { userId: 'dora', event: 'newMessage', data: { content: 'hi' }, volatile: true });
+  await until(() => first.heard.some(({ event }) => event === 'newMessage'));
+  const published = first.heard.find(({ event }) => event === 'newMessage').args;
+  assert.equal(published[1].roomId, '@dora', 'and that of a message that was published');
   await first.ask('messageDelivered', { roomId: '@dora', seq: 1 });
   for (const one of [first, second]) one.disconnect();
   native.close();
@@ -444,6 +458,41 @@ test('polling answers a page of an allowed origin and no other', async () => {
   assert.equal(same.headers.get('access-control-allow-origin'), server.url);
   assert.equal((await poll(server.url, 'OPTIONS')).status, 204);
   assert.equal((await poll('https://evil.example')).status, 403);
+});
+
+test('a gateway that sleeps closes who says nothing: no namespace, no pong, no ping', async () => {
+  const sleepy = await Server.start({
+    vars: { PING_INTERVAL_MS: '12000', PING_TIMEOUT_MS: '5000', CONNECT_TIMEOUT_MS: '30000', GHOST_TIMEOUT: '20s' },
+  });
+  try {
+    const jwt = await token({ sub: 'ghost' });
+    const url = sleepy.url.replace('http', 'ws');
+    /** After how many seconds, and by which code, a socket is closed that says this. */
+    const closed = async (path, ...says) => {
+      const socket = new WebSocket(url + path);
+      await once(socket, 'open', { signal: AbortSignal.timeout(PATIENCE) });
+      for (const text of says) socket.send(text);
+      const began = Date.now();
+      const [{ code }] = await once(socket, 'close', { signal: AbortSignal.timeout(90_000) });
+      return [code, Math.round((Date.now() - began) / 1_000)];
+    };
+    const path = `/socket.io/?EIO=4&transport=websocket&token=${jwt}`;
+    const [stranger, silent, ghost] = await Promise.all([
+      closed(path, '3'),
+      closed(path, '40/chat,', '3'),
+      closed(`/ws?token=${jwt}`, 'ping'),
+    ]);
+    for (const [code, after, least, most] of [
+      [...stranger, 29, 40],
+      [...silent, 24, 50],
+      [...ghost, 19, 45],
+    ]) {
+      assert.equal(code, 4408);
+      assert.ok(least <= after && after <= most, `closed after ${after} s`);
+    }
+  } finally {
+    sleepy.stop();
+  }
 });
 
 test('python-socketio joins, sends and receives', async () => {

@@ -251,7 +251,9 @@ impl Chat {
             self.say_reached(hub, &room);
         }
         hub.close_strangers(|socket| self.by_socket.contains_key(&socket));
-        self.expect(now + hub.config.room.ghost_timeout);
+        // Who has been silent for how long is to be looked at, for what was due is
+        // forgotten.
+        self.expect(now);
     }
 
     /// Keeps what a client is.
