@@ -245,7 +245,7 @@ impl Chat {
         let Some(departed) = self.departed.get_mut(client) else {
             return;
         };
-        departed.unheard -= 1;
+        departed.unheard = departed.unheard.saturating_sub(1);
         if departed.unheard == 0
             && let Some(departed) = self.departed.remove(client)
         {

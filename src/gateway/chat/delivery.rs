@@ -79,15 +79,9 @@ impl Chat {
                 }
                 (Item::In { .. } | Item::Is { .. }, None) => pushed.gone.push(to),
                 (Item::In { after, .. }, Some(_)) => self.joined(hub, key, &push.room, after),
-                // What it has asked for since, it asked by itself: see `repair`.
-                (Item::Out { .. }, None)
-                    if self
-                        .slot(key, &push.room)
-                        .is_some_and(|slot| slot.repairing) =>
-                {
-                    self.parted(hub, key, &push.room);
-                }
-                (Item::Out { .. }, Some(_)) => {
+                // One that came again by itself since, for what it missed, is meant
+                // as well.
+                (Item::Out { .. }, state) if state.is_some() || self.repairs(key, &push.room) => {
                     if let Some(text) = held.remove(&key) {
                         self.tell(hub, key, &text);
                     }
@@ -410,6 +404,11 @@ impl Chat {
         let (id, again) = (None, true);
         self.forward(hub, room, ToRoom::Join { hello, id, again });
         self.save(hub, key);
+    }
+
+    /// Whether a client waits for what it missed in a room.
+    fn repairs(&self, key: ClientId, room: &str) -> bool {
+        self.slot(key, room).is_some_and(|slot| slot.repairing)
     }
 
     /// Lines to a client, in its framing.

@@ -245,7 +245,9 @@ impl Chat {
             for room in missed.map(|slot| slot.room.clone()).collect::<Vec<_>>() {
                 self.repair(hub, key, &room);
             }
-            self.join_own(hub, key, now);
+            if panicked {
+                self.join_own(hub, key, now);
+            }
         }
         for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
             self.say_reached(hub, &room);
