@@ -108,6 +108,9 @@ class NativeLink {
       else if (this.#connected) this.#handlers.event(message.event, message.data, message.meta);
       else if (message.event === 'connected') {
         this.#connected = true;
+        // The room knows from here on that this client pings; and workerd ends
+        // connections late of clients that never said anything.
+        this.probe(PATIENCE);
         this.#pinger = setInterval(() => this.probe(PATIENCE), PING_EVERY);
         this.#handlers.connected(message.data);
       }
