@@ -3,7 +3,8 @@
 
 use crate::auth::Revoked;
 use crate::auth::access::Patterns;
-use crate::auth::keys::{KeySet, Keys, MIN_SECRET};
+use crate::auth::jwk::KeySet;
+use crate::auth::keys::{Keys, MIN_SECRET};
 use crate::auth::origin::Origins;
 use crate::gateway::handshake::MAX_SHARDS;
 use crate::time::{DAY, MINUTE, Millis, SECOND};

@@ -4,6 +4,7 @@
 //! and nothing here is ever logged.
 
 pub mod access;
+pub mod jwk;
 pub mod keys;
 pub mod origin;
 pub mod revoked;

@@ -5,7 +5,8 @@
 
 use super::runtime::{complain, now};
 use crate::auth::Keys;
-use crate::auth::keys::{Algorithm, MAX_JWKS, PublicKey, RETRY_AFTER, Task};
+use crate::auth::jwk::{Algorithm, MAX_JWKS, PublicKey};
+use crate::auth::keys::{RETRY_AFTER, Task};
 use crate::config::Config;
 use crate::fault::Fault;
 use base64ct::{Base64UrlUnpadded, Encoding};
