@@ -43,6 +43,11 @@ impl Token {
         self.signed(&Hs256, &Hs256Key::new(secret.as_bytes()))
     }
 
+    /// Signed with HS256, with a `kid` in the header.
+    pub fn sign_as(&self, secret: &str, kid: Option<&str>) -> String {
+        self.signed_by(&Hs256, &Hs256Key::new(secret.as_bytes()), kid)
+    }
+
     /// Signed with HS512, which no server here takes.
     pub fn sign_hs512(&self, secret: &str) -> String {
         self.signed(&Hs512, &Hs512Key::new(secret.as_bytes()))

@@ -125,7 +125,12 @@ impl Keys {
         text: &str,
         token: &UntrustedToken<'_, H>,
     ) -> Result<Claims<T>, Unverified> {
+        let kid = token.header().key_id.as_deref();
         let Some(algorithm) = Algorithm::named(token.algorithm()) else {
+            // A `kid` names one key, and a public one makes no HMACs.
+            if kid.is_some_and(|kid| self.names_public(kid)) {
+                return Err(Unverified::Invalid);
+            }
             // HMACs are compared in constant time by the crate.
             return self
                 .secrets
@@ -134,7 +139,7 @@ impl Keys {
                 .map(|token: jwt_compact::Token<T, H>| token.into_parts().1)
                 .ok_or(Unverified::Invalid);
         };
-        let keys = self.candidates(algorithm, token.header().key_id.as_deref())?;
+        let keys = self.candidates(algorithm, kid)?;
         let vouched = self.vouched.borrow();
         vouched
             .get(&hash(text))
@@ -142,6 +147,14 @@ impl Keys {
             .filter(|key| keys.contains(key))
             .and_then(|_| token.deserialize_claims_unchecked().ok())
             .ok_or(Unverified::Invalid)
+    }
+
+    /// Whether a public key is known by this `kid`.
+    fn names_public(&self, kid: &str) -> bool {
+        let named = |set: &KeySet| set.0.iter().any(|key| key.kid.as_deref() == Some(kid));
+        let remote = self.remote.as_ref().map(RefCell::borrow);
+        let fetched = remote.as_ref().and_then(|remote| remote.set.as_ref());
+        named(&self.set) || fetched.is_some_and(named)
     }
 
     /// The keys that a token can be of. By its `kid` mostly one, though two
@@ -357,6 +370,22 @@ mod tests {
             let forged = token.sign(&secret);
             assert_eq!(keys.task(&forged, true, 0), None);
             assert_eq!(judge(&keys, &forged), Err(Unverified::Invalid));
+        }
+    }
+
+    #[test]
+    fn a_secret_signs_for_itself_and_not_under_the_kid_of_a_public_key() {
+        let ed = KeyPair::ed25519("ed");
+        let set = KeySet::strict(&KeyPair::set(&[&ed])).expect("a set");
+        let keys = Keys::new(&[SECRET.to_owned()], set, None);
+        let token = Token::user("alice");
+        for (kid, judged) in [
+            (None, Ok(())),
+            (Some("mine"), Ok(())),
+            (Some("ed"), Err(Unverified::Invalid)),
+        ] {
+            let signed = token.sign_as(SECRET, kid);
+            assert_eq!(judge(&keys, &signed), judged, "{kid:?}");
         }
     }
 
