@@ -319,6 +319,14 @@ mod tests {
     }
 
     #[test]
+    fn content_is_any_json() {
+        for content in ["null", "false", "0", "\"\"", "[]", "{}"] {
+            let data = format!(r#"{{"content":{content}}}"#);
+            assert!(parse("sendMessage", &data).is_ok(), "{content}");
+        }
+    }
+
+    #[test]
     fn names_of_the_contract_are_refused_as_custom_events() {
         for event in [
             "newMessage",

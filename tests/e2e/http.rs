@@ -221,15 +221,21 @@ async fn rooms_do_not_hear_each_other() {
 #[tokio::test]
 async fn a_volatile_publication_reaches_who_is_there_and_is_not_kept() {
     let mut alice = Client::join(&DEFAULT, "pub-volatile", &token("alice")).await;
-    let body = json!({ "event": "x", "data": 1, "room": "pub-volatile", "volatile": true });
+    let body = json!({
+        "event": "x", "data": 1, "room": "pub-volatile", "volatile": true, "messageId": "v1"
+    });
     let answer = publish(body).await.ok();
-    assert_eq!(answer.get("seq"), None);
+    assert_eq!(
+        (answer.get("seq"), &answer["messageId"]),
+        (None, &json!("v1"))
+    );
     assert_eq!(
         (&answer["online"], &answer["queued"]),
         (&json!(1), &json!(0))
     );
     let event = alice.expect("x").await;
     assert_eq!(event["meta"]["senderId"], "backend");
+    assert_eq!(event["meta"]["messageId"], "v1");
     assert_eq!(event["meta"].get("seq"), None);
     let page = DEFAULT
         .get("/rooms/pub-volatile/messages", &service())

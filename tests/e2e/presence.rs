@@ -198,6 +198,20 @@ async fn typing_ends_with_the_last_socket_of_the_user() {
 }
 
 #[tokio::test]
+async fn typing_ends_with_membership() {
+    let mut bob = Client::join(&DEFAULT, "typing-leaves", &token("bob")).await;
+    let mut alice = Client::join(&DEFAULT, "typing-leaves", &token("alice")).await;
+    alice
+        .request("typingIndicator", json!({ "isTyping": true }))
+        .await
+        .expect("told");
+    assert_eq!(bob.expect("userTyping").await["data"]["isTyping"], true);
+    alice.request("leaveRoom", json!({})).await.expect("left");
+    assert_eq!(bob.expect("userTyping").await["data"]["isTyping"], false);
+    assert_eq!(bob.expect("userLeft").await["data"]["userId"], "alice");
+}
+
+#[tokio::test]
 async fn a_socket_that_stops_pinging_without_a_close_is_reaped_and_its_presence_ends() {
     let server = Server::start(&[("GHOST_TIMEOUT", "2s"), ("PRESENCE_GRACE_MS", "100")]);
     let mut bob = Client::join(&server, "ghost", &token("bob")).await;
