@@ -1,6 +1,6 @@
 //! kill -9, slow receivers.
 
-use super::token;
+use super::{service, token};
 use roomcast_harness::{Client, Server};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -155,4 +155,20 @@ async fn a_receiver_that_does_not_read_is_cut_and_the_others_get_everything() {
     let query = format!("since={got}");
     let mut resumed = Client::join_with(&server, "slow", &token("carol"), &query).await;
     assert_eq!(Client::seq(&resumed.logged(1).await[0]), got + 1);
+}
+
+#[tokio::test]
+async fn who_was_there_at_a_crash_is_known_to_have_been_seen() {
+    let mut server = Server::start(&[]);
+    let mut alice = Client::join(&server, "seen", &token("alice")).await;
+    alice.say("here").await;
+    server.kill();
+    server.restart();
+    let presence = server.get("/rooms/seen/presence", &service()).await.ok();
+    let user = &presence["users"][0];
+    assert_eq!(
+        (&user["userId"], &user["connections"]),
+        (&json!("alice"), &json!(0))
+    );
+    assert!(user["lastSeen"].is_string(), "{user}");
 }

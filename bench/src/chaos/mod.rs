@@ -50,6 +50,9 @@ const LULL: (u64, u64) = (150, 1_200);
 /// comes later than presence may take to become true.
 const STEPS: (i64, i64) = (-3_000, 3_000);
 
+/// How many lines of what the server said are shown when something is broken.
+const LAST_WORDS: usize = 40;
+
 /// Where the server panics; see `src/durable/sabotage.rs`.
 const POINTS: [&str; 7] = [
     "Frame",
@@ -88,7 +91,6 @@ pub async fn run(options: Options) -> Result<bool, String> {
         "seed {seed}: `make chaos ROUNDS={} SEED={seed}` does the same",
         options.rounds
     );
-    let mut random = fastrand::Rng::with_seed(seed);
     let vars = [
         ("LOG_LEVEL", "error"),
         ("GHOST_TIMEOUT", GHOST_TIMEOUT),
@@ -114,6 +116,27 @@ pub async fn run(options: Options) -> Result<bool, String> {
     let site = Site::running(&server.url(""), server.secret()).await?;
     let site = Arc::new(site);
     let server = Arc::new(Mutex::new(server));
+    let kept = rounds(&server, &site, &options, seed).await;
+    if !matches!(kept, Ok(true)) {
+        let server = server.lock().unwrap_or_else(PoisonError::into_inner);
+        let output = server.output();
+        let lines: Vec<&str> = output.lines().collect();
+        println!("the server said last:");
+        for line in &lines[lines.len().saturating_sub(LAST_WORDS)..] {
+            println!("  {line}");
+        }
+    }
+    kept
+}
+
+/// Runs all rounds on a server.
+async fn rounds(
+    server: &Arc<Mutex<Server>>,
+    site: &Arc<Site>,
+    options: &Options,
+    seed: u64,
+) -> Result<bool, String> {
+    let mut random = fastrand::Rng::with_seed(seed);
     let (phase, phases) = watch::channel(Phase::Storm);
     let mut tasks = JoinSet::new();
     let mut players: Vec<Arc<Shared>> = Vec::new();
@@ -143,7 +166,7 @@ pub async fn run(options: Options) -> Result<bool, String> {
     let mut faults = Faults::default();
     for round in 1..=options.rounds {
         phase.send_replace(Phase::Storm);
-        storm(&server, &site, &phase, &mut random, &mut faults).await?;
+        storm(server, site, &phase, &mut random, &mut faults).await?;
         if round % SLEEP_EVERY == 0 {
             phase.send_replace(Phase::Silence);
             sleep(ASLEEP).await;
@@ -151,7 +174,7 @@ pub async fn run(options: Options) -> Result<bool, String> {
         }
         phase.send_replace(Phase::Calm);
         calm(&players).await?;
-        let broken = verdict::judge(&site, &ROOMS, &players).await?;
+        let broken = verdict::judge(site, &ROOMS, &players).await?;
         let messages: usize = players.iter().map(|player| player.acknowledged()).sum();
         println!("round {round}: {messages} messages acknowledged so far");
         if !broken.is_empty() {
@@ -163,7 +186,7 @@ pub async fn run(options: Options) -> Result<bool, String> {
         }
     }
     phase.send_replace(Phase::Calm);
-    let ghost = verdict::ghost(&site, ROOMS[0]).await;
+    let ghost = verdict::ghost(site, ROOMS[0]).await;
     drop(tasks);
     let sum =
         |count: fn(&Shared) -> usize| players.iter().map(|player| count(player)).sum::<usize>();

@@ -6,11 +6,15 @@ use crate::dialect::Dialect;
 use crate::target::Site;
 use roomcast_harness::Token;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
+
+/// How often a request that failed is tried again.
+const TRIES: u32 = 3;
 
 /// How long presence may take to become true: the grace time and the ghost time
 /// of `chaos`, and as much again.
@@ -77,7 +81,8 @@ pub async fn judge(
         // They may still be reading the last of it.
         let head = log.digests.len() as u64;
         reach(&here, head).await;
-        let members = site.get(&format!("/rooms/{room}/members")).await?;
+        let members = ask(site, &format!("/rooms/{room}/members")).await?;
+        let members: Value = serde_json::from_str(&members).map_err(|e| e.to_string())?;
         for player in &here {
             let cursor = members.as_array().and_then(|members| {
                 let own = members
@@ -146,6 +151,21 @@ async fn reach(players: &[&Arc<Shared>], head: u64) {
     }
 }
 
+/// Asks as services do, which try again what failed: a panic that was planned for
+/// an alarm comes when that rings, and ends the requests that are under way.
+async fn ask(site: &Site, path: &str) -> Result<String, String> {
+    let mut answer = site.get_text(path).await;
+    for _ in 0..TRIES {
+        let Err(error) = &answer else {
+            break;
+        };
+        println!("  asked again: {error}");
+        sleep(Duration::from_millis(200)).await;
+        answer = site.get_text(path).await;
+    }
+    answer
+}
+
 /// The whole log of a room; complains of holes and of messages that are in it
 /// twice.
 async fn read(site: &Site, room: &str, broken: &mut Vec<String>) -> Result<Log, String> {
@@ -153,7 +173,7 @@ async fn read(site: &Site, room: &str, broken: &mut Vec<String>) -> Result<Log, 
     loop {
         let after = log.digests.len();
         let path = format!("/rooms/{room}/messages?after={after}&limit=1000");
-        let text = site.get_text(&path).await?;
+        let text = ask(site, &path).await?;
         let page: Page = serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
         for raw in &page.events {
             let wrong = log.add(raw).map_err(|error| format!("{path}: {error}"))?;
