@@ -678,7 +678,6 @@ impl World {
                 let place = self.places.get_mut(&room).expect("a room");
                 if given_up {
                     place.links.forget(name);
-                    place.busy.remove(name);
                     for id in place.server.remote() {
                         if GATEWAYS[self.at[&id]] == name {
                             place.server.disconnect(&id, 1006);

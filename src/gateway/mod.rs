@@ -188,6 +188,9 @@ pub trait App {
 
     fn advance(&mut self, _hub: &mut Hub, _heard: Heard, _now: Millis) {}
 
+    /// The alarm has woken the gateway: something is due that is forgotten.
+    fn woken_by_alarm(&mut self, _now: Millis) {}
+
     /// Whether less waits for a room than it was sent last: more may have
     /// arrived already.
     fn gathers(&self, _room: &str) -> bool {
@@ -334,6 +337,12 @@ impl<A: App> Gateway<A> {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// The alarm has woken it; [`Gateway::advance`] is to be called next.
+    pub fn woken_by_alarm(&mut self, now: Millis) {
+        self.hub.woken_by_alarm(now);
+        self.app.woken_by_alarm(now);
     }
 
     /// Does what is due.

@@ -120,7 +120,7 @@ impl Room {
 
     /// The envelope of an event that is not stored.
     pub(super) fn ephemeral(
-        &self,
+        &mut self,
         sender: &str,
         send: &Send,
         now: Millis,
@@ -131,7 +131,12 @@ impl Room {
             at: now,
         };
         let given = send.message_id.clone();
-        let message_id = given.unwrap_or_else(|| dedupe::make_id(&self.epoch, sender, at));
+        self.ephemerals += 1;
+        // Of no place in the log, so it is not to be taken for one.
+        let message_id = given.unwrap_or_else(|| {
+            let made = dedupe::make_id(&self.epoch, sender, at);
+            format!("{made}-{:x}", self.ephemerals)
+        });
         let stamp = Stamp {
             room: &self.name,
             message_id: &message_id,

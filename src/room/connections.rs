@@ -28,8 +28,13 @@ impl Room {
             let connects = self.config.room.connects;
             self.doors.admit(address, CONNECTS, connects, now)?;
         }
+        self.floods.admit(&hello.user, now)?;
+        self.admit_user(hello, now)
+    }
+
+    /// The same, of who is in already and comes again.
+    pub(super) fn admit_user(&self, hello: &Hello, now: Millis) -> Result<()> {
         let user = hello.user.as_str();
-        self.floods.admit(user, now)?;
         // The Worker that let it through may not have heard of it yet.
         if self.config.revoked.covers(user, &hello.token, now) {
             return Err(Fault::unauthorized("the token was revoked"));
@@ -344,9 +349,13 @@ impl Room {
             if let Some(this) = self.conn_mut(conn) {
                 this.joined = false;
                 // One at a gateway hears of it there, for that must come through.
+                // What is stored of it changes with the end of the tick, as the
+                // membership does.
                 if this.remote {
                     self.parting.push(conn);
-                } else if asked_by != Some(conn) {
+                    continue;
+                }
+                if asked_by != Some(conn) {
                     self.tick.tell(conn, &event::user_left(&self.name, &user));
                 }
                 out.push(Output::Attach { conn });

@@ -154,7 +154,7 @@ impl Allowance {
 
 /// How much an object refuses in all, which takes its time from everybody, and
 /// who is kept out of it for that. In memory: who sleeps is not flooded.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Floods {
     refusals: Bucket,
     bans: HashMap<String, Ban>,
@@ -187,8 +187,12 @@ impl Floods {
     }
 
     /// Keeps a user out, for twice as long as last time. That is forgotten once
-    /// nothing came of it for as long again.
+    /// nothing came of it for as long again. Who is kept out already has other
+    /// connections that flood.
     fn ban(&mut self, user: &str, least: Millis, now: Millis) {
+        if self.admit(user, now).is_err() {
+            return;
+        }
         self.bans.retain(|_, ban| now < ban.until + ban.lasts);
         let lasts = self.bans.get(user).map_or(least, |last| {
             (last.lasts * 2).min(least * Millis::from(MAX_BAN))
@@ -361,6 +365,11 @@ mod tests {
         assert_eq!(flood(10_000), (Some(1_001), Some(20_000)));
         assert_eq!(flood(45_000), (Some(1_001), Some(40_000)), "remembered");
         assert_eq!(flood(125_000).1, Some(10_000), "and forgotten");
+        assert_eq!(
+            flood(126_000).1,
+            Some(9_000),
+            "another socket: the same ban"
+        );
     }
 
     #[test]

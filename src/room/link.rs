@@ -183,20 +183,24 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Result<ConnId> {
-        if let Some(conn) = self.seat_of(&hello.connection_id) {
+        let client = client_of(&hello.connection_id);
+        let mut here = self.roster.sockets(&hello.user);
+        let before = here.find(|conn| self.is_of(*conn, client));
+        drop(here);
+        if let Some(conn) = before {
             out.push(Output::Replaced { conn });
             // 1012: the service restarts (IANA).
             self.disconnect(conn, 1012, now, out);
         }
-        let left = || {
-            let client = client_of(&hello.connection_id);
-            let mut parting = self.parting.iter().filter_map(|conn| self.conn(*conn));
-            parting.any(|conn| client_of(&conn.id) == client)
-        };
-        if again && (!self.members.contains_key(hello.user.as_str()) || left()) {
-            return Err(Fault::not_joined());
+        if again {
+            let left = self.parting.iter().any(|conn| self.is_of(*conn, client));
+            if left || !self.members.contains_key(hello.user.as_str()) {
+                return Err(Fault::not_joined());
+            }
+            self.admit_user(&hello, now)?;
+        } else {
+            self.admit(&hello, now)?;
         }
-        self.admit(&hello, now)?;
         Ok(self.arrive(hello, Greeting::Joined(id), now, out))
     }
 
@@ -204,10 +208,13 @@ impl Room {
     /// connections is named.
     pub fn seat_of(&self, connection: &str) -> Option<ConnId> {
         let client = client_of(connection);
-        let mut conns = self.conns.iter().map(Option::as_ref);
-        conns.position(|conn| {
-            conn.is_some_and(|conn| conn.remote && conn.joined && client_of(&conn.id) == client)
-        })
+        (0..self.conns.len()).find(|conn| self.is_of(*conn, client))
+    }
+
+    /// Whether a connection is one of this client at a gateway.
+    fn is_of(&self, conn: ConnId, client: &str) -> bool {
+        self.conn(conn)
+            .is_some_and(|conn| conn.remote && client_of(&conn.id) == client)
     }
 
     /// A connection showed another token.

@@ -141,8 +141,15 @@ impl Links {
             .map(|(gateway, _)| gateway.clone())
     }
 
-    /// The gateway is given up.
+    /// The gateway is given up. It may be there all the same, and remember by which
+    /// number the last push came; and one may be on its way.
     pub fn forget(&mut self, gateway: &str) {
-        self.0.remove(gateway);
+        if let Some(link) = self.0.get_mut(gateway) {
+            *link = Link {
+                busy: link.busy,
+                number: link.number,
+                ..Link::default()
+            };
+        }
     }
 }

@@ -177,6 +177,8 @@ pub struct Room {
     /// Rows in the journal, and whose cursors they hold.
     journal: usize,
     journalled: HashSet<UserId>,
+    /// Events that were not stored, since the room woke.
+    ephemerals: u64,
     /// Connects per address.
     doors: Doors,
     floods: Floods,
@@ -228,6 +230,7 @@ impl Room {
             cursor_answers: Vec::new(),
             journal: snapshot.journal.len(),
             journalled,
+            ephemerals: 0,
             doors: Doors::default(),
             floods: Floods::none(&config.room, 0),
             config,

@@ -203,6 +203,8 @@ impl Room {
         let config = self.config.clone();
         let name = std::mem::take(&mut self.name);
         let conns = std::mem::take(&mut self.conns);
+        let doors = std::mem::take(&mut self.doors);
+        let floods = self.floods.clone();
         *self = Room::new(
             name,
             config,
@@ -213,6 +215,8 @@ impl Room {
         );
         self.free = (0..conns.len()).collect();
         self.conns = conns;
+        // Who may come in is no matter of the log.
+        (self.doors, self.floods) = (doors, floods);
     }
 
     fn member_json(&self, user: &str) -> serde_json::Value {

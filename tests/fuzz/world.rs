@@ -364,7 +364,7 @@ impl Server {
                 }
             },
             ToRoom::Gone { code, .. } => {
-                if let Some(conn) = self.room.seat_of(&id) {
+                if let Some(conn) = known.or_else(|| self.room.seat_of(&id)) {
                     self.peers.remove(&conn);
                     self.room.disconnect(conn, code, self.now, &mut out);
                 }

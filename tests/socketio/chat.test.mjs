@@ -322,6 +322,24 @@ test('recovered twice in a row', async () => {
   await recovers('twice-b', (cable) => cable.pull());
 });
 
+test('one client is recovered again and again, whichever gateways it comes to', async () => {
+  const cable = await Cable.to(server.port);
+  open.push(cable);
+  const socket = await joined('gina', 'again', { url: cable.url });
+  for (let n = 1; n <= 5; n += 1) {
+    const left = once(socket, 'disconnect');
+    cable.pull();
+    await left;
+    await say('again', n);
+    const back = once(socket, 'connect', { signal: AbortSignal.timeout(PATIENCE) });
+    cable.plug();
+    await back;
+    assert.equal(socket.recovered, true, `time ${n}`);
+    await until(() => socket.contents().length === n);
+  }
+  assert.deepEqual(socket.contents(), [1, 2, 3, 4, 5]);
+});
+
 test('recovered although no event had come yet', () => recovers('quiet', (cable) => cable.pull(), { alone: true }));
 
 test('an offset of an earlier connection does not hide what was missed', async () => {

@@ -132,7 +132,7 @@ impl DurableObject for Gateway {
             sabotage::panics(Point::GatewayAlarm);
             live.clock.alarm_rang();
             if asleep {
-                live.gateway.hub.woken_by_alarm(live.began);
+                live.gateway.woken_by_alarm(live.began);
             }
             live.advance(state);
         })?;

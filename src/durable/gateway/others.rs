@@ -11,7 +11,7 @@ use crate::eventlog::Entry;
 use crate::gateway::App;
 use crate::gateway::handshake::shard_of;
 use crate::room::link::{Push, Request as LinkRequest};
-use crate::time::Millis;
+use crate::time::{DAY, Millis};
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,7 +22,17 @@ use worker::{Delay, Error, Response, ResponseBuilder, Result, State};
 pub(super) struct Find {
     pid: String,
     user: String,
+    /// The gateway that asks.
+    #[serde(default)]
+    by: String,
 }
+
+/// Begins what a gateway keeps under a `pid` of its own whose client is at
+/// another: that one's name.
+const MOVED: &str = "moved:";
+
+/// How long it keeps that: longer than most connections last.
+const MOVED_KEPT: Millis = 7 * DAY;
 
 impl Object {
     pub(super) async fn see_to_later(self: Rc<Self>, later: Later) -> Result<()> {
@@ -63,7 +73,8 @@ impl Object {
                 })
             }
             Later::Find { client, pid, user } => {
-                let find = Find { pid, user };
+                let by = self.act(None, |live, _| live.name.clone())?;
+                let find = Find { pid, user, by };
                 let record = self.find(&find).await.unwrap_or_else(|error| {
                     runtime::complain(error);
                     None
@@ -105,21 +116,29 @@ impl Object {
         Ok(ResponseBuilder::new().fixed(serde_json::to_vec(&pushed)?))
     }
 
-    /// What was saved under a `pid`, here or at another gateway.
+    /// What was saved under a `pid`, here or at another gateway. The one that gave
+    /// it knows where the client went since.
     pub(super) async fn find(self: &Rc<Self>, find: &Find) -> Result<Option<String>> {
-        let Some(shard) = shard_of(&find.pid) else {
+        let Some(home) = shard_of(&find.pid) else {
             return Ok(None);
         };
+        let record = self.find_at(&home.to_string(), find).await?;
+        match record.as_deref().and_then(|at| at.strip_prefix(MOVED)) {
+            Some(at) => self.find_at(at, find).await,
+            None => Ok(record),
+        }
+    }
+
+    async fn find_at(self: &Rc<Self>, name: &str, find: &Find) -> Result<Option<String>> {
         let here = self.act(None, |live, state| {
-            (live.name == shard.to_string()).then(|| live.give(state, find))
+            (live.name == name).then(|| live.give(state, find))
         })?;
         if let Some(record) = here {
             return Ok(record);
         }
-        let name = shard.to_string();
-        let headers = [(GATEWAY_HEADER, name.as_str()), (FIND_HEADER, "1")];
+        let headers = [(GATEWAY_HEADER, name), (FIND_HEADER, "1")];
         let find = serde_json::to_string(find)?;
-        let (_, record) = runtime::ask(&self.env, GATEWAYS, &name, &headers, find).await?;
+        let (_, record) = runtime::ask(&self.env, GATEWAYS, name, &headers, find).await?;
         Ok(Some(record).filter(|record| !record.is_empty()))
     }
 
@@ -181,7 +200,18 @@ impl Live {
         let gateway = &mut self.gateway;
         gateway.app.evict(&mut gateway.hub, &find.pid, &find.user);
         self.settle(state);
-        match self.store.take(&find.pid, &find.user) {
+        let taken = self.store.take(&find.pid, &find.user);
+        let moves = !find.by.is_empty() && find.by != self.name;
+        let is_home = shard_of(&find.pid).is_some_and(|home| self.name == home.to_string());
+        match taken {
+            Ok(Some(record)) if moves && is_home => {
+                let moved = format!("{MOVED}{}", find.by);
+                let gone = Some(self.began + MOVED_KEPT);
+                if let Err(error) = self.store.save(&find.pid, &find.user, gone, &moved) {
+                    self.log(Entry::error(format!("storing failed: {error}")));
+                }
+                Some(record)
+            }
             Ok(record) => record,
             Err(error) => {
                 self.log(Entry::error(format!("reading failed: {error}")));

@@ -134,7 +134,7 @@ impl Live {
                 }
             },
             LinkCommand::Gone { connection, code } => {
-                if let Some(conn) = self.room.seat_of(&connection) {
+                if let Some(conn) = known.or_else(|| self.room.seat_of(&connection)) {
                     self.abandon(conn);
                     self.room.disconnect(conn, code, now, &mut out);
                 }
@@ -160,11 +160,15 @@ impl Live {
         code: Code,
     ) {
         let to = connection.to_owned();
-        if let Some(line) = answer {
-            let mut links = self.links.borrow_mut();
-            links.queue_text(gateway, to.clone(), &line, None, None);
+        match answer {
+            // Should it be lost, that is noticed with what the client says next.
+            Some(line) => {
+                let mut links = self.links.borrow_mut();
+                links.queue_text(gateway, to.clone(), &line, None, None);
+                links.queue(gateway, Item::Out { to }, "");
+            }
+            None => self.last_word(gateway, connection, Item::Out { to }),
         }
-        self.last_word(gateway, connection, Item::Out { to });
         self.log(
             Entry::reject("rate")
                 .user(user)

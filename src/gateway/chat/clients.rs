@@ -222,6 +222,7 @@ impl Chat {
         let departed = Departed {
             unheard: client.slots.len(),
             key: client.key(),
+            user: client.identity.user.clone(),
             then,
         };
         match departed.unheard {

@@ -108,9 +108,10 @@ impl Chat {
         }
     }
 
-    pub(super) fn patience(&mut self, hub: &mut Hub, key: ClientId, now: Millis) {
+    /// After a refusal: whether the client may go on.
+    pub(super) fn patience(&mut self, hub: &mut Hub, key: ClientId, now: Millis) -> bool {
         let Some(client) = self.client_mut(key) else {
-            return;
+            return false;
         };
         let user = &client.identity.user;
         let limits = &hub.config.room;
@@ -125,6 +126,7 @@ impl Chat {
         if verdict.is_final() {
             self.close(hub, key, Close::TooFast);
         }
+        !verdict.is_final()
     }
 
     /// A line of a frame. Whether the rest of the frame counts.
@@ -142,8 +144,8 @@ impl Chat {
         let done = command.and_then(|command| self.command(hub, key, id, command, line, now));
         if let Err(fault) = done {
             self.tell(hub, key, &native::fault(id, &fault));
-            if fault.code == Code::RateLimited {
-                self.patience(hub, key, now);
+            if fault.code == Code::RateLimited && !self.patience(hub, key, now) {
+                return false;
             }
         }
         // A command may have closed the connection.

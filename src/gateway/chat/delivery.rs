@@ -70,7 +70,11 @@ impl Chat {
                 (state, (!slot.repairing).then_some(slot.at))
             });
             match (item, state) {
-                (Item::Close { why, .. }, _) => self.close(hub, key, why),
+                (Item::Close { why, .. }, state)
+                    if state.is_some() || self.repairs(key, &push.room) =>
+                {
+                    self.close(hub, key, why);
+                }
                 // The memory of its join is lost: it is not told that it is in.
                 (Item::One { .. }, None)
                     if pushed.gone.contains(&to) && self.slot(key, &push.room).is_none() => {}

@@ -110,8 +110,9 @@ enum State {
 struct Departed {
     /// How many of its rooms have not heard of it.
     unheard: usize,
-    /// Under what it is saved.
+    /// Under what it is saved, and for whom.
     key: String,
+    user: String,
     /// What becomes of that.
     then: Output,
 }
@@ -204,6 +205,13 @@ impl App for Chat {
 
     fn deadline(&self) -> Option<Millis> {
         [self.due, self.positions_due].into_iter().flatten().min()
+    }
+
+    fn woken_by_alarm(&mut self, now: Millis) {
+        // What was due is forgotten. Pings alone count for who is silent then, for
+        // of what else was heard the memory is gone; woken by somebody who speaks,
+        // it need not be looked at yet.
+        self.expect(now);
     }
 
     fn advance(&mut self, hub: &mut Hub, heard: Heard, now: Millis) {

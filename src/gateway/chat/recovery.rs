@@ -169,10 +169,20 @@ impl Chat {
             })
         });
         if let Some(key) = live {
+            // What is saved of it is given away, and not to be saved again once its
+            // rooms know that it is gone.
+            if let Some(client) = self.client_mut(key) {
+                client.pid = None;
+            }
             self.close(hub, key, Close::Normal);
         }
-        // It is not to be saved again once its rooms know.
-        self.departed.retain(|_, departed| departed.key != pid);
+        let departed = self
+            .departed
+            .extract_if(|_, departed| departed.key == pid && departed.user == user);
+        // Of one that went by its own will nothing is to be found.
+        let forgotten = departed.map(|(_, departed)| departed.then);
+        let forgotten = forgotten.filter(|then| matches!(then, Output::Forget { .. }));
+        forgotten.for_each(|then| hub.push(then));
     }
 
     /// After a sleep: the clients that were not gone.
@@ -253,9 +263,7 @@ impl Chat {
             self.say_reached(hub, &room);
         }
         hub.close_strangers(|socket| self.by_socket.contains_key(&socket));
-        // Who has been silent for how long is to be looked at, for what was due is
-        // forgotten.
-        self.expect(now);
+        self.expect(now + hub.config.room.ghost_timeout);
     }
 
     /// Keeps what a client is.

@@ -59,6 +59,7 @@ impl Hub {
         if self.due.is_none_or(|at| at > now) {
             return;
         }
+        let by_alarm = self.pings_by_alarm();
         for place in 0..self.sessions.len() {
             let Some(session) = self.session_mut(place) else {
                 continue;
@@ -79,7 +80,9 @@ impl Hub {
                 continue;
             };
             if session.next_ping.is_some_and(|at| at <= now) {
-                session.pinged_at.get_or_insert(now);
+                if !by_alarm {
+                    session.pinged_at.get_or_insert(now);
+                }
                 self.packet(place, Packet::Ping);
                 let next = self.ping_after(now);
                 if let Some(session) = self.session_mut(place) {
@@ -104,8 +107,9 @@ impl Hub {
         if by_alarm {
             // Which pings were answered is forgotten in between. What the runtime
             // heard by itself it has been seen to tell late: one may go by.
+            let (interval, timeout) = (config.gateway.ping_interval, config.gateway.ping_timeout);
             let is_due = session.next_ping.is_some_and(|at| at <= now);
-            return is_due && session.heard_at + 2 * config.gateway.ping_interval < now;
+            return is_due && session.heard_at + interval + interval.max(timeout) < now;
         }
         let late = |pinged: &Millis| pinged + config.gateway.ping_timeout <= now;
         match session.pinged_at.filter(late) {
