@@ -803,13 +803,14 @@ impl Net {
         self.settle();
     }
 
-    /// Hibernation: what is in memory goes, sockets and storage stay. Sockets
-    /// may have other places afterwards: those of before, and of now.
+    /// What waits in the gateway for a room.
     fn take(&mut self, room: &str) -> Option<Vec<ToRoom>> {
         let Gateway { hub, app } = &mut self.gateway;
         app.take(hub, room)
     }
 
+    /// Hibernation: what is in memory goes, sockets and storage stay. Sockets
+    /// may have other places afterwards: those of before, and of now.
     pub fn hibernate(&mut self) -> BTreeMap<SocketId, SocketId> {
         self.settle();
         let (name, config) = (

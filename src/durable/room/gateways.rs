@@ -151,7 +151,7 @@ impl Live {
     }
 
     /// A join that may not be.
-    pub(super) fn refuse(
+    fn refuse(
         &mut self,
         gateway: &str,
         connection: &str,
@@ -218,7 +218,7 @@ impl Live {
         self.lost(state, &gone);
     }
 
-    pub(super) fn connections_of(&self, gateway: &str) -> Vec<String> {
+    fn connections_of(&self, gateway: &str) -> Vec<String> {
         let peers = self.peers.iter().flatten();
         peers
             .filter_map(|peer| match peer {

@@ -2,7 +2,7 @@
 //! come back.
 
 use super::delivery::lag_key;
-use super::{Chat, Client, ClientId, Framing, NEVER, Phase, Slot, State};
+use super::{Chat, Client, ClientId, Departed, Framing, NEVER, Phase, Slot, State};
 use crate::auth::{Identity, Rights};
 use crate::gateway::{Hub, Output, offset};
 use crate::room::link::Command as ToRoom;
@@ -179,10 +179,12 @@ impl Chat {
         let departed = self
             .departed
             .extract_if(|_, departed| departed.key == pid && departed.user == user);
-        // Of one that went by its own will nothing is to be found.
-        let forgotten = departed.map(|(_, departed)| departed.then);
-        let forgotten = forgotten.filter(|then| matches!(then, Output::Forget { .. }));
-        forgotten.for_each(|then| hub.push(then));
+        for (_, Departed { then, .. }) in departed {
+            // Of one that went by its own will nothing is to be found.
+            if matches!(then, Output::Forget { .. }) {
+                hub.push(then);
+            }
+        }
     }
 
     /// After a sleep: the clients that were not gone.

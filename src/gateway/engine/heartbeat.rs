@@ -97,7 +97,8 @@ impl Hub {
     /// Whether a session that was pinged has not answered.
     fn is_silent(&mut self, place: SessionId, heard: Heard, now: Millis) -> bool {
         let by_alarm = self.pings_by_alarm();
-        let config = self.config.clone();
+        let config = &self.config.gateway;
+        let (interval, timeout) = (config.ping_interval, config.ping_timeout);
         let Some(session) = self.session_mut(place) else {
             return false;
         };
@@ -107,11 +108,10 @@ impl Hub {
         if by_alarm {
             // Which pings were answered is forgotten in between. What the runtime
             // heard by itself it has been seen to tell late: one may go by.
-            let (interval, timeout) = (config.gateway.ping_interval, config.gateway.ping_timeout);
             let is_due = session.next_ping.is_some_and(|at| at <= now);
             return is_due && session.heard_at + interval + interval.max(timeout) < now;
         }
-        let late = |pinged: &Millis| pinged + config.gateway.ping_timeout <= now;
+        let late = |pinged: &Millis| pinged + timeout <= now;
         match session.pinged_at.filter(late) {
             Some(pinged) if session.heard_at < pinged => true,
             Some(_) => {
