@@ -25,12 +25,17 @@ use crate::config::Config;
 use crate::eventlog::Entry;
 use crate::room::limits::{Doors, Floods};
 use crate::room::link;
-use crate::time::Millis;
+use crate::time::{Millis, SECOND};
 use crate::wire::native::Close;
 use bytes::Bytes;
 use engine::{Session, Sock};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+
+/// What has just begun (a handshake, an upgrade, a recovery) is looked at again
+/// after this time, before an alarm is set for the end of its patience: by then
+/// it is done, mostly, and the alarm would wake the gateway for nothing.
+const SETTLES: Millis = SECOND;
 
 /// A WebSocket's place. Given out again after the socket has gone.
 pub type SocketId = usize;

@@ -4,7 +4,7 @@
 use super::delivery::lag_key;
 use super::{Chat, Client, ClientId, Departed, Framing, NEVER, Phase, Slot, State};
 use crate::auth::{Identity, Rights};
-use crate::gateway::{Hub, Output, offset};
+use crate::gateway::{Hub, Output, SETTLES, offset};
 use crate::room::link::Command as ToRoom;
 use crate::time::{Millis, SECOND};
 use crate::wire::command::{Position, Status};
@@ -112,7 +112,7 @@ impl Chat {
             until,
         };
         self.recovering.insert(key);
-        self.expect(until);
+        self.expect(now + SETTLES);
         let Some(Client {
             phase: Phase::Recovering { whole: true, .. },
             ..

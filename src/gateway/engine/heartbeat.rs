@@ -2,7 +2,7 @@
 //! pinged together, by one alarm, between which the gateway sleeps.
 
 use super::{Session, Transport};
-use crate::gateway::{Heard, Hub, SessionId};
+use crate::gateway::{Heard, Hub, SETTLES, SessionId};
 use crate::time::{Millis, SECOND, sooner};
 use crate::wire::native::Close;
 use engineioxide_core::Packet;
@@ -47,10 +47,10 @@ impl Hub {
     }
 
     /// Something of a session is due that was not.
-    pub(in crate::gateway) fn expect(&mut self, place: SessionId) {
+    pub(in crate::gateway) fn expect(&mut self, place: SessionId, now: Millis) {
         let due = self.session(place).and_then(|session| self.due_of(session));
         if let Some(at) = due {
-            sooner(&mut self.due, at);
+            sooner(&mut self.due, at.min(now + SETTLES));
         }
     }
 
@@ -183,6 +183,8 @@ pub(super) mod tests {
         if introduced {
             awake.accept(0, "/", "{}".to_owned());
         }
+        let settled = awake.deadline().expect("to be looked at again");
+        awake.advance(&|_| None, settled);
         let due = awake.deadline().expect("a ping");
         let record = awake.out.into_iter().rev().find_map(|output| match output {
             Output::Attach { record, .. } => Some(record),

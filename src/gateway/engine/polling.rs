@@ -198,4 +198,18 @@ mod tests {
         };
         assert_eq!(answer.status, 400);
     }
+    #[test]
+    fn an_upgrade_that_was_made_sets_no_alarm() {
+        let mut hub = hub();
+        hub.open_polling(door(), NOW);
+        hub.accept(0, "/", "{}".to_owned());
+        let sid = hub.sid(0).expect("a session");
+        let socket = hub.open_socket(door(), Some(&sid), NOW).expect("a socket");
+        let first = hub.deadline().expect("to be looked at again");
+        assert!(first < NOW + UPGRADE_TIMEOUT, "while it is awake anyway");
+        hub.frame(socket, Frame::Text("2probe".to_owned()), NOW);
+        hub.frame(socket, Frame::Text("5".to_owned()), NOW);
+        hub.advance(&|_| None, first);
+        assert_eq!(hub.deadline(), Some(NOW + 25 * SECOND), "the ping");
+    }
 }
