@@ -491,18 +491,19 @@ test('a gateway that sleeps closes who says nothing: no namespace, no pong, no p
     const jwt = await token({ sub: 'ghost' });
     const url = sleepy.url.replace('http', 'ws');
     /** After how many seconds, and by which code, a socket is closed that says this. */
-    const closed = async (path, ...says) => {
+    const closed = async (path, says, { pongs = false } = {}) => {
       const socket = new WebSocket(url + path);
+      if (pongs) socket.addEventListener('message', ({ data }) => data === '2' && socket.send('3'));
       await once(socket, 'open', { signal: AbortSignal.timeout(PATIENCE) });
-      for (const text of says) socket.send(text);
+      socket.send(says);
       const began = Date.now();
       const [{ code }] = await once(socket, 'close', { signal: AbortSignal.timeout(90_000) });
       return [code, Math.round((Date.now() - began) / 1_000)];
     };
     const path = `/socket.io/?EIO=4&transport=websocket&token=${jwt}`;
     const [stranger, silent, ghost] = await Promise.all([
-      closed(path, '3'),
-      closed(path, '40/chat,', '3'),
+      closed(path, '3', { pongs: true }),
+      closed(path, '40/chat,'),
       closed(`/ws?token=${jwt}`, 'ping'),
     ]);
     for (const [code, after, least, most] of [
