@@ -368,16 +368,18 @@ test('an offset of an earlier connection does not hide what was missed', async (
   assert.deepEqual(socket.contents().slice(9), [...Array(12).keys()].map((n) => `c ${n + 1}`));
 });
 
+/** How often a gateway of `server` was rebuilt with its sockets. */
+const woken = (server) =>
+  server.output.split('\n').filter((line) =>
+    line.includes('"event":"wake"') && line.includes('"gateway"') && JSON.parse(line).connections > 0).length;
+
 test('recovered after 11 s idle, over a real hibernation', async () => {
-  const woken = () =>
-    server.output.split('\n').filter((line) =>
-      line.includes('"event":"wake"') && line.includes('"gateway"') && JSON.parse(line).connections > 0).length;
   const idle = async (socket) => {
-    const before = woken();
+    const before = woken(server);
     // The next ping, which wakes it, comes 25 s after one. What is due of clients
     // that were there before (two minutes after they went) keeps it awake, too.
     await once(socket.io.engine, 'ping', { signal: AbortSignal.timeout(30_000) });
-    for (let tries = 0; woken() === before; tries += 1) {
+    for (let tries = 0; woken(server) === before; tries += 1) {
       assert.ok(tries < 4, 'a gateway was rebuilt with its sockets');
       await sleep(11_500);
       await socket.ask('sync', { roomId: 'sleepy', after: 0 });
@@ -386,6 +388,32 @@ test('recovered after 11 s idle, over a real hibernation', async () => {
     }
   };
   await recovers('sleepy', (cable) => cable.pull(), { idle });
+});
+
+test('a gateway to which clients came, upgraded and recovered, sleeps after 11 s idle', async () => {
+  // Without pings, so that nothing is due but what their coming left.
+  const quiet = await Server.start({ vars: { PING_INTERVAL_MS: '0', GATEWAY_SHARDS: '1' } });
+  try {
+    const cable = await Cable.to(quiet.port);
+    open.push(cable);
+    const upgraded = client('bob', { url: quiet.url, transports: ['polling', 'websocket'] });
+    await connected(upgraded);
+    await until(() => upgraded.io.engine.transport.name === 'websocket', 'the upgrade');
+    const socket = await joined('alice', 'nap', { url: cable.url });
+    const left = once(socket, 'disconnect');
+    cable.pull();
+    await left;
+    const back = once(socket, 'connect', { signal: AbortSignal.timeout(PATIENCE) });
+    cable.plug();
+    await back;
+    assert.equal(socket.recovered, true);
+    await sleep(11_500);
+    assert.equal(woken(quiet), 0);
+    await socket.ask('sync', { roomId: 'nap', after: 0 });
+    await until(() => woken(quiet) === 1, 'the gateway was rebuilt with its sockets');
+  } finally {
+    await quiet.stop();
+  }
 });
 
 test('events go on after 11 s idle without a reconnection', async () => {
