@@ -104,8 +104,8 @@ struct End {
 }
 
 impl End {
-    fn new() -> Self {
-        let hub = Hub::new("0".into(), world::config(&[]), world::fresh);
+    fn new(settings: &[(&str, &str)]) -> Self {
+        let hub = Hub::new("0".into(), world::config(settings), world::fresh);
         let app = Mirror::default();
         let mut end = End {
             gateway: Gateway { hub, app },
@@ -145,7 +145,10 @@ impl End {
 
 /// What is read and written again is read as the same.
 fn mirrored(input: &[u8]) {
-    let (mut one, mut other) = (End::new(), End::new());
+    // What is written may be larger than what was read: a name of a namespace
+    // has its `sid` behind it.
+    let ample = (2 * world::MAX_PAYLOAD).to_string();
+    let (mut one, mut other) = (End::new(&[]), End::new(&[("MAX_PAYLOAD", &ample)]));
     for piece in pieces(input) {
         let frame = match piece {
             Piece::Later(by) => {
