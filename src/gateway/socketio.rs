@@ -128,7 +128,7 @@ impl Hub {
             bytes: 0,
             until: now + ATTACHMENT_TIMEOUT,
         });
-        self.expect(place, now);
+        self.begun(place, now);
         Some(())
     }
 

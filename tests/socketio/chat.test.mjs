@@ -57,6 +57,18 @@ async function joined(user, room, options) {
   return socket;
 }
 
+/** Loses the connection of `socket`, by its cable if nothing else is said; does
+ * `meanwhile`; and waits until it is back. */
+async function replugged(socket, cable, meanwhile = () => {}, { lose = () => cable.pull(), patience = PATIENCE } = {}) {
+  const left = once(socket, 'disconnect');
+  await lose();
+  await left;
+  await meanwhile();
+  const back = once(socket, 'connect', { signal: AbortSignal.timeout(patience) });
+  cable.plug();
+  await back;
+}
+
 /** Waits until `what` says so. */
 async function until(what, message = what.toString()) {
   for (const end = Date.now() + PATIENCE; Date.now() < end; await sleep(10)) {
@@ -292,15 +304,12 @@ async function recovers(room, lose, { idle = async () => {}, alone = false } = {
   }
   await idle(socket);
   const { id } = socket;
-  const left = once(socket, 'disconnect');
-  await lose(cable);
-  await left;
-  await say(room, 'missed 1');
-  await say(`${room}-2`, 'missed 2');
-  await say(room, 'missed 3');
-  const back = once(socket, 'connect', { signal: AbortSignal.timeout(30_000) });
-  cable.plug();
-  await back;
+  const missed = async () => {
+    await say(room, 'missed 1');
+    await say(`${room}-2`, 'missed 2');
+    await say(room, 'missed 3');
+  };
+  await replugged(socket, cable, missed, { lose: () => lose(cable), patience: 30_000 });
   assert.equal(socket.recovered, true);
   assert.equal(socket.id, id, 'the same id');
   await until(() => socket.contents().length === (alone ? 3 : 5));
@@ -327,13 +336,7 @@ test('one client is recovered again and again, whichever gateways it comes to', 
   open.push(cable);
   const socket = await joined('gina', 'again', { url: cable.url });
   for (let n = 1; n <= 5; n += 1) {
-    const left = once(socket, 'disconnect');
-    cable.pull();
-    await left;
-    await say('again', n);
-    const back = once(socket, 'connect', { signal: AbortSignal.timeout(PATIENCE) });
-    cable.plug();
-    await back;
+    await replugged(socket, cable, () => say('again', n));
     assert.equal(socket.recovered, true, `time ${n}`);
     await until(() => socket.contents().length === n);
   }
@@ -356,13 +359,9 @@ test('an offset of an earlier connection does not hide what was missed', async (
   assert.equal(socket.recovered, false);
   await socket.ask('joinRoom', { roomId: 'stale-c', since: 0 });
   await socket.ask('joinRoom', { roomId: 'stale-b', since: 9 });
-  const left = once(socket, 'disconnect');
-  cable.pull();
-  await left;
-  for (let n = 1; n <= 12; n += 1) await say('stale-c', `c ${n}`);
-  const back = once(socket, 'connect', { signal: AbortSignal.timeout(PATIENCE) });
-  cable.plug();
-  await back;
+  await replugged(socket, cable, async () => {
+    for (let n = 1; n <= 12; n += 1) await say('stale-c', `c ${n}`);
+  });
   assert.equal(socket.recovered, true);
   await until(() => socket.contents().length === 21);
   assert.deepEqual(socket.contents().slice(9), [...Array(12).keys()].map((n) => `c ${n + 1}`));
@@ -400,12 +399,7 @@ test('a gateway to which clients came, upgraded and recovered, sleeps after 11 s
     await connected(upgraded);
     await until(() => upgraded.io.engine.transport.name === 'websocket', 'the upgrade');
     const socket = await joined('alice', 'nap', { url: cable.url });
-    const left = once(socket, 'disconnect');
-    cable.pull();
-    await left;
-    const back = once(socket, 'connect', { signal: AbortSignal.timeout(PATIENCE) });
-    cable.plug();
-    await back;
+    await replugged(socket, cable);
     assert.equal(socket.recovered, true);
     await sleep(11_500);
     assert.equal(woken(quiet), 0);
@@ -440,16 +434,12 @@ test('not recovered, and told so, when what was missed is past retention', async
   const socket = await joined('alice', 'past', { url: cable.url });
   await say('past', 'a');
   await until(() => socket.contents().length === 1);
-  const left = once(socket, 'disconnect');
-  cable.pull();
-  await left;
-  for (let n = 0; n < 3; n += 1) {
-    const messages = [...Array(50).keys()].map((m) => ({ room: 'past', event: 'newMessage', data: { content: `${n} ${m}` } }));
-    await server.call('POST', '/publish', { messages });
-  }
-  const back = once(socket, 'connect', { signal: AbortSignal.timeout(PATIENCE) });
-  cable.plug();
-  await back;
+  await replugged(socket, cable, async () => {
+    for (let n = 0; n < 3; n += 1) {
+      const messages = [...Array(50).keys()].map((m) => ({ room: 'past', event: 'newMessage', data: { content: `${n} ${m}` } }));
+      await server.call('POST', '/publish', { messages });
+    }
+  });
   assert.equal(socket.recovered, false);
 });
 
@@ -523,16 +513,16 @@ test('a gateway that sleeps closes who says nothing: no namespace, no pong, no p
       const socket = new WebSocket(url + path);
       if (pongs) socket.addEventListener('message', ({ data }) => data === '2' && socket.send('3'));
       await once(socket, 'open', { signal: AbortSignal.timeout(PATIENCE) });
-      socket.send(says);
+      for (const text of says) socket.send(text);
       const began = Date.now();
       const [{ code }] = await once(socket, 'close', { signal: AbortSignal.timeout(90_000) });
       return [code, Math.round((Date.now() - began) / 1_000)];
     };
     const path = `/socket.io/?EIO=4&transport=websocket&token=${jwt}`;
     const [stranger, silent, ghost] = await Promise.all([
-      closed(path, '3', { pongs: true }),
-      closed(path, '40/chat,'),
-      closed(`/ws?token=${jwt}`, 'ping'),
+      closed(path, ['3'], { pongs: true }),
+      closed(path, ['40/chat,', '3']),
+      closed(`/ws?token=${jwt}`, ['ping']),
     ]);
     for (const [code, after, least, most] of [
       [...stranger, 29, 40],

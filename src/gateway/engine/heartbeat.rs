@@ -47,11 +47,17 @@ impl Hub {
     }
 
     /// Something of a session is due that was not.
-    pub(in crate::gateway) fn expect(&mut self, place: SessionId, now: Millis) {
+    pub(super) fn expect(&mut self, place: SessionId) {
         let due = self.session(place).and_then(|session| self.due_of(session));
         if let Some(at) = due {
-            sooner(&mut self.due, at.min(now + SETTLES));
+            sooner(&mut self.due, at);
         }
+    }
+
+    /// The same, of what has just begun.
+    pub(in crate::gateway) fn begun(&mut self, place: SessionId, now: Millis) {
+        sooner(&mut self.due, now + SETTLES);
+        self.expect(place);
     }
 
     /// Pings what is to be pinged, closes what did not answer.

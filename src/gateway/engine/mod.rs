@@ -202,7 +202,7 @@ impl Hub {
                 probed: false,
             });
         }
-        self.expect(session, now);
+        self.begun(session, now);
         Ok(socket)
     }
 
@@ -221,7 +221,7 @@ impl Hub {
         };
         let place = seat(&mut self.sessions, session);
         self.by_sid.insert(sid, place);
-        self.expect(place, now);
+        self.begun(place, now);
         place
     }
 

@@ -198,6 +198,7 @@ mod tests {
         };
         assert_eq!(answer.status, 400);
     }
+
     #[test]
     fn an_upgrade_that_was_made_sets_no_alarm() {
         let mut hub = hub();

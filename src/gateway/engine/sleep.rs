@@ -59,7 +59,7 @@ impl Hub {
         };
         let place = seat(&mut self.sessions, session);
         self.by_sid.insert(sid, place);
-        self.expect(place, now);
+        self.expect(place);
         self.set_role(socket, Role::Session(place));
         Some(socket)
     }
