@@ -35,6 +35,16 @@ pub struct Rate {
     pub burst: f64,
 }
 
+impl Rate {
+    /// So many a minute, all of which may come at once.
+    pub fn per_minute(count: f64) -> Self {
+        Rate {
+            per_second: count / 60.0,
+            burst: count,
+        }
+    }
+}
+
 /// Which lines the event log has: those at this level and above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -106,6 +116,10 @@ pub struct GatewayConfig {
     /// `CONNECT_TIMEOUT_MS`: how long a session may be without a namespace.
     /// Default 45,000, as Socket.IO's own server.
     pub connect_timeout: Millis,
+    /// `REFUSED_CONNECTS_PER_MINUTE` (300): Socket.IO connects that one gateway
+    /// refuses connections without a valid token of one address (a /64 of IPv6)
+    /// before it refuses new ones.
+    pub refused_connects: Rate,
     /// `NAMESPACES`: those that Socket.IO clients may connect to. Default `/`
     /// and `/chat`.
     pub namespaces: Vec<String>,
@@ -122,6 +136,7 @@ impl Default for GatewayConfig {
             ping_interval: 25 * SECOND,
             ping_timeout: 20 * SECOND,
             connect_timeout: 45 * SECOND,
+            refused_connects: Rate::per_minute(300.0),
             namespaces: vec!["/".into(), "/chat".into()],
             max_payload: 1_000_000,
         }
@@ -209,10 +224,7 @@ impl Default for RoomConfig {
                 burst: 1_000.0,
             },
             flood_ban: 10 * SECOND,
-            connects: Rate {
-                per_second: 10.0,
-                burst: 600.0,
-            },
+            connects: Rate::per_minute(600.0),
             max_connections_per_user: 10,
             max_members: 10_000,
             max_unacked_bytes: 32 * 1024 * 1024,
@@ -231,7 +243,6 @@ impl Config {
         });
         let defaults = RoomConfig::default();
         let gateway = GatewayConfig::default();
-        let per_minute = vars.number("CONNECTS_PER_MINUTE", defaults.connects.burst, 1.0, 1e9)?;
         Ok(Config {
             keys: Rc::new(vars.keys()?),
             revoked: Rc::new(Revoked::new(vars.flag("REVOCATION", true)?)),
@@ -263,10 +274,7 @@ impl Config {
                 commands: vars.rate("COMMANDS_PER_SECOND", "COMMANDS_BURST", defaults.commands)?,
                 refusals: vars.rate("REFUSALS_PER_SECOND", "REFUSALS_BURST", defaults.refusals)?,
                 flood_ban: vars.duration("FLOOD_BAN", defaults.flood_ban)?,
-                connects: Rate {
-                    per_second: per_minute / 60.0,
-                    burst: per_minute,
-                },
+                connects: vars.per_minute("CONNECTS_PER_MINUTE", defaults.connects)?,
                 max_connections_per_user: vars.whole(
                     "MAX_CONNECTIONS_PER_USER",
                     defaults.max_connections_per_user,
@@ -287,6 +295,8 @@ impl Config {
                 ping_interval: vars.millis("PING_INTERVAL_MS", gateway.ping_interval)?,
                 ping_timeout: vars.millis("PING_TIMEOUT_MS", gateway.ping_timeout)?,
                 connect_timeout: vars.millis("CONNECT_TIMEOUT_MS", gateway.connect_timeout)?,
+                refused_connects: vars
+                    .per_minute("REFUSED_CONNECTS_PER_MINUTE", gateway.refused_connects)?,
                 namespaces: vars.text("NAMESPACES").map_or(gateway.namespaces, |list| {
                     list.split([',', ' '])
                         .filter(|name| !name.is_empty())
@@ -427,6 +437,11 @@ impl Vars<'_> {
             per_second: self.number(per_second, default.per_second, 0.01, 1e9)?,
             burst: self.number(burst, default.burst, 1.0, 1e9)?,
         })
+    }
+
+    fn per_minute(&self, name: &'static str, default: Rate) -> Result<Rate, ConfigError> {
+        let count = self.number(name, default.burst, 1.0, 1e9)?;
+        Ok(Rate::per_minute(count))
     }
 
     fn flag(&self, name: &'static str, default: bool) -> Result<bool, ConfigError> {

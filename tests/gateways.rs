@@ -5,7 +5,7 @@
 #[allow(dead_code)]
 mod fuzz;
 
-use fuzz::world::{self, NOW, Server, door, identity, item};
+use fuzz::world::{self, NOW, Said, Server, door, identity, item};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use roomcast::gateway::chat::Chat;
@@ -146,6 +146,7 @@ impl Place {
     fn new(name: &str, now: Millis) -> Self {
         let mut server = Server::new(name, world::config(&[("DEDUPE_WINDOW", "1d")]));
         server.now = now;
+        server.catches_up_at_once = false;
         Place {
             server,
             links: Links::default(),
@@ -214,10 +215,8 @@ struct World {
 
 fn fresh_gateway(name: &str) -> Gateway<Chat> {
     let config = world::config(&[]);
-    Gateway {
-        hub: Hub::new(name.to_owned(), config, world::fresh),
-        app: Chat::default(),
-    }
+    let hub = Hub::new(name.to_owned(), config, world::fresh);
+    Gateway::new(hub, Chat::default())
 }
 
 impl World {
@@ -449,7 +448,10 @@ impl World {
             Output::Reached { key, at: None } => {
                 door.reached.remove(&key);
             }
-            Output::Log(_) => {}
+            Output::Log(entry) => {
+                let line = entry.line(self.now);
+                assert!(!line.contains(r#""level":"error""#), "{line}");
+            }
             other => panic!("native clients have no part in {other:?}"),
         }
     }
@@ -461,8 +463,12 @@ impl World {
         let here = place.server.remote();
         let gateways: BTreeSet<usize> = here.iter().map(|id| self.at[id]).collect();
         for said in place.server.said() {
+            if let Said::CatchUp { to, conn } = said {
+                place.links.catch_up(GATEWAYS[self.at[&to]], conn);
+                continue;
+            }
             let mut text = String::new();
-            let Some(item) = item(said, &mut text) else {
+            let Some(mut item) = item(said, &mut text) else {
                 continue;
             };
             match item.to().map(|to| self.at[to]) {
@@ -474,7 +480,14 @@ impl World {
                 }
                 None => {
                     for gateway in &gateways {
-                        place.links.queue(GATEWAYS[*gateway], item.clone(), &text);
+                        let gateway = GATEWAYS[*gateway];
+                        let behind = place.links.catching_up(gateway);
+                        let behind = behind.filter_map(|conn| place.server.id(conn));
+                        let behind: Vec<String> = behind.collect();
+                        if let Item::All { not, .. } = &mut item {
+                            not.extend(behind);
+                        }
+                        place.links.queue(gateway, item.clone(), &text);
                     }
                 }
             }
@@ -505,7 +518,11 @@ impl World {
             let fresh = || Place::new(room, now);
             let place = self.places.entry(room.to_owned()).or_insert_with(fresh);
             place.server.now = now;
+            place.links.spoke(GATEWAYS[gateway]);
             for command in copy(&commands) {
+                if std::env::var("DBG").is_ok() {
+                    eprintln!("REQ {command:?}");
+                }
                 self.at.insert(command.connection().to_owned(), gateway);
                 place.server.linked(command);
             }
@@ -526,6 +543,18 @@ impl World {
         };
         if !place.busy.contains(name) || place.resting.contains_key(name) {
             return;
+        }
+        // One row at a time, so that much happens in between.
+        if let Some(conn) = place.links.next_portion(name) {
+            let is_behind = place.server.portion(conn);
+            for said in place.server.said() {
+                let mut text = String::new();
+                let item = item(said, &mut text).expect("a portion");
+                place.links.queue(name, item, &text);
+            }
+            if is_behind {
+                place.links.catch_up(name, conn);
+            }
         }
         let head = || Push {
             room: room.to_owned(),
@@ -568,6 +597,9 @@ impl World {
 
     /// A push arrives: who is not there any more.
     fn arrives(&mut self, gateway: usize, body: &str) -> Vec<String> {
+        if std::env::var("DBG").is_ok() {
+            eprintln!("PUSH {body}");
+        }
         let (push, texts) = Push::parse(body).expect("a push");
         let Gateway { hub, app } = &mut self.doors[gateway].gateway;
         hub.set_now(self.now);
@@ -677,16 +709,21 @@ impl World {
             for (name, (_, given_up)) in over.collect::<Vec<_>>() {
                 let place = self.places.get_mut(&room).expect("a room");
                 if given_up {
-                    place.links.forget(name);
+                    place.links.give_up(name, self.now);
                     for id in place.server.remote() {
                         if GATEWAYS[self.at[&id]] == name {
                             place.server.disconnect(&id, 1006);
+                            let word = Item::Lost { to: id };
+                            place.last_words.push((name, word.clone()));
+                            place.links.queue(name, word, "");
                         }
                     }
                 } else {
                     self.look_for(&room, name);
                 }
             }
+            let place = self.places.get_mut(&room).expect("a room");
+            place.links.probe(self.now);
             self.gather(&room);
         }
     }
@@ -1002,4 +1039,50 @@ fn what_the_model_found_stays_fixed() {
         world.heal();
         world.check();
     }
+}
+
+#[test]
+fn dbg_case() {
+    use Fate::*;
+    use Step::*;
+    let steps = vec![
+        Connect {
+            user: 0,
+            gateway: 0,
+        },
+        Join { client: 0, room: 1 },
+        Send { client: 0, room: 1 },
+        Connect {
+            user: 0,
+            gateway: 0,
+        },
+        Connect {
+            user: 0,
+            gateway: 0,
+        },
+        Request {
+            gateway: 0,
+            room: 1,
+            fate: Arrives,
+        },
+        Disconnect { client: 0 },
+        Push {
+            room: 1,
+            gateway: 0,
+            fate: Lost,
+        },
+        Join { client: 0, room: 1 },
+        Request {
+            gateway: 0,
+            room: 0,
+            fate: Arrives,
+        },
+        Join { client: 1, room: 1 },
+    ];
+    let mut world = World::new();
+    for step in steps {
+        world.step(step);
+    }
+    world.heal();
+    world.check();
 }

@@ -5,7 +5,7 @@ use roomcast::auth::revoked::{Revocation, Whose};
 use roomcast::auth::{self, Identity};
 use roomcast::config::Config;
 use roomcast::gateway::chat::Chat;
-use roomcast::gateway::{App, Door, Gateway, Hub, Output, Protocol};
+use roomcast::gateway::{App, Door, Gateway, Hub, Output, Protocol, SocketId};
 use roomcast::room::link::{Command, Item, Push};
 use roomcast_harness::{SECRET, Token};
 use std::rc::Rc;
@@ -20,6 +20,7 @@ fn fresh() -> String {
 
 /// A gateway with one native client, `alice`, in the room `r` at event 3.
 struct Bench {
+    socket: SocketId,
     gateway: Gateway<Chat>,
     id: String,
     number: u64,
@@ -50,10 +51,8 @@ impl Bench {
             address: None,
             recovers: false,
         };
-        let mut gateway = Gateway {
-            hub: Hub::new("n0".into(), config, fresh),
-            app: Chat::default(),
-        };
+        let hub = Hub::new("n0".into(), config, fresh);
+        let mut gateway = Gateway::new(hub, Chat::default());
         let socket = gateway.hub.open_native(door, NOW);
         gateway.settle(NOW);
         let join = r#"{"event":"joinRoom","data":"r"}"#.to_owned();
@@ -68,6 +67,7 @@ impl Bench {
         let mut bench = Bench {
             id: hello.connection_id.clone(),
             gateway,
+            socket,
             number: 0,
         };
         let to = bench.id.clone();
@@ -257,7 +257,7 @@ fn who_is_behind_or_lost_joins_again_from_where_it_stood() {
 #[test]
 fn a_refresh_waits_for_what_its_token_takes_and_nothing_else_does() {
     let mut bench = Bench::new();
-    let socket = 0;
+    let socket = bench.socket;
     let frame = |bench: &mut Bench, text: String| {
         let hub = &mut bench.gateway.hub;
         hub.frame(socket, roomcast::gateway::Frame::Text(text), NOW);

@@ -371,7 +371,9 @@ impl World {
                 | Output::Reply { .. }
                 | Output::Prepare { .. }
                 | Output::Log(_) => {}
-                Output::Joined { .. } | Output::Parted { .. } => panic!("nobody is at a gateway"),
+                Output::Joined { .. } | Output::Parted { .. } | Output::CatchUp { .. } => {
+                    panic!("nobody is at a gateway")
+                }
                 Output::Close { .. } | Output::Replaced { .. } => {
                     panic!("nothing here closes a socket")
                 }

@@ -5,11 +5,13 @@
 use super::sabotage;
 use crate::eventlog::Entry;
 use crate::time::Millis;
+use futures_util::StreamExt;
 use js_sys::{Array, JsString, Object, Promise, Reflect};
+use slotmap::{Key, KeyData};
 use std::fmt::Display;
 use wasm_bindgen::prelude::*;
 use worker::wasm_bindgen_futures::JsFuture;
-use worker::{Env, State, worker_sys};
+use worker::{Env, Request, State, worker_sys};
 
 /// The bindings of wrangler.toml.
 pub const ROOMS: &str = "ROOMS";
@@ -97,9 +99,30 @@ extern "C" {
 
     #[wasm_bindgen(method, catch, js_name = toArray)]
     fn to_array(this: &RawCursor) -> Result<Array, JsValue>;
+
+    #[wasm_bindgen(method, catch)]
+    fn next(this: &RawCursor) -> Result<js_sys::IteratorNext, JsValue>;
 }
 
 impl Sql {
+    /// Reads rows one by one as long as `take` wants more.
+    pub fn query_while(
+        &self,
+        query: &str,
+        bindings: &[JsValue],
+        mut take: impl FnMut(&Array) -> bool,
+    ) -> Result<(), JsValue> {
+        let cursor = self
+            .exec(&query.into(), &bindings.iter().collect())?
+            .raw()?;
+        loop {
+            let next = cursor.next()?;
+            if next.done() || !take(next.value().unchecked_ref()) {
+                return Ok(());
+            }
+        }
+    }
+
     /// All rows, each a list of its columns. Read out at once: a cursor must
     /// not live past an await.
     pub fn query(&self, query: &str, bindings: &[JsValue]) -> Result<Vec<Array>, JsValue> {
@@ -113,14 +136,24 @@ impl Sql {
     }
 }
 
+/// Bits of a slot's index on a socket: with the 32 of its generation they fit
+/// the 53 of a JavaScript number. An object has 32,768 sockets at the most, and
+/// no memory for two million connections at gateways besides.
+const INDEX_BITS: u32 = 21;
+
 impl Socket {
-    /// The connection's place in its object's memory.
-    pub fn place(&self) -> Option<usize> {
-        self.conn().map(|place| place as usize)
+    /// The key of the connection in its object's memory.
+    pub fn place<K: From<KeyData>>(&self) -> Option<K> {
+        let packed = self.conn()? as u64;
+        let (generation, index) = (packed >> INDEX_BITS, packed & ((1 << INDEX_BITS) - 1));
+        Some(KeyData::from_ffi((generation << 32) | index).into())
     }
 
-    pub fn set_place(&self, place: usize) {
-        self.set_conn(Some(place as f64));
+    pub fn set_place(&self, place: impl Key) {
+        let key = place.data().as_ffi();
+        let (generation, index) = (key >> 32, key & u64::from(u32::MAX));
+        debug_assert!(index < 1 << INDEX_BITS);
+        self.set_conn(Some(((generation << INDEX_BITS) | index) as f64));
     }
 
     /// It had a place in a memory that is no more.
@@ -134,6 +167,33 @@ impl Socket {
         // Fails only on a socket that is gone already.
         let _ = self.attach(&JsString::from(""));
     }
+}
+
+/// How much of a body that is too large is read all the same, and dropped: a
+/// client that is still sending when it is answered sees a broken pipe instead
+/// of the answer.
+const MAX_DRAIN: usize = 32 << 20;
+
+/// Reads the body of a request. `None` if it has more than `limit` bytes, of
+/// which no more are kept.
+pub async fn read_body(request: &mut Request, limit: usize) -> worker::Result<Option<Vec<u8>>> {
+    let mut body = Vec::new();
+    let mut length = 0;
+    // A request without a body has no stream.
+    if let Ok(mut chunks) = request.stream() {
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk?;
+            length += chunk.len();
+            if length <= limit {
+                body.extend_from_slice(&chunk);
+            } else if length > MAX_DRAIN {
+                break;
+            } else {
+                body = Vec::new();
+            }
+        }
+    }
+    Ok((length <= limit).then_some(body))
 }
 
 /// A failure of the platform: for the operator, nobody else is told.

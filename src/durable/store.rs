@@ -253,6 +253,22 @@ impl Store {
         }
     }
 
+    /// As [`Store::rows`], but a row is read only as long as `take` wants more.
+    /// Rows are whole batches, so the last may go beyond `upto`.
+    pub fn rows_while(
+        &self,
+        after: u64,
+        upto: u64,
+        mut take: impl FnMut(u64, u64, JsString) -> bool,
+    ) -> Result<()> {
+        let rows = self.db.sql.query_while(
+            "SELECT first, last, body FROM log WHERE last > ? AND first <= ? ORDER BY last",
+            &[js(after), js(upto)],
+            |row| take(number(row, 0), number(row, 1), row.get(2).unchecked_into()),
+        );
+        Ok(rows?)
+    }
+
     /// A page of the log.
     pub fn page(&self, range: Range, floor: u64) -> Result<Page> {
         let mut page = Page::new(range, floor);

@@ -19,6 +19,8 @@ const NAMESPACES: [&str; 2] = ["/", "/custom"];
 pub struct Echo;
 
 impl App for Echo {
+    const KEEPS_ATTACHMENTS: bool = true;
+
     fn hear(&mut self, hub: &mut Hub, up: Up, _now: Millis) {
         match up {
             Up::Message { session, frame } => {
@@ -28,12 +30,16 @@ impl App for Echo {
                 };
                 hub.packet(session, packet);
             }
-            Up::Connect { session, nsp, auth } => {
+            Up::Connect {
+                session, nsp, auth, ..
+            } => {
                 if !NAMESPACES.contains(&nsp.as_str()) {
                     return hub.refuse(session, &nsp, r#"{"message":"Invalid namespace"}"#);
                 }
                 let sid = json!({ "sid": hub.fresh_id() }).to_string();
-                hub.accept(session, &nsp, sid);
+                if !hub.accept(session, &nsp, None, sid) {
+                    return;
+                }
                 hub.emit(session, &nsp, &format!(r#"["auth",{auth}]"#), Vec::new());
             }
             Up::Event {

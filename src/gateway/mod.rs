@@ -19,7 +19,7 @@ mod line;
 mod offset;
 mod socketio;
 
-pub use engine::{Answer, Door, Polled, Protocol};
+pub use engine::{Answer, Door, Polled, Protocol, Receiver, UNAUTHENTICATED_BYTES};
 
 use crate::config::Config;
 use crate::eventlog::Entry;
@@ -29,6 +29,7 @@ use crate::time::{Millis, SECOND};
 use crate::wire::native::Close;
 use bytes::Bytes;
 use engine::{Session, Sock};
+use slotmap::{SlotMap, new_key_type};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
@@ -37,10 +38,16 @@ use std::rc::Rc;
 /// it is done, mostly, and the alarm would wake the gateway for nothing.
 const SETTLES: Millis = SECOND;
 
-/// A WebSocket's place. Given out again after the socket has gone.
-pub type SocketId = usize;
-/// An Engine.IO session's place; likewise.
-pub type SessionId = usize;
+new_key_type! {
+    /// A WebSocket. Slots are reused, keys are not: each key carries the
+    /// generation of its slot, so the key of a closed socket finds nothing.
+    pub struct SocketId;
+    /// An Engine.IO session; generational, as [`SocketId`].
+    pub struct SessionId;
+    /// A client of the application; generational, as [`SocketId`].
+    pub struct ClientId;
+}
+
 /// A request that waits for something to answer it with.
 pub type PollId = u64;
 
@@ -49,6 +56,16 @@ pub type PollId = u64;
 pub enum Frame {
     Text(String),
     Binary(Bytes),
+}
+
+impl Frame {
+    /// Bytes of the frame.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Frame::Text(text) => text.len(),
+            Frame::Binary(bytes) => bytes.len(),
+        }
+    }
 }
 
 /// What a gateway wants done, in order.
@@ -108,7 +125,7 @@ pub enum Output {
     },
     /// Finds what was saved of this user under a `pid`; see [`App::found`].
     Find {
-        client: usize,
+        client: ClientId,
         pid: String,
         user: String,
     },
@@ -130,10 +147,11 @@ pub struct Waiting {
 pub enum Asked {
     /// `refreshToken` of a connection.
     Refresh { connection: String, id: Option<u32> },
-    /// A session's way into a namespace, with this JSON object.
+    /// The CONNECT of this number, with this JSON object.
     Connect {
         sid: String,
         nsp: String,
+        number: u64,
         auth: String,
     },
 }
@@ -160,10 +178,12 @@ pub enum Up {
         session: SessionId,
         frame: Frame,
     },
-    /// Wants to connect to a namespace, with this JSON object.
+    /// Wants to connect to a namespace, with this JSON object. See
+    /// [`Hub::is_connecting`] for the number.
     Connect {
         session: SessionId,
         nsp: String,
+        number: u64,
         auth: String,
     },
     /// An event: a JSON list, its name first.
@@ -184,6 +204,9 @@ pub enum Up {
 
 /// What runs on a [`Hub`].
 pub trait App {
+    /// Whether it reads the attachments of events.
+    const KEEPS_ATTACHMENTS: bool = false;
+
     fn hear(&mut self, hub: &mut Hub, up: Up, now: Millis);
 
     /// The next time [`App::advance`] is to be called.
@@ -230,7 +253,15 @@ pub trait App {
     fn enforce(&mut self, _hub: &mut Hub, _now: Millis) {}
 
     /// What was saved under a `pid`, for a client that asked for it.
-    fn found(&mut self, _hub: &mut Hub, _client: usize, _record: Option<String>, _now: Millis) {}
+    fn found(
+        &mut self,
+        _hub: &mut Hub,
+        _client: ClientId,
+        _pid: &str,
+        _record: Option<String>,
+        _now: Millis,
+    ) {
+    }
 
     /// A client of this `pid` comes back elsewhere: it is here no more.
     fn evict(&mut self, _hub: &mut Hub, _pid: &str, _user: &str) {}
@@ -260,14 +291,20 @@ pub struct Hub {
     /// What the ids of sessions begin with, by which the Worker finds this
     /// gateway again.
     name: String,
-    sockets: Vec<Option<Sock>>,
-    sessions: Vec<Option<Session>>,
+    sockets: SlotMap<SocketId, Sock>,
+    sessions: SlotMap<SessionId, Session>,
     by_sid: HashMap<String, SessionId>,
     natives: HashMap<String, SocketId>,
     last_poll: PollId,
+    /// The number of the last CONNECT.
+    last_connect: u64,
     due: Option<Millis>,
     doors: Doors,
+    /// Refused CONNECTs, per address.
+    refused: Doors,
     floods: Floods,
+    /// See [`App::KEEPS_ATTACHMENTS`].
+    keeps_attachments: bool,
     /// The time, as it was told last.
     now: Millis,
     out: Vec<Output>,
@@ -281,13 +318,16 @@ impl Hub {
             config,
             fresh,
             name,
-            sockets: Vec::new(),
-            sessions: Vec::new(),
+            sockets: SlotMap::with_key(),
+            sessions: SlotMap::with_key(),
             by_sid: HashMap::new(),
             natives: HashMap::new(),
             last_poll: 0,
+            last_connect: 0,
             due: None,
             doors: Doors::default(),
+            refused: Doors::default(),
+            keeps_attachments: false,
             now: 0,
             out: Vec::new(),
             ups: VecDeque::new(),
@@ -327,6 +367,11 @@ pub struct Gateway<A> {
 }
 
 impl<A: App> Gateway<A> {
+    pub fn new(mut hub: Hub, app: A) -> Self {
+        hub.keeps_attachments = A::KEEPS_ATTACHMENTS;
+        Gateway { hub, app }
+    }
+
     /// Lets the application hear what came, until nothing is left to be heard;
     /// answers what is to be done.
     pub fn settle(&mut self, now: Millis) -> Vec<Output> {
@@ -354,20 +399,6 @@ impl<A: App> Gateway<A> {
     pub fn advance(&mut self, heard: Heard, now: Millis) {
         self.hub.advance(heard, now);
         self.app.advance(&mut self.hub, heard, now);
-    }
-}
-
-/// Places that are given out again.
-fn seat<T>(places: &mut Vec<Option<T>>, one: T) -> usize {
-    match places.iter().position(Option::is_none) {
-        Some(free) => {
-            places[free] = Some(one);
-            free
-        }
-        None => {
-            places.push(Some(one));
-            places.len() - 1
-        }
     }
 }
 

@@ -5,7 +5,8 @@ use super::dedupe::{Key, Seen};
 use super::member::{Cursor, MAX_JOURNAL};
 use super::presence::Ended;
 use super::tick::Except;
-use super::{Change, ConnId, Output, Room, dedupe};
+use super::{Change, Conn, ConnId, Output, Room, dedupe};
+use crate::auth::Rights;
 use crate::eventlog::Entry;
 use crate::fault::{Fault, Result};
 use crate::name::UserId;
@@ -167,7 +168,7 @@ impl Room {
     }
 
     pub(super) fn expect_rumours(&mut self, now: Millis) {
-        let sockets = (self.conns.len() - self.free.len()) as Millis;
+        let sockets = self.conns.len() as Millis;
         let due = now + sockets.clamp(RUMOUR_DELAY.0, RUMOUR_DELAY.1);
         self.rumours_due.get_or_insert((due, now + RUSH.1));
     }
@@ -222,6 +223,7 @@ impl Room {
             }
             out.push(Output::Log(entry));
         }
+        self.close_wrong(now, out);
         // Who came gets what was there, and then with the others what is new.
         for arrival in tick.arrivals.drain(..) {
             self.welcome(&arrival, head, out);
@@ -238,6 +240,21 @@ impl Room {
         self.part(now, out);
         if self.bounds.trim_due(&self.config.room) {
             self.trim(now, out);
+        }
+    }
+
+    /// The last check before events go out: a joined connection whose token does
+    /// not open the room is a mistake of ours, and is closed.
+    fn close_wrong(&mut self, now: Millis, out: &mut Vec<Output>) {
+        let wrong = |conn: &Conn| conn.joined && !conn.rights.has(Rights::READ);
+        let wrong = self.conns.iter().filter(|(_, conn)| wrong(conn));
+        for conn in wrong.map(|(conn, _)| conn).collect::<Vec<_>>() {
+            if let Some(this) = self.conn(conn) {
+                let entry = Entry::error("the connection's token does not open the room");
+                let entry = entry.user(&this.user).connection(&this.id);
+                out.push(Output::Log(entry));
+            }
+            self.close(conn, Close::Forbidden, now, out);
         }
     }
 
@@ -313,10 +330,8 @@ impl Room {
     /// that is lost.
     pub fn recover(&mut self, told: u64, now: Millis, out: &mut Vec<Output>) {
         let upto = self.bounds.head;
-        for (conn, here) in self.conns.iter().enumerate() {
-            if let Some(here) = here.as_ref().filter(|here| here.joined && !here.remote)
-                && here.from.max(told) < upto
-            {
+        for (conn, here) in &self.conns {
+            if here.joined && !here.remote && here.from.max(told) < upto {
                 let after = here.from.max(told);
                 out.push(Output::Replay { conn, after, upto });
             }
@@ -330,13 +345,11 @@ impl Room {
 
     /// Closes what outlived its token.
     pub(super) fn expire(&mut self, now: Millis, out: &mut Vec<Output>) {
-        let expired: Vec<ConnId> = (0..self.conns.len())
-            .filter(|conn| self.conn(*conn).is_some_and(|conn| conn.expires <= now))
-            .collect();
-        for conn in expired {
+        let expired = self.conns.iter().filter(|(_, conn)| conn.expires <= now);
+        for conn in expired.map(|(conn, _)| conn).collect::<Vec<_>>() {
             self.close(conn, Close::Expired, now, out);
         }
-        self.expiry = self.conns.iter().flatten().map(|conn| conn.expires).min();
+        self.expiry = self.conns.values().map(|conn| conn.expires).min();
     }
 
     pub(super) fn trim(&mut self, now: Millis, out: &mut Vec<Output>) {
@@ -377,9 +390,9 @@ impl Room {
         let timeout = self.config.room.ghost_timeout;
         let mut ghosts = Vec::new();
         self.ghost_check = None;
-        for (conn, this) in self.conns.iter().enumerate() {
+        for (conn, this) in &self.conns {
             // Who never pings has not promised to.
-            if let (Some(this), Some(pinged)) = (this, pinged(conn)) {
+            if let Some(pinged) = pinged(conn) {
                 let gone_at = pinged.max(this.reader.heard_at()) + timeout;
                 if gone_at <= now {
                     ghosts.push(conn);

@@ -107,7 +107,7 @@ impl Room {
     /// After a refusal: whether the connection may go on.
     pub(super) fn patience(&mut self, conn: ConnId, now: Millis, out: &mut Vec<Output>) -> bool {
         let config = self.config.clone();
-        let Some(this) = self.conns.get_mut(conn).and_then(Option::as_mut) else {
+        let Some(this) = self.conns.get_mut(conn) else {
             return false;
         };
         let floods = &mut self.floods;
@@ -253,6 +253,9 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Result<Answer> {
+        // A connection at a gateway whose membership has just ended stays, for it
+        // joins again.
+        self.parting.retain(|one| *one != conn);
         // What was accepted before goes out before, so that the head is where
         // the replay ends and what is live begins.
         self.advance(now, out);
@@ -285,7 +288,13 @@ impl Room {
                 frame: native::ack(id, &self.joined_json(&user, self.bounds.head, start)),
             });
         }
-        self.replay(conn, start.after, upto, out);
+        let remote = self.conn(conn).is_some_and(|conn| conn.remote);
+        match given {
+            _ if !remote => self.replay(conn, start.after, upto, out),
+            None if start.after < upto => self.fall_behind(conn, start.after, out),
+            None => {}
+            Some(_) => self.give_past(conn, start.after, upto, out),
+        }
         Ok(Answer::Later)
     }
 
@@ -363,8 +372,9 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        let conn = (0..self.conns.len())
-            .find(|conn| self.conn(*conn).is_some_and(|conn| conn.id == connection));
+        let mut conns = self.conns.iter();
+        let conn = conns.find(|(_, conn)| conn.id == connection);
+        let conn = conn.map(|(conn, _)| conn);
         // It may have gone meanwhile.
         let Some(conn) = conn else {
             return;
@@ -399,7 +409,7 @@ impl Room {
         }
         this.token = identity.token;
         let expiry = identity.expires;
-        self.refreshed(conn, rights, expiry, out);
+        self.refreshed(conn, rights, expiry, now, out);
         Ok(Answer::Now(format!(
             r#"{{"expiresAt":"{}"}}"#,
             rfc3339(expiry)

@@ -1,15 +1,16 @@
 //! Who is connected and who is a member: coming, being told where one stands,
 //! going, and starting to read.
 
-use super::limits::{CONNECTS, Reader};
+use super::limits::{CONNECTS, Reader, network_of};
 use super::tick::{Arrival, Except, Greeting};
 use super::{Attachment, Change, Conn, ConnId, Hello, Member, Output, Room};
+use crate::auth::Rights;
 use crate::config::RoomConfig;
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
 use crate::name::UserId;
 use crate::time::{Millis, rfc3339, sooner};
-use crate::wire::command::Position;
+use crate::wire::command::{Position, Status};
 use crate::wire::event;
 use crate::wire::native::Close;
 use serde::Serialize;
@@ -26,7 +27,8 @@ impl Room {
     pub fn admit(&mut self, hello: &Hello, now: Millis) -> Result<()> {
         if let Some(address) = &hello.address {
             let connects = self.config.room.connects;
-            self.doors.admit(address, CONNECTS, connects, now)?;
+            self.doors
+                .admit(&network_of(address), CONNECTS, connects, now)?;
         }
         self.floods.admit(&hello.user, now)?;
         self.admit_user(hello, now)
@@ -70,12 +72,17 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> ConnId {
+        // A client at a gateway has one status for all its rooms.
+        let status = match hello.rights.has(Rights::PRESENCE) {
+            true => hello.status,
+            false => Status::default(),
+        };
         let attachment = Attachment {
             id: hello.connection_id,
             user: hello.user,
             rights: hello.rights,
             expires: hello.expires,
-            status: hello.status,
+            status,
             joined: false,
             from: 0,
             remote: greeting != Greeting::Connected,
@@ -148,24 +155,14 @@ impl Room {
         sooner(&mut self.expiry, conn.expires);
         let check = now + self.config.room.ghost_timeout;
         sooner(&mut self.ghost_check, check);
-        match self.free.pop() {
-            Some(place) => {
-                self.conns[place] = Some(conn);
-                place
-            }
-            None => {
-                self.conns.push(Some(conn));
-                self.conns.len() - 1
-            }
-        }
+        self.conns.insert(conn)
     }
 
     /// The socket is gone, however it went.
     pub fn disconnect(&mut self, conn: ConnId, code: u16, now: Millis, out: &mut Vec<Output>) {
-        let Some(gone) = self.conns.get_mut(conn).and_then(Option::take) else {
+        let Some(gone) = self.conns.remove(conn) else {
             return;
         };
-        self.free.push(conn);
         self.tick.forget(conn);
         self.cursor_answers.retain(|(one, ..)| *one != conn);
         self.parting.retain(|one| *one != conn);
@@ -209,11 +206,9 @@ impl Room {
     /// Closes the room's own sockets whose token was revoked; those at gateways
     /// are theirs to close. Whether any are left.
     pub fn enforce(&mut self, now: Millis, out: &mut Vec<Output>) -> bool {
-        let own: Vec<ConnId> = (0..self.conns.len())
-            .filter(|conn| self.conn(*conn).is_some_and(|conn| !conn.remote))
-            .collect();
+        let own = self.conns.iter().filter(|(_, conn)| !conn.remote);
         let mut left = false;
-        for conn in own {
+        for conn in own.map(|(conn, _)| conn).collect::<Vec<_>>() {
             let revoked = self.conn(conn).filter(|this| {
                 let revoked = &self.config.revoked;
                 revoked.covers(&this.user, &this.token, now)
@@ -268,16 +263,17 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Start {
-        let Some(this) = self.conns.get_mut(conn).and_then(Option::as_mut) else {
+        let Some(this) = self.conn(conn) else {
             return Start::default();
         };
         let user = this.user.clone();
         let start = self.start(&user, position);
-        let Some(this) = self.conns.get_mut(conn).and_then(Option::as_mut) else {
+        let live_from = self.ticks + 1;
+        let Some(this) = self.conn_mut(conn) else {
             return start;
         };
         this.joined = true;
-        this.live_from = self.ticks + 1;
+        this.live_from = live_from;
         this.from = start.after;
         let (status, id) = (this.status, this.id.clone());
         self.add_member(&user, start.after, Some(&id), now, out);
@@ -411,6 +407,11 @@ impl Room {
         if after >= upto {
             return;
         }
+        self.log_replay(conn, after, upto, out);
+        out.push(Output::Replay { conn, after, upto });
+    }
+
+    pub(super) fn log_replay(&self, conn: ConnId, after: u64, upto: u64, out: &mut Vec<Output>) {
         if let Some(this) = self.conn(conn) {
             out.push(Output::Log(
                 Entry::info("replay")
@@ -420,7 +421,6 @@ impl Room {
                     .with("events", upto - after),
             ));
         }
-        out.push(Output::Replay { conn, after, upto });
     }
 }
 

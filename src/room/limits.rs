@@ -5,6 +5,7 @@ use crate::config::{Rate, RoomConfig};
 use crate::fault::{self, Fault};
 use crate::time::{Millis, SECOND};
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 /// A connection that goes on over a limit for this long is closed (contract).
 pub const PATIENCE: Millis = 10 * SECOND;
@@ -258,6 +259,15 @@ impl Reader {
 pub struct Doors(HashMap<String, Bucket>);
 
 impl Doors {
+    /// Returns an error, as [`Doors::admit`] would, without counting anything.
+    pub fn check(&self, who: &str, what: &str, rate: Rate, now: Millis) -> fault::Result<()> {
+        let taken = self
+            .0
+            .get(who)
+            .map_or(Ok(()), |bucket| bucket.clone().take(rate, now));
+        taken.map_err(|wait| Fault::rate_limited(what, wait))
+    }
+
     /// Lets one more in, or says that there were too many `what`.
     pub fn admit(&mut self, who: &str, what: &str, rate: Rate, now: Millis) -> fault::Result<()> {
         if self.0.len() > 1_000 {
@@ -269,6 +279,21 @@ impl Doors {
             .take(rate, now)
             .map_err(|wait| Fault::rate_limited(what, wait))
     }
+}
+
+/// The network that an address is counted by: itself, or its /64 for IPv6, of
+/// which one customer has all addresses (RFC 6177). A text that is no address is
+/// counted as it is.
+pub fn network_of(address: &str) -> String {
+    let v6 = match address.parse::<IpAddr>() {
+        Ok(IpAddr::V6(v6)) => v6,
+        _ => return address.to_owned(),
+    };
+    if let Some(v4) = v6.to_ipv4_mapped() {
+        return v4.to_string();
+    }
+    let [a, b, c, d, ..] = v6.segments();
+    format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
 }
 
 /// What a refusal at the door calls those that came from one address.
@@ -407,6 +432,19 @@ mod tests {
         assert!(ask(1_000_000_000, 600));
         assert!(!ask(0, 5_000));
         assert!(ask(0, 6_000), "25 are owed at the most");
+    }
+
+    #[test]
+    fn addresses_are_counted_by_network() {
+        for (address, network) in [
+            ("203.0.113.7", "203.0.113.7"),
+            ("::ffff:203.0.113.7", "203.0.113.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+            ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+            ("unknown", "unknown"),
+        ] {
+            assert_eq!(network_of(address), network);
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{Hello, Room};
 use crate::auth::Rights;
 use crate::fault::{Fault, Result};
 use crate::time::{Millis, sooner};
+use crate::wire::command::Status;
 use crate::wire::native::{self, Close};
 use serde::{Deserialize, Serialize};
 
@@ -136,11 +137,22 @@ impl Item {
         }
     }
 
-    /// Whether it must come through however long that takes, so that it is stored
-    /// until it has: who left must not get what all get. The rest is found to be
-    /// missing, and comes again.
+    /// Whether it must come through, however long that takes, so it is kept until
+    /// it has: a connection that left must not get what all get, and one that was
+    /// given up must join again. The rest is found to be missing, and comes again.
     pub fn is_last_word(&self) -> bool {
-        matches!(self, Item::Out { .. } | Item::Close { .. })
+        matches!(
+            self,
+            Item::Out { .. } | Item::Close { .. } | Item::Lost { .. }
+        )
+    }
+
+    /// Bytes of its text.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Item::One { bytes, .. } | Item::All { bytes, .. } => *bytes,
+            _ => 0,
+        }
     }
 }
 
@@ -161,11 +173,7 @@ impl Push {
         let push: Push = serde_json::from_str(header).ok()?;
         let mut texts = Vec::with_capacity(push.items.len());
         for item in &push.items {
-            let bytes = match item {
-                Item::One { bytes, .. } | Item::All { bytes, .. } => *bytes,
-                _ => 0,
-            };
-            let (text, after) = rest.split_at_checked(bytes)?;
+            let (text, after) = rest.split_at_checked(item.bytes())?;
             texts.push(text);
             rest = after;
         }
@@ -183,6 +191,9 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Result<ConnId> {
+        if !hello.rights.has(Rights::READ) {
+            return Err(Fault::forbidden("the token does not open this room"));
+        }
         let client = client_of(&hello.connection_id);
         let mut here = self.roster.sockets(&hello.user);
         let before = here.find(|conn| self.is_of(*conn, client));
@@ -208,7 +219,7 @@ impl Room {
     /// connections is named.
     pub fn seat_of(&self, connection: &str) -> Option<ConnId> {
         let client = client_of(connection);
-        (0..self.conns.len()).find(|conn| self.is_of(*conn, client))
+        self.conns.keys().find(|conn| self.is_of(*conn, client))
     }
 
     /// Whether a connection is one of this client at a gateway.
@@ -217,20 +228,35 @@ impl Room {
             .is_some_and(|conn| conn.remote && client_of(&conn.id) == client)
     }
 
-    /// A connection showed another token.
+    /// A connection showed another token, and has the rights of this one now. A
+    /// connection at a gateway that may not read any more leaves the room: a
+    /// gateway of this version does not ask for that, one of an older does.
     pub fn refreshed(
         &mut self,
         conn: ConnId,
         rights: Rights,
         expires: Millis,
+        now: Millis,
         out: &mut Vec<Output>,
     ) {
-        if let Some(this) = self.conn_mut(conn) {
-            this.rights = rights;
-            this.expires = expires;
-            sooner(&mut self.expiry, expires);
-            out.push(Output::Attach { conn });
+        let Some(this) = self.conn_mut(conn) else {
+            return;
+        };
+        if this.remote && !rights.has(Rights::READ) {
+            out.push(Output::Parted { conn });
+            return self.disconnect(conn, Close::Forbidden.code(), now, out);
         }
+        this.rights = rights;
+        this.expires = expires;
+        let shows_status = rights.has(Rights::PRESENCE) || this.status == Status::default();
+        if !shows_status {
+            this.status = Status::default();
+            let user = this.user.clone();
+            self.roster.set(&user, conn, Status::default());
+            self.expect_news(now);
+        }
+        sooner(&mut self.expiry, expires);
+        out.push(Output::Attach { conn });
     }
 
     /// The answer to `joinRoom` and what was missed.
@@ -261,7 +287,10 @@ impl Room {
                 frame: native::ack(id, &self.joined_json(&user, head, start)),
             });
         }
-        self.replay(conn, arrival.after, head, out);
+        if arrival.after < head {
+            self.log_replay(conn, arrival.after, head, out);
+            self.fall_behind(conn, arrival.after, out);
+        }
     }
 
     /// Connections at gateways whose membership ended have been told so: they

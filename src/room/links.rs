@@ -2,10 +2,17 @@
 //! to each, so that order is kept and what comes meanwhile goes together.
 
 use super::link::{Item, Push};
-use std::collections::HashMap;
+use super::output::ConnId;
+use crate::time::{MINUTE, Millis};
+use std::collections::{HashMap, HashSet, VecDeque};
 
-/// Most bytes that wait for a gateway: one that takes no more is given up.
+/// Most bytes that wait for a gateway. Above it, the events among them are
+/// dropped and come again from the log.
 const MAX_WAITING: usize = 32 << 20;
+
+/// Most bytes of a push besides what waits already: no further portion of the log
+/// (see [`super::catch_up`]) goes into one that has this many.
+const MAX_PUSH: usize = 1 << 20;
 
 /// A push that failed is tried again after so many milliseconds each, as it is.
 pub const RETRIES: [u64; 3] = [20, 100, 500];
@@ -15,10 +22,16 @@ pub const RETRIES: [u64; 3] = [20, 100, 500];
 /// Then it is given up: as long as a ghost is kept by default.
 pub const PATIENCE: [u64; 5] = [5_000, 10_000, 20_000, 30_000, 30_000];
 
+/// How long after it was given up a gateway is tried again, unless it speaks
+/// before; twice as long each time, up to the second.
+const PROBE_AFTER: (Millis, Millis) = (MINUTE, 60 * MINUTE);
+
 #[derive(Default)]
 struct Link {
     items: Vec<Item>,
     texts: String,
+    /// Connections that catch up, in the order in which they get a portion.
+    catching_up: VecDeque<ConnId>,
     /// Whether a push is on its way.
     busy: bool,
     number: u64,
@@ -26,6 +39,16 @@ struct Link {
     last_words: Vec<Item>,
     /// How often in a row it was out of reach.
     failures: usize,
+    given_up: Option<GivenUp>,
+}
+
+/// A gateway that stayed out of reach: only last words wait for it.
+#[derive(Clone, Copy)]
+struct GivenUp {
+    /// When it is tried again; `None` while it is.
+    probe_at: Option<Millis>,
+    /// How long that was put off.
+    waited: Millis,
 }
 
 /// What is known once a gateway has taken a push.
@@ -75,12 +98,53 @@ impl Links {
         self.queue(gateway, one, text);
     }
 
+    /// A connection at a gateway gets the log in portions from here on.
+    pub fn catch_up(&mut self, gateway: &str, conn: ConnId) {
+        if let Some(link) = self.0.get_mut(gateway) {
+            if !link.catching_up.contains(&conn) {
+                link.catching_up.push_back(conn);
+            }
+        } else {
+            let mut link = Link::default();
+            link.catching_up.push_back(conn);
+            self.0.insert(gateway.to_owned(), link);
+        }
+    }
+
+    /// The connections at a gateway that get portions of the log. Those that are
+    /// still there get nothing that all get.
+    pub fn catching_up(&self, gateway: &str) -> impl Iterator<Item = ConnId> {
+        let link = self.0.get(gateway);
+        link.into_iter().flat_map(|link| &link.catching_up).copied()
+    }
+
+    /// The connection whose portion comes next, if the next push can take one.
+    /// To be given to [`Links::catch_up`] again unless the portion was its last.
+    pub fn next_portion(&mut self, gateway: &str) -> Option<ConnId> {
+        let link = self.0.get_mut(gateway)?;
+        if link.failures > 0 || link.texts.len() >= MAX_PUSH {
+            return None;
+        }
+        link.catching_up.pop_front()
+    }
+
+    /// The memory of the room was lost, and with it which connections are behind:
+    /// the gateways say so, for they are asked.
+    pub fn restart(&mut self) {
+        for link in self.0.values_mut() {
+            link.catching_up.clear();
+        }
+    }
+
     /// Gateways for which something waits and nothing is on its way; from here
     /// on something is.
     pub fn start(&mut self) -> Vec<String> {
         let mut idle = Vec::new();
         for (gateway, link) in &mut self.0 {
-            if !link.busy && !link.items.is_empty() {
+            if link.busy || link.given_up.is_some_and(|it| it.probe_at.is_some()) {
+                continue;
+            }
+            if !link.items.is_empty() || !link.catching_up.is_empty() {
                 link.busy = true;
                 idle.push(gateway.clone());
             }
@@ -114,9 +178,12 @@ impl Links {
     /// A push came through.
     pub fn reached(&mut self, gateway: &str) -> Reached {
         let link = self.0.get_mut(gateway);
-        link.map_or_else(Reached::default, |link| Reached {
-            was_missed: std::mem::take(&mut link.failures) > 0,
-            told: std::mem::take(&mut link.last_words),
+        link.map_or_else(Reached::default, |link| {
+            link.given_up = None;
+            Reached {
+                was_missed: std::mem::take(&mut link.failures) > 0,
+                told: std::mem::take(&mut link.last_words),
+            }
         })
     }
 
@@ -130,26 +197,104 @@ impl Links {
         link.items.retain(Item::is_last_word);
         link.items
             .splice(0..0, std::mem::take(&mut link.last_words));
-        wait
+        wait.filter(|_| link.given_up.is_none())
     }
 
-    /// Gateways that have let too much pile up.
-    pub fn overfull(&self) -> Option<String> {
-        self.0
-            .iter()
-            .find(|(_, link)| link.texts.len() > MAX_WAITING)
-            .map(|(gateway, _)| gateway.clone())
+    /// Pushes to a gateway have ended by a failure of our own.
+    pub fn stopped(&mut self, gateway: &str) {
+        self.missed(gateway);
+        if let Some(link) = self.0.get_mut(gateway) {
+            (link.busy, link.failures) = (false, 0);
+        }
+    }
+
+    /// Drops what waits for gateways that take it too slowly: events, which come
+    /// again from the log, and then answers that would not fit either. Returns
+    /// the gateways, whose connections are to be asked what they have.
+    pub fn shed(&mut self) -> Vec<String> {
+        let mut slow = Vec::new();
+        for (gateway, link) in &mut self.0 {
+            if link.texts.len() > MAX_WAITING {
+                link.shed();
+                slow.push(gateway.clone());
+            }
+        }
+        slow
     }
 
     /// The gateway is given up. It may be there all the same, and remember by which
-    /// number the last push came; and one may be on its way.
-    pub fn forget(&mut self, gateway: &str) {
-        if let Some(link) = self.0.get_mut(gateway) {
-            *link = Link {
-                busy: link.busy,
-                number: link.number,
-                ..Link::default()
-            };
+    /// number the last push came; and one may be on its way. Its last words wait
+    /// until it speaks, or until it is tried again.
+    pub fn give_up(&mut self, gateway: &str, now: Millis) {
+        let Some(link) = self.0.get_mut(gateway) else {
+            return;
+        };
+        let waited = link
+            .given_up
+            .map_or(PROBE_AFTER.0, |it| (it.waited * 2).min(PROBE_AFTER.1));
+        let mut items = std::mem::take(&mut link.items);
+        items.retain(Item::is_last_word);
+        *link = Link {
+            items,
+            busy: link.busy,
+            number: link.number,
+            given_up: Some(GivenUp {
+                probe_at: Some(now + waited),
+                waited,
+            }),
+            ..Link::default()
+        };
+    }
+
+    /// The gateway spoke: if it was given up, it is tried again.
+    pub fn spoke(&mut self, gateway: &str) {
+        if let Some(link) = self.0.get_mut(gateway)
+            && let Some(given_up) = &mut link.given_up
+        {
+            given_up.probe_at = None;
         }
+    }
+
+    /// When a gateway that was given up is to be tried again by [`Links::probe`].
+    pub fn probe_at(&self) -> Option<Millis> {
+        let links = self.0.values().filter(|link| !link.items.is_empty());
+        links.filter_map(|link| link.given_up?.probe_at).min()
+    }
+
+    /// Gateways that were given up are tried again, if it is time.
+    pub fn probe(&mut self, now: Millis) {
+        for given_up in self.0.values_mut().filter_map(|it| it.given_up.as_mut()) {
+            given_up.probe_at = given_up.probe_at.filter(|at| *at > now);
+        }
+    }
+}
+
+impl Link {
+    /// See [`Links::shed`].
+    fn shed(&mut self) {
+        let texts = std::mem::take(&mut self.texts);
+        let mut rest = texts.as_str();
+        let mut kept = Vec::with_capacity(self.items.len());
+        // Their joins come to nothing without the answer.
+        let mut unanswered = HashSet::new();
+        for item in std::mem::take(&mut self.items) {
+            let (text, after) = rest.split_at_checked(item.bytes()).unwrap_or((rest, ""));
+            rest = after;
+            match &item {
+                Item::All { .. } | Item::One { at: Some(_), .. } => continue,
+                Item::One { to, .. } if self.texts.len() + text.len() > MAX_WAITING / 2 => {
+                    unanswered.insert(to.clone());
+                    continue;
+                }
+                _ => {}
+            }
+            self.texts.push_str(text);
+            kept.push(item);
+        }
+        kept.retain(|item| match item {
+            Item::In { to, .. } => !unanswered.contains(to),
+            _ => true,
+        });
+        self.items = kept;
     }
 }

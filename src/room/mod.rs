@@ -12,6 +12,7 @@
 //! made of in the other modules.
 
 mod advance;
+pub mod catch_up;
 mod commands;
 mod connections;
 pub mod dedupe;
@@ -36,12 +37,14 @@ use crate::fault::{Fault, Result};
 use crate::name::UserId;
 use crate::time::Millis;
 use crate::wire::command::{Position, Status};
+use catch_up::CatchUp;
 use dedupe::Dedupe;
 use limits::{Allowance, Doors, Floods, Reader};
 use log::Bounds;
 use member::Cursor;
 use presence::Roster;
 use serde::{Deserialize, Serialize};
+use slotmap::SlotMap;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use tick::{Except, Tick};
@@ -114,6 +117,9 @@ struct Conn {
     from: u64,
     /// Its socket is at a gateway: it is in the room only while it is joined.
     remote: bool,
+    /// At a gateway: how far it has been given the log in portions, while it is
+    /// behind. `None`: it is live.
+    catch_up: Option<CatchUp>,
     /// By what its token is known when that is revoked.
     token: TokenId,
     allowance: Allowance,
@@ -132,6 +138,7 @@ impl Conn {
             live_from: 0,
             from: attachment.from,
             remote: attachment.remote,
+            catch_up: None,
             token: attachment.token,
             allowance: Allowance::full(config, now),
             reader: Reader::new(now),
@@ -155,8 +162,7 @@ pub struct Room {
     epoch: String,
     bounds: Bounds,
     members: HashMap<UserId, Member>,
-    conns: Vec<Option<Conn>>,
-    free: Vec<ConnId>,
+    conns: SlotMap<ConnId, Conn>,
     roster: Roster,
     dedupe: Dedupe,
     /// What `dedupe` has yet to take in.
@@ -216,8 +222,7 @@ impl Room {
             epoch: snapshot.epoch,
             bounds: snapshot.bounds,
             members,
-            conns: Vec::new(),
-            free: Vec::new(),
+            conns: SlotMap::with_key(),
             roster: Roster::default(),
             dedupe: Dedupe::default(),
             recent: snapshot.recent,
@@ -277,8 +282,12 @@ impl Room {
 
     /// Whether a connection gets what a tick delivers to everybody.
     pub fn receives(&self, conn: ConnId, tick: u64) -> bool {
-        self.conn(conn)
-            .is_some_and(|conn| conn.joined && conn.live_from <= tick)
+        self.conn(conn).is_some_and(|conn| {
+            conn.joined
+                && conn.live_from <= tick
+                && conn.catch_up.is_none()
+                && conn.rights.has(Rights::READ)
+        })
     }
 
     /// How many things wait for the end of the tick.
@@ -317,10 +326,10 @@ impl Room {
     }
 
     fn conn(&self, conn: ConnId) -> Option<&Conn> {
-        self.conns.get(conn)?.as_ref()
+        self.conns.get(conn)
     }
 
     fn conn_mut(&mut self, conn: ConnId) -> Option<&mut Conn> {
-        self.conns.get_mut(conn)?.as_mut()
+        self.conns.get_mut(conn)
     }
 }

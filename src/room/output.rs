@@ -10,9 +10,12 @@ use crate::wire::native::Close;
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// A connection's place in the room. It is given out again after the
-/// connection has gone.
-pub type ConnId = usize;
+slotmap::new_key_type! {
+    /// A connection in the room. Slots are reused, keys are not: each key
+    /// carries the generation of its slot, so the key of a connection that is
+    /// gone finds nothing.
+    pub struct ConnId;
+}
 
 /// A service's call that waits for an answer.
 pub type CallId = u64;
@@ -30,11 +33,17 @@ pub enum Output {
     },
     /// One frame to every socket.
     Deliver(Delivery),
-    /// The log after `after` and up to `upto`, to one socket, in large frames.
+    /// The log after `after` and up to `upto`, to one socket of the room's own,
+    /// in large frames.
     Replay {
         conn: ConnId,
         after: u64,
         upto: u64,
+    },
+    /// A connection at a gateway is behind: it gets the log in portions, and
+    /// nothing else of the log until it is at the head. See [`super::catch_up`].
+    CatchUp {
+        conn: ConnId,
     },
     /// A page of the log, as the answer `id` to one socket.
     Page {
@@ -150,4 +159,10 @@ impl Delivery {
             .map(|custom| (custom.conn, frame(custom)))
             .collect()
     }
+}
+
+/// A key that stands for the connection `n` in tests of parts.
+#[cfg(test)]
+pub(super) fn conn(n: u32) -> ConnId {
+    slotmap::KeyData::from_ffi((1 << 32) | u64::from(n)).into()
 }

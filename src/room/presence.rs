@@ -209,6 +209,7 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
+    use super::super::output::conn;
     use super::*;
 
     fn roster() -> (Roster, UserId) {
@@ -218,29 +219,29 @@ mod tests {
     #[test]
     fn the_most_available_connection_is_shown() {
         let (mut roster, alice) = roster();
-        roster.arrive(&alice, 1, Status::Away);
+        roster.arrive(&alice, conn(1), Status::Away);
         assert_eq!(roster.news(), vec![(alice.clone(), Status::Away)]);
-        roster.arrive(&alice, 2, Status::Online);
-        roster.set(&alice, 1, Status::Busy);
+        roster.arrive(&alice, conn(2), Status::Online);
+        roster.set(&alice, conn(1), Status::Busy);
         assert_eq!(roster.news(), vec![(alice.clone(), Status::Online)]);
-        roster.depart(&alice, 2, 99);
+        roster.depart(&alice, conn(2), 99);
         assert_eq!(roster.news(), vec![(alice.clone(), Status::Busy)]);
-        roster.set(&alice, 1, Status::Busy);
+        roster.set(&alice, conn(1), Status::Busy);
         assert_eq!(roster.news(), vec![], "only when it changes");
     }
 
     #[test]
     fn offline_comes_after_a_grace_time_and_a_reconnect_does_not_flicker() {
         let (mut roster, alice) = roster();
-        roster.arrive(&alice, 1, Status::Online);
+        roster.arrive(&alice, conn(1), Status::Online);
         roster.news();
-        assert_eq!(roster.depart(&alice, 1, 5_000), (true, false));
+        assert_eq!(roster.depart(&alice, conn(1), 5_000), (true, false));
         assert_eq!(roster.expire(4_999), vec![]);
         assert_eq!(roster.status("alice"), Status::Online);
-        roster.arrive(&alice, 2, Status::Online);
+        roster.arrive(&alice, conn(2), Status::Online);
         roster.expire(5_000);
         assert_eq!(roster.news(), vec![]);
-        roster.depart(&alice, 2, 10_000);
+        roster.depart(&alice, conn(2), 10_000);
         assert_eq!(roster.expire(10_000), vec![Ended::Grace(alice.clone())]);
         assert_eq!(roster.news(), vec![(alice, Status::Offline)]);
         assert!(roster.get("alice").is_none(), "nothing is kept");
@@ -249,12 +250,12 @@ mod tests {
     #[test]
     fn typing_expires_and_ends_with_the_last_socket() {
         let (mut roster, alice) = roster();
-        roster.arrive(&alice, 1, Status::Online);
+        roster.arrive(&alice, conn(1), Status::Online);
         assert!(roster.typing(&alice, Some(5_000)));
         assert!(!roster.typing(&alice, Some(6_000)), "told already");
         assert_eq!(roster.expire(5_500), vec![]);
         assert_eq!(roster.expire(6_000), vec![Ended::Typing(alice.clone())]);
         roster.typing(&alice, Some(9_000));
-        assert_eq!(roster.depart(&alice, 1, 99_000), (true, true));
+        assert_eq!(roster.depart(&alice, conn(1), 99_000), (true, true));
     }
 }

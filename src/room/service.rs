@@ -106,9 +106,8 @@ impl Room {
                 done(json!({ "roomId": self.name, "userId": user }))
             }
             Request::Kick { user } => {
-                let conns: Vec<_> = (0..self.conns.len())
-                    .filter(|conn| self.conn(*conn).is_some_and(|conn| *conn.user == *user))
-                    .collect();
+                let conns = self.conns.iter().filter(|(_, conn)| *conn.user == *user);
+                let conns: Vec<_> = conns.map(|(conn, _)| conn).collect();
                 out.push(Output::Log(
                     Entry::info("kick")
                         .user(&user)
@@ -193,7 +192,7 @@ impl Room {
     fn delete(&mut self, epoch: String, now: Millis, out: &mut Vec<Output>) {
         // What was accepted is stored and answered before it is forgotten.
         self.advance(now, out);
-        for conn in 0..self.conns.len() {
+        for conn in self.conns.keys().collect::<Vec<_>>() {
             self.close(conn, Close::RoomDeleted, now, out);
         }
         out.push(Output::Store(super::Change::Wipe {
@@ -213,7 +212,6 @@ impl Room {
                 ..super::Snapshot::default()
             },
         );
-        self.free = (0..conns.len()).collect();
         self.conns = conns;
         // Who may come in is no matter of the log.
         (self.doors, self.floods) = (doors, floods);

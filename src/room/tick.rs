@@ -203,7 +203,7 @@ impl Tick {
             custom.push(Custom {
                 conn,
                 private: self.private.remove(&conn).unwrap_or_default(),
-                shared: Some(runs(&pieces, &without)),
+                shared: joined(conn).then(|| runs(&pieces, &without)),
             });
         }
         for (conn, private) in self.private {
@@ -255,13 +255,14 @@ fn append(frame: &mut String, lines: &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::output::conn;
     use super::*;
 
     #[test]
     fn one_frame_a_socket_answers_first() {
         let (alice, bob): (UserId, UserId) = ("alice".into(), "bob".into());
         let mut tick = Tick::default();
-        tick.answer(0, 7, "ack");
+        tick.answer(conn(0), 7, "ack");
         tick.next_event(&alice, 5).push_str("é1");
         tick.next_event(&bob, 6).push_str("e2");
         tick.tell_others(Except::User(alice.clone()), "typing".into());
@@ -270,24 +271,27 @@ mod tests {
         let delivery = tick.deliver(
             1,
             (0, 0),
-            |user| if user == &alice { vec![0, 1] } else { vec![2] },
+            |user| match user == &alice {
+                true => vec![conn(0), conn(1)],
+                false => vec![conn(2)],
+            },
             |_| true,
         );
         assert_eq!(delivery.shared.as_deref(), Some("é1\ne2\ntyping\nwave"));
         let frames = delivery.frames();
-        assert_eq!(frames[&0].as_deref(), Some("ack\né1\ne2\nwave"));
-        assert_eq!(frames[&1].as_deref(), Some("é1\ne2\nwave"));
-        assert!(!frames.contains_key(&2), "gets what everybody gets");
-        assert_eq!(delivery.acked, vec![(0, 7)]);
+        assert_eq!(frames[&conn(0)].as_deref(), Some("ack\né1\ne2\nwave"));
+        assert_eq!(frames[&conn(1)].as_deref(), Some("é1\ne2\nwave"));
+        assert!(!frames.contains_key(&conn(2)), "gets what everybody gets");
+        assert_eq!(delivery.acked, vec![(conn(0), 7)]);
     }
 
     #[test]
     fn an_answer_to_one_is_no_frame_for_the_others() {
         let mut tick = Tick::default();
-        tick.tell(3, "answer");
+        tick.tell(conn(3), "answer");
         let delivery = tick.deliver(1, (0, 0), |_| Vec::new(), |_| true);
         assert_eq!(delivery.shared, None);
-        assert_eq!(delivery.frames()[&3].as_deref(), Some("answer"));
+        assert_eq!(delivery.frames()[&conn(3)].as_deref(), Some("answer"));
     }
 
     #[test]
@@ -295,9 +299,9 @@ mod tests {
         let alice: UserId = "alice".into();
         let mut tick = Tick::default();
         tick.next_event(&alice, 5).push_str("e1");
-        tick.answer(0, 1, "ack");
+        tick.answer(conn(0), 1, "ack");
         let delivery = tick.deliver(1, (0, 0), |_| Vec::new(), |_| true);
-        assert_eq!(delivery.frames()[&0].as_deref(), Some("ack\ne1"));
+        assert_eq!(delivery.frames()[&conn(0)].as_deref(), Some("ack\ne1"));
     }
 
     #[test]
@@ -322,7 +326,7 @@ mod tests {
         let mut tick = Tick::default();
         tick.tell_others(Except::User(alice.clone()), "a".into());
         tick.tell_others(Except::User(alice), "b".into());
-        let delivery = tick.deliver(1, (0, 0), |_| vec![0], |_| true);
-        assert_eq!(delivery.frames()[&0], None);
+        let delivery = tick.deliver(1, (0, 0), |_| vec![conn(0)], |_| true);
+        assert_eq!(delivery.frames()[&conn(0)], None);
     }
 }

@@ -27,6 +27,7 @@ const RESERVED: &[&str] = &[
     "presenceUpdate",
     "userJoined",
     "userLeft",
+    "roomClosed",
     "gap",
     "error",
 ];
@@ -147,6 +148,11 @@ pub fn receipt(message_id: &str, seq: u64, timestamp: &str, duplicate: bool) -> 
 /// escaping, so the lines are plain text.
 pub fn user_joined(room: &str, user: &str) -> String {
     format!(r#"{{"event":"userJoined","data":{{"roomId":"{room}","userId":"{user}"}}}}"#)
+}
+
+/// The connection has left a room, by no command of its own; `code` says why.
+pub fn room_closed(room: &str, code: &str) -> String {
+    format!(r#"{{"event":"roomClosed","data":{{"roomId":"{room}","code":"{code}"}}}}"#)
 }
 
 pub fn user_left(room: &str, user: &str) -> String {

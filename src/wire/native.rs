@@ -74,9 +74,17 @@ pub struct Incoming<'a> {
     pub command: Result<Command>,
 }
 
-/// Takes a frame apart. `Err` where it is not this framing at all: no line of
-/// it is JSON. Otherwise a line with a fault is that line's own matter.
+/// Most lines of a frame: as many commands as an object handles in one turn of
+/// its event loop (CONTRACT, Delivery 5).
+pub const MAX_LINES: usize = 1_000;
+
+/// Takes a frame apart. `Err` where it has too many lines, or is not this framing
+/// at all: no line of it is JSON. Otherwise a line with a fault is that line's
+/// own matter.
 pub fn decode(frame: &str) -> std::result::Result<Vec<Incoming<'_>>, Close> {
+    if frame.bytes().filter(|byte| *byte == b'\n').count() > MAX_LINES {
+        return Err(Close::TooLarge);
+    }
     let mut incoming = Vec::new();
     let mut any_json = false;
     for line in frame.split('\n').filter(|line| !line.trim().is_empty()) {
@@ -126,6 +134,11 @@ pub fn ack(id: u32, data: &str) -> String {
     format!(r#"{{"ack":{id},"data":{data}}}"#)
 }
 
+/// Whether a line of the server answers a command, or says that one failed.
+pub fn is_answer(line: &str) -> bool {
+    line.starts_with(r#"{"ack":"#) || line.starts_with(r#"{"event":"error""#)
+}
+
 /// The answer to what failed: an `ack` where an id was given, an `error` event
 /// where not.
 pub fn fault(id: Option<u32>, fault: &Fault) -> String {
@@ -171,6 +184,14 @@ mod tests {
             assert_eq!(decode(frame).err(), Some(Close::Malformed), "{frame}");
         }
         assert!(decode("5").is_ok());
+    }
+
+    #[test]
+    fn a_frame_of_too_many_lines_is_too_large() {
+        let line = r#"{"event":"setPresence"}"#;
+        let frame = |lines| vec![line; lines].join("\n");
+        assert_eq!(decode(&frame(MAX_LINES)).expect("fits").len(), MAX_LINES);
+        assert_eq!(decode(&frame(MAX_LINES + 2)).err(), Some(Close::TooLarge));
     }
 
     #[test]

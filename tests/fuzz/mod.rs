@@ -7,11 +7,13 @@
 //! | [`native`] | frames on native sockets, of a room and of a gateway |
 //! | [`engine`] | what comes over the transports of Engine.IO |
 //! | [`socketio`] | packets of Socket.IO |
+//! | [`flapping`] | Socket.IO clients that lose their connection at every step |
 //! | [`tokens`] | tokens, their headers and claims, key sets |
 //! | [`names`] | names, room patterns, origins |
 //! | [`http`] | requests: paths, queries, bodies |
 
 pub mod engine;
+pub mod flapping;
 pub mod http;
 pub mod names;
 pub mod native;
@@ -23,10 +25,11 @@ pub mod world;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("native", native::run),
     ("engine", engine::run),
     ("socketio", socketio::run),
+    ("flapping", flapping::run),
     ("tokens", tokens::run),
     ("names", names::run),
     ("http", http::run),

@@ -30,16 +30,27 @@ pub struct Mirror {
 }
 
 impl App for Mirror {
+    const KEEPS_ATTACHMENTS: bool = true;
+
     fn hear(&mut self, hub: &mut Hub, up: Up, _now: Millis) {
         match up {
             Up::Message { frame, .. } => self.messages.push(frame),
-            Up::Connect { session, nsp, auth } => {
+            Up::Connect {
+                session,
+                nsp,
+                number,
+                auth,
+            } => {
                 world::assert_json(&auth);
                 assert!(auth.trim_start().starts_with('{'));
                 if nsp == "/refused" {
                     hub.refuse(session, &nsp, r#"{"message":"no"}"#);
-                } else if self.namespaces.insert((session, nsp.clone())) {
-                    hub.accept(session, &nsp, r#"{"sid":"x"}"#.into());
+                } else {
+                    assert!(self.namespaces.insert((session, nsp.clone())), "{nsp}");
+                    // Its session may be over already, or the client gave up.
+                    let waits = hub.is_connecting(session, number);
+                    let accepted = hub.accept(session, &nsp, None, r#"{"sid":"x"}"#.into());
+                    assert_eq!(accepted, waits);
                 }
             }
             Up::Event {
@@ -106,9 +117,8 @@ struct End {
 impl End {
     fn new(settings: &[(&str, &str)]) -> Self {
         let hub = Hub::new("0".into(), world::config(settings), world::fresh);
-        let app = Mirror::default();
         let mut end = End {
-            gateway: Gateway { hub, app },
+            gateway: Gateway::new(hub, Mirror::default()),
             socket: None,
             now: NOW,
         };
@@ -117,7 +127,8 @@ impl End {
     }
 
     fn open(&mut self) {
-        let door = world::door(Protocol::SocketIo, None);
+        let identity = world::identity(&self.gateway.hub.config, "alice");
+        let door = world::door(Protocol::SocketIo, Some(identity));
         let socket = self.gateway.hub.open_socket(door, None, self.now);
         self.socket = Some(socket.expect("is let in"));
         self.settle();

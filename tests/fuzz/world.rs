@@ -167,6 +167,12 @@ pub enum Said {
     Lost {
         to: String,
     },
+    /// It is behind, and gets the log by [`Server::portion`].
+    #[allow(dead_code)] // of tests/gateways.rs
+    CatchUp {
+        to: String,
+        conn: ConnId,
+    },
     Reply(String),
 }
 
@@ -236,6 +242,8 @@ pub struct Server {
     peers: BTreeMap<ConnId, Peer>,
     said: Vec<Said>,
     calls: u64,
+    /// Whether connections that are behind get all portions at once.
+    pub catches_up_at_once: bool,
 }
 
 impl Server {
@@ -253,6 +261,7 @@ impl Server {
             peers: BTreeMap::new(),
             said: Vec::new(),
             calls: 0,
+            catches_up_at_once: true,
         }
     }
 
@@ -299,6 +308,34 @@ impl Server {
     pub fn remote(&self) -> Vec<String> {
         let peers = self.peers.values().filter(|peer| peer.remote);
         peers.map(|peer| peer.id.clone()).collect()
+    }
+
+    /// The id of a connection.
+    pub fn id(&self, conn: ConnId) -> Option<String> {
+        Some(self.peers.get(&conn)?.id.clone())
+    }
+
+    /// A connection that is behind gets one row of the log. Returns `true` if it
+    /// is still behind then.
+    pub fn portion(&mut self, conn: ConnId) -> bool {
+        self.gap(conn);
+        let Some(portion) = self.room.next_portion(conn) else {
+            return false;
+        };
+        let (after, upto) = (portion.after, portion.upto);
+        let mut rows = self.disk.rows.iter();
+        let row = rows.find(|row| row.last > after).expect("no holes");
+        let last = row.last.min(upto);
+        let text = slice(row.first, &row.body, after, upto).to_owned();
+        self.send(conn, text, portion.events(last));
+        self.room.given(conn, last);
+        self.room.next_portion(conn).is_some()
+    }
+
+    fn gap(&mut self, conn: ConnId) {
+        while let Some((skipped, line)) = self.room.gap(conn) {
+            self.send(conn, line, skipped.events(skipped.upto));
+        }
     }
 
     fn conn(&self, id: &str) -> Option<ConnId> {
@@ -373,7 +410,8 @@ impl Server {
                 rights, expires, ..
             } => {
                 if let Some(conn) = known {
-                    self.room.refreshed(conn, rights, expires, &mut out);
+                    self.room
+                        .refreshed(conn, rights, expires, self.now, &mut out);
                 }
             }
         }
@@ -482,6 +520,15 @@ impl Server {
                         self.send(conn, frame, (None, Some(last)));
                     }
                 }
+                Output::CatchUp { conn } if self.catches_up_at_once => while self.portion(conn) {},
+                Output::CatchUp { conn } => {
+                    self.gap(conn);
+                    if let Some(to) = self.id(conn)
+                        && self.room.next_portion(conn).is_some()
+                    {
+                        self.said.push(Said::CatchUp { to, conn });
+                    }
+                }
                 Output::Page { conn, id, range } => {
                     let page = self.page(range);
                     self.send(conn, native::ack(id, &page), (None, None));
@@ -519,10 +566,6 @@ impl Server {
                 Output::Log(entry) => assert_json(&entry.line(self.now)),
             }
         }
-    }
-
-    fn id(&self, conn: ConnId) -> Option<String> {
-        Some(self.peers.get(&conn)?.id.clone())
     }
 
     fn send(&mut self, conn: ConnId, frame: String, events: (Option<u64>, Option<u64>)) {
@@ -669,9 +712,8 @@ pub struct Net {
 impl Net {
     pub fn new(name: &str, config: Rc<Config>) -> Self {
         let hub = Hub::new(name.to_owned(), config, fresh);
-        let app = Chat::default();
         Net {
-            gateway: Gateway { hub, app },
+            gateway: Gateway::new(hub, Chat::default()),
             now: NOW,
             rooms: BTreeMap::new(),
             sent: Vec::new(),
@@ -740,7 +782,7 @@ impl Net {
                 app.evict(hub, &pid, &user);
                 let saved = self.saved.get(&pid).filter(|saved| saved.user == user);
                 let record = saved.map(|saved| saved.record.clone());
-                app.found(hub, client, record, self.now);
+                app.found(hub, client, &pid, record, self.now);
             }
             ToShell::Prepare(_) => panic!("secrets alone need no preparation"),
             ToShell::Log(entry) => assert_json(&entry.line(self.now)),
@@ -817,10 +859,7 @@ impl Net {
             self.gateway.hub.name().to_owned(),
             self.gateway.hub.config.clone(),
         );
-        self.gateway = Gateway {
-            hub: Hub::new(name, config, fresh),
-            app: Chat::default(),
-        };
+        self.gateway = Gateway::new(Hub::new(name, config, fresh), Chat::default());
         self.gateway.hub.set_now(self.now);
         let mut places = BTreeMap::new();
         for (before, record) in std::mem::take(&mut self.records) {
@@ -874,7 +913,7 @@ pub fn item(said: Said, texts: &mut String) -> Option<Item> {
         Said::Out { to } => Item::Out { to },
         Said::Closed { to, why } => Item::Close { to, why },
         Said::Lost { to } => Item::Lost { to },
-        Said::Reply(_) => return None,
+        Said::CatchUp { .. } | Said::Reply(_) => return None,
     })
 }
 

@@ -17,11 +17,12 @@ use super::runtime::{self, Socket, now};
 use super::sabotage::{self, Point};
 use crate::auth::revoked::News;
 use crate::config::Config;
-use crate::gateway::{Answer, Frame, PollId, SocketId, Waiting};
+use crate::gateway::{Answer, ClientId, Frame, PollId, SocketId, Waiting};
 use crate::time::Millis;
 use futures_channel::oneshot;
 use js_sys::{Map, Uint8Array};
 use others::Find;
+use slotmap::SecondaryMap;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -66,7 +67,7 @@ struct Live {
     name: String,
     gateway: crate::gateway::Gateway<Application>,
     store: Clients,
-    sockets: Vec<Option<Socket>>,
+    sockets: SecondaryMap<SocketId, Socket>,
     polls: HashMap<PollId, oneshot::Sender<Answer>>,
     /// Whether it can sleep between pings. One that cannot has nothing of
     /// hibernatable sockets; and workerd 1.20261117 ends the connection of such
@@ -86,7 +87,7 @@ struct Live {
 enum Later {
     Forward(String),
     Find {
-        client: usize,
+        client: ClientId,
         pid: String,
         user: String,
     },
@@ -196,7 +197,7 @@ impl Object {
     }
 
     fn message(self: &Rc<Self>, socket: &Socket, message: &JsValue) -> Result<()> {
-        if socket.place().is_none() && self.live.borrow().is_some() {
+        if socket.place::<SocketId>().is_none() && self.live.borrow().is_some() {
             // Closed already, and it does not stop talking.
             return Ok(());
         }
@@ -255,7 +256,7 @@ impl Live {
     fn advance(&mut self, state: &State) {
         let sockets = &self.sockets;
         let heard = |place: SocketId| {
-            let socket = sockets.get(place)?.as_ref()?;
+            let socket = sockets.get(place)?;
             runtime::pinged(state, socket)
         };
         self.gateway.advance(&heard, self.began);

@@ -81,7 +81,8 @@ impl Object {
                 });
                 self.act(None, |live, _| {
                     let (gateway, now) = (&mut live.gateway, live.began);
-                    gateway.app.found(&mut gateway.hub, client, record, now);
+                    let hub = &mut gateway.hub;
+                    gateway.app.found(hub, client, &find.pid, record, now);
                 })
             }
         }

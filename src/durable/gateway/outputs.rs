@@ -86,7 +86,7 @@ impl Live {
     }
 
     pub(super) fn attach(&mut self, place: SocketId, record: &str) -> Result<()> {
-        let Some(Some(socket)) = self.sockets.get(place) else {
+        let Some(socket) = self.sockets.get(place) else {
             return Ok(());
         };
         if record.len() <= MAX_ATTACHMENT {
@@ -98,14 +98,14 @@ impl Live {
     }
 
     pub(super) fn send(&mut self, state: &State, place: SocketId, frame: &JsString, bytes: usize) {
-        if let Some(Some(socket)) = self.sockets.get(place) {
+        if let Some(socket) = self.sockets.get(place) {
             let sent = socket.send_string(frame);
             self.sent(state, place, sent.is_ok(), bytes);
         }
     }
 
     pub(super) fn send_bytes(&mut self, state: &State, place: SocketId, bytes: &[u8]) {
-        if let Some(Some(socket)) = self.sockets.get(place) {
+        if let Some(socket) = self.sockets.get(place) {
             let sent = socket.send_with_u8_array(bytes);
             self.sent(state, place, sent.is_ok(), bytes.len());
         }
@@ -117,7 +117,7 @@ impl Live {
             self.displace(place);
             self.gateway.hub.closed(place, 1006);
         } else if self.gateway.hub.sent(place, bytes)
-            && let Some(Some(socket)) = self.sockets.get(place)
+            && let Some(socket) = self.sockets.get(place)
         {
             let heard = runtime::pinged(state, socket);
             self.gateway.hub.judge_slow(place, heard, self.began);

@@ -48,9 +48,13 @@ impl Object {
                 live.gateway.hub.open_polling(door, live.began)
             })?,
             Some(Ask::Post { sid }) => {
-                let body = request.bytes().await?;
+                let limit = self.act(Some(name.clone()), |live, _| {
+                    live.gateway.hub.payload_limit(&sid)
+                })?;
+                let body = runtime::read_body(&mut request, limit).await?;
                 self.act(Some(name), |live, _| {
-                    live.gateway.hub.post(&sid, &body, live.began)
+                    let hub = &mut live.gateway.hub;
+                    hub.post(&sid, body.as_deref(), live.began)
                 })?
             }
             Some(Ask::Poll { sid }) => {

@@ -10,6 +10,7 @@ use crate::gateway::{App, Hub, SocketId};
 use crate::time::{Millis, SECOND};
 use crate::wire::native::{self, Close};
 use js_sys::Map;
+use slotmap::SecondaryMap;
 use std::collections::{HashMap, VecDeque};
 use wasm_bindgen::JsCast;
 use worker::{Env, Result, State, WebSocketRequestResponsePair};
@@ -48,13 +49,10 @@ impl Live {
         let registered = store.registered() && config.revoked.is_known();
         let known: Option<Map> = runtime::ext(state).told().dyn_into().ok();
         let mut live = Live {
-            gateway: crate::gateway::Gateway {
-                hub,
-                app: Application::default(),
-            },
+            gateway: crate::gateway::Gateway::new(hub, Application::default()),
             config,
             name,
-            sockets: Vec::new(),
+            sockets: SecondaryMap::new(),
             polls: HashMap::new(),
             clock: Clock::default(),
             registered,
@@ -127,14 +125,11 @@ impl Live {
 
     pub(super) fn place(&mut self, place: SocketId, socket: Socket) {
         socket.set_place(place);
-        if self.sockets.len() <= place {
-            self.sockets.resize_with(place + 1, || None);
-        }
-        self.sockets[place] = Some(socket);
+        self.sockets.insert(place, socket);
     }
 
     pub(super) fn displace(&mut self, place: SocketId) -> Option<Socket> {
-        let socket = self.sockets.get_mut(place)?.take()?;
+        let socket = self.sockets.remove(place)?;
         socket.disown();
         Some(socket)
     }

@@ -26,6 +26,7 @@ impl Object {
         let gateway: Rc<str> = request.gateway.into();
         let full = self.with(name, |live, state| {
             live.age();
+            live.links.borrow_mut().spoke(&gateway);
             for command in request.commands {
                 live.linked(state, &gateway, command);
             }
@@ -37,8 +38,17 @@ impl Object {
 
     /// Sends a gateway what waits for it, until nothing does.
     pub(super) async fn push(self: &Rc<Self>, gateway: String) -> Result<()> {
+        let pushed = self.push_all(&gateway).await;
+        if pushed.is_err() {
+            self.links.borrow_mut().stopped(&gateway);
+            self.with(None, |live, _| live.look_for(&gateway))?;
+        }
+        pushed
+    }
+
+    async fn push_all(self: &Rc<Self>, gateway: &str) -> Result<()> {
         loop {
-            let body = self.with(None, |live, _| live.take_push(&gateway))?;
+            let body = self.with(None, |live, _| live.take_push(gateway))?;
             let Some(body) = body else {
                 return Ok(());
             };
@@ -46,34 +56,34 @@ impl Object {
             // Requests to other objects do not wait for what was stored, as
             // frames do.
             self.state.storage().sync().await?;
-            let mut answer = self.push_once(&gateway, &body).await;
+            let mut answer = self.push_once(gateway, &body).await;
             for wait in links::RETRIES {
                 if answer.is_ok() {
                     break;
                 }
                 Delay::from(Duration::from_millis(wait)).await;
-                answer = self.push_once(&gateway, &body).await;
+                answer = self.push_once(gateway, &body).await;
             }
             match answer {
                 Ok(pushed) => self.with(None, |live, state| {
-                    let reached = live.links.borrow_mut().reached(&gateway);
+                    let reached = live.links.borrow_mut().reached(gateway);
                     for told in reached.told.iter().filter_map(Item::to) {
                         live.forget(told);
                     }
                     live.lost(state, &pushed.gone);
                     if reached.was_missed {
-                        live.look_for(&gateway);
+                        live.look_for(gateway);
                     }
                 })?,
                 Err(error) => {
                     runtime::complain(error);
-                    let wait = self.links.borrow_mut().missed(&gateway);
+                    let wait = self.links.borrow_mut().missed(gateway);
                     if let Some(wait) = wait {
                         Delay::from(Duration::from_millis(wait)).await;
                     }
                     self.with(None, |live, state| match wait {
-                        Some(_) => live.look_for(&gateway),
-                        None => live.give_up(state, &gateway),
+                        Some(_) => live.look_for(gateway),
+                        None => live.give_up(state, gateway),
                     })?;
                 }
             }
@@ -143,7 +153,7 @@ impl Live {
                 rights, expires, ..
             } => {
                 if let Some(conn) = known {
-                    self.room.refreshed(conn, rights, expires, &mut out);
+                    self.room.refreshed(conn, rights, expires, now, &mut out);
                 }
             }
         }
@@ -178,6 +188,7 @@ impl Live {
     }
 
     pub(super) fn take_push(&mut self, gateway: &str) -> Option<serde_json::Result<String>> {
+        self.add_portions(gateway);
         let head = || Push {
             room: self.room.name().to_owned(),
             epoch: self.room.epoch().to_owned(),
@@ -185,6 +196,47 @@ impl Live {
             ..Push::default()
         };
         self.links.borrow_mut().take(gateway, head)
+    }
+
+    /// Adds portions of the log to the next push for connections that catch up,
+    /// one for each in turn, as long as the push can take them.
+    fn add_portions(&mut self, gateway: &str) {
+        loop {
+            let next = self.links.borrow_mut().next_portion(gateway);
+            let Some(conn) = next else {
+                return;
+            };
+            self.announce_gap(conn);
+            // It is gone, or what was missing was past retention.
+            let Some(portion) = self.room.next_portion(conn) else {
+                continue;
+            };
+            match self.portion(portion.after, portion.upto) {
+                Ok((last, text)) => {
+                    let (after, at) = portion.events(last);
+                    self.one(conn, &String::from(text), after, at);
+                    self.room.given(conn, last);
+                }
+                Err(error) => {
+                    self.log(Entry::error(format!("replay failed: {error}")));
+                    // What the connection lacks is found out when the room is
+                    // read again.
+                    self.broken = true;
+                    return;
+                }
+            }
+            if self.room.next_portion(conn).is_some() {
+                self.links.borrow_mut().catch_up(gateway, conn);
+            }
+        }
+    }
+
+    /// Tells a connection that catches up what is past retention.
+    pub(super) fn announce_gap(&mut self, conn: ConnId) {
+        while let Some((skipped, line)) = self.room.gap(conn) {
+            let (after, at) = skipped.events(skipped.upto);
+            self.one(conn, &line, after, at);
+        }
     }
 
     /// Connections that a gateway does not have any more.
@@ -210,17 +262,25 @@ impl Live {
         }
     }
 
-    /// A gateway that stays out of reach: the link is dropped, and presence
-    /// follows.
+    /// A gateway stays out of reach: its connections are taken for gone, and
+    /// presence follows. Should it answer again, it learns that they have to join
+    /// again.
     pub(super) fn give_up(&mut self, state: &State, gateway: &str) {
-        self.links.borrow_mut().forget(gateway);
-        let gone = self.connections_of(gateway);
-        self.lost(state, &gone);
+        self.links.borrow_mut().give_up(gateway, now());
+        let mut out = Vec::new();
+        for id in self.connections_of(gateway) {
+            if let Some(conn) = self.remote.get(id.as_str()).copied() {
+                self.part(conn, |to| Item::Lost { to });
+                // 1006: abnormal closure (RFC 6455, 7.4.1).
+                self.room.disconnect(conn, 1006, now(), &mut out);
+            }
+        }
+        self.run(state, out);
     }
 
     fn connections_of(&self, gateway: &str) -> Vec<String> {
-        let peers = self.peers.iter().flatten();
-        peers
+        self.peers
+            .values()
             .filter_map(|peer| match peer {
                 Peer::Gateway { gateway: at, id } if **at == *gateway => Some(id.to_string()),
                 _ => None,
@@ -260,7 +320,7 @@ impl Live {
 
     /// A word to a gateway about one of its connections.
     pub(super) fn tell_gateway(&self, conn: ConnId, item: impl FnOnce(String) -> Item) {
-        if let Some(Some(Peer::Gateway { gateway, id })) = self.peers.get(conn) {
+        if let Some(Peer::Gateway { gateway, id }) = self.peers.get(conn) {
             let mut links = self.links.borrow_mut();
             links.queue(gateway, item(id.to_string()), "");
         }
@@ -268,7 +328,7 @@ impl Live {
 
     /// A text for one connection at a gateway; see [`Item::One`].
     pub(super) fn one(&self, conn: ConnId, text: &str, after: Option<u64>, at: Option<u64>) {
-        if let Some(Some(Peer::Gateway { gateway, id })) = self.peers.get(conn) {
+        if let Some(Peer::Gateway { gateway, id }) = self.peers.get(conn) {
             let mut links = self.links.borrow_mut();
             links.queue_text(gateway, id.to_string(), text, after, at);
         }

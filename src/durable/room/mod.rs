@@ -26,6 +26,7 @@ use crate::room::{self, Frame, Hello};
 use crate::time::Millis;
 use futures_channel::oneshot;
 use js_sys::JsString;
+use slotmap::SecondaryMap;
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -78,7 +79,7 @@ struct Live {
     config: Rc<Config>,
     room: room::Room,
     store: Store,
-    peers: Vec<Option<Peer>>,
+    peers: SecondaryMap<ConnId, Peer>,
     /// Connections at gateways, by their ids.
     remote: HashMap<Rc<str>, ConnId>,
     /// How many connections each gateway has.
@@ -178,11 +179,12 @@ impl Room {
             live.age();
             let peers = &live.peers;
             let pinged = |conn: ConnId| {
-                let socket = peers.get(conn)?.as_ref()?.socket()?;
+                let socket = peers.get(conn)?.socket()?;
                 runtime::pinged(state, socket)
             };
             let mut out = Vec::new();
             live.room.alarm(pinged, now(), &mut out);
+            live.links.borrow_mut().probe(now());
             live.run(state, out);
         })?;
         Rc::clone(&self.object).arm();

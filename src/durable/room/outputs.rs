@@ -7,6 +7,7 @@ use crate::durable::sabotage::{self, Point};
 use crate::durable::store::Kept;
 use crate::eventlog::Entry;
 use crate::fault::Fault;
+use crate::room::catch_up::PORTION_BYTES;
 use crate::room::link::Item;
 use crate::room::log::slice;
 use crate::room::output::ConnId;
@@ -55,6 +56,14 @@ impl Live {
                         return self.fail(outputs);
                     }
                 }
+                Output::CatchUp { conn } => {
+                    self.announce_gap(conn);
+                    if let Some(Peer::Gateway { gateway, .. }) = self.peers.get(conn)
+                        && self.room.next_portion(conn).is_some()
+                    {
+                        self.links.borrow_mut().catch_up(gateway, conn);
+                    }
+                }
                 Output::Page { conn, id, range } => self.pages.push_back((conn, id, range)),
                 Output::Attach { conn } => self.attach(conn),
                 Output::Joined { conn, after } => {
@@ -92,11 +101,11 @@ impl Live {
                     for (conn, id) in delivery.acked {
                         let answer = native::fault(Some(id), &Fault::internal());
                         match self.peers.get(conn) {
-                            Some(Some(Peer::Socket(socket))) => {
+                            Some(Peer::Socket(socket)) => {
                                 // One that is gone needs no answer.
                                 let _ = socket.send_string(&JsString::from(answer.as_str()));
                             }
-                            Some(Some(Peer::Gateway { .. })) => self.one(conn, &answer, None, None),
+                            Some(Peer::Gateway { .. }) => self.one(conn, &answer, None, None),
                             _ => {}
                         }
                     }
@@ -110,8 +119,7 @@ impl Live {
     }
 
     pub(super) fn attach(&mut self, conn: ConnId) {
-        let (Some(attachment), Some(Some(peer))) =
-            (self.room.attachment(conn), self.peers.get(conn))
+        let (Some(attachment), Some(peer)) = (self.room.attachment(conn), self.peers.get(conn))
         else {
             return;
         };
@@ -138,8 +146,8 @@ impl Live {
 
     pub(super) fn send(&mut self, state: &State, conn: ConnId, frame: &JsString, bytes: usize) {
         let socket = match self.peers.get(conn) {
-            Some(Some(Peer::Socket(socket))) => socket,
-            Some(Some(Peer::Gateway { .. })) => {
+            Some(Peer::Socket(socket)) => socket,
+            Some(Peer::Gateway { .. }) => {
                 return self.one(conn, &String::from(frame), None, None);
             }
             _ => return,
@@ -174,10 +182,7 @@ impl Live {
         let (after, at) = delivery.events;
         let mut served = HashSet::with_capacity(delivery.custom.len());
         for custom in delivery.custom {
-            let remote = matches!(
-                self.peers.get(custom.conn),
-                Some(Some(Peer::Gateway { .. }))
-            );
+            let remote = matches!(self.peers.get(custom.conn), Some(Peer::Gateway { .. }));
             let runs = custom.shared.as_deref().unwrap_or_default();
             if remote && matches!(runs, [all] if *all == (0..whole)) {
                 // Gets what all get, and its own before it.
@@ -209,29 +214,31 @@ impl Live {
             return;
         };
         for gateway in self.gateways.keys() {
-            let not = served
+            let mut links = self.links.borrow_mut();
+            let not: HashSet<&str> = served
                 .iter()
-                .filter_map(|conn| match self.peers.get(*conn) {
-                    Some(Some(Peer::Gateway { gateway: at, id })) if at == gateway => {
-                        Some(id.to_string())
-                    }
+                .copied()
+                .chain(links.catching_up(gateway))
+                .filter_map(|conn| match self.peers.get(conn) {
+                    Some(Peer::Gateway { gateway: at, id }) if at == gateway => Some(&**id),
                     _ => None,
-                });
+                })
+                .collect();
             let item = Item::All {
                 bytes: text.len(),
-                not: not.collect(),
+                not: not.into_iter().map(str::to_owned).collect(),
                 after,
                 at,
             };
-            self.links.borrow_mut().queue(gateway, item, &text);
+            links.queue(gateway, item, &text);
         }
-        for conn in 0..self.peers.len() {
-            if matches!(self.peers[conn], Some(Peer::Socket(_)))
-                && !served.contains(&conn)
-                && self.room.receives(conn, delivery.tick)
-            {
-                self.send(state, conn, &frame, bytes);
-            }
+        let own = self.peers.iter().filter(|(conn, peer)| {
+            matches!(peer, Peer::Socket(_))
+                && !served.contains(conn)
+                && self.room.receives(*conn, delivery.tick)
+        });
+        for conn in own.map(|(conn, _)| conn).collect::<Vec<_>>() {
+            self.send(state, conn, &frame, bytes);
         }
         if at > after {
             runtime::ext(state).set_told(&(at as f64).into());
@@ -254,14 +261,37 @@ impl Live {
                 frames
             }
         };
-        for (last, frame) in frames.iter() {
-            if let Some(Some(Peer::Gateway { .. })) = self.peers.get(conn) {
-                self.one(conn, &String::from(frame), None, Some(*last));
-            } else {
-                self.send(state, conn, frame, frame.length() as usize);
-            }
+        for (_, frame) in frames.iter() {
+            self.send(state, conn, frame, frame.length() as usize);
         }
         Ok(())
+    }
+
+    /// The next portion of the log after `after`, at most up to `upto`: its last
+    /// event, and its text.
+    pub(super) fn portion(&self, after: u64, upto: u64) -> Result<Portion> {
+        let (mut last, mut text) = (after, JsString::from(""));
+        self.store
+            .rows_while(after, upto, |first, last_of_row, body| {
+                let body = if first > after && last_of_row <= upto {
+                    body
+                } else {
+                    JsString::from(slice(first, &String::from(&body), after, upto))
+                };
+                text = match text.length() {
+                    0 => body,
+                    _ => text.concat(&self.line_break).concat(&body),
+                };
+                last = last_of_row.min(upto);
+                (text.length() as usize) < PORTION_BYTES
+            })?;
+        if last == after {
+            return Err(Error::RustError(format!(
+                "the log lacks event {}",
+                after + 1
+            )));
+        }
+        Ok((last, text))
     }
 
     pub(super) fn frames(&self, after: u64, upto: u64) -> Result<Vec<Portion>> {
@@ -314,7 +344,7 @@ impl Live {
 
     /// Closes the socket of a connection that is of the room no more.
     pub(super) fn close(&mut self, conn: ConnId, why: Close) {
-        if let Some(Some(Peer::Gateway { .. })) = self.peers.get(conn) {
+        if let Some(Peer::Gateway { .. }) = self.peers.get(conn) {
             self.part(conn, |to| Item::Close { to, why });
         } else if let Some(Peer::Socket(socket)) = self.displace(conn) {
             runtime::close(&socket, why.code(), why.reason());

@@ -110,10 +110,13 @@ impl Object {
     /// Sets the timer and the alarm for what is due next, and sees to it that
     /// gateways get what waits for them.
     pub(super) fn arm(self: Rc<Self>) {
-        let overfull = self.links.borrow().overfull();
-        if let Some(gateway) = overfull {
-            let given_up = self.with(None, |live, state| live.give_up(state, &gateway));
-            if let Err(error) = given_up {
+        let slow = self.links.borrow_mut().shed();
+        for gateway in slow {
+            let asked = self.with(None, |live, _| {
+                live.log(Entry::reject("slow").with("gateway", gateway.as_str()));
+                live.look_for(&gateway);
+            });
+            if let Err(error) = asked {
                 runtime::complain(error);
             }
         }
@@ -192,6 +195,8 @@ impl Live {
     }
 
     pub(super) fn arm(&mut self) -> Vec<Due> {
-        self.clock.due(self.room.timer(), self.room.alarm_at())
+        let alarms = [self.room.alarm_at(), self.links.borrow().probe_at()];
+        let alarm = alarms.into_iter().flatten().min();
+        self.clock.due(self.room.timer(), alarm)
     }
 }

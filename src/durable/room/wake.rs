@@ -13,6 +13,7 @@ use crate::room::output::ConnId;
 use crate::room::{self, Attachment};
 use crate::wire::native::{self, Close};
 use js_sys::JsString;
+use slotmap::SecondaryMap;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -40,7 +41,7 @@ impl Live {
             room: room::Room::new(name, config.clone(), snapshot),
             config,
             store,
-            peers: Vec::new(),
+            peers: SecondaryMap::new(),
             remote: HashMap::new(),
             gateways: HashMap::new(),
             links,
@@ -82,6 +83,7 @@ impl Live {
                 None => runtime::close(&socket, Close::Failed.code(), Close::Failed.reason()),
             }
         }
+        live.links.borrow_mut().restart();
         for (gateway, kept) in subscribers {
             let attachment = match kept {
                 Kept::Here(attachment) => attachment,
@@ -125,14 +127,11 @@ impl Live {
                 *self.gateways.entry(gateway.clone()).or_default() += 1;
             }
         }
-        if self.peers.len() <= conn {
-            self.peers.resize_with(conn + 1, || None);
-        }
-        self.peers[conn] = Some(peer);
+        self.peers.insert(conn, peer);
     }
 
     pub(super) fn displace(&mut self, conn: ConnId) -> Option<Peer> {
-        let peer = self.peers.get_mut(conn)?.take()?;
+        let peer = self.peers.remove(conn)?;
         self.pages.retain(|(one, ..)| *one != conn);
         match &peer {
             Peer::Socket(socket) => socket.disown(),

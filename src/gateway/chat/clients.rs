@@ -1,10 +1,11 @@
 //! Who comes and goes.
 
-use super::{Chat, Client, ClientId, Departed, Framing, Phase, Slot};
+use super::recovery::saved;
+use super::{Chat, Client, Departed, Framing, Phase, Slot};
 use crate::auth;
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault};
-use crate::gateway::{Asked, Door, Hub, Output, SessionId, SocketId, Waiting};
+use crate::gateway::{Asked, ClientId, Door, Hub, Output, SessionId, SocketId, Waiting};
 use crate::name::personal_room;
 use crate::room::link::{self, Command as ToRoom};
 use crate::time::{Millis, rfc3339};
@@ -13,6 +14,7 @@ use crate::wire::command::Position;
 use crate::wire::native::Close;
 use crate::wire::object::TEXT;
 use serde_json::json;
+use std::rc::Rc;
 
 /// When a token is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,16 @@ pub(super) enum Judge {
     Now,
     /// What it takes cannot be had.
     Never,
+}
+
+/// A CONNECT of a Socket.IO session.
+pub(super) struct Connect<'a> {
+    pub(super) session: SessionId,
+    pub(super) nsp: String,
+    /// See [`Hub::is_connecting`].
+    pub(super) number: u64,
+    /// A JSON object.
+    pub(super) auth: &'a str,
 }
 
 impl Chat {
@@ -43,21 +55,24 @@ impl Chat {
             hub.log(Entry::reject("auth").user(&identity.user));
             return hub.close_socket(socket, Close::Revoked);
         }
-        let key = self.add(Client::new(hub, id, Framing::Native(socket), identity, now));
+        let framing = Framing::Native(socket);
+        let key = self.add(Client::new(hub, id, framing, Rc::new(identity), now));
         self.expect(now + hub.config.room.ghost_timeout);
         self.welcome(hub, key, now);
     }
 
-    /// Wants into a namespace.
-    pub(super) fn connect(
-        &mut self,
-        hub: &mut Hub,
-        session: SessionId,
-        nsp: String,
-        given: &str,
-        judge: Judge,
-        now: Millis,
-    ) {
+    /// A session wants into a namespace.
+    pub(super) fn connect(&mut self, hub: &mut Hub, asked: Connect, judge: Judge, now: Millis) {
+        let Connect {
+            session,
+            nsp,
+            number,
+            auth: given,
+        } = asked;
+        // The client did not wait for the answer, or its session is over.
+        if !hub.is_connecting(session, number) {
+            return;
+        }
         let refuse = |hub: &mut Hub, message: &str, data: Option<&Fault>| {
             let mut answer = json!({ "message": message });
             if let Some(fault) = data {
@@ -75,12 +90,9 @@ impl Chat {
             session,
             nsp: nsp.clone(),
         };
-        // Asked twice while the first is looked after.
-        if self.by_nsp.contains_key(&(session, nsp.clone())) {
-            return;
-        }
         let shown = Object::parse(given, "`auth`").unwrap_or_default();
         let text = |name| shown.get(name, TEXT).ok().flatten();
+        let shown_now = door.identity.is_none();
         let identity = match (door.identity, door.fault) {
             (Some(identity), _) => Ok(identity),
             (None, Some(fault)) => Err(fault),
@@ -98,6 +110,7 @@ impl Chat {
                             asked: Asked::Connect {
                                 sid,
                                 nsp,
+                                number,
                                 auth: given.to_owned(),
                             },
                         }));
@@ -124,17 +137,25 @@ impl Chat {
                     Code::RateLimited => "rate",
                     _ => "auth",
                 };
-                hub.log(Entry::reject(kind).with("code", fault.code.as_str()));
+                let entry = Entry::reject(kind).with("code", fault.code.as_str());
+                hub.log_refusal(session, entry);
                 return refuse(hub, &fault.message, Some(&fault));
             }
         };
+        let identity = Rc::new(identity);
+        if shown_now {
+            self.show_token(hub, session, &identity);
+        }
         let user = identity.user.clone();
         let key = self.add(Client::new(hub, hub.fresh_id(), framing, identity, now));
         match text("pid").filter(|_| door.recovers) {
             None => self.welcome(hub, key, now),
             Some(pid) => {
                 if let Some(client) = self.client_mut(key) {
-                    client.phase = Phase::Finding(text("offset"));
+                    client.phase = Phase::Finding {
+                        pid: pid.clone(),
+                        offset: text("offset"),
+                    };
                 }
                 hub.push(Output::Find {
                     client: key,
@@ -160,9 +181,10 @@ impl Chat {
                 hub.fresh_id()
             ));
         }
-        self.let_in(hub, key);
-        self.save(hub, key);
-        self.join_own(hub, key, now);
+        if self.let_in(hub, key) {
+            self.save(hub, key);
+            self.join_own(hub, key, now);
+        }
     }
 
     /// Joins the user's own room, unless it did.
@@ -176,20 +198,25 @@ impl Chat {
         }
     }
 
-    /// The first things on a connection.
-    pub(super) fn let_in(&mut self, hub: &mut Hub, key: ClientId) {
+    /// Sends the first things on a connection. Returns `false` if the connection
+    /// does not wait for them any more: then the client is gone.
+    pub(super) fn let_in(&mut self, hub: &mut Hub, key: ClientId) -> bool {
         let Some(client) = self.client_mut(key) else {
-            return;
+            return false;
         };
-        client.phase = Phase::Connected;
-        hub.log(client.entry(Entry::info("connect")));
         if let Framing::SocketIo { session, nsp } = &client.framing {
             let mut data = json!({ "sid": client.sid });
             if let Some(pid) = &client.pid {
                 data["pid"] = pid.as_str().into();
             }
-            hub.accept(*session, nsp, data.to_string());
+            let identity = Some(client.identity.clone());
+            if !hub.accept(*session, nsp, identity, data.to_string()) {
+                self.gone(hub, key, 1006, true);
+                return false;
+            }
         }
+        client.phase = Phase::Connected;
+        hub.log(client.entry(Entry::info("connect")));
         let connected = json!({
             "event": "connected",
             "data": {
@@ -200,23 +227,29 @@ impl Chat {
             },
         });
         self.tell(hub, key, &connected.to_string());
+        true
     }
 
     /// A client is gone. One that did not want that may come back.
     pub(super) fn gone(&mut self, hub: &mut Hub, key: ClientId, code: u16, comes_back: bool) {
-        let Some(client) = self.client(key) else {
+        let Some(client) = self.client_mut(key) else {
             return;
         };
-        if matches!(client.phase, Phase::Connected) {
-            hub.log(client.entry(Entry::info("disconnect")).with("code", code));
+        match client.phase {
+            Phase::Connected => {
+                hub.log(client.entry(Entry::info("disconnect")).with("code", code));
+            }
+            Phase::Recovering { .. } => client.abandon_recovery(),
+            Phase::Finding { .. } => {}
         }
+        let client = &*client;
         let then = match comes_back && client.pid.is_some() {
-            true => self.saved(hub, client, true),
+            true => saved(hub, client, true),
             false => Output::Forget {
                 client: client.key(),
             },
         };
-        let Some(client) = self.clients[key].take() else {
+        let Some(client) = self.clients.remove(key) else {
             return;
         };
         let departed = Departed {

@@ -1,17 +1,19 @@
 //! What clients ask for.
 
-use super::clients::Judge;
-use super::{Chat, ClientId, NEVER, Slot, State};
-use crate::auth::{self, Rights};
+use super::clients::{Connect, Judge};
+use super::{Chat, Framing, NEVER, Slot, State};
+use crate::auth::{self, Identity, Rights};
 use crate::eventlog::Entry;
 use crate::fault::{Code, Fault, Result};
-use crate::gateway::{Asked, Frame, Hub, Output, Waiting, line};
+use crate::gateway::{Asked, ClientId, Frame, Hub, Output, SessionId, Waiting, line};
 use crate::name::personal_room;
 use crate::room::limits::{Kind, Verdict};
 use crate::room::link::Command as ToRoom;
 use crate::time::{Millis, rfc3339};
 use crate::wire::command::{Command, Position};
+use crate::wire::event;
 use crate::wire::native::{self, Close, Incoming};
+use std::rc::Rc;
 
 impl Chat {
     pub(super) fn frame(&mut self, hub: &mut Hub, key: ClientId, frame: Frame, now: Millis) {
@@ -59,7 +61,10 @@ impl Chat {
     ) {
         let limit = hub.config.room.max_frame_bytes;
         let id = ack.and_then(|ack| u32::try_from(ack).ok());
-        let line = line::from_event(args, id);
+        let line = match args.len() <= limit {
+            true => line::from_event(args, id),
+            false => None,
+        };
         // A room takes the line for a frame, and it is longer than the event.
         let length = line.as_ref().map_or(0, String::len).max(args.len());
         let fault = if length > limit {
@@ -352,10 +357,21 @@ impl Chat {
                     self.tell(hub, key, &native::fault(id, &fault));
                 }
             }
-            Asked::Connect { sid, nsp, auth } => {
+            Asked::Connect {
+                sid,
+                nsp,
+                number,
+                auth,
+            } => {
                 if let Some(session) = hub.session_of(&sid) {
                     let judge = if ready { Judge::Now } else { Judge::Never };
-                    self.connect(hub, session, nsp, &auth, judge, now);
+                    let asked = Connect {
+                        session,
+                        nsp,
+                        number,
+                        auth: &auth,
+                    };
+                    self.connect(hub, asked, judge, now);
                 }
             }
         }
@@ -376,7 +392,42 @@ impl Chat {
             self.close(hub, key, Close::Forbidden);
             return Ok(());
         }
+        let identity = Rc::new(identity);
+        let expires = rfc3339(identity.expires);
+        match client.framing {
+            Framing::Native(_) => self.apply_token(hub, key, &identity),
+            Framing::SocketIo { session, .. } => self.show_token(hub, session, &identity),
+        }
+        self.answer(hub, key, id, &format!(r#"{{"expiresAt":"{expires}"}}"#));
+        Ok(())
+    }
+
+    /// A session has shown a valid token: it is the newest of its user there, so
+    /// it counts in all namespaces in which the session is that user.
+    pub(super) fn show_token(
+        &mut self,
+        hub: &mut Hub,
+        session: SessionId,
+        identity: &Rc<Identity>,
+    ) {
+        let of_session = self.clients.iter().filter(|(_, client)| {
+            matches!(client.framing, Framing::SocketIo { session: of, .. } if of == session)
+                && client.identity.user == identity.user
+        });
+        for key in of_session.map(|(key, _)| key).collect::<Vec<_>>() {
+            self.apply_token(hub, key, identity);
+        }
+    }
+
+    /// A client has exactly the rights of its newest token: rooms that the token
+    /// does not open are left at once, the others learn of it.
+    fn apply_token(&mut self, hub: &mut Hub, key: ClientId, identity: &Rc<Identity>) {
+        let Some(client) = self.client_mut(key) else {
+            return;
+        };
         client.identity = identity.clone();
+        hub.set_identity(client.receiver(), identity.clone());
+        self.close_rooms(hub, key);
         self.all_rooms(hub, key, |room, connection| ToRoom::Refresh {
             connection,
             rights: identity.rights(room),
@@ -384,9 +435,35 @@ impl Chat {
         });
         self.expect(identity.expires);
         self.save(hub, key);
-        let expires = rfc3339(identity.expires);
-        self.answer(hub, key, id, &format!(r#"{{"expiresAt":"{expires}"}}"#));
-        Ok(())
+    }
+
+    /// A client leaves the rooms that its token does not open. Membership, which
+    /// is the user's and not the connection's, stays.
+    pub(super) fn close_rooms(&mut self, hub: &mut Hub, key: ClientId) {
+        let Some(client) = self.client(key) else {
+            return;
+        };
+        let opens = |slot: &&Slot| client.identity.rights(&slot.room).has(Rights::READ);
+        let closed = client.slots.iter().filter(|slot| !opens(slot));
+        for room in closed.map(|slot| slot.room.clone()).collect::<Vec<_>>() {
+            self.close_room(hub, key, &room);
+        }
+    }
+
+    fn close_room(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
+        let fault = Fault::forbidden("the token does not open this room");
+        let asked = self.slot_mut(key, room).and_then(|slot| slot.asked.take());
+        let Some(slot) = self.take_slot(key, room) else {
+            return;
+        };
+        if asked.is_some() {
+            self.tell(hub, key, &native::fault(asked, &fault));
+        }
+        if slot.version != NEVER {
+            self.tell(hub, key, &event::room_closed(room, fault.code.as_str()));
+        }
+        let code = Close::Forbidden.code();
+        self.withdraw(hub, key, vec![slot], code);
     }
 }
 
@@ -417,10 +494,8 @@ mod tests {
             address: None,
             recovers: false,
         };
-        let mut gateway = Gateway {
-            hub: Hub::new("0".into(), config, || "id".into()),
-            app: Chat::default(),
-        };
+        let hub = Hub::new("0".into(), config, || "id".into());
+        let mut gateway = Gateway::new(hub, Chat::default());
         let socket = gateway.hub.open_socket(door, None, now).expect("let in");
         let content = "x".repeat(content);
         let mut sent = Vec::new();

@@ -1,15 +1,15 @@
 //! What rooms have for clients: who is in, and what they get.
 
-use super::{Chat, Client, ClientId, Framing, NEVER, Phase, State};
+use super::{Chat, Client, Framing, Held, NEVER, Phase, Slot, State};
 use crate::eventlog::Entry;
-use crate::gateway::{Hub, Output, line, socketio};
+use crate::gateway::{ClientId, Hub, Output, line, socketio};
 use crate::name::personal_room;
 use crate::room::link::{Command as ToRoom, Item, Push, Pushed};
 use crate::room::log::slice;
 use crate::time::Millis;
 use crate::wire::command::Position;
 use crate::wire::event;
-use crate::wire::native::Close;
+use crate::wire::native::{self, Close};
 use crate::wire::object::MAX_SAFE_INTEGER;
 use std::collections::{HashMap, HashSet};
 
@@ -205,28 +205,14 @@ impl Chat {
 
     /// A client is not of a room any more, or was never let in.
     pub(super) fn parted(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
-        let Some(client) = self.client_mut(key) else {
+        let Some(Slot { state, .. }) = self.take_slot(key, room) else {
             return;
         };
-        let Some(place) = client.slots.iter().position(|slot| slot.room == room) else {
+        let Some(client) = self.client(key) else {
             return;
         };
-        let state = client.slots.remove(place).state;
+        let recovers = matches!(client.phase, Phase::Recovering { .. });
         let user = client.identity.user.clone();
-        client.version += 1;
-        let after = client.slots[place..].iter_mut();
-        for slot in after.filter(|slot| slot.version != NEVER) {
-            // Offsets of before tell of other places.
-            slot.from = slot.at;
-            slot.version = client.version;
-        }
-        let mut recovers = false;
-        if let Phase::Recovering { pending, whole, .. } = &mut client.phase {
-            pending.remove(room);
-            *whole = false;
-            recovers = true;
-        }
-        self.strike(key, room);
         if state == State::In {
             self.tell(hub, key, &event::user_left(room, &user));
         }
@@ -236,6 +222,27 @@ impl Chat {
             return self.close(hub, key, Close::TooFast);
         }
         self.save(hub, key);
+    }
+
+    /// Removes a room from a client: the client gets nothing of it any more. A
+    /// recovery without the room is not complete.
+    pub(super) fn take_slot(&mut self, key: ClientId, room: &str) -> Option<Slot> {
+        let client = self.client_mut(key)?;
+        let place = client.slots.iter().position(|slot| slot.room == room)?;
+        let slot = client.slots.remove(place);
+        client.version += 1;
+        let after = client.slots[place..].iter_mut();
+        for slot in after.filter(|slot| slot.version != NEVER) {
+            // Offsets of before are of another order of rooms.
+            slot.from = slot.from.max(slot.at);
+            slot.version = client.version;
+        }
+        if let Phase::Recovering { pending, whole, .. } = &mut client.phase {
+            pending.remove(room);
+            *whole = false;
+        }
+        self.strike(key, room);
+        Some(slot)
     }
 
     /// A text of a room for one client, with events after the first number (if
@@ -261,6 +268,14 @@ impl Chat {
             slot.at = slot.at.max(at);
             self.moved(room, at, hub);
         }
+        if self.slot(key, room).is_none() {
+            // It has left the room since, and waits for answers alone.
+            let answers = text.split('\n').filter(|line| native::is_answer(line));
+            for answer in answers {
+                self.tell(hub, key, answer);
+            }
+            return;
+        }
         let native = matches!(
             self.client(key),
             Some(Client {
@@ -270,7 +285,10 @@ impl Chat {
             })
         );
         if !native {
-            return self.tell(hub, key, text);
+            return self.tell_of_room(hub, key, room, text);
+        }
+        if !self.may_receive(hub, key, room) {
+            return;
         }
         let waiting = held.entry(key).or_default();
         if !waiting.is_empty() {
@@ -303,7 +321,7 @@ impl Chat {
         let Some(this) = self.rooms.get(room) else {
             return;
         };
-        let mut sockets = Vec::new();
+        let (mut sockets, mut wrong) = (Vec::new(), Vec::new());
         let mut stamped = line::Stamped::new(text);
         for key in this.clients.clone() {
             if excepted.contains(&key) {
@@ -334,7 +352,13 @@ impl Chat {
             if had > after && at > after {
                 // It has some of it by a repair already.
                 let rest = slice(after + 1, text, had, MAX_SAFE_INTEGER).to_owned();
-                self.tell(hub, key, &rest);
+                self.tell_of_room(hub, key, room, &rest);
+                continue;
+            }
+            if matches!(client.phase, Phase::Connected)
+                && !hub.opens(client.receiver(), &client.identity.user, room)
+            {
+                wrong.push(key);
                 continue;
             }
             match (&client.framing, &client.phase) {
@@ -351,8 +375,11 @@ impl Chat {
                     let offset = client.pid.is_some().then(|| client.offset_around(place));
                     stamped.add(*session, nsp, offset);
                 }
-                (Framing::SocketIo { .. }, _) => self.tell(hub, key, text),
+                (Framing::SocketIo { .. }, _) => self.tell_of_room(hub, key, room, text),
             }
+        }
+        for key in wrong {
+            self.close_wrong(hub, key, room);
         }
         if at > after {
             self.moved(room, at, hub);
@@ -415,6 +442,46 @@ impl Chat {
         self.slot(key, room).is_some_and(|slot| slot.repairing)
     }
 
+    /// Lines of a room to a client, in its framing.
+    pub(super) fn tell_of_room(&mut self, hub: &mut Hub, key: ClientId, room: &str, text: &str) {
+        if let Some(Client {
+            phase: Phase::Recovering { held, whole, .. },
+            ..
+        }) = self.client_mut(key)
+        {
+            *whole &= !text.split('\n').any(line::is_gap);
+            return held.push(Held {
+                room: Some(room.to_owned()),
+                text: text.to_owned(),
+            });
+        }
+        if self.may_receive(hub, key, room) {
+            self.tell(hub, key, text);
+        }
+    }
+
+    /// The last check before lines of a room go to a client; see [`Hub::opens`].
+    /// A connection that may not receive them is closed.
+    fn may_receive(&mut self, hub: &mut Hub, key: ClientId, room: &str) -> bool {
+        let opens = self
+            .client(key)
+            .is_some_and(|client| hub.opens(client.receiver(), &client.identity.user, room));
+        if !opens {
+            self.close_wrong(hub, key, room);
+        }
+        opens
+    }
+
+    /// Events of a room were about to go to a connection that its token does not
+    /// open it for. That is a mistake of ours, so it is logged as an error.
+    fn close_wrong(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
+        if let Some(client) = self.client(key) {
+            let entry = Entry::error("the connection's token does not open the room of an event");
+            hub.log(client.entry(entry).room(room));
+        }
+        self.close(hub, key, Close::Failed);
+    }
+
     /// Lines to a client, in its framing.
     pub(super) fn tell(&mut self, hub: &mut Hub, key: ClientId, text: &str) {
         let Some(client) = self.client_mut(key) else {
@@ -422,11 +489,11 @@ impl Chat {
         };
         match (&client.framing, &mut client.phase) {
             (Framing::Native(socket), _) => hub.send(*socket, text.to_owned()),
-            (_, Phase::Recovering { held, whole, .. }) => {
-                *whole &= !text.split('\n').any(line::is_gap);
-                held.push(text.to_owned());
-            }
-            (_, Phase::Finding(_)) => {}
+            (_, Phase::Recovering { held, .. }) => held.push(Held {
+                room: None,
+                text: text.to_owned(),
+            }),
+            (_, Phase::Finding { .. }) => {}
             (Framing::SocketIo { session, nsp }, Phase::Connected) => {
                 for line in text.split('\n') {
                     match line::read(line) {

@@ -8,7 +8,9 @@ mod commands;
 mod delivery;
 mod recovery;
 
-use super::{App, Heard, Hub, Output, SessionId, SocketId, Up, Waiting, line, offset, seat};
+use super::{
+    App, ClientId, Heard, Hub, Output, Receiver, SessionId, SocketId, Up, Waiting, line, offset,
+};
 use crate::auth::{Identity, Rights};
 use crate::eventlog::Entry;
 use crate::fault::Fault;
@@ -20,10 +22,9 @@ use crate::time::{Millis, SECOND, sooner};
 use crate::wire::command::{Command, Position, Status};
 use crate::wire::native::{self, Close};
 use serde::{Deserialize, Serialize};
+use slotmap::SlotMap;
 use std::collections::{HashMap, HashSet};
-
-/// A client's place. Given out again after it has gone.
-type ClientId = usize;
+use std::rc::Rc;
 
 /// How long after a room could not be told of a connection's end it is tried
 /// again.
@@ -37,7 +38,7 @@ const NEVER: u64 = u64::MAX;
 struct Client {
     id: String,
     framing: Framing,
-    identity: Identity,
+    identity: Rc<Identity>,
     status: Status,
     phase: Phase,
     slots: Vec<Slot>,
@@ -61,16 +62,27 @@ enum Framing {
 
 enum Phase {
     Connected,
-    /// What was saved of it is being looked for; the offset it came with.
-    Finding(Option<String>),
+    /// What was saved of it under `pid` is being looked for.
+    Finding {
+        pid: String,
+        offset: Option<String>,
+    },
     /// Rooms are giving it what it missed; nothing goes to it until it is known
     /// whether that is all.
     Recovering {
         pending: HashSet<String>,
         whole: bool,
-        held: Vec<String>,
+        held: Vec<Held>,
         until: Millis,
     },
+}
+
+/// Lines that wait until a recovery is complete.
+#[derive(Debug)]
+struct Held {
+    /// The room whose lines they are; `None` for answers.
+    room: Option<String>,
+    text: String,
 }
 
 /// A room that a client is in or on its way into.
@@ -140,7 +152,7 @@ struct Room {
 /// See the module.
 #[derive(Default)]
 pub struct Chat {
-    clients: Vec<Option<Client>>,
+    clients: SlotMap<ClientId, Client>,
     by_id: HashMap<String, ClientId>,
     by_socket: HashMap<SocketId, ClientId>,
     by_nsp: HashMap<(SessionId, String), ClientId>,
@@ -175,8 +187,19 @@ impl App for Chat {
                     self.gone(hub, key, code, false);
                 }
             }
-            Up::Connect { session, nsp, auth } => {
-                self.connect(hub, session, nsp, &auth, clients::Judge::WhenReady, now);
+            Up::Connect {
+                session,
+                nsp,
+                number,
+                auth,
+            } => {
+                let asked = clients::Connect {
+                    session,
+                    nsp,
+                    number,
+                    auth: &auth,
+                };
+                self.connect(hub, asked, clients::Judge::WhenReady, now);
             }
             Up::Event {
                 session,
@@ -239,7 +262,7 @@ impl App for Chat {
             }
         }
         let ghost_timeout = hub.config.room.ghost_timeout;
-        for key in 0..self.clients.len() {
+        for key in self.clients.keys().collect::<Vec<_>>() {
             let Some(client) = self.client(key) else {
                 continue;
             };
@@ -343,7 +366,7 @@ impl App for Chat {
     }
 
     fn enforce(&mut self, hub: &mut Hub, now: Millis) {
-        for key in 0..self.clients.len() {
+        for key in self.clients.keys().collect::<Vec<_>>() {
             let revoked = self
                 .client(key)
                 .filter(|client| client.identity.is_revoked(&hub.config.revoked, now));
@@ -354,8 +377,15 @@ impl App for Chat {
         }
     }
 
-    fn found(&mut self, hub: &mut Hub, key: ClientId, record: Option<String>, now: Millis) {
-        self.come_back(hub, key, record, now);
+    fn found(
+        &mut self,
+        hub: &mut Hub,
+        key: ClientId,
+        pid: &str,
+        record: Option<String>,
+        now: Millis,
+    ) {
+        self.come_back(hub, key, pid, record, now);
     }
 
     fn evict(&mut self, hub: &mut Hub, pid: &str, user: &str) {
@@ -424,11 +454,11 @@ impl Chat {
     }
 
     fn client(&self, key: ClientId) -> Option<&Client> {
-        self.clients.get(key)?.as_ref()
+        self.clients.get(key)
     }
 
     fn client_mut(&mut self, key: ClientId) -> Option<&mut Client> {
-        self.clients.get_mut(key)?.as_mut()
+        self.clients.get_mut(key)
     }
 
     fn slot(&self, key: ClientId, room: &str) -> Option<&Slot> {
@@ -439,7 +469,7 @@ impl Chat {
     }
 
     fn slot_mut(&mut self, key: ClientId, room: &str) -> Option<&mut Slot> {
-        let client = self.clients.get_mut(key)?.as_mut()?;
+        let client = self.clients.get_mut(key)?;
         client.slots.iter_mut().find(|slot| slot.room == room)
     }
 
@@ -461,7 +491,7 @@ impl Chat {
     fn add(&mut self, client: Client) -> ClientId {
         let (id, framing) = (client.id.clone(), client.framing.clone());
         self.expect(client.identity.expires);
-        let key = seat(&mut self.clients, client);
+        let key = self.clients.insert(client);
         self.by_id.insert(id, key);
         match framing {
             Framing::Native(socket) => self.by_socket.insert(socket, key),
@@ -472,12 +502,20 @@ impl Chat {
 }
 
 impl Client {
+    /// Where its events are sent to.
+    fn receiver(&self) -> Receiver<'_> {
+        match &self.framing {
+            Framing::Native(socket) => Receiver::Native(*socket),
+            Framing::SocketIo { session, nsp } => Receiver::Namespace(*session, nsp),
+        }
+    }
+
     /// A line of the event log about it.
     fn entry(&self, entry: Entry) -> Entry {
         entry.user(&self.identity.user).connection(&self.id)
     }
 
-    fn new(hub: &Hub, id: String, framing: Framing, identity: Identity, now: Millis) -> Self {
+    fn new(hub: &Hub, id: String, framing: Framing, identity: Rc<Identity>, now: Millis) -> Self {
         Client {
             sid: id.clone(),
             id,

@@ -2,15 +2,16 @@
 //! come back.
 
 use super::delivery::lag_key;
-use super::{Chat, Client, ClientId, Departed, Framing, NEVER, Phase, Slot, State};
+use super::{Chat, Client, Departed, Framing, Held, NEVER, Phase, Slot, State};
 use crate::auth::{Identity, Rights};
-use crate::gateway::{Hub, Output, SETTLES, offset};
+use crate::gateway::{ClientId, Hub, Output, SETTLES, offset};
 use crate::room::link::Command as ToRoom;
 use crate::time::{Millis, SECOND};
 use crate::wire::command::{Position, Status};
 use crate::wire::native::Close;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::rc::Rc;
 
 /// How long rooms may take to give a client that came back what it missed.
 const RECOVERY_TIMEOUT: Millis = 10 * SECOND;
@@ -36,20 +37,38 @@ impl Chat {
         &mut self,
         hub: &mut Hub,
         key: ClientId,
+        pid: &str,
         record: Option<String>,
         now: Millis,
     ) {
+        let saved = record
+            .as_deref()
+            .and_then(|record| serde_json::from_str::<Saved>(record).ok());
         let Some(Client {
-            phase: Phase::Finding(offset),
+            phase: Phase::Finding { pid: asked, offset },
             framing: Framing::SocketIo { nsp, .. },
+            identity,
             ..
-        }) = self.client(key)
+        }) = self.client(key).filter(
+            |client| matches!(&client.phase, Phase::Finding { pid: asked, .. } if asked == pid),
+        )
         else {
+            // The client is gone. It may come back once more, to what was found.
+            if let (Some(saved), Some(record)) = (saved, record) {
+                hub.push(Output::Save {
+                    client: pid.to_owned(),
+                    user: saved.identity.user,
+                    gone: true,
+                    record,
+                });
+            }
             return;
         };
-        let saved = record
-            .and_then(|record| serde_json::from_str::<Saved>(&record).ok())
-            .filter(|saved| saved.session.as_ref().is_some_and(|(_, at)| at == nsp));
+        let saved = saved.filter(|saved| {
+            saved.session.as_ref().is_some_and(|(_, at)| at == nsp)
+                && saved.pid.as_ref() == Some(asked)
+                && saved.identity.user == identity.user
+        });
         // Without an offset it saw nothing yet: from where it began.
         let positions = match offset {
             Some(offset) => offset::parse(offset),
@@ -103,6 +122,7 @@ impl Chat {
             joins.push((slot.room.clone(), hello, rights));
             client.slots.push(slot);
         }
+        let nothing_missed = joins.is_empty();
         let until = now + RECOVERY_TIMEOUT;
         client.phase = Phase::Recovering {
             pending: joins.iter().map(|(room, ..)| room.clone()).collect(),
@@ -120,6 +140,9 @@ impl Chat {
         else {
             return self.recovered(hub, key, false, now);
         };
+        if nothing_missed {
+            return self.recovered(hub, key, true, now);
+        }
         for (room, hello, _) in joins {
             let this = self.rooms.entry(room.clone()).or_default();
             this.clients.push(key);
@@ -141,12 +164,17 @@ impl Chat {
             return;
         };
         if whole {
-            self.let_in(hub, key);
-            self.save(hub, key);
-            for text in held {
-                self.tell(hub, key, &text);
+            if !self.let_in(hub, key) {
+                return;
             }
-            return;
+            self.save(hub, key);
+            for Held { room, text } in held {
+                match room {
+                    Some(room) => self.tell_of_room(hub, key, &room, &text),
+                    None => self.tell(hub, key, &text),
+                }
+            }
+            return self.join_own(hub, key, now);
         }
         client.sid = hub.fresh_id();
         let (id, slots) = (client.id.clone(), std::mem::take(&mut client.slots));
@@ -161,29 +189,30 @@ impl Chat {
 
     /// A client of this `pid` comes back elsewhere: it is here no more.
     pub(super) fn give_away(&mut self, hub: &mut Hub, pid: &str, user: &str) {
-        let live = self.clients.iter().position(|client| {
-            client.as_ref().is_some_and(|client| {
-                client.pid.as_deref() == Some(pid)
-                    && client.identity.user == user
-                    && matches!(client.phase, Phase::Connected)
-            })
+        let live = self.clients.iter().find(|(_, client)| {
+            client.pid.as_deref() == Some(pid)
+                && client.identity.user == user
+                && !matches!(client.phase, Phase::Finding { .. })
         });
-        if let Some(key) = live {
+        let live = live.map(|(key, _)| key);
+        if let Some(key) = live
+            && let Some(client) = self.clients.get_mut(key)
+        {
+            if matches!(client.phase, Phase::Recovering { .. }) {
+                // It goes on elsewhere, from what it began with.
+                client.abandon_recovery();
+                hub.push(saved(hub, client, true));
+            }
             // What is saved of it is given away, and not to be saved again once its
             // rooms know that it is gone.
-            if let Some(client) = self.client_mut(key) {
-                client.pid = None;
-            }
+            client.pid = None;
             self.close(hub, key, Close::Normal);
         }
         let departed = self
             .departed
             .extract_if(|_, departed| departed.key == pid && departed.user == user);
         for (_, Departed { then, .. }) in departed {
-            // Of one that went by its own will nothing is to be found.
-            if matches!(then, Output::Forget { .. }) {
-                hub.push(then);
-            }
+            hub.push(then);
         }
     }
 
@@ -200,20 +229,25 @@ impl Chat {
             let Ok(saved) = serde_json::from_str::<Saved>(&record) else {
                 continue;
             };
-            // One whose socket went while nobody looked is at no place at all.
-            let framing = match &saved.session {
-                None => Framing::Native(hub.native(&saved.id).unwrap_or(usize::MAX)),
-                Some((sid, nsp)) => Framing::SocketIo {
-                    session: hub.session_with(sid, nsp).unwrap_or(usize::MAX),
-                    nsp: nsp.clone(),
-                },
-            };
-            let lives = match &framing {
-                Framing::Native(place) | Framing::SocketIo { session: place, .. } => {
-                    *place != usize::MAX
+            // The null key, which finds nothing, where the socket has gone
+            // meanwhile: the client is removed at once, below.
+            let (framing, lives) = match &saved.session {
+                None => {
+                    let socket = hub.native(&saved.id);
+                    let framing = Framing::Native(socket.unwrap_or_default());
+                    (framing, socket.is_some())
+                }
+                Some((sid, nsp)) => {
+                    let session = hub.session_with(sid, nsp);
+                    let framing = Framing::SocketIo {
+                        session: session.unwrap_or_default(),
+                        nsp: nsp.clone(),
+                    };
+                    (framing, session.is_some())
                 }
             };
             let id = saved.id.clone();
+            let identity = Rc::new(saved.identity);
             let client = Client {
                 status: saved.status,
                 slots: saved.slots,
@@ -221,13 +255,12 @@ impl Chat {
                 tag: saved.tag,
                 sid: saved.sid,
                 pid: saved.pid,
-                ..Client::new(hub, saved.id, framing, saved.identity, now)
+                ..Client::new(hub, saved.id, framing, identity.clone(), now)
             };
+            hub.set_identity(client.receiver(), identity.clone());
             let key = self.add(client);
             for slot in 0..self.client(key).map_or(0, |client| client.slots.len()) {
-                let Some(slot) = self.clients[key].as_mut().map(|c| &mut c.slots[slot]) else {
-                    continue;
-                };
+                let slot = &mut self.clients[key].slots[slot];
                 if slot.seat.is_empty() {
                     // Of a build in which connections had the ids of clients.
                     slot.seat.clone_from(&id);
@@ -250,6 +283,8 @@ impl Chat {
                 self.gone(hub, key, 1006, saved.session.is_some());
                 continue;
             }
+            // Of a build that did not apply refreshed tokens to rooms.
+            self.close_rooms(hub, key);
             let slots = self.client(key).map_or(&[][..], |client| &client.slots);
             // What waited in the memory for the rooms, and what they had for the
             // client, is known to nobody after a panic.
@@ -271,39 +306,53 @@ impl Chat {
     /// Keeps what a client is.
     pub(super) fn save(&self, hub: &mut Hub, key: ClientId) {
         if let Some(client) = self.client(key) {
-            hub.push(self.saved(hub, client, false));
+            hub.push(saved(hub, client, false));
         }
     }
+}
 
-    pub(super) fn saved(&self, hub: &Hub, client: &Client, gone: bool) -> Output {
-        let session = match &client.framing {
-            Framing::Native(_) => None,
-            Framing::SocketIo { session, nsp } => {
-                Some((hub.sid(*session).unwrap_or_default(), nsp.clone()))
-            }
-        };
-        let saved = Saved {
-            id: client.id.clone(),
-            session,
-            sid: client.sid.clone(),
-            pid: client.pid.clone(),
-            identity: client.identity.clone(),
-            status: client.status,
-            version: client.version,
-            tag: client.tag,
-            slots: client
-                .slots
-                .iter()
-                .filter(|slot| slot.state != State::Joining && slot.version != NEVER)
-                .cloned()
-                .collect(),
-        };
-        Output::Save {
-            client: client.key(),
-            user: saved.identity.user.clone(),
-            gone,
-            // Strings and numbers alone, so it is JSON.
-            record: serde_json::to_string(&saved).unwrap_or_default(),
+impl Client {
+    /// Ends a recovery that is not complete: the client has received nothing of
+    /// it. The order of its rooms may have changed, so its offset, which is of
+    /// the order before, does not count any more; [`Slot::from`] has taken it in.
+    pub(super) fn abandon_recovery(&mut self) {
+        self.version += 1;
+        for slot in &mut self.slots {
+            slot.version = self.version;
+            slot.state = State::In;
         }
+    }
+}
+
+/// What is kept of a client, to be saved.
+pub(super) fn saved(hub: &Hub, client: &Client, gone: bool) -> Output {
+    let session = match &client.framing {
+        Framing::Native(_) => None,
+        Framing::SocketIo { session, nsp } => {
+            Some((hub.sid(*session).unwrap_or_default(), nsp.clone()))
+        }
+    };
+    let saved = Saved {
+        id: client.id.clone(),
+        session,
+        sid: client.sid.clone(),
+        pid: client.pid.clone(),
+        identity: Identity::clone(&client.identity),
+        status: client.status,
+        version: client.version,
+        tag: client.tag,
+        slots: client
+            .slots
+            .iter()
+            .filter(|slot| slot.state != State::Joining && slot.version != NEVER)
+            .cloned()
+            .collect(),
+    };
+    Output::Save {
+        client: client.key(),
+        user: saved.identity.user.clone(),
+        gone,
+        // Strings and numbers alone, so it is JSON.
+        record: serde_json::to_string(&saved).unwrap_or_default(),
     }
 }

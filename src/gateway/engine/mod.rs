@@ -6,11 +6,11 @@ mod polling;
 mod sleep;
 
 use super::handshake::Error;
-use super::{Frame, Hub, Output, PollId, SessionId, SocketId, Up, seat, socketio};
-use crate::auth::Identity;
+use super::{Frame, Hub, Output, PollId, SessionId, SocketId, Up, socketio};
+use crate::auth::{Identity, Rights};
 use crate::eventlog::Entry;
 use crate::fault::Fault;
-use crate::room::limits::{CONNECTS, Reader};
+use crate::room::limits::{Bucket, CONNECTS, Reader, network_of};
 use crate::time::Millis;
 use crate::wire::native::Close;
 use engineioxide_core::{Packet, ProtocolVersion};
@@ -18,6 +18,7 @@ use polling::UPGRADE_TIMEOUT;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sleep::Record;
+use std::rc::Rc;
 
 /// What stands between the packets of a polling payload.
 const SEPARATOR: char = '\u{1e}';
@@ -29,6 +30,22 @@ const MAX_TIMER: Millis = i32::MAX as Millis;
 /// How often a session is asked for a sign of life while so much is written to
 /// it that without one it would be cut.
 const ASKED_WITHIN_LIMIT: usize = 4;
+
+/// Most bytes of one message or one polling request of a session that has not
+/// shown a valid token, and of what is kept for it until its token is judged
+/// (CONTRACT, Authentication).
+pub const UNAUTHENTICATED_BYTES: usize = 4 * 1024;
+
+/// Most packets of one polling request: as many commands as an object handles
+/// in one turn of its event loop (CONTRACT, Delivery 5).
+const MAX_PACKETS: usize = 1_000;
+
+/// The longest frame that a WebSocket may send before it is a session's
+/// transport: `2probe` and `5` are all there is.
+const MAX_PROBE: usize = 64;
+
+/// What a refusal calls CONNECTs that were refused before.
+const REFUSED: &str = "refused connects from this address";
 
 /// What a socket speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +115,18 @@ pub(super) struct Sock {
     reader: Reader,
     /// Of a native socket.
     id: Option<String>,
+    /// Of a native socket: the newest valid token that it has shown. See
+    /// [`Hub::opens`].
+    identity: Option<Rc<Identity>>,
+}
+
+/// Where events of rooms are sent to.
+#[derive(Clone, Copy, Debug)]
+pub enum Receiver<'a> {
+    /// A native socket.
+    Native(SocketId),
+    /// A namespace of a Socket.IO session.
+    Namespace(SessionId, &'a str),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +153,8 @@ struct Candidate {
     socket: SocketId,
     /// Until when it may become the transport.
     until: Millis,
+    /// `until` has passed once; see [`Hub::advance`].
+    late: bool,
     /// Its client knows that it works, and waits for the last poll to end.
     probed: bool,
 }
@@ -139,15 +170,33 @@ pub(super) struct Session {
     /// The ping that was not answered yet.
     pinged_at: Option<Millis>,
     heard_at: Millis,
+    /// Limits packets that no namespace's own limits count: noops,
+    /// acknowledgements, CONNECTs.
+    overhead: Bucket,
+    /// A refusal has been logged: one record per connection.
+    pub(super) refusal_logged: bool,
     pub(super) io: socketio::Io,
 }
 
+impl Session {
+    /// Whether the connection has shown a valid token.
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.door.identity.is_some() || self.io.is_authenticated()
+    }
+}
+
 impl Hub {
-    /// Whether one more may come from there; not asked of who is here already.
+    /// Returns an error if no more connections may come from this address or
+    /// user now. Not asked for sessions that exist already.
     pub fn admit(&mut self, door: &Door, now: Millis) -> Result<(), Fault> {
         let address = door.address.as_deref().map_or(Ok(()), |address| {
-            let connects = self.config.room.connects;
-            self.doors.admit(address, CONNECTS, connects, now)
+            let network = network_of(address);
+            let room = &self.config.room;
+            if door.identity.is_none() {
+                let rate = self.config.gateway.refused_connects;
+                self.refused.check(&network, REFUSED, rate, now)?;
+            }
+            self.doors.admit(&network, CONNECTS, room.connects, now)
         });
         let user = door
             .identity
@@ -165,13 +214,18 @@ impl Hub {
         let socket = self.socket(Role::Native, now);
         let id = self.fresh_id();
         self.name_native(socket, &id);
+        if let Some(identity) = &door.identity {
+            self.set_identity(Receiver::Native(socket), Rc::new(identity.clone()));
+        }
         let record = Record::Native { id: id.clone() };
         self.attach_record(socket, &record);
         self.ups.push_back(Up::Opened { socket, id, door });
         socket
     }
 
-    /// A WebSocket: of a new session, or one that would upgrade `sid`.
+    /// A WebSocket: of a new session, or one that would upgrade `sid`. One for
+    /// a session that has been upgraded already is accepted and closed, as the
+    /// reference server does; the session goes on.
     pub fn open_socket(
         &mut self,
         door: Door,
@@ -191,14 +245,17 @@ impl Hub {
         let free = self.session(session).is_some_and(|session| {
             session.candidate.is_none() && matches!(session.transport, Transport::Polling { .. })
         });
-        if !free {
-            return Err(Error::BadRequest);
-        }
         let socket = self.socket(Role::Candidate(session), now);
+        if !free {
+            self.sockets.remove(socket);
+            self.out.push(Output::close(socket, Close::Normal));
+            return Ok(socket);
+        }
         if let Some(session) = self.session_mut(session) {
             session.candidate = Some(Candidate {
                 socket,
                 until: now + UPGRADE_TIMEOUT,
+                late: false,
                 probed: false,
             });
         }
@@ -217,9 +274,11 @@ impl Hub {
             next_ping: self.ping_after(now),
             pinged_at: None,
             heard_at: now,
+            overhead: Bucket::full(self.config.room.commands, now),
+            refusal_logged: false,
             io,
         };
-        let place = seat(&mut self.sessions, session);
+        let place = self.sessions.insert(session);
         self.by_sid.insert(sid, place);
         self.begun(place, now);
         place
@@ -246,24 +305,22 @@ impl Hub {
 
     /// A frame came in over a WebSocket.
     pub fn frame(&mut self, socket: SocketId, frame: Frame, now: Millis) {
-        let Some(Some(sock)) = self.sockets.get_mut(socket) else {
+        let Some(sock) = self.sockets.get_mut(socket) else {
             return;
         };
         sock.reader.heard(now);
         match sock.role {
             Role::Native => self.ups.push_back(Up::Frame { socket, frame }),
+            Role::Candidate(session) if frame.len() > MAX_PROBE => self.drop_candidate(session),
             Role::Candidate(session) => self.probe(session, socket, frame, now),
             Role::Session(session) => {
-                let (length, packet) = match frame {
-                    Frame::Text(text) => {
-                        let length = text.len();
-                        (length, Packet::parse(ProtocolVersion::V4, text).ok())
-                    }
-                    Frame::Binary(bytes) => (bytes.len(), Some(Packet::Binary(bytes))),
-                };
-                if length > self.config.gateway.max_payload {
+                if frame.len() > self.payload_limit_of(session) {
                     return self.end(session, Packet::Noop, Close::TooLarge);
                 }
+                let packet = match frame {
+                    Frame::Text(text) => Packet::parse(ProtocolVersion::V4, text).ok(),
+                    Frame::Binary(bytes) => Some(Packet::Binary(bytes)),
+                };
                 match packet {
                     Some(packet) => {
                         self.incoming(session, packet, now);
@@ -274,7 +331,32 @@ impl Hub {
         }
     }
 
-    /// A packet of a session's client. Whether it is one that it may send.
+    /// Most bytes of one message or request of this session's client.
+    fn payload_limit_of(&self, place: SessionId) -> usize {
+        match self.session(place) {
+            Some(session) if !session.is_authenticated() => {
+                UNAUTHENTICATED_BYTES.min(self.config.gateway.max_payload)
+            }
+            _ => self.config.gateway.max_payload,
+        }
+    }
+
+    /// Counts a packet that no namespace counts. Ends the session and returns
+    /// `false` if it has sent too many.
+    pub(super) fn count_overhead(&mut self, place: SessionId, now: Millis) -> bool {
+        let rate = self.config.room.commands;
+        let Some(session) = self.session_mut(place) else {
+            return false;
+        };
+        let within = session.overhead.take(rate, now).is_ok();
+        if !within {
+            self.end(place, Packet::Close, Close::TooFast);
+        }
+        within
+    }
+
+    /// A packet of a session's client. Returns `false` if the packet is not one
+    /// that clients may send.
     fn incoming(&mut self, place: SessionId, packet: Packet, now: Millis) -> bool {
         let Some(session) = self.session_mut(place) else {
             return true;
@@ -283,9 +365,14 @@ impl Hub {
         match packet {
             Packet::Message(text) => self.message(place, Frame::Text(text.to_string()), now),
             Packet::Binary(bytes) => self.message(place, Frame::Binary(bytes), now),
-            Packet::Pong => session.pinged_at = None,
+            Packet::Pong => {
+                session.pinged_at = None;
+                self.count_overhead(place, now);
+            }
             Packet::Close => self.end(place, Packet::Noop, Close::Normal),
-            Packet::Noop => {}
+            Packet::Noop => {
+                self.count_overhead(place, now);
+            }
             _ => {
                 self.end(place, Packet::Close, Close::Malformed);
                 return false;
@@ -296,7 +383,7 @@ impl Hub {
 
     /// A WebSocket is gone.
     pub fn closed(&mut self, socket: SocketId, code: u16) {
-        let Some(sock) = self.sockets.get_mut(socket).and_then(Option::take) else {
+        let Some(sock) = self.sockets.remove(socket) else {
             return;
         };
         match sock.role {
@@ -312,7 +399,7 @@ impl Hub {
 
     /// Closes a native socket.
     pub fn close_socket(&mut self, socket: SocketId, why: Close) {
-        if let Some(sock) = self.sockets.get_mut(socket).and_then(Option::take) {
+        if let Some(sock) = self.sockets.remove(socket) {
             self.out.push(Output::close(socket, why));
             self.native_gone(socket, sock, why.code());
         }
@@ -320,7 +407,7 @@ impl Hub {
 
     fn name_native(&mut self, socket: SocketId, id: &str) {
         self.natives.insert(id.to_owned(), socket);
-        if let Some(Some(sock)) = self.sockets.get_mut(socket) {
+        if let Some(sock) = self.sockets.get_mut(socket) {
             sock.id = Some(id.to_owned());
         }
     }
@@ -341,22 +428,25 @@ impl Hub {
     fn end(&mut self, place: SessionId, last: Packet, why: Close) {
         self.drop_candidate(place);
         self.answer_poll(place, last);
-        let Some(session) = self.sessions.get_mut(place).and_then(Option::take) else {
+        let Some(session) = self.sessions.remove(place) else {
             return;
         };
         self.by_sid.remove(&session.sid);
         if let Transport::Socket(socket) = session.transport
-            && self
-                .sockets
-                .get_mut(socket)
-                .and_then(Option::take)
-                .is_some()
+            && self.sockets.remove(socket).is_some()
         {
             self.out.push(Output::close(socket, why));
         }
-        if matches!(why, Close::Malformed | Close::TooLarge) {
-            self.log(Entry::reject("malformed").with("code", why.code()));
+        let kind = match why {
+            Close::Malformed | Close::TooLarge => Some("malformed"),
+            Close::TooFast => Some("rate"),
+            _ => None,
+        };
+        if let Some(kind) = kind.filter(|_| !session.refusal_logged) {
+            self.log(Entry::reject(kind).with("code", why.code()));
         }
+        // Also the namespaces that it was still connecting to: the application
+        // may have a client for them already.
         for nsp in session.io.into_namespaces() {
             self.ups.push_back(Up::Disconnected {
                 session: place,
@@ -424,7 +514,7 @@ impl Hub {
     /// of a session is asked for a sign.
     pub fn sent(&mut self, socket: SocketId, bytes: usize) -> bool {
         let limit = self.config.room.max_unacked_bytes;
-        let Some(Some(sock)) = self.sockets.get_mut(socket) else {
+        let Some(sock) = self.sockets.get_mut(socket) else {
             return false;
         };
         let ask_from = limit / ASKED_WITHIN_LIMIT;
@@ -439,7 +529,7 @@ impl Hub {
     /// A socket that [`Hub::sent`] pointed out: when the runtime last heard it
     /// decides. One that gave no sign since is cut; it can resume.
     pub fn judge_slow(&mut self, socket: SocketId, heard: Option<Millis>, now: Millis) {
-        let Some(Some(sock)) = self.sockets.get_mut(socket) else {
+        let Some(sock) = self.sockets.get_mut(socket) else {
             return;
         };
         if sock.reader.excuse(heard, now) {
@@ -478,6 +568,50 @@ impl Hub {
         Some(&self.session(place)?.door)
     }
 
+    /// Sets the newest valid token of a receiver. For a Socket.IO session whose
+    /// request had a token of the same user, it counts from now on in place of
+    /// that one, so that a later CONNECT does not return to the older rights.
+    pub fn set_identity(&mut self, receiver: Receiver, identity: Rc<Identity>) {
+        match receiver {
+            Receiver::Native(socket) => {
+                if let Some(sock) = self.sockets.get_mut(socket) {
+                    sock.identity = Some(identity);
+                }
+            }
+            Receiver::Namespace(place, nsp) => {
+                let Some(session) = self.session_mut(place) else {
+                    return;
+                };
+                session.io.set_identity(nsp, identity.clone());
+                let shown = session.door.identity.as_mut();
+                if let Some(shown) = shown.filter(|shown| shown.user == identity.user) {
+                    *shown = Identity::clone(&identity);
+                    self.attach(place);
+                }
+            }
+        }
+    }
+
+    /// Returns `true` if the receiver belongs to `user` and the newest token
+    /// that it has shown opens `room`. The last check before an event of the
+    /// room is sent to it: it asks the transport itself, not the application's
+    /// client, so a mistake in the bookkeeping of clients cannot send events to
+    /// another user's connection.
+    pub fn opens(&self, receiver: Receiver, user: &str, room: &str) -> bool {
+        let identity = match receiver {
+            Receiver::Native(socket) => self
+                .sockets
+                .get(socket)
+                .and_then(|sock| sock.identity.as_deref()),
+            Receiver::Namespace(place, nsp) => self
+                .session(place)
+                .and_then(|session| session.io.identity(nsp)),
+        };
+        identity.is_some_and(|identity| {
+            identity.user == user && identity.rights(room).has(Rights::READ)
+        })
+    }
+
     /// Whether nobody is here.
     pub fn is_empty(&self) -> bool {
         self.by_sid.is_empty() && self.natives.is_empty()
@@ -491,7 +625,6 @@ impl Hub {
     pub fn heard_at(&self, socket: SocketId) -> Millis {
         self.sockets
             .get(socket)
-            .and_then(Option::as_ref)
             .map_or(0, |sock| sock.reader.heard_at())
     }
 
@@ -500,21 +633,22 @@ impl Hub {
             role,
             reader: Reader::new(now),
             id: None,
+            identity: None,
         };
-        seat(&mut self.sockets, sock)
+        self.sockets.insert(sock)
     }
 
     fn set_role(&mut self, socket: SocketId, role: Role) {
-        if let Some(Some(sock)) = self.sockets.get_mut(socket) {
+        if let Some(sock) = self.sockets.get_mut(socket) {
             sock.role = role;
         }
     }
 
     pub(super) fn session(&self, place: SessionId) -> Option<&Session> {
-        self.sessions.get(place)?.as_ref()
+        self.sessions.get(place)
     }
 
     pub(super) fn session_mut(&mut self, place: SessionId) -> Option<&mut Session> {
-        self.sessions.get_mut(place)?.as_mut()
+        self.sessions.get_mut(place)
     }
 }

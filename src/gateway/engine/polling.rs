@@ -1,6 +1,9 @@
 //! Long-polling, and the upgrade from it to a WebSocket.
 
-use super::{Answer, Candidate, Door, Polled, Role, SEPARATOR, Transport};
+use super::{
+    Answer, Candidate, Door, MAX_PACKETS, Polled, Role, SEPARATOR, Session, Transport,
+    UNAUTHENTICATED_BYTES,
+};
 use crate::gateway::handshake::Error;
 use crate::gateway::{Frame, Hub, Output, PollId, SessionId, SocketId};
 use crate::time::{Millis, SECOND};
@@ -62,12 +65,21 @@ impl Hub {
         }
     }
 
-    /// Packets by request.
-    pub fn post(&mut self, sid: &str, body: &[u8], now: Millis) -> Answer {
+    /// Most bytes that are read of a polling request for this session.
+    pub fn payload_limit(&self, sid: &str) -> usize {
+        match self.by_sid.get(sid) {
+            Some(place) => self.payload_limit_of(*place),
+            None => UNAUTHENTICATED_BYTES,
+        }
+    }
+
+    /// Packets by request, of which all are taken or none. `None`: the body is
+    /// larger than [`Hub::payload_limit`].
+    pub fn post(&mut self, sid: &str, body: Option<&[u8]>, now: Millis) -> Answer {
         let Some(place) = self.by_sid.get(sid).copied() else {
             return Answer::error(Error::UnknownSid);
         };
-        let max = self.config.gateway.max_payload;
+        let limit = self.payload_limit_of(place);
         let Some(session) = self.session_mut(place) else {
             return Answer::error(Error::UnknownSid);
         };
@@ -75,10 +87,15 @@ impl Hub {
             return Answer::error(Error::BadRequest);
         }
         session.heard_at = now;
-        if body.len() > max {
+        let separator = SEPARATOR as u8;
+        let body = body.filter(|body| {
+            body.len() <= limit
+                && body.iter().filter(|byte| **byte == separator).count() < MAX_PACKETS
+        });
+        let Some(body) = body else {
             self.end(place, Packet::Close, Close::TooLarge);
             return Answer::too_large();
-        }
+        };
         let packets: Option<Vec<Packet>> = std::str::from_utf8(body).ok().and_then(|body| {
             body.split(SEPARATOR)
                 .map(|packet| Packet::parse(ProtocolVersion::V4, packet.to_owned()).ok())
@@ -101,11 +118,9 @@ impl Hub {
 
     /// A request that waited was given up by its client.
     pub fn cancelled(&mut self, poll: PollId) {
-        let place = self.sessions.iter().position(|session| {
-            session.as_ref().is_some_and(|session| {
-                matches!(session.transport, Transport::Polling { get: Some(get), .. } if get == poll)
-            })
-        });
+        let waits = |session: &Session| matches!(session.transport, Transport::Polling { get: Some(get), .. } if get == poll);
+        let mut sessions = self.sessions.iter();
+        let place = sessions.find_map(|(place, session)| waits(session).then_some(place));
         if let Some(place) = place {
             self.end(place, Packet::Close, Close::Malformed);
         }
@@ -164,7 +179,7 @@ impl Hub {
             .session_mut(place)
             .and_then(|session| session.candidate.take());
         if let Some(Candidate { socket, .. }) = candidate {
-            self.sockets[socket] = None;
+            self.sockets.remove(socket);
             self.out.push(Output::close(socket, Close::Malformed));
         }
     }
@@ -172,14 +187,18 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
-    use super::super::heartbeat::tests::{NOW, door, hub};
+    use super::super::heartbeat::tests::{NOW, door, hub, join};
     use super::*;
+
+    fn sid(hub: &Hub) -> String {
+        hub.by_sid.keys().next().expect("a session").clone()
+    }
 
     #[test]
     fn a_poll_that_comes_after_the_probe_is_let_go_at_once() {
         let mut hub = hub();
         hub.open_polling(door(), NOW);
-        let sid = hub.sid(0).expect("a session");
+        let sid = sid(&hub);
         let socket = hub.open_socket(door(), Some(&sid), NOW).expect("a socket");
         assert!(
             matches!(hub.poll(&sid, NOW), Polled::Later(_)),
@@ -203,8 +222,8 @@ mod tests {
     fn an_upgrade_that_was_made_sets_no_alarm() {
         let mut hub = hub();
         hub.open_polling(door(), NOW);
-        hub.accept(0, "/", "{}".to_owned());
-        let sid = hub.sid(0).expect("a session");
+        join(&mut hub);
+        let sid = sid(&hub);
         let socket = hub.open_socket(door(), Some(&sid), NOW).expect("a socket");
         let first = hub.deadline().expect("to be looked at again");
         assert!(first < NOW + UPGRADE_TIMEOUT, "while it is awake anyway");

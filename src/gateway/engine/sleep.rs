@@ -1,7 +1,7 @@
 //! What sockets carry over hibernation, and their sessions again after it.
 
-use super::{Door, Role, Session, Transport, socketio};
-use crate::gateway::{Hub, Output, SessionId, SocketId, seat};
+use super::{Bucket, Door, Role, Session, Transport, socketio};
+use crate::gateway::{Hub, Output, SessionId, SocketId};
 use crate::time::Millis;
 use crate::wire::native::Close;
 use serde::{Deserialize, Serialize};
@@ -55,9 +55,11 @@ impl Hub {
             pinged_at: None,
             // Of a build that did not say it is not known.
             heard_at: heard_at.unwrap_or(now),
+            overhead: Bucket::full(self.config.room.commands, now),
+            refusal_logged: false,
             io,
         };
-        let place = seat(&mut self.sessions, session);
+        let place = self.sessions.insert(session);
         self.by_sid.insert(sid, place);
         self.expect(place);
         self.set_role(socket, Role::Session(place));

@@ -5,9 +5,9 @@ use super::Call;
 use super::answer::{Handled, answer_problem, failed};
 use super::objects::relay;
 use crate::eventlog::Entry;
-use crate::fault::Code;
 use crate::gateway::handshake::{self, Ask, shard_of};
 use crate::gateway::{Answer, Door, Protocol};
+use wasm_bindgen::JsValue;
 use worker::ResponseBuilder;
 
 impl Call<'_> {
@@ -60,15 +60,9 @@ impl Call<'_> {
             // do not expect it.
             recovers: protocol == Protocol::SocketIo && !agent.starts_with("Python"),
         };
+        // The gateway reads the body, for it knows how much the session may send.
         let body = match &ask {
-            Ask::Post { .. } => match self.read_body(self.config.gateway.max_payload).await {
-                Ok(body) => Some(body),
-                Err(fault) if fault.code == Code::TooLarge => {
-                    // The session ends: the gateway sees that it is too long.
-                    Some(vec![0; self.config.gateway.max_payload + 1])
-                }
-                Err(fault) => return Err(fault.into()),
-            },
+            Ask::Post { .. } => self.request.body().map(JsValue::from),
             _ => None,
         };
         let response = self

@@ -37,7 +37,7 @@ impl Call<'_> {
         gateway: &str,
         door: Door,
         ask: Option<Ask>,
-        body: Option<Vec<u8>>,
+        body: Option<JsValue>,
     ) -> Handled {
         let upgrades = matches!(ask, None | Some(Ask::WebSocket { .. }));
         let visit = ascii_json(&Visit { door, ask }).map_err(failed)?;
@@ -45,7 +45,6 @@ impl Call<'_> {
         if upgrades {
             headers.push(("upgrade", "websocket"));
         }
-        let body = body.map(|body| js_sys::Uint8Array::from(body.as_slice()).into());
         let response = self.object(GATEWAYS, gateway, &headers, body).await?;
         if upgrades && response.status() != 400 || response.status() >= 500 {
             return Ok(response);
