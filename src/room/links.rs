@@ -141,7 +141,7 @@ impl Links {
     pub fn start(&mut self) -> Vec<String> {
         let mut idle = Vec::new();
         for (gateway, link) in &mut self.0 {
-            if link.busy || link.given_up.is_some_and(|it| it.probe_at.is_some()) {
+            if link.busy || link.is_left_alone() {
                 continue;
             }
             if !link.items.is_empty() || !link.catching_up.is_empty() {
@@ -160,7 +160,7 @@ impl Links {
         head: impl FnOnce() -> Push,
     ) -> Option<serde_json::Result<String>> {
         let link = self.0.get_mut(gateway)?;
-        if link.items.is_empty() {
+        if link.items.is_empty() || link.is_left_alone() {
             link.busy = false;
             return None;
         }
@@ -270,6 +270,11 @@ impl Links {
 }
 
 impl Link {
+    /// Whether the gateway was given up, and neither spoke nor is tried again.
+    fn is_left_alone(&self) -> bool {
+        self.given_up.is_some_and(|it| it.probe_at.is_some())
+    }
+
     /// See [`Links::shed`].
     fn shed(&mut self) {
         let texts = std::mem::take(&mut self.texts);
@@ -296,5 +301,147 @@ impl Link {
             _ => true,
         });
         self.items = kept;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GATEWAY: &str = "n0";
+
+    fn items(links: &mut Links) -> Vec<Item> {
+        let body = links.take(GATEWAY, Push::default).expect("something waits");
+        let body = body.expect("JSON");
+        Push::parse(&body).expect("a push").0.items
+    }
+
+    #[test]
+    fn a_backlog_drops_events_and_keeps_answers_and_last_words() {
+        let mut links = Links::default();
+        let (one, other) = ("c:1".to_owned(), "d:1".to_owned());
+        links.queue(
+            GATEWAY,
+            Item::In {
+                to: one.clone(),
+                after: 0,
+            },
+            "",
+        );
+        links.queue_text(GATEWAY, one.clone(), "answer", None, None);
+        let large = "x".repeat(MAX_WAITING);
+        let all = Item::All {
+            bytes: large.len(),
+            not: Vec::new(),
+            after: 0,
+            at: 1,
+        };
+        links.queue(GATEWAY, all, &large);
+        links.queue(GATEWAY, Item::Out { to: other.clone() }, "");
+        assert_eq!(links.shed(), [GATEWAY]);
+        assert!(links.shed().is_empty(), "once");
+        let kept = [
+            Item::In {
+                to: one.clone(),
+                after: 0,
+            },
+            Item::One {
+                to: one,
+                bytes: "answer".len(),
+                after: None,
+                at: None,
+            },
+            Item::Out { to: other },
+        ];
+        assert_eq!(items(&mut links), kept);
+    }
+
+    #[test]
+    fn a_join_whose_answer_is_too_large_to_keep_is_dropped_with_it() {
+        let mut links = Links::default();
+        let to = "c:1".to_owned();
+        links.queue(
+            GATEWAY,
+            Item::In {
+                to: to.clone(),
+                after: 0,
+            },
+            "",
+        );
+        links.queue_text(
+            GATEWAY,
+            to.clone(),
+            &"x".repeat(MAX_WAITING + 1),
+            None,
+            None,
+        );
+        links.shed();
+        links.queue(
+            GATEWAY,
+            Item::Is {
+                to: to.clone(),
+                at: 1,
+            },
+            "",
+        );
+        // The gateway answers the join by an error when it is asked.
+        assert_eq!(items(&mut links), [Item::Is { to, at: 1 }]);
+    }
+
+    #[test]
+    fn a_gateway_that_was_given_up_hears_its_last_words_when_it_speaks() {
+        let mut links = Links::default();
+        let lost = Item::Lost { to: "c:1".into() };
+        let give_up = |links: &mut Links, now| {
+            links.give_up(GATEWAY, now);
+            links.queue(GATEWAY, lost.clone(), "");
+        };
+        links.queue_text(GATEWAY, "c:1".into(), "answer", None, None);
+        give_up(&mut links, 0);
+        assert!(links.start().is_empty(), "it is left alone");
+        links.spoke(GATEWAY);
+        assert_eq!(links.start(), [GATEWAY]);
+        assert_eq!(items(&mut links), [lost.clone()]);
+        // Nothing is lost if that does not arrive either.
+        assert_eq!(links.missed(GATEWAY), None, "given up at once");
+        give_up(&mut links, MINUTE);
+        assert_eq!(links.probe_at(), Some(3 * MINUTE), "twice as long");
+        assert!(links.take(GATEWAY, Push::default).is_none(), "not before");
+        links.probe(3 * MINUTE);
+        assert_eq!(items(&mut links)[0], lost, "it is kept");
+    }
+
+    #[test]
+    fn a_gateway_that_was_given_up_is_tried_again_at_its_time() {
+        let mut links = Links::default();
+        links.queue(GATEWAY, Item::Lost { to: "c:1".into() }, "");
+        links.give_up(GATEWAY, 0);
+        assert_eq!(links.probe_at(), Some(MINUTE));
+        links.probe(MINUTE - 1);
+        assert!(links.start().is_empty());
+        links.probe(MINUTE);
+        assert_eq!(links.start(), [GATEWAY]);
+        items(&mut links);
+        links.reached(GATEWAY);
+        assert_eq!(links.probe_at(), None);
+    }
+
+    #[test]
+    fn connections_catch_up_in_turn_as_long_as_the_push_takes_more() {
+        let mut links = Links::default();
+        let conns = [super::super::output::conn(1), super::super::output::conn(2)];
+        for conn in conns {
+            links.catch_up(GATEWAY, conn);
+            links.catch_up(GATEWAY, conn);
+        }
+        assert_eq!(links.start(), [GATEWAY]);
+        assert_eq!(links.next_portion(GATEWAY), Some(conns[0]));
+        links.queue_text(GATEWAY, "c:1".into(), &"x".repeat(MAX_PUSH), None, Some(1));
+        links.catch_up(GATEWAY, conns[0]);
+        assert_eq!(links.next_portion(GATEWAY), None, "the push is full");
+        items(&mut links);
+        assert_eq!(links.next_portion(GATEWAY), Some(conns[1]));
+        assert_eq!(links.next_portion(GATEWAY), Some(conns[0]));
+        assert_eq!(links.next_portion(GATEWAY), None);
     }
 }
