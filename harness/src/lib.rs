@@ -10,12 +10,14 @@ mod client;
 mod http;
 mod keys;
 mod server;
+mod socketio;
 mod token;
 
 pub use client::{Client, Refused};
 pub use http::Answer;
 pub use keys::{KeyPair, KeyServer};
 pub use server::{Server, Worker, build};
+pub use socketio::{Event, Polling, SEPARATOR, SocketIo, connect_packet};
 pub use token::{Token, now};
 
 /// The HS256 key of servers that are given no other.

@@ -5,13 +5,12 @@
 use super::sabotage;
 use crate::eventlog::Entry;
 use crate::time::Millis;
-use futures_util::StreamExt;
 use js_sys::{Array, JsString, Object, Promise, Reflect};
 use slotmap::{Key, KeyData};
 use std::fmt::Display;
 use wasm_bindgen::prelude::*;
 use worker::wasm_bindgen_futures::JsFuture;
-use worker::{Env, Request, State, worker_sys};
+use worker::{Env, State, worker_sys};
 
 /// The bindings of wrangler.toml.
 pub const ROOMS: &str = "ROOMS";
@@ -174,24 +173,40 @@ impl Socket {
 /// of the answer.
 const MAX_DRAIN: usize = 32 << 20;
 
+/// Bytes of a body that are read at a time.
+const BODY_CHUNK: u32 = 64 * 1024;
+
 /// Reads the body of a request. `None` if it has more than `limit` bytes, of
-/// which no more are kept.
-pub async fn read_body(request: &mut Request, limit: usize) -> worker::Result<Option<Vec<u8>>> {
+/// which no more are kept. All chunks come in one buffer: what JavaScript collects
+/// later is memory as well until then.
+pub async fn read_body(
+    request: &web_sys::Request,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, JsValue> {
+    let Some(stream) = request.body() else {
+        return Ok(Some(Vec::new()));
+    };
+    let options = web_sys::ReadableStreamGetReaderOptions::new();
+    options.set_mode(web_sys::ReadableStreamReaderMode::Byob);
+    let reader: web_sys::ReadableStreamByobReader =
+        stream.get_reader_with_options(&options).unchecked_into();
     let mut body = Vec::new();
     let mut length = 0;
-    // A request without a body has no stream.
-    if let Ok(mut chunks) = request.stream() {
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk?;
-            length += chunk.len();
-            if length <= limit {
-                body.extend_from_slice(&chunk);
-            } else if length > MAX_DRAIN {
-                break;
-            } else {
-                body = Vec::new();
-            }
+    let mut buffer = js_sys::ArrayBuffer::new(BODY_CHUNK);
+    while length <= MAX_DRAIN {
+        let view = js_sys::Uint8Array::new(&buffer);
+        let read = JsFuture::from(reader.read_with_array_buffer_view(&view)).await?;
+        if Reflect::get(&read, &"done".into())?.is_truthy() {
+            break;
         }
+        let chunk: js_sys::Uint8Array = Reflect::get(&read, &"value".into())?.unchecked_into();
+        length += chunk.length() as usize;
+        if length <= limit {
+            body.extend_from_slice(&chunk.to_vec());
+        } else {
+            body = Vec::new();
+        }
+        buffer = chunk.buffer();
     }
     Ok((length <= limit).then_some(body))
 }

@@ -77,7 +77,7 @@ struct Connecting {
     number: u64,
     /// `None` once the application has it.
     auth: Option<String>,
-    /// Bytes that are kept of it, here or by the application.
+    /// Bytes of it.
     bytes: usize,
 }
 
@@ -337,9 +337,11 @@ impl Hub {
         let session = self.session_mut(place)?;
         if !session.is_authenticated() {
             session.io.connects += 1;
-            let held = session.io.connecting.iter().map(|one| one.bytes);
-            let held = held.sum::<usize>() + nsp.len() + auth.len();
-            if session.io.connects > MAX_CONNECTS || held > UNAUTHENTICATED_BYTES {
+            // Of the one that is judged nothing waits.
+            let waiting = session.io.connecting.iter().skip(1);
+            let waiting = waiting.map(|one| one.bytes).sum::<usize>() + nsp.len() + auth.len();
+            let waits = !session.io.connecting.is_empty();
+            if session.io.connects > MAX_CONNECTS || waits && waiting > UNAUTHENTICATED_BYTES {
                 self.close_session(place, Close::TooFast);
                 return Some(());
             }

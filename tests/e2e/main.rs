@@ -18,6 +18,7 @@ mod gateway;
 mod hibernation;
 mod http;
 mod keys;
+mod leaks;
 mod limits;
 mod presence;
 mod retention;

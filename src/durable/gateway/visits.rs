@@ -27,7 +27,7 @@ impl Object {
         self: &Rc<Self>,
         name: String,
         visit: Visit,
-        mut request: Request,
+        request: Request,
     ) -> Result<Response> {
         let Visit { door, ask } = visit;
         if matches!(ask, None | Some(Ask::Open | Ask::WebSocket { sid: None })) {
@@ -51,7 +51,7 @@ impl Object {
                 let limit = self.act(Some(name.clone()), |live, _| {
                     live.gateway.hub.payload_limit(&sid)
                 })?;
-                let body = runtime::read_body(&mut request, limit).await?;
+                let body = runtime::read_body(request.inner(), limit).await?;
                 self.act(Some(name), |live, _| {
                     let hub = &mut live.gateway.hub;
                     hub.post(&sid, body.as_deref(), live.began)

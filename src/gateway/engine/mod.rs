@@ -7,6 +7,7 @@ mod sleep;
 
 use super::handshake::Error;
 use super::{Frame, Hub, Output, PollId, SessionId, SocketId, Up, socketio};
+use crate::auth::token::MAX_TOKEN;
 use crate::auth::{Identity, Rights};
 use crate::eventlog::Entry;
 use crate::fault::Fault;
@@ -31,10 +32,17 @@ const MAX_TIMER: Millis = i32::MAX as Millis;
 /// it that without one it would be cut.
 const ASKED_WITHIN_LIMIT: usize = 4;
 
-/// Most bytes of one message or one polling request of a session that has not
-/// shown a valid token, and of what is kept for it until its token is judged
-/// (CONTRACT, Authentication).
+/// Most bytes that are kept of a session that has not shown a valid token: of
+/// what waits until its token is judged (CONTRACT, Authentication).
 pub const UNAUTHENTICATED_BYTES: usize = 4 * 1024;
+
+/// Most bytes of one message or one polling request of such a session: a CONNECT
+/// with the longest token, and as much besides as is kept.
+const MAX_CONNECT_BYTES: usize = MAX_TOKEN + UNAUTHENTICATED_BYTES;
+
+/// Most packets of one polling request of such a session: its CONNECTs, each with
+/// a noop or a pong.
+const MAX_CONNECT_PACKETS: usize = 16;
 
 /// Most packets of one polling request: as many commands as an object handles
 /// in one turn of its event loop (CONTRACT, Delivery 5).
@@ -335,7 +343,7 @@ impl Hub {
     fn payload_limit_of(&self, place: SessionId) -> usize {
         match self.session(place) {
             Some(session) if !session.is_authenticated() => {
-                UNAUTHENTICATED_BYTES.min(self.config.gateway.max_payload)
+                MAX_CONNECT_BYTES.min(self.config.gateway.max_payload)
             }
             _ => self.config.gateway.max_payload,
         }

@@ -1,8 +1,8 @@
 //! Long-polling, and the upgrade from it to a WebSocket.
 
 use super::{
-    Answer, Candidate, Door, MAX_PACKETS, Polled, Role, SEPARATOR, Session, Transport,
-    UNAUTHENTICATED_BYTES,
+    Answer, Candidate, Door, MAX_CONNECT_BYTES, MAX_CONNECT_PACKETS, MAX_PACKETS, Polled, Role,
+    SEPARATOR, Session, Transport,
 };
 use crate::gateway::handshake::Error;
 use crate::gateway::{Frame, Hub, Output, PollId, SessionId, SocketId};
@@ -69,7 +69,7 @@ impl Hub {
     pub fn payload_limit(&self, sid: &str) -> usize {
         match self.by_sid.get(sid) {
             Some(place) => self.payload_limit_of(*place),
-            None => UNAUTHENTICATED_BYTES,
+            None => MAX_CONNECT_BYTES,
         }
     }
 
@@ -87,10 +87,14 @@ impl Hub {
             return Answer::error(Error::BadRequest);
         }
         session.heard_at = now;
+        let max_packets = match session.is_authenticated() {
+            true => MAX_PACKETS,
+            false => MAX_CONNECT_PACKETS,
+        };
         let separator = SEPARATOR as u8;
         let body = body.filter(|body| {
             body.len() <= limit
-                && body.iter().filter(|byte| **byte == separator).count() < MAX_PACKETS
+                && body.iter().filter(|byte| **byte == separator).count() < max_packets
         });
         let Some(body) = body else {
             self.end(place, Packet::Close, Close::TooLarge);

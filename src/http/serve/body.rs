@@ -3,15 +3,12 @@
 use super::Call;
 use crate::durable::read_body;
 use crate::fault::{Code, Fault, Result};
-use worker::Request;
 
 impl Call<'_> {
     /// The body as text, within its limit.
     pub(super) async fn body(&self) -> Result<String> {
         let limit = self.config.max_body_bytes;
-        // The handle is cloned; the request's own `clone` would copy its body.
-        let mut request = Request::from(Clone::clone(&self.request));
-        let body = read_body(&mut request, limit)
+        let body = read_body(&self.request, limit)
             .await
             .map_err(|_| Fault::bad_request("the body ended before its time"))?;
         let body = body.ok_or_else(|| {

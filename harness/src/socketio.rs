@@ -1,0 +1,527 @@
+//! A Socket.IO client that speaks the packets itself (Engine.IO 4, Socket.IO 5),
+//! so that a test can send any packet, at any time, and can lose its connection
+//! between any two packets.
+//!
+//! [`SocketIo`] is a session over WebSocket, [`Polling`] one over HTTP
+//! long-polling. A session is opened first, then connected to a namespace:
+//!
+//! ```ignore
+//! let mut client = SocketIo::open(&server, "").await;
+//! let answer = client.connect("/chat", json!({ "token": token })).await?;
+//! let joined = client.request("joinRoom", json!("lobby")).await?;
+//! let message = client.expect("newMessage").await;
+//! ```
+
+use crate::{Answer, PATIENCE, Refused, Server};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+/// Separates the packets of a long-polling body.
+pub const SEPARATOR: char = '\u{1e}';
+
+/// A namespace, written before the data of a packet: nothing for `/`.
+fn prefix(nsp: &str) -> String {
+    match nsp {
+        "/" => String::new(),
+        nsp => format!("{nsp},"),
+    }
+}
+
+/// The packet that connects a session to a namespace.
+pub fn connect_packet(nsp: &str, auth: &Value) -> String {
+    format!("40{}{auth}", prefix(nsp))
+}
+
+/// An event that the server sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub nsp: String,
+    pub name: String,
+    /// The arguments, with the offset of recovery if the server appended one.
+    pub args: Vec<Value>,
+}
+
+impl Event {
+    /// The room of a logged event.
+    pub fn room(&self) -> Option<&str> {
+        self.args.iter().find_map(|arg| arg["roomId"].as_str())
+    }
+}
+
+/// A Socket.IO packet from the server that is not an event.
+#[derive(Clone, Debug, PartialEq)]
+enum Packet {
+    Connected { nsp: String, data: Value },
+    Refused { nsp: String, data: Value },
+    Disconnected { nsp: String },
+    Ack { nsp: String, id: u32, data: Value },
+}
+
+/// A Socket.IO session over WebSocket. It reads only while a test waits for
+/// something, and answers pings while it reads. Dropping it ends the TCP
+/// connection without a close frame.
+#[derive(Debug)]
+pub struct SocketIo {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// The data of the open packet: `sid`, `pingInterval` and so on. `null` after
+    /// an upgrade from long-polling, which has no open packet.
+    pub handshake: Value,
+    /// The namespace of the last CONNECT: [`SocketIo::emit`] and
+    /// [`SocketIo::request`] send to it.
+    pub nsp: String,
+    /// Every event that arrived, in order.
+    pub events: Vec<Event>,
+    /// Whether [`SocketIo::find`] has returned the event at this index.
+    taken: Vec<bool>,
+    /// Packets that arrived and no method has asked for yet.
+    waiting: VecDeque<Packet>,
+    /// The code of the close frame; 1005 for a frame without a code, 1006 for
+    /// the end of the connection without a frame.
+    close_code: Option<u16>,
+    last_ack: u32,
+}
+
+impl SocketIo {
+    /// Opens a session on a new WebSocket. `query` is appended to the URL:
+    /// `token=…`.
+    pub async fn open(server: &Server, query: &str) -> SocketIo {
+        SocketIo::try_open(server, query)
+            .await
+            .unwrap_or_else(|refused| panic!("the session was refused: {refused:?}"))
+    }
+
+    /// [`SocketIo::open`], which the server may refuse.
+    pub async fn try_open(server: &Server, query: &str) -> Result<SocketIo, Refused> {
+        let mut client = SocketIo::upgrade(server, query).await?;
+        let opened = client
+            .next_frame(Instant::now() + PATIENCE)
+            .await
+            .unwrap_or_else(|| panic!("no open packet before {:?}", client.close_code));
+        let data = opened.strip_prefix('0');
+        client.handshake = data
+            .and_then(|data| serde_json::from_str(data).ok())
+            .unwrap_or_else(|| panic!("{opened} is not an open packet"));
+        Ok(client)
+    }
+
+    /// Opens a session, connects it to `/chat` with a token and waits for the
+    /// event `connected`.
+    pub async fn join(server: &Server, token: &str) -> SocketIo {
+        let mut client = SocketIo::open(server, "").await;
+        client
+            .connect("/chat", json!({ "token": token }))
+            .await
+            .unwrap_or_else(|error| panic!("the CONNECT was refused: {error}"));
+        client.expect("connected").await;
+        client
+    }
+
+    /// A WebSocket whose session exists already (`sid=…` in the query), or whose
+    /// open packet is not read yet.
+    pub async fn upgrade(server: &Server, query: &str) -> Result<SocketIo, Refused> {
+        // `recovery=1` asks for offsets whatever the kind of the client is.
+        let path = format!("/socket.io/?EIO=4&transport=websocket&recovery=1&{query}");
+        let url = format!("ws://{}{path}", server.address());
+        let opened = timeout(PATIENCE, tokio_tungstenite::connect_async(url))
+            .await
+            .expect("the server answers an upgrade");
+        let socket = match opened {
+            Ok((socket, _)) => socket,
+            Err(Error::Http(response)) => return Err(Refused(response.status().as_u16())),
+            Err(error) => panic!("the upgrade failed: {error}"),
+        };
+        Ok(SocketIo {
+            socket,
+            handshake: Value::Null,
+            nsp: "/".to_owned(),
+            events: Vec::new(),
+            taken: Vec::new(),
+            waiting: VecDeque::new(),
+            close_code: None,
+            last_ack: 0,
+        })
+    }
+
+    /// The id of the Engine.IO session.
+    pub fn sid(&self) -> &str {
+        self.handshake["sid"].as_str().unwrap_or("")
+    }
+
+    /// Sends an Engine.IO packet as it is: `40/chat,{}`. A connection that has
+    /// ended is noticed when the client reads.
+    pub async fn send(&mut self, packet: &str) {
+        let _ = self.socket.send(Message::text(packet)).await;
+    }
+
+    /// Sends an attachment.
+    pub async fn send_binary(&mut self, bytes: Vec<u8>) {
+        let _ = self.socket.send(Message::binary(bytes)).await;
+    }
+
+    /// Sends CONNECT and does not wait for its answer.
+    pub async fn start_connect(&mut self, nsp: &str, auth: Value) {
+        self.nsp = nsp.to_owned();
+        self.send(&connect_packet(nsp, &auth)).await;
+    }
+
+    /// Sends CONNECT and returns its answer: `sid` and `pid`, or the error.
+    pub async fn connect(&mut self, nsp: &str, auth: Value) -> Result<Value, Value> {
+        self.start_connect(nsp, auth).await;
+        self.connect_answer().await
+    }
+
+    /// Returns the answer to the last CONNECT.
+    pub async fn connect_answer(&mut self) -> Result<Value, Value> {
+        let what = format!("the answer to CONNECT {}", self.nsp);
+        let answer = self.connect_answer_within(PATIENCE).await;
+        answer.unwrap_or_else(|| self.missing(&what))
+    }
+
+    /// Returns the answer to the last CONNECT, or `None` if it does not arrive in
+    /// time or the connection ends before.
+    pub async fn connect_answer_within(&mut self, wait: Duration) -> Option<Result<Value, Value>> {
+        let asked = self.nsp.clone();
+        let packet = self.packet(wait, move |packet| match packet {
+            Packet::Connected { nsp, .. } | Packet::Refused { nsp, .. } => *nsp == asked,
+            _ => false,
+        });
+        match packet.await? {
+            Packet::Connected { data, .. } => Some(Ok(data)),
+            Packet::Refused { data, .. } => Some(Err(data)),
+            _ => None,
+        }
+    }
+
+    /// Sends the packet that leaves a namespace; the session stays open.
+    pub async fn disconnect(&mut self, nsp: &str) {
+        self.send(&format!("41{}", prefix(nsp))).await;
+    }
+
+    /// Sends an event that wants no acknowledgement.
+    pub async fn emit(&mut self, event: &str, data: Value) {
+        let packet = format!("42{}{}", prefix(&self.nsp), json!([event, data]));
+        self.send(&packet).await;
+    }
+
+    /// Sends an event that wants an acknowledgement, for [`SocketIo::answer`].
+    pub async fn start(&mut self, event: &str, data: Value) -> u32 {
+        self.last_ack += 1;
+        let id = self.last_ack;
+        let packet = format!("42{}{id}{}", prefix(&self.nsp), json!([event, data]));
+        self.send(&packet).await;
+        id
+    }
+
+    /// Waits for an acknowledgement: its data, or its `error`.
+    pub async fn answer(&mut self, id: u32) -> Result<Value, Value> {
+        let answer = self.answer_within(id, PATIENCE).await;
+        answer.unwrap_or_else(|| self.missing(&format!("acknowledgement {id}")))
+    }
+
+    /// [`SocketIo::answer`], or `None` if it does not arrive in time or the
+    /// connection ends before.
+    pub async fn answer_within(&mut self, id: u32, wait: Duration) -> Option<Result<Value, Value>> {
+        let asked = self.nsp.clone();
+        let packet = self.packet(wait, move |packet| match packet {
+            Packet::Ack { nsp, id: of, .. } => *nsp == asked && *of == id,
+            _ => false,
+        });
+        let Packet::Ack { mut data, .. } = packet.await? else {
+            return None;
+        };
+        Some(match data["error"].is_null() {
+            true => Ok(data),
+            false => Err(data["error"].take()),
+        })
+    }
+
+    /// Sends an event and waits for its acknowledgement: its data, or its
+    /// `error`.
+    pub async fn request(&mut self, event: &str, data: Value) -> Result<Value, Value> {
+        let id = self.start(event, data).await;
+        self.answer(id).await
+    }
+
+    /// The next event of this name; other events stay for later calls.
+    pub async fn expect(&mut self, name: &str) -> Event {
+        self.find(name, |event| event.name == name).await
+    }
+
+    /// The next event that `matches` accepts; other events stay for later calls.
+    pub async fn find(&mut self, what: &str, matches: impl Fn(&Event) -> bool) -> Event {
+        let found = self.find_within(PATIENCE, matches).await;
+        found.unwrap_or_else(|| self.missing(what))
+    }
+
+    /// [`SocketIo::find`], or `None` if the event does not arrive in time or the
+    /// connection ends before.
+    pub async fn find_within(
+        &mut self,
+        wait: Duration,
+        matches: impl Fn(&Event) -> bool,
+    ) -> Option<Event> {
+        let deadline = Instant::now() + wait;
+        let mut seen = 0;
+        loop {
+            for at in seen..self.events.len() {
+                if !self.taken[at] && matches(&self.events[at]) {
+                    self.taken[at] = true;
+                    return Some(self.events[at].clone());
+                }
+            }
+            seen = self.events.len();
+            if !self.read(deadline).await {
+                return None;
+            }
+        }
+    }
+
+    /// The offset of the last event: its last argument, if that is a string. A
+    /// client that returns sends it with its `pid`.
+    pub fn offset(&self) -> Option<String> {
+        let last = |event: &Event| Some(event.args.last()?.as_str()?.to_owned());
+        self.events.iter().rev().find_map(last)
+    }
+
+    /// Reads for this long.
+    pub async fn read_for(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        while self.read(deadline).await {}
+    }
+
+    /// Ends the TCP connection without a close frame, as a lost network does.
+    pub fn terminate(self) {
+        drop(self);
+    }
+
+    /// The code of the close, if the client has read it.
+    pub fn close_code(&self) -> Option<u16> {
+        self.close_code
+    }
+
+    /// Whether the server has sent the client out of a namespace.
+    pub fn is_disconnected(&self, from: &str) -> bool {
+        self.waiting
+            .iter()
+            .any(|packet| matches!(packet, Packet::Disconnected { nsp } if nsp == from))
+    }
+
+    /// Waits for the close and returns its code.
+    pub async fn closed(&mut self) -> u16 {
+        let code = self.closed_within(PATIENCE).await;
+        code.unwrap_or_else(|| self.missing("the close"))
+    }
+
+    /// Waits for the close and returns its code, or `None` if the connection is
+    /// still open after `wait`.
+    pub async fn closed_within(&mut self, wait: Duration) -> Option<u16> {
+        self.read_for(wait).await;
+        self.close_code
+    }
+
+    /// The next packet that `matches` accepts.
+    async fn packet(
+        &mut self,
+        wait: Duration,
+        matches: impl Fn(&Packet) -> bool,
+    ) -> Option<Packet> {
+        let deadline = Instant::now() + wait;
+        loop {
+            if let Some(at) = self.waiting.iter().position(&matches) {
+                return self.waiting.remove(at);
+            }
+            if !self.read(deadline).await {
+                return None;
+            }
+        }
+    }
+
+    /// Reads one frame. Returns `false` at the deadline and once the connection
+    /// has ended.
+    async fn read(&mut self, deadline: Instant) -> bool {
+        let Some(frame) = self.next_frame(deadline).await else {
+            return false;
+        };
+        match frame.as_str() {
+            "2" => self.send("3").await,
+            "1" | "6" => {}
+            frame => match parse(frame) {
+                Some(Ok(event)) => {
+                    self.events.push(event);
+                    self.taken.push(false);
+                }
+                Some(Err(packet)) => self.waiting.push_back(packet),
+                None => panic!("the server sent a packet that the client does not know: {frame}"),
+            },
+        }
+        true
+    }
+
+    /// The next text frame; `None` at the deadline and once the connection has
+    /// ended.
+    pub async fn next_frame(&mut self, deadline: Instant) -> Option<String> {
+        while self.close_code.is_none() {
+            match timeout_at(deadline, self.socket.next()).await.ok()? {
+                Some(Ok(Message::Text(text))) => return Some(text.to_string()),
+                Some(Ok(Message::Close(frame))) => {
+                    self.close_code = Some(frame.map_or(1005, |frame| frame.code.into()));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => self.close_code = Some(1006),
+            }
+        }
+        None
+    }
+
+    fn missing(&self, what: &str) -> ! {
+        let last = &self.events[self.events.len().saturating_sub(5)..];
+        let last: Vec<String> = last
+            .iter()
+            .map(|event| {
+                let args = json!(event.args).to_string();
+                let args: String = args.chars().take(200).collect();
+                format!("{} {args}", event.name)
+            })
+            .collect();
+        panic!(
+            "{what} did not arrive; close code {:?}, other packets {:?}, last events {last:#?}",
+            self.close_code, self.waiting
+        );
+    }
+}
+
+/// Reads a Socket.IO packet in an Engine.IO message.
+fn parse(frame: &str) -> Option<Result<Event, Packet>> {
+    let mut rest = frame.strip_prefix('4')?;
+    let kind = rest.chars().next()?;
+    rest = &rest[1..];
+    let nsp = match rest.starts_with('/') {
+        true => {
+            let (nsp, after) = rest.split_once(',').unwrap_or((rest, ""));
+            rest = after;
+            nsp.to_owned()
+        }
+        false => "/".to_owned(),
+    };
+    let digits = rest.find(|c: char| !c.is_ascii_digit());
+    let (id, data) = rest.split_at(digits.unwrap_or(rest.len()));
+    let data: Value = match data {
+        "" => Value::Null,
+        data => serde_json::from_str(data).ok()?,
+    };
+    Some(match kind {
+        '0' => Err(Packet::Connected { nsp, data }),
+        '1' => Err(Packet::Disconnected { nsp }),
+        '2' => {
+            let Value::Array(mut args) = data else {
+                return None;
+            };
+            let name = args.first()?.as_str()?.to_owned();
+            args.remove(0);
+            Ok(Event { nsp, name, args })
+        }
+        '3' => Err(Packet::Ack {
+            nsp,
+            id: id.parse().ok()?,
+            data: data.get(0).cloned().unwrap_or(Value::Null),
+        }),
+        '4' => Err(Packet::Refused { nsp, data }),
+        _ => return None,
+    })
+}
+
+/// An Engine.IO session over HTTP long-polling.
+#[derive(Clone, Debug)]
+pub struct Polling {
+    pub sid: String,
+}
+
+impl Polling {
+    /// Opens a session. `query` is appended to the URL: `token=…`.
+    pub async fn open(server: &Server, query: &str) -> Polling {
+        let path = format!("/socket.io/?EIO=4&transport=polling&recovery=1&{query}");
+        let answer = server.request("GET", &path, None, None).await;
+        let opened = answer.text.strip_prefix('0');
+        let handshake: Value = opened
+            .and_then(|data| serde_json::from_str(data).ok())
+            .unwrap_or_else(|| panic!("{} {}", answer.status, answer.text));
+        let sid = handshake["sid"].as_str().expect("a sid").to_owned();
+        Polling { sid }
+    }
+
+    /// Posts packets, separated by [`SEPARATOR`].
+    pub async fn post(&self, server: &Server, body: impl Into<String>) -> Answer {
+        let headers = [("content-type", "text/plain;charset=UTF-8")];
+        let body = body.into().into_bytes();
+        server.call("POST", &self.path(), &headers, body).await
+    }
+
+    /// Posts packets on a connection of its own. Returns the status, or `None` if
+    /// the server does not answer in time or ends the connection.
+    pub async fn try_post(&self, server: &Server, body: &str, wait: Duration) -> Option<u16> {
+        let (path, length) = (self.path(), body.len());
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\
+             content-type: text/plain;charset=UTF-8\r\ncontent-length: {length}\r\n\r\n",
+            server.address()
+        );
+        let exchange = async {
+            let mut stream = TcpStream::connect(server.address()).await.ok()?;
+            // A server that refuses the body may stop reading it.
+            let _ = stream.write_all(head.as_bytes()).await;
+            let _ = stream.write_all(body.as_bytes()).await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            answer.split(' ').nth(1)?.parse().ok()
+        };
+        timeout(wait, exchange).await.ok()?
+    }
+
+    /// Waits for packets; the body of the answer has them.
+    pub async fn poll(&self, server: &Server) -> Answer {
+        server.request("GET", &self.path(), None, None).await
+    }
+
+    /// Connects the session to a namespace and returns the answer: `sid` and
+    /// `pid`, or the error.
+    pub async fn connect(&self, server: &Server, nsp: &str, auth: Value) -> Result<Value, Value> {
+        let posted = self.post(server, connect_packet(nsp, &auth)).await;
+        assert_eq!(posted.status, 200, "{}", posted.text);
+        loop {
+            let polled = self.poll(server).await;
+            assert_eq!(polled.status, 200, "{}", polled.text);
+            for packet in polled.text.split(SEPARATOR) {
+                match parse(packet) {
+                    Some(Err(Packet::Connected { data, .. })) => return Ok(data),
+                    Some(Err(Packet::Refused { data, .. })) => return Err(data),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Moves the session to a WebSocket: `2probe`, `3probe`, `5`.
+    pub async fn upgrade(&self, server: &Server) -> SocketIo {
+        let mut socket = SocketIo::upgrade(server, &format!("sid={}", self.sid))
+            .await
+            .expect("the server upgrades a polling session");
+        socket.handshake = json!({ "sid": self.sid });
+        socket.send("2probe").await;
+        let answer = socket.next_frame(Instant::now() + PATIENCE).await;
+        assert_eq!(answer.as_deref(), Some("3probe"), "the probe is answered");
+        socket.send("5").await;
+        socket
+    }
+
+    fn path(&self) -> String {
+        format!("/socket.io/?EIO=4&transport=polling&sid={}", self.sid)
+    }
+}
