@@ -10,13 +10,14 @@
 //! | `replay` | what somebody missed, cut out of the rows of the log |
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use roomcast::auth::Rights;
 use roomcast::config::Config;
-use roomcast::room::log::{Bounds, slice};
-use roomcast::room::{ConnId, Frame, Hello, Room, Snapshot};
-use roomcast::time::Millis;
-use roomcast::wire::command::{Position, Status};
-use roomcast::wire::native;
+use roomcast_proto::access::Rights;
+use roomcast_proto::log_text::slice;
+use roomcast_proto::time::Millis;
+use roomcast_proto::wire::command::{Position, Status};
+use roomcast_proto::wire::native;
+use roomcast_room::log::Bounds;
+use roomcast_room::{ConnId, Frame, Hello, Room, Snapshot};
 use std::hint::black_box;
 use std::rc::Rc;
 
@@ -44,7 +45,7 @@ fn room() -> Room {
         journal: Vec::new(),
         recent: None,
     };
-    Room::new("bench".into(), config, snapshot)
+    Room::new("bench".into(), config.room.clone(), snapshot)
 }
 
 fn hello(user: usize) -> Hello {

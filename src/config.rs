@@ -1,13 +1,16 @@
 //! Every setting: its name, its default, its bounds, and one clear error when
 //! a value is not usable. Read once, into a typed struct.
 
-use crate::auth::Revoked;
-use crate::auth::access::Patterns;
-use crate::auth::jwk::KeySet;
-use crate::auth::keys::{Keys, MIN_SECRET};
-use crate::auth::origin::Origins;
-use crate::gateway::handshake::MAX_SHARDS;
-use crate::time::{DAY, MINUTE, Millis, SECOND};
+use roomcast_auth::jwk::KeySet;
+use roomcast_auth::keys::{Keys, MIN_SECRET};
+use roomcast_auth::origin::Origins;
+use roomcast_auth::{Authenticator, Revoked};
+use roomcast_gateway::config::{GatewayConfig, MAX_SHARDS};
+use roomcast_proto::access::Patterns;
+use roomcast_proto::eventlog::Level;
+use roomcast_proto::limits::{ConnectionLimits, Rate};
+use roomcast_proto::time::{DAY, MINUTE, Millis, SECOND};
+use roomcast_room::config::RoomConfig;
 use std::rc::Rc;
 
 /// A setting that cannot be used. Shown to the operator, so it names the
@@ -26,66 +29,19 @@ pub enum ConfigError {
     },
 }
 
-/// How much of one kind of command a connection may send: a token bucket.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rate {
-    /// Refill, per second.
-    pub per_second: f64,
-    /// How many may come at once.
-    pub burst: f64,
-}
-
-impl Rate {
-    /// So many a minute, all of which may come at once.
-    pub fn per_minute(count: f64) -> Self {
-        Rate {
-            per_second: count / 60.0,
-            burst: count,
-        }
-    }
-}
-
-/// Which lines the event log has: those at this level and above.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    Debug,
-    Info,
-    Warn,
-    Error,
-    Off,
-}
-
-impl Level {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Level::Debug => "debug",
-            Level::Info => "info",
-            Level::Warn => "warn",
-            Level::Error => "error",
-            Level::Off => "off",
-        }
-    }
-}
-
 /// All settings. The comment at each field is the documentation of the
 /// setting; README.md has the same as a table.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What tokens are checked with; at least one of
+    /// Judges tokens, by at least one of
     /// - `JWT_SECRET`: the HS256 key, 32 bytes or more
-    /// - `JWT_SECRET_PREVIOUS`: a second one, taken while the first is new
+    /// - `JWT_SECRET_PREVIOUS`: a second one, accepted while the first is new
     /// - `JWT_JWKS`: a JWK Set (RFC 7517) of public keys
     /// - `JWT_JWKS_URL`: where such a set is fetched from, by HTTPS
-    pub keys: Rc<Keys>,
-    /// `REVOCATION`: whether tokens can be revoked, for which each isolate asks
-    /// every few seconds what was. Default true.
-    pub revoked: Rc<Revoked>,
-    /// `JWT_ISSUER`: the `iss` that tokens must have. Unset: any.
-    pub jwt_issuer: Option<String>,
-    /// `JWT_AUDIENCE`: what `aud` of tokens must contain. Unset: any.
-    pub jwt_audience: Option<String>,
-    /// `DEFAULT_ROOMS`: the room patterns of a token without `rooms`. Empty.
-    pub default_rooms: Patterns,
+    ///
+    /// `REVOCATION` (default true): whether tokens can be revoked, for which each
+    /// isolate asks every few seconds what was.
+    pub auth: Rc<Authenticator>,
     /// `ALLOWED_ORIGINS`: where browsers may connect from. Empty: same origin.
     pub allowed_origins: Origins,
     /// `DEV_TOKENS`: whether `POST /dev/token` answers, in development builds.
@@ -94,142 +50,8 @@ pub struct Config {
     pub log_level: Level,
     /// `MAX_BODY_BYTES`: the largest HTTP body. Default 1 MiB.
     pub max_body_bytes: usize,
-    pub room: RoomConfig,
-    pub gateway: GatewayConfig,
-}
-
-/// The settings of gateways, which hold the sockets of `/ws` and `/socket.io/`.
-#[derive(Clone, Debug)]
-pub struct GatewayConfig {
-    /// `GATEWAY_SHARDS`: how many gateways new sockets are spread over. May be
-    /// changed at any time. Default 8.
-    pub shards: usize,
-    /// `MAX_ROOMS_PER_CONNECTION`: rooms that one connection may be in. Default
-    /// 100.
-    pub max_rooms: usize,
-    /// `PING_INTERVAL_MS`: how often Engine.IO sessions are pinged. 0 stands
-    /// for never: the clients are told the longest that their timers can hold,
-    /// so that an idle gateway sleeps. Default 25,000.
-    pub ping_interval: Millis,
-    /// `PING_TIMEOUT_MS`: how long a pong may take. Default 20,000.
-    pub ping_timeout: Millis,
-    /// `CONNECT_TIMEOUT_MS`: how long a session may be without a namespace.
-    /// Default 45,000, as Socket.IO's own server.
-    pub connect_timeout: Millis,
-    /// `REFUSED_CONNECTS_PER_MINUTE` (300): Socket.IO connects that one gateway
-    /// refuses connections without a valid token of one address (a /64 of IPv6)
-    /// before it refuses new ones.
-    pub refused_connects: Rate,
-    /// `NAMESPACES`: those that Socket.IO clients may connect to. Default `/`
-    /// and `/chat`.
-    pub namespaces: Vec<String>,
-    /// `MAX_PAYLOAD`: the most bytes of one message or one polling request of
-    /// Engine.IO, as clients are told. Default 1,000,000, as its own server.
-    pub max_payload: usize,
-}
-
-impl Default for GatewayConfig {
-    fn default() -> Self {
-        GatewayConfig {
-            shards: 8,
-            max_rooms: 100,
-            ping_interval: 25 * SECOND,
-            ping_timeout: 20 * SECOND,
-            connect_timeout: 45 * SECOND,
-            refused_connects: Rate::per_minute(300.0),
-            namespaces: vec!["/".into(), "/chat".into()],
-            max_payload: 1_000_000,
-        }
-    }
-}
-
-/// The settings that a room itself needs.
-#[derive(Clone, Debug)]
-pub struct RoomConfig {
-    /// `MAX_FRAME_BYTES`: the largest frame a client may send. Default 64 KiB.
-    pub max_frame_bytes: usize,
-    /// `DEDUPE_WINDOW`: how long a `messageId` is remembered. Default 10 min.
-    pub dedupe_window: Millis,
-    /// `RETENTION_EVENTS`: how many logged events a room keeps. Default 10,000.
-    pub retention_events: u64,
-    /// `RETENTION_DAYS`: for how long, in days, fractions allowed. Default 7.
-    pub retention_age: Millis,
-    /// `PRESENCE_GRACE_MS`: how long after its last socket a user is still
-    /// shown as before. Default 5,000.
-    pub presence_grace: Millis,
-    /// `TYPING_TTL_MS`: when a typing indicator expires by itself. Default 5,000.
-    pub typing_ttl: Millis,
-    /// `GHOST_TIMEOUT`: how long after its last ping a socket that used to
-    /// ping is taken for gone. Default 90 s.
-    pub ghost_timeout: Millis,
-    /// `MESSAGES_PER_SECOND` (20), `MESSAGES_BURST` (40): `sendMessage` and
-    /// `emit`, per connection.
-    pub messages: Rate,
-    /// `SIGNALS_PER_SECOND` (5), `SIGNALS_BURST` (20): `typingIndicator` and
-    /// `setPresence`, per connection.
-    pub signals: Rate,
-    /// `JOINS_PER_SECOND` (5), `JOINS_BURST` (100): `joinRoom`, `leaveRoom`,
-    /// `sync` and `refreshToken`, per connection.
-    pub joins: Rate,
-    /// `COMMANDS_PER_SECOND` (1,000), `COMMANDS_BURST` (2,000): anything at
-    /// all, per connection. Keeps acknowledgements and faults in bounds.
-    pub commands: Rate,
-    /// `REFUSALS_PER_SECOND` (2,000), `REFUSALS_BURST` (1,000): what a room or a
-    /// gateway refuses, all its connections together, before it is flooded: then
-    /// those that are refused again and again are closed at once.
-    pub refusals: Rate,
-    /// `FLOOD_BAN`: how long who was closed for that is kept out, twice as long
-    /// each time. Default 10 s.
-    pub flood_ban: Millis,
-    /// `CONNECTS_PER_MINUTE` (600): connects to one room from one address.
-    pub connects: Rate,
-    /// `MAX_CONNECTIONS_PER_USER`: sockets of one user in one room. Default 10.
-    pub max_connections_per_user: usize,
-    /// `MAX_MEMBERS`: members of a room. Default 10,000.
-    pub max_members: usize,
-    /// `MAX_UNACKED_BYTES`: how much is sent to a socket that gives no sign of
-    /// life (a frame or a ping) before it is cut. Default 32 MiB.
-    pub max_unacked_bytes: usize,
-}
-
-/// Everything at its default, for tests and as the base of [`Config::read`].
-impl Default for RoomConfig {
-    fn default() -> Self {
-        RoomConfig {
-            max_frame_bytes: 64 * 1024,
-            dedupe_window: 10 * MINUTE,
-            retention_events: 10_000,
-            retention_age: 7 * DAY,
-            presence_grace: 5 * SECOND,
-            typing_ttl: 5 * SECOND,
-            ghost_timeout: 90 * SECOND,
-            messages: Rate {
-                per_second: 20.0,
-                burst: 40.0,
-            },
-            signals: Rate {
-                per_second: 5.0,
-                burst: 20.0,
-            },
-            joins: Rate {
-                per_second: 5.0,
-                burst: 100.0,
-            },
-            commands: Rate {
-                per_second: 1000.0,
-                burst: 2000.0,
-            },
-            refusals: Rate {
-                per_second: 2_000.0,
-                burst: 1_000.0,
-            },
-            flood_ban: 10 * SECOND,
-            connects: Rate::per_minute(600.0),
-            max_connections_per_user: 10,
-            max_members: 10_000,
-            max_unacked_bytes: 32 * 1024 * 1024,
-        }
-    }
+    pub room: Rc<RoomConfig>,
+    pub gateway: Rc<GatewayConfig>,
 }
 
 impl Config {
@@ -241,55 +63,39 @@ impl Config {
                 .map(|value| value.trim().to_owned())
                 .filter(|value| !value.is_empty())
         });
-        let defaults = RoomConfig::default();
+        let room = RoomConfig::default();
         let gateway = GatewayConfig::default();
+        let limits = vars.limits()?;
         Ok(Config {
-            keys: Rc::new(vars.keys()?),
-            revoked: Rc::new(Revoked::new(vars.flag("REVOCATION", true)?)),
-            jwt_issuer: vars.text("JWT_ISSUER"),
-            jwt_audience: vars.text("JWT_AUDIENCE"),
-            default_rooms: Patterns::from_list(&vars.text("DEFAULT_ROOMS").unwrap_or_default()),
+            auth: Rc::new(Authenticator {
+                keys: vars.keys()?,
+                revoked: Revoked::new(vars.flag("REVOCATION", true)?),
+                issuer: vars.text("JWT_ISSUER"),
+                audience: vars.text("JWT_AUDIENCE"),
+                default_rooms: Patterns::from_list(&vars.text("DEFAULT_ROOMS").unwrap_or_default()),
+            }),
             allowed_origins: Origins::parse(&vars.text("ALLOWED_ORIGINS").unwrap_or_default()),
             dev_tokens: vars.flag("DEV_TOKENS", false)?,
             log_level: vars.level("LOG_LEVEL")?,
             max_body_bytes: vars.whole("MAX_BODY_BYTES", 1024 * 1024, 1024, 64 << 20)?,
-            room: RoomConfig {
-                max_frame_bytes: vars.whole(
-                    "MAX_FRAME_BYTES",
-                    defaults.max_frame_bytes,
-                    256,
-                    // A row holds 2 MB, and an event with its envelope goes into one.
-                    1 << 20,
-                )?,
-                dedupe_window: vars.duration("DEDUPE_WINDOW", defaults.dedupe_window)?,
+            room: Rc::new(RoomConfig {
+                limits: limits.clone(),
+                dedupe_window: vars.duration("DEDUPE_WINDOW", room.dedupe_window)?,
                 retention_events: vars.whole("RETENTION_EVENTS", 10_000, 1, 10_000_000)? as u64,
                 retention_age: (vars.number("RETENTION_DAYS", 7.0, 0.0, 36_500.0)? * DAY as f64)
                     as Millis,
-                presence_grace: vars.millis("PRESENCE_GRACE_MS", defaults.presence_grace)?,
-                typing_ttl: vars.millis("TYPING_TTL_MS", defaults.typing_ttl)?,
-                ghost_timeout: vars.duration("GHOST_TIMEOUT", defaults.ghost_timeout)?,
-                messages: vars.rate("MESSAGES_PER_SECOND", "MESSAGES_BURST", defaults.messages)?,
-                signals: vars.rate("SIGNALS_PER_SECOND", "SIGNALS_BURST", defaults.signals)?,
-                joins: vars.rate("JOINS_PER_SECOND", "JOINS_BURST", defaults.joins)?,
-                commands: vars.rate("COMMANDS_PER_SECOND", "COMMANDS_BURST", defaults.commands)?,
-                refusals: vars.rate("REFUSALS_PER_SECOND", "REFUSALS_BURST", defaults.refusals)?,
-                flood_ban: vars.duration("FLOOD_BAN", defaults.flood_ban)?,
-                connects: vars.per_minute("CONNECTS_PER_MINUTE", defaults.connects)?,
+                presence_grace: vars.millis("PRESENCE_GRACE_MS", room.presence_grace)?,
+                typing_ttl: vars.millis("TYPING_TTL_MS", room.typing_ttl)?,
                 max_connections_per_user: vars.whole(
                     "MAX_CONNECTIONS_PER_USER",
-                    defaults.max_connections_per_user,
+                    room.max_connections_per_user,
                     1,
                     32_768,
                 )?,
-                max_members: vars.whole("MAX_MEMBERS", defaults.max_members, 1, 1_000_000)?,
-                max_unacked_bytes: vars.whole(
-                    "MAX_UNACKED_BYTES",
-                    defaults.max_unacked_bytes,
-                    1024,
-                    64 << 20,
-                )?,
-            },
-            gateway: GatewayConfig {
+                max_members: vars.whole("MAX_MEMBERS", room.max_members, 1, 1_000_000)?,
+            }),
+            gateway: Rc::new(GatewayConfig {
+                limits,
                 shards: vars.whole("GATEWAY_SHARDS", gateway.shards, 1, MAX_SHARDS)?,
                 max_rooms: vars.whole("MAX_ROOMS_PER_CONNECTION", gateway.max_rooms, 1, 1_000)?,
                 ping_interval: vars.millis("PING_INTERVAL_MS", gateway.ping_interval)?,
@@ -304,7 +110,7 @@ impl Config {
                         .collect()
                 }),
                 max_payload: vars.whole("MAX_PAYLOAD", gateway.max_payload, 1_024, 64 << 20)?,
-            },
+            }),
         })
     }
 }
@@ -333,6 +139,34 @@ impl Vars<'_> {
                 expected: expected(),
             }),
         }
+    }
+
+    /// The limits of a connection, which rooms and gateways share.
+    fn limits(&self) -> Result<ConnectionLimits, ConfigError> {
+        let defaults = ConnectionLimits::default();
+        Ok(ConnectionLimits {
+            // A row holds 2 MB, and an event with its envelope goes into one.
+            max_frame_bytes: self.whole(
+                "MAX_FRAME_BYTES",
+                defaults.max_frame_bytes,
+                256,
+                1 << 20,
+            )?,
+            messages: self.rate("MESSAGES_PER_SECOND", "MESSAGES_BURST", defaults.messages)?,
+            signals: self.rate("SIGNALS_PER_SECOND", "SIGNALS_BURST", defaults.signals)?,
+            joins: self.rate("JOINS_PER_SECOND", "JOINS_BURST", defaults.joins)?,
+            commands: self.rate("COMMANDS_PER_SECOND", "COMMANDS_BURST", defaults.commands)?,
+            refusals: self.rate("REFUSALS_PER_SECOND", "REFUSALS_BURST", defaults.refusals)?,
+            flood_ban: self.duration("FLOOD_BAN", defaults.flood_ban)?,
+            connects: self.per_minute("CONNECTS_PER_MINUTE", defaults.connects)?,
+            ghost_timeout: self.duration("GHOST_TIMEOUT", defaults.ghost_timeout)?,
+            max_unacked_bytes: self.whole(
+                "MAX_UNACKED_BYTES",
+                defaults.max_unacked_bytes,
+                1024,
+                64 << 20,
+            )?,
+        })
     }
 
     fn keys(&self) -> Result<Keys, ConfigError> {

@@ -20,16 +20,8 @@
 // The bindings that are generated for the Workers runtime need it, nobody else.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
-pub mod auth;
 pub mod config;
-pub mod eventlog;
-pub mod fault;
-pub mod gateway;
 pub mod http;
-pub mod name;
-pub mod room;
-pub mod time;
-pub mod wire;
 
 #[cfg(target_arch = "wasm32")]
 mod durable;

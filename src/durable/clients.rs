@@ -7,7 +7,7 @@
 
 use super::revocations::REGISTERED_KEY;
 use super::sql::{Db, js, number, text};
-use crate::time::Millis;
+use roomcast_proto::time::Millis;
 use std::collections::HashMap;
 use worker::Result;
 

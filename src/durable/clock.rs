@@ -2,8 +2,8 @@
 //! its one alarm, which does not.
 
 use super::sabotage;
-use crate::time::Millis;
 use js_sys::Date;
+use roomcast_proto::time::Millis;
 use worker::{Result, ScheduledTime, State};
 
 /// What is set.

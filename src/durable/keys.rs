@@ -4,16 +4,16 @@
 //! shared, for what one request began another cannot await.
 
 use super::runtime::{complain, now};
-use crate::auth::Keys;
-use crate::auth::jwk::{Algorithm, MAX_JWKS, PublicKey};
-use crate::auth::keys::{RETRY_AFTER, Task};
 use crate::config::Config;
-use crate::fault::Fault;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use js_sys::futures::JsFuture;
 use js_sys::{Array, JSON, Promise, Uint8Array};
+use roomcast_auth::Keys;
+use roomcast_auth::jwk::{Algorithm, MAX_JWKS, PublicKey};
+use roomcast_auth::keys::{RETRY_AFTER, Task};
+use roomcast_proto::fault::Fault;
 use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
@@ -46,11 +46,11 @@ extern "C" {
 /// fails. There is a fault where nothing is.
 pub async fn prepare(env: &Env, config: &Config, token: &str) -> std::result::Result<(), Fault> {
     look_at_signature(config, token).await;
-    super::revocations::catch_up(env, &config.revoked).await
+    super::revocations::catch_up(env, &config.auth.revoked).await
 }
 
 async fn look_at_signature(config: &Config, token: &str) {
-    let keys = &config.keys;
+    let keys = &config.auth.keys;
     let mut fetched = false;
     while let Some(task) = keys.task(token, !fetched, now()) {
         match task {

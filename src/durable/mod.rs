@@ -1,5 +1,5 @@
 //! The shell: the Durable Objects of rooms and gateways. Thin: it turns the
-//! runtime's events into calls of [`crate::room`] and [`crate::gateway`], and the
+//! runtime's events into calls of [`roomcast_room`] and [`roomcast_gateway`], and the
 //! outputs of those into SQL, frames, timers and alarms. It decides nothing.
 
 mod clients;
@@ -25,7 +25,7 @@ pub use sabotage::plan as plan_sabotage;
 pub use settings::settings;
 pub use tickets::{issue as issue_ticket, redeem as redeem_ticket};
 
-use crate::fault::Fault;
+use roomcast_proto::fault::Fault;
 use worker::{Response, ResponseBuilder, Result};
 
 /// An object's refusal, which the Worker makes a problem of.

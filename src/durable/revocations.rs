@@ -13,10 +13,10 @@ use super::room::ROOM_HEADER;
 use super::runtime::{self, GATEWAYS, REVOCATIONS, ROOMS, complain, now};
 use super::sql::{Db, js, number, text};
 use super::{clock, refuse};
-use crate::auth::revoked::{Look, MAX_REVOCATIONS, News, Registry, Revocation, Revoked, Whose};
-use crate::fault::{Code, Fault};
-use crate::time::{DAY, Millis, SECOND};
 use futures_util::{StreamExt, stream};
+use roomcast_auth::revoked::{Look, MAX_REVOCATIONS, News, Registry, Revocation, Revoked, Whose};
+use roomcast_proto::fault::{Code, Fault};
+use roomcast_proto::time::{DAY, Millis, SECOND};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -329,7 +329,7 @@ impl Live {
                     &[
                         serde_json::to_string(&place)?.into(),
                         life.into(),
-                        js(until.min(crate::wire::object::MAX_SAFE_INTEGER)),
+                        js(until.min(roomcast_proto::wire::object::MAX_SAFE_INTEGER)),
                         js(self.registry.head()),
                     ],
                 )?;

@@ -3,9 +3,9 @@
 //! a tick, whatever number of sockets it goes to.
 
 use super::sabotage;
-use crate::eventlog::Entry;
-use crate::time::Millis;
 use js_sys::{Array, JsString, Object, Promise, Reflect};
+use roomcast_proto::eventlog::Entry;
+use roomcast_proto::time::Millis;
 use slotmap::{Key, KeyData};
 use std::fmt::Display;
 use wasm_bindgen::prelude::*;

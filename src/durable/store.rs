@@ -14,11 +14,11 @@ use super::revocations::REGISTERED_KEY;
 use super::runtime;
 use super::sabotage::{self, Point};
 use super::sql::{Db, js, number, text};
-use crate::room::link::Item;
-use crate::room::log::{Bounds, Page, Range, Row};
-use crate::room::{Attachment, Change, Member, Recent, Snapshot};
-use crate::time::Millis;
 use js_sys::JsString;
+use roomcast_proto::link::Item;
+use roomcast_proto::time::Millis;
+use roomcast_room::log::{Bounds, Page, Range, Row};
+use roomcast_room::{Attachment, Change, Member, Recent, Snapshot};
 use wasm_bindgen::JsCast;
 use worker::{Error, Result};
 

@@ -5,11 +5,12 @@
 use super::runtime::{self, TICKETS, fresh_id, now};
 use super::sql::{Db, js, text};
 use super::{clock, refuse, settings};
-use crate::auth::{Identity, ticket};
 use crate::config::Config;
-use crate::fault::Fault;
-use crate::room::limits::Doors;
-use crate::time::{MINUTE, Millis};
+use roomcast_auth::ticket;
+use roomcast_proto::access::Identity;
+use roomcast_proto::fault::Fault;
+use roomcast_proto::limits::Doors;
+use roomcast_proto::time::{MINUTE, Millis};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use worker::{
@@ -150,7 +151,7 @@ impl Live {
                 identity,
             } => {
                 // As many as there may be connects.
-                let connects = config.room.connects;
+                let connects = config.room.limits.connects;
                 let taken = self.doors.admit(&identity.user, "tickets", connects, now());
                 if let Err(fault) = taken {
                     return Ok(Err(fault));

@@ -1,6 +1,6 @@
 //! RFC 9457 problems: the one place where a fault becomes an HTTP answer.
 
-use crate::fault::Fault;
+use roomcast_proto::fault::Fault;
 use serde_json::json;
 
 pub const CONTENT_TYPE: &str = "application/problem+json";

@@ -1,10 +1,10 @@
 //! What `POST /publish` takes.
 
-use crate::fault::{Fault, Result};
-use crate::name::personal_room;
-use crate::room::service::Publication;
-use crate::wire::Object;
-use crate::wire::object::{BOOLEAN, MESSAGE_ID, PUBLISHED_EVENT, ROOM, USER, too_deep};
+use roomcast_proto::fault::{Fault, Result};
+use roomcast_proto::name::personal_room;
+use roomcast_proto::wire::Object;
+use roomcast_proto::wire::object::{BOOLEAN, MESSAGE_ID, PUBLISHED_EVENT, ROOM, USER, too_deep};
+use roomcast_room::service::Publication;
 use serde_json::value::RawValue;
 
 /// Most messages of one request.

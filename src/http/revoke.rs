@@ -1,10 +1,10 @@
 //! What `POST /revoke` takes.
 
-use crate::auth::revoked::{MAX_JTI, MAX_LIFE, Whose};
-use crate::fault::{Fault, Result};
-use crate::time::{Millis, SECOND};
-use crate::wire::Object;
-use crate::wire::object::{Kind, USER, WHOLE};
+use roomcast_auth::revoked::{MAX_JTI, MAX_LIFE, Whose};
+use roomcast_proto::fault::{Fault, Result};
+use roomcast_proto::time::{Millis, SECOND};
+use roomcast_proto::wire::Object;
+use roomcast_proto::wire::object::{Kind, USER, WHOLE};
 
 const JTI: Kind<String> = Kind {
     expected: "a token's `jti`: 1 to 256 bytes",

@@ -1,12 +1,12 @@
 //! Paths and queries.
 
 use super::problem::Problem;
-use crate::fault::{Fault, Result};
-use crate::gateway::Protocol;
-use crate::name;
-use crate::room::log::Range;
-use crate::wire::command::{DEFAULT_LIMIT, MAX_LIMIT, Position};
-use crate::wire::object::{ROOM, USER, whole};
+use roomcast_gateway::Protocol;
+use roomcast_proto::fault::{Fault, Result};
+use roomcast_proto::name;
+use roomcast_proto::wire::command::{DEFAULT_LIMIT, MAX_LIMIT, Position};
+use roomcast_proto::wire::object::{ROOM, USER, whole};
+use roomcast_room::log::Range;
 use std::borrow::Cow;
 
 /// The description of all routes, in OpenAPI 3.1.
@@ -213,7 +213,7 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::Code;
+    use roomcast_proto::fault::Code;
 
     /// All but those of development builds.
     const ROUTES: [(&str, &str); 22] = [

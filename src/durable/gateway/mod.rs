@@ -15,13 +15,14 @@ use super::revocations::REVOKED_HEADER;
 use super::room::LINK_HEADER;
 use super::runtime::{self, Socket, now};
 use super::sabotage::{self, Point};
-use crate::auth::revoked::News;
 use crate::config::Config;
-use crate::gateway::{Answer, ClientId, Frame, PollId, SocketId, Waiting};
-use crate::time::Millis;
 use futures_channel::oneshot;
 use js_sys::{Map, Uint8Array};
 use others::Find;
+use roomcast_auth::revoked::News;
+use roomcast_gateway::Authentication;
+use roomcast_gateway::{Answer, ClientId, Frame, PollId, SocketId};
+use roomcast_proto::time::Millis;
 use slotmap::SecondaryMap;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -31,9 +32,9 @@ use wasm_bindgen::prelude::*;
 use worker::{Delay, DurableObject, Env, Request, Response, Result, State, durable_object};
 
 #[cfg(not(feature = "conformance"))]
-type Application = crate::gateway::chat::Chat;
+type Application = roomcast_gateway::chat::Chat;
 #[cfg(feature = "conformance")]
-type Application = crate::gateway::echo::Echo;
+type Application = roomcast_gateway::echo::Echo;
 
 /// Of the Worker's requests: who is at the door, and what is asked for.
 pub const DOOR_HEADER: &str = "x-roomcast-door";
@@ -65,7 +66,7 @@ struct Object {
 struct Live {
     config: Rc<Config>,
     name: String,
-    gateway: crate::gateway::Gateway<Application>,
+    gateway: roomcast_gateway::Gateway<Application>,
     store: Clients,
     sockets: SecondaryMap<SocketId, Socket>,
     polls: HashMap<PollId, oneshot::Sender<Answer>>,
@@ -91,7 +92,7 @@ enum Later {
         pid: String,
         user: String,
     },
-    Prepare(Waiting),
+    Authenticate(Authentication),
     Register,
 }
 

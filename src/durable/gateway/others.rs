@@ -2,20 +2,23 @@
 //! ask, and what they are asked.
 
 use super::{FIND_HEADER, GATEWAY_HEADER, Later, Live, Object};
-use crate::auth::revoked::News;
 use crate::durable::revocations::{self, Place, Told};
 use crate::durable::room::{LINK_HEADER, MAX_TURNS, ROOM_HEADER};
 use crate::durable::runtime::{self, GATEWAYS, ROOMS};
 use crate::durable::sabotage::{self, Point};
-use crate::eventlog::Entry;
-use crate::gateway::App;
-use crate::gateway::handshake::shard_of;
-use crate::room::link::{Push, Request as LinkRequest};
-use crate::time::{DAY, Millis};
+use roomcast_auth::revoked::News;
+use roomcast_gateway::handshake::shard_of;
+use roomcast_gateway::{App, Authentication, Credentials};
+use roomcast_proto::eventlog::Entry;
+use roomcast_proto::fault::Fault;
+use roomcast_proto::link::{Push, Request as LinkRequest};
+use roomcast_proto::time::{DAY, Millis};
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Duration;
-use worker::{Delay, Error, Response, ResponseBuilder, Result, State};
+use worker::{Delay, Error, Response, ResponseBuilder, State};
+
+type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a gateway asks another.
 #[derive(Serialize, Deserialize)]
@@ -63,14 +66,13 @@ impl Object {
                 }
             },
             Later::Register => self.register().await,
-            Later::Prepare(waiting) => {
+            Later::Authenticate(it) => {
+                let Credentials::Token(token) = &it.credentials else {
+                    return Ok(());
+                };
                 let config = self.act(None, |live, _| live.config.clone())?;
-                let ready = crate::durable::prepare(&self.env, &config, &waiting.token).await;
-                self.act(None, |live, _| {
-                    let (gateway, now) = (&mut live.gateway, live.began);
-                    let hub = &mut gateway.hub;
-                    gateway.app.prepared(hub, waiting, ready.is_ok(), now);
-                })
+                let ready = crate::durable::prepare(&self.env, &config, token).await;
+                self.act(None, |live, _| live.authenticate(it, ready))
             }
             Later::Find { client, pid, user } => {
                 let by = self.act(None, |live, _| live.name.clone())?;
@@ -153,7 +155,7 @@ impl Object {
     /// Says that there are sockets here, that they be told of revocations.
     pub(super) async fn register(self: Rc<Self>) -> Result<()> {
         let (config, name) = self.act(None, |live, _| (live.config.clone(), live.name.clone()))?;
-        let revoked = &config.revoked;
+        let revoked = &config.auth.revoked;
         let place = Place::Gateway(name);
         let registered = revocations::register(&self.env, revoked, place, Millis::MAX).await;
         self.act(None, |live, state| {
@@ -168,7 +170,7 @@ impl Object {
     /// Tokens were revoked: what is there by one of them is closed.
     pub(super) fn revoked(self: &Rc<Self>, name: String, news: &News) -> Result<Response> {
         let here = self.act(Some(name), |live, state| {
-            live.config.revoked.learn(&news.revocations);
+            live.config.auth.revoked.learn(&news.revocations);
             live.enforce(state);
             let here = !live.gateway.hub.is_empty();
             if !here {
@@ -184,7 +186,7 @@ impl Object {
 impl Live {
     /// Who has sockets is told of revocations.
     pub(super) fn be_registered(&mut self) {
-        if self.config.revoked.is_on() && !self.registered {
+        if self.config.auth.revoked.is_on() && !self.registered {
             self.registered = true;
             self.later.push_back(Later::Register);
         }
@@ -192,8 +194,24 @@ impl Live {
 
     pub(super) fn enforce(&mut self, state: &State) {
         let (gateway, now) = (&mut self.gateway, self.began);
-        gateway.app.enforce(&mut gateway.hub, now);
+        let revoked = &self.config.auth.revoked;
+        gateway.app.close_revoked(&mut gateway.hub, &|user, token| {
+            revoked.covers(user, token, now)
+        });
         self.settle(state);
+    }
+
+    /// Judges a token; `ready` is an error where what it takes cannot be had.
+    pub(super) fn authenticate(&mut self, it: Authentication, ready: Result<(), Fault>) {
+        let (auth, now) = (&self.config.auth, self.began);
+        let identity = ready.and_then(|()| match it.credentials {
+            Credentials::Token(token) => auth.verify(&token, now),
+            Credentials::Identity(identity) => auth.recheck(*identity, now),
+        });
+        let gateway = &mut self.gateway;
+        gateway
+            .app
+            .authenticated(&mut gateway.hub, it.asked, identity, now);
     }
 
     /// What was saved under a `pid`. Whoever still has it is here no more.

@@ -3,9 +3,9 @@
 use super::wake::SPILLED;
 use super::{Later, Live};
 use crate::durable::runtime::{self, fresh_id, now};
-use crate::eventlog::Entry;
-use crate::gateway::{Frame, Output, SocketId};
 use js_sys::JsString;
+use roomcast_gateway::{Credentials, Frame, Output, SocketId};
+use roomcast_proto::eventlog::Entry;
 use worker::{Result, State};
 
 /// The longest attachment in characters, of which each may take two of the
@@ -79,7 +79,12 @@ impl Live {
             Output::Find { client, pid, user } => {
                 self.later.push_back(Later::Find { client, pid, user });
             }
-            Output::Prepare(waiting) => self.later.push_back(Later::Prepare(waiting)),
+            Output::Authenticate(it) => match &it.credentials {
+                Credentials::Token(token) if !self.config.auth.is_ready(token, self.began) => {
+                    self.later.push_back(Later::Authenticate(it));
+                }
+                _ => self.authenticate(it, Ok(())),
+            },
             Output::Log(entry) => self.log(entry),
         }
         Ok(())

@@ -3,10 +3,11 @@
 use super::Object;
 use crate::durable::refuse;
 use crate::durable::runtime::{self, Socket};
-use crate::gateway::handshake::{Ask, Error as HandshakeError};
-use crate::gateway::{Answer, Door, Hub, PollId, Polled, SocketId};
-use crate::time::Millis;
 use futures_channel::oneshot;
+use roomcast_gateway::handshake::{Ask, Error as HandshakeError};
+use roomcast_gateway::{Answer, Door, Hub, PollId, Polled, SocketId};
+use roomcast_proto::fault::Fault;
+use roomcast_proto::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use wasm_bindgen::closure::Closure;
@@ -33,6 +34,12 @@ impl Object {
         if matches!(ask, None | Some(Ask::Open | Ask::WebSocket { sid: None })) {
             let admitted = self.act(Some(name.clone()), |live, _| {
                 live.be_registered();
+                // The Worker that let it through may not have heard of it yet.
+                if let Some(identity) = &door.identity
+                    && live.config.auth.is_revoked(identity, live.began)
+                {
+                    return Err(Fault::unauthorized("the token was revoked"));
+                }
                 live.gateway.hub.admit(&door, live.began)
             })?;
             if let Err(fault) = admitted {

@@ -5,11 +5,11 @@ use crate::durable::clients::Clients;
 use crate::durable::clock::Clock;
 use crate::durable::runtime::{self, Socket, fresh_id, now};
 use crate::durable::settings;
-use crate::eventlog::Entry;
-use crate::gateway::{App, Hub, SocketId};
-use crate::time::{Millis, SECOND};
-use crate::wire::native::{self, Close};
 use js_sys::Map;
+use roomcast_gateway::{App, Hub, SocketId};
+use roomcast_proto::eventlog::Entry;
+use roomcast_proto::time::{Millis, SECOND};
+use roomcast_proto::wire::native::{self, Close};
 use slotmap::SecondaryMap;
 use std::collections::{HashMap, VecDeque};
 use wasm_bindgen::JsCast;
@@ -35,7 +35,7 @@ impl Live {
         // Native clients ping by a text of their own; Engine.IO is pinged, and
         // where that is so often that a timer is needed, nothing is gained.
         let is_native = name.starts_with(NATIVE);
-        let hub = Hub::new(name.clone(), config.clone(), fresh_id);
+        let hub = Hub::new(name.clone(), config.gateway.clone(), fresh_id);
         let sleeps = is_native || hub.pings_by_alarm();
         if sleeps {
             let (ping, pong) = match is_native {
@@ -46,10 +46,10 @@ impl Live {
         }
         // What is known of revocations is lost with the isolate's memory: without
         // that the registry is asked again with the next who connects.
-        let registered = store.registered() && config.revoked.is_known();
+        let registered = store.registered() && config.auth.revoked.is_known();
         let known: Option<Map> = runtime::ext(state).told().dyn_into().ok();
         let mut live = Live {
-            gateway: crate::gateway::Gateway::new(hub, Application::default()),
+            gateway: roomcast_gateway::Gateway::new(hub, Application::default()),
             config,
             name,
             sockets: SecondaryMap::new(),

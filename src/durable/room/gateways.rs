@@ -3,14 +3,14 @@
 use super::{LINK_HEADER, Live, Object, Peer};
 use crate::durable::runtime::{self, GATEWAYS, now};
 use crate::durable::store::Kept;
-use crate::eventlog::Entry;
-use crate::fault::{Code, Fault};
-use crate::room::Frame;
-use crate::room::link::{Command as LinkCommand, Item, Push, Pushed, Request as LinkRequest};
-use crate::room::links;
-use crate::room::output::ConnId;
-use crate::wire::native;
 use js_sys::JsString;
+use roomcast_proto::eventlog::Entry;
+use roomcast_proto::fault::{Code, Fault};
+use roomcast_proto::link::{Command as LinkCommand, Item, Push, Pushed, Request as LinkRequest};
+use roomcast_proto::wire::native;
+use roomcast_room::Frame;
+use roomcast_room::links;
+use roomcast_room::output::ConnId;
 use std::rc::Rc;
 use std::time::Duration;
 use worker::{Delay, Error, Request, Response, Result, State};
@@ -113,7 +113,11 @@ impl Live {
             LinkCommand::Join { hello, id, again } => {
                 let connection: Rc<str> = hello.connection_id.as_str().into();
                 let user = hello.user.clone();
-                let joined = self.room.subscribe(hello, id, again, now, &mut out);
+                let revoked = &self.config.auth.revoked;
+                let joined = match revoked.covers(&hello.user, &hello.token, now) {
+                    true => Err(Fault::unauthorized("the token was revoked")),
+                    false => self.room.subscribe(hello, id, again, now, &mut out),
+                };
                 // It may have taken the place of another.
                 self.run(state, std::mem::take(&mut out));
                 match joined {

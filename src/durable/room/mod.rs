@@ -14,18 +14,18 @@ use super::revocations::{self, Place, REVOKED_HEADER, Told};
 use super::runtime::{self, Socket, now};
 use super::sabotage::{self, Point};
 use super::store::Store;
-use crate::auth::revoked::News;
 use crate::config::Config;
-use crate::eventlog::Entry;
-use crate::fault::Fault;
-use crate::room::links::Links;
-use crate::room::log::Range;
-use crate::room::output::{CallId, ConnId};
-use crate::room::service::{Request as ServiceRequest, Served};
-use crate::room::{self, Frame, Hello};
-use crate::time::Millis;
 use futures_channel::oneshot;
 use js_sys::JsString;
+use roomcast_auth::revoked::News;
+use roomcast_proto::eventlog::Entry;
+use roomcast_proto::fault::Fault;
+use roomcast_proto::time::Millis;
+use roomcast_room::links::Links;
+use roomcast_room::log::Range;
+use roomcast_room::output::{CallId, ConnId};
+use roomcast_room::service::{Request as ServiceRequest, Served};
+use roomcast_room::{self as room, Frame, Hello};
 use slotmap::SecondaryMap;
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -255,7 +255,13 @@ impl Object {
         let admitted = self.with(name, |live, state| {
             live.age();
             let now = now();
-            if let Err(fault) = live.room.admit(&hello, now) {
+            // The Worker that let it through may not have heard of it yet.
+            let revoked = &live.config.auth.revoked;
+            let admitted = match revoked.covers(&hello.user, &hello.token, now) {
+                true => Err(Fault::unauthorized("the token was revoked")),
+                false => live.room.admit(&hello, now),
+            };
+            if let Err(fault) = admitted {
                 live.log(
                     Entry::reject("rate")
                         .user(&hello.user)
@@ -353,7 +359,7 @@ impl Object {
     ) -> Result<Response> {
         let news: News = serde_json::from_slice(&request.bytes().await?)?;
         let here = self.with(name, |live, state| {
-            live.config.revoked.learn(&news.revocations);
+            live.config.auth.revoked.learn(&news.revocations);
             let here = live.enforce(state);
             if !here {
                 live.registered = 0;
@@ -370,7 +376,7 @@ impl Object {
         let (config, name) = self.with(None, |live, _| {
             (live.config.clone(), live.room.name().to_owned())
         })?;
-        let revoked = &config.revoked;
+        let revoked = &config.auth.revoked;
         let registered = revocations::register(&self.env, revoked, Place::Room(name), until).await;
         self.with(None, |live, state| {
             // Where that failed the next who comes tries again.
@@ -388,17 +394,7 @@ impl Object {
     async fn prepare(self: Rc<Self>, unready: Unready) -> Result<()> {
         let config = self.with(None, |live, _| live.config.clone())?;
         let ready = super::prepare(&self.env, &config, &unready.token).await;
-        self.with(None, |live, state| {
-            let Unready {
-                connection,
-                id,
-                token,
-            } = unready;
-            let mut out = Vec::new();
-            live.room
-                .prepared(&connection, id, &token, ready.is_ok(), now(), &mut out);
-            live.run(state, out);
-        })?;
+        self.with(None, |live, state| live.authenticate(state, unready, ready))?;
         self.settle(false)
     }
 }

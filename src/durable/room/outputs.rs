@@ -5,15 +5,16 @@ use crate::durable::revocations;
 use crate::durable::runtime::{self, now};
 use crate::durable::sabotage::{self, Point};
 use crate::durable::store::Kept;
-use crate::eventlog::Entry;
-use crate::fault::Fault;
-use crate::room::catch_up::PORTION_BYTES;
-use crate::room::link::Item;
-use crate::room::log::slice;
-use crate::room::output::ConnId;
-use crate::room::{Change, Delivery, Output};
-use crate::wire::native::{self, Close};
 use js_sys::JsString;
+use roomcast_proto::access::TokenId;
+use roomcast_proto::eventlog::Entry;
+use roomcast_proto::fault::Fault;
+use roomcast_proto::link::Item;
+use roomcast_proto::log_text::slice;
+use roomcast_proto::wire::native::{self, Close};
+use roomcast_room::catch_up::PORTION_BYTES;
+use roomcast_room::output::ConnId;
+use roomcast_room::{Change, Delivery, Output};
 use std::collections::HashSet;
 use std::rc::Rc;
 use worker::{Error, Result, State};
@@ -78,18 +79,42 @@ impl Live {
                         let _ = call.send(Ok(answers));
                     }
                 }
-                Output::Prepare {
+                Output::Authenticate {
                     connection,
                     id,
                     token,
-                } => self.unready.push(Unready {
-                    connection,
-                    id,
-                    token,
-                }),
+                } => {
+                    let ready = self.config.auth.is_ready(&token, now());
+                    let unready = Unready {
+                        connection,
+                        id,
+                        token,
+                    };
+                    match ready {
+                        true => self.authenticate(state, unready, Ok(())),
+                        false => self.unready.push(unready),
+                    }
+                }
                 Output::Log(entry) => self.log(entry),
             }
         }
+    }
+
+    /// Judges the token of a `refreshToken`; `ready` is an error where what it takes
+    /// cannot be had.
+    pub(super) fn authenticate(
+        &mut self,
+        state: &State,
+        unready: Unready,
+        ready: std::result::Result<(), Fault>,
+    ) {
+        let now = now();
+        let identity = ready.and_then(|()| self.config.auth.verify(&unready.token, now));
+        let mut out = Vec::new();
+        let (connection, id) = (&unready.connection, unready.id);
+        self.room
+            .authenticated(connection, id, identity, now, &mut out);
+        self.run(state, out);
     }
 
     /// Storing failed: nothing that waited for it is true. Says so to all that
@@ -125,7 +150,9 @@ impl Live {
         };
         // Who has sockets is told of revocations.
         let until = attachment.expires;
-        if matches!(peer, Peer::Socket(_)) && self.config.revoked.is_on() && self.registered < until
+        if matches!(peer, Peer::Socket(_))
+            && self.config.auth.revoked.is_on()
+            && self.registered < until
         {
             self.registered = revocations::registration(until);
             self.unregistered = Some(self.registered);
@@ -355,7 +382,9 @@ impl Live {
     /// are left.
     pub(super) fn enforce(&mut self, state: &State) -> bool {
         let mut out = Vec::new();
-        let left = self.room.enforce(now(), &mut out);
+        let (now, revoked) = (now(), &self.config.auth.revoked);
+        let is_revoked = |user: &str, token: &TokenId| revoked.covers(user, token, now);
+        let left = self.room.close_revoked(is_revoked, now, &mut out);
         self.run(state, out);
         left
     }

@@ -6,13 +6,13 @@ use crate::durable::clock::Clock;
 use crate::durable::runtime::{self, Socket, fresh_id, now};
 use crate::durable::settings;
 use crate::durable::store::{Kept, Store};
-use crate::eventlog::Entry;
-use crate::room::link::Item;
-use crate::room::links::Links;
-use crate::room::output::ConnId;
-use crate::room::{self, Attachment};
-use crate::wire::native::{self, Close};
 use js_sys::JsString;
+use roomcast_proto::eventlog::Entry;
+use roomcast_proto::link::Item;
+use roomcast_proto::wire::native::{self, Close};
+use roomcast_room::links::Links;
+use roomcast_room::output::ConnId;
+use roomcast_room::{self as room, Attachment};
 use slotmap::SecondaryMap;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -38,7 +38,7 @@ impl Live {
             native::PONG,
         )?);
         let mut live = Live {
-            room: room::Room::new(name, config.clone(), snapshot),
+            room: room::Room::new(name, config.room.clone(), snapshot),
             config,
             store,
             peers: SecondaryMap::new(),
@@ -65,7 +65,7 @@ impl Live {
         };
         // What is known of revocations is lost with the isolate's memory: without
         // that the registry is asked again with the next who connects.
-        if live.config.revoked.is_known() {
+        if live.config.auth.revoked.is_known() {
             live.registered = live.store.registered();
         }
         for ws in state.get_websockets() {

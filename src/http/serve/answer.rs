@@ -3,8 +3,8 @@
 
 use super::Call;
 use crate::durable::complain;
-use crate::fault::Fault;
 use crate::http::problem::{CONTENT_TYPE, Problem};
+use roomcast_proto::fault::Fault;
 use worker::{Headers, Response, ResponseBuilder};
 
 /// What a request is answered, or refused with.

@@ -2,7 +2,7 @@
 
 use super::Call;
 use crate::durable::read_body;
-use crate::fault::{Code, Fault, Result};
+use roomcast_proto::fault::{Code, Fault, Result};
 
 impl Call<'_> {
     /// The body as text, within its limit.

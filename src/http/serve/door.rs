@@ -2,15 +2,16 @@
 //! browsers' pages.
 
 use super::Call;
-use crate::auth::{self, Credentials, Identity, Rights};
 use crate::durable::{catch_up, prepare, redeem_ticket};
-use crate::fault::Fault;
 use crate::http::problem::Problem;
+use roomcast_auth::{Credentials, token};
+use roomcast_proto::access::{Identity, Rights};
+use roomcast_proto::fault::Fault;
 
 impl Call<'_> {
     /// Who it is.
     pub(super) async fn identity(&self, room: &str) -> Result<Identity, Problem> {
-        let identity = match auth::token::require(self.token_given().as_deref()) {
+        let identity = match token::require(self.token_given().as_deref()) {
             Ok(token) => self.verify(token).await,
             Err(fault) => Err(fault),
         };
@@ -35,20 +36,14 @@ impl Call<'_> {
     }
 
     /// What may have changed since the token was verified.
-    async fn recheck(&self, identity: Identity) -> crate::fault::Result<Identity> {
-        catch_up(self.env, &self.config.revoked).await?;
-        if identity.expires <= self.now {
-            return Err(Fault::unauthorized("the token has expired"));
-        }
-        if identity.is_revoked(&self.config.revoked, self.now) {
-            return Err(Fault::unauthorized("the token was revoked"));
-        }
-        Ok(identity)
+    async fn recheck(&self, identity: Identity) -> roomcast_proto::fault::Result<Identity> {
+        catch_up(self.env, &self.config.auth.revoked).await?;
+        self.config.auth.recheck(identity, self.now)
     }
 
-    pub(super) async fn verify(&self, token: &str) -> crate::fault::Result<Identity> {
+    pub(super) async fn verify(&self, token: &str) -> roomcast_proto::fault::Result<Identity> {
         prepare(self.env, &self.config, token).await?;
-        auth::verify(&self.config, token, self.now)
+        self.config.auth.verify(token, self.now)
     }
 
     /// The token of the request, wherever it stands.

@@ -4,9 +4,9 @@
 use super::Call;
 use super::answer::{Handled, answer_problem, failed};
 use super::objects::relay;
-use crate::eventlog::Entry;
-use crate::gateway::handshake::{self, Ask, shard_of};
-use crate::gateway::{Answer, Door, Protocol};
+use roomcast_gateway::handshake::{self, Ask, shard_of};
+use roomcast_gateway::{Answer, Door, Protocol};
+use roomcast_proto::eventlog::Entry;
 use wasm_bindgen::JsValue;
 use worker::ResponseBuilder;
 
@@ -18,7 +18,12 @@ impl Call<'_> {
             return self.with_cors(ResponseBuilder::new().with_status(204).empty());
         }
         let upgrade = self.is_upgrade();
-        let ask = match handshake::read(&self.method, &self.query, upgrade) {
+        let parameters = handshake::Parameters {
+            version: self.query.get("EIO"),
+            transport: self.query.get("transport"),
+            sid: self.query.get("sid"),
+        };
+        let ask = match handshake::read(&self.method, parameters, upgrade) {
             Ok(ask) => ask,
             Err(error) => return self.engine_error(error),
         };

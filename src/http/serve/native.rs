@@ -3,13 +3,14 @@
 use super::Call;
 use super::answer::{Handled, failed};
 use super::objects::{ascii_json, relay};
-use crate::auth::{Credentials, Rights, SUBPROTOCOL};
 use crate::durable::{HELLO_HEADER, NATIVE, ROOM_HEADER, ROOMS, fresh_id};
-use crate::fault::Fault;
-use crate::gateway::{Door, Protocol};
 use crate::http::problem::Problem;
-use crate::room::Hello;
-use crate::wire::command::Status;
+use roomcast_auth::{Credentials, SUBPROTOCOL};
+use roomcast_gateway::{Door, Protocol};
+use roomcast_proto::access::Rights;
+use roomcast_proto::fault::Fault;
+use roomcast_proto::link::Hello;
+use roomcast_proto::wire::command::Status;
 use worker::{Headers, Response};
 
 impl Call<'_> {

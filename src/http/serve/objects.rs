@@ -5,11 +5,11 @@ use super::answer::{Handled, answer_json, failed};
 use crate::durable::{
     DOOR_HEADER, GATEWAY_HEADER, GATEWAYS, ROOM_HEADER, ROOMS, Visit, call, read,
 };
-use crate::fault::Fault;
-use crate::gateway::Door;
-use crate::gateway::handshake::Ask;
 use crate::http::problem::Problem;
-use crate::room::service::Request as ServiceRequest;
+use roomcast_gateway::Door;
+use roomcast_gateway::handshake::Ask;
+use roomcast_proto::fault::Fault;
+use roomcast_room::service::Request as ServiceRequest;
 use wasm_bindgen::JsValue;
 use worker::{Headers, Response};
 

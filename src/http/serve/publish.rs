@@ -2,13 +2,13 @@
 
 use super::Call;
 use super::answer::{Handled, answer_json, failed};
-use crate::auth::{Identity, Rights};
 use crate::durable::read;
-use crate::fault::{Fault, Result};
 use crate::http::publish::{self, Addressed};
-use crate::room::service::{Publication, Request as ServiceRequest};
-use crate::wire::event;
 use futures_util::{StreamExt, stream};
+use roomcast_proto::access::{Identity, Rights};
+use roomcast_proto::fault::{Fault, Result};
+use roomcast_proto::wire::event;
+use roomcast_room::service::{Publication, Request as ServiceRequest};
 use serde::Deserialize;
 
 /// Objects that a Worker may be talking to at once: the platform's limit of

@@ -3,10 +3,10 @@
 
 use super::Call;
 use super::answer::Handled;
-use crate::auth::Rights;
 use crate::durable::fresh_id;
-use crate::fault::Fault;
-use crate::room::service::Request as ServiceRequest;
+use roomcast_proto::access::Rights;
+use roomcast_proto::fault::Fault;
+use roomcast_room::service::Request as ServiceRequest;
 
 impl Call<'_> {
     /// For whoever may read the room, not for services alone.
@@ -35,7 +35,7 @@ impl Call<'_> {
     pub(super) async fn member(&self, room: &str, user: String) -> Handled {
         self.service(room, Rights::WRITE).await?;
         let request = if self.method == "PUT" {
-            if crate::name::personal_room_owner(room).is_some_and(|owner| owner != user) {
+            if roomcast_proto::name::personal_room_owner(room).is_some_and(|owner| owner != user) {
                 let fault = Fault::forbidden("a personal room has its own user alone");
                 return Err(self.reject("auth", room, fault));
             }

@@ -3,12 +3,12 @@
 
 use super::Call;
 use super::answer::{Handled, answer_json, answer_problem, failed};
-use crate::auth::Credentials;
-use crate::auth::revoked::Whose;
 use crate::durable::{issue_ticket, revoke};
-use crate::eventlog::Entry;
-use crate::fault::Fault;
 use crate::http::problem::Problem;
+use roomcast_auth::Credentials;
+use roomcast_auth::revoked::Whose;
+use roomcast_proto::eventlog::Entry;
+use roomcast_proto::fault::Fault;
 use serde_json::json;
 use worker::ResponseBuilder;
 
@@ -40,14 +40,14 @@ impl Call<'_> {
         let identity = identity.map_err(|fault| self.reject("auth", "", fault))?;
         let issued = issue_ticket(self.env, identity).await;
         let (ticket, until) = issued.map_err(|fault| self.reject("rate", "", fault))?;
-        let answer = json!({ "ticket": ticket, "expiresAt": crate::time::rfc3339(until) });
+        let answer = json!({ "ticket": ticket, "expiresAt": roomcast_proto::time::rfc3339(until) });
         answer_json(201, answer.to_string().into_bytes())
     }
 
     /// Lets tokens count no more.
     pub(super) async fn revoke(self) -> Handled {
         let identity = self.identity("").await?;
-        if !self.config.revoked.is_on() {
+        if !self.config.auth.revoked.is_on() {
             return Err(Problem::new(
                 409,
                 "conflict",
@@ -62,7 +62,7 @@ impl Call<'_> {
         let (whose, until) = body
             .and_then(|body| crate::http::revoke::parse(&body, self.now))
             .map_err(|fault| self.reject("malformed", "", fault))?;
-        let revocation = revoke(self.env, &self.config.revoked, whose, until).await?;
+        let revocation = revoke(self.env, &self.config.auth.revoked, whose, until).await?;
         let entry = Entry::info("revoke").with("by", identity.user);
         let (entry, mut answer) = match revocation.whose {
             Whose::User(user) => (entry.user(&user), json!({ "userId": user })),
@@ -84,10 +84,10 @@ pub(super) async fn dev_token(_call: Call<'_>) -> Handled {
 /// `DEV_TOKENS=true`.
 #[cfg(feature = "dev-tokens")]
 pub(super) async fn dev_token(call: Call<'_>) -> Handled {
-    use crate::auth;
-    use crate::time::{DAY, HOUR, SECOND, rfc3339};
-    use crate::wire::Object;
-    use crate::wire::object::{Kind, USER, WHOLE};
+    use roomcast_auth;
+    use roomcast_proto::time::{DAY, HOUR, SECOND, rfc3339};
+    use roomcast_proto::wire::Object;
+    use roomcast_proto::wire::object::{Kind, USER, WHOLE};
 
     const ROOMS: Kind<Vec<String>> = Kind {
         expected: "a list of room patterns",
@@ -102,7 +102,7 @@ pub(super) async fn dev_token(call: Call<'_>) -> Handled {
     let rooms = object.get("rooms", ROOMS)?;
     let ttl = object.get("ttl", WHOLE)?.map_or(HOUR, |ttl| ttl * SECOND);
     let expires = call.now + ttl.min(DAY);
-    let token = auth::token::issue(&call.config, &user, rooms.as_deref(), expires)?;
+    let token = roomcast_auth::token::issue(&call.config.auth, &user, rooms.as_deref(), expires)?;
     let answer = json!({ "token": token, "expiresAt": rfc3339(expires) });
     answer_json(200, answer.to_string().into_bytes())
 }

@@ -1,0 +1,137 @@
+//! Names, room patterns and origins. The input is lines: a name, a user, and
+//! then patterns, each with the rights it gives behind a `=`.
+
+use super::world;
+use roomcast_auth::origin::Origins;
+use roomcast_auth::ticket;
+use roomcast_gateway::handshake;
+use roomcast_proto::access::{Patterns, Rights, user_rights};
+use roomcast_proto::name;
+
+pub fn run(input: &[u8]) {
+    world::begin();
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let mut lines = text.split('\n');
+    let mut next = || lines.next().unwrap_or_default();
+    let (room, user) = (next(), next());
+    let given: Vec<(String, Rights)> = lines.take(32).map(pattern).collect();
+    names(room);
+    names(user);
+    rights(&given, room, user);
+    lists(text, room, user);
+    ids(room);
+}
+
+/// `name=rwpa`.
+fn pattern(line: &str) -> (String, Rights) {
+    let (pattern, letters) = line.rsplit_once('=').unwrap_or((line, "rwp"));
+    let rights = letters.chars().filter_map(|letter| match letter {
+        'r' => Rights::parse("read"),
+        'w' => Rights::parse("write"),
+        'p' => Rights::parse("presence"),
+        'a' => Rights::parse("admin"),
+        _ => None,
+    });
+    (pattern.to_owned(), rights.fold(Rights::NONE, Rights::with))
+}
+
+fn names(text: &str) {
+    let of_alphabet = |more: &str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c) || more.contains(c);
+        !text.is_empty() && text.chars().all(known)
+    };
+    let length = text.chars().count();
+    assert_eq!(name::is_user(text), of_alphabet("") && length <= 128);
+    assert_eq!(name::is_event(text), of_alphabet("") && length <= 64);
+    let own = text.strip_prefix('@').is_some_and(name::is_user);
+    assert_eq!(
+        name::is_room(text),
+        own || of_alphabet("@") && length <= 128
+    );
+    let own = name::personal_room(text);
+    assert_eq!(name::personal_room_owner(&own), Some(text));
+    if name::is_user(text) {
+        assert!(name::is_room(&own) && !name::is_user(&own));
+    }
+    // Names go into paths and JSON as they are.
+    if name::is_room(text) {
+        let json = format!(r#""{text}""#);
+        assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), text);
+    }
+}
+
+/// By the book: the full name, else the longest prefix; of two alike the last.
+fn model(patterns: &[(String, Rights)], room: &str) -> Rights {
+    let last = |wanted: &str| patterns.iter().rfind(|(pattern, _)| pattern == wanted);
+    let exact = last(room).filter(|_| !room.ends_with('*'));
+    let prefix = || {
+        let mut prefixes = (0..=room.len()).rev().filter_map(|end| room.get(..end));
+        prefixes.find_map(|prefix| last(&format!("{prefix}*")))
+    };
+    exact
+        .or_else(prefix)
+        .map_or(Rights::NONE, |(_, rights)| *rights)
+}
+
+fn rights(given: &[(String, Rights)], room: &str, user: &str) {
+    let patterns = Patterns::new(given.to_vec());
+    let rights = patterns.rights(room);
+    assert_eq!(rights, model(given, room));
+    if patterns.give_all() {
+        assert_eq!(rights, Rights::ADMIN);
+    }
+    let own = user_rights(&patterns, user, room);
+    match room.strip_prefix('@') {
+        Some(owner) => {
+            assert!(!own.has(Rights::WRITE));
+            assert_eq!(own.has(Rights::READ), owner == user);
+        }
+        None => assert_eq!(own, rights),
+    }
+    let json = serde_json::to_string(&patterns).expect("JSON");
+    let read: Patterns = serde_json::from_str(&json).expect("is read");
+    assert_eq!(read, patterns);
+}
+
+/// Settings that are lists, and an origin that comes to a host.
+fn lists(text: &str, origin: &str, host: &str) {
+    let patterns = Patterns::from_list(text);
+    for pattern in text.split([',', ' ']).filter(|one| !one.is_empty()) {
+        if !pattern.ends_with('*') {
+            assert_eq!(patterns.rights(pattern), Rights::MEMBER);
+        }
+    }
+    let same = Origins::default();
+    if let Some((_, authority)) = origin.split_once("://") {
+        let is_it = authority.eq_ignore_ascii_case(host);
+        assert_eq!(same.allows(Some(origin), host), is_it);
+    }
+    let list = text.splitn(3, '\n').nth(2).unwrap_or_default();
+    let origins = Origins::parse(list);
+    assert!(origins.allows(None, host));
+    let entries = list.split([',', ' ']).map(|one| one.trim_end_matches('/'));
+    let entries: Vec<&str> = entries.filter(|one| !one.is_empty()).collect();
+    // Of wildcards and of the same origin the core's own tests tell.
+    if !list.contains('*') && !entries.is_empty() && origins.allows(Some(origin), host) {
+        let bare = origin.split_once("://").map(|(_, authority)| authority);
+        let is_listed = entries.iter().any(|entry| {
+            let is_it = |origin: &str| entry.eq_ignore_ascii_case(origin);
+            is_it(origin) || bare.is_some_and(is_it)
+        });
+        assert!(is_listed, "{origin} is not in {list}");
+    }
+}
+
+/// Ids that name an object.
+fn ids(text: &str) {
+    if let Some(shard) = handshake::shard_of(text) {
+        assert!(shard < roomcast_gateway::config::MAX_SHARDS);
+    }
+    if let Some(shard) = ticket::shard_of(text) {
+        assert!(shard < ticket::SHARDS);
+        assert_eq!(ticket::compose(shard, &text[2..]), text);
+    }
+    assert!(ticket::shard_of_user(text) < ticket::SHARDS);
+}
