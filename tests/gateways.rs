@@ -520,9 +520,6 @@ impl World {
             place.server.now = now;
             place.links.spoke(GATEWAYS[gateway]);
             for command in copy(&commands) {
-                if std::env::var("DBG").is_ok() {
-                    eprintln!("REQ {command:?}");
-                }
                 self.at.insert(command.connection().to_owned(), gateway);
                 place.server.linked(command);
             }
@@ -597,9 +594,6 @@ impl World {
 
     /// A push arrives: who is not there any more.
     fn arrives(&mut self, gateway: usize, body: &str) -> Vec<String> {
-        if std::env::var("DBG").is_ok() {
-            eprintln!("PUSH {body}");
-        }
         let (push, texts) = Push::parse(body).expect("a push");
         let Gateway { hub, app } = &mut self.doors[gateway].gateway;
         hub.set_now(self.now);
@@ -1039,50 +1033,4 @@ fn what_the_model_found_stays_fixed() {
         world.heal();
         world.check();
     }
-}
-
-#[test]
-fn dbg_case() {
-    use Fate::*;
-    use Step::*;
-    let steps = vec![
-        Connect {
-            user: 0,
-            gateway: 0,
-        },
-        Join { client: 0, room: 1 },
-        Send { client: 0, room: 1 },
-        Connect {
-            user: 0,
-            gateway: 0,
-        },
-        Connect {
-            user: 0,
-            gateway: 0,
-        },
-        Request {
-            gateway: 0,
-            room: 1,
-            fate: Arrives,
-        },
-        Disconnect { client: 0 },
-        Push {
-            room: 1,
-            gateway: 0,
-            fate: Lost,
-        },
-        Join { client: 0, room: 1 },
-        Request {
-            gateway: 0,
-            room: 0,
-            fate: Arrives,
-        },
-        Join { client: 1, room: 1 },
-    ];
-    let mut world = World::new();
-    for step in steps {
-        world.step(step);
-    }
-    world.heal();
-    world.check();
 }

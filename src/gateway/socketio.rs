@@ -181,13 +181,9 @@ impl Hub {
             return true;
         }
         io.late = true;
-        for at in [
-            io.connect_by.as_mut(),
-            io.partial.as_mut().map(|partial| &mut partial.until),
-        ] {
-            if let Some(at) = at {
-                *at = (*at).max(now + SECOND_LOOK);
-            }
+        let partial = io.partial.as_mut().map(|partial| &mut partial.until);
+        for at in [io.connect_by.as_mut(), partial].into_iter().flatten() {
+            *at = (*at).max(now + SECOND_LOOK);
         }
         false
     }

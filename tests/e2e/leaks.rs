@@ -858,3 +858,30 @@ async fn a_second_websocket_of_an_upgraded_session_is_closed_and_the_session_goe
     let answer = first.request("sendMessage", message).await;
     assert_eq!(answer.expect("the session goes on")["seq"], 1);
 }
+
+/// A gateway that is busy for seconds reads the `5` of an upgrade late. It arrived in
+/// time, so the upgrade is not closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upgrades_of_many_clients_at_once_are_not_closed() {
+    const CLIENTS: usize = 300;
+    let server = Arc::new(Server::start(&[]));
+    let mut clients = tokio::task::JoinSet::new();
+    for n in 0..CLIENTS {
+        let server = server.clone();
+        clients.spawn(async move {
+            let user = format!("client-{n}");
+            let session = Polling::open(&server, "").await;
+            let auth = json!({ "token": token(&user) });
+            let answer = session.connect(&server, "/chat", auth).await;
+            answer.expect("accepted");
+            let mut socket = session.upgrade(&server).await;
+            socket.nsp = "/chat".to_owned();
+            socket
+                .request("joinRoom", json!(format!("room-{n}")))
+                .await
+                .expect("joined");
+        });
+    }
+    let ended = clients.join_all().await;
+    assert_eq!(ended.len(), CLIENTS, "each client upgrades and joins");
+}
