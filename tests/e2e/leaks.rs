@@ -679,8 +679,13 @@ async fn a_session_without_a_token_is_closed_after_ten_seconds() {
     let polling = async {
         let stranger = Polling::open(&server, "").await;
         let began = Instant::now();
-        let poll = stranger.poll(&server);
-        let ended = tokio::time::timeout(ms(13_000), poll).await.is_ok();
+        // A ping of the server answers a poll as well.
+        let ended = async {
+            while stranger.poll(&server).await.text == "2" {
+                stranger.try_post(&server, "3", ms(5_000)).await;
+            }
+        };
+        let ended = tokio::time::timeout(ms(13_000), ended).await.is_ok();
         ("a polling session", ended, began.elapsed())
     };
     let (silent, refused, polling) = tokio::join!(silent, refused, polling);
@@ -852,4 +857,31 @@ async fn a_second_websocket_of_an_upgraded_session_is_closed_and_the_session_goe
     let message = json!({ "roomId": "lobby", "content": "still here" });
     let answer = first.request("sendMessage", message).await;
     assert_eq!(answer.expect("the session goes on")["seq"], 1);
+}
+
+/// A gateway that is busy for seconds reads the `5` of an upgrade late. It arrived in
+/// time, so the upgrade is not closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upgrades_of_many_clients_at_once_are_not_closed() {
+    const CLIENTS: usize = 300;
+    let server = Arc::new(Server::start(&[]));
+    let mut clients = tokio::task::JoinSet::new();
+    for n in 0..CLIENTS {
+        let server = server.clone();
+        clients.spawn(async move {
+            let user = format!("client-{n}");
+            let session = Polling::open(&server, "").await;
+            let auth = json!({ "token": token(&user) });
+            let answer = session.connect(&server, "/chat", auth).await;
+            answer.expect("accepted");
+            let mut socket = session.upgrade(&server).await;
+            socket.nsp = "/chat".to_owned();
+            socket
+                .request("joinRoom", json!(format!("room-{n}")))
+                .await
+                .expect("joined");
+        });
+    }
+    let ended = clients.join_all().await;
+    assert_eq!(ended.len(), CLIENTS, "each client upgrades and joins");
 }
