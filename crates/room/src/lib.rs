@@ -12,6 +12,7 @@
 //! made of in the other modules.
 
 mod advance;
+pub mod batcher;
 pub mod catch_up;
 mod commands;
 pub mod config;

@@ -3,7 +3,8 @@
 
 use super::{FIND_HEADER, GATEWAY_HEADER, Later, Live, Object};
 use crate::durable::revocations::{self, Place, Told};
-use crate::durable::room::{LINK_HEADER, MAX_TURNS, ROOM_HEADER};
+use crate::durable::room::{LINK_HEADER, ROOM_HEADER};
+use roomcast_room::batcher::MAX_TURNS;
 use crate::durable::runtime::{self, GATEWAYS, ROOMS};
 use crate::durable::sabotage::{self, Point};
 use roomcast_auth::revoked::News;

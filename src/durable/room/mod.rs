@@ -7,8 +7,6 @@ mod outputs;
 mod ticks;
 mod wake;
 
-pub use ticks::MAX_TURNS;
-
 use super::clock::Clock;
 use super::revocations::{self, Place, REVOKED_HEADER, Told};
 use super::runtime::{self, Socket, now};
@@ -25,6 +23,7 @@ use roomcast_room::links::Links;
 use roomcast_room::log::Range;
 use roomcast_room::output::{CallId, ConnId};
 use roomcast_room::service::{Request as ServiceRequest, Served};
+use roomcast_room::batcher::Batcher;
 use roomcast_room::{self as room, Frame, Hello};
 use slotmap::SecondaryMap;
 use std::cell::{OnceCell, RefCell};
@@ -93,17 +92,7 @@ struct Live {
     last_call: CallId,
     /// When what is being done began.
     began: Millis,
-    /// Turns of the event loop that the tick may still take; 0 when none is on
-    /// its way.
-    turns: u32,
-    /// Whether the next turn is awaited, for the tick or for [`Live::pages`].
-    awaits_turn: bool,
-    /// When it began.
-    tick_began: Millis,
-    /// How many things went out with the last one.
-    last_tick: usize,
-    /// Ticks that waited for nobody.
-    quiet_ticks: u32,
+    batcher: Batcher,
     clock: Clock,
     /// The replay that was sent last: after an outage all ask for the same.
     replay: Option<(u64, u64, Rc<Vec<Portion>>)>,

@@ -5,65 +5,26 @@ use crate::durable::clock::{self, Due};
 use crate::durable::runtime::{self, now};
 use crate::durable::sabotage::{self, Point};
 use roomcast_proto::eventlog::Entry;
-use roomcast_proto::time::Millis;
 use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::closure::Closure;
 use worker::{Delay, Result, State};
 
-/// Turns of the event loop that a tick waits at the most while fewer things
-/// wait than went out with the last one. See docs/performance.md for what it gives.
-pub const MAX_TURNS: u32 = 4;
-
-/// How long a tick takes at the most while frames come in, and so many more
-/// connections one millisecond longer: the runtime lets timers wait as long as
-/// there is something to read, so that a flood would keep all others waiting.
-/// To end one takes some 20 µs a connection, which must not be all there is time
-/// for.
-const MAX_TICK: (Millis, usize) = (3, 5);
-
-/// Of so many ticks that wait for nobody, one looks at the turn after it, which
-/// costs a timer: more often costs a quiet room, more seldom a busy one at its
-/// beginning.
-const QUIET_TICKS: u32 = 4;
-
 impl Object {
-    /// Sees to it that what waits goes out, at the end of a tick; begins one if
-    /// none is on its way.
-    ///
-    /// A tick ends by turns of the event loop: with the next turn, so that
-    /// frames that have already arrived are taken in, and a few more while
-    /// fewer things wait than went out last time. Where the last tick had but
-    /// one thing, nobody is waited for: what waits goes out at once. Every few
-    /// such ticks the next turn is looked at all the same: what came with it
-    /// shows that the room has become busy. So a quiet room answers without
-    /// delay, and a busy one gathers.
-    pub(super) fn settle(self: &Rc<Self>, at_once: bool) -> Result<()> {
-        let begins = self.with(None, |live, state| {
-            let idle = live.room.waiting() > 0 && live.turns == 0;
-            let quiet = idle && live.last_tick <= 1;
-            let max_tick = MAX_TICK.0 + (live.peers.len() / MAX_TICK.1) as Millis;
-            let overdue = live.turns > 0 && live.began >= live.tick_began + max_tick;
-            if at_once || quiet || overdue {
+    /// Something has come in: ends the batch or begins one. `full`: the batch takes
+    /// no more. See [`roomcast_room::batcher`].
+    pub(super) fn settle(self: &Rc<Self>, full: bool) -> Result<()> {
+        let schedule = self.with(None, |live, state| {
+            let (waiting, connections) = (live.room.waiting(), live.peers.len());
+            if live.batcher.input(waiting, connections, full, live.began) {
                 live.flush(state);
             }
-            if idle || overdue {
-                live.tick_began = live.began;
+            if !live.batcher.awaits_turn() {
+                live.next_page(state);
             }
-            if quiet {
-                live.quiet_ticks = live.quiet_ticks.wrapping_add(1);
-                live.turns = u32::from(live.quiet_ticks % QUIET_TICKS == 0);
-            } else if idle {
-                live.turns = MAX_TURNS;
-            }
-            if live.awaits_turn {
-                return false;
-            }
-            live.next_page(state);
-            live.awaits_turn = live.turns > 0 || !live.pages.is_empty();
-            live.awaits_turn
+            live.batcher.schedule(!live.pages.is_empty())
         })?;
-        if begins {
+        if schedule {
             self.await_turn();
         }
         Rc::clone(self).arm();
@@ -87,18 +48,11 @@ impl Object {
 
     pub(super) fn turn(self: Rc<Self>) -> Result<()> {
         let more = self.with(None, |live, state| {
-            if live.turns > 0 {
-                live.turns -= 1;
-                if live.room.waiting() >= live.last_tick.max(1) {
-                    live.turns = 0;
-                }
-                if live.turns == 0 {
-                    live.flush(state);
-                }
+            if live.batcher.turn(live.room.waiting()) {
+                live.flush(state);
             }
             live.next_page(state);
-            live.awaits_turn = live.turns > 0 || !live.pages.is_empty();
-            live.awaits_turn
+            live.batcher.schedule(!live.pages.is_empty())
         })?;
         if more {
             self.await_turn();
@@ -172,7 +126,7 @@ impl Live {
     pub(super) fn flush(&mut self, state: &State) {
         let waiting = self.room.waiting();
         if waiting > 0 {
-            self.last_tick = waiting;
+            self.batcher.flushed(waiting);
             self.advance(state);
         }
     }
