@@ -12,10 +12,11 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use roomcast::config::Config;
 use roomcast_proto::access::Rights;
+use roomcast_proto::framing;
 use roomcast_proto::log_text::slice;
+use roomcast_proto::position::Position;
+use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
-use roomcast_proto::wire::command::{Position, Status};
-use roomcast_proto::wire::native;
 use roomcast_room::log::Bounds;
 use roomcast_room::{ConnId, Frame, Hello, Room, Snapshot};
 use std::hint::black_box;
@@ -87,7 +88,7 @@ fn decode(c: &mut Criterion) {
         let frame = [MESSAGE].repeat(lines).join("\n");
         group.throughput(Throughput::Elements(lines as u64));
         group.bench_function(format!("{lines} lines"), |b| {
-            b.iter(|| native::decode(black_box(&frame)).map(|lines| lines.len()));
+            b.iter(|| framing::decode(black_box(&frame)).map(|lines| lines.len()));
         });
     }
     group.finish();
@@ -153,7 +154,7 @@ fn encode(c: &mut Criterion) {
 }
 
 fn replay(c: &mut Criterion) {
-    let line = native::ack(7, &"x".repeat(200));
+    let line = framing::ack(7, &"x".repeat(200));
     let row = vec![line; 1_000].join("\n");
     c.benchmark_group("replay")
         .throughput(Throughput::Elements(500))

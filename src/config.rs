@@ -4,11 +4,11 @@
 use roomcast_auth::jwk::KeySet;
 use roomcast_auth::keys::{Keys, MIN_SECRET};
 use roomcast_auth::origin::Origins;
-use roomcast_auth::{Authenticator, Revoked};
+use roomcast_auth::{Authenticator, RevocationCache};
 use roomcast_gateway::config::{GatewayConfig, MAX_SHARDS};
-use roomcast_proto::access::Patterns;
-use roomcast_proto::eventlog::Level;
+use roomcast_proto::access::RoomPatterns;
 use roomcast_proto::limits::{ConnectionLimits, Rate};
+use roomcast_proto::log_record::Level;
 use roomcast_proto::time::{DAY, MINUTE, Millis, SECOND};
 use roomcast_room::config::RoomConfig;
 use std::rc::Rc;
@@ -69,10 +69,12 @@ impl Config {
         Ok(Config {
             auth: Rc::new(Authenticator {
                 keys: vars.keys()?,
-                revoked: Revoked::new(vars.flag("REVOCATION", true)?),
+                revoked: RevocationCache::new(vars.flag("REVOCATION", true)?),
                 issuer: vars.text("JWT_ISSUER"),
                 audience: vars.text("JWT_AUDIENCE"),
-                default_rooms: Patterns::from_list(&vars.text("DEFAULT_ROOMS").unwrap_or_default()),
+                default_rooms: RoomPatterns::from_list(
+                    &vars.text("DEFAULT_ROOMS").unwrap_or_default(),
+                ),
             }),
             allowed_origins: Origins::parse(&vars.text("ALLOWED_ORIGINS").unwrap_or_default()),
             dev_tokens: vars.flag("DEV_TOKENS", false)?,

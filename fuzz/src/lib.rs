@@ -1,4 +1,4 @@
-//! The fuzz targets. What each does with its input stands in `sim/src`, so that
-//! `cargo test` replays the corpus through the same functions.
+//! The fuzz targets. Their functions are in `sim/src`, so that `cargo test` can run them
+//! on the corpus.
 
 pub use roomcast_sim::*;

@@ -1,57 +1,60 @@
-//! What comes over the transports of Engine.IO. The first byte says what the
-//! session is: odd of bare Engine.IO, even of Socket.IO; from `2` on it begins
-//! on a WebSocket. The rest is cut at NUL, and each piece is, by its first byte:
+//! Requests and frames of Engine.IO. The first byte selects the session: bit 0 for bare
+//! Engine.IO instead of Socket.IO, bit 1 for a WebSocket instead of polling (in ASCII:
+//! `0` and `1` poll, `2` and `3` use a WebSocket). The rest is split at NUL. The first
+//! byte of each piece selects an action:
 //!
-//! | byte | |
+//! | byte | action |
 //! | --- | --- |
-//! | `p` | a request with packets |
+//! | `p` | a POST request with packets |
 //! | `g` | a poll |
-//! | `q` | the poll that waits is given up |
-//! | `t`, `b` | a text or binary frame on the session's WebSocket |
-//! | `o` | a WebSocket that would upgrade the session |
-//! | `u`, `v` | a text or binary frame on that one |
-//! | `x`, `y` | the one or the other closes |
-//! | `w` | time goes by: as many times 100 ms as the next byte says |
-//! | `h` | hibernation |
+//! | `q` | the client aborts the pending poll |
+//! | `t`, `b` | a text or binary frame on the WebSocket of the session |
+//! | `o` | a second WebSocket, the candidate of an upgrade |
+//! | `u`, `v` | a text or binary frame on the candidate |
+//! | `x`, `y` | the WebSocket or the candidate closes |
+//! | `w` | advance the clock by the next byte times 100 ms |
+//! | `h` | hibernate |
 
 use super::socketio::Mirror;
 use super::world::{self, NOW};
 use base64ct::{Base64, Encoding};
 use engineioxide_core::{Packet, ProtocolVersion};
-use roomcast_gateway::{Answer, Frame, Gateway, Hub, Output, PollId, Polled, Protocol, SocketId};
+use roomcast_gateway::{
+    Answer, EngineServer, Frame, Gateway, Output, PollId, Polled, Protocol, SocketId,
+};
 use roomcast_proto::time::Millis;
 use serde_json::Value;
 
 const SEPARATOR: char = '\u{1e}';
 
-/// What a packet of a client is.
-enum Said {
+/// Effect of a packet of a client.
+enum PacketKind {
     Message(Frame),
     Other,
     Close,
     Refused,
 }
 
-/// A request by the book. `None` where it is no payload at all.
-fn payload(body: &[u8]) -> Option<Vec<Said>> {
+/// Reference parser for the body of a POST. Returns `None` if it is malformed.
+fn payload(body: &[u8]) -> Option<Vec<PacketKind>> {
     let body = std::str::from_utf8(body).ok()?;
     let packets = body.split(SEPARATOR).map(|packet| {
         let mut chars = packet.chars();
         let (kind, rest) = (chars.next()?, chars.as_str());
         Some(match kind {
-            '4' => Said::Message(Frame::Text(rest.to_owned())),
-            'b' => Said::Message(Frame::Binary(Base64::decode_vec(rest).ok()?.into())),
-            '3' if rest != "probe" => Said::Other,
-            '6' => Said::Other,
-            '1' => Said::Close,
-            '2' | '3' | '5' => Said::Refused,
+            '4' => PacketKind::Message(Frame::Text(rest.to_owned())),
+            'b' => PacketKind::Message(Frame::Binary(Base64::decode_vec(rest).ok()?.into())),
+            '3' if rest != "probe" => PacketKind::Other,
+            '6' => PacketKind::Other,
+            '1' => PacketKind::Close,
+            '2' | '3' | '5' => PacketKind::Refused,
             _ => return None,
         })
     });
     packets.collect()
 }
 
-/// Packets of the server.
+/// Asserts that a response contains valid packets, or an error as JSON.
 fn assert_packets(answer: &Answer) {
     if answer.status != 200 {
         return world::assert_json(&answer.body);
@@ -61,20 +64,21 @@ fn assert_packets(answer: &Answer) {
     }
 }
 
-struct Bench {
+/// A gateway with one session.
+struct Fixture {
     gateway: Gateway<Mirror>,
     now: Millis,
     sid: String,
     socket: Option<SocketId>,
     candidate: Option<SocketId>,
     waiting: Option<PollId>,
-    /// What the sockets carry over hibernation.
+    /// Attachments of the sockets.
     records: Vec<(SocketId, String)>,
 }
 
-impl Bench {
+impl Fixture {
     fn new(protocol: Protocol, on_socket: bool) -> Self {
-        let mut bench = Bench {
+        let mut fixture = Fixture {
             gateway: gateway(),
             now: NOW,
             sid: String::new(),
@@ -83,23 +87,23 @@ impl Bench {
             waiting: None,
             records: Vec::new(),
         };
-        bench.open(protocol, on_socket);
-        bench
+        fixture.open(protocol, on_socket);
+        fixture
     }
 
-    /// A session.
+    /// Opens a session.
     fn open(&mut self, protocol: Protocol, on_socket: bool) {
-        let door = world::door(protocol, None);
+        let info = world::connect_info(protocol, None);
         let open = if on_socket {
-            let socket = self.gateway.hub.open_socket(door, None, self.now);
-            self.socket = Some(socket.expect("is let in"));
+            let socket = self.gateway.engine.open_socket(info, None, self.now);
+            self.socket = Some(socket.expect("accepted"));
             let sent = self.settle();
             let Some((_, Frame::Text(open))) = sent.into_iter().next() else {
-                panic!("nothing was said");
+                panic!("no open packet");
             };
             open
         } else {
-            self.gateway.hub.open_polling(door, self.now).body
+            self.gateway.engine.open_polling(info, self.now).body
         };
         let open = open.strip_prefix('0').expect("an open packet");
         let open: Value = serde_json::from_str(open).expect("JSON");
@@ -108,10 +112,10 @@ impl Bench {
     }
 
     fn is_open(&self) -> bool {
-        self.gateway.hub.session_of(&self.sid).is_some()
+        self.gateway.engine.session_by_sid(&self.sid).is_some()
     }
 
-    /// Carries out what there is to do; what was sent over sockets.
+    /// Executes the outputs. Returns the frames that were sent over sockets.
     fn settle(&mut self) -> Vec<(SocketId, Frame)> {
         let mut sent = Vec::new();
         for output in self.gateway.settle(self.now) {
@@ -137,7 +141,7 @@ impl Bench {
                     assert_packets(&answer);
                 }
                 Output::Log(entry) => world::assert_json(&entry.line(self.now)),
-                other => panic!("not of these layers: {other:?}"),
+                other => panic!("unexpected output: {other:?}"),
             }
         }
         for (_, frame) in &sent {
@@ -153,7 +157,7 @@ impl Bench {
     fn post(&mut self, body: &[u8]) {
         let (was_open, polls) = (self.is_open(), self.socket.is_none());
         self.gateway.app.messages.clear();
-        let answer = self.gateway.hub.post(&self.sid, Some(body), self.now);
+        let answer = self.gateway.engine.post(&self.sid, Some(body), self.now);
         self.settle();
         if !was_open || !polls {
             assert_eq!(answer.status, 400);
@@ -165,30 +169,33 @@ impl Bench {
             return;
         }
         let mut expected = Vec::new();
-        let mut goes_on = true;
+        let mut stays_open = true;
         let Some(packets) = payload(body) else {
             assert_eq!((answer.status, self.is_open()), (400, false));
-            assert!(self.gateway.app.messages.is_empty(), "all of it or nothing");
+            assert!(
+                self.gateway.app.messages.is_empty(),
+                "a malformed body must have no effect"
+            );
             return;
         };
         let refused = packets
             .iter()
-            .position(|packet| matches!(packet, Said::Refused));
+            .position(|packet| matches!(packet, PacketKind::Refused));
         for packet in packets {
             match packet {
-                Said::Message(frame) => expected.push(frame),
-                Said::Other => continue,
-                Said::Close | Said::Refused => {
-                    goes_on = false;
+                PacketKind::Message(frame) => expected.push(frame),
+                PacketKind::Other => continue,
+                PacketKind::Close | PacketKind::Refused => {
+                    stays_open = false;
                     break;
                 }
             }
         }
         if self.gateway.app.bare {
             assert_eq!(self.gateway.app.messages, expected);
-            assert_eq!(self.is_open(), goes_on);
+            assert_eq!(self.is_open(), stays_open);
         }
-        // What comes after a close counts no more.
+        // Packets after a close are ignored.
         if answer.status == 200 {
             assert_eq!(answer.body, "ok");
         } else {
@@ -198,7 +205,7 @@ impl Bench {
     }
 
     fn poll(&mut self) {
-        let polled = self.gateway.hub.poll(&self.sid, self.now);
+        let polled = self.gateway.engine.poll(&self.sid, self.now);
         match polled {
             Polled::Now(answer) => assert_packets(&answer),
             Polled::Later(poll) => {
@@ -214,11 +221,14 @@ impl Bench {
         self.gateway.advance(&|_| None, self.now);
         self.settle();
         let next = self.gateway.deadline();
-        assert!(next.is_none_or(|at| at > self.now), "what was due is done");
+        assert!(
+            next.is_none_or(|at| at > self.now),
+            "no timer may be overdue"
+        );
     }
 
     fn hibernate(&mut self) {
-        // A session on long-polling keeps the gateway awake.
+        // A polling session keeps the gateway awake, so it cannot hibernate.
         if !self.is_open() || self.socket.is_none() || self.candidate.is_some() {
             return;
         }
@@ -227,19 +237,26 @@ impl Bench {
         self.gateway = gateway();
         self.gateway.app.bare = bare;
         for (_, record) in std::mem::take(&mut self.records) {
-            let place = self.gateway.hub.recall(&record, self.now);
-            let place = place.expect("what a socket carries is understood");
+            let place = self.gateway.engine.restore_socket(&record, self.now);
+            let place = place.expect("an attachment is restored");
             self.socket = Some(place);
             self.records.push((place, record));
         }
         assert!(self.is_open());
-        let session = self.gateway.hub.session_of(&self.sid).expect("is open");
+        let session = self
+            .gateway
+            .engine
+            .session_by_sid(&self.sid)
+            .expect("is open");
         self.gateway.app.namespaces = namespaces
             .into_iter()
             .map(|(_, nsp)| (session, nsp))
             .collect();
         for (_, nsp) in &self.gateway.app.namespaces {
-            assert_eq!(self.gateway.hub.session_with(&self.sid, nsp), Some(session));
+            assert_eq!(
+                self.gateway.engine.session_in_namespace(&self.sid, nsp),
+                Some(session)
+            );
         }
     }
 
@@ -254,7 +271,7 @@ impl Bench {
             b'g' => self.poll(),
             b'q' => {
                 if let Some(poll) = self.waiting {
-                    self.gateway.hub.cancelled(poll);
+                    self.gateway.engine.cancelled(poll);
                     self.settle();
                     assert!(!self.is_open());
                 }
@@ -262,17 +279,17 @@ impl Bench {
             b't' | b'b' => {
                 if let Some(socket) = self.socket {
                     let frame = if *kind == b't' { text() } else { binary() };
-                    self.gateway.hub.frame(socket, frame, self.now);
+                    self.gateway.engine.frame(socket, frame, self.now);
                 }
             }
             b'o' => {
-                let door = world::door(Protocol::SocketIo, None);
-                let (hub, sid) = (&mut self.gateway.hub, self.sid.clone());
-                if let Ok(socket) = hub.open_socket(door, Some(&sid), self.now) {
+                let info = world::connect_info(Protocol::SocketIo, None);
+                let (engine, sid) = (&mut self.gateway.engine, self.sid.clone());
+                if let Ok(socket) = engine.open_socket(info, Some(&sid), self.now) {
                     let free = self.candidate.is_none() && self.socket.is_none();
                     self.candidate.get_or_insert(socket);
                     self.settle();
-                    // One too many is closed, and the session goes on.
+                    // A second candidate is closed, and the session continues.
                     assert_eq!(self.candidate == Some(socket), free);
                     assert!(self.is_open());
                 }
@@ -281,7 +298,7 @@ impl Bench {
                 if let Some(socket) = self.candidate {
                     let frame = if *kind == b'u' { text() } else { binary() };
                     let upgrades = matches!(&frame, Frame::Text(text) if text.starts_with('5'));
-                    self.gateway.hub.frame(socket, frame, self.now);
+                    self.gateway.engine.frame(socket, frame, self.now);
                     if upgrades {
                         self.socket = self.candidate.take();
                     }
@@ -294,7 +311,7 @@ impl Bench {
                 };
                 if let Some(socket) = place.take() {
                     self.records.retain(|(one, _)| *one != socket);
-                    self.gateway.hub.closed(socket, 1006);
+                    self.gateway.engine.closed(socket, 1006);
                     self.settle();
                     assert_eq!(self.is_open(), *kind == b'y');
                 }
@@ -315,8 +332,8 @@ impl Bench {
 
 fn gateway() -> Gateway<Mirror> {
     let config = world::config(&[("PING_INTERVAL_MS", "5000"), ("PING_TIMEOUT_MS", "2000")]);
-    let hub = Hub::new("0".into(), config.gateway.clone(), world::fresh);
-    Gateway::new(hub, Mirror::default())
+    let engine = EngineServer::new("0".into(), config.gateway.clone(), world::fresh);
+    Gateway::new(engine, Mirror::default())
 }
 
 pub fn run(input: &[u8]) {
@@ -329,26 +346,25 @@ pub fn run(input: &[u8]) {
         true => Protocol::EngineIo,
         false => Protocol::SocketIo,
     };
-    // The digits in ASCII: `0` and `1` poll, `2` and `3` have a socket.
-    let mut bench = Bench::new(protocol, kind & 2 == 2);
-    bench.gateway.app.bare = bare;
+    let mut fixture = Fixture::new(protocol, kind & 2 == 2);
+    fixture.gateway.app.bare = bare;
     for piece in rest.split(|byte| *byte == 0).take(32) {
-        bench.piece(piece);
+        fixture.piece(piece);
     }
-    // Whoever comes next is none the worse for it.
-    bench.socket = None;
-    bench.candidate = None;
-    bench.waiting = None;
-    bench.gateway.app.bare = true;
-    bench.open(Protocol::EngineIo, false);
-    bench.post("4héllo\u{1e}bAQID\u{1e}3".as_bytes());
+    // A new session on the same gateway must work.
+    fixture.socket = None;
+    fixture.candidate = None;
+    fixture.waiting = None;
+    fixture.gateway.app.bare = true;
+    fixture.open(Protocol::EngineIo, false);
+    fixture.post("4héllo\u{1e}bAQID\u{1e}3".as_bytes());
     assert_eq!(
-        bench.gateway.app.messages,
+        fixture.gateway.app.messages,
         [
             Frame::Text("héllo".into()),
             Frame::Binary(vec![1, 2, 3].into())
         ]
     );
-    let polled = bench.gateway.hub.poll(&bench.sid, bench.now);
+    let polled = fixture.gateway.engine.poll(&fixture.sid, fixture.now);
     assert!(matches!(polled, Polled::Later(_)));
 }

@@ -1,18 +1,16 @@
-//! Socket.IO clients that flap: they connect, recover, join, leave and refresh,
-//! and lose their connection at every step of that, while others take the slots
-//! that they leave. Everything that takes time (the search for a saved client, a
-//! token that is judged, a request to a room, a delivery of a room) is carried out
-//! when the input says so.
+//! Flapping Socket.IO clients: they connect, recover, join, leave and refresh, and lose
+//! their connections at any step, while other clients reuse their slots. Each
+//! asynchronous operation (finding a saved client, verifying a token, a request to a
+//! room, a delivery of a room) completes when the input says so.
 //!
-//! What must be true, whatever happens in whatever order:
-//! - No connection receives an event of a room that the token of its user does
-//!   not open, nor one that its newest token does not open once the client was
-//!   told that the token is taken.
-//! - `connected` names the user of the token that this very session has shown.
-//! - At the end every CONNECT of an open session has been answered, and rooms
-//!   count exactly the connections that are there.
+//! Invariants for every order of operations:
+//! - A connection receives no event of a room that the token of its user does not allow,
+//!   and none that its newest token does not allow after that token was accepted.
+//! - `connected` names the user of the token that this session has sent.
+//! - At the end every CONNECT of an open session is answered, and the rooms count exactly
+//!   the open connections.
 //!
-//! The input: three bytes a step, see [`World::step`].
+//! The input has three bytes per step, see [`World::step`].
 
 use super::tokens::sign;
 use super::world::{self, NOW, Server, item};
@@ -20,7 +18,8 @@ use roomcast::config::Config;
 use roomcast_gateway::chat::Chat;
 use roomcast_gateway::handshake::shard_of;
 use roomcast_gateway::{
-    App, Authentication, ClientId, Door, Frame, Gateway, Hub, Output, Protocol, SocketId,
+    App, Authentication, ClientId, ConnectInfo, EngineServer, Frame, Gateway, Output, Protocol,
+    SocketId,
 };
 use roomcast_proto::link::{Command, Push};
 use roomcast_proto::time::Millis;
@@ -33,13 +32,15 @@ const USERS: [&str; 3] = ["alice", "bob", "carol"];
 const ROOMS: [&str; 4] = ["private-alice", "private-bob", "public-1", "public-2"];
 const NAMESPACES: [&str; 2] = ["/", "/chat"];
 
-/// Most sessions at a time: enough to have each slot used again and again.
+/// Maximal number of concurrent sessions. Small, so that slots are reused often.
 const MAX_SESSIONS: usize = 6;
 
-/// The token of a user: for the rooms of all and one of its own, or narrower.
+/// A token of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
+    /// For the public rooms and the private room of the user.
     Wide,
+    /// Only for `public-1`.
     Narrow,
 }
 
@@ -51,7 +52,7 @@ impl Token {
         }
     }
 
-    fn opens(self, user: &str, room: &str) -> bool {
+    fn allows(self, user: &str, room: &str) -> bool {
         match self {
             _ if room == format!("@{user}") => true,
             Token::Wide => room.starts_with("public-") || room == format!("private-{user}"),
@@ -71,11 +72,11 @@ impl Token {
 }
 
 /// A gateway with its storage.
-struct Home {
+struct GatewayHost {
     gateway: Gateway<Chat>,
-    /// Saved clients: user and record.
+    /// Saved clients by `pid`: user and record.
     saved: BTreeMap<String, (String, String)>,
-    /// At which gateway a client of this `pid` is by now.
+    /// The current gateway of clients by `pid`, if they have moved.
     moved: BTreeMap<String, usize>,
 }
 
@@ -92,21 +93,21 @@ struct Session {
     user: &'static str,
     gateway: usize,
     socket: SocketId,
-    /// The token that counts: the newest that the client knows to be taken.
+    /// The newest token that the server has accepted.
     token: Token,
     nsps: BTreeMap<&'static str, Nsp>,
-    /// Refreshes without an answer, by the ids of their acknowledgements.
+    /// Refreshes without an answer by acknowledgement id.
     refreshes: BTreeMap<u64, Token>,
 }
 
-/// What a client keeps when its connection is lost.
+/// Recovery data of a client.
 #[derive(Clone, Default)]
 struct Kept {
     pid: String,
     offset: Option<String>,
 }
 
-/// Something that takes time.
+/// An asynchronous operation.
 enum Delayed {
     Find {
         gateway: usize,
@@ -128,7 +129,7 @@ enum Delayed {
         gateway: usize,
         room: String,
     },
-    /// The deliveries of a room to a gateway are in order.
+    /// The next delivery of a room to a gateway. Deliveries are in order.
     Delivery {
         gateway: usize,
         room: String,
@@ -138,16 +139,16 @@ enum Delayed {
 struct World {
     now: Millis,
     config: Rc<Config>,
-    homes: Vec<Home>,
+    hosts: Vec<GatewayHost>,
     rooms: BTreeMap<String, Server>,
     sessions: Vec<Session>,
-    /// By user and namespace: the last client that was connected.
+    /// Recovery data of the last client by user and namespace.
     kept: BTreeMap<(&'static str, &'static str), Kept>,
     delayed: VecDeque<Delayed>,
     deliveries: BTreeMap<(String, usize), VecDeque<String>>,
-    /// The gateway of each connection to a room.
+    /// The gateway of each connection of a room.
     at: HashMap<String, usize>,
-    /// Pushes of each room to each gateway.
+    /// Number of deliveries of each room to each gateway.
     numbers: BTreeMap<(String, usize), u64>,
     last_ack: u64,
     messages: u32,
@@ -160,11 +161,11 @@ pub fn run(input: &[u8]) {
     for step in input.chunks_exact(3).take(200) {
         world.step(step[0], step[1], step[2]);
     }
-    world.come_to_rest();
+    world.settle_all();
     world.check();
-    // Whoever comes now is let in, as itself, and nothing of before is for it.
-    world.sessions_end();
-    world.come_to_rest();
+    // New sessions are accepted as their own users and receive no earlier events.
+    world.close_sessions();
+    world.settle_all();
     for gateway in 0..2 {
         for user in 0..USERS.len() {
             world.open(user, gateway, true, Token::Wide);
@@ -172,21 +173,21 @@ pub fn run(input: &[u8]) {
             world.connect(session, 0, false, Token::Wide);
         }
     }
-    world.come_to_rest();
+    world.settle_all();
     for session in &world.sessions {
-        assert!(matches!(session.nsps["/"], Nsp::Connected), "is let in");
+        assert!(matches!(session.nsps["/"], Nsp::Connected), "accepted");
     }
-    world.sessions_end();
-    world.come_to_rest();
+    world.close_sessions();
+    world.settle_all();
     world.check();
 }
 
 impl World {
     fn new() -> Self {
         let config = world::config(&[]);
-        let home = |name: &str| Home {
+        let host = |name: &str| GatewayHost {
             gateway: Gateway::new(
-                Hub::new(name.to_owned(), config.gateway.clone(), world::fresh),
+                EngineServer::new(name.to_owned(), config.gateway.clone(), world::fresh),
                 Chat::default(),
             ),
             saved: BTreeMap::new(),
@@ -194,7 +195,7 @@ impl World {
         };
         World {
             now: NOW,
-            homes: vec![home("0"), home("1")],
+            hosts: vec![host("0"), host("1")],
             config,
             rooms: BTreeMap::new(),
             sessions: Vec::new(),
@@ -211,7 +212,7 @@ impl World {
     fn step(&mut self, kind: u8, a: u8, b: u8) {
         let session = usize::from(a);
         let room = usize::from(b) % ROOMS.len();
-        // Mostly the first.
+        // Index 0 for 15 of 16 values.
         let nsp = usize::from(b >> 4 == 0);
         match kind % 32 {
             0..3 => self.open(
@@ -237,51 +238,51 @@ impl World {
             20 => self.disconnect(session, nsp),
             21..30 => {
                 for n in 0..=usize::from(b % 16) {
-                    self.carry_out(session + 7 * n);
+                    self.complete(session + 7 * n);
                 }
             }
-            30 => self.carry_out_all(),
+            30 => self.complete_all(),
             _ => self.pass(Millis::from(b) * 50),
         }
     }
 
-    /// Every user is in its rooms.
+    /// Connects every user and joins its rooms.
     fn begin(&mut self) {
         for user in 0..USERS.len() {
             self.open(user, user % 2, true, Token::Wide);
             self.connect(user, 0, false, Token::Wide);
-            self.carry_out_all();
+            self.complete_all();
             for room in [user.min(1), 2] {
                 self.emit(user, 0, json!(["joinRoom", ROOMS[room]]));
             }
         }
-        self.carry_out_all();
+        self.complete_all();
     }
 
-    // What clients do.
+    // Actions of clients.
 
     fn open(&mut self, user: usize, gateway: usize, by_request: bool, token: Token) {
         if self.sessions.len() == MAX_SESSIONS {
             return;
         }
         let user = USERS[user];
-        let home = &mut self.homes[gateway];
+        let host = &mut self.hosts[gateway];
         let identity = by_request.then(|| {
             let token = token.text(user);
             self.config.auth.verify(&token, self.now).expect("a token")
         });
-        let door = Door {
+        let info = ConnectInfo {
             protocol: Protocol::SocketIo,
             identity,
-            fault: None,
+            error: None,
             address: None,
             recovers: true,
         };
-        let socket = home.gateway.hub.open_socket(door, None, self.now);
+        let socket = host.gateway.engine.open_socket(info, None, self.now);
         self.sessions.push(Session {
             user,
             gateway,
-            socket: socket.expect("is let in"),
+            socket: socket.expect("accepted"),
             token,
             nsps: BTreeMap::new(),
             refreshes: BTreeMap::new(),
@@ -294,18 +295,18 @@ impl World {
         self.sessions.get_mut(session % count)
     }
 
-    fn say(&mut self, session: usize, packet: String) {
+    fn send(&mut self, session: usize, packet: String) {
         let now = self.now;
         let Some(this) = self.session(session) else {
             return;
         };
         let (gateway, socket) = (this.gateway, this.socket);
-        let hub = &mut self.homes[gateway].gateway.hub;
-        hub.frame(socket, Frame::Text(packet), now);
+        let engine = &mut self.hosts[gateway].gateway.engine;
+        engine.frame(socket, Frame::Text(packet), now);
         self.settle(gateway);
     }
 
-    fn connect(&mut self, session: usize, nsp: usize, comes_back: bool, token: Token) {
+    fn connect(&mut self, session: usize, nsp: usize, recovers: bool, token: Token) {
         let nsp = NAMESPACES[nsp];
         let kept = self.kept.clone();
         let Some(this) = self.session(session) else {
@@ -316,16 +317,16 @@ impl World {
         }
         this.nsps.insert(nsp, Nsp::Connecting);
         let mut auth = json!({ "token": token.text(this.user) });
-        if let Some(kept) = kept.get(&(this.user, nsp)).filter(|_| comes_back) {
+        if let Some(kept) = kept.get(&(this.user, nsp)).filter(|_| recovers) {
             auth["pid"] = kept.pid.as_str().into();
             if let Some(offset) = &kept.offset {
                 auth["offset"] = offset.as_str().into();
             }
         }
-        // Which of the two counts depends on the request's token: either way the
-        // rooms that the client may hear of are those of a wide one.
+        // The token of the request or of CONNECT counts. The client may receive at most
+        // the events of a wide token.
         this.token = Token::Wide;
-        self.say(session, format!("40{}{auth}", prefix(nsp)));
+        self.send(session, format!("40{}{auth}", prefix(nsp)));
     }
 
     fn emit(&mut self, session: usize, nsp: usize, args: Value) -> Option<u64> {
@@ -333,11 +334,11 @@ impl World {
         let ack = self.last_ack;
         let nsp = NAMESPACES[nsp];
         let this = self.session(session)?;
-        // The library sends nothing before it is connected.
+        // socket.io-client sends no events before it is connected.
         if !matches!(this.nsps.get(nsp), Some(Nsp::Connected)) {
             return None;
         }
-        self.say(session, format!("42{}{ack}{args}", prefix(nsp)));
+        self.send(session, format!("42{}{ack}{args}", prefix(nsp)));
         Some(ack)
     }
 
@@ -347,7 +348,7 @@ impl World {
         };
         let ack = self.last_ack + 1;
         if let Some(this) = self.session(session) {
-            // The later one counts, whichever is answered first.
+            // Only one refresh at a time, so that the newest token is known.
             if this.refreshes.is_empty() {
                 this.refreshes.insert(ack, token);
             } else {
@@ -362,14 +363,14 @@ impl World {
         }
     }
 
-    /// The connection is lost.
+    /// Ends the connection of a session.
     fn close(&mut self, session: usize) {
         if self.sessions.is_empty() {
             return;
         }
         let this = self.sessions.remove(session % self.sessions.len());
-        let hub = &mut self.homes[this.gateway].gateway.hub;
-        hub.closed(this.socket, 1006);
+        let engine = &mut self.hosts[this.gateway].gateway.engine;
+        engine.closed(this.socket, 1006);
         self.settle(this.gateway);
     }
 
@@ -379,32 +380,32 @@ impl World {
             return;
         };
         if this.nsps.remove(nsp).is_some() {
-            self.say(session, format!("41{}", prefix(nsp)));
+            self.send(session, format!("41{}", prefix(nsp)));
         }
     }
 
-    fn sessions_end(&mut self) {
+    fn close_sessions(&mut self) {
         while !self.sessions.is_empty() {
             self.close(0);
         }
     }
 
-    // What takes time.
+    // Asynchronous operations.
 
     fn pass(&mut self, millis: Millis) {
         self.now += millis;
-        for gateway in 0..self.homes.len() {
-            let home = &mut self.homes[gateway];
-            home.gateway.hub.set_now(self.now);
-            // Pings are answered.
+        for gateway in 0..self.hosts.len() {
+            let host = &mut self.hosts[gateway];
+            host.gateway.engine.set_now(self.now);
+            // The clients answer pings.
             let now = self.now;
-            home.gateway.advance(&|_| Some(now), now);
+            host.gateway.advance(&|_| Some(now), now);
             self.settle(gateway);
         }
     }
 
-    /// Carries out something that was delayed; deliveries in order.
-    fn carry_out(&mut self, which: usize) {
+    /// Completes an operation. Deliveries stay in order.
+    fn complete(&mut self, which: usize) {
         if self.delayed.is_empty() {
             return;
         }
@@ -433,19 +434,19 @@ impl World {
                 pid,
                 record,
             } => {
-                let Gateway { hub, app } = &mut self.homes[gateway].gateway;
-                app.found(hub, client, &pid, record, self.now);
+                let Gateway { engine, app } = &mut self.hosts[gateway].gateway;
+                app.found(engine, client, &pid, record, self.now);
                 self.settle(gateway);
             }
             Delayed::Authenticate { gateway, it } => {
-                let identity = world::judge(&self.config, it.credentials, self.now);
-                let Gateway { hub, app } = &mut self.homes[gateway].gateway;
-                app.authenticated(hub, it.asked, identity, self.now);
+                let identity = world::verify(&self.config, it.credentials, self.now);
+                let Gateway { engine, app } = &mut self.hosts[gateway].gateway;
+                app.authenticated(engine, it.request, identity, self.now);
                 self.settle(gateway);
             }
             Delayed::Request { gateway, room } => {
-                let Gateway { hub, app } = &mut self.homes[gateway].gateway;
-                let commands = app.take(hub, &room);
+                let Gateway { engine, app } = &mut self.hosts[gateway].gateway;
+                let commands = app.take_commands(engine, &room);
                 self.settle(gateway);
                 if let Some(commands) = commands {
                     self.request(gateway, &room, commands);
@@ -456,18 +457,18 @@ impl World {
         }
     }
 
-    /// What is kept under a `pid`, from wherever it is.
+    /// Takes the saved record of a `pid` from its current gateway.
     fn find(&mut self, by: usize, pid: &str, user: &str) -> Option<String> {
-        let home = shard_of(pid).filter(|home| *home < self.homes.len())?;
-        let at = self.homes[home].moved.get(pid).copied().unwrap_or(home);
-        let Gateway { hub, app } = &mut self.homes[at].gateway;
-        app.evict(hub, pid, user);
+        let host = shard_of(pid).filter(|host| *host < self.hosts.len())?;
+        let at = self.hosts[host].moved.get(pid).copied().unwrap_or(host);
+        let Gateway { engine, app } = &mut self.hosts[at].gateway;
+        app.evict(engine, pid, user);
         self.settle(at);
-        let found = self.homes[at].saved.get(pid).filter(|(of, _)| of == user);
+        let found = self.hosts[at].saved.get(pid).filter(|(of, _)| of == user);
         let record = found.map(|(_, record)| record.clone());
         if record.is_some() {
-            self.homes[at].saved.remove(pid);
-            self.homes[home].moved.insert(pid.to_owned(), by);
+            self.hosts[at].saved.remove(pid);
+            self.hosts[host].moved.insert(pid.to_owned(), by);
         }
         record
     }
@@ -479,20 +480,20 @@ impl World {
         server.now = self.now;
         for command in commands {
             self.at.insert(command.connection().to_owned(), gateway);
-            server.linked(command);
+            server.execute(command);
         }
-        self.gather(room);
+        self.queue_deliveries(room);
     }
 
-    /// What a room has to say is on its way to the gateways.
-    fn gather(&mut self, room: &str) {
+    /// Queues the outputs of a room as deliveries to the gateways.
+    fn queue_deliveries(&mut self, room: &str) {
         let server = self.rooms.get_mut(room).expect("a room");
         server.settle();
         let epoch = server.room.epoch().to_owned();
-        let mut queued = vec![(Vec::new(), String::new()); self.homes.len()];
-        for said in server.said() {
+        let mut queued = vec![(Vec::new(), String::new()); self.hosts.len()];
+        for output in server.take_outputs() {
             let mut text = String::new();
-            let Some(item) = item(said, &mut text) else {
+            let Some(item) = item(output, &mut text) else {
                 continue;
             };
             let only = item.to().map(|to| self.at[to]);
@@ -527,23 +528,23 @@ impl World {
     fn delivery(&mut self, gateway: usize, room: &str) {
         let key = (room.to_owned(), gateway);
         let body = self.deliveries.get_mut(&key).and_then(VecDeque::pop_front);
-        let body = body.expect("as many as were announced");
+        let body = body.expect("one delivery per queued operation");
         let (push, texts) = Push::parse(&body).expect("a push");
-        let Gateway { hub, app } = &mut self.homes[gateway].gateway;
-        let gone = app.pushed(hub, push, &texts, self.now).gone;
+        let Gateway { engine, app } = &mut self.hosts[gateway].gateway;
+        let gone = app.handle_push(engine, push, &texts, self.now).gone;
         self.settle(gateway);
         let server = self.rooms.get_mut(room).expect("a room");
         for connection in gone {
             let code = 1006;
-            server.linked(Command::Gone { connection, code });
+            server.execute(Command::Gone { connection, code });
         }
-        self.gather(room);
+        self.queue_deliveries(room);
     }
 
     fn settle(&mut self, gateway: usize) {
-        self.homes[gateway].gateway.hub.set_now(self.now);
+        self.hosts[gateway].gateway.engine.set_now(self.now);
         loop {
-            let outputs = self.homes[gateway].gateway.settle(self.now);
+            let outputs = self.hosts[gateway].gateway.settle(self.now);
             if outputs.is_empty() {
                 return;
             }
@@ -554,13 +555,13 @@ impl World {
     }
 
     fn output(&mut self, gateway: usize, output: Output) {
-        let home = &mut self.homes[gateway];
+        let host = &mut self.hosts[gateway];
         match output {
-            Output::Send { socket, frame } => self.hear(gateway, socket, &frame),
+            Output::Send { socket, frame } => self.receive(gateway, socket, &frame),
             Output::Broadcast { sockets, text } => {
                 let frame = Frame::Text(text);
                 for socket in sockets {
-                    self.hear(gateway, socket, &frame);
+                    self.receive(gateway, socket, &frame);
                 }
             }
             Output::Close { socket, .. } => {
@@ -576,10 +577,10 @@ impl World {
                 record,
                 ..
             } => {
-                home.saved.insert(client, (user, record));
+                host.saved.insert(client, (user, record));
             }
             Output::Forget { client } => {
-                home.saved.remove(&client);
+                host.saved.remove(&client);
             }
             Output::Find { client, pid, user } => self.delayed.push_back(Delayed::Find {
                 gateway,
@@ -597,15 +598,15 @@ impl World {
             }
             Output::Attach { .. }
             | Output::Answer { .. }
-            | Output::Position { .. }
-            | Output::Reached { .. } => {}
+            | Output::StorePosition { .. }
+            | Output::TrackPosition { .. } => {}
         }
     }
 
-    /// A client receives a frame.
-    fn hear(&mut self, gateway: usize, socket: SocketId, frame: &Frame) {
+    /// Processes a frame as its client.
+    fn receive(&mut self, gateway: usize, socket: SocketId, frame: &Frame) {
         let Frame::Text(text) = frame else {
-            panic!("rooms hold JSON");
+            panic!("rooms send no binary data");
         };
         let mut sessions = self.sessions.iter_mut();
         let session = sessions.find(|one| (one.gateway, one.socket) == (gateway, socket));
@@ -624,7 +625,10 @@ impl World {
         match kind {
             "0" => {
                 session.nsps.insert(nsp, Nsp::Connected);
-                let pid = value["pid"].as_str().expect("recovers").to_owned();
+                let pid = value["pid"]
+                    .as_str()
+                    .expect("recovery is enabled")
+                    .to_owned();
                 let kept = self.kept.entry((session.user, nsp)).or_default();
                 if kept.pid != pid {
                     *kept = Kept { pid, offset: None };
@@ -654,30 +658,33 @@ impl World {
         }
     }
 
-    /// Everything that was delayed is carried out, and time passes.
-    fn come_to_rest(&mut self) {
+    /// Completes all operations and advances the clock until the timers have run.
+    fn settle_all(&mut self) {
         for _ in 0..12 {
-            self.carry_out_all();
+            self.complete_all();
             self.pass(2_500);
         }
-        self.carry_out_all();
+        self.complete_all();
     }
 
-    fn carry_out_all(&mut self) {
+    fn complete_all(&mut self) {
         for _ in 0..5_000 {
-            self.carry_out(0);
+            self.complete(0);
         }
-        assert!(self.delayed.is_empty(), "it comes to rest");
+        assert!(self.delayed.is_empty(), "all operations must complete");
     }
 
     fn check(&mut self) {
         for session in &self.sessions {
             for (nsp, state) in &session.nsps {
-                assert!(!matches!(state, Nsp::Connecting), "{nsp} is answered");
+                assert!(
+                    !matches!(state, Nsp::Connecting),
+                    "CONNECT {nsp} must be answered"
+                );
             }
         }
-        // A room counts a connection for each client that is in it. A client is in
-        // its personal room if it is connected at all.
+        // A room counts one connection per joined client. Every connected client has
+        // joined its personal room.
         let mut connected: HashMap<String, u64> = HashMap::new();
         for session in &self.sessions {
             let nsps = session.nsps.values();
@@ -712,19 +719,19 @@ impl Session {
         }
         let room = data["roomId"].as_str().expect("an event of a room");
         assert!(
-            Token::Wide.opens(self.user, room),
+            Token::Wide.allows(self.user, room),
             "{} receives an event of {room} in {nsp}: {args}",
             self.user
         );
         assert!(
-            self.token.opens(self.user, room) || name == "userLeft",
-            "{} has left {room} with its last token: {args}",
+            self.token.allows(self.user, room) || name == "userLeft",
+            "{} has no right to {room} with its newest token: {args}",
             self.user
         );
     }
 }
 
-/// Names a namespace in a packet.
+/// Returns the namespace prefix of a packet.
 fn prefix(nsp: &str) -> String {
     match nsp {
         "/" => String::new(),

@@ -1,18 +1,18 @@
-//! Requests. A first line of a method and an address, as `POST /publish?a=b`,
-//! and behind it the body.
+//! HTTP requests. The input is a line with method and URL, such as `POST /publish?a=b`,
+//! and then the body.
 
-use super::world::{self, NOW, Said, Server};
+use super::world::{self, NOW, RoomOutput, Server};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use roomcast::http::problem::Problem;
 use roomcast::http::publish::{self, Addressed, Body};
 use roomcast::http::revoke;
 use roomcast::http::route::{self, Address, Query, Route};
-use roomcast_auth::revoked::{MAX_LIFE, Registry, Revoked, Whose};
+use roomcast_auth::revocation::{MAX_LIFE, RevocationCache, RevocationList, RevocationTarget};
 use roomcast_gateway::handshake;
 use roomcast_proto::access::TokenId;
+use roomcast_proto::command::MAX_LIMIT;
 use roomcast_proto::name;
-use roomcast_proto::wire::command::MAX_LIMIT;
-use roomcast_proto::wire::object::MAX_SAFE_INTEGER;
+use roomcast_proto::raw_object::MAX_SAFE_INTEGER;
 use roomcast_room::service::{Publication, Request};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -33,9 +33,9 @@ pub fn run(input: &[u8]) {
 fn path(method: &str, path: &str) {
     let route = match route::find(method, path) {
         Ok(route) => route,
-        Err(problem) => return is_told(&problem),
+        Err(problem) => return assert_problem(&problem),
     };
-    // Written and found again it is the same.
+    // The path of a route leads to the same route.
     let written = |name: &str| utf8_percent_encode(name, NON_ALPHANUMERIC).to_string();
     let at = |room: &str, rest: &str| {
         assert!(name::is_room(room));
@@ -57,8 +57,8 @@ fn path(method: &str, path: &str) {
     assert_eq!(route::find(method, &path), Ok(route));
 }
 
-/// A problem is JSON that says what it is.
-fn is_told(problem: &Problem) {
+/// Asserts that a problem is valid JSON with its status.
+fn assert_problem(problem: &Problem) {
     let json: Value = serde_json::from_str(&problem.json()).expect("JSON");
     assert_eq!(json["status"], problem.status);
     assert!((400..=500).contains(&problem.status));
@@ -70,11 +70,11 @@ fn query(method: &str, text: &str) {
         Ok(position) => {
             let numbers = [position.since, position.history];
             assert!(numbers.iter().flatten().all(|n| *n <= MAX_SAFE_INTEGER));
-            // It goes to the room as JSON.
+            // It is sent to the room as JSON.
             let json = serde_json::to_string(&position).expect("JSON");
             assert_eq!(serde_json::from_str(&json).ok(), Some(position));
         }
-        Err(fault) => is_told(&fault.into()),
+        Err(error) => assert_problem(&error.into()),
     }
     match query.range() {
         Ok(range) => {
@@ -82,11 +82,11 @@ fn query(method: &str, text: &str) {
             let mut server = Server::new("r", world::config(&[]));
             server.serve(Request::Messages(range));
         }
-        Err(fault) => is_told(&fault.into()),
+        Err(error) => assert_problem(&error.into()),
     }
     match query.user() {
         Ok(user) => assert!(name::is_user(&user)),
-        Err(fault) => is_told(&fault.into()),
+        Err(error) => assert_problem(&error.into()),
     }
     for upgrade in [false, true] {
         let parameters = handshake::Parameters {
@@ -111,7 +111,7 @@ fn publication(body: &str) {
             assert!((1..=publish::MAX_BATCH).contains(&many.len()));
             many
         }
-        Err(fault) => return is_told(&fault.into()),
+        Err(error) => return assert_problem(&error.into()),
     };
     let mut rooms: BTreeMap<String, Vec<Publication>> = BTreeMap::new();
     for message in messages {
@@ -120,7 +120,7 @@ fn publication(body: &str) {
                 assert!(name::is_room(&room));
                 rooms.entry(room).or_default().push(publication);
             }
-            Err(fault) => is_told(&fault.into()),
+            Err(error) => assert_problem(&error.into()),
         }
     }
     for (room, messages) in rooms.into_iter().take(3) {
@@ -128,7 +128,7 @@ fn publication(body: &str) {
     }
 }
 
-/// Publishes it, with somebody there.
+/// Publishes messages to a room with one connection.
 fn published(room: &str, messages: Vec<Publication>) {
     let mut server = Server::new(room, world::config(&[]));
     server.connect("alice", "alice", Default::default());
@@ -139,34 +139,35 @@ fn published(room: &str, messages: Vec<Publication>) {
         sender: "service".into(),
         messages,
     };
-    // It goes to the room as JSON.
+    // It is sent to the room as JSON.
     let request = serde_json::to_string(&request).expect("JSON");
-    let request = serde_json::from_str(&request).expect("is read");
+    let request = serde_json::from_str(&request).expect("valid JSON");
     assert_eq!(replies(&mut server, request).len(), count);
     assert!(server.head() <= stored as u64);
     server.assert_sound();
     server.hibernate();
-    // The next is none the worse for it.
+    // A valid publication must work afterwards.
     let head = server.head();
     let healthy = r#"{"room":"x","event":"healthy","data":{},"messageId":"healthy\u0020id"}"#;
     let Ok(Body::One(healthy)) = publish::parse(healthy) else {
-        panic!("is a good one");
+        panic!("a valid publication");
     };
     let request = Request::Publish {
         sender: "another".into(),
         messages: vec![healthy.publication],
     };
     assert_eq!(replies(&mut server, request)[0]["seq"], head + 1);
-    assert_eq!(world::closed(&server.said(), "alice"), None);
+    assert_eq!(world::closed(&server.take_outputs(), "alice"), None);
 }
 
+/// Returns the answers to a publication.
 fn replies(server: &mut Server, request: Request) -> Vec<Value> {
-    server.said();
+    server.take_outputs();
     assert_eq!(server.serve(request), None);
     server.settle();
-    let mut said = server.said().into_iter();
-    let reply = said.find_map(|said| match said {
-        Said::Reply(answers) => Some(answers),
+    let mut outputs = server.take_outputs().into_iter();
+    let reply = outputs.find_map(|output| match output {
+        RoomOutput::Reply(answers) => Some(answers),
         _ => None,
     });
     serde_json::from_str(&reply.expect("an answer")).expect("a list")
@@ -174,27 +175,27 @@ fn replies(server: &mut Server, request: Request) -> Vec<Value> {
 
 fn revocation(body: &str) {
     let (whose, until) = match revoke::parse(body, NOW) {
-        Ok(what) => what,
-        Err(fault) => return is_told(&fault.into()),
+        Ok(revocation) => revocation,
+        Err(error) => return assert_problem(&error.into()),
     };
     let now = NOW / 1_000;
     assert!(until > now && until <= now + MAX_LIFE);
-    let mut registry = Registry::default();
+    let mut registry = RevocationList::default();
     registry
         .revoke(whose.clone(), now, until)
-        .expect("is empty");
-    // Isolates get it as JSON.
-    let news = serde_json::to_string(&registry.after(0)).expect("JSON");
-    let revoked = Revoked::new(true);
-    revoked.caught_up(serde_json::from_str(&news).expect("is read"), NOW);
+        .expect("the registry is empty");
+    // It is sent to isolates as JSON.
+    let update = serde_json::to_string(&registry.after(0)).expect("JSON");
+    let revoked = RevocationCache::new(true);
+    revoked.caught_up(serde_json::from_str(&update).expect("valid JSON"), NOW);
     let (user, jti) = match whose {
-        Whose::User(user) => (user, None),
-        Whose::Jti(jti) => ("somebody".into(), Some(jti)),
+        RevocationTarget::User(user) => (user, None),
+        RevocationTarget::Jti(jti) => ("alice".into(), Some(jti)),
     };
     let issued = Some(now - 1);
     assert!(revoked.covers(&user, &TokenId { issued, jti }, NOW));
     assert!(
-        !revoked.covers("nobody.else", &TokenId { issued, jti: None }, NOW)
-            || user == "nobody.else"
+        !revoked.covers("another.user", &TokenId { issued, jti: None }, NOW)
+            || user == "another.user"
     );
 }

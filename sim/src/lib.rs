@@ -1,13 +1,14 @@
-//! What is done with input that anybody may have made up: each module drives the
-//! core with it and says what must be true afterwards. `fuzz/` runs these on
-//! what libFuzzer comes up with, `tests/corpus.rs` on what it has come up with.
+//! Functions of the fuzz targets. Each module feeds untrusted input to the core and
+//! asserts the invariants. `fuzz/` runs them on inputs of libFuzzer, `tests/corpus.rs` on
+//! the committed corpus. [`world`] has the simulated rooms, gateways and storage, which
+//! the model tests use as well.
 //!
 //! | module | input |
 //! | --- | --- |
-//! | [`native`] | frames on native sockets, of a room and of a gateway |
-//! | [`engine`] | what comes over the transports of Engine.IO |
+//! | [`native`] | frames on native sockets of rooms and gateways |
+//! | [`engine`] | requests and frames of Engine.IO |
 //! | [`socketio`] | packets of Socket.IO |
-//! | [`flapping`] | Socket.IO clients that lose their connection at every step |
+//! | [`flapping`] | Socket.IO clients that lose their connections at any step |
 //! | [`tokens`] | tokens, their headers and claims, key sets |
 //! | [`names`] | names, room patterns, origins |
 //! | [`http`] | requests: paths, queries, bodies |
@@ -21,7 +22,7 @@ pub mod socketio;
 pub mod tokens;
 pub mod world;
 
-/// A target: its name, and what it does with an input.
+/// A target: its name and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.

@@ -1,11 +1,11 @@
-//! Names, room patterns and origins. The input is lines: a name, a user, and
-//! then patterns, each with the rights it gives behind a `=`.
+//! Names, room patterns and origins. The input has a line with a room, a line with a
+//! user, and then lines with patterns, such as `team-*=rw`.
 
 use super::world;
 use roomcast_auth::origin::Origins;
 use roomcast_auth::ticket;
 use roomcast_gateway::handshake;
-use roomcast_proto::access::{Patterns, Rights, user_rights};
+use roomcast_proto::access::{Rights, RoomPatterns, user_rights};
 use roomcast_proto::name;
 
 pub fn run(input: &[u8]) {
@@ -24,7 +24,7 @@ pub fn run(input: &[u8]) {
     ids(room);
 }
 
-/// `name=rwpa`.
+/// Parses `name=rwpa`.
 fn pattern(line: &str) -> (String, Rights) {
     let (pattern, letters) = line.rsplit_once('=').unwrap_or((line, "rwp"));
     let rights = letters.chars().filter_map(|letter| match letter {
@@ -55,14 +55,15 @@ fn names(text: &str) {
     if name::is_user(text) {
         assert!(name::is_room(&own) && !name::is_user(&own));
     }
-    // Names go into paths and JSON as they are.
+    // Names need no escapes in JSON.
     if name::is_room(text) {
         let json = format!(r#""{text}""#);
         assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), text);
     }
 }
 
-/// By the book: the full name, else the longest prefix; of two alike the last.
+/// Reference implementation: the full name, else the longest prefix. Of equal patterns
+/// the last one counts.
 fn model(patterns: &[(String, Rights)], room: &str) -> Rights {
     let last = |wanted: &str| patterns.iter().rfind(|(pattern, _)| pattern == wanted);
     let exact = last(room).filter(|_| !room.ends_with('*'));
@@ -76,10 +77,10 @@ fn model(patterns: &[(String, Rights)], room: &str) -> Rights {
 }
 
 fn rights(given: &[(String, Rights)], room: &str, user: &str) {
-    let patterns = Patterns::new(given.to_vec());
+    let patterns = RoomPatterns::new(given.to_vec());
     let rights = patterns.rights(room);
     assert_eq!(rights, model(given, room));
-    if patterns.give_all() {
+    if patterns.grant_all() {
         assert_eq!(rights, Rights::ADMIN);
     }
     let own = user_rights(&patterns, user, room);
@@ -91,13 +92,13 @@ fn rights(given: &[(String, Rights)], room: &str, user: &str) {
         None => assert_eq!(own, rights),
     }
     let json = serde_json::to_string(&patterns).expect("JSON");
-    let read: Patterns = serde_json::from_str(&json).expect("is read");
+    let read: RoomPatterns = serde_json::from_str(&json).expect("valid JSON");
     assert_eq!(read, patterns);
 }
 
-/// Settings that are lists, and an origin that comes to a host.
+/// Lists in settings, and an origin of a request to a host.
 fn lists(text: &str, origin: &str, host: &str) {
-    let patterns = Patterns::from_list(text);
+    let patterns = RoomPatterns::from_list(text);
     for pattern in text.split([',', ' ']).filter(|one| !one.is_empty()) {
         if !pattern.ends_with('*') {
             assert_eq!(patterns.rights(pattern), Rights::MEMBER);
@@ -105,26 +106,26 @@ fn lists(text: &str, origin: &str, host: &str) {
     }
     let same = Origins::default();
     if let Some((_, authority)) = origin.split_once("://") {
-        let is_it = authority.eq_ignore_ascii_case(host);
-        assert_eq!(same.allows(Some(origin), host), is_it);
+        let expected = authority.eq_ignore_ascii_case(host);
+        assert_eq!(same.allows(Some(origin), host), expected);
     }
     let list = text.splitn(3, '\n').nth(2).unwrap_or_default();
     let origins = Origins::parse(list);
     assert!(origins.allows(None, host));
     let entries = list.split([',', ' ']).map(|one| one.trim_end_matches('/'));
     let entries: Vec<&str> = entries.filter(|one| !one.is_empty()).collect();
-    // Of wildcards and of the same origin the core's own tests tell.
+    // Wildcards and the same origin are covered by unit tests.
     if !list.contains('*') && !entries.is_empty() && origins.allows(Some(origin), host) {
         let bare = origin.split_once("://").map(|(_, authority)| authority);
         let is_listed = entries.iter().any(|entry| {
-            let is_it = |origin: &str| entry.eq_ignore_ascii_case(origin);
-            is_it(origin) || bare.is_some_and(is_it)
+            let equals = |origin: &str| entry.eq_ignore_ascii_case(origin);
+            equals(origin) || bare.is_some_and(equals)
         });
         assert!(is_listed, "{origin} is not in {list}");
     }
 }
 
-/// Ids that name an object.
+/// Ids with the number of an object.
 fn ids(text: &str) {
     if let Some(shard) = handshake::shard_of(text) {
         assert!(shard < roomcast_gateway::config::MAX_SHARDS);

@@ -1,19 +1,22 @@
-//! Frames on native sockets. The input is cut at NUL; a piece is a frame, or by
-//! its first byte:
+//! Frames on native sockets. The input is split at NUL. A piece is a frame, or an action
+//! selected by its first byte:
 //!
-//! | byte | |
+//! | byte | action |
 //! | --- | --- |
-//! | 1 | time goes by: as many times 10 ms as the next byte says |
-//! | 2 | hibernation |
+//! | 1 | advance the clock by the next byte times 10 ms |
+//! | 2 | hibernate |
 //! | 3 | a binary frame |
-//! | 4 | the client goes and comes back, at the position that a query names |
+//! | 4 | reconnect at the position in a query |
 
-use super::world::{self, Net, Said, Server};
+use super::world::{self, Net, RoomOutput, Server};
 use roomcast_gateway::{Frame as SocketFrame, Protocol};
+use roomcast_proto::command::Command;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::envelope::Body;
+use roomcast_proto::framing;
+use roomcast_proto::json::on_one_line;
+use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
-use roomcast_proto::wire::command::{Body, Command, Position};
-use roomcast_proto::wire::native::{self, Close};
-use roomcast_proto::wire::object::on_one_line;
 use roomcast_room::Frame;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -30,7 +33,7 @@ enum Piece<'a> {
 }
 
 fn pieces(input: &[u8]) -> impl Iterator<Item = Piece<'_>> {
-    // More would only be slower.
+    // More pieces are slower and reach no other states.
     input.split(|byte| *byte == 0).take(8).map(|piece| {
         let rest = piece.get(1..).unwrap_or_default();
         match piece.first() {
@@ -38,7 +41,7 @@ fn pieces(input: &[u8]) -> impl Iterator<Item = Piece<'_>> {
             Some(2) => Piece::Hibernate,
             Some(3) => Piece::Binary(rest),
             Some(4) => Piece::Reconnect(rest),
-            // A frame that is no UTF-8 does not get past the runtime.
+            // The runtime replaces invalid UTF-8.
             _ => Piece::Text(String::from_utf8_lossy(piece).into_owned()),
         }
     })
@@ -48,16 +51,16 @@ pub fn run(input: &[u8]) {
     world::begin();
     for piece in pieces(input) {
         if let Piece::Text(text) = piece {
-            reads_as_it_is(&text);
+            assert_parsed_like_json(&text);
         }
     }
     on_a_room(input);
     on_a_gateway(input);
 }
 
-/// What a frame is read as says the same as its JSON.
-fn reads_as_it_is(frame: &str) {
-    let Ok(incoming) = native::decode(frame) else {
+/// Asserts that a parsed frame is equal to its JSON.
+fn assert_parsed_like_json(frame: &str) {
+    let Ok(incoming) = framing::decode(frame) else {
         let mut lines = frame.split('\n');
         assert!(!lines.any(|line| serde_json::from_str::<Value>(line).is_ok()));
         return;
@@ -81,7 +84,7 @@ fn reads_as_it_is(frame: &str) {
             }
         };
         assert!(!printed.contains(['\n', '\r']));
-        // Printed and read again it is the same.
+        // A serialized command is parsed to the same command.
         let event = if sent.is_some() {
             "emit"
         } else {
@@ -93,14 +96,14 @@ fn reads_as_it_is(frame: &str) {
             panic!("another command: {again:?}");
         };
         assert_eq!(again.body, send.body);
-        // It holds what another reader of JSON finds there.
+        // serde_json finds the same values.
         let Ok(given) = serde_json::from_str::<Value>(one.line) else {
             continue;
         };
         let mut given = given["data"].clone();
         match sent {
             Some(data) => {
-                let data: Value = serde_json::from_str(data).expect("is part of the line");
+                let data: Value = serde_json::from_str(data).expect("valid JSON");
                 assert_eq!(data, given["data"]);
             }
             None => {
@@ -108,7 +111,7 @@ fn reads_as_it_is(frame: &str) {
                 for name in ["roomId", "messageId", "senderId", "seq", "timestamp"] {
                     fields.remove(name);
                 }
-                let fields: Value = serde_json::from_str(&printed).expect("is part of the line");
+                let fields: Value = serde_json::from_str(&printed).expect("valid JSON");
                 assert_eq!(fields, given);
             }
         }
@@ -116,34 +119,34 @@ fn reads_as_it_is(frame: &str) {
     }
 }
 
-/// The answers that a frame asks for, sorted.
-fn asked(frame: &str) -> Vec<u32> {
-    let incoming = native::decode(frame).unwrap_or_default();
+/// Returns the ids of the commands in a frame, sorted.
+fn expected_answers(frame: &str) -> Vec<u32> {
+    let incoming = framing::decode(frame).unwrap_or_default();
     let mut ids: Vec<u32> = incoming.into_iter().filter_map(|one| one.id).collect();
     ids.sort_unstable();
     ids
 }
 
-/// What a socket is closed for by a frame of this kind, if it is by its form.
-fn due(frame: Frame) -> Option<Close> {
+/// Returns why the form of a frame must close its socket, or `None`.
+fn expected_close(frame: Frame) -> Option<Disconnect> {
     match frame {
-        Frame::Binary => Some(Close::Malformed),
-        Frame::Text(text) if text.len() > world::MAX_FRAME => Some(Close::TooLarge),
-        Frame::Text(native::PING) => None,
-        Frame::Text(text) => native::decode(text).err(),
+        Frame::Binary => Some(Disconnect::Malformed),
+        Frame::Text(text) if text.len() > world::MAX_FRAME => Some(Disconnect::TooLarge),
+        Frame::Text(framing::PING) => None,
+        Frame::Text(text) => framing::decode(text).err(),
     }
 }
 
 fn on_a_room(input: &[u8]) {
     let config = world::config(&[]);
     let mut server = Server::new("r", config);
-    let (mut alice, mut visits) = ("alice".to_owned(), 0);
+    let (mut alice, mut connections) = ("alice".to_owned(), 0);
     server.connect(&alice, "alice", Position::default());
     server.connect("bob", "bob", Position::default());
     server.settle();
-    let mut come_back = |server: &mut Server, alice: &mut String, position| {
-        visits += 1;
-        *alice = format!("alice-{visits}");
+    let mut reconnect = |server: &mut Server, alice: &mut String, position| {
+        connections += 1;
+        *alice = format!("alice-{connections}");
         server.connect(alice, "alice", position);
     };
     for piece in pieces(input) {
@@ -159,45 +162,52 @@ fn on_a_room(input: &[u8]) {
             }
             Piece::Reconnect(query) => {
                 server.disconnect(&alice, 1000);
-                come_back(&mut server, &mut alice, world::position(query));
+                reconnect(&mut server, &mut alice, world::position(query));
                 continue;
             }
             Piece::Binary(_) => Frame::Binary,
             Piece::Text(text) => Frame::Text(text),
         };
-        server.said();
+        server.take_outputs();
         server.receive(&alice, frame);
         server.settle();
-        let said = server.said();
-        let why = world::closed(&said, &alice);
-        match due(frame) {
+        let outputs = server.take_outputs();
+        let why = world::closed(&outputs, &alice);
+        match expected_close(frame) {
             Some(due) => assert_eq!(why, Some(due)),
-            // A token of another user, or one that has expired.
+            // A refresh with a token of another user or an expired token.
             None => assert!(matches!(
                 why,
-                None | Some(Close::Forbidden | Close::Expired)
+                None | Some(Disconnect::Forbidden | Disconnect::Expired)
             )),
         }
         match (why, frame) {
             (None, Frame::Text(text)) => {
-                assert_eq!(world::answers(&said, &alice), asked(text), "an answer each");
+                assert_eq!(
+                    world::answers(&outputs, &alice),
+                    expected_answers(text),
+                    "each command with an id must be answered"
+                );
             }
-            _ => come_back(&mut server, &mut alice, Position::default()),
+            _ => reconnect(&mut server, &mut alice, Position::default()),
         }
-        assert_eq!(world::closed(&said, "bob"), None);
+        assert_eq!(world::closed(&outputs, "bob"), None);
     }
     server.settle();
     server.assert_sound();
-    // The others are none the worse for it, nor is the room when it wakes.
+    // Other connections still work, also after hibernation.
     let head = server.head();
     for again in [false, true] {
-        server.said();
+        server.take_outputs();
         server.receive("bob", Frame::Text(HEALTHY));
         server.settle();
-        let answer = server.said().into_iter().find_map(|said| match said {
-            Said::Frame { to, frame, .. } if to == "bob" => Some(frame),
-            _ => None,
-        });
+        let answer = server
+            .take_outputs()
+            .into_iter()
+            .find_map(|output| match output {
+                RoomOutput::Frame { to, frame, .. } if to == "bob" => Some(frame),
+                _ => None,
+            });
         let answer = answer.expect("an answer");
         let answer = answer.split('\n').next().expect("a line");
         let answer: Value = serde_json::from_str(answer).expect("JSON");
@@ -212,18 +222,18 @@ fn on_a_room(input: &[u8]) {
 fn on_a_gateway(input: &[u8]) {
     let config = world::config(&[("MAX_ROOMS_PER_CONNECTION", "3")]);
     let mut net = Net::new("n0", config.clone());
-    let enter = |net: &mut Net, user: &str| {
-        let door = world::door(Protocol::Native, Some(world::identity(user)));
-        let socket = net.gateway.hub.open_native(door, net.now);
+    let join = |net: &mut Net, user: &str| {
+        let connect = world::connect_info(Protocol::Native, Some(world::identity(user)));
+        let socket = net.gateway.engine.open_native(connect, net.now);
         net.settle();
         let join = r#"{"event":"joinRoom","data":"r"}"#.to_owned();
-        let hub = &mut net.gateway.hub;
-        hub.frame(socket, SocketFrame::Text(join), net.now);
+        let engine = &mut net.gateway.engine;
+        engine.frame(socket, SocketFrame::Text(join), net.now);
         net.settle();
         socket
     };
-    let mut alice = enter(&mut net, "alice");
-    let mut bob = enter(&mut net, "bob");
+    let mut alice = join(&mut net, "alice");
+    let mut bob = join(&mut net, "bob");
     for piece in pieces(input) {
         let (socket_frame, frame) = match &piece {
             Piece::Later(by) => {
@@ -231,14 +241,14 @@ fn on_a_gateway(input: &[u8]) {
                 continue;
             }
             Piece::Hibernate => {
-                let places = net.hibernate();
-                (alice, bob) = (places[&alice], places[&bob]);
+                let sockets = net.hibernate();
+                (alice, bob) = (sockets[&alice], sockets[&bob]);
                 continue;
             }
             Piece::Reconnect(_) => {
-                net.gateway.hub.closed(alice, 1000);
+                net.gateway.engine.closed(alice, 1000);
                 net.settle();
-                alice = enter(&mut net, "alice");
+                alice = join(&mut net, "alice");
                 continue;
             }
             Piece::Binary(bytes) => (SocketFrame::Binary(bytes.to_vec().into()), Frame::Binary),
@@ -247,27 +257,34 @@ fn on_a_gateway(input: &[u8]) {
         net.sent.clear();
         net.closed.clear();
         net.closed_by_rooms.clear();
-        net.gateway.hub.frame(alice, socket_frame, net.now);
+        net.gateway.engine.frame(alice, socket_frame, net.now);
         net.settle();
         let why = net.closed.iter().find(|(socket, _)| *socket == alice);
         let why = why.map(|(_, code)| *code);
-        match due(frame) {
+        match expected_close(frame) {
             Some(due) => assert_eq!(why, Some(due.code())),
             None => assert!(matches!(why, None | Some(4403))),
         }
-        assert!(net.closed_by_rooms.is_empty(), "what goes to rooms is good");
+        assert!(
+            net.closed_by_rooms.is_empty(),
+            "a gateway must forward only valid commands"
+        );
         match (why, frame) {
             (None, Frame::Text(text)) => {
                 let answers = world::answers_in(sent_to(&net, alice));
-                assert_eq!(answers, asked(text), "an answer each");
+                assert_eq!(
+                    answers,
+                    expected_answers(text),
+                    "each command with an id must be answered"
+                );
             }
-            _ => alice = enter(&mut net, "alice"),
+            _ => alice = join(&mut net, "alice"),
         }
         assert!(net.closed.iter().all(|(socket, _)| *socket != bob));
     }
     net.sent.clear();
     let healthy = SocketFrame::Text(HEALTHY.to_owned());
-    net.gateway.hub.frame(bob, healthy, net.now);
+    net.gateway.engine.frame(bob, healthy, net.now);
     net.settle();
     assert_eq!(world::answers_in(sent_to(&net, bob)), [77]);
     net.assert_sound();

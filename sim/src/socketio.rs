@@ -1,41 +1,43 @@
-//! Packets of Socket.IO. The input is cut at NUL; a piece is a packet, or by its
-//! first byte:
+//! Packets of Socket.IO. The input is split at NUL. A piece is a packet, or an action
+//! selected by its first byte:
 //!
-//! | byte | |
+//! | byte | action |
 //! | --- | --- |
-//! | 1 | time goes by: as many times 100 ms as the next byte says |
-//! | 2 | hibernation |
-//! | 3 | a binary frame: an attachment |
-//! | 4 | the client is cut off and comes back, with this offset or its last |
+//! | 1 | advance the clock by the next byte times 100 ms |
+//! | 2 | hibernate |
+//! | 3 | a binary frame, that is, an attachment |
+//! | 4 | reconnect with this offset, or with the last one if it is empty |
 
 use super::world::{self, NOW, Net};
 use bytes::Bytes;
-use roomcast_gateway::{App, Frame, Gateway, Hub, Output, Protocol, SessionId, SocketId, Up};
+use roomcast_gateway::{
+    App, EngineEvent, EngineServer, Frame, Gateway, Output, Protocol, SessionId, SocketId,
+};
 use roomcast_proto::time::Millis;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::HashSet;
 
-/// An event as it was heard: namespace, arguments, attachments.
-type Heard = (String, String, Vec<Bytes>);
+/// A received event: namespace, arguments, attachments.
+type Received = (String, String, Vec<Bytes>);
 
-/// In place of the chat: sends back what it gets.
+/// An application in place of the chat that echoes all events.
 #[derive(Default)]
 pub struct Mirror {
-    /// Whether the session is of bare Engine.IO.
+    /// Whether the session uses bare Engine.IO.
     pub bare: bool,
     pub messages: Vec<Frame>,
     pub namespaces: HashSet<(SessionId, String)>,
-    events: Vec<Heard>,
+    events: Vec<Received>,
 }
 
 impl App for Mirror {
     const KEEPS_ATTACHMENTS: bool = true;
 
-    fn hear(&mut self, hub: &mut Hub, up: Up, _now: Millis) {
+    fn handle_event(&mut self, engine: &mut EngineServer, up: EngineEvent, _now: Millis) {
         match up {
-            Up::Message { frame, .. } => self.messages.push(frame),
-            Up::Connect {
+            EngineEvent::Message { frame, .. } => self.messages.push(frame),
+            EngineEvent::Connect {
                 session,
                 nsp,
                 number,
@@ -44,16 +46,16 @@ impl App for Mirror {
                 world::assert_json(&auth);
                 assert!(auth.trim_start().starts_with('{'));
                 if nsp == "/refused" {
-                    hub.refuse(session, &nsp, r#"{"message":"no"}"#);
+                    engine.refuse(session, &nsp, r#"{"message":"no"}"#);
                 } else {
                     assert!(self.namespaces.insert((session, nsp.clone())), "{nsp}");
-                    // Its session may be over already, or the client gave up.
-                    let waits = hub.is_connecting(session, number);
-                    let accepted = hub.accept(session, &nsp, None, r#"{"sid":"x"}"#.into());
+                    // The session may have ended, or the client has disconnected.
+                    let waits = engine.is_connecting(session, number);
+                    let accepted = engine.accept(session, &nsp, None, r#"{"sid":"x"}"#.into());
                     assert_eq!(accepted, waits);
                 }
             }
-            Up::Event {
+            EngineEvent::Event {
                 session,
                 nsp,
                 ack,
@@ -63,16 +65,16 @@ impl App for Mirror {
                 assert!(self.namespaces.contains(&(session, nsp.clone())));
                 let list: Vec<&RawValue> = serde_json::from_str(&args).expect("a list");
                 assert!(!list.is_empty(), "an event has a name");
-                hub.emit(session, &nsp, &args, attachments.clone());
+                engine.emit(session, &nsp, &args, attachments.clone());
                 if let Some(ack) = ack {
-                    hub.acknowledge(session, &nsp, ack, &args, attachments.clone());
+                    engine.acknowledge(session, &nsp, ack, &args, attachments.clone());
                 }
                 self.events.push((nsp, args, attachments));
             }
-            Up::Disconnected { session, nsp, .. } => {
+            EngineEvent::Disconnected { session, nsp, .. } => {
                 self.namespaces.remove(&(session, nsp));
             }
-            Up::Opened { .. } | Up::Frame { .. } | Up::Closed { .. } => {
+            EngineEvent::Opened { .. } | EngineEvent::Frame { .. } | EngineEvent::Closed { .. } => {
                 panic!("there are no native sockets");
             }
         }
@@ -88,7 +90,7 @@ enum Piece<'a> {
 }
 
 fn pieces(input: &[u8]) -> impl Iterator<Item = Piece<'_>> {
-    // More would only be slower.
+    // More pieces are slower and reach no other states.
     input.split(|byte| *byte == 0).take(8).map(|piece| {
         let rest = piece.get(1..).unwrap_or_default();
         match piece.first() {
@@ -103,38 +105,38 @@ fn pieces(input: &[u8]) -> impl Iterator<Item = Piece<'_>> {
 
 pub fn run(input: &[u8]) {
     world::begin();
-    mirrored(input);
-    chatted(input);
+    test_mirror(input);
+    test_chat(input);
 }
 
-/// One end of a connection.
-struct End {
+/// A gateway with one session.
+struct Fixture {
     gateway: Gateway<Mirror>,
     socket: Option<SocketId>,
     now: Millis,
 }
 
-impl End {
+impl Fixture {
     fn new(settings: &[(&str, &str)]) -> Self {
-        let hub = Hub::new(
+        let engine = EngineServer::new(
             "0".into(),
             world::config(settings).gateway.clone(),
             world::fresh,
         );
-        let mut end = End {
-            gateway: Gateway::new(hub, Mirror::default()),
+        let mut fixture = Fixture {
+            gateway: Gateway::new(engine, Mirror::default()),
             socket: None,
             now: NOW,
         };
-        end.open();
-        end
+        fixture.open();
+        fixture
     }
 
     fn open(&mut self) {
         let identity = world::identity("alice");
-        let door = world::door(Protocol::SocketIo, Some(identity));
-        let socket = self.gateway.hub.open_socket(door, None, self.now);
-        self.socket = Some(socket.expect("is let in"));
+        let connect = world::connect_info(Protocol::SocketIo, Some(identity));
+        let socket = self.gateway.engine.open_socket(connect, None, self.now);
+        self.socket = Some(socket.expect("accepted"));
         self.settle();
     }
 
@@ -150,20 +152,20 @@ impl End {
         sent
     }
 
-    fn hear(&mut self, frame: Frame) -> Vec<Frame> {
+    fn handle_event(&mut self, frame: Frame) -> Vec<Frame> {
         if let Some(socket) = self.socket {
-            self.gateway.hub.frame(socket, frame, self.now);
+            self.gateway.engine.frame(socket, frame, self.now);
         }
         self.settle()
     }
 }
 
-/// What is read and written again is read as the same.
-fn mirrored(input: &[u8]) {
-    // What is written may be larger than what was read: a name of a namespace
-    // has its `sid` behind it.
-    let ample = (2 * world::MAX_PAYLOAD).to_string();
-    let (mut one, mut other) = (End::new(&[]), End::new(&[("MAX_PAYLOAD", &ample)]));
+/// Sends packets to one gateway and its echoes to another. Both must parse the same
+/// events.
+fn test_mirror(input: &[u8]) {
+    // An echo can be larger than the packet: the answer to CONNECT contains a `sid`.
+    let larger = (2 * world::MAX_PAYLOAD).to_string();
+    let (mut one, mut other) = (Fixture::new(&[]), Fixture::new(&[("MAX_PAYLOAD", &larger)]));
     for piece in pieces(input) {
         let frame = match piece {
             Piece::Later(by) => {
@@ -181,37 +183,37 @@ fn mirrored(input: &[u8]) {
         }
         one.gateway.app.events.clear();
         other.gateway.app.events.clear();
-        let sent = one.hear(frame);
+        let sent = one.handle_event(frame);
         for frame in sent {
             if let Frame::Text(text) = &frame {
                 match text.strip_prefix('4') {
-                    Some(message) => packet(message),
+                    Some(message) => assert_packet(message),
                     None => continue,
                 }
-                // Who answers a refusal or a farewell is not to be heard.
+                // The server does not accept CONNECT_ERROR and DISCONNECT as echoes.
                 if text.starts_with("41") || text.starts_with("44") {
                     continue;
                 }
             }
-            other.hear(frame);
-            assert!(other.socket.is_some(), "what is written can be read");
+            other.handle_event(frame);
+            assert!(other.socket.is_some(), "a written packet must be valid");
         }
-        // Namespaces and events alike, and nothing twice.
+        // Namespaces and events are equal, and none is repeated.
         assert_eq!(other.gateway.app.events, one.gateway.app.events);
     }
-    // A new session is none the worse for it.
+    // A new session must work.
     one.open();
     one.gateway.app.events.clear();
-    one.hear(Frame::Text("40".into()));
+    one.handle_event(Frame::Text("40".into()));
     let event = r#"451-["x",{"_placeholder":true,"num":0}]"#;
-    one.hear(Frame::Text(event.into()));
-    one.hear(Frame::Binary(vec![1].into()));
-    one.hear(Frame::Text(r#"42["healthy"]"#.into()));
+    one.handle_event(Frame::Text(event.into()));
+    one.handle_event(Frame::Binary(vec![1].into()));
+    one.handle_event(Frame::Text(r#"42["healthy"]"#.into()));
     let events = &one.gateway.app.events;
     assert_eq!(events.last().expect("an event").1, r#"["healthy"]"#);
 }
 
-/// What stands behind the type of a packet: digits, and JSON.
+/// Returns the digits and the JSON after the type of a packet.
 fn parts(mut rest: &str) -> (&str, &str) {
     if rest.starts_with('/') {
         rest = rest.split_once(',').map_or("", |(_, rest)| rest);
@@ -220,11 +222,11 @@ fn parts(mut rest: &str) -> (&str, &str) {
     (&rest[..rest.len() - json.len()], json)
 }
 
-/// A packet of the server by the book: its type, and what it holds is JSON.
-fn packet(text: &str) {
+/// Asserts that a packet of the server is valid.
+fn assert_packet(text: &str) {
     let (kind, mut rest) = text.split_at(1);
     if matches!(kind, "5" | "6") {
-        rest = rest.split_once('-').expect("how many attachments").1;
+        rest = rest.split_once('-').expect("the number of attachments").1;
     }
     let (_, json) = parts(rest);
     match kind {
@@ -240,10 +242,10 @@ fn packet(text: &str) {
     }
 }
 
-/// The answer that an event asks for, if it is one that can have it.
-fn asked(text: &str) -> Option<u32> {
+/// Returns the acknowledgement id of an event, or `None`.
+fn expected_ack(text: &str) -> Option<u32> {
     let (digits, json) = parts(text.strip_prefix('2')?);
-    // The library knows no id that has a space behind it.
+    // socket.io-parser accepts no space after the id.
     digits.parse().ok().filter(|_| json.starts_with('['))
 }
 
@@ -253,12 +255,12 @@ struct Client {
     offset: String,
 }
 
-/// A client that comes, or comes back, and then is in a room.
-fn enter(net: &mut Net, before: Option<&Client>) -> Client {
+/// Connects a client, with the recovery data of `before`, and joins a room.
+fn join(net: &mut Net, before: Option<&Client>) -> Client {
     let identity = world::identity("alice");
-    let door = world::door(Protocol::SocketIo, Some(identity));
-    let socket = net.gateway.hub.open_socket(door, None, net.now);
-    let socket = socket.expect("is let in");
+    let connect = world::connect_info(Protocol::SocketIo, Some(identity));
+    let socket = net.gateway.engine.open_socket(connect, None, net.now);
+    let socket = socket.expect("accepted");
     net.settle();
     let auth = before.map_or(String::new(), |client| {
         serde_json::json!({ "pid": client.pid, "offset": client.offset }).to_string()
@@ -270,22 +272,24 @@ fn enter(net: &mut Net, before: Option<&Client>) -> Client {
     };
     for packet in [format!("40{auth}"), r#"420["joinRoom","r"]"#.to_owned()] {
         net.sent.clear();
-        net.gateway.hub.frame(socket, Frame::Text(packet), net.now);
+        net.gateway
+            .engine
+            .frame(socket, Frame::Text(packet), net.now);
         net.settle();
-        client.note(net);
+        client.receive(net);
     }
-    assert!(!client.pid.is_empty(), "is let in");
+    assert!(!client.pid.is_empty(), "accepted");
     client
 }
 
 impl Client {
-    /// What it keeps of what came, all of which must be packets; the ids of
-    /// answers.
-    fn note(&mut self, net: &Net) -> Vec<u32> {
+    /// Checks the received packets and keeps `pid` and offset. Returns the ids of the
+    /// acknowledgements.
+    fn receive(&mut self, net: &Net) -> Vec<u32> {
         let mut answers = Vec::new();
         for (socket, frame) in &net.sent {
             let Frame::Text(text) = frame else {
-                panic!("rooms hold JSON");
+                panic!("rooms send no binary data");
             };
             if *socket != self.socket {
                 continue;
@@ -293,7 +297,7 @@ impl Client {
             let Some(message) = text.strip_prefix('4') else {
                 continue;
             };
-            packet(message);
+            assert_packet(message);
             if let Some(open) = message.strip_prefix("0{") {
                 let open: Value = serde_json::from_str(&format!("{{{open}")).expect("JSON");
                 self.pid = open["pid"].as_str().unwrap_or_default().to_owned();
@@ -311,11 +315,11 @@ impl Client {
     }
 }
 
-/// With the chat and rooms behind it.
-fn chatted(input: &[u8]) {
+/// Sends packets to a gateway with the chat and its rooms.
+fn test_chat(input: &[u8]) {
     let config = world::config(&[("MAX_ROOMS_PER_CONNECTION", "3")]);
     let mut net = Net::new("0", config.clone());
-    let mut alice = enter(&mut net, None);
+    let mut alice = join(&mut net, None);
     for piece in pieces(input) {
         net.sent.clear();
         net.closed.clear();
@@ -324,52 +328,58 @@ fn chatted(input: &[u8]) {
         match piece {
             Piece::Later(by) => net.advance(by),
             Piece::Hibernate => {
-                let places = net.hibernate();
-                if let Some(place) = places.get(&alice.socket) {
-                    alice.socket = *place;
+                let sockets = net.hibernate();
+                if let Some(socket) = sockets.get(&alice.socket) {
+                    alice.socket = *socket;
                 }
             }
             Piece::Reconnect(offset) => {
-                // Longer ones are more than a frame may have here.
+                // Longer offsets do not fit into a frame here.
                 let offset = &offset[..offset.len().min(200)];
                 let known = std::str::from_utf8(offset).unwrap_or_default();
                 if !known.is_empty() {
                     alice.offset = known.to_owned();
                 }
-                net.gateway.hub.closed(alice.socket, 1006);
+                net.gateway.engine.closed(alice.socket, 1006);
                 net.settle();
-                alice = enter(&mut net, Some(&alice));
+                alice = join(&mut net, Some(&alice));
                 continue;
             }
             Piece::Binary(bytes) => {
-                // The event that it belongs to came before.
+                // It can complete an earlier event.
                 expected = None;
                 let frame = Frame::Binary(bytes.to_vec().into());
-                net.gateway.hub.frame(alice.socket, frame, net.now);
+                net.gateway.engine.frame(alice.socket, frame, net.now);
                 net.settle();
             }
             Piece::Text(text) => {
-                expected = (!text.starts_with('5')).then(|| Vec::from_iter(asked(&text)));
+                expected = (!text.starts_with('5')).then(|| Vec::from_iter(expected_ack(&text)));
                 let frame = Frame::Text(format!("4{text}"));
-                net.gateway.hub.frame(alice.socket, frame, net.now);
+                net.gateway.engine.frame(alice.socket, frame, net.now);
                 net.settle();
             }
         }
-        let answers = alice.note(&net);
-        assert!(net.closed_by_rooms.is_empty(), "what goes to rooms is good");
+        let answers = alice.receive(&net);
+        assert!(
+            net.closed_by_rooms.is_empty(),
+            "a gateway must forward only valid commands"
+        );
         if net.closed.iter().any(|(socket, _)| *socket == alice.socket) {
-            alice = enter(&mut net, None);
+            alice = join(&mut net, None);
         } else if let Some(expected) = expected {
-            assert_eq!(answers, expected, "an answer each");
+            assert_eq!(
+                answers, expected,
+                "each event with an id must be acknowledged"
+            );
         }
     }
-    // Another client is none the worse for it.
-    let mut bob = enter(&mut net, None);
+    // Another client must work.
+    let mut bob = join(&mut net, None);
     net.sent.clear();
     let healthy = r#"4277["sendMessage",{"roomId":"r","content":"ok"}]"#;
     let frame = Frame::Text(healthy.to_owned());
-    net.gateway.hub.frame(bob.socket, frame, net.now);
+    net.gateway.engine.frame(bob.socket, frame, net.now);
     net.settle();
-    assert_eq!(bob.note(&net), [77]);
+    assert_eq!(bob.receive(&net), [77]);
     net.assert_sound();
 }

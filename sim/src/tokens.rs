@@ -1,11 +1,11 @@
-//! Tokens. The first byte says what the rest is:
+//! Tokens. The first byte selects the format of the rest:
 //!
-//! | byte | |
+//! | byte | rest |
 //! | --- | --- |
 //! | `t` | a token |
-//! | `c` | a header and, behind a line break, claims: signed here |
+//! | `c` | a header, a line break and claims. The target signs them |
 //! | `j` | a JWK Set |
-//! | `h` | `Authorization`, `Sec-WebSocket-Protocol` and a query, a line each |
+//! | `h` | one line each for `Authorization`, `Sec-WebSocket-Protocol` and the query |
 
 use super::world::{self, NOW, SECRET};
 use base64ct::{Base64UrlUnpadded, Encoding};
@@ -14,12 +14,12 @@ use jwt_compact::alg::{Hs256, Hs256Key};
 use roomcast::http::route::Query;
 use roomcast_auth::Credentials;
 use roomcast_auth::jwk::KeySet;
-use roomcast_auth::keys::{Keys, Task};
+use roomcast_auth::keys::{KeyStep, Keys};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::name;
 use serde_json::Value;
 
-/// A key that nobody here can sign with.
+/// A key set whose private key is not known here.
 const PUBLIC: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k",
     "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
@@ -44,8 +44,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// A token with this header and these claims, whatever they are, signed with
-/// HS256.
+/// Signs a header and claims with HS256. They need not be valid.
 pub fn sign(header: &str, claims: &[u8]) -> String {
     let header = Base64UrlUnpadded::encode_string(header.as_bytes());
     let claims = Base64UrlUnpadded::encode_string(claims);
@@ -61,18 +60,18 @@ fn signature(signed: &str) -> String {
 
 fn token(token: &str) {
     let config = world::config(&[("JWT_JWKS", PUBLIC)]);
-    // Nobody has vouched for it, so this must not count as if somebody had.
-    config.auth.keys.task(token, true, NOW);
+    // A task alone must not mark the token as verified.
+    config.auth.keys.step(token, true, NOW);
     let Ok(identity) = config.auth.verify(token, NOW) else {
         return;
     };
     let (signed, given) = token.rsplit_once('.').expect("a JWT");
-    assert_eq!(signature(signed), given, "there is one signature");
+    assert_eq!(signature(signed), given, "only one signature is valid");
     let header = signed.split('.').next().expect("a header");
     let header = Base64UrlUnpadded::decode_vec(header).expect("base64");
     let header: Value = serde_json::from_slice(&header).expect("JSON");
     assert_eq!(header["alg"], "HS256");
-    sound(&identity);
+    assert_identity(&identity);
 }
 
 fn signed(header: &str, claims: &str) {
@@ -80,7 +79,7 @@ fn signed(header: &str, claims: &str) {
     let Ok(identity) = config.auth.verify(&sign(header, claims.as_bytes()), NOW) else {
         return;
     };
-    sound(&identity);
+    assert_identity(&identity);
     let header: Value = serde_json::from_str(header).expect("JSON");
     assert_eq!(header["alg"], "HS256");
     assert!(header.get("crit").is_none_or(Value::is_null));
@@ -94,7 +93,11 @@ fn signed(header: &str, claims: &str) {
     assert!(seconds("nbf").is_none_or(|at| at <= now + leeway + 1.0));
     assert!(seconds("iat").is_none_or(|at| at <= now + leeway + 1.0));
     match &claims["rooms"] {
-        Value::Null => assert_eq!(identity.rights("x"), Rights::MEMBER, "as the settings say"),
+        Value::Null => assert_eq!(
+            identity.rights("x"),
+            Rights::MEMBER,
+            "DEFAULT_ROOMS applies"
+        ),
         Value::Array(patterns) => {
             for pattern in patterns.iter().filter_map(Value::as_str) {
                 if !pattern.starts_with('@') && !pattern.ends_with('*') {
@@ -103,24 +106,24 @@ fn signed(header: &str, claims: &str) {
             }
         }
         Value::Object(_) => {}
-        other => panic!("no rooms: {other}"),
+        other => panic!("invalid rooms: {other}"),
     }
 }
 
-/// What must be true of everybody.
-fn sound(identity: &Identity) {
+/// Asserts the invariants of every identity.
+fn assert_identity(identity: &Identity) {
     assert!(name::is_user(&identity.user));
     assert!(identity.expires > NOW);
-    // Sockets carry it over hibernation.
+    // It is part of socket attachments.
     let printed = serde_json::to_string(identity).expect("JSON");
-    let read: Identity = serde_json::from_str(&printed).expect("is read");
+    let read: Identity = serde_json::from_str(&printed).expect("valid JSON");
     assert_eq!(serde_json::to_string(&read).expect("JSON"), printed);
     roomcast_proto::time::rfc3339(identity.expires);
     if !identity.service {
         assert_eq!(identity.service_rights("x"), Rights::NONE);
         assert!(!identity.is_service_of_all());
     }
-    assert_eq!(identity.rights("@somebody-else"), Rights::NONE);
+    assert_eq!(identity.rights("@another-user"), Rights::NONE);
 }
 
 fn key_set(json: &str) {
@@ -144,20 +147,20 @@ fn key_set(json: &str) {
         });
         for header in std::iter::once(of_any).chain(named) {
             let token = sign(&header, br#"{"sub":"alice","exp":1900000000}"#);
-            let Some(Task::Check(candidates)) = keys.task(&token, true, NOW) else {
+            let Some(KeyStep::Check(candidates)) = keys.step(&token, true, NOW) else {
                 continue;
             };
-            assert_ne!(alg, "HS256", "public keys are no secrets");
+            assert_ne!(alg, "HS256", "a public key must not be used as a secret");
             for key in candidates {
                 world::assert_json(&key.jwk);
-                // A key is read as it was written, however strictly.
+                // A serialized key is parsed to the same key.
                 let set = format!(r#"{{"keys":[{}]}}"#, key.jwk);
-                let again = Keys::new(&[], KeySet::strict(&set).expect("a good key"), None);
+                let again = Keys::new(&[], KeySet::strict(&set).expect("a valid key"), None);
                 let of_any = sign(&format!(r#"{{"alg":"{alg}"}}"#), b"{}");
-                let task = again.task(&of_any, true, NOW);
-                assert_eq!(task, Some(Task::Check(vec![key.clone()])));
-                keys.vouch(&token, key);
-                assert_eq!(keys.task(&token, true, NOW), None);
+                let task = again.step(&of_any, true, NOW);
+                assert_eq!(task, Some(KeyStep::Check(vec![key.clone()])));
+                keys.mark_verified(&token, key);
+                assert_eq!(keys.step(&token, true, NOW), None);
             }
         }
     }

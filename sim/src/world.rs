@@ -1,19 +1,25 @@
-//! Rooms with a disk, and gateways with rooms behind them: what the shell does
-//! with the core's outputs, and what must be true of each of them.
+//! Simulated hosts: a room with storage ([`Server`]), and a gateway with its rooms
+//! ([`Net`]). They execute the outputs of the core as the Durable Objects do, and assert
+//! the invariants of each output.
 
 use roomcast::config::Config;
 use roomcast_gateway::chat::Chat;
-use roomcast_gateway::{App, Door, Frame as SocketFrame, Gateway, Hub, Output as ToShell};
+use roomcast_gateway::{
+    App, ConnectInfo, EngineServer, Frame as SocketFrame, Gateway, Output as ToShell, Stored,
+};
 use roomcast_gateway::{Credentials, Protocol, SocketId};
 use roomcast_proto::access::{Identity, Rights, TokenId};
-use roomcast_proto::fault::Result;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::Result;
+use roomcast_proto::event;
+use roomcast_proto::event_name;
+use roomcast_proto::framing;
 use roomcast_proto::link::{Command as ToRoom, Item, Push};
 use roomcast_proto::log_text::slice;
+use roomcast_proto::position::Position;
+use roomcast_proto::raw_object::{RawObject, TEXT, WHOLE};
+use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
-use roomcast_proto::wire::command::{Position, Status};
-use roomcast_proto::wire::native::{self, Close};
-use roomcast_proto::wire::object::{TEXT, WHOLE};
-use roomcast_proto::wire::{Object, event};
 use roomcast_room::log::{Bounds, Page, Range, Row};
 use roomcast_room::service::{Request, Served};
 use roomcast_room::{
@@ -24,17 +30,18 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+/// The time at the start of each run.
 pub const NOW: Millis = 1_800_000_000_000;
 
 pub const SECRET: &str = "a secret of thirty-two bytes, yes";
 
-/// The largest frame: small, so that too large ones are small as well.
+/// `MAX_FRAME_BYTES`. Small, so that oversized frames are small inputs.
 pub const MAX_FRAME: usize = 1_024;
 
-/// The largest message or request of Engine.IO.
+/// `MAX_PAYLOAD`, the largest message or request of Engine.IO.
 pub const MAX_PAYLOAD: usize = 2_048;
 
-/// Settings under which no limit but those of size is ever met.
+/// Settings without rate limits that an input could reach. Size limits are small.
 pub fn config(more: &[(&str, &str)]) -> Rc<Config> {
     let (max_frame, max_payload) = (MAX_FRAME.to_string(), MAX_PAYLOAD.to_string());
     let mut settings: HashMap<&str, &str> = HashMap::from([
@@ -55,7 +62,7 @@ pub fn config(more: &[(&str, &str)]) -> Rc<Config> {
     Rc::new(Config::read(read).expect("settings"))
 }
 
-/// Ids, the same ones in every run.
+/// Returns a new id. The sequence of ids is the same in every run.
 pub fn fresh() -> String {
     FRESH.with(|last| {
         last.set(last.get() + 1);
@@ -67,12 +74,12 @@ thread_local! {
     static FRESH: Cell<u64> = const { Cell::new(0) };
 }
 
-/// At the begin of each run.
+/// Resets the ids. Call it at the start of each run.
 pub fn begin() {
     FRESH.with(|last| last.set(0));
 }
 
-/// The identity of a user whose token opens all rooms.
+/// The identity of a user with a token for all rooms.
 pub fn identity(user: &str) -> Identity {
     let claims = format!(r#"{{"sub":"{user}","exp":{}}}"#, NOW / 1_000 + 1_000_000);
     let token = super::tokens::sign(r#"{"alg":"HS256"}"#, claims.as_bytes());
@@ -80,63 +87,67 @@ pub fn identity(user: &str) -> Identity {
     auth.verify(&token, NOW).expect("a token")
 }
 
-/// Judges credentials, as the host does.
-pub fn judge(config: &Config, credentials: Credentials, now: Millis) -> Result<Identity> {
+/// Verifies credentials, as the host does.
+pub fn verify(config: &Config, credentials: Credentials, now: Millis) -> Result<Identity> {
     match credentials {
         Credentials::Token(token) => config.auth.verify(&token, now),
         Credentials::Identity(identity) => config.auth.recheck(*identity, now),
     }
 }
 
-pub fn door(protocol: Protocol, identity: Option<Identity>) -> Door {
-    Door {
+/// Connect information of a client without an address.
+pub fn connect_info(protocol: Protocol, identity: Option<Identity>) -> ConnectInfo {
+    ConnectInfo {
         protocol,
         identity,
-        fault: None,
+        error: None,
         address: None,
         recovers: true,
     }
 }
 
-/// Asserts that a text is JSON. What senders gave is looked at no deeper than
-/// the server does: it may be JSON that is not text, as half a surrogate pair.
+/// Asserts that a text is JSON. Strings are not decoded, as in the server: a client can
+/// send lone surrogates.
 pub fn assert_json(json: &str) {
     serde_json::from_str::<&RawValue>(json).unwrap_or_else(|error| panic!("{error}: {json}"));
 }
 
-/// What a line of the server is.
+/// A line of the server.
 #[derive(Debug, PartialEq)]
 pub enum Line {
+    /// The answer to the command with this id.
     Answer(u32),
-    /// With its number, if it is logged.
+    /// An event with its `seq` if it is logged.
     Event(Option<u64>),
 }
 
-/// Reads a line of the server, which must be one.
+/// Parses a line of the server and asserts that it is valid.
 pub fn line(line: &str) -> Line {
-    if line == native::PONG {
+    if line == framing::PONG {
         return Line::Event(None);
     }
-    let object = Object::parse(line, line).expect("an object a line");
+    let object = RawObject::parse(line, line).expect("each line is an object");
     if let Some(id) = object.raw("ack") {
-        assert!(object.any("data").is_ok() != object.raw("error").is_some());
+        assert!(object.required_raw("data").is_ok() != object.raw("error").is_some());
         return Line::Answer(id.get().parse().expect("an id"));
     }
-    let name = object.need("event", TEXT).expect("the name of an event");
-    let data = object.any("data").expect("data").get();
+    let name = object
+        .required("event", TEXT)
+        .expect("the name of an event");
+    let data = object.required_raw("data").expect("data").get();
     let stamp = match object.raw("meta") {
         Some(meta) => meta.get(),
-        None if name == event::NEW_MESSAGE => data,
+        None if name == event_name::NEW_MESSAGE => data,
         None => return Line::Event(None),
     };
-    let stamp = Object::parse(stamp, "a stamp").expect("a stamp");
+    let stamp = RawObject::parse(stamp, "a stamp").expect("a stamp");
     for name in ["roomId", "messageId", "senderId", "timestamp"] {
-        stamp.need(name, TEXT).expect(name);
+        stamp.required(name, TEXT).expect(name);
     }
     Line::Event(stamp.get("seq", WHOLE).expect("a number"))
 }
 
-/// The lines of a frame; the logged events in it follow one another.
+/// Parses the lines of a frame. Asserts that its logged events are consecutive.
 pub fn lines(frame: &str) -> Vec<Line> {
     let lines: Vec<Line> = frame.split('\n').map(line).collect();
     let logged = lines.iter().filter_map(|line| match line {
@@ -148,38 +159,37 @@ pub fn lines(frame: &str) -> Vec<Line> {
     lines
 }
 
-/// What a room has to say, in order.
+/// An output of a room, in the order of the outputs.
 #[derive(Debug)]
-pub enum Said {
-    /// A frame to a connection, with the events after the first number up to the
-    /// second.
+pub enum RoomOutput {
+    /// A frame to a connection. `events`: the positions before and after it.
     Frame {
         to: String,
         frame: String,
         events: (Option<u64>, Option<u64>),
     },
-    /// To all at gateways but these.
-    All {
+    /// A frame to all connections at gateways except these.
+    Broadcast {
         text: String,
         not: Vec<String>,
         events: (u64, u64),
     },
-    In {
+    Subscribed {
         to: String,
         after: u64,
     },
-    Out {
+    Unsubscribed {
         to: String,
     },
     Closed {
         to: String,
-        why: Close,
+        why: Disconnect,
     },
     Lost {
         to: String,
     },
-    /// It is behind, and gets the log by [`Server::portion`].
-    #[allow(dead_code)] // of tests/gateways.rs
+    /// The connection catches up from the log by [`Server::portion`].
+    #[allow(dead_code)] // used by tests/gateways.rs
     CatchUp {
         to: String,
         conn: ConnId,
@@ -187,9 +197,9 @@ pub enum Said {
     Reply(String),
 }
 
-impl Said {
+impl RoomOutput {
     fn line(to: &str, line: String) -> Self {
-        Said::Frame {
+        RoomOutput::Frame {
             to: to.to_owned(),
             frame: line,
             events: (None, None),
@@ -197,24 +207,24 @@ impl Said {
     }
 }
 
-/// Whether a connection was closed, and why.
-pub fn closed(said: &[Said], id: &str) -> Option<Close> {
-    said.iter().find_map(|said| match said {
-        Said::Closed { to, why } if to == id => Some(*why),
+/// Returns why a connection was closed, or `None`.
+pub fn closed(outputs: &[RoomOutput], id: &str) -> Option<Disconnect> {
+    outputs.iter().find_map(|output| match output {
+        RoomOutput::Closed { to, why } if to == id => Some(*why),
         _ => None,
     })
 }
 
-/// The answers that a connection got, sorted.
-pub fn answers(said: &[Said], id: &str) -> Vec<u32> {
-    let frames = said.iter().filter_map(|said| match said {
-        Said::Frame { to, frame, .. } if to == id => Some(frame.as_str()),
+/// Returns the ids of the answers to a connection, sorted.
+pub fn answers(outputs: &[RoomOutput], id: &str) -> Vec<u32> {
+    let frames = outputs.iter().filter_map(|output| match output {
+        RoomOutput::Frame { to, frame, .. } if to == id => Some(frame.as_str()),
         _ => None,
     });
     answers_in(frames)
 }
 
-/// The answers in frames, sorted.
+/// Returns the ids of the answers in frames, sorted.
 pub fn answers_in<'a>(frames: impl Iterator<Item = &'a str>) -> Vec<u32> {
     let mut ids: Vec<u32> = frames
         .flat_map(lines)
@@ -235,25 +245,25 @@ struct Disk {
     journal: Vec<String>,
 }
 
-/// A connection as the shell knows it.
+/// A connection as its host knows it.
 #[derive(Clone)]
-struct Peer {
+struct Connection {
     id: String,
     remote: bool,
     attachment: Option<Attachment>,
 }
 
-/// A room and its storage.
+/// A room with its storage.
 pub struct Server {
     pub room: Room,
     pub now: Millis,
     name: String,
     config: Rc<Config>,
     disk: Disk,
-    peers: BTreeMap<ConnId, Peer>,
-    said: Vec<Said>,
+    connections: BTreeMap<ConnId, Connection>,
+    outputs: Vec<RoomOutput>,
     calls: u64,
-    /// Whether connections that are behind get all portions at once.
+    /// Whether connections that catch up receive all portions at once.
     pub catches_up_at_once: bool,
 }
 
@@ -269,23 +279,23 @@ impl Server {
             name: name.to_owned(),
             config,
             disk,
-            peers: BTreeMap::new(),
-            said: Vec::new(),
+            connections: BTreeMap::new(),
+            outputs: Vec::new(),
             calls: 0,
             catches_up_at_once: true,
         }
     }
 
-    /// What was said since this was asked last.
-    pub fn said(&mut self) -> Vec<Said> {
-        std::mem::take(&mut self.said)
+    /// Returns the outputs since the last call.
+    pub fn take_outputs(&mut self) -> Vec<RoomOutput> {
+        std::mem::take(&mut self.outputs)
     }
 
     pub fn head(&self) -> u64 {
         self.room.bounds().head
     }
 
-    /// A socket of the room's own.
+    /// Connects a socket to the room.
     pub fn connect(&mut self, id: &str, user: &str, position: Position) {
         let hello = Hello {
             connection_id: id.to_owned(),
@@ -300,34 +310,39 @@ impl Server {
         self.room.admit(&hello, self.now).expect("limits are high");
         let mut out = Vec::new();
         let conn = self.room.connect(hello, self.now, &mut out);
-        self.place(conn, id, false);
+        self.add_connection(conn, id, false);
         self.run(out);
     }
 
-    fn place(&mut self, conn: ConnId, id: &str, remote: bool) {
-        let peer = Peer {
+    fn add_connection(&mut self, conn: ConnId, id: &str, remote: bool) {
+        let connection = Connection {
             id: id.to_owned(),
             remote,
             attachment: None,
         };
-        let before = self.peers.insert(conn, peer);
-        assert!(before.is_none(), "a place is given to one at a time");
+        let before = self.connections.insert(conn, connection);
+        assert!(before.is_none(), "a connection slot must be free");
     }
 
-    /// The connections at gateways.
-    #[allow(dead_code)] // of the fuzz targets
+    /// Returns the ids of the connections at gateways.
+    #[allow(dead_code)] // not used by the fuzz targets
     pub fn remote(&self) -> Vec<String> {
-        let peers = self.peers.values().filter(|peer| peer.remote);
-        peers.map(|peer| peer.id.clone()).collect()
+        let connections = self
+            .connections
+            .values()
+            .filter(|connection| connection.remote);
+        connections
+            .map(|connection| connection.id.clone())
+            .collect()
     }
 
-    /// The id of a connection.
+    /// Returns the id of a connection.
     pub fn id(&self, conn: ConnId) -> Option<String> {
-        Some(self.peers.get(&conn)?.id.clone())
+        Some(self.connections.get(&conn)?.id.clone())
     }
 
-    /// A connection that is behind gets one row of the log. Returns `true` if it
-    /// is still behind then.
+    /// Sends one row of the log to a connection that catches up. Returns `true` if it is
+    /// still behind.
     pub fn portion(&mut self, conn: ConnId) -> bool {
         self.gap(conn);
         let Some(portion) = self.room.next_portion(conn) else {
@@ -350,8 +365,8 @@ impl Server {
     }
 
     fn conn(&self, id: &str) -> Option<ConnId> {
-        let mut peers = self.peers.iter();
-        peers.find_map(|(conn, peer)| (peer.id == id).then_some(*conn))
+        let mut connections = self.connections.iter();
+        connections.find_map(|(conn, connection)| (connection.id == id).then_some(*conn))
     }
 
     pub fn receive(&mut self, id: &str, frame: Frame) {
@@ -364,15 +379,15 @@ impl Server {
 
     pub fn disconnect(&mut self, id: &str, code: u16) {
         if let Some(conn) = self.conn(id) {
-            self.peers.remove(&conn);
+            self.connections.remove(&conn);
             let mut out = Vec::new();
             self.room.disconnect(conn, code, self.now, &mut out);
             self.run(out);
         }
     }
 
-    /// What a gateway asks for one of its connections.
-    pub fn linked(&mut self, command: ToRoom) {
+    /// Executes a command of a gateway for one of its connections.
+    pub fn execute(&mut self, command: ToRoom) {
         let id = command.connection().to_owned();
         let known = self.conn(&id);
         let mut out = Vec::new();
@@ -382,19 +397,19 @@ impl Server {
                 id: answer,
                 again,
             } => {
-                assert!(known.is_none(), "nobody joins twice by the same id");
+                assert!(known.is_none(), "a connection joins only once");
                 let joined = self
                     .room
                     .subscribe(hello, answer, again, self.now, &mut out);
                 self.run(std::mem::take(&mut out));
                 match joined {
-                    Ok(conn) => self.place(conn, &id, true),
-                    Err(fault) => {
+                    Ok(conn) => self.add_connection(conn, &id, true),
+                    Err(error) => {
                         if !again {
-                            let line = native::fault(answer, &fault);
-                            self.said.push(Said::line(&id, line));
+                            let line = framing::error(answer, &error);
+                            self.outputs.push(RoomOutput::line(&id, line));
                         }
-                        self.said.push(Said::Out { to: id });
+                        self.outputs.push(RoomOutput::Unsubscribed { to: id });
                     }
                 }
             }
@@ -404,16 +419,16 @@ impl Server {
                     self.room.receive(conn, frame, self.now, &mut out);
                 }
                 None => {
-                    let answer = native::decode_line(&frame).id;
-                    let fault = roomcast_proto::fault::Fault::internal();
-                    self.said.push(Said::Lost { to: id.clone() });
-                    let line = native::fault(answer, &fault);
-                    self.said.push(Said::line(&id, line));
+                    let answer = framing::decode_line(&frame).id;
+                    let error = roomcast_proto::error::Error::internal();
+                    self.outputs.push(RoomOutput::Lost { to: id.clone() });
+                    let line = framing::error(answer, &error);
+                    self.outputs.push(RoomOutput::line(&id, line));
                 }
             },
             ToRoom::Gone { code, .. } => {
                 if let Some(conn) = known.or_else(|| self.room.seat_of(&id)) {
-                    self.peers.remove(&conn);
+                    self.connections.remove(&conn);
                     self.room.disconnect(conn, code, self.now, &mut out);
                 }
             }
@@ -429,7 +444,7 @@ impl Server {
         self.run(out);
     }
 
-    /// Ends the tick, and then, some time later, what waits for a while.
+    /// Flushes the batch, then advances the clock and flushes delayed outputs.
     pub fn settle(&mut self) {
         for later in [0, 1_100] {
             self.now += later;
@@ -443,7 +458,7 @@ impl Server {
         self.run(out);
     }
 
-    /// A service's request: the answer, if it comes at once.
+    /// Executes a request of a service. Returns the answer if it is immediate.
     pub fn serve(&mut self, request: Request) -> Option<String> {
         self.calls += 1;
         let mut out = Vec::new();
@@ -453,7 +468,7 @@ impl Server {
             Ok(Served::Now(json, _)) => json,
             Ok(Served::Page(range)) => self.page(range),
             Ok(Served::Later) => return None,
-            Err(fault) => event::fault_fields(&fault),
+            Err(error) => event::error_fields(&error),
         };
         assert_json(&answer);
         Some(answer)
@@ -471,20 +486,20 @@ impl Server {
         page
     }
 
-    /// Hibernation: what is in memory goes, storage and sockets stay.
+    /// Hibernates the room: discards the memory, keeps storage and sockets.
     pub fn hibernate(&mut self) {
         self.settle();
         let head = self.head();
         self.room = open(&self.name, &self.config, &self.disk);
-        assert_eq!(self.head(), head, "what was said is stored");
-        for peer in std::mem::take(&mut self.peers).into_values() {
-            let attachment = peer.attachment.clone().expect("attached");
+        assert_eq!(self.head(), head, "all events must be stored");
+        for connection in std::mem::take(&mut self.connections).into_values() {
+            let attachment = connection.attachment.clone().expect("attached");
             let conn = self.room.recall(attachment, self.now);
-            self.peers.insert(conn, peer);
+            self.connections.insert(conn, connection);
         }
     }
 
-    /// What is asked of a room at any time.
+    /// Asserts that the room answers all read requests and knows its connections.
     pub fn assert_sound(&mut self) {
         let all = Range {
             after: 0,
@@ -508,9 +523,9 @@ impl Server {
     }
 
     fn conns_are_known(&self) -> bool {
-        self.peers.iter().all(|(conn, peer)| {
+        self.connections.iter().all(|(conn, connection)| {
             let attachment = self.room.attachment(*conn);
-            attachment.is_some_and(|attachment| attachment.id == peer.id)
+            attachment.is_some_and(|attachment| attachment.id == connection.id)
         })
     }
 
@@ -537,41 +552,44 @@ impl Server {
                     if let Some(to) = self.id(conn)
                         && self.room.next_portion(conn).is_some()
                     {
-                        self.said.push(Said::CatchUp { to, conn });
+                        self.outputs.push(RoomOutput::CatchUp { to, conn });
                     }
                 }
                 Output::Page { conn, id, range } => {
                     let page = self.page(range);
-                    self.send(conn, native::ack(id, &page), (None, None));
+                    self.send(conn, framing::ack(id, &page), (None, None));
                 }
                 Output::Attach { conn } => {
                     let attachment = self.room.attachment(conn);
-                    if let Some(peer) = self.peers.get_mut(&conn) {
-                        peer.attachment = attachment;
+                    if let Some(connection) = self.connections.get_mut(&conn) {
+                        connection.attachment = attachment;
                     }
                 }
                 Output::Joined { conn, after } => {
                     if let Some(to) = self.id(conn) {
-                        self.said.push(Said::In { to, after });
+                        self.outputs.push(RoomOutput::Subscribed { to, after });
                     }
                 }
                 Output::Replaced { conn } => {
-                    self.peers.remove(&conn);
+                    self.connections.remove(&conn);
                 }
                 Output::Parted { conn } => {
                     if let Some(to) = self.id(conn) {
-                        self.said.push(Said::Out { to });
-                        self.peers.remove(&conn);
+                        self.outputs.push(RoomOutput::Unsubscribed { to });
+                        self.connections.remove(&conn);
                     }
                 }
                 Output::Close { conn, why } => {
-                    if let Some(peer) = self.peers.remove(&conn) {
-                        self.said.push(Said::Closed { to: peer.id, why });
+                    if let Some(connection) = self.connections.remove(&conn) {
+                        self.outputs.push(RoomOutput::Closed {
+                            to: connection.id,
+                            why,
+                        });
                     }
                 }
                 Output::Reply { answers, .. } => {
                     assert_json(&answers);
-                    self.said.push(Said::Reply(answers));
+                    self.outputs.push(RoomOutput::Reply(answers));
                 }
                 Output::Authenticate {
                     connection,
@@ -592,7 +610,7 @@ impl Server {
     fn send(&mut self, conn: ConnId, frame: String, events: (Option<u64>, Option<u64>)) {
         lines(&frame);
         if let Some(to) = self.id(conn) {
-            self.said.push(Said::Frame { to, frame, events });
+            self.outputs.push(RoomOutput::Frame { to, frame, events });
         }
     }
 
@@ -607,10 +625,10 @@ impl Server {
         let frames = delivery.frames();
         let mut served = Vec::new();
         for custom in &delivery.custom {
-            let Some(peer) = self.peers.get(&custom.conn) else {
+            let Some(connection) = self.connections.get(&custom.conn) else {
                 continue;
             };
-            if peer.remote && gets_all(custom) {
+            if connection.remote && gets_all(custom) {
                 self.send(custom.conn, custom.private.clone(), (None, None));
                 continue;
             }
@@ -626,16 +644,17 @@ impl Server {
             return;
         };
         lines(&text);
-        let own: Vec<ConnId> = self.peers.keys().copied().collect();
+        let own: Vec<ConnId> = self.connections.keys().copied().collect();
         for conn in own.into_iter().filter(|conn| !served.contains(conn)) {
-            if !self.peers[&conn].remote && self.room.receives(conn, delivery.tick) {
+            if !self.connections[&conn].remote && self.room.receives(conn, delivery.tick) {
                 self.send(conn, text.clone(), (Some(after), Some(at)));
             }
         }
         let not = served.into_iter().filter_map(|conn| self.id(conn));
         let not = not.collect();
         let events = (after, at);
-        self.said.push(Said::All { text, not, events });
+        self.outputs
+            .push(RoomOutput::Broadcast { text, not, events });
     }
 
     fn store(&mut self, change: Change) {
@@ -702,41 +721,41 @@ fn open(name: &str, config: &Rc<Config>, disk: &Disk) -> Room {
     Room::new(name.to_owned(), config.room.clone(), snapshot)
 }
 
-/// The rooms that there are behind a gateway, at the most.
+/// Maximal number of rooms of a gateway. Joins of further rooms fail.
 const MAX_ROOMS: usize = 8;
 
-/// What is kept of a client.
+/// The stored record of a client.
 struct Saved {
     user: String,
     gone: bool,
     record: String,
 }
 
-/// A gateway and the rooms behind it.
+/// A gateway with its rooms.
 pub struct Net {
     config: Rc<Config>,
     pub gateway: Gateway<Chat>,
     pub now: Millis,
     rooms: BTreeMap<String, (Server, u64)>,
-    /// What the gateway has sent, by sockets.
+    /// Sent frames with their sockets.
     pub sent: Vec<(SocketId, SocketFrame)>,
-    /// The answers to requests that waited.
+    /// Bodies of the answers to pending polls.
     pub polled: Vec<String>,
     pub closed: Vec<(SocketId, u16)>,
     /// Why rooms closed connections.
-    pub closed_by_rooms: Vec<Close>,
-    /// What sockets carry over hibernation.
+    pub closed_by_rooms: Vec<Disconnect>,
+    /// Attachments of the sockets.
     pub records: BTreeMap<SocketId, String>,
-    /// What is kept of clients.
+    /// Stored clients.
     saved: BTreeMap<String, Saved>,
 }
 
 impl Net {
     pub fn new(name: &str, config: Rc<Config>) -> Self {
-        let hub = Hub::new(name.to_owned(), config.gateway.clone(), fresh);
+        let engine = EngineServer::new(name.to_owned(), config.gateway.clone(), fresh);
         Net {
             config,
-            gateway: Gateway::new(hub, Chat::default()),
+            gateway: Gateway::new(engine, Chat::default()),
             now: NOW,
             rooms: BTreeMap::new(),
             sent: Vec::new(),
@@ -748,9 +767,9 @@ impl Net {
         }
     }
 
-    /// Carries out what there is to do, until there is nothing left.
+    /// Executes outputs until there are none.
     pub fn settle(&mut self) {
-        self.gateway.hub.set_now(self.now);
+        self.gateway.engine.set_now(self.now);
         let mut forward = Vec::new();
         loop {
             let outputs = self.gateway.settle(self.now);
@@ -799,47 +818,47 @@ impl Net {
             ToShell::Forget { client } => {
                 self.saved.remove(&client);
             }
-            ToShell::Position { .. } | ToShell::Reached { .. } => {}
+            ToShell::StorePosition { .. } | ToShell::TrackPosition { .. } => {}
             ToShell::Find { client, pid, user } => {
-                let (app, hub) = (&mut self.gateway.app, &mut self.gateway.hub);
-                app.evict(hub, &pid, &user);
+                let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
+                app.evict(engine, &pid, &user);
                 let saved = self.saved.get(&pid).filter(|saved| saved.user == user);
                 let record = saved.map(|saved| saved.record.clone());
-                app.found(hub, client, &pid, record, self.now);
+                app.found(engine, client, &pid, record, self.now);
             }
             ToShell::Authenticate(it) => {
-                let identity = judge(&self.config, it.credentials, self.now);
-                let (app, hub) = (&mut self.gateway.app, &mut self.gateway.hub);
-                app.authenticated(hub, it.asked, identity, self.now);
+                let identity = verify(&self.config, it.credentials, self.now);
+                let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
+                app.authenticated(engine, it.request, identity, self.now);
             }
             ToShell::Log(entry) => assert_json(&entry.line(self.now)),
         }
     }
 
     fn ask(&mut self, name: &str, commands: Vec<ToRoom>) {
-        // What goes over the link is what comes of it.
+        // Serializes the commands, as a request between objects does.
         let commands = serde_json::to_string(&commands).expect("commands are JSON");
         let commands: Vec<ToRoom> = serde_json::from_str(&commands).expect("commands are read");
-        let (app, hub) = (&mut self.gateway.app, &mut self.gateway.hub);
+        let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
         if !self.rooms.contains_key(name) {
             if self.rooms.len() == MAX_ROOMS {
-                return app.failed(hub, name, commands);
+                return app.forward_failed(engine, name, commands);
             }
             let server = Server::new(name, self.config.clone());
             self.rooms.insert(name.to_owned(), (server, 0));
         }
         let (server, number) = self.rooms.get_mut(name).expect("a room");
         for command in commands {
-            server.linked(command);
+            server.execute(command);
         }
         server.settle();
         *number += 1;
         let (mut items, mut texts) = (Vec::new(), String::new());
-        for said in server.said() {
-            if let Said::Closed { why, .. } = said {
+        for output in server.take_outputs() {
+            if let RoomOutput::Closed { why, .. } = output {
                 self.closed_by_rooms.push(why);
             }
-            items.extend(item(said, &mut texts));
+            items.extend(item(output, &mut texts));
         }
         let push = Push {
             room: name.to_owned(),
@@ -850,63 +869,66 @@ impl Net {
         };
         let body = push.body(&texts).expect("a push is JSON");
         let (push, texts) = Push::parse(&body).expect("a push is read");
-        let gone = app.pushed(hub, push, &texts, self.now).gone;
+        let gone = app.handle_push(engine, push, &texts, self.now).gone;
         for connection in gone {
             let code = 1006;
-            server.linked(ToRoom::Gone { connection, code });
+            server.execute(ToRoom::Gone { connection, code });
         }
     }
 
-    /// What is asked of the rooms at any time.
+    /// [`Server::assert_sound`] for all rooms.
     pub fn assert_sound(&mut self) {
         for (server, _) in self.rooms.values_mut() {
             server.assert_sound();
         }
     }
 
-    /// Time goes by.
+    /// Advances the clock.
     pub fn advance(&mut self, by: Millis) {
         self.now += by;
-        self.gateway.hub.set_now(self.now);
+        self.gateway.engine.set_now(self.now);
         self.gateway.advance(&|_| None, self.now);
         self.settle();
     }
 
-    /// What waits in the gateway for a room.
+    /// Takes the queued commands for a room.
     fn take(&mut self, room: &str) -> Option<Vec<ToRoom>> {
-        let Gateway { hub, app } = &mut self.gateway;
-        app.take(hub, room)
+        let Gateway { engine, app } = &mut self.gateway;
+        app.take_commands(engine, room)
     }
 
-    /// Hibernation: what is in memory goes, sockets and storage stay. Sockets
-    /// may have other places afterwards: those of before, and of now.
+    /// Hibernates the gateway: discards the memory, keeps sockets and storage. Returns the
+    /// socket ids before and after.
     pub fn hibernate(&mut self) -> BTreeMap<SocketId, SocketId> {
         self.settle();
-        let name = self.gateway.hub.name().to_owned();
+        let name = self.gateway.engine.name().to_owned();
         let config = self.config.gateway.clone();
-        self.gateway = Gateway::new(Hub::new(name, config, fresh), Chat::default());
-        self.gateway.hub.set_now(self.now);
-        let mut places = BTreeMap::new();
+        self.gateway = Gateway::new(EngineServer::new(name, config, fresh), Chat::default());
+        self.gateway.engine.set_now(self.now);
+        let mut sockets = BTreeMap::new();
         for (before, record) in std::mem::take(&mut self.records) {
-            let place = self.gateway.hub.recall(&record, self.now);
-            let place = place.expect("what a socket carries is understood");
-            places.insert(before, place);
-            self.records.insert(place, record);
+            let socket = self.gateway.engine.restore_socket(&record, self.now);
+            let socket = socket.expect("an attachment is restored");
+            sockets.insert(before, socket);
+            self.records.insert(socket, record);
         }
         let here = self.saved.values().filter(|saved| !saved.gone);
         let clients = here.map(|saved| saved.record.clone());
-        let (clients, positions) = (clients.collect(), HashMap::new());
-        let (app, hub) = (&mut self.gateway.app, &mut self.gateway.hub);
-        app.recall(hub, clients, positions, false, self.now);
+        let stored = Stored {
+            clients: clients.collect(),
+            ..Stored::default()
+        };
+        let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
+        app.restore(engine, stored, self.now);
         self.settle();
-        places
+        sockets
     }
 }
 
-/// What a room says, as it goes over the link.
-pub fn item(said: Said, texts: &mut String) -> Option<Item> {
-    Some(match said {
-        Said::Frame {
+/// Returns an output of a room as an item of a delivery.
+pub fn item(output: RoomOutput, texts: &mut String) -> Option<Item> {
+    Some(match output {
+        RoomOutput::Frame {
             to,
             frame,
             events: (after, at),
@@ -920,7 +942,7 @@ pub fn item(said: Said, texts: &mut String) -> Option<Item> {
                 at,
             }
         }
-        Said::All {
+        RoomOutput::Broadcast {
             text,
             not,
             events: (after, at),
@@ -934,15 +956,15 @@ pub fn item(said: Said, texts: &mut String) -> Option<Item> {
                 at,
             }
         }
-        Said::In { to, after } => Item::In { to, after },
-        Said::Out { to } => Item::Out { to },
-        Said::Closed { to, why } => Item::Close { to, why },
-        Said::Lost { to } => Item::Lost { to },
-        Said::CatchUp { .. } | Said::Reply(_) => return None,
+        RoomOutput::Subscribed { to, after } => Item::In { to, after },
+        RoomOutput::Unsubscribed { to } => Item::Out { to },
+        RoomOutput::Closed { to, why } => Item::Close { to, why },
+        RoomOutput::Lost { to } => Item::Lost { to },
+        RoomOutput::CatchUp { .. } | RoomOutput::Reply(_) => return None,
     })
 }
 
-/// A position as a query gives it.
+/// Parses a position from a query.
 pub fn position(query: &[u8]) -> Position {
     let query = String::from_utf8_lossy(query);
     let query = roomcast::http::route::Query::read(&query);

@@ -1,10 +1,10 @@
-//! The corpus of the fuzz targets, natively: what was found stays fixed.
+//! Runs the fuzz targets on the committed corpus and on earlier crashes.
 
 use roomcast_sim as fuzz;
 
 use std::path::{Path, PathBuf};
 
-/// The files of a folder.
+/// Returns the files of a folder, sorted.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return Vec::new();
@@ -18,7 +18,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn whatever_was_found_by_fuzzing_stays_fixed() {
+fn fuzz_corpus_and_regressions_pass() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
     for (target, run) in fuzz::TARGETS {
         let corpus = files(&root.join("corpus").join(target));
@@ -26,7 +26,7 @@ fn whatever_was_found_by_fuzzing_stays_fixed() {
         let regressions = files(&root.join("regressions").join(target));
         for file in corpus.into_iter().chain(regressions) {
             let input = std::fs::read(&file).expect("a readable file");
-            // Of a panic the output that is shown names the input.
+            // Shown if the input panics.
             println!("{}", file.display());
             run(&input);
         }

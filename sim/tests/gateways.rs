@@ -1,16 +1,16 @@
-//! A model of two rooms, two gateways, and a link between them that loses,
-//! repeats and delays, in which all of them may be evicted: what clients may
-//! believe holds, whatever happens in whatever order.
+//! A model of two rooms and two gateways. Requests and deliveries between them can be
+//! lost, repeated and delayed, and all objects can be evicted. The promises to clients
+//! hold for every order of steps.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use roomcast_gateway::chat::Chat;
-use roomcast_gateway::{App, Frame, Gateway, Hub, Output, Protocol, SocketId};
+use roomcast_gateway::{App, EngineServer, Frame, Gateway, Output, Protocol, SocketId, Stored};
 use roomcast_proto::link::{Command as ToRoom, Item, Push};
 use roomcast_proto::time::Millis;
 use roomcast_room::links::Links;
 use roomcast_room::service::Request;
-use roomcast_sim::world::{self, NOW, Said, Server, door, identity, item};
+use roomcast_sim::world::{self, NOW, RoomOutput, Server, connect_info, identity, item};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -18,8 +18,7 @@ const GATEWAYS: [&str; 2] = ["n0", "n1"];
 const ROOMS: [&str; 2] = ["a", "b"];
 const USERS: [&str; 3] = ["alice", "bob", "carol"];
 
-/// What happens. Clients, rooms and gateways are named by numbers, taken modulo
-/// how many there are.
+/// A step. Client numbers are taken modulo the number of clients.
 #[derive(Clone, Debug)]
 enum Step {
     Connect {
@@ -38,8 +37,8 @@ enum Step {
         client: usize,
         room: usize,
     },
-    /// The last message of the client, once more under its id.
-    Again {
+    /// A resend of the last message of the client.
+    Resend {
         client: usize,
         room: usize,
     },
@@ -50,31 +49,31 @@ enum Step {
     Disconnect {
         client: usize,
     },
-    /// What waits at a gateway for a room goes there.
+    /// A gateway sends its queued commands to a room.
     Request {
         gateway: usize,
         room: usize,
-        fate: Fate,
+        outcome: Outcome,
     },
-    /// What waits in a room for a gateway goes there.
+    /// A room delivers its queued items to a gateway.
     Push {
         room: usize,
         gateway: usize,
-        fate: Fate,
+        outcome: Outcome,
     },
-    /// A push of before comes again, late.
-    Echo {
+    /// The last delivery arrives again.
+    Redeliver {
         room: usize,
         gateway: usize,
     },
     EvictRoom {
         room: usize,
     },
-    /// It sleeps, if nothing is on its way.
+    /// Hibernates a gateway if nothing is queued.
     EvictGateway {
         gateway: usize,
     },
-    /// What waits in it is lost, whatever it is.
+    /// A gateway loses its memory, also if something is queued.
     PanicGateway {
         gateway: usize,
     },
@@ -83,39 +82,39 @@ enum Step {
     },
 }
 
-/// What becomes of a request between objects.
+/// Outcome of a request between objects.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fate {
+enum Outcome {
     Arrives,
-    /// The first answer is lost: the sender tries again.
+    /// The first answer is lost, so that the sender retries.
     Twice,
-    /// It never arrives.
+    /// It does not arrive.
     Lost,
-    /// It arrives, and no answer ever does.
+    /// It arrives, but its answer does not.
     Unanswered,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let (n, two) = (0..6_usize, 0..2_usize);
     let client_room = (n.clone(), two.clone());
-    let fate = || {
+    let outcome = || {
         prop_oneof![
-            6 => Just(Fate::Arrives), 1 => Just(Fate::Twice),
-            1 => Just(Fate::Lost), 1 => Just(Fate::Unanswered),
+            6 => Just(Outcome::Arrives), 1 => Just(Outcome::Twice),
+            1 => Just(Outcome::Lost), 1 => Just(Outcome::Unanswered),
         ]
     };
-    let link = move || (0..2_usize, 0..2_usize, fate());
+    let link = move || (0..2_usize, 0..2_usize, outcome());
     prop_oneof![
         2 => (0..3_usize, two.clone()).prop_map(|(user, gateway)| Step::Connect { user, gateway }),
         4 => client_room.clone().prop_map(|(client, room)| Step::Join { client, room }),
         1 => client_room.clone().prop_map(|(client, room)| Step::Leave { client, room }),
         5 => client_room.clone().prop_map(|(client, room)| Step::Send { client, room }),
-        1 => client_room.clone().prop_map(|(client, room)| Step::Again { client, room }),
+        1 => client_room.clone().prop_map(|(client, room)| Step::Resend { client, room }),
         1 => client_room.prop_map(|(client, room)| Step::Read { client, room }),
         1 => n.prop_map(|client| Step::Disconnect { client }),
-        9 => link().prop_map(|(gateway, room, fate)| Step::Request { gateway, room, fate }),
-        9 => link().prop_map(|(gateway, room, fate)| Step::Push { room, gateway, fate }),
-        1 => (two.clone(), two.clone()).prop_map(|(room, gateway)| Step::Echo { room, gateway }),
+        9 => link().prop_map(|(gateway, room, outcome)| Step::Request { gateway, room, outcome }),
+        9 => link().prop_map(|(gateway, room, outcome)| Step::Push { room, gateway, outcome }),
+        1 => (two.clone(), two.clone()).prop_map(|(room, gateway)| Step::Redeliver { room, gateway }),
         2 => two.clone().prop_map(|room| Step::EvictRoom { room }),
         2 => two.clone().prop_map(|gateway| Step::EvictGateway { gateway }),
         1 => two.prop_map(|gateway| Step::PanicGateway { gateway }),
@@ -123,67 +122,68 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A room, and what waits in it for gateways.
-struct Place {
+/// A room with its queues for gateways.
+struct RoomHost {
     server: Server,
     links: Links,
     life: u64,
-    /// Gateways that are being sent something.
+    /// Gateways with a delivery in progress.
     busy: BTreeSet<&'static str>,
-    /// Gateways that were out of reach, until when, and whether they are given
-    /// up then.
-    resting: BTreeMap<&'static str, (Millis, bool)>,
-    /// The last push of this life to each.
+    /// Unreachable gateways: the time of the next retry, and whether to give up then.
+    backoff: BTreeMap<&'static str, (Millis, bool)>,
+    /// The last delivery to each gateway since the last restart.
     last: BTreeMap<&'static str, String>,
-    /// What is stored until a gateway has heard it.
-    last_words: Vec<(&'static str, Item)>,
+    /// Stored items, kept until their delivery.
+    stored_items: Vec<(&'static str, Item)>,
 }
 
-impl Place {
+impl RoomHost {
     fn new(name: &str, now: Millis) -> Self {
         let mut server = Server::new(name, world::config(&[("DEDUPE_WINDOW", "1d")]));
         server.now = now;
         server.catches_up_at_once = false;
-        Place {
+        RoomHost {
             server,
             links: Links::default(),
             life: 0,
             busy: BTreeSet::new(),
-            resting: BTreeMap::new(),
+            backoff: BTreeMap::new(),
             last: BTreeMap::new(),
-            last_words: Vec::new(),
+            stored_items: Vec::new(),
         }
     }
 }
 
-/// What a gateway keeps, and which rooms something waits for in it.
-struct Door {
+/// A gateway with its storage.
+struct GatewayHost {
     gateway: Gateway<Chat>,
-    waiting: BTreeSet<String>,
+    /// Rooms with queued commands.
+    pending: BTreeSet<String>,
     records: BTreeMap<SocketId, String>,
     clients: BTreeMap<String, String>,
     positions: HashMap<String, u64>,
-    /// See [`Output::Reached`].
+    /// See [`Output::TrackPosition`].
     reached: HashMap<String, u64>,
 }
 
-/// Where a client takes itself to stand in a room.
+/// State of a subscription as its client knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-enum Stand {
+enum State {
     #[default]
-    Out,
-    /// It asked, by this id.
+    Unsubscribed,
+    /// The client has sent `joinRoom` with this id.
     Joining(u32),
-    In,
+    Subscribed,
+    /// The client has sent `leaveRoom` with this id.
     Leaving(u32),
 }
 
 #[derive(Default)]
-struct Seat {
-    stand: Stand,
-    /// The last event it has had.
-    had: u64,
-    /// The cursors it has been told of.
+struct Subscription {
+    state: State,
+    /// The last received event.
+    last: u64,
+    /// Received read cursors by user.
     read: BTreeMap<String, u64>,
 }
 
@@ -191,37 +191,37 @@ struct Client {
     user: &'static str,
     gateway: usize,
     socket: SocketId,
-    seats: BTreeMap<String, Seat>,
+    subscriptions: BTreeMap<String, Subscription>,
     last_id: u32,
-    /// What it sent and has no answer to: the room and the message's id.
+    /// Sends without an answer by command id: room and message id.
     sent: BTreeMap<u32, (String, String)>,
     last_sent: BTreeMap<String, String>,
 }
 
 struct World {
     now: Millis,
-    places: BTreeMap<String, Place>,
-    doors: Vec<Door>,
+    rooms: BTreeMap<String, RoomHost>,
+    gateways: Vec<GatewayHost>,
     clients: Vec<Client>,
-    /// Which gateway a connection is at.
+    /// The gateway of each connection.
     at: BTreeMap<String, usize>,
-    /// Room, sender and id of what was acknowledged, and its number.
+    /// Acknowledged messages: (room, sender, message id) to seq.
     acknowledged: BTreeMap<(String, &'static str, String), u64>,
     messages: u32,
 }
 
 fn fresh_gateway(name: &str) -> Gateway<Chat> {
     let config = world::config(&[]);
-    let hub = Hub::new(name.to_owned(), config.gateway.clone(), world::fresh);
-    Gateway::new(hub, Chat::default())
+    let engine = EngineServer::new(name.to_owned(), config.gateway.clone(), world::fresh);
+    Gateway::new(engine, Chat::default())
 }
 
 impl World {
     fn new() -> Self {
         world::begin();
-        let door = |name: &&str| Door {
+        let host = |name: &&str| GatewayHost {
             gateway: fresh_gateway(name),
-            waiting: BTreeSet::new(),
+            pending: BTreeSet::new(),
             records: BTreeMap::new(),
             clients: BTreeMap::new(),
             positions: HashMap::new(),
@@ -229,8 +229,8 @@ impl World {
         };
         World {
             now: NOW,
-            places: BTreeMap::new(),
-            doors: GATEWAYS.iter().map(door).collect(),
+            rooms: BTreeMap::new(),
+            gateways: GATEWAYS.iter().map(host).collect(),
             clients: Vec::new(),
             at: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
@@ -244,20 +244,20 @@ impl World {
             Step::Join { client, room } => self.join(client, ROOMS[room]),
             Step::Leave { client, room } => self.leave(client, ROOMS[room]),
             Step::Send { client, room } => self.send(client, ROOMS[room], false),
-            Step::Again { client, room } => self.send(client, ROOMS[room], true),
+            Step::Resend { client, room } => self.send(client, ROOMS[room], true),
             Step::Read { client, room } => self.read(client, ROOMS[room]),
             Step::Disconnect { client } => self.disconnect(client),
             Step::Request {
                 gateway,
                 room,
-                fate,
-            } => self.request(gateway, ROOMS[room], fate),
+                outcome,
+            } => self.request(gateway, ROOMS[room], outcome),
             Step::Push {
                 room,
                 gateway,
-                fate,
-            } => self.push(ROOMS[room], gateway, fate),
-            Step::Echo { room, gateway } => self.echo(ROOMS[room], gateway),
+                outcome,
+            } => self.push(ROOMS[room], gateway, outcome),
+            Step::Redeliver { room, gateway } => self.redeliver(ROOMS[room], gateway),
             Step::EvictRoom { room } => self.evict_room(ROOMS[room]),
             Step::EvictGateway { gateway } => self.evict_gateway(gateway),
             Step::PanicGateway { gateway } => self.forget_gateway(gateway, true),
@@ -265,20 +265,20 @@ impl World {
         }
     }
 
-    // Clients.
+    // Actions of clients.
 
     fn connect(&mut self, user: &'static str, gateway: usize) {
         if self.clients.len() == 6 {
             return;
         }
-        let here = &mut self.doors[gateway].gateway;
-        let door = door(Protocol::Native, Some(identity(user)));
-        let socket = here.hub.open_native(door, self.now);
+        let here = &mut self.gateways[gateway].gateway;
+        let connect = connect_info(Protocol::Native, Some(identity(user)));
+        let socket = here.engine.open_native(connect, self.now);
         self.clients.push(Client {
             user,
             gateway,
             socket,
-            seats: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
             last_id: 0,
             sent: BTreeMap::new(),
             last_sent: BTreeMap::new(),
@@ -291,15 +291,15 @@ impl World {
         self.clients.get_mut(client % count)
     }
 
-    fn ask(&mut self, client: usize, event: &str, data: Value) {
+    fn send_command(&mut self, client: usize, event: &str, data: Value) {
         let now = self.now;
         let Some(this) = self.client(client) else {
             return;
         };
         let text = json!({ "event": event, "data": data, "id": this.last_id }).to_string();
         let (gateway, socket) = (this.gateway, this.socket);
-        let hub = &mut self.doors[gateway].gateway.hub;
-        hub.frame(socket, Frame::Text(text), now);
+        let engine = &mut self.gateways[gateway].gateway.engine;
+        engine.frame(socket, Frame::Text(text), now);
         self.settle(gateway);
     }
 
@@ -309,13 +309,13 @@ impl World {
         };
         this.last_id += 1;
         let id = this.last_id;
-        let seat = this.seats.entry(room.to_owned()).or_default();
-        if seat.stand != Stand::Out {
+        let subscription = this.subscriptions.entry(room.to_owned()).or_default();
+        if subscription.state != State::Unsubscribed {
             return;
         }
-        seat.stand = Stand::Joining(id);
-        let since = seat.had;
-        self.ask(
+        subscription.state = State::Joining(id);
+        let since = subscription.last;
+        self.send_command(
             client,
             "joinRoom",
             json!({ "roomId": room, "since": since }),
@@ -328,10 +328,12 @@ impl World {
         };
         this.last_id += 1;
         let id = this.last_id;
-        match this.seats.get_mut(room) {
-            Some(seat) if matches!(seat.stand, Stand::In | Stand::Joining(_)) => {
-                seat.stand = Stand::Leaving(id);
-                self.ask(client, "leaveRoom", json!({ "roomId": room }));
+        match this.subscriptions.get_mut(room) {
+            Some(subscription)
+                if matches!(subscription.state, State::Subscribed | State::Joining(_)) =>
+            {
+                subscription.state = State::Leaving(id);
+                self.send_command(client, "leaveRoom", json!({ "roomId": room }));
             }
             _ => {}
         }
@@ -352,7 +354,7 @@ impl World {
         this.sent
             .insert(this.last_id, (room.to_owned(), id.clone()));
         let data = json!({ "roomId": room, "content": id, "messageId": id });
-        self.ask(client, "sendMessage", data);
+        self.send_command(client, "sendMessage", data);
     }
 
     fn read(&mut self, client: usize, room: &str) {
@@ -360,8 +362,15 @@ impl World {
             return;
         };
         this.last_id += 1;
-        let had = this.seats.get(room).map_or(0, |seat| seat.had);
-        self.ask(client, "messageRead", json!({ "roomId": room, "seq": had }));
+        let last = this
+            .subscriptions
+            .get(room)
+            .map_or(0, |subscription| subscription.last);
+        self.send_command(
+            client,
+            "messageRead",
+            json!({ "roomId": room, "seq": last }),
+        );
     }
 
     fn disconnect(&mut self, client: usize) {
@@ -369,14 +378,14 @@ impl World {
             return;
         }
         let this = self.clients.remove(client % self.clients.len());
-        let door = &mut self.doors[this.gateway];
-        door.records.remove(&this.socket);
-        door.gateway.hub.closed(this.socket, 1001);
+        let host = &mut self.gateways[this.gateway];
+        host.records.remove(&this.socket);
+        host.gateway.engine.closed(this.socket, 1001);
         self.settle(this.gateway);
     }
 
-    /// A client gets a frame.
-    fn hear(&mut self, gateway: usize, socket: SocketId, frame: &str) {
+    /// Processes a frame as its client.
+    fn receive(&mut self, gateway: usize, socket: SocketId, frame: &str) {
         let mut clients = self.clients.iter_mut();
         let Some(this) =
             clients.find(|client| (client.gateway, client.socket) == (gateway, socket))
@@ -387,19 +396,19 @@ impl World {
             let line: Value = serde_json::from_str(line).expect("JSON");
             match line["ack"].as_u64() {
                 Some(id) => this.answered(id as u32, &line, &mut self.acknowledged),
-                None => this.heard(&line),
+                None => this.received(&line),
             }
         }
     }
 
-    // Objects.
+    // Requests between objects.
 
-    /// Carries out what a gateway has to do.
+    /// Executes the outputs of a gateway.
     fn settle(&mut self, gateway: usize) {
-        self.doors[gateway].gateway.hub.set_now(self.now);
+        self.gateways[gateway].gateway.engine.set_now(self.now);
         loop {
-            let door = &mut self.doors[gateway];
-            let outputs = door.gateway.settle(self.now);
+            let host = &mut self.gateways[gateway];
+            let outputs = host.gateway.settle(self.now);
             if outputs.is_empty() {
                 return;
             }
@@ -410,380 +419,384 @@ impl World {
     }
 
     fn output(&mut self, gateway: usize, output: Output) {
-        let door = &mut self.doors[gateway];
+        let host = &mut self.gateways[gateway];
         match output {
             Output::Send { socket, frame } => {
                 if let Frame::Text(text) = frame {
-                    self.hear(gateway, socket, &text);
+                    self.receive(gateway, socket, &text);
                 }
             }
             Output::Broadcast { sockets, text } => {
                 for socket in sockets {
-                    self.hear(gateway, socket, &text);
+                    self.receive(gateway, socket, &text);
                 }
             }
-            Output::Close { code, .. } => panic!("nobody is to be closed: {code}"),
+            Output::Close { code, .. } => panic!("no socket may be closed: {code}"),
             Output::Attach { socket, record } => {
-                door.records.insert(socket, record);
+                host.records.insert(socket, record);
             }
             Output::Forward { room } => {
-                door.waiting.insert(room);
+                host.pending.insert(room);
             }
             Output::Save { client, record, .. } => {
-                door.clients.insert(client, record);
+                host.clients.insert(client, record);
             }
             Output::Forget { client } => {
-                door.clients.remove(&client);
+                host.clients.remove(&client);
             }
-            Output::Position { room, at } => {
-                door.positions.insert(room, at);
+            Output::StorePosition { room, at } => {
+                host.positions.insert(room, at);
             }
-            Output::Reached { key, at: Some(at) } => {
-                door.reached.insert(key, at);
+            Output::TrackPosition { key, at: Some(at) } => {
+                host.reached.insert(key, at);
             }
-            Output::Reached { key, at: None } => {
-                door.reached.remove(&key);
+            Output::TrackPosition { key, at: None } => {
+                host.reached.remove(&key);
             }
             Output::Log(entry) => {
                 let line = entry.line(self.now);
                 assert!(!line.contains(r#""level":"error""#), "{line}");
             }
-            other => panic!("native clients have no part in {other:?}"),
+            other => panic!("unexpected output: {other:?}"),
         }
     }
 
-    /// What a room has said goes to its links.
-    fn gather(&mut self, room: &str) {
-        let place = self.places.get_mut(room).expect("a room");
-        place.server.advance();
-        let here = place.server.remote();
+    /// Queues the outputs of a room for the gateways.
+    fn queue_outputs(&mut self, room: &str) {
+        let host = self.rooms.get_mut(room).expect("a room");
+        host.server.advance();
+        let here = host.server.remote();
         let gateways: BTreeSet<usize> = here.iter().map(|id| self.at[id]).collect();
-        for said in place.server.said() {
-            if let Said::CatchUp { to, conn } = said {
-                place.links.catch_up(GATEWAYS[self.at[&to]], conn);
+        for output in host.server.take_outputs() {
+            if let RoomOutput::CatchUp { to, conn } = output {
+                host.links.catch_up(GATEWAYS[self.at[&to]], conn);
                 continue;
             }
             let mut text = String::new();
-            let Some(mut item) = item(said, &mut text) else {
+            let Some(mut item) = item(output, &mut text) else {
                 continue;
             };
             match item.to().map(|to| self.at[to]) {
                 Some(gateway) => {
-                    if item.is_last_word() {
-                        place.last_words.push((GATEWAYS[gateway], item.clone()));
+                    if item.must_deliver() {
+                        host.stored_items.push((GATEWAYS[gateway], item.clone()));
                     }
-                    place.links.queue(GATEWAYS[gateway], item, &text);
+                    host.links.queue(GATEWAYS[gateway], item, &text);
                 }
                 None => {
                     for gateway in &gateways {
                         let gateway = GATEWAYS[*gateway];
-                        let behind = place.links.catching_up(gateway);
-                        let behind = behind.filter_map(|conn| place.server.id(conn));
+                        let behind = host.links.catching_up(gateway);
+                        let behind = behind.filter_map(|conn| host.server.id(conn));
                         let behind: Vec<String> = behind.collect();
                         if let Item::All { not, .. } = &mut item {
                             not.extend(behind);
                         }
-                        place.links.queue(gateway, item.clone(), &text);
+                        host.links.queue(gateway, item.clone(), &text);
                     }
                 }
             }
         }
-        for gateway in place.links.start() {
+        for gateway in host.links.start() {
             let known = GATEWAYS.into_iter().find(|name| *name == gateway);
-            place.busy.extend(known);
+            host.busy.extend(known);
         }
     }
 
-    fn request(&mut self, gateway: usize, room: &str, fate: Fate) {
-        if !self.doors[gateway].waiting.contains(room) {
+    fn request(&mut self, gateway: usize, room: &str, outcome: Outcome) {
+        if !self.gateways[gateway].pending.contains(room) {
             return;
         }
-        let Gateway { hub, app } = &mut self.doors[gateway].gateway;
-        let commands = app.take(hub, room);
+        let Gateway { engine, app } = &mut self.gateways[gateway].gateway;
+        let commands = app.take_commands(engine, room);
         self.settle(gateway);
         let Some(commands) = commands else {
-            self.doors[gateway].waiting.remove(room);
+            self.gateways[gateway].pending.remove(room);
             return;
         };
         let copy = |commands: &Vec<ToRoom>| -> Vec<ToRoom> {
             let json = serde_json::to_string(commands).expect("JSON");
             serde_json::from_str(&json).expect("commands")
         };
-        if fate != Fate::Lost {
+        if outcome != Outcome::Lost {
             let now = self.now;
-            let fresh = || Place::new(room, now);
-            let place = self.places.entry(room.to_owned()).or_insert_with(fresh);
-            place.server.now = now;
-            place.links.spoke(GATEWAYS[gateway]);
+            let fresh = || RoomHost::new(room, now);
+            let host = self.rooms.entry(room.to_owned()).or_insert_with(fresh);
+            host.server.now = now;
+            host.links.spoke(GATEWAYS[gateway]);
             for command in copy(&commands) {
                 self.at.insert(command.connection().to_owned(), gateway);
-                place.server.linked(command);
+                host.server.execute(command);
             }
-            self.gather(room);
+            self.queue_outputs(room);
         }
-        if matches!(fate, Fate::Lost | Fate::Unanswered) {
-            // Gateways do not try again by themselves.
-            let Gateway { hub, app } = &mut self.doors[gateway].gateway;
-            app.failed(hub, room, commands);
+        if matches!(outcome, Outcome::Lost | Outcome::Unanswered) {
+            // Gateways do not retry requests.
+            let Gateway { engine, app } = &mut self.gateways[gateway].gateway;
+            app.forward_failed(engine, room, commands);
             self.settle(gateway);
         }
     }
 
-    fn push(&mut self, room: &str, gateway: usize, fate: Fate) {
+    fn push(&mut self, room: &str, gateway: usize, outcome: Outcome) {
         let name = GATEWAYS[gateway];
-        let Some(place) = self.places.get_mut(room) else {
+        let Some(host) = self.rooms.get_mut(room) else {
             return;
         };
-        if !place.busy.contains(name) || place.resting.contains_key(name) {
+        if !host.busy.contains(name) || host.backoff.contains_key(name) {
             return;
         }
-        // One row at a time, so that much happens in between.
-        if let Some(conn) = place.links.next_portion(name) {
-            let is_behind = place.server.portion(conn);
-            for said in place.server.said() {
+        // One row per delivery, so that other steps happen in between.
+        if let Some(conn) = host.links.next_portion(name) {
+            let is_behind = host.server.portion(conn);
+            for output in host.server.take_outputs() {
                 let mut text = String::new();
-                let item = item(said, &mut text).expect("a portion");
-                place.links.queue(name, item, &text);
+                let item = item(output, &mut text).expect("a portion");
+                host.links.queue(name, item, &text);
             }
             if is_behind {
-                place.links.catch_up(name, conn);
+                host.links.catch_up(name, conn);
             }
         }
         let head = || Push {
             room: room.to_owned(),
-            epoch: place.server.room.epoch().to_owned(),
-            life: place.life.to_string(),
+            epoch: host.server.room.epoch().to_owned(),
+            life: host.life.to_string(),
             ..Push::default()
         };
-        let Some(body) = place.links.take(name, head) else {
-            place.busy.remove(name);
+        let Some(body) = host.links.take(name, head) else {
+            host.busy.remove(name);
             return;
         };
         let body = body.expect("JSON");
-        place.last.insert(name, body.clone());
+        host.last.insert(name, body.clone());
         let mut gone = Vec::new();
-        if fate != Fate::Lost {
-            gone = self.arrives(gateway, &body);
+        if outcome != Outcome::Lost {
+            gone = self.deliver(gateway, &body);
         }
-        if fate == Fate::Twice {
-            gone = self.arrives(gateway, &body);
+        if outcome == Outcome::Twice {
+            gone = self.deliver(gateway, &body);
         }
-        let place = self.places.get_mut(room).expect("a room");
-        match fate {
-            Fate::Arrives | Fate::Twice => {
-                let reached = place.links.reached(name);
-                place
-                    .last_words
-                    .retain(|(_, word)| !reached.told.contains(word));
-                self.lost(room, gone);
+        let host = self.rooms.get_mut(room).expect("a room");
+        match outcome {
+            Outcome::Arrives | Outcome::Twice => {
+                let reached = host.links.reached(name);
+                host.stored_items
+                    .retain(|(_, item)| !reached.told.contains(item));
+                self.remove_lost(room, gone);
                 if reached.was_missed {
-                    self.look_for(room, name);
+                    self.probe(room, name);
                 }
             }
-            Fate::Lost | Fate::Unanswered => {
-                let wait = place.links.missed(name);
+            Outcome::Lost | Outcome::Unanswered => {
+                let wait = host.links.missed(name);
                 let until = self.now + wait.unwrap_or(0);
-                place.resting.insert(name, (until, wait.is_none()));
+                host.backoff.insert(name, (until, wait.is_none()));
             }
         }
     }
 
-    /// A push arrives: who is not there any more.
-    fn arrives(&mut self, gateway: usize, body: &str) -> Vec<String> {
+    /// Delivers to a gateway. Returns the unknown connections.
+    fn deliver(&mut self, gateway: usize, body: &str) -> Vec<String> {
         let (push, texts) = Push::parse(body).expect("a push");
-        let Gateway { hub, app } = &mut self.doors[gateway].gateway;
-        hub.set_now(self.now);
-        let gone = app.pushed(hub, push, &texts, self.now).gone;
+        let Gateway { engine, app } = &mut self.gateways[gateway].gateway;
+        engine.set_now(self.now);
+        let gone = app.handle_push(engine, push, &texts, self.now).gone;
         self.settle(gateway);
         gone
     }
 
-    fn echo(&mut self, room: &str, gateway: usize) {
-        let place = self.places.get(room);
-        if let Some(body) = place.and_then(|place| place.last.get(GATEWAYS[gateway])) {
+    fn redeliver(&mut self, room: &str, gateway: usize) {
+        let host = self.rooms.get(room);
+        if let Some(body) = host.and_then(|host| host.last.get(GATEWAYS[gateway])) {
             let body = body.clone();
-            self.arrives(gateway, &body);
+            self.deliver(gateway, &body);
         }
     }
 
-    fn lost(&mut self, room: &str, gone: Vec<String>) {
-        let place = self.places.get_mut(room).expect("a room");
+    /// Disconnects connections that a gateway does not know.
+    fn remove_lost(&mut self, room: &str, gone: Vec<String>) {
+        let host = self.rooms.get_mut(room).expect("a room");
         for id in gone {
-            place.server.disconnect(&id, 1006);
+            host.server.disconnect(&id, 1006);
         }
-        self.gather(room);
+        self.queue_outputs(room);
     }
 
     fn evict_room(&mut self, room: &str) {
-        let Some(place) = self.places.get_mut(room) else {
+        let Some(host) = self.rooms.get_mut(room) else {
             return;
         };
-        place.server.now = self.now;
-        place.server.advance();
-        // What was stored and not sent is lost with the memory, but for last words.
-        place.server.hibernate();
-        let mut last_words = std::mem::take(&mut place.last_words);
-        for said in place.server.said() {
-            let item = item(said, &mut String::new());
-            if let Some(word) = item.filter(Item::is_last_word) {
-                let gateway = word.to().map_or(0, |to| self.at[to]);
-                last_words.push((GATEWAYS[gateway], word));
+        host.server.now = self.now;
+        host.server.advance();
+        // Queued items are lost with the memory, except stored ones.
+        host.server.hibernate();
+        let mut stored_items = std::mem::take(&mut host.stored_items);
+        for output in host.server.take_outputs() {
+            let item = item(output, &mut String::new());
+            if let Some(item) = item.filter(Item::must_deliver) {
+                let gateway = item.to().map_or(0, |to| self.at[to]);
+                stored_items.push((GATEWAYS[gateway], item));
             }
         }
-        *place = Place {
-            life: place.life + 1,
+        *host = RoomHost {
+            life: host.life + 1,
             links: Links::default(),
             busy: BTreeSet::new(),
-            resting: BTreeMap::new(),
+            backoff: BTreeMap::new(),
             last: BTreeMap::new(),
-            last_words,
-            server: std::mem::replace(&mut place.server, Server::new("", world::config(&[]))),
+            stored_items,
+            server: std::mem::replace(&mut host.server, Server::new("", world::config(&[]))),
         };
-        for (gateway, word) in &place.last_words {
-            place.links.queue(gateway, word.clone(), "");
+        for (gateway, item) in &host.stored_items {
+            host.links.queue(gateway, item.clone(), "");
         }
-        let at = place.server.head();
-        for to in place.server.remote() {
+        let at = host.server.head();
+        for to in host.server.remote() {
             let gateway = GATEWAYS[self.at[&to]];
-            place.links.queue(gateway, Item::Is { to, at }, "");
+            host.links.queue(gateway, Item::Is { to, at }, "");
         }
-        self.gather(room);
+        self.queue_outputs(room);
     }
 
     fn evict_gateway(&mut self, gateway: usize) {
         let name = GATEWAYS[gateway];
-        let door = &self.doors[gateway];
-        let links = self.places.values();
-        if door.waiting.is_empty() && !links.into_iter().any(|place| place.busy.contains(name)) {
+        let host = &self.gateways[gateway];
+        let links = self.rooms.values();
+        if host.pending.is_empty() && !links.into_iter().any(|host| host.busy.contains(name)) {
             self.forget_gateway(gateway, false);
         }
     }
 
-    /// The memory of a gateway goes; its sockets and what it stored stay.
+    /// Discards the memory of a gateway. Its sockets and storage stay.
     fn forget_gateway(&mut self, gateway: usize, panicked: bool) {
-        let door = &mut self.doors[gateway];
-        door.waiting.clear();
-        door.gateway = fresh_gateway(GATEWAYS[gateway]);
-        door.gateway.hub.set_now(self.now);
+        let host = &mut self.gateways[gateway];
+        host.pending.clear();
+        host.gateway = fresh_gateway(GATEWAYS[gateway]);
+        host.gateway.engine.set_now(self.now);
         let mut moved = BTreeMap::new();
-        for (before, record) in std::mem::take(&mut door.records) {
-            let place = door.gateway.hub.recall(&record, self.now);
-            let place = place.expect("what a socket carries is understood");
-            moved.insert(before, place);
-            door.records.insert(place, record);
+        for (before, record) in std::mem::take(&mut host.records) {
+            let socket = host.gateway.engine.restore_socket(&record, self.now);
+            let socket = socket.expect("an attachment is restored");
+            moved.insert(before, socket);
+            host.records.insert(socket, record);
         }
         let here = self.clients.iter_mut();
         for client in here.filter(|client| client.gateway == gateway) {
             client.socket = moved[&client.socket];
         }
-        let records = door.clients.values().cloned().collect();
-        let Gateway { hub, app } = &mut door.gateway;
-        app.recall(hub, records, door.reached.clone(), panicked, self.now);
+        let stored = Stored {
+            clients: host.clients.values().cloned().collect(),
+            positions: host.reached.clone(),
+            panicked,
+        };
+        let Gateway { engine, app } = &mut host.gateway;
+        app.restore(engine, stored, self.now);
         self.settle(gateway);
     }
 
     fn wait(&mut self, millis: Millis) {
         self.now += millis;
         for gateway in 0..GATEWAYS.len() {
-            let here = &mut self.doors[gateway].gateway;
-            here.hub.set_now(self.now);
+            let here = &mut self.gateways[gateway].gateway;
+            here.engine.set_now(self.now);
             here.advance(&|_| None, self.now);
             self.settle(gateway);
         }
-        for room in self.places.keys().cloned().collect::<Vec<_>>() {
-            let place = self.places.get_mut(&room).expect("a room");
-            place.server.now = self.now;
-            let over = place
-                .resting
+        for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
+            let host = self.rooms.get_mut(&room).expect("a room");
+            host.server.now = self.now;
+            let over = host
+                .backoff
                 .extract_if(.., |_, (until, _)| *until <= self.now);
             for (name, (_, given_up)) in over.collect::<Vec<_>>() {
-                let place = self.places.get_mut(&room).expect("a room");
+                let host = self.rooms.get_mut(&room).expect("a room");
                 if given_up {
-                    place.links.give_up(name, self.now);
-                    for id in place.server.remote() {
+                    host.links.give_up(name, self.now);
+                    for id in host.server.remote() {
                         if GATEWAYS[self.at[&id]] == name {
-                            place.server.disconnect(&id, 1006);
-                            let word = Item::Lost { to: id };
-                            place.last_words.push((name, word.clone()));
-                            place.links.queue(name, word, "");
+                            host.server.disconnect(&id, 1006);
+                            let item = Item::Lost { to: id };
+                            host.stored_items.push((name, item.clone()));
+                            host.links.queue(name, item, "");
                         }
                     }
                 } else {
-                    self.look_for(&room, name);
+                    self.probe(&room, name);
                 }
             }
-            let place = self.places.get_mut(&room).expect("a room");
-            place.links.probe(self.now);
-            self.gather(&room);
+            let host = self.rooms.get_mut(&room).expect("a room");
+            host.links.probe(self.now);
+            self.queue_outputs(&room);
         }
     }
 
-    /// Asks a gateway what it still has.
-    fn look_for(&mut self, room: &str, gateway: &'static str) {
-        let place = self.places.get_mut(room).expect("a room");
-        let at = place.server.head();
-        for to in place.server.remote() {
+    /// Probes the connections of a gateway.
+    fn probe(&mut self, room: &str, gateway: &'static str) {
+        let host = self.rooms.get_mut(room).expect("a room");
+        let at = host.server.head();
+        for to in host.server.remote() {
             if GATEWAYS[self.at[&to]] == gateway {
-                place.links.queue(gateway, Item::Is { to, at }, "");
+                host.links.queue(gateway, Item::Is { to, at }, "");
             }
         }
     }
 
-    /// Whether there is anything on its way.
+    /// Returns `true` if anything is queued.
     fn is_busy(&self) -> bool {
-        self.doors.iter().any(|door| !door.waiting.is_empty())
-            || self.places.values().any(|place| !place.busy.is_empty())
+        self.gateways.iter().any(|host| !host.pending.is_empty())
+            || self.rooms.values().any(|host| !host.busy.is_empty())
     }
 
-    /// The link is sound again, and time goes by.
-    fn heal(&mut self) {
+    /// Delivers everything and advances the clock until nothing is queued.
+    fn settle_all(&mut self) {
         for _ in 0..40 {
             for _ in 0..100 {
                 if !self.is_busy() {
                     break;
                 }
-                let rooms: Vec<String> = self.places.keys().cloned().collect();
+                let rooms: Vec<String> = self.rooms.keys().cloned().collect();
                 for gateway in 0..GATEWAYS.len() {
-                    for room in self.doors[gateway].waiting.clone() {
-                        self.request(gateway, &room, Fate::Arrives);
+                    for room in self.gateways[gateway].pending.clone() {
+                        self.request(gateway, &room, Outcome::Arrives);
                     }
                     for room in &rooms {
-                        self.push(room, gateway, Fate::Arrives);
+                        self.push(room, gateway, Outcome::Arrives);
                     }
                 }
             }
             self.wait(5_000);
-            // Who gets no answer asks again, as clients do.
+            // Clients repeat commands without an answer.
             for client in 0..self.clients.len() {
                 for room in ROOMS {
-                    let seats = &mut self.clients[client].seats;
-                    let Some(seat) = seats.get_mut(room) else {
+                    let subscriptions = &mut self.clients[client].subscriptions;
+                    let Some(subscription) = subscriptions.get_mut(room) else {
                         continue;
                     };
-                    match seat.stand {
-                        Stand::Joining(_) => {
-                            seat.stand = Stand::Out;
+                    match subscription.state {
+                        State::Joining(_) => {
+                            subscription.state = State::Unsubscribed;
                             self.join(client, room);
                         }
-                        Stand::Leaving(_) => {
-                            seat.stand = Stand::In;
+                        State::Leaving(_) => {
+                            subscription.state = State::Subscribed;
                             self.leave(client, room);
                         }
-                        Stand::In | Stand::Out => {}
+                        State::Subscribed | State::Unsubscribed => {}
                     }
                 }
             }
         }
-        assert!(!self.is_busy(), "it comes to rest");
+        assert!(!self.is_busy(), "the queues must become empty");
     }
 
-    /// What must be true at the end.
+    /// Asserts the invariants at the end.
     fn check(&mut self) {
         for room in ROOMS {
-            let Some(place) = self.places.get_mut(room) else {
+            let Some(host) = self.rooms.get_mut(room) else {
                 continue;
             };
-            let log = place
+            let log = host
                 .server
                 .serve(Request::Messages(roomcast_room::log::Range {
                     after: 0,
@@ -797,69 +810,77 @@ impl World {
                 let data = &event["data"];
                 let sender = data["senderId"].as_str().expect("a sender").to_owned();
                 let id = data["messageId"].as_str().expect("an id").to_owned();
-                let before = logged.insert((sender, id), data["seq"].as_u64());
-                assert_eq!(before, None, "{event} is there twice");
+                let previous = logged.insert((sender, id), data["seq"].as_u64());
+                assert_eq!(previous, None, "{event} is in the log twice");
             }
             for ((_, sender, id), seq) in self.acknowledged.iter().filter(|one| one.0.0 == room) {
                 let found = logged.get(&((*sender).to_owned(), id.clone()));
                 assert_eq!(
                     found,
                     Some(&Some(*seq)),
-                    "{id} of {sender} was acknowledged"
+                    "{id} of {sender} was acknowledged and must be in the log"
                 );
             }
-            let head = place.server.head();
-            let mut there: BTreeMap<&str, u64> = BTreeMap::new();
+            let head = host.server.head();
+            let mut connections: BTreeMap<&str, u64> = BTreeMap::new();
             for client in &self.clients {
-                let Some(seat) = client.seats.get(room) else {
+                let Some(subscription) = client.subscriptions.get(room) else {
                     continue;
                 };
-                match seat.stand {
-                    Stand::In => {
-                        *there.entry(client.user).or_default() += 1;
-                        assert_eq!(seat.had, head, "{} has all of {room}", client.user);
+                match subscription.state {
+                    State::Subscribed => {
+                        *connections.entry(client.user).or_default() += 1;
+                        assert_eq!(
+                            subscription.last, head,
+                            "{} must have received all events of {room}",
+                            client.user
+                        );
                     }
-                    Stand::Out => {}
-                    stand => panic!("{stand:?}: it was answered"),
+                    State::Unsubscribed => {}
+                    state => panic!("{state:?}: the command must be answered"),
                 }
             }
-            let presence = place.server.serve(Request::Presence).expect("at once");
+            let presence = host.server.serve(Request::Presence).expect("at once");
             let presence: Value = serde_json::from_str(&presence).expect("JSON");
             for user in presence["users"].as_array().expect("users") {
                 let name = user["userId"].as_str().expect("a name");
-                let truth = there.get(name).copied().unwrap_or(0);
-                assert_eq!(user["connections"], truth, "{name} in {room}");
-                assert_eq!(user["status"] == "offline", truth == 0, "{name} in {room}");
+                let expected = connections.get(name).copied().unwrap_or(0);
+                assert_eq!(user["connections"], expected, "{name} in {room}");
+                assert_eq!(
+                    user["status"] == "offline",
+                    expected == 0,
+                    "{name} in {room}"
+                );
             }
         }
     }
 }
 
 impl Client {
-    /// The first answer counts.
+    /// Processes an answer. Only the first answer of a command counts.
     fn answered(
         &mut self,
         id: u32,
         line: &Value,
         acknowledged: &mut BTreeMap<(String, &'static str, String), u64>,
     ) {
-        let done = line["error"].is_null();
-        for seat in self.seats.values_mut() {
-            seat.stand = match seat.stand {
-                Stand::Joining(asked) if asked == id => match done {
-                    true => Stand::In,
-                    false => Stand::Out,
+        let succeeded = line["error"].is_null();
+        for subscription in self.subscriptions.values_mut() {
+            subscription.state = match subscription.state {
+                State::Joining(sent) if sent == id => match succeeded {
+                    true => State::Subscribed,
+                    false => State::Unsubscribed,
                 },
-                Stand::Leaving(asked) if asked == id => match line["error"]["code"].as_str() {
-                    None | Some("notJoined") => Stand::Out,
-                    // It may be in or not: it asks at the end.
-                    Some(_) => Stand::Joining(0),
+                State::Leaving(sent) if sent == id => match line["error"]["code"].as_str() {
+                    None | Some("notJoined") => State::Unsubscribed,
+                    // The state is unknown: the client joins again at the end.
+                    Some(_) => State::Joining(0),
                 },
-                stand => stand,
+                state => state,
             };
         }
         if let Some((room, message)) = self.sent.remove(&id)
-            && done
+            && succeeded
         {
             let seq = line["data"]["seq"].as_u64().expect("a number");
             let before = acknowledged.insert((room, self.user, message), seq);
@@ -867,34 +888,40 @@ impl Client {
         }
     }
 
-    fn heard(&mut self, line: &Value) {
+    fn received(&mut self, line: &Value) {
         let data = &line["data"];
         let Some(room) = data["roomId"].as_str() else {
             return;
         };
-        let seat = self.seats.entry(room.to_owned()).or_default();
+        let subscription = self.subscriptions.entry(room.to_owned()).or_default();
         match line["event"].as_str() {
             Some("newMessage") => {
-                assert_ne!(seat.stand, Stand::Out, "{line} for who is out");
+                assert_ne!(
+                    subscription.state,
+                    State::Unsubscribed,
+                    "{line} for an unsubscribed client"
+                );
                 let seq = data["seq"].as_u64().expect("a number");
-                assert_eq!(seq, seat.had + 1, "{} has {line}", self.user);
-                seat.had = seq;
+                assert_eq!(seq, subscription.last + 1, "{} received {line}", self.user);
+                subscription.last = seq;
             }
             Some("messageRead") => {
                 let user = data["userId"].as_str().expect("a user").to_owned();
                 let seq = data["seq"].as_u64().expect("a number");
-                let before = seat.read.insert(user, seq);
+                let before = subscription.read.insert(user, seq);
                 assert!(before.is_none_or(|before| before <= seq), "{line}");
             }
-            // Its user left by another connection.
-            Some("userLeft") if data["userId"] == self.user => seat.stand = Stand::Out,
-            Some("gap") => panic!("nothing is past retention: {line}"),
+            // The user left by another connection.
+            Some("userLeft") if data["userId"] == self.user => {
+                subscription.state = State::Unsubscribed
+            }
+            Some("gap") => panic!("no event is trimmed: {line}"),
             _ => {}
         }
     }
 }
 
-/// The same 2,000 cases each time; other ones with `GATEWAYS_CASES=30000`.
+/// The same 2,000 cases in every run, or random ones with `GATEWAYS_CASES=30000`.
 fn cases() -> ProptestConfig {
     let more = std::env::var("GATEWAYS_CASES").ok();
     let (cases, rng_seed) = match more.and_then(|cases| cases.parse().ok()) {
@@ -913,42 +940,42 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn rooms_behind_a_bad_link_keep_their_promises(
+    fn promises_hold_with_lost_repeated_and_delayed_requests(
         steps in proptest::collection::vec(step(), 1..80),
     ) {
         let mut world = World::new();
         for step in steps {
             world.step(step);
         }
-        world.heal();
+        world.settle_all();
         world.check();
     }
 }
 
-/// Cases that the model found once: each with what went wrong.
+/// Failures that the model has found, each with its cause.
 #[test]
-fn what_the_model_found_stays_fixed() {
-    use Fate::*;
+fn failures_found_by_the_model_pass() {
+    use Outcome::*;
     use Step::*;
     let join = |client, room| Join { client, room };
-    let request = |room, fate| Request {
+    let request = |room, outcome| Request {
         gateway: 0,
         room,
-        fate,
+        outcome,
     };
     let connect = |user| Connect { user, gateway: 0 };
     let push = Push {
         room: 0,
         gateway: 0,
-        fate: Arrives,
+        outcome: Arrives,
     };
     let panic = PanicGateway { gateway: 0 };
     let cases = [
-        // It was closed, for it had not been stored yet.
+        // A client was closed because it was not stored yet.
         vec![connect(0), panic.clone()],
-        // It was told that it is in, and was not.
+        // A client received the answer to a join that had no effect.
         vec![connect(0), join(0, 0), request(0, Arrives), panic.clone()],
-        // The room went on counting it, by a connection that had been replaced.
+        // The room kept counting a replaced connection.
         vec![
             connect(0),
             join(0, 0),
@@ -961,8 +988,8 @@ fn what_the_model_found_stays_fixed() {
             Disconnect { client: 0 },
             panic.clone(),
         ],
-        // It came back by itself to a room that it had left, for another
-        // connection of its user had joined meanwhile.
+        // A client was resubscribed to a room that it had left, because another
+        // connection of its user had joined.
         vec![
             connect(0),
             connect(1),
@@ -975,7 +1002,7 @@ fn what_the_model_found_stays_fixed() {
             request(0, Arrives),
             panic.clone(),
         ],
-        // The same, after it had left before it was let in.
+        // The same, with a leave before the answer to the join.
         vec![
             connect(0),
             connect(0),
@@ -988,12 +1015,12 @@ fn what_the_model_found_stays_fixed() {
             Push {
                 room: 1,
                 gateway: 0,
-                fate: Arrives,
+                outcome: Arrives,
             },
             panic.clone(),
             push.clone(),
         ],
-        // The same, and it heard of the leave before the room heard of it.
+        // The same, with the answer to the leave before the room received it.
         vec![
             connect(0),
             connect(0),
@@ -1008,8 +1035,8 @@ fn what_the_model_found_stays_fixed() {
             panic.clone(),
             push.clone(),
         ],
-        // It got an event twice: once before it was let in, when it was leaving
-        // already and the join of another room failed.
+        // A client received an event twice, once before the answer to its join, while it
+        // was leaving and the join of another room failed.
         vec![
             connect(0),
             join(0, 0),
@@ -1026,7 +1053,7 @@ fn what_the_model_found_stays_fixed() {
         for step in steps {
             world.step(step);
         }
-        world.heal();
+        world.settle_all();
         world.check();
     }
 }

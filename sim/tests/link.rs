@@ -1,12 +1,13 @@
-//! The link between a room and a gateway, natively: deliveries that are missed
-//! or come twice.
+//! Deliveries of a room to a gateway that are lost or repeated.
 
 use roomcast::config::Config;
 use roomcast_gateway::chat::Chat;
-use roomcast_gateway::{App, Asked, Credentials, Door, Gateway, Hub, Output, Protocol, SocketId};
+use roomcast_gateway::{
+    App, AuthRequest, ConnectInfo, Credentials, EngineServer, Gateway, Output, Protocol, SocketId,
+};
 use roomcast_harness::{SECRET, Token};
 use roomcast_proto::access::{Identity, TokenId};
-use roomcast_proto::fault::Fault;
+use roomcast_proto::error::Error;
 use roomcast_proto::link::{Command, Item, Push};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,7 +20,7 @@ fn fresh() -> String {
 }
 
 /// A gateway with one native client, `alice`, in the room `r` at event 3.
-struct Bench {
+struct Fixture {
     socket: SocketId,
     gateway: Gateway<Chat>,
     id: String,
@@ -41,48 +42,51 @@ fn identity(config: &Config) -> Identity {
     config.auth.verify(&token, now).expect("a token")
 }
 
-impl Bench {
+impl Fixture {
     fn new() -> Self {
         let config = config();
-        let door = Door {
+        let connect = ConnectInfo {
             protocol: Protocol::Native,
             identity: Some(identity(&config)),
-            fault: None,
+            error: None,
             address: None,
             recovers: false,
         };
-        let hub = Hub::new("n0".into(), config.gateway.clone(), fresh);
-        let mut gateway = Gateway::new(hub, Chat::default());
-        let socket = gateway.hub.open_native(door, NOW);
+        let engine = EngineServer::new("n0".into(), config.gateway.clone(), fresh);
+        let mut gateway = Gateway::new(engine, Chat::default());
+        let socket = gateway.engine.open_native(connect, NOW);
         gateway.settle(NOW);
         let join = r#"{"event":"joinRoom","data":"r"}"#.to_owned();
         gateway
-            .hub
+            .engine
             .frame(socket, roomcast_gateway::Frame::Text(join), NOW);
         gateway.settle(NOW);
-        let commands = gateway.app.take(&mut gateway.hub, "r").expect("a join");
+        let commands = gateway
+            .app
+            .take_commands(&mut gateway.engine, "r")
+            .expect("a join");
         let Command::Join { hello, .. } = &commands[0] else {
             panic!("not a join: {commands:?}");
         };
-        let mut bench = Bench {
+        let mut fixture = Fixture {
             id: hello.connection_id.clone(),
             gateway,
             socket,
             number: 0,
         };
-        let to = bench.id.clone();
-        bench.push(vec![(Item::In { to, after: 3 }, "")]);
-        assert!(bench.take().is_none());
-        bench
+        let to = fixture.id.clone();
+        fixture.push(vec![(Item::In { to, after: 3 }, "")]);
+        assert!(fixture.take().is_none());
+        fixture
     }
 
-    /// A push; what its clients are sent.
+    /// Delivers items to the gateway. Returns the frames that it sends to clients.
     fn push(&mut self, items: Vec<(Item, &str)>) -> Vec<String> {
         self.number += 1;
         self.push_again(items)
     }
 
-    /// The same push once more.
+    /// Delivers items with the number of the last delivery.
     fn push_again(&mut self, items: Vec<(Item, &str)>) -> Vec<String> {
         let (items, texts): (Vec<Item>, Vec<&str>) = items.into_iter().unzip();
         let push = Push {
@@ -92,8 +96,8 @@ impl Bench {
             number: self.number,
             items,
         };
-        let (app, hub) = (&mut self.gateway.app, &mut self.gateway.hub);
-        app.pushed(hub, push, &texts, NOW);
+        let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
+        app.handle_push(engine, push, &texts, NOW);
         let sent = self.gateway.settle(NOW).into_iter();
         sent.filter_map(|output| match output {
             Output::Broadcast { text, .. } => Some(text),
@@ -106,6 +110,7 @@ impl Bench {
         .collect()
     }
 
+    /// A broadcast of events after a position.
     fn all(after: u64, text: &str) -> (Item, &str) {
         let at = after + text.split('\n').count() as u64;
         let (bytes, not) = (text.len(), Vec::new());
@@ -120,6 +125,7 @@ impl Bench {
         )
     }
 
+    /// A frame to the client with events up to a position.
     fn one<'a>(&self, at: u64, text: &'a str) -> (Item, &'a str) {
         let to = self.id.clone();
         let item = Item::One {
@@ -131,14 +137,14 @@ impl Bench {
         (item, text)
     }
 
-    /// What waits for the room.
+    /// Takes the queued commands for the room.
     fn take(&mut self) -> Option<Vec<Command>> {
-        let Gateway { hub, app } = &mut self.gateway;
-        app.take(hub, "r")
+        let Gateway { engine, app } = &mut self.gateway;
+        app.take_commands(engine, "r")
     }
 
-    /// From where the gateway asks for the log again, if it does.
-    fn asks_again(&mut self) -> Option<u64> {
+    /// If the gateway resubscribes: the position of its request.
+    fn resubscribed_from(&mut self) -> Option<u64> {
         match &self.take()?[..] {
             [
                 Command::Join {
@@ -150,119 +156,129 @@ impl Bench {
                 self.id.clone_from(&hello.connection_id);
                 hello.position.since
             }
-            other => panic!("not a repair: {other:?}"),
+            other => panic!("not a resubscription: {other:?}"),
         }
     }
 }
 
 #[test]
-fn a_delivery_that_comes_twice_goes_out_once() {
-    let mut bench = Bench::new();
-    assert_eq!(bench.push(vec![Bench::all(3, "four")]), ["four"]);
-    assert!(bench.push_again(vec![Bench::all(3, "four")]).is_empty());
-    // From another waking of the room, whose pushes count anew.
-    assert!(bench.push(vec![Bench::all(3, "four")]).is_empty());
-    assert_eq!(bench.push(vec![Bench::all(4, "five")]), ["five"]);
-    assert_eq!(bench.asks_again(), None);
+fn a_repeated_delivery_is_sent_to_clients_once() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.push(vec![Fixture::all(3, "four")]), ["four"]);
+    assert!(fixture.push_again(vec![Fixture::all(3, "four")]).is_empty());
+    // Repeated by a restarted room, which numbers its deliveries from the start.
+    assert!(fixture.push(vec![Fixture::all(3, "four")]).is_empty());
+    assert_eq!(fixture.push(vec![Fixture::all(4, "five")]), ["five"]);
+    assert_eq!(fixture.resubscribed_from(), None);
 }
 
-/// Found by `make chaos`: a gateway that had lost the memory of a join in a panic
-/// passed on what the room had for it, without what came before.
+/// Found by `make chaos`: a gateway lost a join in a panic and then forwarded later
+/// events of the room without the earlier ones.
 #[test]
-fn events_for_who_is_not_of_the_room_here_go_nowhere() {
-    let mut bench = Bench::new();
+fn events_for_a_connection_that_is_not_subscribed_are_dropped() {
+    let mut fixture = Fixture::new();
     let out = Item::Out {
-        to: bench.id.clone(),
+        to: fixture.id.clone(),
     };
-    bench.push(vec![(out, "")]);
-    let (item, text) = bench.one(5, "five");
-    assert!(bench.push(vec![(item, text)]).is_empty());
+    fixture.push(vec![(out, "")]);
+    let (item, text) = fixture.one(5, "five");
+    assert!(fixture.push(vec![(item, text)]).is_empty());
 }
 
 #[test]
-fn a_delivery_that_was_missed_is_noticed_and_comes_from_the_log() {
-    let mut bench = Bench::new();
+fn a_lost_delivery_is_detected_and_replayed_from_the_log() {
+    let mut fixture = Fixture::new();
     assert!(
-        bench.push(vec![Bench::all(5, "six")]).is_empty(),
-        "4 and 5 come first"
+        fixture.push(vec![Fixture::all(5, "six")]).is_empty(),
+        "events 4 and 5 are missing"
     );
-    assert_eq!(bench.asks_again(), Some(3));
-    assert!(bench.push(vec![Bench::all(6, "seven")]).is_empty());
-    assert_eq!(bench.asks_again(), None, "asked already");
-    let to = bench.id.clone();
-    let replay = bench.one(7, "four\nfive\nsix\nseven");
-    let repaired = bench.push(vec![(Item::In { to, after: 3 }, ""), replay]);
+    assert_eq!(fixture.resubscribed_from(), Some(3));
+    assert!(fixture.push(vec![Fixture::all(6, "seven")]).is_empty());
+    assert_eq!(
+        fixture.resubscribed_from(),
+        None,
+        "the request is sent only once"
+    );
+    let to = fixture.id.clone();
+    let replay = fixture.one(7, "four\nfive\nsix\nseven");
+    let repaired = fixture.push(vec![(Item::In { to, after: 3 }, ""), replay]);
     assert_eq!(repaired, ["four\nfive\nsix\nseven"]);
-    assert_eq!(bench.push(vec![Bench::all(7, "eight")]), ["eight"]);
+    assert_eq!(fixture.push(vec![Fixture::all(7, "eight")]), ["eight"]);
 }
 
 #[test]
-fn what_is_had_in_part_is_completed() {
-    let mut bench = Bench::new();
-    let replay = bench.one(5, "four\nfive");
-    assert_eq!(bench.push(vec![replay]), ["four\nfive"]);
-    assert_eq!(bench.push(vec![Bench::all(3, "four\nfive\nsix")]), ["six"]);
-    assert_eq!(bench.asks_again(), None);
+fn a_partly_received_delivery_is_completed() {
+    let mut fixture = Fixture::new();
+    let replay = fixture.one(5, "four\nfive");
+    assert_eq!(fixture.push(vec![replay]), ["four\nfive"]);
+    assert_eq!(
+        fixture.push(vec![Fixture::all(3, "four\nfive\nsix")]),
+        ["six"]
+    );
+    assert_eq!(fixture.resubscribed_from(), None);
 }
 
 #[test]
-fn an_answer_and_its_event_are_one_frame() {
-    let mut bench = Bench::new();
-    let to = bench.id.clone();
+fn an_answer_and_its_event_are_sent_in_one_frame() {
+    let mut fixture = Fixture::new();
+    let to = fixture.id.clone();
     let answer = Item::One {
         to,
         bytes: 3,
         after: None,
         at: None,
     };
-    let frames = bench.push(vec![(answer, "ack"), Bench::all(3, "four")]);
+    let frames = fixture.push(vec![(answer, "ack"), Fixture::all(3, "four")]);
     assert_eq!(frames, ["ack\nfour"]);
 }
 
 #[test]
-fn who_is_not_here_is_said_to_be_gone() {
-    let mut bench = Bench::new();
+fn a_probe_for_an_unknown_connection_returns_gone() {
+    let mut fixture = Fixture::new();
     let push = Push {
         room: "r".into(),
         life: "another".into(),
         number: 1,
         items: vec![
             Item::Is {
-                to: "nobody".into(),
+                to: "unknown".into(),
                 at: 3,
             },
             Item::Is {
-                to: bench.id.clone(),
+                to: fixture.id.clone(),
                 at: 3,
             },
         ],
         ..Push::default()
     };
-    let (app, hub) = (&mut bench.gateway.app, &mut bench.gateway.hub);
-    assert_eq!(app.pushed(hub, push, &["", ""], NOW).gone, ["nobody"]);
+    let (app, engine) = (&mut fixture.gateway.app, &mut fixture.gateway.engine);
+    assert_eq!(
+        app.handle_push(engine, push, &["", ""], NOW).gone,
+        ["unknown"]
+    );
 }
 
 #[test]
-fn who_is_behind_or_lost_joins_again_from_where_it_stood() {
+fn a_connection_that_is_behind_or_lost_resubscribes_from_its_position() {
     for item in [|to| Item::Is { to, at: 4 }, |to| Item::Lost { to }] {
-        let mut bench = Bench::new();
-        let item = item(bench.id.clone());
-        assert!(bench.push(vec![(item, "")]).is_empty());
-        assert_eq!(bench.asks_again(), Some(3));
+        let mut fixture = Fixture::new();
+        let item = item(fixture.id.clone());
+        assert!(fixture.push(vec![(item, "")]).is_empty());
+        assert_eq!(fixture.resubscribed_from(), Some(3));
     }
 }
 
-/// The host judges the token of a refresh. Commands that come meanwhile are executed.
+/// The host verifies the token of a refresh. Commands that arrive meanwhile are executed.
 #[test]
-fn a_refresh_waits_for_what_its_token_takes_and_nothing_else_does() {
-    let mut bench = Bench::new();
-    let socket = bench.socket;
-    let frame = |bench: &mut Bench, text: String| {
-        let hub = &mut bench.gateway.hub;
-        hub.frame(socket, roomcast_gateway::Frame::Text(text), NOW);
-        bench.gateway.settle(NOW)
+fn a_refresh_waits_for_its_authentication_and_other_commands_do_not() {
+    let mut fixture = Fixture::new();
+    let socket = fixture.socket;
+    let frame = |fixture: &mut Fixture, text: String| {
+        let engine = &mut fixture.gateway.engine;
+        engine.frame(socket, roomcast_gateway::Frame::Text(text), NOW);
+        fixture.gateway.settle(NOW)
     };
-    let answers = |out: &[Output], part: &str| {
+    let has_answer = |out: &[Output], part: &str| {
         out.iter().any(|output| match output {
             Output::Send {
                 frame: roomcast_gateway::Frame::Text(text),
@@ -275,43 +291,43 @@ fn a_refresh_waits_for_what_its_token_takes_and_nothing_else_does() {
     let token = Token::user("alice").ttl(2_000_000_000).sign(SECRET);
     let refresh = format!(r#"{{"event":"refreshToken","data":{{"token":"{token}"}},"id":7}}"#);
     for ready in [false, true] {
-        let out = frame(&mut bench, refresh.clone());
-        assert!(!answers(&out, r#""ack":7"#), "{out:?}");
+        let out = frame(&mut fixture, refresh.clone());
+        assert!(!has_answer(&out, r#""ack":7"#), "{out:?}");
         let waiting = out.into_iter().find_map(|output| match output {
             Output::Authenticate(it) => Some(it),
             _ => None,
         });
-        let waiting = waiting.expect("asks for what it takes");
+        let waiting = waiting.expect("the gateway requests authentication");
         assert!(matches!(&waiting.credentials, Credentials::Token(it) if *it == token));
         let presence = r#"{"event":"setPresence","data":{"status":"away"},"id":8}"#;
-        let out = frame(&mut bench, presence.to_owned());
-        assert!(answers(&out, r#""ack":8"#), "{out:?}");
-        let gateway = &mut bench.gateway;
+        let out = frame(&mut fixture, presence.to_owned());
+        assert!(has_answer(&out, r#""ack":8"#), "{out:?}");
+        let gateway = &mut fixture.gateway;
         let identity = match ready {
             true => config().auth.verify(&token, NOW),
-            false => Err(Fault::internal()),
+            false => Err(Error::internal()),
         };
-        let asked = waiting.asked.clone();
+        let asked = waiting.request.clone();
         gateway
             .app
-            .authenticated(&mut gateway.hub, asked, identity.clone(), NOW);
+            .authenticated(&mut gateway.engine, asked, identity.clone(), NOW);
         let out = gateway.settle(NOW);
         let expected = if ready { "expiresAt" } else { "internal" };
-        assert!(answers(&out, expected), "{out:?}");
-        // Somebody who has gone meanwhile gets no answer, nor who came after.
-        let gone = Asked::Refresh {
+        assert!(has_answer(&out, expected), "{out:?}");
+        // The result for a connection that has ended is ignored.
+        let gone = AuthRequest::Refresh {
             connection: "another".into(),
             id: None,
         };
         gateway
             .app
-            .authenticated(&mut gateway.hub, gone, identity, NOW);
+            .authenticated(&mut gateway.engine, gone, identity, NOW);
         assert!(gateway.settle(NOW).is_empty());
     }
     // A connection whose token was revoked is closed.
-    let gateway = &mut bench.gateway;
+    let gateway = &mut fixture.gateway;
     let is_revoked = |user: &str, _: &TokenId| user == "alice";
-    gateway.app.close_revoked(&mut gateway.hub, &is_revoked);
+    gateway.app.close_revoked(&mut gateway.engine, &is_revoked);
     let closed = gateway.settle(NOW);
     let closed = closed
         .iter()

@@ -1,15 +1,16 @@
-//! The core against a simple model: random interleavings of joins, sends,
-//! acknowledgements, disconnects, evictions, crashes and clock steps. Whatever
-//! comes, every connection sees the log in order, without holes, each event
-//! once; what was acknowledged is in the log once; cursors never move back; the
-//! queue is exactly what comes after the delivered cursor.
+//! A model of one room: random interleavings of joins, sends, receipts, disconnects,
+//! evictions, crashes and clock steps. In every interleaving each connection receives the
+//! log in order, without holes, each event once; every acknowledged message is in the log
+//! once; cursors never move back; the queue is exactly the events after the delivered
+//! cursor.
 
 use proptest::prelude::*;
 use roomcast::config::Config;
 use roomcast_proto::access::{Rights, TokenId};
 use roomcast_proto::log_text::slice;
+use roomcast_proto::position::Position;
+use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
-use roomcast_proto::wire::command::{Position, Status};
 use roomcast_room::log::{Bounds, Page, Range, Row};
 use roomcast_room::service::{Request, Served};
 use roomcast_room::{Attachment, Change, ConnId, Frame, Hello, Member, Output, Room, Snapshot};
@@ -29,7 +30,7 @@ enum Step {
     Disconnect {
         conn: usize,
     },
-    /// `message` picks one of a few ids, so that sends are repeated.
+    /// `message` selects one of 40 ids, so that some sends are resends.
     Send {
         conn: usize,
         message: u8,
@@ -46,13 +47,14 @@ enum Step {
         conn: usize,
         since: Option<u64>,
     },
+    /// Flushes the batch.
     Tick,
     Clock {
         by: i64,
     },
-    /// Hibernation: memory goes, sockets stay. Only when nothing is pending.
+    /// Hibernation: the memory is lost, sockets stay open. Nothing is pending.
     Evict,
-    /// Memory and sockets go, whatever is pending.
+    /// Memory and sockets are lost, also if something is pending.
     Crash,
 }
 
@@ -75,7 +77,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..120)
 }
 
-/// What the runtime keeps: storage.
+/// The storage of the room.
 #[derive(Clone, Default)]
 struct Disk {
     rows: Vec<Row>,
@@ -83,15 +85,15 @@ struct Disk {
     journal: Vec<String>,
 }
 
-/// What a client saw.
+/// A client and the events that it received.
 struct Socket {
     user: String,
     attachment: Option<Attachment>,
     open: bool,
     joined: bool,
-    /// Logged events in the order they came.
+    /// Logged events in the order of their arrival.
     seen: Vec<u64>,
-    /// The last event it was given, or told that it is gone.
+    /// The last event that it received or that `gap` announced.
     at: Option<u64>,
 }
 
@@ -100,19 +102,18 @@ struct World {
     disk: Disk,
     room: Room,
     sockets: Vec<Socket>,
-    places: HashMap<ConnId, usize>,
+    conns: HashMap<ConnId, usize>,
     now: Millis,
     next_id: u32,
-    /// Sends that wait for an answer: (user, message id), and whether the
-    /// socket was joined.
+    /// Sends without an answer: (user, message id), and whether the socket had joined.
     sent: HashMap<u32, ((String, String), bool)>,
-    /// Acknowledgements that wait for an answer: user, and whether of reading.
+    /// Receipts without an answer: user, and whether it is a read receipt.
     moved: HashMap<u32, (String, bool)>,
     /// Acknowledged sends: (user, message id) to seq.
     acknowledged: HashMap<(String, String), u64>,
-    /// Those that were answered as no duplicates.
+    /// Acknowledged sends without `duplicate`: (user, message id) to seq.
     firsts: HashMap<(String, String), u64>,
-    /// Highest `(delivered, read)` that a member was answered.
+    /// Highest acknowledged `(delivered, read)` of each member.
     cursors: HashMap<String, (u64, u64)>,
 }
 
@@ -120,13 +121,13 @@ fn config() -> Rc<Config> {
     let vars: HashMap<&str, String> = HashMap::from([
         ("JWT_SECRET", roomcast_harness::SECRET.to_owned()),
         ("RETENTION_EVENTS", RETENTION.to_string()),
-        // Longer than what is played: no send is new again.
+        // Longer than any run, so that every resend is a duplicate.
         ("DEDUPE_WINDOW", "1d".to_owned()),
         ("MESSAGES_BURST", "1000000".to_owned()),
         ("JOINS_BURST", "1000000".to_owned()),
         ("MAX_CONNECTIONS_PER_USER", "1000".to_owned()),
     ]);
-    Rc::new(Config::read(|name| vars.get(name).cloned()).expect("settings are fine"))
+    Rc::new(Config::read(|name| vars.get(name).cloned()).expect("valid settings"))
 }
 
 fn open(config: &Rc<Config>, disk: &Disk) -> Room {
@@ -157,7 +158,7 @@ impl World {
             config,
             disk,
             sockets: Vec::new(),
-            places: HashMap::new(),
+            conns: HashMap::new(),
             now: 1_000_000,
             next_id: 0,
             sent: HashMap::new(),
@@ -172,50 +173,50 @@ impl World {
         match step {
             Step::Connect { user, since } => self.connect(USERS[*user], *since),
             Step::Disconnect { conn } => {
-                if let Some(place) = self.pick(*conn) {
+                if let Some(conn_id) = self.pick(*conn) {
                     let mut out = Vec::new();
-                    self.room.disconnect(place, 1000, self.now, &mut out);
-                    self.sockets[self.places[&place]].open = false;
-                    self.places.remove(&place);
+                    self.room.disconnect(conn_id, 1000, self.now, &mut out);
+                    self.sockets[self.conns[&conn_id]].open = false;
+                    self.conns.remove(&conn_id);
                     self.run(out);
                 }
             }
             Step::Send { conn, message } => {
-                if let Some(place) = self.pick(*conn) {
-                    let socket = &self.sockets[self.places[&place]];
+                if let Some(conn_id) = self.pick(*conn) {
+                    let socket = &self.sockets[self.conns[&conn_id]];
                     let (user, joined) = (socket.user.clone(), socket.joined);
                     let message_id = format!("m{message}");
                     let id = self.id();
                     self.sent.insert(id, ((user, message_id.clone()), joined));
                     self.frame(
-                        place,
+                        conn_id,
                         json!({"event": "sendMessage", "id": id,
                             "data": {"content": message, "messageId": message_id}}),
                     );
                 }
             }
             Step::Acknowledge { conn, seq, read } => {
-                if let Some(place) = self.pick(*conn) {
+                if let Some(conn_id) = self.pick(*conn) {
                     let event = if *read {
                         "messageRead"
                     } else {
                         "messageDelivered"
                     };
-                    let user = self.sockets[self.places[&place]].user.clone();
+                    let user = self.sockets[self.conns[&conn_id]].user.clone();
                     let id = self.id();
                     self.moved.insert(id, (user, *read));
                     self.frame(
-                        place,
+                        conn_id,
                         json!({"event": event, "id": id, "data": {"seq": seq}}),
                     );
                 }
             }
             Step::Leave { conn } => {
-                if let Some(place) = self.pick(*conn) {
-                    let socket = &self.sockets[self.places[&place]];
+                if let Some(conn_id) = self.pick(*conn) {
+                    let socket = &self.sockets[self.conns[&conn_id]];
                     if socket.joined {
                         let user = socket.user.clone();
-                        self.frame(place, json!({"event": "leaveRoom"}));
+                        self.frame(conn_id, json!({"event": "leaveRoom"}));
                         self.cursors.remove(&user);
                         self.moved.retain(|_, (one, _)| *one != user);
                         for socket in &mut self.sockets {
@@ -227,18 +228,18 @@ impl World {
                 }
             }
             Step::Rejoin { conn, since } => {
-                if let Some(place) = self.pick(*conn) {
-                    let socket = &mut self.sockets[self.places[&place]];
+                if let Some(conn_id) = self.pick(*conn) {
+                    let socket = &mut self.sockets[self.conns[&conn_id]];
                     if !socket.joined {
-                        // A fresh start: what comes now is judged by itself.
+                        // The events after a new join start at a new position.
                         socket.seen.clear();
                         socket.at = None;
                         let id = self.id();
                         self.frame(
-                            place,
+                            conn_id,
                             json!({"event": "joinRoom", "id": id, "data": {"since": since}}),
                         );
-                        let index = self.places[&place];
+                        let index = self.conns[&conn_id];
                         self.sockets[index].joined = true;
                     }
                 }
@@ -269,9 +270,9 @@ impl World {
     }
 
     fn pick(&self, conn: usize) -> Option<ConnId> {
-        let mut places: Vec<_> = self.places.keys().copied().collect();
-        places.sort_unstable();
-        (!places.is_empty()).then(|| places[conn % places.len()])
+        let mut conns: Vec<_> = self.conns.keys().copied().collect();
+        conns.sort_unstable();
+        (!conns.is_empty()).then(|| conns[conn % conns.len()])
     }
 
     fn connect(&mut self, user: &str, since: Option<u64>) {
@@ -288,10 +289,12 @@ impl World {
             status: Status::Online,
             token: TokenId::default(),
         };
-        self.room.admit(&hello, self.now).expect("limits are high");
+        self.room
+            .admit(&hello, self.now)
+            .expect("within the limits");
         let mut out = Vec::new();
-        let place = self.room.connect(hello, self.now, &mut out);
-        self.places.insert(place, self.sockets.len());
+        let conn_id = self.room.connect(hello, self.now, &mut out);
+        self.conns.insert(conn_id, self.sockets.len());
         self.sockets.push(Socket {
             user: user.into(),
             attachment: None,
@@ -303,10 +306,10 @@ impl World {
         self.run(out);
     }
 
-    fn frame(&mut self, place: ConnId, frame: Value) {
+    fn frame(&mut self, conn_id: ConnId, frame: Value) {
         let mut out = Vec::new();
         self.room
-            .receive(place, Frame::Text(&frame.to_string()), self.now, &mut out);
+            .receive(conn_id, Frame::Text(&frame.to_string()), self.now, &mut out);
         self.run(out);
     }
 
@@ -316,16 +319,16 @@ impl World {
         self.run(out);
     }
 
-    /// Everything in memory is gone: the room is what storage and sockets say.
+    /// Discards the memory and restores the room from storage and attachments.
     fn wake(&mut self) {
         self.room = open(&self.config, &self.disk);
-        self.places.clear();
+        self.conns.clear();
         for (index, socket) in self.sockets.iter().enumerate() {
             if socket.open {
                 let attachment = socket.attachment.clone().expect("attached");
                 assert_eq!(attachment.joined, socket.joined);
-                let place = self.room.recall(attachment, self.now);
-                self.places.insert(place, index);
+                let conn_id = self.room.recall(attachment, self.now);
+                self.conns.insert(conn_id, index);
             }
         }
     }
@@ -337,7 +340,7 @@ impl World {
                 Output::Send { conn, frame } => self.receive(conn, &frame),
                 Output::Deliver(delivery) => {
                     let custom = delivery.frames();
-                    for conn in self.places.keys().copied().collect::<Vec<_>>() {
+                    for conn in self.conns.keys().copied().collect::<Vec<_>>() {
                         match custom.get(&conn) {
                             Some(Some(frame)) => self.receive(conn, frame),
                             Some(None) => {}
@@ -365,7 +368,7 @@ impl World {
                 }
                 Output::Attach { conn } => {
                     let attachment = self.room.attachment(conn);
-                    let socket = &mut self.sockets[self.places[&conn]];
+                    let socket = &mut self.sockets[self.conns[&conn]];
                     socket.attachment = attachment;
                 }
                 Output::Page { .. }
@@ -373,10 +376,10 @@ impl World {
                 | Output::Authenticate { .. }
                 | Output::Log(_) => {}
                 Output::Joined { .. } | Output::Parted { .. } | Output::CatchUp { .. } => {
-                    panic!("nobody is at a gateway")
+                    panic!("no connection is at a gateway")
                 }
                 Output::Close { .. } | Output::Replaced { .. } => {
-                    panic!("nothing here closes a socket")
+                    panic!("no step closes a socket")
                 }
             }
         }
@@ -409,13 +412,13 @@ impl World {
                     .rows
                     .retain(|row| row.last > upto || row.at >= before || row.last == head);
             }
-            Change::Wipe { .. } => panic!("nothing here deletes the room"),
+            Change::Wipe { .. } => panic!("no step deletes the room"),
         }
     }
 
-    /// A client reads a frame.
+    /// Processes a frame as its client.
     fn receive(&mut self, conn: ConnId, frame: &str) {
-        let Some(index) = self.places.get(&conn).copied() else {
+        let Some(index) = self.conns.get(&conn).copied() else {
             return;
         };
         for line in frame.split('\n') {
@@ -429,27 +432,34 @@ impl World {
                 Some("newMessage") => {
                     let seq = line["data"]["seq"].as_u64().expect("a seq");
                     if let Some(at) = socket.at {
-                        assert_eq!(seq, at + 1, "in order, without holes, each once");
+                        assert_eq!(
+                            seq,
+                            at + 1,
+                            "events must arrive in order, without holes, each once"
+                        );
                     }
                     assert!(
                         self.disk.rows.last().is_some_and(|row| row.last >= seq),
-                        "nobody sees what is not stored"
+                        "an event must be stored before it is sent"
                     );
                     socket.at = Some(seq);
                     socket.seen.push(seq);
                 }
                 Some("gap") => {
                     let to = line["data"]["to"].as_u64().expect("an end");
-                    assert!(to <= self.room.floor(), "a gap that is true");
+                    assert!(
+                        to <= self.room.floor(),
+                        "`gap` must announce only trimmed events"
+                    );
                     socket.at = Some(to);
                 }
                 Some("connected") => {
                     let seq = line["data"]["seq"].as_u64().expect("a head");
                     assert!(seq <= self.room.bounds().head);
-                    assert!(socket.at.is_none(), "connected is the first thing");
+                    assert!(socket.at.is_none(), "`connected` must be the first event");
                     assert!(
                         !socket.joined || self.disk.members.contains_key(&socket.user),
-                        "a membership is told when it is stored"
+                        "a membership must be stored before `connected`"
                     );
                 }
                 _ => {}
@@ -461,26 +471,26 @@ impl World {
         if let Some((user, read)) = self.moved.remove(&id)
             && let Some(seq) = line["data"]["seq"].as_u64()
         {
-            let told = self.cursors.entry(user).or_default();
-            let told = if read { &mut told.1 } else { &mut told.0 };
-            *told = seq.max(*told);
+            let cursors = self.cursors.entry(user).or_default();
+            let cursor = if read { &mut cursors.1 } else { &mut cursors.0 };
+            *cursor = seq.max(*cursor);
         }
         if let Some((key, joined)) = self.sent.remove(&id) {
             if let Some(seq) = line["data"]["seq"].as_u64() {
-                // Two sockets may be answered in any order within a tick.
+                // Within a batch two sockets can be answered in any order.
                 let first = line["data"]["duplicate"] != true;
                 if first {
                     assert!(self.firsts.insert(key.clone(), seq).is_none());
                 }
                 match self.acknowledged.get(&key) {
-                    Some(before) => assert_eq!(seq, *before, "the same seq again"),
+                    Some(before) => assert_eq!(seq, *before, "a resend must return the same seq"),
                     None => {
                         let row = self
                             .disk
                             .rows
                             .iter()
                             .find(|row| (row.first..=row.last).contains(&seq))
-                            .expect("acknowledged only when stored");
+                            .expect("an acknowledged message must be stored");
                         let line = slice(row.first, &row.body, seq - 1, seq);
                         let line: Value = serde_json::from_str(line).expect("JSON");
                         assert_eq!(line["data"]["senderId"], key.0);
@@ -495,7 +505,7 @@ impl World {
         }
     }
 
-    /// What must always be true.
+    /// Asserts the invariants after every step.
     fn check(&mut self) {
         let head = self.disk.rows.last().map_or(0, |row| row.last);
         assert_eq!(head, self.room.bounds().head);
@@ -504,10 +514,10 @@ impl World {
         for (user, (delivered, read, queued)) in members {
             assert!(read <= delivered && delivered <= head);
             assert_eq!(queued, head - delivered.max(floor).min(head));
-            let told = self.cursors.get(&user).copied().unwrap_or_default();
+            let acknowledged = self.cursors.get(&user).copied().unwrap_or_default();
             assert!(
-                delivered >= told.0 && read >= told.1,
-                "what a member was answered stays true"
+                delivered >= acknowledged.0 && read >= acknowledged.1,
+                "an acknowledged cursor must not move back"
             );
         }
     }
@@ -516,7 +526,7 @@ impl World {
         let mut out = Vec::new();
         let Ok(Served::Now(json, _)) = self.room.serve(Request::Members, 0, self.now, &mut out)
         else {
-            panic!("members are known at once");
+            panic!("members must be returned immediately");
         };
         let members: Vec<Value> = serde_json::from_str(&json).expect("JSON");
         members
@@ -531,14 +541,14 @@ impl World {
             .collect()
     }
 
-    /// At rest every open connection has everything.
+    /// Flushes everything, then asserts that every open connection is complete.
     fn settle(&mut self) {
         self.now += 60_000;
         self.advance();
         self.advance();
         let members: Vec<String> = self.members().into_keys().collect();
         let stored: Vec<String> = self.disk.members.keys().cloned().collect();
-        assert_eq!(members, stored, "membership is stored");
+        assert_eq!(members, stored, "all members must be stored");
         let head = self.room.bounds().head;
         for socket in self
             .sockets
@@ -546,10 +556,10 @@ impl World {
             .filter(|socket| socket.open && socket.joined)
         {
             if let Some(at) = socket.at {
-                assert_eq!(at, head, "{} has everything", socket.user);
+                assert_eq!(at, head, "{} must have received all events", socket.user);
             }
         }
-        // The log tells each acknowledged send once.
+        // The log contains each message once.
         let range = Range {
             after: 0,
             before: u64::MAX,
@@ -575,7 +585,7 @@ impl World {
         let events = ids.len();
         ids.sort();
         ids.dedup();
-        assert_eq!(ids.len(), events, "nothing is in the log twice");
+        assert_eq!(ids.len(), events, "no message may be in the log twice");
     }
 }
 
@@ -583,7 +593,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn order_no_holes_no_duplicates_cursors_and_queue_whatever_comes(steps in steps()) {
+    fn order_deduplication_cursors_and_queue_hold_in_every_interleaving(steps in steps()) {
         let mut world = World::new();
         for step in &steps {
             world.step(step);
@@ -592,9 +602,8 @@ proptest! {
     }
 }
 
-/// Cursors that were acknowledged survive a crash and never move back.
 #[test]
-fn an_acknowledged_cursor_survives_a_crash() {
+fn an_acknowledged_cursor_survives_a_crash_and_never_moves_back() {
     let mut world = World::new();
     world.connect("alice", None);
     for message in 0..5 {

@@ -12,8 +12,8 @@ use js_sys::futures::JsFuture;
 use js_sys::{Array, JSON, Promise, Uint8Array};
 use roomcast_auth::Keys;
 use roomcast_auth::jwk::{Algorithm, MAX_JWKS, PublicKey};
-use roomcast_auth::keys::{RETRY_AFTER, Task};
-use roomcast_proto::fault::Fault;
+use roomcast_auth::keys::{KeyStep, RETRY_AFTER};
+use roomcast_proto::error::Error as ClientError;
 use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
@@ -44,7 +44,11 @@ extern "C" {
 
 /// Sees to it that `token` can be judged, by what there is where something
 /// fails. There is a fault where nothing is.
-pub async fn prepare(env: &Env, config: &Config, token: &str) -> std::result::Result<(), Fault> {
+pub async fn prepare(
+    env: &Env,
+    config: &Config,
+    token: &str,
+) -> std::result::Result<(), ClientError> {
     look_at_signature(config, token).await;
     super::revocations::catch_up(env, &config.auth.revoked).await
 }
@@ -52,20 +56,20 @@ pub async fn prepare(env: &Env, config: &Config, token: &str) -> std::result::Re
 async fn look_at_signature(config: &Config, token: &str) {
     let keys = &config.auth.keys;
     let mut fetched = false;
-    while let Some(task) = keys.task(token, !fetched, now()) {
+    while let Some(task) = keys.step(token, !fetched, now()) {
         match task {
             // A key that is not even in the newest set is not there.
-            Task::Fetch if fetched => return,
-            Task::Fetch => {
+            KeyStep::Fetch if fetched => return,
+            KeyStep::Fetch => {
                 fetch(keys).await;
                 fetched = true;
             }
             // Ends, for a fetch that is not heard of for a while is given up.
-            Task::Wait => Delay::from(LOOK).await,
-            Task::Check(candidates) => {
+            KeyStep::Wait => Delay::from(LOOK).await,
+            KeyStep::Check(candidates) => {
                 for key in candidates {
                     match check(&key, token).await {
-                        Ok(true) => return keys.vouch(token, key),
+                        Ok(true) => return keys.mark_verified(token, key),
                         Ok(false) => {}
                         Err(error) => complain(format!("a public key is no good: {error}")),
                     }

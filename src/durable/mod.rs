@@ -25,12 +25,12 @@ pub use sabotage::plan as plan_sabotage;
 pub use settings::settings;
 pub use tickets::{issue as issue_ticket, redeem as redeem_ticket};
 
-use roomcast_proto::fault::Fault;
+use roomcast_proto::error::Error;
 use worker::{Response, ResponseBuilder, Result};
 
 /// An object's refusal, which the Worker makes a problem of.
-fn refuse(fault: &Fault) -> Result<Response> {
+fn refuse(error: &Error) -> Result<Response> {
     Ok(ResponseBuilder::new()
-        .with_status(fault.code.status())
-        .fixed(serde_json::to_vec(fault)?))
+        .with_status(error.code.status())
+        .fixed(serde_json::to_vec(error)?))
 }

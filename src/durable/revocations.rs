@@ -14,8 +14,11 @@ use super::runtime::{self, GATEWAYS, REVOCATIONS, ROOMS, complain, now};
 use super::sql::{Db, js, number, text};
 use super::{clock, refuse};
 use futures_util::{StreamExt, stream};
-use roomcast_auth::revoked::{Look, MAX_REVOCATIONS, News, Registry, Revocation, Revoked, Whose};
-use roomcast_proto::fault::{Code, Fault};
+use roomcast_auth::revocation::{
+    MAX_REVOCATIONS, RefreshStep, Revocation, RevocationCache, RevocationDelta, RevocationList,
+    RevocationTarget,
+};
+use roomcast_proto::error::{Error as ClientError, ErrorCode};
 use roomcast_proto::time::{DAY, Millis, SECOND};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -64,7 +67,7 @@ pub enum Place {
 #[derive(Serialize, Deserialize)]
 enum Ask {
     Revoke {
-        whose: Whose,
+        whose: RevocationTarget,
         until: u64,
     },
     /// What came after this number.
@@ -101,13 +104,13 @@ async fn ask<T: DeserializeOwned>(env: &Env, ask: &Ask) -> Result<T> {
 /// Revokes. The fault is for the service that asked.
 pub async fn revoke(
     env: &Env,
-    revoked: &Revoked,
-    whose: Whose,
+    revoked: &RevocationCache,
+    whose: RevocationTarget,
     until: u64,
-) -> std::result::Result<Revocation, Fault> {
+) -> std::result::Result<Revocation, ClientError> {
     let failed = |error: Error| {
         complain(error);
-        Fault::internal()
+        ClientError::internal()
     };
     let ask = Ask::Revoke { whose, until };
     let ask = serde_json::to_string(&ask).map_err(|error| failed(error.into()))?;
@@ -115,7 +118,7 @@ pub async fn revoke(
         .await
         .map_err(failed)?;
     if status != 200 {
-        return Err(serde_json::from_str(&answer).unwrap_or_else(|_| Fault::internal()));
+        return Err(serde_json::from_str(&answer).unwrap_or_else(|_| ClientError::internal()));
     }
     let revocation: Revocation =
         serde_json::from_str(&answer).map_err(|error| failed(error.into()))?;
@@ -125,13 +128,16 @@ pub async fn revoke(
 
 /// Sees to it that the list is not old. Where that fails the last one has to do;
 /// without any there is a fault.
-pub async fn catch_up(env: &Env, revoked: &Revoked) -> std::result::Result<(), Fault> {
-    while let Some(look) = revoked.task(true, now()) {
+pub async fn catch_up(
+    env: &Env,
+    revoked: &RevocationCache,
+) -> std::result::Result<(), ClientError> {
+    while let Some(look) = revoked.step(true, now()) {
         match look {
-            Look::Wait => Delay::from(Duration::from_millis(20)).await,
-            Look::Ask => {
+            RefreshStep::Wait => Delay::from(Duration::from_millis(20)).await,
+            RefreshStep::Ask => {
                 let after = revoked.head();
-                match ask::<News>(env, &Ask::News { after }).await {
+                match ask::<RevocationDelta>(env, &Ask::News { after }).await {
                     Ok(news) => revoked.caught_up(news, now()),
                     Err(error) => {
                         complain(format!("what was revoked is not known: {error}"));
@@ -144,7 +150,7 @@ pub async fn catch_up(env: &Env, revoked: &Revoked) -> std::result::Result<(), F
     }
     match revoked.is_known() {
         true => Ok(()),
-        false => Err(Fault::internal()),
+        false => Err(ClientError::internal()),
     }
 }
 
@@ -155,7 +161,12 @@ pub fn registration(expires: Millis) -> Millis {
 }
 
 /// Says that a place has sockets. What was revoked is known then.
-pub async fn register(env: &Env, revoked: &Revoked, place: Place, until: Millis) -> Result<()> {
+pub async fn register(
+    env: &Env,
+    revoked: &RevocationCache,
+    place: Place,
+    until: Millis,
+) -> Result<()> {
     let after = revoked.head();
     let register = Ask::Register {
         place,
@@ -163,13 +174,13 @@ pub async fn register(env: &Env, revoked: &Revoked, place: Place, until: Millis)
         until,
         after,
     };
-    let mut answer = ask::<News>(env, &register).await;
+    let mut answer = ask::<RevocationDelta>(env, &register).await;
     for wait in REGISTER_AGAIN {
         if answer.is_ok() {
             break;
         }
         Delay::from(Duration::from_millis(wait)).await;
-        answer = ask::<News>(env, &register).await;
+        answer = ask::<RevocationDelta>(env, &register).await;
     }
     let news = answer?;
     // Somebody else may have asked for the rest meanwhile, or for more.
@@ -186,7 +197,7 @@ pub struct Revocations {
 
 struct Live {
     db: Db,
-    registry: Registry,
+    registry: RevocationList,
 }
 
 impl DurableObject for Revocations {
@@ -204,7 +215,7 @@ impl DurableObject for Revocations {
         let revokes = matches!(ask, Ask::Revoke { .. });
         let answer = match self.with(|live| live.answer(ask))? {
             Ok(answer) => answer,
-            Err(fault) => return refuse(&fault),
+            Err(error) => return refuse(&error),
         };
         if revokes {
             // By an alarm, which is tried again whatever happens to this object.
@@ -260,7 +271,7 @@ impl Revocations {
         done
     }
 
-    async fn tell(&self, key: &str, news: &News) -> Result<Told> {
+    async fn tell(&self, key: &str, news: &RevocationDelta) -> Result<Told> {
         let place: Place = serde_json::from_str(key)?;
         let (binding, name, header) = match &place {
             Place::Room(name) => (ROOMS, name, ROOM_HEADER),
@@ -276,7 +287,7 @@ impl Revocations {
 }
 
 /// Somebody to be told: the key and the life of the place, and what.
-type Untold = (String, String, News);
+type Untold = (String, String, RevocationDelta);
 
 impl Live {
     fn wake(state: &State) -> Result<Self> {
@@ -288,20 +299,20 @@ impl Live {
             .collect();
         let head = db.meta("head").and_then(|head| head.parse().ok());
         Ok(Live {
-            registry: Registry::recall(head.unwrap_or(0), list),
+            registry: RevocationList::restore(head.unwrap_or(0), list),
             db,
         })
     }
 
-    fn answer(&mut self, ask: Ask) -> Result<std::result::Result<Vec<u8>, Fault>> {
+    fn answer(&mut self, ask: Ask) -> Result<std::result::Result<Vec<u8>, ClientError>> {
         let answer = match ask {
             Ask::Revoke { whose, until } => {
                 let at = now() / SECOND;
                 self.registry.prune(at);
                 let key = serde_json::to_string(&whose)?;
                 let Ok(revocation) = self.registry.revoke(whose, at, until) else {
-                    let fault = format!("there may be {MAX_REVOCATIONS} revocations at a time");
-                    return Ok(Err(Fault::new(Code::Conflict, fault)));
+                    let error = format!("there may be {MAX_REVOCATIONS} revocations at a time");
+                    return Ok(Err(ClientError::new(ErrorCode::Conflict, error)));
                 };
                 self.db.set_meta("head", &revocation.n.to_string())?;
                 let record = serde_json::to_string(&revocation)?;
@@ -329,7 +340,7 @@ impl Live {
                     &[
                         serde_json::to_string(&place)?.into(),
                         life.into(),
-                        js(until.min(roomcast_proto::wire::object::MAX_SAFE_INTEGER)),
+                        js(until.min(roomcast_proto::raw_object::MAX_SAFE_INTEGER)),
                         js(self.registry.head()),
                     ],
                 )?;

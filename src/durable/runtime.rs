@@ -4,7 +4,7 @@
 
 use super::sabotage;
 use js_sys::{Array, JsString, Object, Promise, Reflect};
-use roomcast_proto::eventlog::Entry;
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use slotmap::{Key, KeyData};
 use std::fmt::Display;
@@ -213,7 +213,7 @@ pub async fn read_body(
 
 /// A failure of the platform: for the operator, nobody else is told.
 pub fn complain(error: impl Display) {
-    worker::console_error!("{}", Entry::error(error.to_string()).line(now()));
+    worker::console_error!("{}", LogRecord::error(error.to_string()).line(now()));
 }
 
 /// Lets an object go on with something after what called it has ended.

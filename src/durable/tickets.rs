@@ -8,8 +8,8 @@ use super::{clock, refuse, settings};
 use crate::config::Config;
 use roomcast_auth::ticket;
 use roomcast_proto::access::Identity;
-use roomcast_proto::fault::Fault;
-use roomcast_proto::limits::Doors;
+use roomcast_proto::error::Error as ClientError;
+use roomcast_proto::limits::KeyedRateLimiter;
 use roomcast_proto::time::{MINUTE, Millis};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -35,22 +35,27 @@ enum Ask {
     },
 }
 
-async fn ask(env: &Env, shard: usize, ask: &Ask) -> std::result::Result<String, Fault> {
+async fn ask(env: &Env, shard: usize, ask: &Ask) -> std::result::Result<String, ClientError> {
     let failed = |error: Error| {
         runtime::complain(error);
-        Fault::internal()
+        ClientError::internal()
     };
     let ask = serde_json::to_string(ask).map_err(|error| failed(error.into()))?;
     let shard = shard.to_string();
     match runtime::ask(env, TICKETS, &shard, &[], ask).await {
         Ok((200, answer)) => Ok(answer),
-        Ok((_, fault)) => Err(serde_json::from_str(&fault).unwrap_or_else(|_| Fault::internal())),
+        Ok((_, error)) => {
+            Err(serde_json::from_str(&error).unwrap_or_else(|_| ClientError::internal()))
+        }
         Err(error) => Err(failed(error)),
     }
 }
 
 /// A new ticket, and until when it is good.
-pub async fn issue(env: &Env, identity: Identity) -> std::result::Result<(String, Millis), Fault> {
+pub async fn issue(
+    env: &Env,
+    identity: Identity,
+) -> std::result::Result<(String, Millis), ClientError> {
     let shard = ticket::shard_of_user(&identity.user);
     let secret = format!("{}{}", fresh_id(), fresh_id());
     let (ticket, until) = (ticket::compose(shard, &secret), now() + ticket::LIFE);
@@ -64,8 +69,8 @@ pub async fn issue(env: &Env, identity: Identity) -> std::result::Result<(String
 }
 
 /// Whose ticket it was: it is none any more.
-pub async fn redeem(env: &Env, ticket: &str) -> std::result::Result<Identity, Fault> {
-    let refused = || Fault::unauthorized("the ticket is none, was used, or is too old");
+pub async fn redeem(env: &Env, ticket: &str) -> std::result::Result<Identity, ClientError> {
+    let refused = || ClientError::unauthorized("the ticket is none, was used, or is too old");
     let shard = ticket::shard_of(ticket).ok_or_else(refused)?;
     let redeem = Ask::Redeem {
         ticket: ticket.to_owned(),
@@ -84,7 +89,7 @@ pub struct Tickets {
 struct Live {
     db: Db,
     /// Tickets of each user a minute.
-    doors: Doors,
+    doors: KeyedRateLimiter,
     /// Whether the alarm is set that cleans up.
     armed: bool,
 }
@@ -111,7 +116,7 @@ impl DurableObject for Tickets {
         }
         match answer {
             Ok(body) => Ok(ResponseBuilder::new().fixed(body)),
-            Err(fault) => refuse(&fault),
+            Err(error) => refuse(&error),
         }
     }
 
@@ -134,7 +139,7 @@ impl Tickets {
             Some(live) => live,
             empty => empty.insert(Live {
                 db: Db::open(&self.state.storage(), SCHEMA)?,
-                doors: Doors::default(),
+                doors: KeyedRateLimiter::default(),
                 armed: false,
             }),
         };
@@ -143,7 +148,11 @@ impl Tickets {
 }
 
 impl Live {
-    fn answer(&mut self, ask: Ask, config: &Config) -> Result<std::result::Result<Vec<u8>, Fault>> {
+    fn answer(
+        &mut self,
+        ask: Ask,
+        config: &Config,
+    ) -> Result<std::result::Result<Vec<u8>, ClientError>> {
         match ask {
             Ask::Issue {
                 ticket,
@@ -153,8 +162,8 @@ impl Live {
                 // As many as there may be connects.
                 let connects = config.room.limits.connects;
                 let taken = self.doors.admit(&identity.user, "tickets", connects, now());
-                if let Err(fault) = taken {
-                    return Ok(Err(fault));
+                if let Err(error) = taken {
+                    return Ok(Err(error));
                 }
                 self.db.write(
                     "INSERT INTO tickets (ticket, until, identity) VALUES (?, ?, ?)",

@@ -1,6 +1,6 @@
-//! RFC 9457 problems: the one place where a fault becomes an HTTP answer.
+//! RFC 9457 problems: the one place where an error becomes an HTTP answer.
 
-use roomcast_proto::fault::Fault;
+use roomcast_proto::error::Error;
 use serde_json::json;
 
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -84,11 +84,11 @@ impl Problem {
     }
 }
 
-impl From<Fault> for Problem {
-    fn from(fault: Fault) -> Self {
-        let status = fault.code.status();
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let status = error.code.status();
         let mut headers = Vec::new();
-        if let Some(wait) = fault.retry_after {
+        if let Some(wait) = error.retry_after {
             headers.push(("Retry-After", wait.div_ceil(1000).to_string()));
         }
         if status == 401 {
@@ -96,9 +96,9 @@ impl From<Fault> for Problem {
         }
         Problem {
             status,
-            code: fault.code.as_str().to_owned(),
-            detail: fault.message,
-            field: fault.field,
+            code: error.code.as_str().to_owned(),
+            detail: error.message,
+            field: error.field,
             headers,
         }
     }
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_problem_names_the_field_and_has_a_stable_code() {
-        let problem = Problem::from(Fault::bad_field("since", "a whole number"));
+        let problem = Problem::from(Error::bad_field("since", "a whole number"));
         let json: serde_json::Value = serde_json::from_str(&problem.json()).expect("JSON");
         assert_eq!(json["status"], 400);
         assert_eq!(json["code"], "badRequest");
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_limit_says_when_to_try_again() {
-        let problem = Problem::from(Fault::rate_limited("connects", 1_200));
+        let problem = Problem::from(Error::rate_limited("connects", 1_200));
         assert_eq!(problem.headers, vec![("Retry-After", "2".to_owned())]);
     }
 }

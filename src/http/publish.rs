@@ -1,9 +1,9 @@
 //! What `POST /publish` takes.
 
-use roomcast_proto::fault::{Fault, Result};
+use roomcast_proto::error::{Error, Result};
+use roomcast_proto::json::too_deep;
 use roomcast_proto::name::personal_room;
-use roomcast_proto::wire::Object;
-use roomcast_proto::wire::object::{BOOLEAN, MESSAGE_ID, PUBLISHED_EVENT, ROOM, USER, too_deep};
+use roomcast_proto::raw_object::{BOOLEAN, MESSAGE_ID, PUBLISHED_EVENT, ROOM, RawObject, USER};
 use roomcast_room::service::Publication;
 use serde_json::value::RawValue;
 
@@ -27,38 +27,38 @@ pub enum Body {
 /// Reads the body of `POST /publish`.
 pub fn parse(body: &str) -> Result<Body> {
     if too_deep(body) {
-        return Err(Fault::bad_request("the body is nested too deeply"));
+        return Err(Error::bad_request("the body is nested too deeply"));
     }
-    let object = Object::parse(body, "the body")?;
+    let object = RawObject::parse(body, "the body")?;
     let Some(messages) = object.raw("messages") else {
         return message(&object).map(Body::One);
     };
     let expected = "a list of 1 to 100 messages";
     let messages: Vec<&RawValue> =
-        serde_json::from_str(messages.get()).map_err(|_| Fault::bad_field("messages", expected))?;
+        serde_json::from_str(messages.get()).map_err(|_| Error::bad_field("messages", expected))?;
     if messages.is_empty() || messages.len() > MAX_BATCH {
-        return Err(Fault::bad_field("messages", expected));
+        return Err(Error::bad_field("messages", expected));
     }
     Ok(Body::Many(
         messages
             .into_iter()
-            .map(|one| message(&Object::parse(one.get(), "each message")?))
+            .map(|one| message(&RawObject::parse(one.get(), "each message")?))
             .collect(),
     ))
 }
 
-fn message(object: &Object) -> Result<Addressed> {
+fn message(object: &RawObject) -> Result<Addressed> {
     let (room, user) = (object.get("room", ROOM)?, object.get("userId", USER)?);
     let room = match (room, user) {
         (Some(room), None) => room,
         (None, Some(user)) => personal_room(&user),
-        _ => return Err(Fault::bad_field("room", "given, or `userId`, and not both")),
+        _ => return Err(Error::bad_field("room", "given, or `userId`, and not both")),
     };
     Ok(Addressed {
         room,
         publication: Publication {
-            event: object.need("event", PUBLISHED_EVENT)?,
-            data: object.any("data")?.to_owned(),
+            event: object.required("event", PUBLISHED_EVENT)?,
+            data: object.required_raw("data")?.to_owned(),
             message_id: object.get("messageId", MESSAGE_ID)?,
             volatile: object.get("volatile", BOOLEAN)?.unwrap_or(false),
         },

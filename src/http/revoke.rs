@@ -1,12 +1,11 @@
 //! What `POST /revoke` takes.
 
-use roomcast_auth::revoked::{MAX_JTI, MAX_LIFE, Whose};
-use roomcast_proto::fault::{Fault, Result};
+use roomcast_auth::revocation::{MAX_JTI, MAX_LIFE, RevocationTarget};
+use roomcast_proto::error::{Error, Result};
+use roomcast_proto::raw_object::{Field, RawObject, USER, WHOLE};
 use roomcast_proto::time::{Millis, SECOND};
-use roomcast_proto::wire::Object;
-use roomcast_proto::wire::object::{Kind, USER, WHOLE};
 
-const JTI: Kind<String> = Kind {
+const JTI: Field<String> = Field {
     expected: "a token's `jti`: 1 to 256 bytes",
     read: |json| {
         serde_json::from_str::<String>(json)
@@ -16,18 +15,18 @@ const JTI: Kind<String> = Kind {
 };
 
 /// Reads the body: what is revoked, and until when in seconds since 1970.
-pub fn parse(body: &str, now: Millis) -> Result<(Whose, u64)> {
-    let object = Object::parse(body, "the body")?;
+pub fn parse(body: &str, now: Millis) -> Result<(RevocationTarget, u64)> {
+    let object = RawObject::parse(body, "the body")?;
     let whose = match (object.get("userId", USER)?, object.get("jti", JTI)?) {
-        (Some(user), None) => Whose::User(user),
-        (None, Some(jti)) => Whose::Jti(jti),
-        _ => return Err(Fault::bad_field("userId", "given, or `jti`, and not both")),
+        (Some(user), None) => RevocationTarget::User(user),
+        (None, Some(jti)) => RevocationTarget::Jti(jti),
+        _ => return Err(Error::bad_field("userId", "given, or `jti`, and not both")),
     };
     let now = now / SECOND;
     let until = object.get("until", WHOLE)?.unwrap_or(now + MAX_LIFE);
     if until <= now || until > now + MAX_LIFE {
         let expected = "a time to come within 400 days, in seconds since 1970";
-        return Err(Fault::bad_field("until", expected));
+        return Err(Error::bad_field("until", expected));
     }
     Ok((whose, until))
 }
@@ -39,17 +38,17 @@ mod tests {
     #[test]
     fn a_user_or_a_jti_is_revoked_until_a_time_to_come() {
         let now = 1_000_000;
-        let alice = || Whose::User("alice".into());
+        let alice = || RevocationTarget::User("alice".into());
         for (body, expected) in [
             (r#"{"userId":"alice"}"#, (alice(), 1_000 + MAX_LIFE)),
             (r#"{"userId":"alice","until":1001}"#, (alice(), 1_001)),
             (
                 r#"{"jti":"x y"}"#,
-                (Whose::Jti("x y".into()), 1_000 + MAX_LIFE),
+                (RevocationTarget::Jti("x y".into()), 1_000 + MAX_LIFE),
             ),
             (
                 r#"{"jti":"j","userId":null,"until":null}"#,
-                (Whose::Jti("j".into()), 1_000 + MAX_LIFE),
+                (RevocationTarget::Jti("j".into()), 1_000 + MAX_LIFE),
             ),
         ] {
             assert_eq!(parse(body, now), Ok(expected), "{body}");
@@ -65,8 +64,8 @@ mod tests {
             (r#"{"jti":"j","until":99999999999}"#, Some("until")),
             ("[]", None),
         ] {
-            let fault = parse(body, now).expect_err(body);
-            assert_eq!(fault.field.as_deref(), field, "{body}");
+            let error = parse(body, now).expect_err(body);
+            assert_eq!(error.field.as_deref(), field, "{body}");
         }
     }
 }

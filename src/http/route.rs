@@ -2,10 +2,11 @@
 
 use super::problem::Problem;
 use roomcast_gateway::Protocol;
-use roomcast_proto::fault::{Fault, Result};
+use roomcast_proto::command::{DEFAULT_LIMIT, MAX_LIMIT};
+use roomcast_proto::error::{Error, Result};
 use roomcast_proto::name;
-use roomcast_proto::wire::command::{DEFAULT_LIMIT, MAX_LIMIT, Position};
-use roomcast_proto::wire::object::{ROOM, USER, whole};
+use roomcast_proto::position::Position;
+use roomcast_proto::raw_object::{ROOM, USER, whole};
 use roomcast_room::log::Range;
 use std::borrow::Cow;
 
@@ -126,14 +127,14 @@ fn room(segment: &str) -> Result<String> {
     decoded(segment)
         .filter(|room| name::is_room(room))
         .map(Cow::into_owned)
-        .ok_or_else(|| Fault::bad_field("room", ROOM.expected))
+        .ok_or_else(|| Error::bad_field("room", ROOM.expected))
 }
 
 fn user(segment: &str) -> Result<String> {
     decoded(segment)
         .filter(|user| name::is_user(user))
         .map(Cow::into_owned)
-        .ok_or_else(|| Fault::bad_field("user", USER.expected))
+        .ok_or_else(|| Error::bad_field("user", USER.expected))
 }
 
 fn decoded(segment: &str) -> Option<Cow<'_, str>> {
@@ -169,7 +170,7 @@ impl Query {
             .map(|value| {
                 whole(value)
                     .filter(|number| (min..=max).contains(number))
-                    .ok_or_else(|| Fault::bad_field(name, expected))
+                    .ok_or_else(|| Error::bad_field(name, expected))
             })
             .transpose()
     }
@@ -206,14 +207,14 @@ impl Query {
         self.get("userId")
             .filter(|user| name::is_user(user))
             .map(str::to_owned)
-            .ok_or_else(|| Fault::bad_field("userId", USER.expected))
+            .ok_or_else(|| Error::bad_field("userId", USER.expected))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use roomcast_proto::fault::Code;
+    use roomcast_proto::error::ErrorCode;
 
     /// All but those of development builds.
     const ROUTES: [(&str, &str); 22] = [
@@ -293,15 +294,15 @@ mod tests {
         }
         assert_eq!(described.len(), routes.len(), "{described:?}");
         for code in [
-            Code::BadRequest,
-            Code::Unauthorized,
-            Code::Forbidden,
-            Code::NotFound,
-            Code::NotJoined,
-            Code::TooLarge,
-            Code::RateLimited,
-            Code::Conflict,
-            Code::Internal,
+            ErrorCode::BadRequest,
+            ErrorCode::Unauthorized,
+            ErrorCode::Forbidden,
+            ErrorCode::NotFound,
+            ErrorCode::NotJoined,
+            ErrorCode::TooLarge,
+            ErrorCode::RateLimited,
+            ErrorCode::Conflict,
+            ErrorCode::Internal,
         ] {
             let codes = &api["components"]["schemas"]["Code"]["enum"];
             let codes = codes.as_array().expect("a list");

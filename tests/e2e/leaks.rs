@@ -1,6 +1,6 @@
 //! Isolation of connections: a connection receives only events of rooms that its
-//! own token opens, it is only ever accepted as the user of its own token, and a
-//! client without a token can neither fill nor stop a gateway.
+//! own token allows, it is only ever accepted as the user of its own token, and a
+//! client without a token can neither exhaust nor block a gateway.
 
 use super::{service, token};
 use futures_util::future::join_all;
@@ -20,7 +20,7 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// A token that opens these rooms and no others.
+/// A token for these rooms and no others.
 fn token_for(user: &str, rooms: &[&str]) -> String {
     Token::user(user).claim("rooms", rooms).sign(SECRET)
 }
@@ -70,7 +70,7 @@ async fn assert_connected_as(client: &mut SocketIo, user: &str) {
     assert_eq!(connected.args[0]["userId"], user, "the identity of {user}");
 }
 
-/// The events that the client received although its token does not open their
+/// The events that the client received although its token does not allow their
 /// room, each name and room with its count.
 fn foreign_events(client: &SocketIo, is_foreign: impl Fn(&str) -> bool) -> BTreeMap<String, usize> {
     let mut foreign = BTreeMap::new();
@@ -182,7 +182,7 @@ async fn a_client_that_dies_during_recovery_leaves_nothing_behind() {
     const VICTIMS: usize = 8;
     let server = Server::start(&[ONE_GATEWAY]);
     let rooms: Vec<String> = (0..ROOMS).map(|n| format!("secret-{n}")).collect();
-    // A gateway with a connected client does not sleep so soon.
+    // The connected client keeps the gateway from hibernating.
     let _idle = SocketIo::join(&server, &token_for("idle", &["public*"])).await;
 
     let query = |n: usize| {
@@ -237,7 +237,10 @@ async fn a_client_that_dies_during_recovery_leaves_nothing_behind() {
     for (_, other) in &mut others {
         join(other, "public").await;
         let refused = other.request("joinRoom", json!("secret-0")).await;
-        assert_eq!(refused.expect_err("not its room")["code"], "forbidden");
+        assert_eq!(
+            refused.expect_err("a room outside the token")["code"],
+            "forbidden"
+        );
     }
     for room in &rooms {
         publish(&server, room, "later").await;
@@ -294,7 +297,7 @@ async fn a_client_is_only_ever_accepted_as_the_user_of_its_own_token() {
         let auth = json!({ "token": token_for(&user, &["public*"]) });
         other.start_connect("/chat", auth).await;
         tokio::time::sleep(ms(20)).await;
-        // A push of any room lets a gateway look at recoveries again.
+        // A delivery of any room makes a gateway check its recoveries again.
         publish(&server, "public", n).await;
         let problem = connect_problem(&mut other, &user).await;
         assert_eq!(problem, None);
@@ -313,7 +316,7 @@ async fn recovery_joins_the_personal_room() {
     until_connections(&server, "@victim", "victim", 9).await;
     let mut client = SocketIo::open(&server, &format!("token={token}")).await;
     client.start_connect("/chat", json!({ "pid": pid })).await;
-    // A push of any room lets a gateway look at recoveries again.
+    // A delivery of any room makes a gateway check its recoveries again.
     publish(&server, "traffic", "x").await;
     client.connect_answer().await.expect("accepted");
     assert_connected_as(&mut client, "victim").await;
@@ -353,7 +356,7 @@ async fn an_eleventh_connection_is_complete_or_closed() {
 }
 
 #[tokio::test]
-async fn a_native_gateway_socket_leaves_rooms_that_the_new_token_does_not_open() {
+async fn a_native_gateway_socket_leaves_rooms_that_the_new_token_does_not_allow() {
     let server = Server::start(&[]);
     let path = format!("/ws?token={}", token_for("bob", &["x", "y"]));
     let mut bob = Client::open(&server, &path, &[]).await.expect("accepted");
@@ -367,7 +370,10 @@ async fn a_native_gateway_socket_leaves_rooms_that_the_new_token_does_not_open()
     tokio::time::sleep(ms(300)).await;
     publish(&server, "y", "of y").await;
     let first = bob.logged(1).await.remove(0);
-    assert_eq!(first["data"]["roomId"], "y", "an event of a closed room");
+    assert_eq!(
+        first["data"]["roomId"], "y",
+        "an event of a room that the token does not allow"
+    );
     let closed = bob.expect("roomClosed").await;
     assert_eq!(
         closed["data"],
@@ -378,7 +384,10 @@ async fn a_native_gateway_socket_leaves_rooms_that_the_new_token_does_not_open()
     let code = refused.expect_err("not joined")["code"].clone();
     assert!(code == "notJoined" || code == "forbidden", "{code}");
     let refused = bob.request("joinRoom", json!("x")).await;
-    assert_eq!(refused.expect_err("not its room")["code"], "forbidden");
+    assert_eq!(
+        refused.expect_err("a room outside the token")["code"],
+        "forbidden"
+    );
     let message = json!({ "roomId": "y", "content": "to y" });
     bob.request("sendMessage", message).await.expect("sent");
     assert_is_member(&server, "x", "bob").await;
@@ -386,7 +395,7 @@ async fn a_native_gateway_socket_leaves_rooms_that_the_new_token_does_not_open()
 }
 
 #[tokio::test]
-async fn a_socketio_client_leaves_rooms_that_the_new_token_does_not_open() {
+async fn a_socketio_client_leaves_rooms_that_the_new_token_does_not_allow() {
     let server = Server::start(&[]);
     let mut bob = SocketIo::join(&server, &token_for("bob", &["x", "y"])).await;
     for room in ["x", "y"] {
@@ -399,7 +408,11 @@ async fn a_socketio_client_leaves_rooms_that_the_new_token_does_not_open() {
     tokio::time::sleep(ms(300)).await;
     publish(&server, "y", "of y").await;
     let first = bob.expect("newMessage").await;
-    assert_eq!(first.room(), Some("y"), "an event of a closed room");
+    assert_eq!(
+        first.room(),
+        Some("y"),
+        "an event of a room that the token does not allow"
+    );
     let closed = bob.expect("roomClosed").await;
     assert_eq!(
         closed.args[0],
@@ -410,7 +423,10 @@ async fn a_socketio_client_leaves_rooms_that_the_new_token_does_not_open() {
     let code = refused.expect_err("not joined")["code"].clone();
     assert!(code == "notJoined" || code == "forbidden", "{code}");
     let refused = bob.request("joinRoom", json!("x")).await;
-    assert_eq!(refused.expect_err("not its room")["code"], "forbidden");
+    assert_eq!(
+        refused.expect_err("a room outside the token")["code"],
+        "forbidden"
+    );
     let message = json!({ "roomId": "y", "content": "to y" });
     bob.request("sendMessage", message).await.expect("sent");
     assert_is_member(&server, "x", "bob").await;
@@ -455,16 +471,16 @@ fn p95(mut times: Vec<Duration>) -> Duration {
     times[(times.len() * 95).div_ceil(100) - 1]
 }
 
-/// Sends a message every 10 ms, 100 at the least and for as long as `goes_on`,
-/// and for 10 s at the most. Returns how long each acknowledgement took; an
+/// Sends a message every 10 ms: at least 100, then while `is_busy` returns `true`, for
+/// at most 10 s. Returns how long each acknowledgement took; an
 /// acknowledgement that does not arrive counts until the end of the measurement.
-async fn ack_times(client: &mut SocketIo, goes_on: impl Fn() -> bool) -> Vec<Duration> {
+async fn ack_times(client: &mut SocketIo, is_busy: impl Fn() -> bool) -> Vec<Duration> {
     let (mut times, mut pending) = (Vec::new(), VecDeque::new());
     let began = Instant::now();
     let mut sent = 0;
-    while sent < 100 || (goes_on() && sent < 1_000) || !pending.is_empty() {
+    while sent < 100 || (is_busy() && sent < 1_000) || !pending.is_empty() {
         let next = began + ms(10) * (sent + 1);
-        if sent < 100 || (goes_on() && sent < 1_000) {
+        if sent < 100 || (is_busy() && sent < 1_000) {
             let message = json!({ "roomId": "lobby", "content": "x" });
             pending.push_back((client.start("sendMessage", message).await, Instant::now()));
             sent += 1;
@@ -507,9 +523,9 @@ fn records(server: &Server) -> usize {
 }
 
 /// Eight clients without a token post 1 MB of `packet` each while a client of the
-/// same gateway goes on sending.
+/// same gateway keeps sending.
 async fn assert_gateway_withstands(packet: &str) {
-    const STRANGERS: usize = 8;
+    const ATTACKERS: usize = 8;
     let fast = [
         ONE_GATEWAY,
         ("MESSAGES_PER_SECOND", "100000"),
@@ -522,13 +538,13 @@ async fn assert_gateway_withstands(packet: &str) {
         join(&mut client, "lobby").await;
         clients.push(client);
     }
-    let strangers = join_all((0..STRANGERS).map(|_| Polling::open(&server, ""))).await;
+    let attackers = join_all((0..ATTACKERS).map(|_| Polling::open(&server, ""))).await;
     let body = body_of(packet);
     // The server has read bodies of this size before its memory is measured.
     let malformed = "x".repeat(body.len());
-    for _ in 0..STRANGERS {
-        let stranger = Polling::open(&server, "").await;
-        stranger.try_post(&server, &malformed, ms(5_000)).await;
+    for _ in 0..ATTACKERS {
+        let attacker = Polling::open(&server, "").await;
+        attacker.try_post(&server, &malformed, ms(5_000)).await;
     }
     let warm_up = ack_times(&mut clients[0], || false).await;
     let usual = ack_times(&mut clients[0], || false).await;
@@ -536,10 +552,10 @@ async fn assert_gateway_withstands(packet: &str) {
 
     let busy = std::cell::Cell::new(true);
     let attack = async {
-        let patience = Duration::from_secs(60);
-        let posts = strangers
+        let timeout = Duration::from_secs(60);
+        let posts = attackers
             .iter()
-            .map(|one| one.try_post(&server, &body, patience));
+            .map(|one| one.try_post(&server, &body, timeout));
         let answers = join_all(posts).await;
         busy.set(false);
         answers
@@ -565,46 +581,46 @@ async fn assert_gateway_withstands(packet: &str) {
     assert_eq!(cut_off, 0, "{figures}");
     assert!(under_attack <= usual + ms(100), "{figures}");
     assert!(growth < MAX_GROWTH, "{figures}");
-    assert!(new_records <= 4 * STRANGERS, "{figures}");
+    assert!(new_records <= 4 * ATTACKERS, "{figures}");
 }
 
 #[tokio::test]
-async fn strangers_cannot_stop_a_gateway_by_connects() {
+async fn connects_without_a_token_do_not_block_a_gateway() {
     assert_gateway_withstands("40").await;
 }
 
 #[tokio::test]
-async fn strangers_cannot_stop_a_gateway_by_noops() {
+async fn noops_without_a_token_do_not_block_a_gateway() {
     assert_gateway_withstands("6").await;
 }
 
 #[tokio::test]
-async fn strangers_cannot_stop_a_gateway_by_connects_to_unknown_namespaces() {
+async fn connects_to_unknown_namespaces_do_not_block_a_gateway() {
     assert_gateway_withstands("40/x,").await;
 }
 
 /// Eighty clients without a token send `announcement` and then 900 kB of
 /// attachments each. Returns after the server has closed them all.
 async fn send_attachments(server: &Server, announcement: &str) {
-    let stranger = async || {
-        let mut stranger = SocketIo::open(server, "").await;
-        stranger.send(announcement).await;
+    let attacker = async || {
+        let mut attacker = SocketIo::open(server, "").await;
+        attacker.send(announcement).await;
         for _ in 0..9 {
-            stranger.send_binary(vec![7; 100_000]).await;
+            attacker.send_binary(vec![7; 100_000]).await;
         }
-        stranger
+        attacker
     };
-    let mut strangers = Vec::new();
+    let mut attackers = Vec::new();
     for _ in 0..10 {
-        strangers.extend(join_all((0..8).map(|_| stranger())).await);
+        attackers.extend(join_all((0..8).map(|_| attacker())).await);
     }
-    for mut stranger in strangers {
-        stranger.closed().await;
+    for mut attacker in attackers {
+        attacker.closed().await;
     }
 }
 
 #[tokio::test]
-async fn announced_attachments_of_strangers_are_not_kept() {
+async fn announced_attachments_without_a_token_are_not_buffered() {
     let server = Server::start(&[ONE_GATEWAY]);
     let mut alice = SocketIo::join(&server, &token("alice")).await;
     join(&mut alice, "lobby").await;
@@ -637,17 +653,17 @@ fn rejects(server: &Server) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_session_without_a_token_may_try_five_times() {
+async fn a_session_without_a_token_is_closed_after_five_refused_connects() {
     let server = Server::start(&[ONE_GATEWAY]);
-    let mut stranger = SocketIo::open(&server, "").await;
+    let mut attacker = SocketIo::open(&server, "").await;
     for n in 1..=5 {
         let auth = json!({ "token": format!("not a token {n}") });
-        let error = stranger.connect("/chat", auth).await.expect_err("refused");
+        let error = attacker.connect("/chat", auth).await.expect_err("refused");
         assert_eq!(error["data"]["code"], "unauthorized", "CONNECT {n}");
     }
     let auth = json!({ "token": "not a token 6" });
-    stranger.start_connect("/chat", auth).await;
-    let code = stranger.closed_within(ms(3_000)).await;
+    attacker.start_connect("/chat", auth).await;
+    let code = attacker.closed_within(ms(3_000)).await;
     assert!(code.is_some(), "the sixth CONNECT closes the session");
     let rejected = rejects(&server);
     assert_eq!(rejected.len(), 1, "one record per connection: {rejected:?}");
@@ -659,17 +675,17 @@ async fn a_session_without_a_token_may_try_five_times() {
 async fn a_session_without_a_token_is_closed_after_ten_seconds() {
     let server = Server::start(&[ONE_GATEWAY]);
     let silent = async {
-        let mut stranger = SocketIo::open(&server, "").await;
+        let mut attacker = SocketIo::open(&server, "").await;
         let began = Instant::now();
-        let code = stranger.closed_within(ms(13_000)).await;
+        let code = attacker.closed_within(ms(13_000)).await;
         ("a silent session", code.is_some(), began.elapsed())
     };
     let refused = async {
-        let mut stranger = SocketIo::open(&server, "").await;
+        let mut attacker = SocketIo::open(&server, "").await;
         let began = Instant::now();
         let auth = json!({ "token": "not a token" });
-        stranger.connect("/chat", auth).await.expect_err("refused");
-        let code = stranger.closed_within(ms(13_000)).await;
+        attacker.connect("/chat", auth).await.expect_err("refused");
+        let code = attacker.closed_within(ms(13_000)).await;
         (
             "a session with a bad token",
             code.is_some(),
@@ -677,12 +693,12 @@ async fn a_session_without_a_token_is_closed_after_ten_seconds() {
         )
     };
     let polling = async {
-        let stranger = Polling::open(&server, "").await;
+        let attacker = Polling::open(&server, "").await;
         let began = Instant::now();
         // A ping of the server answers a poll as well.
         let ended = async {
-            while stranger.poll(&server).await.text == "2" {
-                stranger.try_post(&server, "3", ms(5_000)).await;
+            while attacker.poll(&server).await.text == "2" {
+                attacker.try_post(&server, "3", ms(5_000)).await;
             }
         };
         let ended = tokio::time::timeout(ms(13_000), ended).await.is_ok();
@@ -745,8 +761,8 @@ async fn a_frame_of_many_small_lines_is_refused_by_a_gateway() {
 }
 
 /// Reads the log of a room in order up to `last`, with a ping for each 256 KiB or
-/// quarter of a second. A close with 4503, for the server is faster than the reader,
-/// is answered by a connection that goes on from there.
+/// quarter of a second. After a close with 4503, because the server is faster than the
+/// reader, it reconnects and continues from there.
 async fn read_log(server: Arc<Server>, user: String, last: u64) -> Result<(), String> {
     let mut next = 1;
     loop {
@@ -784,7 +800,7 @@ async fn open_gateway(server: &Server, user: &str) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_replay_through_a_gateway_does_not_silence_others() {
+async fn a_long_replay_through_a_gateway_does_not_delay_other_connections() {
     const EVENTS: u64 = 10_000;
     const LISTENERS: usize = 16;
     const JOINERS: usize = 4;
@@ -810,7 +826,7 @@ async fn one_replay_through_a_gateway_does_not_silence_others() {
         let user = format!("joiner-{n}");
         joiners.push(tokio::spawn(read_log(server.clone(), user, EVENTS + LIVE)));
     }
-    // The replay is under way.
+    // The replay is in progress.
     tokio::time::sleep(ms(500)).await;
     for n in 0..LIVE {
         publish(&server, "long", n).await;
@@ -835,13 +851,13 @@ async fn one_replay_through_a_gateway_does_not_silence_others() {
     assert!(received.iter().all(|n| *n == LIVE), "{figures}");
     assert_eq!(present, [1; LISTENERS], "connections of the listeners");
     for joiner in joiners {
-        let read = joiner.await.expect("it ends");
+        let read = joiner.await.expect("the task must not panic");
         assert_eq!(read, Ok(()), "a joiner receives the whole log in order");
     }
 }
 
 #[tokio::test]
-async fn a_second_websocket_of_an_upgraded_session_is_closed_and_the_session_goes_on() {
+async fn a_second_websocket_of_an_upgraded_session_is_closed_and_the_session_continues() {
     let server = Server::start(&[]);
     let polling = Polling::open(&server, "").await;
     let auth = json!({ "token": token("alice") });
@@ -856,11 +872,11 @@ async fn a_second_websocket_of_an_upgraded_session_is_closed_and_the_session_goe
     second.closed().await;
     let message = json!({ "roomId": "lobby", "content": "still here" });
     let answer = first.request("sendMessage", message).await;
-    assert_eq!(answer.expect("the session goes on")["seq"], 1);
+    assert_eq!(answer.expect("the session continues")["seq"], 1);
 }
 
-/// A gateway that is busy for seconds reads the `5` of an upgrade late. It arrived in
-/// time, so the upgrade is not closed.
+/// A busy gateway reads the upgrade packet `5` seconds late. The packet arrived in
+/// time, so the upgrade must not be closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upgrades_of_many_clients_at_once_are_not_closed() {
     const CLIENTS: usize = 300;

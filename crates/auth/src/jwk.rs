@@ -1,32 +1,40 @@
-//! JWK Sets (RFC 7517): the public keys of one that are for signatures we check.
+//! JWK Sets (RFC 7517). A set may contain keys for many purposes; only the public keys that
+//! can verify tokens are used.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
 use serde::Deserialize;
 use serde_json::json;
 use std::rc::Rc;
 
-/// The lengths of RSA keys, in bits: the least that RFC 7518, 3.3 allows, and
-/// the most that does not let a key set buy much time of the processor.
+/// Allowed lengths of RSA keys in bits. The minimum is that of RFC 7518, 3.3; the maximum
+/// bounds the processor time of a verification.
 pub const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
 
-/// The most bytes of a JWK Set, and the most keys of one that count.
+/// Maximum size of a JWK Set in bytes.
 pub const MAX_JWKS: usize = 256 * 1024;
+
+/// Maximum number of keys that are read from a JWK Set.
 const MAX_KEYS: usize = 100;
 
-/// Why a JWK Set cannot be used. Shown to the operator.
+/// Why a JWK Set cannot be used. The operator sees it in the log, or as the error of the
+/// setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
+    /// The text is not JSON with a list `keys`, or is too long.
     #[error("it is not a JWK Set (RFC 7517)")]
     NotAKeySet,
-    #[error("an RSA key in it is not of 2048 to 4096 bits, or has no proper exponent")]
+    /// An RSA key is too short, too long, or has an unusable exponent.
+    #[error("it contains an RSA key that does not have 2048 to 4096 bits and a valid exponent")]
     WeakRsa,
-    #[error("a key in it is malformed")]
+    /// A key lacks a field or has one with a wrong value.
+    #[error("it contains a malformed key")]
     Malformed,
-    #[error("no key in it is for EdDSA (Ed25519), ES256 or RS256 signatures")]
+    /// No key can verify tokens.
+    #[error("it contains no key for EdDSA (Ed25519), ES256 or RS256 signatures")]
     NoUsableKey,
 }
 
-/// How a public key verifies.
+/// The signature algorithm of a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// Ed25519 (RFC 8037).
@@ -38,10 +46,11 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// By the `alg` of a token's header or of a JWK.
-    pub(super) fn named(alg: &str) -> Option<Self> {
+    /// Returns the algorithm with this `alg` in a token's header or a JWK, or `None` for
+    /// algorithms we do not support.
+    pub(crate) fn named(alg: &str) -> Option<Self> {
         match alg {
-            // The second is the newer name (RFC 9864).
+            // `Ed25519` is the newer name (RFC 9864).
             "EdDSA" | "Ed25519" => Some(Algorithm::EdDsa),
             "ES256" => Some(Algorithm::Es256),
             "RS256" => Some(Algorithm::Rs256),
@@ -50,22 +59,23 @@ impl Algorithm {
     }
 }
 
-/// A public key.
+/// A public key that verifies tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
+    /// The algorithm of the key.
     pub algorithm: Algorithm,
-    /// Its JWK, with what makes the key and nothing else.
+    /// The key as a JWK that contains only the fields of the key itself.
     pub jwk: String,
 }
 
-/// A key of a set.
+/// A key of a set with its id.
 #[derive(Clone)]
-pub(super) struct Named {
-    pub(super) kid: Option<String>,
-    pub(super) key: Rc<PublicKey>,
+pub(crate) struct Named {
+    pub(crate) kid: Option<String>,
+    pub(crate) key: Rc<PublicKey>,
 }
 
-/// What of a JWK counts here.
+/// The fields of a JWK that we read.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -82,8 +92,8 @@ struct Jwk {
 }
 
 impl Named {
-    /// Reads a JWK. `None` where it is none of ours: for encryption, symmetric,
-    /// of another algorithm or of a type that came after this was written.
+    /// Reads a JWK. Returns `None` for keys we do not support: keys for encryption,
+    /// symmetric keys, and keys of other algorithms or unknown types.
     fn read(json: &serde_json::Value) -> Result<Option<Self>, KeySetError> {
         let jwk = Jwk::deserialize(json).map_err(|_| KeySetError::Malformed)?;
         if jwk.intent.is_some_and(|intent| intent != "sig")
@@ -109,7 +119,7 @@ impl Named {
             let text = field.as_deref().ok_or(KeySetError::Malformed)?;
             Base64UrlUnpadded::decode_vec(text).map_err(|_| KeySetError::Malformed)
         };
-        // Coordinates of both curves have 32 bytes.
+        // The coordinates of both curves have 32 bytes (RFC 7518, 6.2.1.2; RFC 8037, 2).
         let coordinate = |field| match bytes(field)?.len() {
             32 => Ok(()),
             _ => Err(KeySetError::Malformed),
@@ -129,7 +139,7 @@ impl Named {
                     return Err(KeySetError::WeakRsa);
                 }
                 let exponent = bytes(&jwk.e)?;
-                // An exponent of 1 would sign everything.
+                // With an exponent of 1 every text is its own signature. Real keys use 65537.
                 if !(2..=32).contains(&bits(&exponent)) {
                     return Err(KeySetError::WeakRsa);
                 }
@@ -146,7 +156,7 @@ impl Named {
     }
 }
 
-/// The length of a number, in bits.
+/// Returns the length of a number in bits, without leading zeros.
 fn bits(big_endian: &[u8]) -> usize {
     let zeros = big_endian.iter().take_while(|byte| **byte == 0).count();
     let digits = &big_endian[zeros..];
@@ -155,18 +165,19 @@ fn bits(big_endian: &[u8]) -> usize {
         .map_or(0, |first| digits.len() * 8 - first.leading_zeros() as usize)
 }
 
-/// A JWK Set: the keys of it that are for signatures we check.
+/// The keys of a JWK Set that can verify tokens.
 #[derive(Clone, Default)]
-pub struct KeySet(pub(super) Vec<Named>);
+pub struct KeySet(pub(crate) Vec<Named>);
 
 impl KeySet {
-    /// Reads a set of the operator's own, in which every key for signatures must
-    /// be a good one.
+    /// Parses a set from the settings. Fails if any key for signatures is malformed or weak,
+    /// so that the operator notices.
     pub fn strict(json: &str) -> Result<Self, KeySetError> {
         KeySet::read(json, true)
     }
 
-    /// Reads a set that was fetched: a key that is no good is left out.
+    /// Parses a set that was fetched. Skips malformed and weak keys; fails only if no usable
+    /// key remains.
     pub fn lenient(json: &str) -> Result<Self, KeySetError> {
         KeySet::read(json, false)
     }
@@ -206,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_sign_nothing_here_are_left_out() {
+    fn keys_for_other_purposes_are_skipped() {
         let good = || KeyPair::es256("k").jwk();
         let with = |field: &str, value: Value| {
             let mut jwk = good();
@@ -252,7 +263,7 @@ mod tests {
                 Some(KeySetError::Malformed),
                 "{broken}"
             );
-            // One that was fetched spoils no other.
+            // In a fetched set it does not affect the other keys.
             let set = json!({ "keys": [broken, good()] }).to_string();
             assert!(KeySet::lenient(&set).is_ok());
         }
@@ -262,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_rsa_key_has_2048_to_4096_bits() {
+    fn an_rsa_key_must_have_2048_to_4096_bits_and_a_valid_exponent() {
         let rsa = |bytes: Vec<u8>, e: &str| {
             let n = Base64UrlUnpadded::encode_string(&bytes);
             jwk(json!({ "kty": "RSA", "n": n, "e": e }))

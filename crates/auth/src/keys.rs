@@ -1,100 +1,107 @@
-//! The keys that tokens are checked with: secrets, a JWK Set (RFC 7517) in the
-//! settings, one that is fetched, or any of them together.
+//! The keys that verify tokens: secrets, a JWK Set (RFC 7517) in the settings, a JWK Set
+//! that is fetched, or any of them together.
 //!
-//! The algorithm is the key's, never the token's: what a key is (`kty`, `crv`)
-//! says how it verifies, and a token that names another algorithm finds no key.
+//! The algorithm is the key's, never the token's: the type of a key (`kty`, `crv`)
+//! determines how it verifies, and a token that names another algorithm finds no key.
 //!
-//! Nothing here waits for anything. Sets are fetched by the shell, and it is the
-//! shell that checks signatures of public keys, by the platform's own
-//! cryptography: in WebAssembly it would make the Worker a fifth larger and be
-//! many times slower. [`Keys::task`] says what there is to do before a token is
-//! judged; [`Keys::fetched`] and [`Keys::vouch`] take what came of it. Secrets
-//! need none of this.
+//! Nothing here waits. The host fetches key sets, and checks signatures of public keys by
+//! the platform's own cryptography: compiled to WebAssembly, the code for it would make
+//! the Worker a fifth larger and be many times slower. Before each verification the host
+//! calls [`Keys::step`], does the step, reports its result by [`Keys::fetched`] or
+//! [`Keys::mark_verified`], and repeats until there is none. Secrets need no steps.
 
-use super::jwk::{Algorithm, KeySet, KeySetError, PublicKey};
+use crate::jwk::{Algorithm, KeySet, KeySetError, PublicKey};
+use crate::verified_tokens::VerifiedTokens;
 use jwt_compact::alg::{Hs256, Hs256Key};
-use jwt_compact::{AlgorithmExt, Claims, UntrustedToken};
-use roomcast_proto::limits::{Bucket, Rate};
+use jwt_compact::{AlgorithmExt, Claims, UntrustedToken, ValidationError};
+use roomcast_proto::limits::{Rate, TokenBucket};
 use roomcast_proto::time::{DAY, MINUTE, Millis, SECOND};
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 
-/// The shortest secret, in bytes: HS256 wants a key no shorter than its hash
-/// (RFC 7518, 3.2).
+/// Shortest secret in bytes: an HS256 key must not be shorter than its hash (RFC 7518,
+/// 3.2).
 pub const MIN_SECRET: usize = 32;
 
-/// For how long a fetched set is good, whatever its `Cache-Control` says, and
-/// what counts where that says nothing.
+/// Bounds of the time for which a fetched set is used, whatever its `Cache-Control` says.
 const MAX_AGE: (Millis, Millis) = (MINUTE, DAY);
+
+/// Time for which a fetched set without `max-age` is used.
 const DEFAULT_AGE: Millis = 5 * MINUTE;
 
-/// How long after a fetch that failed, or that was never heard of again, the
-/// next may be tried.
+/// Time after a failed fetch, or after the start of a fetch that never ended, before the
+/// next fetch.
 pub const RETRY_AFTER: Millis = 5 * SECOND;
 
-/// Fetches because of a `kid` that is not known: a key that is new is found at
-/// once, and made-up ones bring the URL no more than two requests a minute from
-/// an isolate.
+/// Limit of fetches because of an unknown `kid`. A new key is found at once, and tokens
+/// with invented ids cause at most two requests per minute and isolate.
 const UNKNOWN_KID: Rate = Rate {
     per_second: 1.0 / 30.0,
     burst: 3.0,
 };
 
-/// Signatures of public keys that are remembered, each by a hash of its token.
-const MAX_VOUCHED: usize = 10_000;
-
-/// What is known of the set at `JWT_JWKS_URL`, in this isolate.
+/// The state of the set at `JWT_JWKS_URL` in this isolate.
 struct Remote {
     url: String,
-    /// The last good one; `None` before the first.
+    /// The last good set; `None` before the first fetch succeeded.
     set: Option<KeySet>,
     fresh_until: Millis,
-    /// A fetch was begun at this time, and not heard of yet.
+    /// Start of the fetch that is in progress.
     fetching: Option<Millis>,
-    /// No fetch before this, but for a `kid` that is not known.
+    /// No fetch before this time, except for an unknown `kid`.
     not_before: Millis,
-    unknown: Bucket,
+    unknown: TokenBucket,
 }
 
-/// What there is to do before a token can be judged.
+/// What the host must do before a token can be verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Task {
-    /// Fetch the set, and say how that went by [`Keys::fetched`].
+pub enum KeyStep {
+    /// Fetch the set from [`Keys::url`] and pass the result to [`Keys::fetched`].
     Fetch,
-    /// Somebody fetches already, and nothing can be said before.
+    /// Wait a moment and ask again: another request is fetching the set.
     Wait,
-    /// Check the signature, and if it is one of any of these keys, say so by
-    /// [`Keys::vouch`].
+    /// Check the signature with each of these keys, and pass the one that verifies it to
+    /// [`Keys::mark_verified`]. If none does, the token is invalid.
     Check(Vec<Rc<PublicKey>>),
 }
 
-/// Why no key verifies a token.
+/// Why a token could not be verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unverified {
-    /// There is no such key, or the signature is not its own.
-    Invalid,
-    /// Without a `kid` it could be of several keys.
+pub(crate) enum VerifyError {
+    /// No key of this server verifies the signature.
+    BadSignature,
+    /// A claim has a wrong type.
+    BadClaims,
+    /// The token has no `kid`, and several keys match.
     Ambiguous,
-    /// The set of keys could not be fetched yet.
+    /// The key set could not be fetched yet.
     NoKeysYet,
 }
 
-/// All keys of the server. One an isolate: what is fetched is there for the
-/// Worker and its objects alike.
+impl From<ValidationError> for VerifyError {
+    fn from(error: ValidationError) -> Self {
+        match error {
+            ValidationError::MalformedClaims(_) => VerifyError::BadClaims,
+            _ => VerifyError::BadSignature,
+        }
+    }
+}
+
+/// All keys of the server. There is one value per isolate, which the Worker and its
+/// objects share.
 pub struct Keys {
     secrets: Vec<Hs256Key>,
     set: KeySet,
     remote: Option<RefCell<Remote>>,
-    /// Hashes of tokens whose signature was checked, with the key that made it.
-    vouched: RefCell<HashMap<[u8; 32], Rc<PublicKey>>>,
+    /// Tokens whose signature by a public key was checked.
+    verified: RefCell<VerifiedTokens>,
 }
 
 impl Keys {
-    /// `secrets`: the current first.
+    /// Creates the keys. `secrets` are HS256 keys, the one to sign with first. `set` is
+    /// the configured JWK Set, `url` the address of the set to fetch.
     pub fn new(secrets: &[String], set: KeySet, url: Option<String>) -> Self {
         Keys {
             secrets: secrets.iter().map(Hs256Key::new).collect(),
@@ -106,49 +113,49 @@ impl Keys {
                     fresh_until: 0,
                     fetching: None,
                     not_before: 0,
-                    unknown: Bucket::full(UNKNOWN_KID, 0),
+                    unknown: TokenBucket::full(UNKNOWN_KID, 0),
                 })
             }),
-            vouched: RefCell::default(),
+            verified: RefCell::default(),
         }
     }
 
-    /// Where to fetch from, if anywhere.
+    /// Returns the address to fetch the key set from.
     pub fn url(&self) -> Option<String> {
         Some(self.remote.as_ref()?.borrow().url.clone())
     }
 
-    /// The claims of a token, if its signature is that of the key it can be of.
-    pub(super) fn verify<T: DeserializeOwned, H: Clone>(
+    /// Returns the claims of a token if a key of this server verifies its signature.
+    pub(crate) fn verify<T: DeserializeOwned, H: Clone>(
         &self,
         text: &str,
         token: &UntrustedToken<'_, H>,
-    ) -> Result<Claims<T>, Unverified> {
+    ) -> Result<Claims<T>, VerifyError> {
         let kid = token.header().key_id.as_deref();
         let Some(algorithm) = Algorithm::named(token.algorithm()) else {
-            // A `kid` names one key, and a public one makes no HMACs.
+            // A token with the `kid` of a public key must not be verified by a secret.
             if kid.is_some_and(|kid| self.names_public(kid)) {
-                return Err(Unverified::Invalid);
+                return Err(VerifyError::BadSignature);
             }
-            // HMACs are compared in constant time by the crate.
-            return self
-                .secrets
-                .iter()
-                .find_map(|key| Hs256.validator(key).validate(token).ok())
-                .map(|token: jwt_compact::Token<T, H>| token.into_parts().1)
-                .ok_or(Unverified::Invalid);
+            let mut error = VerifyError::BadSignature;
+            for key in &self.secrets {
+                // The crate compares HMACs in constant time.
+                match Hs256.validator(key).validate(token) {
+                    Ok(token) => return Ok(token.into_parts().1),
+                    Err(why) => error = why.into(),
+                }
+            }
+            return Err(error);
         };
         let keys = self.candidates(algorithm, kid)?;
-        let vouched = self.vouched.borrow();
-        vouched
-            .get(&hash(text))
-            // A key may have been taken out of the set meanwhile.
-            .filter(|key| keys.contains(key))
-            .and_then(|_| token.deserialize_claims_unchecked().ok())
-            .ok_or(Unverified::Invalid)
+        match self.verified.borrow_mut().get(text) {
+            // The key may have been removed from the set since.
+            Some(key) if keys.contains(&key) => Ok(token.deserialize_claims_unchecked()?),
+            _ => Err(VerifyError::BadSignature),
+        }
     }
 
-    /// Whether a public key is known by this `kid`.
+    /// Returns `true` if a public key has this `kid`.
     fn names_public(&self, kid: &str) -> bool {
         let named = |set: &KeySet| set.0.iter().any(|key| key.kid.as_deref() == Some(kid));
         let remote = self.remote.as_ref().map(RefCell::borrow);
@@ -156,13 +163,14 @@ impl Keys {
         named(&self.set) || fetched.is_some_and(named)
     }
 
-    /// The keys that a token can be of. By its `kid` mostly one, though two
-    /// sets may use the same; without one there must be but one key.
+    /// Returns the public keys that may have signed a token. A `kid` usually selects one
+    /// key, but both sets may use it. Without a `kid` there must be exactly one key of the
+    /// algorithm.
     fn candidates(
         &self,
         algorithm: Algorithm,
         kid: Option<&str>,
-    ) -> Result<Vec<Rc<PublicKey>>, Unverified> {
+    ) -> Result<Vec<Rc<PublicKey>>, VerifyError> {
         let remote = self.remote.as_ref().map(RefCell::borrow);
         let fetched = remote.as_ref().and_then(|remote| remote.set.as_ref());
         let mut keys: Vec<Rc<PublicKey>> = Vec::new();
@@ -171,49 +179,48 @@ impl Keys {
             .flatten()
             .flat_map(|set| &set.0)
         {
-            let meant = kid.is_none() || named.kid.as_deref() == kid;
-            if meant && named.key.algorithm == algorithm && !keys.contains(&named.key) {
+            let matches = kid.is_none() || named.kid.as_deref() == kid;
+            if matches && named.key.algorithm == algorithm && !keys.contains(&named.key) {
                 keys.push(named.key.clone());
             }
         }
         match keys.len() {
-            0 if remote.is_some() && fetched.is_none() => Err(Unverified::NoKeysYet),
-            0 => Err(Unverified::Invalid),
+            0 if remote.is_some() && fetched.is_none() => Err(VerifyError::NoKeysYet),
+            0 => Err(VerifyError::BadSignature),
             1 => Ok(keys),
-            _ if kid.is_none() => Err(Unverified::Ambiguous),
+            _ if kid.is_none() => Err(VerifyError::Ambiguous),
             _ => Ok(keys),
         }
     }
 
-    /// What there is to do before `token` can be judged. With `begin` the
-    /// caller is going to do it; without it is just looked whether there is.
-    pub fn task(&self, token: &str, begin: bool, now: Millis) -> Option<Task> {
+    /// Returns the next step before `token` can be verified, or `None` if there is none.
+    /// With `begin` the caller promises to do the step; without, the step counts as not begun.
+    pub fn step(&self, token: &str, begin: bool, now: Millis) -> Option<KeyStep> {
         if self.set.0.is_empty() && self.remote.is_none() {
-            // Secrets alone: nothing to look at.
+            // Secrets need no steps.
             return None;
         }
         let untrusted = UntrustedToken::new(token).ok()?;
         let algorithm = Algorithm::named(untrusted.algorithm())?;
         let kid = untrusted.header().key_id.as_deref();
-        if let Some(task) = self.fetch_task(algorithm, kid, begin, now) {
-            return Some(task);
+        if let Some(step) = self.fetch_step(algorithm, kid, begin, now) {
+            return Some(step);
         }
         let keys = self.candidates(algorithm, kid).ok()?;
-        let vouched = self.vouched.borrow();
-        let known = vouched.get(&hash(token));
-        match known.is_some_and(|key| keys.contains(key)) {
+        let known = self.verified.borrow_mut().get(token);
+        match known.is_some_and(|key| keys.contains(&key)) {
             true => None,
-            false => Some(Task::Check(keys)),
+            false => Some(KeyStep::Check(keys)),
         }
     }
 
-    fn fetch_task(
+    fn fetch_step(
         &self,
         algorithm: Algorithm,
         kid: Option<&str>,
         begin: bool,
         now: Millis,
-    ) -> Option<Task> {
+    ) -> Option<KeyStep> {
         let known = |set: &KeySet| {
             set.0.iter().any(|named| {
                 (kid.is_none() || named.kid.as_deref() == kid) && named.key.algorithm == algorithm
@@ -228,7 +235,7 @@ impl Keys {
         if let Some(since) = remote.fetching
             && now.saturating_sub(since) < RETRY_AFTER
         {
-            return (!is_known).then_some(Task::Wait);
+            return (!is_known).then_some(KeyStep::Wait);
         }
         let due = now >= remote.fresh_until && now >= remote.not_before;
         let is_new = kid.is_some() && !is_known && remote.set.is_some();
@@ -240,20 +247,20 @@ impl Keys {
             remote.unknown = unknown;
             remote.fetching = Some(now);
         }
-        Some(Task::Fetch)
+        Some(KeyStep::Fetch)
     }
 
-    /// The signature of `token` is that of `key`.
-    pub fn vouch(&self, token: &str, key: Rc<PublicKey>) {
-        let mut vouched = self.vouched.borrow_mut();
-        if vouched.len() >= MAX_VOUCHED {
-            vouched.clear();
-        }
-        vouched.insert(hash(token), key);
+    /// Records that `key` verifies the signature of `token`.
+    pub fn mark_verified(&self, token: &str, key: Rc<PublicKey>) {
+        self.verified.borrow_mut().insert(token, key);
     }
 
-    /// What a fetch brought: the body, and its `Cache-Control`. A set that is
-    /// none changes nothing, nor does a failure, which is `None`.
+    /// Takes the result of a fetch: the body and its `Cache-Control`, or `None` for a fetch
+    /// that failed. The last good set stays in use if there is no new one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the body is not a JWK Set with a usable key.
     pub fn fetched(
         &self,
         body: Option<&str>,
@@ -275,18 +282,14 @@ impl Keys {
         Ok(())
     }
 
-    /// The secret that development tokens are signed with.
+    /// Returns the secret that signs development tokens.
     #[cfg(feature = "dev-tokens")]
-    pub(super) fn secret(&self) -> Option<&Hs256Key> {
+    pub(crate) fn secret(&self) -> Option<&Hs256Key> {
         self.secrets.first()
     }
 }
 
-fn hash(token: &str) -> [u8; 32] {
-    Sha256::digest(token.as_bytes()).into()
-}
-
-/// The `max-age` of a `Cache-Control`, within bounds.
+/// Returns the `max-age` of a `Cache-Control` in milliseconds, within [`MAX_AGE`].
 fn max_age(cache_control: Option<&str>) -> Millis {
     let mut age = DEFAULT_AGE;
     for directive in cache_control.unwrap_or_default().split(',') {
@@ -304,7 +307,7 @@ fn max_age(cache_control: Option<&str>) -> Millis {
     age.clamp(MAX_AGE.0, MAX_AGE.1)
 }
 
-/// Keys are secret, or of no use to a reader.
+/// Does not show the keys, which are secret or too long to read.
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_struct("Keys").finish_non_exhaustive()
@@ -326,16 +329,16 @@ mod tests {
         Keys::new(&[], KeySet::default(), Some("https://keys.example".into()))
     }
 
-    fn judge(keys: &Keys, token: &str) -> Result<(), Unverified> {
+    fn judge(keys: &Keys, token: &str) -> Result<(), VerifyError> {
         let untrusted = UntrustedToken::new(token).expect("a JWT");
         keys.verify::<Value, _>(token, &untrusted).map(|_| ())
     }
 
-    /// What the shell would do where every signature is good.
+    /// Does the steps of the host, as if every signature were valid.
     fn check(keys: &Keys, token: &str, now: Millis) -> Vec<Rc<PublicKey>> {
-        match keys.task(token, true, now) {
-            Some(Task::Check(candidates)) => {
-                keys.vouch(token, candidates[0].clone());
+        match keys.step(token, true, now) {
+            Some(KeyStep::Check(candidates)) => {
+                keys.mark_verified(token, candidates[0].clone());
                 candidates
             }
             other => panic!("{other:?}"),
@@ -343,37 +346,41 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_chosen_by_its_kid_and_has_one_algorithm() {
+    fn a_kid_selects_one_key_with_one_algorithm() {
         let (ed, es) = (KeyPair::ed25519("ed"), KeyPair::es256("es"));
         let keys = keys(&[&ed, &es]);
         let token = Token::user("alice");
         for (pair, algorithm) in [(&ed, Algorithm::EdDsa), (&es, Algorithm::Es256)] {
             let good = pair.sign(&token);
-            assert_eq!(judge(&keys, &good), Err(Unverified::Invalid), "unchecked");
+            assert_eq!(
+                judge(&keys, &good),
+                Err(VerifyError::BadSignature),
+                "unchecked"
+            );
             let candidates = check(&keys, &good, 0);
             assert_eq!(candidates.len(), 1);
             assert_eq!(candidates[0].algorithm, algorithm);
             assert_eq!(judge(&keys, &good), Ok(()));
-            assert_eq!(keys.task(&good, true, 1), None, "remembered");
+            assert_eq!(keys.step(&good, true, 1), None, "remembered");
         }
-        // The key of this `kid` is of another algorithm.
+        // The key with this `kid` has another algorithm.
         for bad in [
             ed.sign_as(&token, Some("es")),
             ed.sign_as(&token, Some("none")),
         ] {
-            assert_eq!(keys.task(&bad, true, 0), None);
-            assert_eq!(judge(&keys, &bad), Err(Unverified::Invalid));
+            assert_eq!(keys.step(&bad, true, 0), None);
+            assert_eq!(judge(&keys, &bad), Err(VerifyError::BadSignature));
         }
-        // No secret, no HS256: not even with what the public key is.
+        // Without a secret there is no HS256, not even with the public key as secret.
         for secret in [ed.jwk().to_string(), String::new(), SECRET.to_owned()] {
             let forged = token.sign(&secret);
-            assert_eq!(keys.task(&forged, true, 0), None);
-            assert_eq!(judge(&keys, &forged), Err(Unverified::Invalid));
+            assert_eq!(keys.step(&forged, true, 0), None);
+            assert_eq!(judge(&keys, &forged), Err(VerifyError::BadSignature));
         }
     }
 
     #[test]
-    fn a_secret_signs_for_itself_and_not_under_the_kid_of_a_public_key() {
+    fn a_secret_does_not_verify_tokens_with_the_kid_of_a_public_key() {
         let ed = KeyPair::ed25519("ed");
         let set = KeySet::strict(&KeyPair::set(&[&ed])).expect("a set");
         let keys = Keys::new(&[SECRET.to_owned()], set, None);
@@ -381,7 +388,7 @@ mod tests {
         for (kid, judged) in [
             (None, Ok(())),
             (Some("mine"), Ok(())),
-            (Some("ed"), Err(Unverified::Invalid)),
+            (Some("ed"), Err(VerifyError::BadSignature)),
         ] {
             let signed = token.sign_as(SECRET, kid);
             assert_eq!(judge(&keys, &signed), judged, "{kid:?}");
@@ -389,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_kid_there_must_be_one_key_that_could_be_meant() {
+    fn a_token_without_kid_needs_exactly_one_matching_key() {
         let (one, two) = (KeyPair::ed25519("one"), KeyPair::ed25519("two"));
         let es = KeyPair::es256("es");
         let token = one.sign_as(&Token::user("alice"), None);
@@ -397,9 +404,9 @@ mod tests {
         check(&unambiguous, &token, 0);
         assert_eq!(judge(&unambiguous, &token), Ok(()));
         let ambiguous = keys(&[&one, &two]);
-        assert_eq!(ambiguous.task(&token, true, 0), None);
-        assert_eq!(judge(&ambiguous, &token), Err(Unverified::Ambiguous));
-        // The same key in two sets is one.
+        assert_eq!(ambiguous.step(&token, true, 0), None);
+        assert_eq!(judge(&ambiguous, &token), Err(VerifyError::Ambiguous));
+        // The same key in both sets counts once.
         let set = KeyPair::set(&[&one]);
         let both = Keys::new(&[], KeySet::strict(&set).expect("a set"), Some("x".into()));
         both.fetched(Some(&set), None, 0).expect("a set");
@@ -407,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_fetched_again_when_it_is_old_or_a_kid_is_new() {
+    fn a_set_is_fetched_again_when_it_is_stale_or_a_kid_is_unknown() {
         let (old, new) = (KeyPair::ed25519("old"), KeyPair::ed25519("new"));
         let (set, both) = (KeyPair::set(&[&old]), KeyPair::set(&[&old, &new]));
         let (by_old, by_new) = (
@@ -415,46 +422,46 @@ mod tests {
             new.sign(&Token::user("alice")),
         );
         let keys = remote();
-        let fetches = |token: &str, now| keys.task(token, true, now) == Some(Task::Fetch);
-        assert_eq!(keys.task(&by_old, false, 0), Some(Task::Fetch));
-        assert!(fetches(&by_old, 0), "looking is not beginning");
-        assert_eq!(keys.task(&by_old, true, 1), Some(Task::Wait));
+        let fetches = |token: &str, now| keys.step(token, true, now) == Some(KeyStep::Fetch);
+        assert_eq!(keys.step(&by_old, false, 0), Some(KeyStep::Fetch));
+        assert!(fetches(&by_old, 0), "without `begin` no fetch has begun");
+        assert_eq!(keys.step(&by_old, true, 1), Some(KeyStep::Wait));
         keys.fetched(Some(&set), Some("public, max-age=3600"), 2)
             .expect("a set");
         check(&keys, &by_old, 3);
-        assert_eq!(keys.task(&by_old, true, 4), None);
-        // A new key is looked for at once.
+        assert_eq!(keys.step(&by_old, true, 4), None);
+        // An unknown key is fetched at once.
         assert!(fetches(&by_new, 5));
         assert_eq!(
-            keys.task(&by_old, true, 5),
+            keys.step(&by_old, true, 5),
             None,
-            "who is known need not wait"
+            "a known key need not wait"
         );
         keys.fetched(Some(&both), Some("max-age=3600"), 6)
             .expect("a set");
         check(&keys, &by_new, 7);
         assert_eq!(judge(&keys, &by_old), Ok(()), "the key is still there");
-        // An hour later what is gone is gone.
+        // After an hour the set is fetched again, without the removed key.
         let later = 3_600 * SECOND + 6;
         assert!(!fetches(&by_old, later - 1) && fetches(&by_old, later));
         let rotated = KeyPair::set(&[&new]);
         keys.fetched(Some(&rotated), None, later).expect("a set");
-        assert_eq!(judge(&keys, &by_old), Err(Unverified::Invalid));
+        assert_eq!(judge(&keys, &by_old), Err(VerifyError::BadSignature));
         assert_eq!(judge(&keys, &by_new), Ok(()));
-        // Nobody else's tokens bring a request.
-        assert_eq!(keys.task(&Token::user("alice").sign(SECRET), true, 0), None);
-        assert_eq!(keys.task("x", true, 0), None);
+        // Tokens that no public key can have signed cause no request.
+        assert_eq!(keys.step(&Token::user("alice").sign(SECRET), true, 0), None);
+        assert_eq!(keys.step("x", true, 0), None);
     }
 
     #[test]
-    fn made_up_kids_do_not_hammer_the_url() {
+    fn invented_kids_cause_few_fetches() {
         let key = KeyPair::ed25519("k");
         let keys = remote();
         let mut fetches = 0;
         for second in 0..600 {
             let now = second * SECOND;
-            let forged = key.sign_as(&Token::user("eve"), Some(&format!("made up {second}")));
-            if keys.task(&forged, true, now) == Some(Task::Fetch) {
+            let forged = key.sign_as(&Token::user("eve"), Some(&format!("invented {second}")));
+            if keys.step(&forged, true, now) == Some(KeyStep::Fetch) {
                 fetches += 1;
                 let hour = Some("max-age=3600");
                 keys.fetched(Some(&KeyPair::set(&[&key])), hour, now)
@@ -465,38 +472,39 @@ mod tests {
     }
 
     #[test]
-    fn the_last_good_set_stays_when_a_fetch_fails() {
+    fn the_last_good_set_stays_in_use_when_a_fetch_fails() {
         let key = KeyPair::ed25519("k");
         let token = key.sign(&Token::user("alice"));
         let keys = remote();
-        assert_eq!(keys.task(&token, true, 0), Some(Task::Fetch));
-        keys.fetched(None, None, 1).expect("no set, no error");
-        assert_eq!(judge(&keys, &token), Err(Unverified::NoKeysYet));
-        assert_eq!(keys.task(&token, true, 2), None, "not at once again");
+        assert_eq!(keys.step(&token, true, 0), Some(KeyStep::Fetch));
+        keys.fetched(None, None, 1)
+            .expect("a failed fetch is not an error");
+        assert_eq!(judge(&keys, &token), Err(VerifyError::NoKeysYet));
+        assert_eq!(keys.step(&token, true, 2), None, "not again at once");
         let again = 1 + RETRY_AFTER;
-        assert_eq!(keys.task(&token, true, again), Some(Task::Fetch));
+        assert_eq!(keys.step(&token, true, again), Some(KeyStep::Fetch));
         keys.fetched(Some(&KeyPair::set(&[&key])), Some("no-store"), again)
             .expect("a set");
         check(&keys, &token, again);
-        // A minute at the least, whatever the answer says.
+        // At least a minute, whatever `Cache-Control` says.
         let old = again + MINUTE;
-        assert_eq!(keys.task(&token, true, old - 1), None);
+        assert_eq!(keys.step(&token, true, old - 1), None);
         for rubbish in [None, Some("<html>"), Some(r#"{"keys":[]}"#)] {
             let now = old + 10 * MINUTE;
-            assert_eq!(keys.task(&token, true, now), Some(Task::Fetch));
+            assert_eq!(keys.step(&token, true, now), Some(KeyStep::Fetch));
             assert_eq!(keys.fetched(rubbish, None, old).is_err(), rubbish.is_some());
             assert_eq!(judge(&keys, &token), Ok(()));
         }
-        // One that is never heard of again is given up.
-        assert_eq!(keys.task(&token, true, old + DAY), Some(Task::Fetch));
+        // A fetch that never ends is given up.
+        assert_eq!(keys.step(&token, true, old + DAY), Some(KeyStep::Fetch));
         let unknown = key.sign_as(&Token::user("alice"), Some("?"));
-        assert_eq!(keys.task(&unknown, true, old + DAY), Some(Task::Wait));
+        assert_eq!(keys.step(&unknown, true, old + DAY), Some(KeyStep::Wait));
         let given_up = old + DAY + RETRY_AFTER;
-        assert_eq!(keys.task(&unknown, true, given_up), Some(Task::Fetch));
+        assert_eq!(keys.step(&unknown, true, given_up), Some(KeyStep::Fetch));
     }
 
     #[test]
-    fn max_age_has_bounds() {
+    fn max_age_is_bounded() {
         for (header, expected) in [
             (None, DEFAULT_AGE),
             (Some("public"), DEFAULT_AGE),

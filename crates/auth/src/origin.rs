@@ -1,12 +1,17 @@
-//! Where browsers may connect from.
+//! Origins from which browsers may connect. The check protects the users of browsers from
+//! pages of other sites; it does not authenticate clients.
 
-/// `ALLOWED_ORIGINS`: origins separated by commas or spaces. A host label may
-/// be `*`, which stands for one label; `*` alone for any origin. Without
-/// `https://` an entry allows both schemes.
+/// The origins of `ALLOWED_ORIGINS`.
+///
+/// An entry is `scheme://host[:port]` or `host[:port]`, which allows every scheme. A label
+/// of the host may be `*`, which matches exactly one label. The entry `*` allows every
+/// origin. An empty list allows only the same origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Vec<String>);
 
 impl Origins {
+    /// Parses a list of entries separated by commas or spaces. Never fails: an entry that is
+    /// not an origin matches nothing.
     pub fn parse(list: &str) -> Self {
         Origins(
             list.split([',', ' '])
@@ -16,10 +21,9 @@ impl Origins {
         )
     }
 
-    /// Whether an upgrade with this `Origin` may pass. `host` is the `Host` it
-    /// was sent to: with an empty list only the same origin passes, compared
-    /// without the scheme, since TLS may end before the Worker. No `Origin`
-    /// means no browser, which passes: the rule protects browsers' users.
+    /// Returns `true` if a request with the header `Origin` to the given `Host` is allowed. A
+    /// request without `Origin` does not come from a browser and is allowed. The same-origin
+    /// check ignores the scheme, because TLS may end before the Worker.
     pub fn allows(&self, origin: Option<&str>, host: &str) -> bool {
         let Some(origin) = origin else {
             return true;
@@ -43,6 +47,7 @@ impl Origins {
     }
 }
 
+/// Returns `true` if the port and every label of the host match the pattern.
 fn labels_match(pattern: &str, authority: &str) -> bool {
     let (pattern_host, pattern_port) = split_port(pattern);
     let (host, port) = split_port(authority);
@@ -77,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_of_nothing_allows_nothing() {
+    fn an_entry_without_host_allows_nothing() {
         let some = Origins::parse("/, //, https://a.example");
         for bad in ["file://", "https://", "://"] {
             assert!(!some.allows(Some(bad), "x"), "{bad}");
@@ -86,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_stands_for_one_label() {
+    fn a_wildcard_matches_one_label() {
         let some = Origins::parse("https://*.example.com, http://localhost:3000 plain.example");
         for good in [
             "https://a.example.com",

@@ -1,37 +1,37 @@
-//! Tickets: what stands in a URL in place of a token. A ticket is good once, and
-//! for seconds, so that who reads it in a proxy's log or a browser's history has
-//! nothing.
+//! Tickets, which replace tokens in URLs. A ticket can be used once and expires after
+//! [`LIFE`], so that it is worthless by the time someone reads it in a proxy's log or a
+//! browser's history.
 //!
-//! It names the object that keeps it: two hexadecimal digits, of its number, and
-//! 32 that nobody can guess.
+//! A ticket is 34 hexadecimal digits: two for the shard (the object that stores it) and 32
+//! random digits.
 
 use roomcast_proto::time::{Millis, SECOND};
 
-/// How long a ticket is good.
+/// Time for which a ticket is valid.
 pub const LIFE: Millis = 30 * SECOND;
 
-/// Objects that tickets are spread over, by user. May be changed at any time up
-/// to 256: a ticket names its own.
+/// Number of objects that store tickets, at most 256. Can be changed at any time, because
+/// each ticket contains its shard.
 pub const SHARDS: usize = 16;
 
-/// Digits of the secret part: 128 bits.
+/// Number of random digits: 128 bits.
 const SECRET: usize = 32;
 
-/// The object that keeps the tickets of a user.
+/// Returns the shard that stores the tickets of a user.
 pub fn shard_of_user(user: &str) -> usize {
-    // FNV-1a, 32 bits: spreads well enough, and is the same everywhere.
+    // FNV-1a, 32 bits: distributes well enough and never changes.
     let hash = user.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
     hash as usize % SHARDS
 }
 
-/// A ticket at `shard`; `secret` has 128 random bits in hexadecimal.
+/// Returns a ticket of `shard`. `secret` is 128 random bits as 32 hexadecimal digits.
 pub fn compose(shard: usize, secret: &str) -> String {
     format!("{shard:02x}{secret}")
 }
 
-/// The object that a ticket names. `None` for what cannot be a ticket.
+/// Returns the shard that stores a ticket, or `None` if the text is not a ticket.
 pub fn shard_of(ticket: &str) -> Option<usize> {
     let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     if ticket.len() != 2 + SECRET || !ticket.bytes().all(hex) {
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ticket_names_its_object_and_a_forged_one_none() {
+    fn shard_of_reads_the_shard_and_rejects_malformed_tickets() {
         let secret = "0123456789abcdef0123456789abcdef";
         for user in ["alice", "bob", "", "u-1"] {
             let shard = shard_of_user(user);

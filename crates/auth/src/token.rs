@@ -1,27 +1,36 @@
-//! JSON Web Tokens (RFC 7519) to identities.
+//! Verification of JSON Web Tokens (RFC 7519) and their claims.
 
-use super::Authenticator;
-use super::keys::Unverified;
-use super::revoked::MAX_JTI;
+use crate::keys::{Keys, VerifyError};
+use crate::revocation::MAX_JTI;
 use chrono::{DateTime, TimeDelta, Utc};
 use jwt_compact::{TimeOptions, UntrustedToken};
-use roomcast_proto::access::{self, Identity, Patterns, Rights, TokenId};
-use roomcast_proto::fault::{Fault, Result};
+use roomcast_proto::access::{self, Identity, Rights, RoomPatterns, TokenId};
+use roomcast_proto::error::{Error, Result};
 use roomcast_proto::name;
 use roomcast_proto::time::Millis;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// Clocks differ: `exp`, `nbf` and `iat` may be off by this much, in seconds.
-/// The contract allows 60 at the most.
+/// Tolerance in seconds for `exp`, `nbf` and `iat`, because clocks differ. The contract
+/// allows at most 60.
 pub const LEEWAY_SECONDS: i64 = 60;
 
-/// The claims the contract names. Unknown claims are ignored, those of a wrong
-/// type make the token invalid.
+/// What the claims of a token must contain, and the default for `rooms`.
+pub(crate) struct ClaimRules<'a> {
+    /// The required `iss`; `None` allows any.
+    pub(crate) issuer: Option<&'a str>,
+    /// A value that `aud` must contain; `None` allows any.
+    pub(crate) audience: Option<&'a str>,
+    /// The patterns of a token without `rooms`.
+    pub(crate) default_rooms: &'a RoomPatterns,
+}
+
+/// The claims of the contract. Unknown claims are ignored; a claim of a wrong type makes
+/// the token invalid.
 #[derive(Deserialize)]
 struct Claims {
-    sub: String,
+    sub: Option<String>,
     iss: Option<String>,
     aud: Option<Audience>,
     rooms: Option<RoomsClaim>,
@@ -36,8 +45,17 @@ enum Audience {
     Many(Vec<String>),
 }
 
-/// `{ pattern: [right, …] }` or `[pattern, …]`.
-struct RoomsClaim(Patterns);
+impl Audience {
+    fn contains(&self, wanted: &str) -> bool {
+        match self {
+            Audience::One(audience) => audience == wanted,
+            Audience::Many(audiences) => audiences.iter().any(|audience| audience == wanted),
+        }
+    }
+}
+
+/// The claim `rooms`: `{ pattern: [right, …] }` or `[pattern, …]`.
+struct RoomsClaim(RoomPatterns);
 
 impl<'de> Deserialize<'de> for RoomsClaim {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -57,7 +75,7 @@ impl<'de> Deserialize<'de> for RoomsClaim {
                 while let Some(pattern) = list.next_element::<String>()? {
                     patterns.push((pattern, Rights::MEMBER));
                 }
-                Ok(RoomsClaim(Patterns::new(patterns)))
+                Ok(RoomsClaim(RoomPatterns::new(patterns)))
             }
 
             fn visit_map<A: MapAccess<'de>>(
@@ -72,130 +90,138 @@ impl<'de> Deserialize<'de> for RoomsClaim {
                         .fold(Rights::NONE, Rights::with);
                     patterns.push((pattern, rights));
                 }
-                Ok(RoomsClaim(Patterns::new(patterns)))
+                Ok(RoomsClaim(RoomPatterns::new(patterns)))
             }
         }
         deserializer.deserialize_any(Rooms)
     }
 }
 
-/// Of a token's header, beside what the library reads.
+/// Fields of a token's header that the library does not read.
 #[derive(Clone, Deserialize)]
-struct Extra {
-    /// Extensions that must be understood (RFC 7515, 4.1.11). There are none
-    /// that are.
+struct ExtraHeader {
+    /// Extensions that a recipient must understand (RFC 7515, 4.1.11). We support none.
     crit: Option<IgnoredAny>,
 }
 
-/// See [`Authenticator::verify`].
-pub(super) fn verify(config: &Authenticator, token: &str, now: Millis) -> Result<Identity> {
-    let invalid = |what: &str| Fault::unauthorized(format!("the token {what}"));
+/// Verifies the signature and the claims of a token and returns its identity. Does not
+/// check whether the token was revoked.
+pub(crate) fn verify(
+    keys: &Keys,
+    rules: &ClaimRules<'_>,
+    token: &str,
+    now: Millis,
+) -> Result<Identity> {
     if token.len() > access::MAX_TOKEN {
-        return Err(invalid("is too long"));
+        return Err(invalid("is longer than 16384 bytes"));
     }
-    let untrusted: UntrustedToken<'_, Extra> =
+    let untrusted: UntrustedToken<'_, ExtraHeader> =
         token.try_into().map_err(|_| invalid("is not a JWT"))?;
     if untrusted.header().other_fields.crit.is_some() {
-        return Err(invalid("has extensions (`crit`) that are not understood"));
+        return Err(invalid("uses extensions (`crit`), which are not supported"));
     }
-    let verified = config.keys.verify::<Claims, _>(token, &untrusted);
+    let verified = keys.verify::<Claims, _>(token, &untrusted);
     let claims = verified.map_err(|why| match why {
-        Unverified::Invalid => {
-            invalid("is not signed with a key of this server, or has claims of a wrong type")
-        }
-        Unverified::Ambiguous => invalid("has no `kid`, and several keys could be meant"),
-        Unverified::NoKeysYet => Fault::internal(),
+        VerifyError::BadSignature => invalid("is not signed with a key of this server"),
+        VerifyError::BadClaims => invalid("has a claim of a wrong type"),
+        VerifyError::Ambiguous => invalid("has no `kid`, and several keys match"),
+        VerifyError::NoKeysYet => Error::internal(),
     })?;
+    let expires = check_times(&claims, now)?;
 
-    let at = i64::try_from(now)
-        .ok()
-        .and_then(DateTime::<Utc>::from_timestamp_millis)
-        .ok_or_else(Fault::internal)?;
-    let leeway = TimeDelta::seconds(LEEWAY_SECONDS);
-    let time = TimeOptions::new(leeway, || at);
-    claims
-        .validate_expiration(&time)
-        .map_err(|_| invalid("has expired, or has no `exp`"))?;
-    // Not by the library, which subtracts the leeway from `nbf` and panics where
-    // there is no such time.
-    if claims.not_before.is_some_and(|from| from > at + leeway) {
-        return Err(invalid("is not valid yet"));
-    }
-    if claims.issued_at.is_some_and(|issued| issued > at + leeway) {
-        return Err(invalid("was issued in the future"));
-    }
-    let expires = claims
-        .expiration
-        .and_then(|at| u64::try_from(at.timestamp_millis()).ok())
-        .ok_or_else(|| invalid("has no usable `exp`"))?;
-    // The leeway forgives a clock that is off at the door. A socket that came in
-    // within it gets no time past the leeway.
-    let expires = match expires > now {
-        true => expires,
-        false => expires + LEEWAY_SECONDS as u64 * 1000,
-    };
-    if expires <= now {
-        return Err(invalid("has expired"));
-    }
-
-    let custom = &claims.custom;
-    if !name::is_user(&custom.sub) {
+    let custom = claims.custom;
+    let user = custom.sub.ok_or_else(|| invalid("has no `sub`"))?;
+    if !name::is_user(&user) {
         return Err(invalid(
-            "has a `sub` that is not 1 to 128 of A-Z a-z 0-9 . _ : -",
+            "has an invalid `sub`: it must be 1 to 128 of A-Z a-z 0-9 . _ : -",
         ));
     }
-    if config.issuer.is_some() && custom.iss != config.issuer {
-        return Err(invalid("has another `iss`"));
+    if rules.issuer.is_some() && custom.iss.as_deref() != rules.issuer {
+        return Err(invalid("has the wrong `iss`"));
     }
-    if let Some(wanted) = &config.audience {
-        let named = match &custom.aud {
-            None => false,
-            Some(Audience::One(audience)) => audience == wanted,
-            Some(Audience::Many(audiences)) => audiences.contains(wanted),
-        };
-        if !named {
-            return Err(invalid("has another `aud`"));
-        }
+    if let Some(wanted) = rules.audience
+        && !custom.aud.is_some_and(|audience| audience.contains(wanted))
+    {
+        return Err(invalid("has the wrong `aud`"));
     }
     if custom.jti.as_ref().is_some_and(|jti| jti.len() > MAX_JTI) {
         return Err(invalid("has a `jti` of more than 256 bytes"));
     }
-    let identity = Identity {
-        user: custom.sub.clone(),
+    Ok(Identity {
+        user,
         expires,
         service: custom.role.as_deref() == Some("service"),
-        patterns: match &custom.rooms {
-            Some(RoomsClaim(patterns)) => patterns.clone(),
-            None => config.default_rooms.clone(),
+        patterns: match custom.rooms {
+            Some(RoomsClaim(patterns)) => patterns,
+            None => rules.default_rooms.clone(),
         },
         token: TokenId {
             issued: claims
                 .issued_at
                 .and_then(|at| u64::try_from(at.timestamp()).ok()),
-            jti: custom.jti.clone(),
+            jti: custom.jti,
         },
-    };
-    if config.is_revoked(&identity, now) {
-        return Err(invalid("was revoked"));
+    })
+}
+
+/// Creates an `unauthorized` error: "the token …".
+fn invalid(what: &str) -> Error {
+    Error::unauthorized(format!("the token {what}"))
+}
+
+/// Checks `exp`, `nbf` and `iat`, and returns the time at which the token expires.
+fn check_times<T>(claims: &jwt_compact::Claims<T>, now: Millis) -> Result<Millis> {
+    let at = i64::try_from(now)
+        .ok()
+        .and_then(DateTime::<Utc>::from_timestamp_millis)
+        .ok_or_else(Error::internal)?;
+    let leeway = TimeDelta::seconds(LEEWAY_SECONDS);
+    let expires = claims.expiration.ok_or_else(|| invalid("has no `exp`"))?;
+    claims
+        .validate_expiration(&TimeOptions::new(leeway, || at))
+        .map_err(|_| invalid("has expired"))?;
+    // The library's check of `nbf` subtracts the leeway and panics if the result is before
+    // the first time that it can represent.
+    if claims.not_before.is_some_and(|from| from > at + leeway) {
+        return Err(invalid("is not valid yet (`nbf`)"));
     }
-    Ok(identity)
+    if claims.issued_at.is_some_and(|issued| issued > at + leeway) {
+        return Err(invalid("was issued in the future (`iat`)"));
+    }
+    let expires = u64::try_from(expires.timestamp_millis()).map_err(|_| invalid("has expired"))?;
+    // The leeway is for clocks that differ when a client connects. A connection that used
+    // it gets no time beyond the leeway.
+    let expires = match expires > now {
+        true => expires,
+        false => expires + LEEWAY_SECONDS as u64 * 1000,
+    };
+    match expires > now {
+        true => Ok(expires),
+        false => Err(invalid("has expired")),
+    }
 }
 
-/// Fails with `unauthorized` when a request has no token at all.
+/// Returns the token of a request.
+///
+/// # Errors
+///
+/// Returns `unauthorized` if the request has none.
 pub fn require(token: Option<&str>) -> Result<&str> {
-    token.ok_or_else(Fault::no_token)
+    token.ok_or_else(Error::no_token)
 }
 
-/// Signs a token for the demo page; development builds only.
+/// Signs a token for the demo page. Only in development builds.
 #[cfg(feature = "dev-tokens")]
-pub fn issue(
-    config: &Authenticator,
+pub(crate) fn issue(
+    keys: &Keys,
+    rules: &ClaimRules<'_>,
     user: &str,
     rooms: Option<&[String]>,
     expires: Millis,
 ) -> Result<String> {
     use jwt_compact::AlgorithmExt;
     use jwt_compact::alg::Hs256;
+    use roomcast_proto::error::ErrorCode;
 
     #[derive(serde::Serialize)]
     struct Issued<'a> {
@@ -210,31 +236,33 @@ pub fn issue(
     let mut claims = jwt_compact::Claims::new(Issued {
         sub: user,
         rooms,
-        iss: config.issuer.as_deref(),
-        aud: config.audience.as_deref(),
+        iss: rules.issuer,
+        aud: rules.audience,
     });
     claims.expiration = i64::try_from(expires)
         .ok()
         .and_then(DateTime::<Utc>::from_timestamp_millis);
-    let secret = config.keys.secret().ok_or_else(|| {
-        Fault::new(
-            roomcast_proto::fault::Code::NotFound,
-            "there is no JWT_SECRET to sign with",
+    let secret = keys.secret().ok_or_else(|| {
+        Error::new(
+            ErrorCode::NotFound,
+            "JWT_SECRET is not set, so no token can be signed",
         )
     })?;
     Hs256
         .token(&jwt_compact::Header::empty(), &claims, secret)
-        .map_err(|_| Fault::internal())
+        .map_err(|_| Error::internal())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use roomcast_harness::{SECRET, Token, now};
+    use crate::authenticator::Authenticator;
+    use roomcast_harness::{KeyPair, SECRET, Token, now};
+    use serde_json::{Value, json};
 
     #[test]
-    fn times_at_the_ends_of_time_are_judged_as_any_other() {
-        let config = Authenticator::of_secret(SECRET);
+    fn times_at_the_ends_of_the_range_are_checked_like_any_other() {
+        let auth = Authenticator::of_secret(SECRET);
         let now = now();
         let at = now as Millis * 1_000;
         let first = DateTime::<Utc>::MIN_UTC.timestamp();
@@ -250,8 +278,62 @@ mod tests {
             ("exp", last, true),
         ] {
             let token = Token::user("alice").claim(claim, time).sign(SECRET);
-            let verified = verify(&config, &token, at);
+            let verified = auth.verify(&token, at);
             assert_eq!(verified.is_ok(), is_good, "{claim} {time}");
+        }
+    }
+
+    #[test]
+    fn each_reason_for_rejection_has_its_own_message() {
+        let auth = Authenticator {
+            issuer: Some("us".into()),
+            audience: Some("chat".into()),
+            ..Authenticator::of_secret(SECRET)
+        };
+        let at = now() as Millis * 1_000;
+        let good = || {
+            let token = Token::user("alice");
+            token.claim("iss", "us").claim("aud", json!(["chat"]))
+        };
+        assert!(auth.verify(&good().sign(SECRET), at).is_ok());
+        let other = "another secret of the same length";
+        let ed = KeyPair::ed25519("ed");
+        for (token, message) in [
+            (good().claim("exp", now() - 61).sign(SECRET), "has expired"),
+            (
+                good().claim("exp", Value::Null).sign(SECRET),
+                "has no `exp`",
+            ),
+            (
+                good().sign(other),
+                "is not signed with a key of this server",
+            ),
+            (ed.sign(&good()), "is not signed with a key of this server"),
+            (
+                good().claim("rooms", 7).sign(SECRET),
+                "has a claim of a wrong type",
+            ),
+            (
+                good().claim("exp", "soon").sign(SECRET),
+                "has a claim of a wrong type",
+            ),
+            (
+                good().claim("sub", Value::Null).sign(SECRET),
+                "has no `sub`",
+            ),
+            (
+                good().claim("iss", "them").sign(SECRET),
+                "has the wrong `iss`",
+            ),
+            (
+                good().claim("aud", "mail").sign(SECRET),
+                "has the wrong `aud`",
+            ),
+            ("x".into(), "is not a JWT"),
+        ] {
+            let error = auth.verify(&token, at).expect_err(message);
+            assert_eq!(error.message, format!("the token {message}"));
+            assert_eq!(error.code.as_str(), "unauthorized");
         }
     }
 }

@@ -3,7 +3,8 @@
 use roomcast_proto::limits::{ConnectionLimits, Rate};
 use roomcast_proto::time::{Millis, SECOND};
 
-/// The most gateways of a kind: the number of a gateway in a `sid` is below.
+/// Maximum number of gateways of one kind. The number of a gateway, with which a `sid`
+/// and a `pid` begin, is below it.
 pub const MAX_SHARDS: usize = 1_024;
 
 /// The settings of gateways, which hold the connections of `/ws` and `/socket.io/`.
@@ -11,30 +12,32 @@ pub const MAX_SHARDS: usize = 1_024;
 pub struct GatewayConfig {
     /// The limits of each connection.
     pub limits: ConnectionLimits,
-    /// `GATEWAY_SHARDS`: how many gateways new connections are spread over. May be
-    /// changed at any time. Default 8.
+    /// `GATEWAY_SHARDS`: number of gateways over which new connections are spread. Can
+    /// be changed at any time. Default 8.
     pub shards: usize,
-    /// `MAX_ROOMS_PER_CONNECTION`: rooms that one connection may be in. Default
-    /// 100.
+    /// `MAX_ROOMS_PER_CONNECTION`: maximum number of rooms that one connection can be
+    /// in, without the personal room of its user. Default 100.
     pub max_rooms: usize,
-    /// `PING_INTERVAL_MS`: how often Engine.IO sessions are pinged. 0 stands for
-    /// never: clients are told the longest interval that their timers hold, so that
-    /// an idle gateway sleeps. Default 25,000.
+    /// `PING_INTERVAL_MS`: time between two pings of an Engine.IO session. 0 turns
+    /// pings off, so that an idle gateway hibernates; clients are then told the longest
+    /// interval that their timers can hold. Default 25,000.
     pub ping_interval: Millis,
-    /// `PING_TIMEOUT_MS`: how long a pong may take. Default 20,000.
+    /// `PING_TIMEOUT_MS`: time within which a client has to answer a ping. Default
+    /// 20,000.
     pub ping_timeout: Millis,
-    /// `CONNECT_TIMEOUT_MS`: how long a session may be without a namespace.
-    /// Default 45,000, as in Socket.IO's own server.
+    /// `CONNECT_TIMEOUT_MS`: time within which a session with a valid token has to
+    /// connect to a namespace. Default 45,000, as in the reference server.
     pub connect_timeout: Millis,
     /// `REFUSED_CONNECTS_PER_MINUTE` (300): CONNECTs without a valid token that one
-    /// gateway refuses one address (a /64 for IPv6) before it refuses new
+    /// gateway refuses to one address (a /64 for IPv6) before it refuses new
     /// connections of that address.
     pub refused_connects: Rate,
-    /// `NAMESPACES`: the namespaces that Socket.IO clients may connect to. Default
-    /// `/` and `/chat`.
+    /// `NAMESPACES`: the namespaces that Socket.IO clients can connect to. Default `/`
+    /// and `/chat`.
     pub namespaces: Vec<String>,
-    /// `MAX_PAYLOAD`: the most bytes of one message or one polling request of
-    /// Engine.IO, as clients are told. Default 1,000,000, as in its own server.
+    /// `MAX_PAYLOAD`: maximum size of one message or one polling request of Engine.IO
+    /// in bytes, as announced to clients. Default 1,000,000, as in the reference
+    /// server.
     pub max_payload: usize,
 }
 

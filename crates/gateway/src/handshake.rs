@@ -1,23 +1,30 @@
-//! What a request to `/socket.io/` asks for, and the errors of Engine.IO's own:
+//! Parses requests to `/socket.io/`, and the errors that Engine.IO numbers:
 //! <https://socket.io/docs/v4/engine-io-protocol/>.
 
-use super::config::MAX_SHARDS;
+use crate::config::MAX_SHARDS;
 use serde_json::json;
 
-/// The version of the protocol, `EIO` of the query.
+/// The supported version of the protocol: `EIO` of the query.
 const VERSION: &str = "4";
 
-/// Errors that Engine.IO numbers. Answered by a 400 with `{ code, message }`.
+/// An error that Engine.IO numbers. Answered with HTTP 400 and `{ code, message }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
+    /// `transport` is neither `polling` nor `websocket`.
     UnknownTransport,
+    /// There is no session with this `sid`.
     UnknownSid,
+    /// The HTTP method is neither GET nor, with a `sid`, POST.
     BadMethod,
+    /// The combination of method, transport, `sid` and upgrade is not valid, or a
+    /// packet is malformed.
     BadRequest,
+    /// `EIO` is not 4.
     Version,
 }
 
 impl Error {
+    /// Returns the body of the answer.
     pub fn json(self) -> String {
         let (code, message) = match self {
             Error::UnknownTransport => (0, "Transport unknown"),
@@ -30,33 +37,40 @@ impl Error {
     }
 }
 
-/// What is asked for.
+/// The operation that a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Ask {
-    /// A WebSocket: of a new session, or to upgrade the one of this `sid`.
+    /// Opens a WebSocket.
     WebSocket {
+        /// The session to upgrade; `None` for a new session.
         sid: Option<String>,
     },
-    /// A new session on long-polling.
+    /// Opens a session on long-polling.
     Open,
+    /// Waits for packets.
     Poll {
+        /// The session.
         sid: String,
     },
+    /// Sends packets.
     Post {
+        /// The session.
         sid: String,
     },
 }
 
-/// The parameters of a request's query.
+/// The parameters of the query of a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Parameters<'a> {
     /// `EIO`: the version of the protocol.
     pub version: Option<&'a str>,
+    /// `transport`: `polling` or `websocket`.
     pub transport: Option<&'a str>,
+    /// `sid`: the session.
     pub sid: Option<&'a str>,
 }
 
-/// Reads a request. `upgrade` says whether it wants to become a WebSocket.
+/// Parses a request. `upgrade` is `true` if the request asks to upgrade to a WebSocket.
 pub fn read(method: &str, query: Parameters, upgrade: bool) -> Result<Ask, Error> {
     let transport = query.transport;
     if !matches!(transport, Some("polling" | "websocket")) {
@@ -78,7 +92,8 @@ pub fn read(method: &str, query: Parameters, upgrade: bool) -> Result<Ask, Error
     }
 }
 
-/// The gateway that a `sid` (or a `pid`) names: what stands before its `-`.
+/// Returns the number of the gateway that made a `sid` or a `pid`: the part before its
+/// `-`. Returns `None` if that is not the number of a gateway.
 pub fn shard_of(id: &str) -> Option<usize> {
     let (shard, _) = id.split_once('-')?;
     shard.parse().ok().filter(|shard| *shard < MAX_SHARDS)
@@ -102,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_of_the_handshake_has_its_code() {
+    fn invalid_request_is_answered_with_its_error() {
         use Error::*;
         for (method, query, upgrade, error) in [
             ("GET", "EIO=4", false, UnknownTransport),
@@ -127,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sid_names_its_gateway_and_a_forged_one_names_none() {
+    fn shard_of_returns_the_gateway_and_rejects_forged_ids() {
         assert_eq!(shard_of("7-0123abcd"), Some(7));
         for forged in ["", "abc", "-", "x-1", "-1-2", "99999999999-1", "1024-a"] {
             assert_eq!(shard_of(forged), None, "{forged}");

@@ -1,17 +1,28 @@
-//! Socket.IO 5 (<https://socket.io/docs/v4/socket-io-protocol/>): namespaces,
-//! events and acknowledgements on an Engine.IO session.
+//! Socket.IO 5 (<https://socket.io/docs/v4/socket-io-protocol/>): namespaces, events
+//! and acknowledgements on an Engine.IO session.
+//!
+//! - A message of a session is decoded to a packet. An event or acknowledgement with
+//!   attachments is complete when all its attachments have arrived.
+//! - A CONNECT becomes an [`EngineEvent::Connect`]. The application answers by
+//!   [`EngineServer::accept`] or [`EngineServer::refuse`].
+//! - An event becomes an [`EngineEvent::Event`] with the id of the acknowledgement that
+//!   the client wants. The application answers by [`EngineServer::acknowledge`].
 
-use super::engine::{Door, Protocol};
-use super::{Frame, Hub, SessionId, UNAUTHENTICATED_BYTES, Up};
 use crate::config::GatewayConfig;
+use crate::engine::{
+    ConnectInfo, EngineServer, Protocol, TIMEOUT_EXTENSION, UNAUTHENTICATED_BYTES,
+};
+use crate::event::EngineEvent;
+use crate::ids::SessionId;
+use crate::output::Frame;
 use bytes::Bytes;
 use engineioxide_core::Packet as EnginePacket;
 use roomcast_proto::access::Identity;
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::limits::network_of;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::event_name;
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::raw_object::RawObject;
 use roomcast_proto::time::{Millis, SECOND};
-use roomcast_proto::wire::native::Close;
-use roomcast_proto::wire::{Object, event};
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -23,477 +34,527 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
 
-/// When a deadline that has passed is looked at once more. Within the time that
-/// a gateway waits for by a timer, which the runtime lets wait until everything
-/// that has arrived was read.
-pub(super) const SECOND_LOOK: Millis = 100;
-
-/// How long announced attachments may take.
+/// Time within which the attachments of a packet have to arrive.
 const ATTACHMENT_TIMEOUT: Millis = 10 * SECOND;
 
-/// Most attachments of a packet.
+/// Maximum number of attachments of a packet.
 const MAX_ATTACHMENTS: usize = 256;
 
-/// CONNECTs that a connection without a valid token may send in all
-/// (CONTRACT, Authentication).
+/// Maximum number of CONNECTs of a connection without a valid token (CONTRACT,
+/// Authentication).
 const MAX_CONNECTS: u32 = 5;
 
-/// How long a connection may be without a valid token (CONTRACT,
-/// Authentication).
+/// Time within which a connection has to show a valid token (CONTRACT, Authentication).
 const UNAUTHENTICATED_TIMEOUT: Millis = 10 * SECOND;
 
-/// What Socket.IO keeps of a session.
+/// The Socket.IO state of a session.
 #[derive(Debug)]
-pub(super) struct Io {
-    /// Not on bare Engine.IO.
+pub(crate) struct SocketIoSession {
+    /// `false` on bare Engine.IO, whose messages are not packets of Socket.IO.
     enabled: bool,
-    nsps: Vec<Namespace>,
-    /// CONNECTs that were not answered yet, in the order they came.
-    connecting: Vec<Connecting>,
-    /// CONNECTs without a valid token so far.
+    namespaces: Vec<Namespace>,
+    /// The CONNECTs that were not answered yet, in the order of their arrival.
+    connecting: Vec<PendingConnect>,
+    /// Number of CONNECTs without a valid token.
     connects: u32,
-    /// Until when there must be a namespace.
-    pub(super) connect_by: Option<Millis>,
-    /// A deadline has passed once; see [`Hub::is_overdue`].
-    late: bool,
-    /// A packet whose attachments are not all there.
-    partial: Option<Partial>,
+    /// The time by which the client has to be in a namespace. `None` once it was in
+    /// one.
+    pub(crate) connect_by: Option<Millis>,
+    /// The deadline was extended; see [`SocketIoSession::is_overdue`].
+    extended: bool,
+    /// A packet whose attachments have not all arrived.
+    partial: Option<PartialPacket>,
 }
 
 /// A namespace that the client is connected to.
 #[derive(Debug)]
 struct Namespace {
     name: String,
-    /// The newest valid token that was shown for it. See [`Hub::opens`].
+    /// The newest valid token that the client has shown for it. See
+    /// [`EngineServer::opens`].
     identity: Option<Rc<Identity>>,
 }
 
 /// A CONNECT that was not answered yet.
 #[derive(Debug)]
-struct Connecting {
+struct PendingConnect {
     nsp: String,
-    /// No other CONNECT has this number: a client may give up and send another
-    /// for the same namespace.
+    /// Unique: a client may give up a CONNECT and send another one for the same
+    /// namespace.
     number: u64,
-    /// `None` once the application has it.
+    /// `None` once the application was given the CONNECT.
     auth: Option<String>,
-    /// Bytes of it.
+    /// Size of the CONNECT.
     bytes: usize,
 }
 
+/// A packet whose attachments have not all arrived.
 #[derive(Debug)]
-struct Partial {
+struct PartialPacket {
     packet: Packet,
+    /// Number of attachments that have not arrived.
     missing: usize,
-    /// Empty where the application does not read them.
+    /// The contents are empty if the application does not read them.
     attachments: Vec<Bytes>,
+    /// Size of the attachments so far.
     bytes: usize,
-    until: Millis,
+    deadline: Millis,
 }
 
-impl Io {
-    pub(super) fn new(door: &Door, config: &GatewayConfig, now: Millis) -> Self {
-        let enabled = door.protocol == Protocol::SocketIo;
-        let patience = match door.identity {
+impl SocketIoSession {
+    pub(crate) fn new(info: &ConnectInfo, config: &GatewayConfig, now: Millis) -> Self {
+        let enabled = info.protocol == Protocol::SocketIo;
+        let timeout = match info.identity {
             Some(_) => config.connect_timeout,
             None => config.connect_timeout.min(UNAUTHENTICATED_TIMEOUT),
         };
-        Io {
+        SocketIoSession {
             enabled,
-            nsps: Vec::new(),
+            namespaces: Vec::new(),
             connecting: Vec::new(),
             connects: 0,
-            connect_by: enabled.then_some(now + patience),
-            late: false,
+            connect_by: enabled.then_some(now + timeout),
+            extended: false,
             partial: None,
         }
     }
 
-    /// After hibernation.
-    pub(super) fn recall(
-        nsps: Vec<String>,
+    /// Returns the state after hibernation. The identities of the namespaces are set
+    /// later, by [`EngineServer::set_identity`].
+    pub(crate) fn restore(
+        namespaces: Vec<String>,
         connect_by: Option<Millis>,
-        door: &Door,
+        info: &ConnectInfo,
         config: &GatewayConfig,
         now: Millis,
     ) -> Self {
-        let io = Io::new(door, config, now);
-        let nsps = nsps.into_iter().map(|name| Namespace {
+        let namespaces = namespaces.into_iter().map(|name| Namespace {
             name,
             identity: None,
         });
-        let nsps: Vec<Namespace> = nsps.collect();
-        Io {
-            connect_by: connect_by.filter(|_| nsps.is_empty()),
-            nsps,
-            ..io
+        let namespaces: Vec<Namespace> = namespaces.collect();
+        SocketIoSession {
+            connect_by: connect_by.filter(|_| namespaces.is_empty()),
+            namespaces,
+            ..SocketIoSession::new(info, config, now)
         }
     }
 
-    pub(super) fn deadline(&self) -> Option<Millis> {
-        let partial = self.partial.as_ref().map(|partial| partial.until);
+    pub(crate) fn deadline(&self) -> Option<Millis> {
+        let partial = self.partial.as_ref().map(|partial| partial.deadline);
         [self.connect_by, partial].into_iter().flatten().min()
     }
 
-    /// Whether a valid token has been shown: one is taken to get into a
-    /// namespace. On bare Engine.IO nothing asks for one.
-    pub(super) fn is_authenticated(&self) -> bool {
-        !self.enabled || !self.nsps.is_empty()
-    }
-
-    pub(super) fn namespaces(&self) -> impl Iterator<Item = &str> {
-        self.nsps.iter().map(|one| one.name.as_str())
-    }
-
-    pub(super) fn identity(&self, nsp: &str) -> Option<&Identity> {
-        let mut nsps = self.nsps.iter();
-        nsps.find(|one| one.name == nsp)?.identity.as_deref()
-    }
-
-    pub(super) fn set_identity(&mut self, nsp: &str, identity: Rc<Identity>) {
-        if let Some(one) = self.nsps.iter_mut().find(|one| one.name == nsp) {
-            one.identity = Some(identity);
-        }
-    }
-
-    /// All namespaces of which the application may have a client: those that
-    /// are connected, and those whose CONNECT it was given.
-    pub(super) fn into_namespaces(self) -> Vec<String> {
-        let given = self.connecting.into_iter().filter(|one| one.auth.is_none());
-        let connected = self.nsps.into_iter().map(|one| one.name);
-        connected.chain(given.map(|one| one.nsp)).collect()
-    }
-}
-
-impl Hub {
-    /// Whether a session has missed a deadline. What it sent in time may still
-    /// wait to be read, so a deadline counts when it is looked at a second time,
-    /// a moment later; see [`Hub::advance`].
-    pub(super) fn is_overdue(&mut self, place: SessionId, now: Millis) -> bool {
-        let Some(session) = self.session_mut(place) else {
-            return false;
-        };
-        let io = &mut session.io;
-        if io.deadline().is_none_or(|at| at > now) {
+    /// Returns `true` if the client has missed a deadline. A deadline that passes is
+    /// extended once, by [`TIMEOUT_EXTENSION`].
+    pub(crate) fn is_overdue(&mut self, now: Millis) -> bool {
+        if self.deadline().is_none_or(|at| at > now) {
             return false;
         }
-        if io.late {
+        if self.extended {
             return true;
         }
-        io.late = true;
-        let partial = io.partial.as_mut().map(|partial| &mut partial.until);
-        for at in [io.connect_by.as_mut(), partial].into_iter().flatten() {
-            *at = (*at).max(now + SECOND_LOOK);
+        self.extended = true;
+        let partial = self.partial.as_mut().map(|partial| &mut partial.deadline);
+        for at in [self.connect_by.as_mut(), partial].into_iter().flatten() {
+            *at = (*at).max(now + TIMEOUT_EXTENSION);
         }
         false
     }
 
-    /// A message of a session's client.
-    pub(super) fn message(&mut self, place: SessionId, frame: Frame, now: Millis) {
-        let Some(session) = self.session(place) else {
-            return;
-        };
-        if !session.io.enabled {
-            return self.ups.push_back(Up::Message {
-                session: place,
-                frame,
-            });
-        }
-        let understood = match frame {
-            Frame::Text(text) => self.text(place, &text, now),
-            Frame::Binary(bytes) => self.attachment(place, bytes, now),
-        };
-        if understood.is_none() {
-            self.close_session(place, Close::Malformed);
+    /// Returns `true` if the client has shown a valid token, which it needs for a
+    /// namespace. Bare Engine.IO needs none.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        !self.enabled || !self.namespaces.is_empty()
+    }
+
+    /// Returns the names of the namespaces that the client is connected to.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.namespaces
+            .iter()
+            .map(|namespace| namespace.name.as_str())
+    }
+
+    /// Returns `true` if the client is connected to the namespace.
+    pub(crate) fn is_connected(&self, nsp: &str) -> bool {
+        self.namespaces().any(|name| name == nsp)
+    }
+
+    /// Returns the newest valid token of a namespace.
+    pub(crate) fn identity(&self, nsp: &str) -> Option<&Identity> {
+        let mut namespaces = self.namespaces.iter();
+        let namespace = namespaces.find(|namespace| namespace.name == nsp)?;
+        namespace.identity.as_deref()
+    }
+
+    pub(crate) fn set_identity(&mut self, nsp: &str, identity: Rc<Identity>) {
+        let mut namespaces = self.namespaces.iter_mut();
+        if let Some(namespace) = namespaces.find(|namespace| namespace.name == nsp) {
+            namespace.identity = Some(identity);
         }
     }
 
-    fn text(&mut self, place: SessionId, text: &str, now: Millis) -> Option<()> {
-        let (packet, missing) = decode(text)?;
-        let session = self.session_mut(place)?;
-        if session.io.partial.is_some() {
-            return None;
+    /// Returns all namespaces for which the application may have a client: the
+    /// connected ones, and those whose CONNECT it was given.
+    pub(crate) fn into_namespaces(self) -> Vec<String> {
+        let connected = self.namespaces.into_iter().map(|namespace| namespace.name);
+        let connecting = self.connecting.into_iter();
+        let given = connecting.filter(|connect| connect.auth.is_none());
+        connected.chain(given.map(|connect| connect.nsp)).collect()
+    }
+}
+
+/// A packet that violates the protocol. Its session is closed.
+struct Malformed;
+
+impl EngineServer {
+    /// Handles a message of a session.
+    pub(crate) fn receive_message(&mut self, id: SessionId, frame: Frame, now: Millis) {
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
+        if !session.socketio.enabled {
+            return self.push_event(EngineEvent::Message { session: id, frame });
+        }
+        let handled = match frame {
+            Frame::Text(text) => self.receive_text(id, &text, now),
+            Frame::Binary(bytes) => self.receive_attachment(id, bytes, now),
+        };
+        if let Err(Malformed) = handled {
+            self.close_session(id, Disconnect::Malformed);
+        }
+    }
+
+    fn receive_text(&mut self, id: SessionId, text: &str, now: Millis) -> Result<(), Malformed> {
+        let (packet, missing) = decode(text).ok_or(Malformed)?;
+        let session = self.sessions.get_mut(id).ok_or(Malformed)?;
+        if session.socketio.partial.is_some() {
+            return Err(Malformed);
         }
         if missing == 0 {
-            return self.packet_in(place, packet, Vec::new(), now);
+            return self.receive_complete(id, packet, Vec::new(), now);
         }
-        // Only namespaces take events, so nothing is kept for a client that is
-        // in none.
-        session.io.namespaces().find(|one| *one == packet.ns)?;
-        session.io.partial = Some(Partial {
+        // Only connected namespaces receive events, so nothing is kept for a client
+        // that is in none.
+        if !session.socketio.is_connected(&packet.ns) {
+            return Err(Malformed);
+        }
+        session.socketio.partial = Some(PartialPacket {
             packet,
             missing,
             attachments: Vec::new(),
             bytes: 0,
-            until: now + ATTACHMENT_TIMEOUT,
+            deadline: now + ATTACHMENT_TIMEOUT,
         });
-        self.begun(place, now);
-        Some(())
+        self.schedule_recheck(id, now);
+        Ok(())
     }
 
-    fn attachment(&mut self, place: SessionId, bytes: Bytes, now: Millis) -> Option<()> {
+    fn receive_attachment(
+        &mut self,
+        id: SessionId,
+        bytes: Bytes,
+        now: Millis,
+    ) -> Result<(), Malformed> {
         let limit = self.config.max_payload;
         let keeps = self.keeps_attachments;
-        let session = self.session_mut(place)?;
-        let partial = session.io.partial.as_mut()?;
+        let session = self.sessions.get_mut(id).ok_or(Malformed)?;
+        let partial = session.socketio.partial.as_mut().ok_or(Malformed)?;
         partial.bytes += bytes.len();
         partial.missing -= 1;
         if partial.bytes > limit {
-            return None;
+            return Err(Malformed);
         }
-        // What is not kept is still an attachment: the event is refused by name.
-        partial
-            .attachments
-            .push(if keeps { bytes } else { Bytes::new() });
+        // The application still has to know the number of attachments, because it
+        // refuses events that have any.
+        let kept = if keeps { bytes } else { Bytes::new() };
+        partial.attachments.push(kept);
         if partial.missing > 0 {
-            return Some(());
+            return Ok(());
         }
-        let whole = session.io.partial.take()?;
-        self.packet_in(place, whole.packet, whole.attachments, now)
+        let complete = session.socketio.partial.take().ok_or(Malformed)?;
+        self.receive_complete(id, complete.packet, complete.attachments, now)
     }
 
-    /// A packet with all that belongs to it. `None` where it is malformed.
-    fn packet_in(
+    /// Handles a packet whose attachments have all arrived.
+    fn receive_complete(
         &mut self,
-        place: SessionId,
+        id: SessionId,
         packet: Packet,
         attachments: Vec<Bytes>,
         now: Millis,
-    ) -> Option<()> {
+    ) -> Result<(), Malformed> {
         let nsp = packet.ns.to_string();
-        let session = self.session_mut(place)?;
-        let known = session.io.nsps.iter().position(|one| one.name == nsp);
-        let up = match packet.inner {
+        match packet.inner {
             PacketData::Connect(auth) => {
                 let auth = match auth {
                     Some(Value::Str(auth, _)) => auth.to_string(),
                     _ => "{}".into(),
                 };
-                self.connect(place, nsp, auth, now)?;
-                return Some(());
+                self.receive_connect(id, nsp, auth, now)
             }
-            PacketData::Disconnect => {
-                match known {
-                    Some(known) => {
-                        session.io.nsps.remove(known);
-                        self.attach(place);
-                    }
-                    // It does not wait for the answer to its CONNECT.
-                    None => {
-                        let connecting = &mut session.io.connecting;
-                        let known = connecting.iter().position(|one| one.nsp == nsp)?;
-                        connecting.remove(known);
-                        self.start_connects(place);
-                    }
-                }
-                Up::Disconnected {
-                    session: place,
-                    nsp,
-                    by_itself: true,
-                }
-            }
+            PacketData::Disconnect => self.receive_disconnect(id, nsp),
             PacketData::Event(Value::Str(args, _), ack)
             | PacketData::BinaryEvent(Value::Str(args, _), ack) => {
-                known?;
+                self.check_connected(id, &nsp)?;
                 if !is_event(&args) {
-                    return None;
+                    return Err(Malformed);
                 }
-                Up::Event {
-                    session: place,
+                self.push_event(EngineEvent::Event {
+                    session: id,
                     nsp,
                     ack,
                     args: args.to_string(),
                     attachments,
-                }
+                });
+                Ok(())
             }
-            // Nothing here asks clients for acknowledgements.
+            // The gateway asks clients for no acknowledgements, so they are dropped.
             PacketData::EventAck(Value::Str(args, _), _)
             | PacketData::BinaryAck(Value::Str(args, _), _) => {
-                known?;
-                if self.count_overhead(place, now) {
-                    serde_json::from_str::<Vec<IgnoredAny>>(&args).ok()?;
+                self.check_connected(id, &nsp)?;
+                if self.count_overhead(id, now) {
+                    serde_json::from_str::<Vec<IgnoredAny>>(&args).map_err(|_| Malformed)?;
                 }
-                return Some(());
+                Ok(())
             }
-            _ => return None,
-        };
-        self.ups.push_back(up);
-        Some(())
+            _ => Err(Malformed),
+        }
     }
 
-    /// A CONNECT. Without a valid token, five may be sent in all, and the
-    /// application judges one at a time; the others wait. `None` where it is
-    /// malformed.
-    fn connect(&mut self, place: SessionId, nsp: String, auth: String, now: Millis) -> Option<()> {
-        if !self.count_overhead(place, now) {
-            return Some(());
+    /// Returns an error if the client is not connected to the namespace.
+    fn check_connected(&self, id: SessionId, nsp: &str) -> Result<(), Malformed> {
+        let session = self.sessions.get(id).ok_or(Malformed)?;
+        match session.socketio.is_connected(nsp) {
+            true => Ok(()),
+            false => Err(Malformed),
+        }
+    }
+
+    fn receive_disconnect(&mut self, id: SessionId, nsp: String) -> Result<(), Malformed> {
+        let session = self.sessions.get_mut(id).ok_or(Malformed)?;
+        let SocketIoSession {
+            namespaces,
+            connecting,
+            ..
+        } = &mut session.socketio;
+        if let Some(index) = namespaces.iter().position(|one| one.name == nsp) {
+            namespaces.remove(index);
+            self.attach(id);
+        } else {
+            // The client does not wait for the answer to its CONNECT.
+            let index = connecting.iter().position(|connect| connect.nsp == nsp);
+            connecting.remove(index.ok_or(Malformed)?);
+            self.start_connects(id);
+        }
+        self.push_event(EngineEvent::Disconnected {
+            session: id,
+            nsp,
+            by_client: true,
+        });
+        Ok(())
+    }
+
+    /// Handles a CONNECT. Without a valid token a client can send [`MAX_CONNECTS`] in
+    /// all; the application handles one at a time, and the others wait.
+    fn receive_connect(
+        &mut self,
+        id: SessionId,
+        nsp: String,
+        auth: String,
+        now: Millis,
+    ) -> Result<(), Malformed> {
+        if !self.count_overhead(id, now) {
+            return Ok(());
         }
         self.last_connect += 1;
         let number = self.last_connect;
-        let session = self.session_mut(place)?;
-        if !session.is_authenticated() {
-            session.io.connects += 1;
-            // Of the one that is judged nothing waits.
-            let waiting = session.io.connecting.iter().skip(1);
-            let waiting = waiting.map(|one| one.bytes).sum::<usize>() + nsp.len() + auth.len();
-            let waits = !session.io.connecting.is_empty();
-            if session.io.connects > MAX_CONNECTS || waits && waiting > UNAUTHENTICATED_BYTES {
-                self.close_session(place, Close::TooFast);
-                return Some(());
-            }
+        let session = self.sessions.get_mut(id).ok_or(Malformed)?;
+        let bytes = nsp.len() + auth.len();
+        if !session.is_authenticated() && !session.socketio.admit_connect(bytes) {
+            self.close_session(id, Disconnect::TooFast);
+            return Ok(());
         }
-        Object::parse(&auth, "`auth`").ok()?;
-        let io = &mut session.io;
-        let mut connecting = io.connecting.iter();
-        // Asked twice, as clients do whose `connect` is called twice.
-        if io.nsps.iter().any(|one| one.name == nsp) || connecting.any(|one| one.nsp == nsp) {
-            return Some(());
+        RawObject::parse(&auth, "`auth`").map_err(|_| Malformed)?;
+        let SocketIoSession {
+            namespaces,
+            connecting,
+            ..
+        } = &mut session.socketio;
+        // Clients send a CONNECT twice if their `connect` is called twice.
+        let is_repeated = namespaces.iter().any(|namespace| namespace.name == nsp)
+            || connecting.iter().any(|connect| connect.nsp == nsp);
+        if is_repeated {
+            return Ok(());
         }
-        io.connecting.push(Connecting {
-            bytes: nsp.len() + auth.len(),
-            number,
+        connecting.push(PendingConnect {
             nsp,
+            number,
             auth: Some(auth),
+            bytes,
         });
-        self.start_connects(place);
-        Some(())
+        self.start_connects(id);
+        Ok(())
     }
 
-    /// Gives the application the CONNECTs that it may judge now.
-    fn start_connects(&mut self, place: SessionId) {
-        let Some(session) = self.sessions.get_mut(place) else {
+    /// Gives the application the CONNECTs that it can handle now.
+    fn start_connects(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
         let one_at_a_time = !session.is_authenticated();
-        for connecting in &mut session.io.connecting {
-            if let Some(auth) = connecting.auth.take() {
-                self.ups.push_back(Up::Connect {
-                    session: place,
-                    nsp: connecting.nsp.clone(),
-                    number: connecting.number,
+        let mut started = Vec::new();
+        for connect in &mut session.socketio.connecting {
+            if let Some(auth) = connect.auth.take() {
+                started.push(EngineEvent::Connect {
+                    session: id,
+                    nsp: connect.nsp.clone(),
+                    number: connect.number,
                     auth,
                 });
             }
             if one_at_a_time {
-                return;
+                break;
             }
+        }
+        for event in started {
+            self.push_event(event);
         }
     }
 
-    /// Whether the CONNECT of this number waits for its answer.
-    pub fn is_connecting(&self, place: SessionId, number: u64) -> bool {
-        let session = self.session(place);
-        session.is_some_and(|it| it.io.connecting.iter().any(|one| one.number == number))
+    /// Returns `true` if the CONNECT with this number waits for its answer.
+    pub fn is_connecting(&self, id: SessionId, number: u64) -> bool {
+        self.sessions.get(id).is_some_and(|session| {
+            let mut connecting = session.socketio.connecting.iter();
+            connecting.any(|connect| connect.number == number)
+        })
     }
 
-    /// Answers a CONNECT: the client is in the namespace by the token of
-    /// `identity`. `data` is a JSON object. Returns `false` if the CONNECT is
-    /// not there any more, with the session or without it.
+    /// Accepts a CONNECT: the client is in the namespace by the token of `identity`.
+    /// `data` is a JSON object. Returns `false` if no CONNECT for the namespace waits
+    /// any more; then nothing is done.
     pub fn accept(
         &mut self,
-        place: SessionId,
+        id: SessionId,
         nsp: &str,
         identity: Option<Rc<Identity>>,
         data: String,
     ) -> bool {
-        let Some(session) = self.session_mut(place) else {
+        let Some(session) = self.sessions.get_mut(id) else {
             return false;
         };
-        let connecting = &mut session.io.connecting;
-        let Some(asked) = connecting.iter().position(|one| one.nsp == nsp) else {
+        let state = &mut session.socketio;
+        let index = state.connecting.iter().position(|one| one.nsp == nsp);
+        let Some(index) = index else {
             return false;
         };
-        let name = connecting.remove(asked).nsp;
-        session.io.nsps.push(Namespace { name, identity });
-        session.io.connect_by = None;
-        session.io.late = false;
-        session.io.connects = 0;
+        let name = state.connecting.remove(index).nsp;
+        state.namespaces.push(Namespace { name, identity });
+        state.connect_by = None;
+        state.extended = false;
+        state.connects = 0;
         let data = Some(Value::Str(data.into(), None));
-        self.send_out(place, Packet::connect(nsp.to_owned(), data));
-        self.attach(place);
-        self.start_connects(place);
+        self.encode_and_send(id, Packet::connect(nsp.to_owned(), data));
+        self.attach(id);
+        self.start_connects(id);
         true
     }
 
-    /// Answers a CONNECT by a refusal; `data` is a JSON object. A refusal of a
-    /// connection without a valid token counts against its address.
-    pub fn refuse(&mut self, place: SessionId, nsp: &str, data: &str) {
-        let Some(session) = self.session_mut(place) else {
+    /// Refuses a CONNECT. `data` is a JSON object. The refusal of a connection without a
+    /// valid token counts against its address.
+    pub fn refuse(&mut self, id: SessionId, nsp: &str, data: &str) {
+        let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        session.io.connecting.retain(|one| one.nsp != nsp);
+        session
+            .socketio
+            .connecting
+            .retain(|connect| connect.nsp != nsp);
         if !session.is_authenticated()
-            && let Some(network) = session.door.address.as_deref().map(network_of)
+            && let Some(address) = session.info.address.clone()
         {
-            let rate = self.config.refused_connects;
-            // Over the limit, `admit` refuses the next connection.
-            let _ = self.refused.admit(&network, "", rate, self.now);
+            self.count_refused_connect(&address);
         }
-        // The packet of the library has a message and nothing else.
+        // The library's packet has a message and no further fields.
         let nsp = match nsp {
             "/" => String::new(),
             nsp => format!("{nsp},"),
         };
-        self.packet(place, EnginePacket::Message(format!("4{nsp}{data}").into()));
-        self.start_connects(place);
+        self.send_packet(id, EnginePacket::Message(format!("4{nsp}{data}").into()));
+        self.start_connects(id);
     }
 
-    /// Logs a refusal, the first of a connection alone.
-    pub fn log_refusal(&mut self, place: SessionId, entry: Entry) {
-        if let Some(session) = self.session_mut(place)
+    /// Logs a refusal, if it is the first one of the connection.
+    pub fn log_refusal(&mut self, id: SessionId, entry: LogRecord) {
+        if let Some(session) = self.sessions.get_mut(id)
             && !std::mem::replace(&mut session.refusal_logged, true)
         {
             self.log(entry);
         }
     }
 
-    /// Sends a client out of a namespace. One that has none left is closed.
-    pub fn expel(&mut self, place: SessionId, nsp: &str, why: Close) {
-        let Some(session) = self.session_mut(place) else {
+    /// Disconnects a client from a namespace by a DISCONNECT packet, after which clients
+    /// do not reconnect by themselves. A session that is in no namespace any more is
+    /// closed.
+    pub fn expel(&mut self, id: SessionId, nsp: &str, why: Disconnect) {
+        let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        session.io.nsps.retain(|one| one.name != nsp);
-        let last = session.io.nsps.is_empty();
-        self.send_out(place, Packet::disconnect(nsp.to_owned()));
-        self.attach(place);
-        if last {
-            self.close_session(place, why);
+        let namespaces = &mut session.socketio.namespaces;
+        namespaces.retain(|namespace| namespace.name != nsp);
+        let is_last = namespaces.is_empty();
+        self.encode_and_send(id, Packet::disconnect(nsp.to_owned()));
+        self.attach(id);
+        if is_last {
+            self.close_session(id, why);
         }
     }
 
-    /// An event: a JSON list, its name first.
-    pub fn emit(&mut self, place: SessionId, nsp: &str, args: &str, attachments: Vec<Bytes>) {
-        self.send_out(
-            place,
-            Packet::event(nsp.to_owned(), value(args, attachments)),
-        );
+    /// Sends an event. `args` is a JSON list that begins with the name of the event.
+    pub fn emit(&mut self, id: SessionId, nsp: &str, args: &str, attachments: Vec<Bytes>) {
+        let value = value(args, attachments);
+        self.encode_and_send(id, Packet::event(nsp.to_owned(), value));
     }
 
-    /// The answer to an event that asked for one: a JSON list.
+    /// Sends an acknowledgement: the answer to the event with this `ack` id. `args` is a
+    /// JSON list.
     pub fn acknowledge(
         &mut self,
-        place: SessionId,
+        id: SessionId,
         nsp: &str,
         ack: i64,
         args: &str,
         attachments: Vec<Bytes>,
     ) {
         let value = value(args, attachments);
-        self.send_out(place, Packet::ack(nsp.to_owned(), value, ack));
+        self.encode_and_send(id, Packet::ack(nsp.to_owned(), value, ack));
     }
 
-    fn send_out(&mut self, place: SessionId, packet: Packet) {
+    fn encode_and_send(&mut self, id: SessionId, packet: Packet) {
         if let Value::Str(text, attachments) = CommonParser.encode(packet) {
-            self.packet(place, EnginePacket::Message(text));
+            self.send_packet(id, EnginePacket::Message(text));
             for bytes in attachments.into_iter().flatten() {
-                self.packet(place, EnginePacket::Binary(bytes));
+                self.send_packet(id, EnginePacket::Binary(bytes));
             }
         }
     }
 }
 
-/// The message that is an event in a namespace; `args` is a JSON list.
-pub(super) fn event(nsp: &str, args: &str) -> String {
+impl SocketIoSession {
+    /// Counts a CONNECT of this size without a valid token. Returns `false` if there are
+    /// too many or those that wait are too large.
+    fn admit_connect(&mut self, bytes: usize) -> bool {
+        self.connects += 1;
+        // The first one is being verified; only the others wait.
+        let waiting = self.connecting.iter().skip(1);
+        let waiting_bytes = waiting.map(|connect| connect.bytes).sum::<usize>() + bytes;
+        let has_to_wait = !self.connecting.is_empty();
+        self.connects <= MAX_CONNECTS && !(has_to_wait && waiting_bytes > UNAUTHENTICATED_BYTES)
+    }
+}
+
+/// Returns the message for an event in a namespace. `args` is a JSON list.
+pub(crate) fn event_message(nsp: &str, args: &str) -> String {
     match CommonParser.encode(Packet::event(nsp.to_owned(), value(args, Vec::new()))) {
         Value::Str(text, _) => text.to_string(),
         Value::Bytes(_) => String::new(),
@@ -505,11 +566,12 @@ fn value(args: &str, attachments: Vec<Bytes>) -> Value {
     Value::Str(args.to_owned().into(), attachments)
 }
 
-/// A packet, and how many attachments will follow it.
+/// Returns a packet and the number of attachments that follow it.
 fn decode(text: &str) -> Option<(Packet, usize)> {
     let (text, attachments) = match text.as_bytes().first()? {
-        // The library measures how long attachments take with a clock that
-        // WebAssembly has not: it is told of none, and they are gathered here.
+        // The library measures the time that attachments take with a clock that
+        // WebAssembly does not have. So it is told that there are none, and they are
+        // collected here.
         b'5' | b'6' => {
             let (count, rest) = text[1..].split_once('-')?;
             let count: usize = count.parse().ok()?;
@@ -530,20 +592,20 @@ fn decode(text: &str) -> Option<(Packet, usize)> {
     Some((packet, attachments))
 }
 
-/// Whether it is a list that begins with the name of an event. The rest of the
-/// list is checked and not kept.
+/// Returns `true` if `args` is a JSON list that begins with a valid event name.
 fn is_event(args: &str) -> bool {
     let Ok(EventName(name)) = serde_json::from_str::<EventName>(args) else {
         return false;
     };
     match serde_json::from_str::<String>(name) {
-        // A packet with one of these is malformed, as in Socket.IO's own server.
-        Ok(name) => !event::is_of_connections(&name),
+        // The reference server rejects the same names.
+        Ok(name) => !event_name::is_socket_io_reserved(&name),
         Err(_) => name.parse::<u64>().is_ok(),
     }
 }
 
-/// The first element of a list, as it stands there.
+/// The JSON text of the first element of a list. The other elements are checked and
+/// dropped.
 struct EventName<'a>(&'a str);
 
 impl<'de: 'a, 'a> Deserialize<'de> for EventName<'a> {
@@ -554,7 +616,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for EventName<'a> {
             type Value = EventName<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a list with the name of an event")
+                f.write_str("a list that begins with the name of an event")
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
@@ -574,7 +636,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_malformed_is_no_packet() {
+    fn malformed_packets_are_not_decoded() {
         for text in [
             "", "9", "abc", "5", "5x-[]", "51[]", "5999-[]", "3[]", "7[]", "4{}",
         ] {
@@ -586,7 +648,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_has_a_name_that_is_not_the_connections_own() {
+    fn event_needs_a_name_that_is_not_reserved() {
         for args in [r#"["x"]"#, r#"[1,2]"#, r#"["x",{"a":[1]}]"#] {
             assert!(is_event(args), "{args}");
         }

@@ -1,38 +1,43 @@
-//! Access rights: room patterns, and the identity that a valid token gives.
+//! Access rights: what the holder of a token may do in which room.
 
-use crate::fault::{Fault, Result};
+use crate::error::{Error, Result};
 use crate::name;
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
 
-/// What an identity may do in one room: a set of rights, as bits so that it
-/// fits a socket's attachment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// A set of rights in one room. Stored as the bits of one byte, so that it fits into the
+/// attachment of a socket; the bits must not change their meaning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Rights(u8);
 
 impl Rights {
+    /// No rights.
     pub const NONE: Rights = Rights(0);
-    /// Receive, join, read history.
+    /// Join the room, receive its events and read its history.
     pub const READ: Rights = Rights(1);
     /// Send messages and custom events.
     pub const WRITE: Rights = Rights(2);
     /// Show presence and typing.
     pub const PRESENCE: Rights = Rights(4);
-    /// All of the others besides its own.
+    /// Administrate the room as a service. Includes all other rights.
     pub const ADMIN: Rights = Rights(8 | 1 | 2 | 4);
-    /// What a plain list of patterns gives: all but admin.
+    /// All rights of a member: all but [`Rights::ADMIN`]. A list of room patterns without
+    /// rights grants these.
     pub const MEMBER: Rights = Rights(1 | 2 | 4);
 
-    pub fn has(self, right: Rights) -> bool {
-        self.0 & right.0 == right.0
+    /// Returns `true` if the set contains all of `rights`.
+    pub fn has(self, rights: Rights) -> bool {
+        self.0 & rights.0 == rights.0
     }
 
-    pub fn with(self, right: Rights) -> Rights {
-        Rights(self.0 | right.0)
+    /// Returns the union of both sets.
+    pub fn with(self, rights: Rights) -> Rights {
+        Rights(self.0 | rights.0)
     }
 
-    /// A right by its name in a token; `None` for a name of another version.
+    /// Returns the right with this name in a token. Returns `None` for unknown names, so
+    /// that tokens may carry rights of later versions.
     pub fn parse(name: &str) -> Option<Rights> {
         match name {
             "read" => Some(Rights::READ),
@@ -44,19 +49,22 @@ impl Rights {
     }
 }
 
-/// Room patterns with the rights they give. A pattern is a name, or a prefix
-/// and a final `*`; the longest match wins, a full name before a prefix.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Patterns(Vec<(String, Rights)>);
+/// Room patterns and the rights that each grants. A pattern is a room name, or a prefix
+/// followed by `*`. The longest matching pattern decides; at equal length, a full name
+/// wins over a prefix.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomPatterns(Vec<(String, Rights)>);
 
-impl Patterns {
+impl RoomPatterns {
+    /// Creates patterns with their rights.
     pub fn new(patterns: Vec<(String, Rights)>) -> Self {
-        Patterns(patterns)
+        RoomPatterns(patterns)
     }
 
-    /// From a setting: patterns separated by commas or spaces, all but admin.
+    /// Parses the value of a setting: patterns separated by commas or spaces. Each grants
+    /// [`Rights::MEMBER`].
     pub fn from_list(list: &str) -> Self {
-        Patterns(
+        RoomPatterns(
             list.split([',', ' '])
                 .filter(|pattern| !pattern.is_empty())
                 .map(|pattern| (pattern.to_owned(), Rights::MEMBER))
@@ -64,13 +72,14 @@ impl Patterns {
         )
     }
 
-    /// Whether every room there can be is given with all rights.
-    pub fn give_all(&self) -> bool {
+    /// Returns `true` if the patterns grant all rights on every possible room.
+    pub fn grant_all(&self) -> bool {
         self.0.iter().any(|(pattern, _)| pattern == "*")
             && self.0.iter().all(|(_, rights)| rights.has(Rights::ADMIN))
     }
 
-    /// What the longest pattern that matches `room` gives.
+    /// Returns the rights that the longest matching pattern grants on `room`, or
+    /// [`Rights::NONE`] if no pattern matches.
     pub fn rights(&self, room: &str) -> Rights {
         self.0
             .iter()
@@ -86,9 +95,9 @@ impl Patterns {
     }
 }
 
-/// What a user may do in `room`: patterns, and the rule of personal rooms,
-/// that only their owner joins them and only services publish to them.
-pub fn user_rights(patterns: &Patterns, user: &str, room: &str) -> Rights {
+/// Returns the rights of a user in `room`. Patterns do not apply to personal rooms: the
+/// owner has [`Rights::READ`] and [`Rights::PRESENCE`], everybody else has none.
+pub fn user_rights(patterns: &RoomPatterns, user: &str, room: &str) -> Rights {
     match name::personal_room_owner(room) {
         Some(owner) if owner == user => Rights::READ.with(Rights::PRESENCE),
         Some(_) => Rights::NONE,
@@ -96,47 +105,51 @@ pub fn user_rights(patterns: &Patterns, user: &str, room: &str) -> Rights {
     }
 }
 
-/// Longest token that is looked at, in bytes. Headers are limited to 16 KiB by
-/// the platform; what is longer cannot have come in one.
+/// Longest token that is parsed, in bytes. Longer ones cannot arrive in a header, which
+/// Cloudflare limits to 16 KB per request.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
-/// By what a token is known when it is revoked, besides its user.
+/// The claims by which a token can be revoked, besides its user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenId {
-    /// Its `iat`, in seconds since 1970.
+    /// The claim `iat`, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued: Option<u64>,
+    /// The claim `jti`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jti: Option<String>,
 }
 
-/// Who somebody is and what the token allows.
+/// The holder of a valid token, and what the token allows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Identity {
+    /// The user id, from the claim `sub`.
     pub user: String,
+    /// The time at which the token expires.
     pub expires: Millis,
-    /// Has `role: service`: may use the HTTP API.
+    /// `true` if the token has `role: service` and so may use the HTTP API.
     pub service: bool,
-    pub patterns: Patterns,
-    /// By what its token is known when that is revoked.
+    /// The rights that the token grants, from the claim `rooms`.
+    pub patterns: RoomPatterns,
+    /// The claims by which the token can be revoked.
     #[serde(default)]
     pub token: TokenId,
 }
 
 impl Identity {
-    /// Whether it is a service with all rights on every room there is or will
-    /// be: what concerns more than one room takes that.
+    /// Returns `true` for a service with all rights on every room. Requests that concern
+    /// more than one room require it.
     pub fn is_service_of_all(&self) -> bool {
-        self.service && self.patterns.give_all()
+        self.service && self.patterns.grant_all()
     }
 
-    /// What it may do in `room` over a socket and when it reads.
+    /// Returns the rights in `room` as a user: on sockets and when reading over HTTP.
     pub fn rights(&self, room: &str) -> Rights {
         user_rights(&self.patterns, &self.user, room)
     }
 
-    /// What it may do with `room` as a service; nothing without the role. A
-    /// pattern that matches covers personal rooms too.
+    /// Returns the rights on `room` as a service, or [`Rights::NONE`] without the role.
+    /// Patterns apply to personal rooms too.
     pub fn service_rights(&self, room: &str) -> Rights {
         if self.service {
             self.patterns.rights(room)
@@ -145,13 +158,19 @@ impl Identity {
         }
     }
 
-    /// Fails with `forbidden` unless it has `right` on `room` as a service.
+    /// Checks that the identity has `right` on `room` as a service.
+    ///
+    /// # Errors
+    ///
+    /// Returns `forbidden` if it does not.
     pub fn require_service(&self, room: &str, right: Rights) -> Result<()> {
         if !self.service {
-            return Err(Fault::forbidden("this needs a token with role `service`"));
+            return Err(Error::forbidden("a token with role `service` is required"));
         }
         if !self.service_rights(room).has(right) {
-            return Err(Fault::forbidden("the token does not cover this room"));
+            return Err(Error::forbidden(
+                "the token does not grant the required right on this room",
+            ));
         }
         Ok(())
     }
@@ -161,8 +180,8 @@ impl Identity {
 mod tests {
     use super::*;
 
-    fn patterns() -> Patterns {
-        Patterns::new(vec![
+    fn patterns() -> RoomPatterns {
+        RoomPatterns::new(vec![
             ("*".into(), Rights::READ),
             ("team-*".into(), Rights::READ.with(Rights::WRITE)),
             ("team-a".into(), Rights::ADMIN),
@@ -171,17 +190,17 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_match_wins() {
+    fn the_longest_matching_pattern_decides() {
         assert_eq!(patterns().rights("other"), Rights::READ);
         assert!(patterns().rights("team-b").has(Rights::WRITE));
         assert_eq!(patterns().rights("team-a"), Rights::ADMIN);
         assert_eq!(patterns().rights("team-abc"), Rights::NONE);
-        assert_eq!(Patterns::default().rights("x"), Rights::NONE);
+        assert_eq!(RoomPatterns::default().rights("x"), Rights::NONE);
     }
 
     #[test]
-    fn a_personal_room_is_for_its_user_alone() {
-        let all = Patterns::from_list("*");
+    fn only_its_user_has_rights_in_a_personal_room() {
+        let all = RoomPatterns::from_list("*");
         let own = user_rights(&all, "alice", "@alice");
         assert!(own.has(Rights::READ) && !own.has(Rights::WRITE));
         assert_eq!(user_rights(&all, "alice", "@bob"), Rights::NONE);
@@ -189,12 +208,12 @@ mod tests {
     }
 
     #[test]
-    fn all_is_a_star_with_admin_and_nothing_less_beside_it() {
+    fn grant_all_needs_admin_on_star_and_on_every_other_pattern() {
         let of = |patterns: &[(&str, Rights)]| {
             let patterns = patterns
                 .iter()
                 .map(|(name, rights)| ((*name).into(), *rights));
-            Patterns::new(patterns.collect()).give_all()
+            RoomPatterns::new(patterns.collect()).grant_all()
         };
         assert!(of(&[("*", Rights::ADMIN)]));
         assert!(of(&[("*", Rights::ADMIN), ("a", Rights::ADMIN)]));
@@ -205,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn admin_implies_the_others() {
+    fn admin_includes_all_other_rights() {
         assert!(Rights::ADMIN.has(Rights::MEMBER));
         assert!(!Rights::MEMBER.has(Rights::ADMIN));
     }

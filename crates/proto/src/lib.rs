@@ -1,25 +1,41 @@
-//! The vocabulary of roomcast: what clients, rooms, gateways and services say to
-//! each other, and the rules that all of them share.
+//! The vocabulary of roomcast: the types that clients, rooms, gateways and
+//! services exchange, and the rules that all of them share.
 //!
-//! No I/O, no settings, no runtime. `roomcast-auth`, `roomcast-room` and
-//! `roomcast-gateway` depend on this crate alone; the Worker depends on all.
+//! This crate does no I/O, reads no settings and knows no runtime. `roomcast-auth`,
+//! `roomcast-room` and `roomcast-gateway` depend on this crate alone; the Worker
+//! depends on all four.
 //!
-//! - [`name`], [`time`]: names and times
-//! - [`fault`]: errors and their codes; [`eventlog`]: records of the event log
-//! - [`access`]: rights, room patterns, identities
-//! - [`wire`]: commands, events and the native framing
-//! - [`limits`]: rate limits, flood protection, slow consumers
-//! - [`link`]: messages between rooms and gateways
-//! - [`log_text`]: the text of logged events
+//! | modules | contents |
+//! | --- | --- |
+//! | [`name`], [`time`], [`status`], [`position`] | names, times, presence status, stream positions |
+//! | [`error`], [`disconnect`] | errors and their codes, reasons for closing a socket |
+//! | [`access`] | rights, room patterns, identities |
+//! | [`command`], [`framing`] | what clients send, and the native framing |
+//! | [`event`], [`event_name`], [`envelope`] | what the server sends |
+//! | [`raw_object`], [`json`] | reading and writing JSON |
+//! | [`limits`] | rate limits, flood protection, slow consumers |
+//! | [`link`] | messages between rooms and gateways |
+//! | [`log_text`] | the stored text of logged events |
+//! | [`log_record`] | records of the operator's log |
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs, unreachable_pub)]
 
 pub mod access;
-pub mod eventlog;
-pub mod fault;
+pub mod command;
+pub mod disconnect;
+pub mod envelope;
+pub mod error;
+pub mod event;
+pub mod event_name;
+pub mod framing;
+pub mod json;
 pub mod limits;
 pub mod link;
+pub mod log_record;
 pub mod log_text;
 pub mod name;
+pub mod position;
+pub mod raw_object;
+pub mod status;
 pub mod time;
-pub mod wire;

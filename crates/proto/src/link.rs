@@ -1,80 +1,109 @@
-//! The messages between rooms and gateways, and the request of a connection that
-//! joins a room.
+//! Messages between rooms and gateways, and the request to join a room.
 //!
-//! A gateway holds sockets of many rooms. To a room each of them is a connection
-//! like those of its own sockets, and the gateway is where their frames go: one
-//! request a tick, whatever number of sockets is behind it, with what all of
-//! them get in it once.
+//! A gateway holds sockets that are subscribed to many rooms. To a room, each of these
+//! subscriptions is a connection like those of its own sockets. The room sends one
+//! request ([`Push`]) per batch to each gateway, however many connections the gateway
+//! has; text for all of them is in it once.
 //!
-//! During a deploy the two may differ by a version, so fields are only ever
-//! added, with a default.
+//! During a deploy the two objects may run different versions, and both may read what
+//! the other version stored. Fields may therefore be added with a default, but never be
+//! renamed or removed; the same holds for the variants of the enums.
 
 use crate::access::{Rights, TokenId};
+use crate::disconnect::Disconnect;
+use crate::position::Position;
+use crate::status::Status;
 use crate::time::Millis;
-use crate::wire::command::{Position, Status};
-use crate::wire::native::Close;
 use serde::{Deserialize, Serialize};
 
-/// A connection that asks to join a room. Its token has been judged.
+/// Request of a connection to join a room. Its token has been verified.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hello {
+    /// The id of the connection, unique for each connection.
     pub connection_id: String,
+    /// The user.
     pub user: String,
+    /// The rights of the user in the room.
     pub rights: Rights,
+    /// The time at which the token expires.
     pub expires: Millis,
-    /// Where it comes from, for the limit per address.
+    /// The address of the client, for the limit of connections per address.
     #[serde(default)]
     pub address: Option<String>,
+    /// Where the client wants to start reading.
     #[serde(default)]
     pub position: Position,
+    /// The presence status of the connection.
     #[serde(default)]
     pub status: Status,
+    /// The claims by which the token can be revoked.
     #[serde(default)]
     pub token: TokenId,
 }
 
-/// What a gateway asks of a room, in the order its sockets said it.
+/// Request of a gateway to a room.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Request {
+    /// The name of the gateway.
     pub gateway: String,
+    /// The commands of its connections, in the order in which they arrived.
     pub commands: Vec<Command>,
 }
 
-/// Between the id of a client at a gateway and what makes it one of its
-/// connections to a room: each time it joins it is another.
-pub const SEAT: char = ':';
+/// Separates the id of a client at a gateway from the rest of a connection id. A client
+/// gets a new connection id each time it joins a room.
+pub const CLIENT_SEPARATOR: char = ':';
 
-/// The client that a connection is of.
+/// Returns the id of the client that a connection of a gateway belongs to.
 pub fn client_of(connection: &str) -> &str {
-    connection.split(SEAT).next().unwrap_or_default()
+    connection
+        .split(CLIENT_SEPARATOR)
+        .next()
+        .unwrap_or_default()
 }
 
-/// Connections are named by their ids, which nobody has twice.
+/// A command of a connection of a gateway to a room. Connections are identified by their
+/// ids, which are never used twice.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Command {
-    /// Joins; the answer goes by `id`. What else there is of the same client
-    /// ([`client_of`]) is gone.
+    /// Joins the room. All other connections of the same client ([`client_of`]) are gone.
     Join {
+        /// The request to join.
         hello: Hello,
+        /// The id under which the client expects an answer.
         id: Option<u32>,
-        /// It was let in before, and comes for what it missed: not if its user
-        /// has left since.
+        /// `true` if the gateway resubscribes a client after a missed delivery. Refused
+        /// if the user has left the room since.
         #[serde(default)]
         again: bool,
     },
-    /// A frame of the native framing.
-    Frame { connection: String, frame: String },
-    /// The client is gone, whichever of its connections this is.
-    Gone { connection: String, code: u16 },
-    /// It showed another token.
-    Refresh {
+    /// Commands of a joined connection.
+    Frame {
+        /// The connection.
         connection: String,
+        /// A frame of the [native framing](crate::framing).
+        frame: String,
+    },
+    /// The client disconnected. All its connections are gone.
+    Gone {
+        /// One of its connections.
+        connection: String,
+        /// The close code of its socket.
+        code: u16,
+    },
+    /// The client sent a new token, which has been verified.
+    Refresh {
+        /// The connection.
+        connection: String,
+        /// The rights that the new token grants in the room.
         rights: Rights,
+        /// The time at which the new token expires.
         expires: Millis,
     },
 }
 
 impl Command {
+    /// Returns the id of the connection.
     pub fn connection(&self) -> &str {
         match self {
             Command::Join { hello, .. } => &hello.connection_id,
@@ -85,60 +114,95 @@ impl Command {
     }
 }
 
-/// What a room has for the sockets of a gateway. Texts stand behind the header,
-/// as they are: they are most of it, and JSON in JSON would double the work.
+/// Delivery of a room to a gateway. The body of the request is this header as one line of
+/// JSON, followed by the texts of the items without separators, which avoids encoding
+/// JSON within JSON.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Push {
+    /// The room.
     pub room: String,
+    /// The epoch of the room's log.
     pub epoch: String,
-    /// Which waking of the room this is.
+    /// Identifies the instance of the room; changes whenever the room is restored.
     pub life: String,
-    /// Counts the pushes of this life to this gateway: one that is repeated
-    /// because its answer was lost is known by it.
+    /// Counts the deliveries of this instance to this gateway. The gateway uses it to
+    /// detect a delivery that is repeated because its answer was lost.
     pub number: u64,
+    /// The items, in order.
     pub items: Vec<Item>,
 }
 
+/// One item of a [`Push`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Item {
-    /// A connection gets what `All` gets from here on, after event `after`.
-    In { to: String, after: u64 },
-    /// A connection is not of the room any more.
-    Out { to: String },
-    /// Its socket is to be closed.
-    Close { to: String, why: Close },
-    /// Whether it is still there; it should have had the events up to `at`.
-    Is { to: String, at: u64 },
-    /// The room does not know this connection, which should join again.
-    Lost { to: String },
-    /// A text of so many bytes for one connection; with it, it has the events up
-    /// to `at`. With `after` it must have had those up to there before.
-    One {
+    /// The connection is subscribed: it receives every [`Item::All`] from here on.
+    In {
+        /// The connection.
         to: String,
+        /// Sequence number of the last event before the subscription.
+        after: u64,
+    },
+    /// The connection is unsubscribed.
+    Out {
+        /// The connection.
+        to: String,
+    },
+    /// The socket of the connection must be closed.
+    Close {
+        /// The connection.
+        to: String,
+        /// The reason.
+        why: Disconnect,
+    },
+    /// Asks whether the connection still exists.
+    Is {
+        /// The connection.
+        to: String,
+        /// Sequence number up to which the connection should have received all events.
+        at: u64,
+    },
+    /// The room does not know this connection. The gateway should join it again.
+    Lost {
+        /// The connection.
+        to: String,
+    },
+    /// A text for one connection.
+    One {
+        /// The connection.
+        to: String,
+        /// Length of the text.
         bytes: usize,
+        /// Sequence number up to which the connection must have received all events
+        /// before this text.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<u64>,
+        /// Sequence number up to which the connection has received all events with this
+        /// text.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<u64>,
     },
-    /// A text for all connections that joined but `not` these, with the events
-    /// after `after` up to `at`.
+    /// A text for all subscribed connections.
     All {
+        /// Length of the text.
         bytes: usize,
+        /// Connections that do not receive the text.
         not: Vec<String>,
+        /// Sequence number of the last event before those in the text.
         after: u64,
+        /// Sequence number of the last event in the text.
         at: u64,
     },
 }
 
-/// The gateway's answer to a push: connections it does not have any more.
+/// Answer of a gateway to a [`Push`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Pushed {
+    /// Connections that the gateway does not have (any more).
     pub gone: Vec<String>,
 }
 
 impl Item {
-    /// The connection it is about, if it is about one.
+    /// Returns the connection that the item is for, or `None` for [`Item::All`].
     pub fn to(&self) -> Option<&str> {
         match self {
             Item::In { to, .. }
@@ -151,17 +215,18 @@ impl Item {
         }
     }
 
-    /// Whether it must come through, however long that takes, so it is kept until
-    /// it has: a connection that left must not get what all get, and one that was
-    /// given up must join again. The rest is found to be missing, and comes again.
-    pub fn is_last_word(&self) -> bool {
+    /// Returns `true` if the room must keep the item until the gateway acknowledges it. A
+    /// connection that was unsubscribed must not receive further broadcasts, and one that
+    /// the room dropped must join again. Every other item may be lost: the gateway detects
+    /// missing events and asks for them.
+    pub fn must_deliver(&self) -> bool {
         matches!(
             self,
             Item::Out { .. } | Item::Close { .. } | Item::Lost { .. }
         )
     }
 
-    /// Bytes of its text.
+    /// Returns the length of the item's text in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Item::One { bytes, .. } | Item::All { bytes, .. } => *bytes,
@@ -171,7 +236,12 @@ impl Item {
 }
 
 impl Push {
-    /// The body of the request: the header on a line, then the texts.
+    /// Returns the body of the request. `texts` holds the texts of all items without
+    /// separators.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the header cannot be serialised, which does not happen.
     pub fn body(&self, texts: &str) -> serde_json::Result<String> {
         let mut body = serde_json::to_string(self)?;
         body.reserve(texts.len() + 1);
@@ -180,8 +250,8 @@ impl Push {
         Ok(body)
     }
 
-    /// Takes a body apart: the header, and each item's text. `None` where it is
-    /// not one.
+    /// Parses the body of a request into the header and the text of each item. Returns
+    /// `None` if the body is malformed.
     pub fn parse(body: &str) -> Option<(Push, Vec<&str>)> {
         let (header, mut rest) = body.split_once('\n')?;
         let push: Push = serde_json::from_str(header).ok()?;
@@ -200,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_push_is_read_as_it_was_written() {
+    fn parse_reverses_body() {
         let one = |bytes| Item::One {
             to: "c".into(),
             bytes,
@@ -213,7 +283,7 @@ mod tests {
             ..Push::default()
         };
         let body = push.body("\né!\n").expect("JSON");
-        let (read, texts) = Push::parse(&body).expect("is one");
+        let (read, texts) = Push::parse(&body).expect("a push");
         assert_eq!(read.items, push.items);
         assert_eq!(texts, ["\né", "", "!\n"]);
         for broken in ["", "{}", "{}\n", &body[..body.len() - 1], "x\n"] {

@@ -1,6 +1,8 @@
-//! The text of logged events: a line each, in the order of their numbers.
+//! The stored text of logged events. A row holds consecutive events, one line per
+//! event, in the order of their sequence numbers.
 
-/// The part of a row's body that comes after `after` and up to `upto`.
+/// Returns the lines of a row whose sequence numbers are greater than `after` and
+/// at most `upto`. `first` is the sequence number of the first line of `body`.
 pub fn slice(first: u64, body: &str, after: u64, upto: u64) -> &str {
     let skip = (after + 1).saturating_sub(first) as usize;
     let keep = (upto + 1).saturating_sub(first.max(after + 1)) as usize;
@@ -10,7 +12,8 @@ pub fn slice(first: u64, body: &str, after: u64, upto: u64) -> &str {
     rest[..to].trim_end_matches('\n')
 }
 
-/// Where line `n` of `body` starts; its end when there are fewer.
+/// Returns the byte offset of line `n` of `body`, or the length of `body` if it has
+/// fewer lines.
 fn nth_line(body: &str, n: usize) -> usize {
     if n == 0 {
         return 0;
@@ -28,7 +31,7 @@ mod tests {
     const BODY: &str = "e5\ne6\ne7\ne8";
 
     #[test]
-    fn a_slice_is_what_comes_after() {
+    fn slice_returns_the_lines_after_and_up_to() {
         assert_eq!(slice(5, BODY, 0, u64::MAX - 1), BODY);
         assert_eq!(slice(5, BODY, 4, 8), BODY);
         assert_eq!(slice(5, BODY, 6, 8), "e7\ne8");
@@ -40,7 +43,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn slices_agree_with_counting(first in 1u64..20, n in 1u64..20, after in 0u64..40, upto in 0u64..40) {
+        fn slice_agrees_with_filtering_by_number(first in 1u64..20, n in 1u64..20, after in 0u64..40, upto in 0u64..40) {
             let body = (first..first + n).map(|s| s.to_string()).collect::<Vec<_>>().join("\n");
             let expected = (first..first + n)
                 .filter(|s| *s > after && *s <= upto)

@@ -1,21 +1,23 @@
-//! Names that come from outside and are checked once: rooms and users.
+//! Names that clients and services choose: rooms, users and custom events. Each is
+//! validated once, where it enters the server.
 
 use std::rc::Rc;
 
-/// Longest room name or user id, in characters (all of them ASCII).
+/// Longest room name or user id, in bytes. All allowed characters are ASCII.
 pub const MAX_NAME: usize = 128;
 
-/// Longest name of a custom event, in characters.
+/// Longest name of a custom event, in bytes. All allowed characters are ASCII.
 pub const MAX_EVENT_NAME: usize = 64;
 
-/// `A-Z a-z 0-9 . _ : -`: what user ids and custom events are made of. Rooms
-/// may have `@` besides.
+/// Returns `true` for `A-Z a-z 0-9 . _ : -`, the alphabet of user ids and custom
+/// events. Room names may also contain `@`.
 fn is_name_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-')
 }
 
-/// Whether `name` may name a room: 1 to 128 of `A-Z a-z 0-9 . _ : - @`. A
-/// personal room may be one longer, so that the longest user id has one too.
+/// Returns `true` if `name` is a valid room name: 1 to 128 of
+/// `A-Z a-z 0-9 . _ : - @`. A personal room may have 129 characters, so that the
+/// longest user id has a personal room too.
 pub fn is_room(name: &str) -> bool {
     if let Some(user) = name.strip_prefix('@')
         && is_user(user)
@@ -25,28 +27,30 @@ pub fn is_room(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|b| is_name_byte(b) || b == b'@')
 }
 
-/// Whether `id` may be a user: 1 to 128 characters of the room alphabet
-/// without `@`.
+/// Returns `true` if `id` is a valid user id: 1 to 128 of `A-Z a-z 0-9 . _ : -`.
 pub fn is_user(id: &str) -> bool {
     (1..=MAX_NAME).contains(&id.len()) && id.bytes().all(is_name_byte)
 }
 
-/// Whether `name` may name a custom event: 1 to 64 of `A-Z a-z 0-9 . _ : -`.
+/// Returns `true` if `name` has the form of a custom event's name: 1 to 64 of
+/// `A-Z a-z 0-9 . _ : -`. It may still be
+/// [reserved](crate::event_name::is_reserved).
 pub fn is_event(name: &str) -> bool {
     (1..=MAX_EVENT_NAME).contains(&name.len()) && name.bytes().all(is_name_byte)
 }
 
-/// The room that only `user` may join and only services may publish to.
+/// Returns the name of a user's personal room. Only the user may join it, and only
+/// services may publish to it.
 pub fn personal_room(user: &str) -> String {
     format!("@{user}")
 }
 
-/// The user whose personal room `room` is, if it is one.
+/// Returns the user whose personal room `room` is, or `None` for any other room.
 pub fn personal_room_owner(room: &str) -> Option<&str> {
     room.strip_prefix('@')
 }
 
-/// A user id, shared: it stands in members, presence and every connection.
+/// A user id. Shared, because members, presence and every connection hold it.
 pub type UserId = Rc<str>;
 
 #[cfg(test)]

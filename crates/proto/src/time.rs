@@ -1,17 +1,24 @@
-//! Time as the core sees it: handed in, in milliseconds since 1970.
+//! Points in time and durations. The core never reads a clock: the host passes the
+//! current time to every call.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-/// Milliseconds since 1970-01-01T00:00:00Z.
+/// A point in time in milliseconds since 1970-01-01T00:00:00Z, or a duration in
+/// milliseconds.
 pub type Millis = u64;
 
+/// One second.
 pub const SECOND: Millis = 1_000;
+/// One minute.
 pub const MINUTE: Millis = 60 * SECOND;
+/// One hour.
 pub const HOUR: Millis = 60 * MINUTE;
+/// One day of 24 hours.
 pub const DAY: Millis = 24 * HOUR;
 
-/// RFC 3339 in UTC with milliseconds: `2026-11-23T08:00:00.000Z`. A time past
-/// what the format can say (year 9999) is given as the last it can.
+/// Formats a time by RFC 3339 in UTC with milliseconds:
+/// `2026-11-23T08:00:00.000Z`. A time after the year 9999, which the format cannot
+/// express, is formatted as the last millisecond of that year.
 pub fn rfc3339(at: Millis) -> String {
     const LAST: i64 = 253_402_300_799_999; // 9999-12-31T23:59:59.999Z
     let at = i64::try_from(at).unwrap_or(LAST).min(LAST);
@@ -20,13 +27,13 @@ pub fn rfc3339(at: Millis) -> String {
         .to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// The reverse of [`rfc3339`]; `None` for anything else.
+/// Parses a time by RFC 3339. Returns `None` if `text` is malformed or before 1970.
 pub fn parse_rfc3339(text: &str) -> Option<Millis> {
     let at = DateTime::parse_from_rfc3339(text).ok()?;
     u64::try_from(at.timestamp_millis()).ok()
 }
 
-/// Brings a deadline forward to `at`, if it is later or there is none.
+/// Sets `deadline` to `at` if it is unset or later than `at`.
 pub fn sooner(deadline: &mut Option<Millis>, at: Millis) {
     *deadline = Some(deadline.map_or(at, |deadline| deadline.min(at)));
 }

@@ -7,14 +7,16 @@ use super::presence::Ended;
 use super::tick::Except;
 use super::{Change, Conn, ConnId, Output, Room, dedupe};
 use roomcast_proto::access::Rights;
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::fault::{Fault, Result};
+use roomcast_proto::command::Send;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::envelope;
+use roomcast_proto::envelope::Stamp;
+use roomcast_proto::error::{Error, Result};
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::name::UserId;
+use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, rfc3339, sooner};
-use roomcast_proto::wire::command::{Send, Status};
-use roomcast_proto::wire::event::Stamp;
-use roomcast_proto::wire::native::Close;
-use roomcast_proto::wire::{event, native};
+use roomcast_proto::{event, framing};
 use serde_json::json;
 
 /// How long cursors wait to be stored together: one row for all that moved. A
@@ -92,7 +94,7 @@ impl Room {
             seq: Some(seen.seq),
             timestamp: &rfc3339(now),
         };
-        event::push_envelope(
+        envelope::push_envelope(
             self.tick.next_event(sender, now),
             &send.body,
             stamp,
@@ -111,7 +113,7 @@ impl Room {
             return Ok(());
         };
         let window = self.config.dedupe_window;
-        let rows = recent(now.saturating_sub(window)).map_err(|()| Fault::internal())?;
+        let rows = recent(now.saturating_sub(window)).map_err(|()| Error::internal())?;
         for (first, body) in rows {
             self.dedupe.recall(first, &body, window);
         }
@@ -146,7 +148,7 @@ impl Room {
             timestamp: &rfc3339(now),
         };
         let mut line = String::with_capacity(160);
-        event::push_envelope(&mut line, &send.body, stamp, with_meta);
+        envelope::push_envelope(&mut line, &send.body, stamp, with_meta);
         (line, message_id)
     }
 
@@ -214,7 +216,7 @@ impl Room {
             out.push(Output::Store(Change::Append(row)));
         }
         if tick.events > 0 {
-            let mut entry = Entry::info("publish")
+            let mut entry = LogRecord::info("publish")
                 .with("first", head + 1)
                 .with("count", tick.events)
                 .took(now.saturating_sub(tick.since));
@@ -250,11 +252,11 @@ impl Room {
         let wrong = self.conns.iter().filter(|(_, conn)| wrong(conn));
         for conn in wrong.map(|(conn, _)| conn).collect::<Vec<_>>() {
             if let Some(this) = self.conn(conn) {
-                let entry = Entry::error("the connection's token does not open the room");
+                let entry = LogRecord::error("the connection's token does not open the room");
                 let entry = entry.user(&this.user).connection(&this.id);
                 out.push(Output::Log(entry));
             }
-            self.close(conn, Close::Forbidden, now, out);
+            self.close(conn, Disconnect::Forbidden, now, out);
         }
     }
 
@@ -299,7 +301,7 @@ impl Room {
             out.push(Output::Store(change));
         }
         for (conn, id, answer) in std::mem::take(&mut self.cursor_answers) {
-            self.tick.answer(conn, id, &native::ack(id, &answer));
+            self.tick.answer(conn, id, &framing::ack(id, &answer));
         }
     }
 
@@ -347,7 +349,7 @@ impl Room {
     pub(super) fn expire(&mut self, now: Millis, out: &mut Vec<Output>) {
         let expired = self.conns.iter().filter(|(_, conn)| conn.expires <= now);
         for conn in expired.map(|(conn, _)| conn).collect::<Vec<_>>() {
-            self.close(conn, Close::Expired, now, out);
+            self.close(conn, Disconnect::Expired, now, out);
         }
         self.expiry = self.conns.values().map(|conn| conn.expires).min();
     }
@@ -393,7 +395,7 @@ impl Room {
         for (conn, this) in &self.conns {
             // Who never pings has not promised to.
             if let Some(pinged) = pinged(conn) {
-                let gone_at = pinged.max(this.reader.heard_at()) + timeout;
+                let gone_at = pinged.max(this.reader.active_at()) + timeout;
                 if gone_at <= now {
                     ghosts.push(conn);
                 } else {
@@ -402,10 +404,10 @@ impl Room {
             }
         }
         out.push(Output::Log(
-            Entry::info("alarm").with("ghosts", ghosts.len()),
+            LogRecord::info("alarm").with("ghosts", ghosts.len()),
         ));
         for conn in ghosts {
-            self.close(conn, Close::Ghost, now, out);
+            self.close(conn, Disconnect::Ghost, now, out);
         }
         self.advance(now, out);
         if self.floor() > self.bounds.trimmed {

@@ -14,7 +14,7 @@
 //! live goes on where the last portion ends.
 
 use super::{ConnId, Output, Room};
-use roomcast_proto::wire::event;
+use roomcast_proto::event;
 use std::collections::VecDeque;
 
 /// Most bytes of a portion, unless a single row has more.

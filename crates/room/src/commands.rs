@@ -5,14 +5,15 @@ use super::log::Range;
 use super::tick::Except;
 use super::{ConnId, Output, Room};
 use roomcast_proto::access::{Identity, Rights};
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::fault::{Code, Fault, Result};
-use roomcast_proto::limits::{Kind, Verdict};
+use roomcast_proto::command::Command;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::limits::{Kind, Penalty};
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::name::UserId;
+use roomcast_proto::position::Position;
 use roomcast_proto::time::{Millis, rfc3339};
-use roomcast_proto::wire::command::{Command, Position};
-use roomcast_proto::wire::native::Close;
-use roomcast_proto::wire::{event, native};
+use roomcast_proto::{event, framing};
 use serde_json::json;
 
 /// What came in over a socket.
@@ -41,34 +42,34 @@ impl Room {
         let Some(this) = self.conn_mut(conn) else {
             return;
         };
-        this.reader.heard(now);
+        this.reader.on_activity(now);
         if this.expires <= now {
-            return self.close(conn, Close::Expired, now, out);
+            return self.close(conn, Disconnect::Expired, now, out);
         }
         let text = match frame {
             Frame::Text(text) if text.len() > limit => {
-                return self.reject(conn, Close::TooLarge, now, out);
+                return self.reject(conn, Disconnect::TooLarge, now, out);
             }
-            Frame::Binary => return self.reject(conn, Close::Malformed, now, out),
+            Frame::Binary => return self.reject(conn, Disconnect::Malformed, now, out),
             Frame::Text(text) => text,
         };
-        if text == native::PING {
+        if text == framing::PING {
             out.push(Output::Send {
                 conn,
-                frame: native::PONG.to_owned(),
+                frame: framing::PONG.to_owned(),
             });
             return;
         }
-        let incoming = match native::decode(text) {
+        let incoming = match framing::decode(text) {
             Ok(incoming) => incoming,
             Err(why) => return self.reject(conn, why, now, out),
         };
         for one in incoming {
             let flood = self.take(conn, Kind::Command, now);
-            if let Err(fault) = flood {
+            if let Err(error) = flood {
                 // An answer to each would give a flood more than it brought:
                 // the rest of the frame gets none.
-                self.tick.tell(conn, &native::fault(one.id, &fault));
+                self.tick.tell(conn, &framing::error(one.id, &error));
                 self.patience(conn, now, out);
                 return;
             }
@@ -76,11 +77,11 @@ impl Room {
                 .command
                 .and_then(|command| self.command(conn, one.id, command, now, out));
             match (done, one.id) {
-                (Ok(Answer::Now(data)), Some(id)) => self.tick.tell(conn, &native::ack(id, &data)),
+                (Ok(Answer::Now(data)), Some(id)) => self.tick.tell(conn, &framing::ack(id, &data)),
                 (Ok(_), _) => {}
-                (Err(fault), id) => {
-                    self.tick.tell(conn, &native::fault(id, &fault));
-                    if fault.code == Code::RateLimited && !self.patience(conn, now, out) {
+                (Err(error), id) => {
+                    self.tick.tell(conn, &framing::error(id, &error));
+                    if error.code == ErrorCode::RateLimited && !self.patience(conn, now, out) {
                         return;
                     }
                 }
@@ -92,10 +93,16 @@ impl Room {
         }
     }
 
-    pub(super) fn reject(&mut self, conn: ConnId, why: Close, now: Millis, out: &mut Vec<Output>) {
+    pub(super) fn reject(
+        &mut self,
+        conn: ConnId,
+        why: Disconnect,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
         if let Some(this) = self.conn(conn) {
             out.push(Output::Log(
-                Entry::reject("malformed")
+                LogRecord::reject("malformed")
                     .user(&this.user)
                     .connection(&this.id)
                     .with("code", why.code()),
@@ -114,19 +121,21 @@ impl Room {
         let verdict = this
             .allowance
             .refuse(floods, &this.user, &config.limits, now);
-        if verdict != Verdict::Again {
-            let entry = Entry::reject("rate").user(&this.user).connection(&this.id);
+        if verdict != Penalty::Again {
+            let entry = LogRecord::reject("rate")
+                .user(&this.user)
+                .connection(&this.id);
             out.push(Output::Log(entry.with("closed", verdict.is_final())));
         }
         if verdict.is_final() {
-            self.close(conn, Close::TooFast, now, out);
+            self.close(conn, Disconnect::TooFast, now, out);
         }
         !verdict.is_final()
     }
 
     pub(super) fn take(&mut self, conn: ConnId, kind: Kind, now: Millis) -> Result<()> {
         let config = self.config.clone();
-        let this = self.conn_mut(conn).ok_or_else(Fault::internal)?;
+        let this = self.conn_mut(conn).ok_or_else(Error::internal)?;
         this.allowance.take(kind, &config.limits, now)
     }
 
@@ -149,8 +158,8 @@ impl Room {
         // Left out it is this one.
         if command.room().is_some_and(|room| room != self.name) {
             return Err(match command {
-                Command::Join { .. } => Fault::bad_request("this socket belongs to another room"),
-                _ => Fault::not_joined(),
+                Command::Join { .. } => Error::bad_request("this socket belongs to another room"),
+                _ => Error::not_joined(),
             });
         }
         match command {
@@ -175,7 +184,7 @@ impl Room {
                 let accepted = self.accept(&user, &send, now, false)?;
                 if let Some(id) = id {
                     self.tick
-                        .answer(conn, id, &native::ack(id, &accepted.receipt()));
+                        .answer(conn, id, &framing::ack(id, &accepted.receipt()));
                 }
                 Ok(Answer::Later)
             }
@@ -223,7 +232,7 @@ impl Room {
             }
             Command::Refresh { token } => {
                 self.take(conn, Kind::Request, now)?;
-                let this = self.conn(conn).ok_or_else(Fault::internal)?;
+                let this = self.conn(conn).ok_or_else(Error::internal)?;
                 out.push(Output::Authenticate {
                     connection: this.id.clone(),
                     id,
@@ -236,7 +245,7 @@ impl Room {
 
     /// The user of a joined connection that has `right`.
     pub(super) fn require(&self, conn: ConnId, right: Rights) -> Result<UserId> {
-        let this = self.conn(conn).ok_or_else(Fault::internal)?;
+        let this = self.conn(conn).ok_or_else(Error::internal)?;
         this.require(right)?;
         Ok(this.user.clone())
     }
@@ -257,9 +266,9 @@ impl Room {
         // What was accepted before goes out before, so that the head is where
         // the replay ends and what is live begins.
         self.advance(now, out);
-        let this = self.conn(conn).ok_or_else(Fault::internal)?;
+        let this = self.conn(conn).ok_or_else(Error::internal)?;
         if !this.rights.has(Rights::READ) {
-            return Err(Fault::forbidden("the token does not allow this here"));
+            return Err(Error::forbidden("the token does not allow this here"));
         }
         let (user, given) = (this.user.clone(), this.joined.then_some(this.from));
         self.admit_member(&user)?;
@@ -283,7 +292,7 @@ impl Room {
         if let Some(id) = id {
             out.push(Output::Send {
                 conn,
-                frame: native::ack(id, &self.joined_json(&user, self.bounds.head, start)),
+                frame: framing::ack(id, &self.joined_json(&user, self.bounds.head, start)),
             });
         }
         let remote = self.conn(conn).is_some_and(|conn| conn.remote);
@@ -328,12 +337,12 @@ impl Room {
     ) -> Result<Answer> {
         let user = self.require(conn, Rights::READ)?;
         if seq > self.bounds.head {
-            return Err(Fault::bad_field(
+            return Err(Error::bad_field(
                 "seq",
                 "no higher than the room's last event",
             ));
         }
-        let member = self.members.get_mut(&user).ok_or_else(Fault::not_joined)?;
+        let member = self.members.get_mut(&user).ok_or_else(Error::not_joined)?;
         let before = (member.delivered, member.read);
         if read {
             member.read(seq);
@@ -379,9 +388,9 @@ impl Room {
         };
         let done = identity.and_then(|identity| self.refresh(conn, identity, now, out));
         match (done, id) {
-            (Ok(Answer::Now(data)), Some(id)) => self.tick.tell(conn, &native::ack(id, &data)),
+            (Ok(Answer::Now(data)), Some(id)) => self.tick.tell(conn, &framing::ack(id, &data)),
             (Ok(_), _) => {}
-            (Err(fault), id) => self.tick.tell(conn, &native::fault(id, &fault)),
+            (Err(error), id) => self.tick.tell(conn, &framing::error(id, &error)),
         }
     }
 
@@ -393,12 +402,14 @@ impl Room {
         out: &mut Vec<Output>,
     ) -> Result<Answer> {
         let rights = identity.rights(&self.name);
-        let this = self.conn_mut(conn).ok_or_else(Fault::internal)?;
+        let this = self.conn_mut(conn).ok_or_else(Error::internal)?;
         if identity.user != *this.user || !rights.has(Rights::READ) {
             out.push(Output::Log(
-                Entry::reject("auth").user(&this.user).connection(&this.id),
+                LogRecord::reject("auth")
+                    .user(&this.user)
+                    .connection(&this.id),
             ));
-            self.close(conn, Close::Forbidden, now, out);
+            self.close(conn, Disconnect::Forbidden, now, out);
             return Ok(Answer::Later);
         }
         this.token = identity.token;

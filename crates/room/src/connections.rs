@@ -4,14 +4,15 @@
 use super::tick::{Arrival, Except, Greeting};
 use super::{Attachment, Change, Conn, ConnId, Hello, Member, Output, Room};
 use roomcast_proto::access::{Rights, TokenId};
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::fault::{Code, Fault, Result};
-use roomcast_proto::limits::{CONNECTS, Limits, Reader, network_of};
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::event;
+use roomcast_proto::limits::{CONNECTS, Limits, SlowConsumerGuard, network_of};
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::name::UserId;
+use roomcast_proto::position::Position;
+use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, rfc3339, sooner};
-use roomcast_proto::wire::command::{Position, Status};
-use roomcast_proto::wire::event;
-use roomcast_proto::wire::native::Close;
 use serde::Serialize;
 
 /// Where a connection starts, and whether its `since` made no sense any more.
@@ -37,15 +38,15 @@ impl Room {
     pub(super) fn admit_user(&self, hello: &Hello) -> Result<()> {
         let user = hello.user.as_str();
         if self.roster.sockets(user).count() >= self.config.max_connections_per_user {
-            return Err(Fault::rate_limited("connections of this user", 1_000));
+            return Err(Error::rate_limited("connections of this user", 1_000));
         }
         self.admit_member(user)
     }
 
     pub(super) fn admit_member(&self, user: &str) -> Result<()> {
         if !self.members.contains_key(user) && self.members.len() >= self.config.max_members {
-            return Err(Fault::new(
-                Code::Conflict,
+            return Err(Error::new(
+                ErrorCode::Conflict,
                 "the room has as many members as it may",
             ));
         }
@@ -120,7 +121,9 @@ impl Room {
             reset: arrival.reset,
         };
         out.push(Output::Log(
-            Entry::info("connect").user(&this.user).connection(&this.id),
+            LogRecord::info("connect")
+                .user(&this.user)
+                .connection(&this.id),
         ));
         out.push(Output::Attach { conn });
         out.push(Output::Send {
@@ -137,7 +140,7 @@ impl Room {
     pub fn recall(&mut self, attachment: Attachment, now: Millis) -> ConnId {
         let mut conn = Conn::new(attachment, &self.config.limits, now);
         // When it was heard last only the runtime knows.
-        conn.reader = Reader::new(0);
+        conn.reader = SlowConsumerGuard::new(0);
         let (user, status, joined) = (conn.user.clone(), conn.status, conn.joined);
         let conn = self.place(conn, now);
         if joined {
@@ -165,7 +168,7 @@ impl Room {
             .retain(|(except, _)| !matches!(except, Except::Conn(one) if *one == conn));
         if !gone.remote {
             out.push(Output::Log(
-                Entry::info("disconnect")
+                LogRecord::info("disconnect")
                     .user(&gone.user)
                     .connection(&gone.id)
                     .with("code", code),
@@ -191,7 +194,13 @@ impl Room {
         self.expect_news(now);
     }
 
-    pub(super) fn close(&mut self, conn: ConnId, why: Close, now: Millis, out: &mut Vec<Output>) {
+    pub(super) fn close(
+        &mut self,
+        conn: ConnId,
+        why: Disconnect,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
         if self.conn(conn).is_some() {
             out.push(Output::Close { conn, why });
             self.disconnect(conn, why.code(), now, out);
@@ -214,9 +223,9 @@ impl Room {
                 .filter(|this| is_revoked(&this.user, &this.token));
             match revoked {
                 Some(this) => {
-                    let entry = Entry::info("revoke").user(&this.user);
+                    let entry = LogRecord::info("revoke").user(&this.user);
                     out.push(Output::Log(entry.connection(&this.id)));
-                    self.close(conn, Close::Revoked, now, out);
+                    self.close(conn, Disconnect::Revoked, now, out);
                 }
                 None => left = true,
             }
@@ -229,7 +238,7 @@ impl Room {
     pub fn sent(&mut self, conn: ConnId, bytes: usize) -> bool {
         let limit = self.config.limits.max_unacked_bytes;
         self.conn_mut(conn)
-            .is_some_and(|conn| conn.reader.sent(bytes, limit))
+            .is_some_and(|conn| conn.reader.on_sent(bytes, limit))
     }
 
     /// A socket that [`Room::sent`] pointed out: its last ping, if it ever sent
@@ -244,15 +253,15 @@ impl Room {
         let Some(this) = self.conn_mut(conn) else {
             return;
         };
-        if this.reader.excuse(pinged, now) {
+        if this.reader.check_ping(pinged, now) {
             return;
         }
-        let entry = Entry::reject("slow")
+        let entry = LogRecord::reject("slow")
             .user(&this.user)
             .connection(&this.id)
             .with("unackedBytes", this.reader.unacked());
         out.push(Output::Log(entry));
-        self.close(conn, Close::TooSlow, now, out);
+        self.close(conn, Disconnect::TooSlow, now, out);
     }
 
     pub(super) fn join(
@@ -303,7 +312,7 @@ impl Room {
             .changes
             .push(Change::PutMember(user.clone(), member.clone()));
         self.members.insert(user.clone(), member);
-        let entry = Entry::info("join").user(user);
+        let entry = LogRecord::info("join").user(user);
         out.push(Output::Log(match connection {
             Some(id) => entry.connection(id),
             None => entry,
@@ -356,7 +365,7 @@ impl Room {
                 out.push(Output::Attach { conn });
             }
         }
-        out.push(Output::Log(Entry::info("leave").user(&user)));
+        out.push(Output::Log(LogRecord::info("leave").user(&user)));
         self.rumour_of(&user, event::user_left(&self.name, &user), now);
         true
     }
@@ -413,7 +422,7 @@ impl Room {
     pub(super) fn log_replay(&self, conn: ConnId, after: u64, upto: u64, out: &mut Vec<Output>) {
         if let Some(this) = self.conn(conn) {
             out.push(Output::Log(
-                Entry::info("replay")
+                LogRecord::info("replay")
                     .user(&this.user)
                     .connection(&this.id)
                     .with("after", after)

@@ -2,8 +2,8 @@
 //! remembered by a 128-bit hash of both; an id the server made says by itself
 //! where its event is, so it need not be remembered at all.
 
+use roomcast_proto::raw_object::{RawObject, TEXT};
 use roomcast_proto::time::{Millis, parse_rfc3339};
-use roomcast_proto::wire::object::{Object, TEXT};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -76,10 +76,10 @@ impl Dedupe {
 fn remembered(line: &str) -> Option<(Key, Millis)> {
     // Looks at what the server wrote and at nothing else: what senders gave may
     // be JSON that is not text, such as half a surrogate pair.
-    let envelope = Object::parse(line, "an envelope").ok()?;
+    let envelope = RawObject::parse(line, "an envelope").ok()?;
     let stamp = envelope.raw("meta").or_else(|| envelope.raw("data"))?;
-    let stamp = Object::parse(stamp.get(), "a stamp").ok()?;
-    let field = |name| stamp.need(name, TEXT).ok();
+    let stamp = RawObject::parse(stamp.get(), "a stamp").ok()?;
+    let field = |name| stamp.required(name, TEXT).ok();
     Some((
         Key::new(&field("senderId")?, &field("messageId")?),
         parse_rfc3339(&field("timestamp")?)?,

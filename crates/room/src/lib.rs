@@ -40,11 +40,13 @@ use dedupe::Dedupe;
 use log::Bounds;
 use member::Cursor;
 use presence::Roster;
-use roomcast_proto::fault::{Fault, Result};
-use roomcast_proto::limits::{Allowance, ConnectionLimits, Doors, Floods, Reader};
+use roomcast_proto::error::{Error, Result};
+use roomcast_proto::limits::{
+    Allowance, ConnectionLimits, FloodGuard, KeyedRateLimiter, SlowConsumerGuard,
+};
 use roomcast_proto::name::UserId;
+use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
-use roomcast_proto::wire::command::Status;
 use serde::{Deserialize, Serialize};
 use slotmap::SlotMap;
 use std::collections::{HashMap, HashSet};
@@ -107,7 +109,7 @@ struct Conn {
     /// By what its token is known when that is revoked.
     token: TokenId,
     allowance: Allowance,
-    reader: Reader,
+    reader: SlowConsumerGuard,
 }
 
 impl Conn {
@@ -125,16 +127,16 @@ impl Conn {
             catch_up: None,
             token: attachment.token,
             allowance: Allowance::full(limits, now),
-            reader: Reader::new(now),
+            reader: SlowConsumerGuard::new(now),
         }
     }
 
     fn require(&self, right: Rights) -> Result<()> {
         if !self.joined {
-            return Err(Fault::not_joined());
+            return Err(Error::not_joined());
         }
         if !self.rights.has(right) {
-            return Err(Fault::forbidden("the token does not allow this here"));
+            return Err(Error::forbidden("the token does not allow this here"));
         }
         Ok(())
     }
@@ -170,8 +172,8 @@ pub struct Room {
     /// Events that were not stored, since the room woke.
     ephemerals: u64,
     /// Connects per address.
-    doors: Doors,
-    floods: Floods,
+    doors: KeyedRateLimiter,
+    floods: FloodGuard,
     /// No token expires before this.
     expiry: Option<Millis>,
     /// When to look for sockets that are gone without a close.
@@ -220,8 +222,8 @@ impl Room {
             journal: snapshot.journal.len(),
             journalled,
             ephemerals: 0,
-            doors: Doors::default(),
-            floods: Floods::none(&config.limits, 0),
+            doors: KeyedRateLimiter::default(),
+            floods: FloodGuard::new(&config.limits, 0),
             config,
             expiry: None,
             ghost_check: None,

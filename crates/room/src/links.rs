@@ -57,7 +57,7 @@ pub struct Reached {
     /// It had been out of reach: what was for it until now was dropped, so it is
     /// to be asked what it has.
     pub was_missed: bool,
-    /// The last words that it has heard: see [`Item::is_last_word`].
+    /// The last words that it has heard: see [`Item::must_deliver`].
     pub told: Vec<Item>,
 }
 
@@ -170,7 +170,7 @@ impl Links {
             items: std::mem::take(&mut link.items),
             ..head()
         };
-        let last_words = push.items.iter().filter(|item| item.is_last_word());
+        let last_words = push.items.iter().filter(|item| item.must_deliver());
         link.last_words = last_words.cloned().collect();
         Some(push.body(&std::mem::take(&mut link.texts)))
     }
@@ -194,7 +194,7 @@ impl Links {
         let wait = PATIENCE.get(link.failures).copied();
         link.failures += 1;
         link.texts.clear();
-        link.items.retain(Item::is_last_word);
+        link.items.retain(Item::must_deliver);
         link.items
             .splice(0..0, std::mem::take(&mut link.last_words));
         wait.filter(|_| link.given_up.is_none())
@@ -233,7 +233,7 @@ impl Links {
             .given_up
             .map_or(PROBE_AFTER.0, |it| (it.waited * 2).min(PROBE_AFTER.1));
         let mut items = std::mem::take(&mut link.items);
-        items.retain(Item::is_last_word);
+        items.retain(Item::must_deliver);
         *link = Link {
             items,
             busy: link.busy,

@@ -3,10 +3,10 @@
 
 use super::Member;
 use super::log::Row;
-use roomcast_proto::eventlog::Entry;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::name::UserId;
 use roomcast_proto::time::Millis;
-use roomcast_proto::wire::native::Close;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -72,7 +72,7 @@ pub enum Output {
     },
     Close {
         conn: ConnId,
-        why: Close,
+        why: Disconnect,
     },
     /// The answers of a call, as a JSON list.
     Reply {
@@ -86,7 +86,7 @@ pub enum Output {
         id: Option<u32>,
         token: String,
     },
-    Log(Entry),
+    Log(LogRecord),
 }
 
 /// What a room stores.

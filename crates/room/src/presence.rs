@@ -3,8 +3,8 @@
 
 use super::output::ConnId;
 use roomcast_proto::name::UserId;
+use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, sooner};
-use roomcast_proto::wire::command::Status;
 use std::collections::HashMap;
 
 /// A user with sockets in the room, or one whose last socket went a moment ago.

@@ -6,11 +6,12 @@ use super::output::{ConnId, Output};
 use super::tick::{Arrival, Greeting};
 use super::{Hello, Room};
 use roomcast_proto::access::Rights;
-use roomcast_proto::fault::{Fault, Result};
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::{Error, Result};
+use roomcast_proto::framing;
 use roomcast_proto::link::client_of;
+use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, sooner};
-use roomcast_proto::wire::command::Status;
-use roomcast_proto::wire::native::{self, Close};
 
 impl Room {
     /// A connection at a gateway joins; see [`Command::Join`].
@@ -23,7 +24,7 @@ impl Room {
         out: &mut Vec<Output>,
     ) -> Result<ConnId> {
         if !hello.rights.has(Rights::READ) {
-            return Err(Fault::forbidden("the token does not open this room"));
+            return Err(Error::forbidden("the token does not open this room"));
         }
         let client = client_of(&hello.connection_id);
         let mut here = self.roster.sockets(&hello.user);
@@ -37,7 +38,7 @@ impl Room {
         if again {
             let left = self.parting.iter().any(|conn| self.is_of(*conn, client));
             if left || !self.members.contains_key(hello.user.as_str()) {
-                return Err(Fault::not_joined());
+                return Err(Error::not_joined());
             }
             self.admit_user(&hello)?;
         } else {
@@ -75,7 +76,7 @@ impl Room {
         };
         if this.remote && !rights.has(Rights::READ) {
             out.push(Output::Parted { conn });
-            return self.disconnect(conn, Close::Forbidden.code(), now, out);
+            return self.disconnect(conn, Disconnect::Forbidden.code(), now, out);
         }
         this.rights = rights;
         this.expires = expires;
@@ -115,7 +116,7 @@ impl Room {
             };
             out.push(Output::Send {
                 conn,
-                frame: native::ack(id, &self.joined_json(&user, head, start)),
+                frame: framing::ack(id, &self.joined_json(&user, head, start)),
             });
         }
         if arrival.after < head {

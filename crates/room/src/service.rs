@@ -6,13 +6,14 @@ use super::Room;
 use super::advance::Accepted;
 use super::log::Range;
 use super::output::{CallId, Output};
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::fault::{Code, Fault, Result};
+use roomcast_proto::command::Send;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::envelope::Body;
+use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::event;
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::name::{self, UserId};
 use roomcast_proto::time::{Millis, rfc3339};
-use roomcast_proto::wire::command::{Body, Send};
-use roomcast_proto::wire::event;
-use roomcast_proto::wire::native::Close;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -100,7 +101,7 @@ impl Room {
             }
             Request::RemoveMember { user } => {
                 if !self.remove_member(&user, None, now, out) {
-                    return Err(Fault::new(Code::NotFound, "there is no such member"));
+                    return Err(Error::new(ErrorCode::NotFound, "there is no such member"));
                 }
                 self.advance(now, out);
                 done(json!({ "roomId": self.name, "userId": user }))
@@ -109,13 +110,13 @@ impl Room {
                 let conns = self.conns.iter().filter(|(_, conn)| *conn.user == *user);
                 let conns: Vec<_> = conns.map(|(conn, _)| conn).collect();
                 out.push(Output::Log(
-                    Entry::info("kick")
+                    LogRecord::info("kick")
                         .user(&user)
                         .with("connections", conns.len()),
                 ));
                 let closed = conns.len();
                 for conn in conns {
-                    self.close(conn, Close::Kicked, now, out);
+                    self.close(conn, Disconnect::Kicked, now, out);
                 }
                 done(json!({ "closed": closed }))
             }
@@ -140,11 +141,11 @@ impl Room {
         let mut answers = Vec::with_capacity(messages.len());
         for message in messages {
             if message.data.get().len() > limit {
-                let fault = Fault::new(
-                    Code::TooLarge,
+                let error = Error::new(
+                    ErrorCode::TooLarge,
                     format!("`data` may have up to {limit} bytes"),
                 );
-                answers.push(format!(r#"{{"error":{}}}"#, event::fault_fields(&fault)));
+                answers.push(format!(r#"{{"error":{}}}"#, event::error_fields(&error)));
                 continue;
             }
             let send = Send {
@@ -164,8 +165,8 @@ impl Room {
             } else {
                 let accepted = match self.accept(sender, &send, now, true) {
                     Ok(accepted) => accepted,
-                    Err(fault) => {
-                        answers.push(format!(r#"{{"error":{}}}"#, event::fault_fields(&fault)));
+                    Err(error) => {
+                        answers.push(format!(r#"{{"error":{}}}"#, event::error_fields(&error)));
                         continue;
                     }
                 };
@@ -193,12 +194,12 @@ impl Room {
         // What was accepted is stored and answered before it is forgotten.
         self.advance(now, out);
         for conn in self.conns.keys().collect::<Vec<_>>() {
-            self.close(conn, Close::RoomDeleted, now, out);
+            self.close(conn, Disconnect::RoomDeleted, now, out);
         }
         out.push(Output::Store(super::Change::Wipe {
             epoch: epoch.clone(),
         }));
-        out.push(Output::Log(Entry::info("delete")));
+        out.push(Output::Log(LogRecord::info("delete")));
         let config = self.config.clone();
         let name = std::mem::take(&mut self.name);
         let conns = std::mem::take(&mut self.conns);

@@ -19,7 +19,7 @@ use crate::config::Config;
 use futures_channel::oneshot;
 use js_sys::{Map, Uint8Array};
 use others::Find;
-use roomcast_auth::revoked::News;
+use roomcast_auth::revocation::RevocationDelta;
 use roomcast_gateway::Authentication;
 use roomcast_gateway::{Answer, ClientId, Frame, PollId, SocketId};
 use roomcast_proto::time::Millis;
@@ -81,7 +81,7 @@ struct Live {
     /// What cannot be done at once.
     later: VecDeque<Later>,
     began: Millis,
-    /// See [`Output::Reached`]: kept by JavaScript, whose memory outlives a panic.
+    /// See [`Output::TrackPosition`]: kept by JavaScript, whose memory outlives a panic.
     reached: Map,
 }
 
@@ -120,7 +120,7 @@ impl DurableObject for Gateway {
             return self.object.asked(name, &find);
         }
         if headers.get(REVOKED_HEADER)?.is_some() {
-            let news: News = serde_json::from_slice(&request.bytes().await?)?;
+            let news: RevocationDelta = serde_json::from_slice(&request.bytes().await?)?;
             return self.object.revoked(name, &news);
         }
         let visit = headers.get(DOOR_HEADER)?.unwrap_or_default();
@@ -180,7 +180,7 @@ impl Object {
                 empty => empty.insert(Live::wake(&self.state, &self.env, name)?),
             };
             live.began = now();
-            live.gateway.hub.set_now(live.began);
+            live.gateway.engine.set_now(live.began);
             let done = what(live, &self.state);
             live.settle(&self.state);
             let due = live.due();
@@ -210,7 +210,7 @@ impl Object {
                 Some(text) => Frame::Text(text),
                 None => Frame::Binary(Uint8Array::new(message).to_vec().into()),
             };
-            live.gateway.hub.frame(place, frame, live.began);
+            live.gateway.engine.frame(place, frame, live.began);
             sabotage::panics(Point::GatewayFrame);
         })
     }
@@ -219,7 +219,7 @@ impl Object {
         self.act(None, |live, _| {
             if let Some(place) = socket.place() {
                 live.displace(place);
-                live.gateway.hub.closed(place, code);
+                live.gateway.engine.closed(place, code);
             }
         })
     }

@@ -4,16 +4,16 @@
 use super::{FIND_HEADER, GATEWAY_HEADER, Later, Live, Object};
 use crate::durable::revocations::{self, Place, Told};
 use crate::durable::room::{LINK_HEADER, ROOM_HEADER};
-use roomcast_room::batcher::MAX_TURNS;
 use crate::durable::runtime::{self, GATEWAYS, ROOMS};
 use crate::durable::sabotage::{self, Point};
-use roomcast_auth::revoked::News;
+use roomcast_auth::revocation::RevocationDelta;
 use roomcast_gateway::handshake::shard_of;
 use roomcast_gateway::{App, Authentication, Credentials};
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::fault::Fault;
+use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::link::{Push, Request as LinkRequest};
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::{DAY, Millis};
+use roomcast_room::batcher::MAX_TURNS;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Duration;
@@ -44,14 +44,14 @@ impl Object {
             Later::Forward(room) => loop {
                 // The rule by which rooms end their ticks.
                 for _ in 0..MAX_TURNS {
-                    if !self.act(None, |live, _| live.gateway.app.gathers(&room))? {
+                    if !self.act(None, |live, _| live.gateway.app.is_batching(&room))? {
                         break;
                     }
                     Delay::from(Duration::ZERO).await;
                 }
                 let commands = self.act(None, |live, _| {
                     let gateway = &mut live.gateway;
-                    gateway.app.take(&mut gateway.hub, &room)
+                    gateway.app.take_commands(&mut gateway.engine, &room)
                 })?;
                 let Some(commands) = commands else {
                     return Ok(());
@@ -62,7 +62,9 @@ impl Object {
                     runtime::complain(error);
                     self.act(None, |live, _| {
                         let (gateway, commands) = (&mut live.gateway, request.commands);
-                        gateway.app.failed(&mut gateway.hub, &room, commands);
+                        gateway
+                            .app
+                            .forward_failed(&mut gateway.engine, &room, commands);
                     })?;
                 }
             },
@@ -84,8 +86,8 @@ impl Object {
                 });
                 self.act(None, |live, _| {
                     let (gateway, now) = (&mut live.gateway, live.began);
-                    let hub = &mut gateway.hub;
-                    gateway.app.found(hub, client, &find.pid, record, now);
+                    let engine = &mut gateway.engine;
+                    gateway.app.found(engine, client, &find.pid, record, now);
                 })
             }
         }
@@ -111,7 +113,7 @@ impl Object {
             let gateway = &mut live.gateway;
             gateway
                 .app
-                .pushed(&mut gateway.hub, push, &texts, live.began)
+                .handle_push(&mut gateway.engine, push, &texts, live.began)
         })?;
         if pushed.gone.is_empty() {
             // Mostly: to read a body costs the room more than all the rest.
@@ -169,11 +171,15 @@ impl Object {
     }
 
     /// Tokens were revoked: what is there by one of them is closed.
-    pub(super) fn revoked(self: &Rc<Self>, name: String, news: &News) -> Result<Response> {
+    pub(super) fn revoked(
+        self: &Rc<Self>,
+        name: String,
+        news: &RevocationDelta,
+    ) -> Result<Response> {
         let here = self.act(Some(name), |live, state| {
             live.config.auth.revoked.learn(&news.revocations);
             live.enforce(state);
-            let here = !live.gateway.hub.is_empty();
+            let here = !live.gateway.engine.is_empty();
             if !here {
                 live.registered = false;
                 live.store.set_registered(false)?;
@@ -196,14 +202,16 @@ impl Live {
     pub(super) fn enforce(&mut self, state: &State) {
         let (gateway, now) = (&mut self.gateway, self.began);
         let revoked = &self.config.auth.revoked;
-        gateway.app.close_revoked(&mut gateway.hub, &|user, token| {
-            revoked.covers(user, token, now)
-        });
+        gateway
+            .app
+            .close_revoked(&mut gateway.engine, &|user, token| {
+                revoked.covers(user, token, now)
+            });
         self.settle(state);
     }
 
     /// Judges a token; `ready` is an error where what it takes cannot be had.
-    pub(super) fn authenticate(&mut self, it: Authentication, ready: Result<(), Fault>) {
+    pub(super) fn authenticate(&mut self, it: Authentication, ready: Result<(), ClientError>) {
         let (auth, now) = (&self.config.auth, self.began);
         let identity = ready.and_then(|()| match it.credentials {
             Credentials::Token(token) => auth.verify(&token, now),
@@ -212,13 +220,15 @@ impl Live {
         let gateway = &mut self.gateway;
         gateway
             .app
-            .authenticated(&mut gateway.hub, it.asked, identity, now);
+            .authenticated(&mut gateway.engine, it.request, identity, now);
     }
 
     /// What was saved under a `pid`. Whoever still has it is here no more.
     pub(super) fn give(&mut self, state: &State, find: &Find) -> Option<String> {
         let gateway = &mut self.gateway;
-        gateway.app.evict(&mut gateway.hub, &find.pid, &find.user);
+        gateway
+            .app
+            .evict(&mut gateway.engine, &find.pid, &find.user);
         self.settle(state);
         let taken = self.store.take(&find.pid, &find.user);
         let moves = !find.by.is_empty() && find.by != self.name;
@@ -228,13 +238,13 @@ impl Live {
                 let moved = format!("{MOVED}{}", find.by);
                 let gone = Some(self.began + MOVED_KEPT);
                 if let Err(error) = self.store.save(&find.pid, &find.user, gone, &moved) {
-                    self.log(Entry::error(format!("storing failed: {error}")));
+                    self.log(LogRecord::error(format!("storing failed: {error}")));
                 }
                 Some(record)
             }
             Ok(record) => record,
             Err(error) => {
-                self.log(Entry::error(format!("reading failed: {error}")));
+                self.log(LogRecord::error(format!("reading failed: {error}")));
                 None
             }
         }

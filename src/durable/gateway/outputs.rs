@@ -5,7 +5,7 @@ use super::{Later, Live};
 use crate::durable::runtime::{self, fresh_id, now};
 use js_sys::JsString;
 use roomcast_gateway::{Credentials, Frame, Output, SocketId};
-use roomcast_proto::eventlog::Entry;
+use roomcast_proto::log_record::LogRecord;
 use worker::{Result, State};
 
 /// The longest attachment in characters, of which each may take two of the
@@ -22,7 +22,7 @@ impl Live {
             }
             for output in out {
                 if let Err(error) = self.run(state, output) {
-                    self.log(Entry::error(error.to_string()));
+                    self.log(LogRecord::error(error.to_string()));
                 }
             }
         }
@@ -69,13 +69,13 @@ impl Live {
                 self.store.save(&client, &user, gone, &record)?;
             }
             Output::Forget { client } => self.store.forget(&client)?,
-            Output::Reached { key, at: Some(at) } => {
+            Output::TrackPosition { key, at: Some(at) } => {
                 self.reached.set(&key.into(), &(at as f64).into());
             }
-            Output::Reached { key, at: None } => {
+            Output::TrackPosition { key, at: None } => {
                 self.reached.delete(&key.into());
             }
-            Output::Position { room, at } => self.store.set_position(&room, at)?,
+            Output::StorePosition { room, at } => self.store.set_position(&room, at)?,
             Output::Find { client, pid, user } => {
                 self.later.push_back(Later::Find { client, pid, user });
             }
@@ -120,16 +120,16 @@ impl Live {
         if !sent {
             // Closed under our hands: its close event is on the way.
             self.displace(place);
-            self.gateway.hub.closed(place, 1006);
-        } else if self.gateway.hub.sent(place, bytes)
+            self.gateway.engine.closed(place, 1006);
+        } else if self.gateway.engine.sent(place, bytes)
             && let Some(socket) = self.sockets.get(place)
         {
             let heard = runtime::pinged(state, socket);
-            self.gateway.hub.judge_slow(place, heard, self.began);
+            self.gateway.engine.check_slow(place, heard, self.began);
         }
     }
 
-    pub(super) fn log(&self, entry: Entry) {
+    pub(super) fn log(&self, entry: LogRecord) {
         if entry.level >= self.config.log_level {
             let now = now();
             let entry = entry.with("gateway", self.name.as_str());

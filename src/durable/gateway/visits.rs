@@ -5,8 +5,8 @@ use crate::durable::refuse;
 use crate::durable::runtime::{self, Socket};
 use futures_channel::oneshot;
 use roomcast_gateway::handshake::{Ask, Error as HandshakeError};
-use roomcast_gateway::{Answer, Door, Hub, PollId, Polled, SocketId};
-use roomcast_proto::fault::Fault;
+use roomcast_gateway::{Answer, ConnectInfo, EngineServer, PollId, Polled, SocketId};
+use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::time::Millis;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
@@ -17,7 +17,7 @@ use worker::{Error, Request, Response, ResponseBuilder, Result, WebSocketPair};
 /// Somebody at the door.
 #[derive(Serialize, Deserialize)]
 pub struct Visit {
-    pub door: Door,
+    pub door: ConnectInfo,
     /// `None`: a native socket.
     pub ask: Option<Ask>,
 }
@@ -38,36 +38,38 @@ impl Object {
                 if let Some(identity) = &door.identity
                     && live.config.auth.is_revoked(identity, live.began)
                 {
-                    return Err(Fault::unauthorized("the token was revoked"));
+                    return Err(ClientError::unauthorized("the token was revoked"));
                 }
-                live.gateway.hub.admit(&door, live.began)
+                live.gateway.engine.admit(&door, live.began)
             })?;
-            if let Err(fault) = admitted {
-                return refuse(&fault);
+            if let Err(error) = admitted {
+                return refuse(&error);
             }
         }
         let answer = match ask {
-            None => return self.upgrade(name, |hub, now| Ok(hub.open_native(door, now))),
+            None => return self.upgrade(name, |engine, now| Ok(engine.open_native(door, now))),
             Some(Ask::WebSocket { sid }) => {
-                return self.upgrade(name, |hub, now| hub.open_socket(door, sid.as_deref(), now));
+                return self.upgrade(name, |engine, now| {
+                    engine.open_socket(door, sid.as_deref(), now)
+                });
             }
             Some(Ask::Open) => self.act(Some(name), |live, _| {
-                live.gateway.hub.open_polling(door, live.began)
+                live.gateway.engine.open_polling(door, live.began)
             })?,
             Some(Ask::Post { sid }) => {
                 let limit = self.act(Some(name.clone()), |live, _| {
-                    live.gateway.hub.payload_limit(&sid)
+                    live.gateway.engine.payload_limit(&sid)
                 })?;
                 let body = runtime::read_body(request.inner(), limit).await?;
                 self.act(Some(name), |live, _| {
-                    let hub = &mut live.gateway.hub;
-                    hub.post(&sid, body.as_deref(), live.began)
+                    let engine = &mut live.gateway.engine;
+                    engine.post(&sid, body.as_deref(), live.began)
                 })?
             }
             Some(Ask::Poll { sid }) => {
                 let (sender, receiver) = oneshot::channel();
                 let polled = self.act(Some(name), |live, _| {
-                    let polled = live.gateway.hub.poll(&sid, live.began);
+                    let polled = live.gateway.engine.poll(&sid, live.began);
                     if let Polled::Later(poll) = polled {
                         live.polls.insert(poll, sender);
                     }
@@ -97,7 +99,7 @@ impl Object {
             if let Some(object) = object.upgrade()
                 && let Err(error) = object.act(None, |live, _| {
                     live.polls.remove(&poll);
-                    live.gateway.hub.cancelled(poll);
+                    live.gateway.engine.cancelled(poll);
                 })
             {
                 runtime::complain(error);
@@ -116,10 +118,10 @@ impl Object {
     pub(super) fn upgrade(
         self: &Rc<Self>,
         name: String,
-        open: impl FnOnce(&mut Hub, Millis) -> std::result::Result<SocketId, HandshakeError>,
+        open: impl FnOnce(&mut EngineServer, Millis) -> std::result::Result<SocketId, HandshakeError>,
     ) -> Result<Response> {
         self.act(Some(name), |live, state| {
-            let place = match open(&mut live.gateway.hub, live.began) {
+            let place = match open(&mut live.gateway.engine, live.began) {
                 Ok(place) => place,
                 Err(error) => {
                     let body = error.json().into_bytes();

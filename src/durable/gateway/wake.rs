@@ -6,10 +6,11 @@ use crate::durable::clock::Clock;
 use crate::durable::runtime::{self, Socket, fresh_id, now};
 use crate::durable::settings;
 use js_sys::Map;
-use roomcast_gateway::{App, Hub, SocketId};
-use roomcast_proto::eventlog::Entry;
+use roomcast_gateway::{App, EngineServer, SocketId, Stored};
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::framing;
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::{Millis, SECOND};
-use roomcast_proto::wire::native::{self, Close};
 use slotmap::SecondaryMap;
 use std::collections::{HashMap, VecDeque};
 use wasm_bindgen::JsCast;
@@ -35,11 +36,11 @@ impl Live {
         // Native clients ping by a text of their own; Engine.IO is pinged, and
         // where that is so often that a timer is needed, nothing is gained.
         let is_native = name.starts_with(NATIVE);
-        let hub = Hub::new(name.clone(), config.gateway.clone(), fresh_id);
-        let sleeps = is_native || hub.pings_by_alarm();
+        let engine = EngineServer::new(name.clone(), config.gateway.clone(), fresh_id);
+        let sleeps = is_native || engine.pings_by_alarm();
         if sleeps {
             let (ping, pong) = match is_native {
-                true => (native::PING, native::PONG),
+                true => (framing::PING, framing::PONG),
                 false => (PONG, NOOP),
             };
             state.set_websocket_auto_response(&WebSocketRequestResponsePair::new(ping, pong)?);
@@ -49,7 +50,7 @@ impl Live {
         let registered = store.registered() && config.auth.revoked.is_known();
         let known: Option<Map> = runtime::ext(state).told().dyn_into().ok();
         let mut live = Live {
-            gateway: roomcast_gateway::Gateway::new(hub, Application::default()),
+            gateway: roomcast_gateway::Gateway::new(engine, Application::default()),
             config,
             name,
             sockets: SecondaryMap::new(),
@@ -82,10 +83,14 @@ impl Live {
                 }
                 None => Some(record),
             });
-            match record.and_then(|record| live.gateway.hub.recall(&record, began)) {
+            match record.and_then(|record| live.gateway.engine.restore_socket(&record, began)) {
                 Some(place) => live.place(place, socket),
                 // One that was on its way to become a session's.
-                None => runtime::close(&socket, Close::Failed.code(), Close::Failed.reason()),
+                None => runtime::close(
+                    &socket,
+                    Disconnect::Failed.code(),
+                    Disconnect::Failed.reason(),
+                ),
             }
             connections += 1;
         }
@@ -110,13 +115,16 @@ impl Live {
             }
             None => live.store.positions()?,
         };
+        let stored = Stored {
+            clients: records,
+            positions,
+            panicked: known.is_some(),
+        };
         let gateway = &mut live.gateway;
-        gateway
-            .app
-            .recall(&mut gateway.hub, records, positions, known.is_some(), began);
+        gateway.app.restore(&mut gateway.engine, stored, began);
         live.settle(state);
         live.log(
-            Entry::info("wake")
+            LogRecord::info("wake")
                 .with("connections", connections)
                 .took(now().saturating_sub(began)),
         );

@@ -4,10 +4,10 @@ use super::{LINK_HEADER, Live, Object, Peer};
 use crate::durable::runtime::{self, GATEWAYS, now};
 use crate::durable::store::Kept;
 use js_sys::JsString;
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::fault::{Code, Fault};
+use roomcast_proto::error::{Error as ClientError, ErrorCode};
+use roomcast_proto::framing;
 use roomcast_proto::link::{Command as LinkCommand, Item, Push, Pushed, Request as LinkRequest};
-use roomcast_proto::wire::native;
+use roomcast_proto::log_record::LogRecord;
 use roomcast_room::Frame;
 use roomcast_room::links;
 use roomcast_room::output::ConnId;
@@ -115,7 +115,7 @@ impl Live {
                 let user = hello.user.clone();
                 let revoked = &self.config.auth.revoked;
                 let joined = match revoked.covers(&hello.user, &hello.token, now) {
-                    true => Err(Fault::unauthorized("the token was revoked")),
+                    true => Err(ClientError::unauthorized("the token was revoked")),
                     false => self.room.subscribe(hello, id, again, now, &mut out),
                 };
                 // It may have taken the place of another.
@@ -128,10 +128,10 @@ impl Live {
                             id: connection,
                         },
                     ),
-                    Err(fault) => {
+                    Err(error) => {
                         // Who comes again by itself has asked nothing.
-                        let answer = (!again).then(|| native::fault(id, &fault));
-                        self.refuse(gateway, &connection, &user, answer, fault.code);
+                        let answer = (!again).then(|| framing::error(id, &error));
+                        self.refuse(gateway, &connection, &user, answer, error.code);
                     }
                 }
             }
@@ -139,8 +139,8 @@ impl Live {
                 Some(conn) => self.room.receive(conn, Frame::Text(&frame), now, &mut out),
                 // It was taken for gone, or the room was deleted.
                 None => {
-                    let id = native::decode_line(&frame).id;
-                    let line = native::fault(id, &Fault::internal());
+                    let id = framing::decode_line(&frame).id;
+                    let line = framing::error(id, &ClientError::internal());
                     let mut links = self.links.borrow_mut();
                     let to = connection.clone();
                     links.queue(gateway, Item::Lost { to }, "");
@@ -171,7 +171,7 @@ impl Live {
         connection: &str,
         user: &str,
         answer: Option<String>,
-        code: Code,
+        code: ErrorCode,
     ) {
         let to = connection.to_owned();
         match answer {
@@ -184,7 +184,7 @@ impl Live {
             None => self.last_word(gateway, connection, Item::Out { to }),
         }
         self.log(
-            Entry::reject("rate")
+            LogRecord::reject("rate")
                 .user(user)
                 .connection(connection)
                 .with("code", code.as_str()),
@@ -222,7 +222,7 @@ impl Live {
                     self.room.given(conn, last);
                 }
                 Err(error) => {
-                    self.log(Entry::error(format!("replay failed: {error}")));
+                    self.log(LogRecord::error(format!("replay failed: {error}")));
                     // What the connection lacks is found out when the room is
                     // read again.
                     self.broken = true;
@@ -310,7 +310,7 @@ impl Live {
     fn last_word(&mut self, gateway: &str, id: &str, word: Item) {
         let kept = Kept::Parted(word.clone());
         if let Err(error) = self.store.put_subscriber(id, gateway, &kept) {
-            self.log(Entry::error(format!("storing failed: {error}")));
+            self.log(LogRecord::error(format!("storing failed: {error}")));
         }
         self.links.borrow_mut().queue(gateway, word, "");
     }
@@ -318,7 +318,7 @@ impl Live {
     /// Nothing need be known any more of a connection at a gateway.
     fn forget(&mut self, id: &str) {
         if let Err(error) = self.store.remove_subscriber(id) {
-            self.log(Entry::error(format!("storing failed: {error}")));
+            self.log(LogRecord::error(format!("storing failed: {error}")));
         }
     }
 

@@ -15,9 +15,9 @@ use super::store::Store;
 use crate::config::Config;
 use futures_channel::oneshot;
 use js_sys::JsString;
-use roomcast_auth::revoked::News;
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::fault::Fault;
+use roomcast_auth::revocation::RevocationDelta;
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::time::Millis;
 use roomcast_room::links::Links;
 use roomcast_room::log::Range;
@@ -86,7 +86,7 @@ struct Live {
     links: Rc<RefCell<Links>>,
     /// Which waking this is.
     life: String,
-    calls: HashMap<CallId, oneshot::Sender<Result<String, Fault>>>,
+    calls: HashMap<CallId, oneshot::Sender<Result<String, ClientError>>>,
     /// Pages that were asked for, with the ids of the answers.
     pages: VecDeque<(ConnId, u32, Range)>,
     last_call: CallId,
@@ -247,16 +247,16 @@ impl Object {
             // The Worker that let it through may not have heard of it yet.
             let revoked = &live.config.auth.revoked;
             let admitted = match revoked.covers(&hello.user, &hello.token, now) {
-                true => Err(Fault::unauthorized("the token was revoked")),
+                true => Err(ClientError::unauthorized("the token was revoked")),
                 false => live.room.admit(&hello, now),
             };
-            if let Err(fault) = admitted {
+            if let Err(error) = admitted {
                 live.log(
-                    Entry::reject("rate")
+                    LogRecord::reject("rate")
                         .user(&hello.user)
-                        .with("code", fault.code.as_str()),
+                        .with("code", error.code.as_str()),
                 );
-                return Ok(super::refuse(&fault)?.into());
+                return Ok(super::refuse(&error)?.into());
             }
             let pair = WebSocketPair::new()?;
             state
@@ -288,7 +288,7 @@ impl Object {
             let served = live.room.serve(request, call, now(), &mut out);
             live.run(state, out);
             match served {
-                Ok(_) if live.broken => Ok(Err(Fault::internal())),
+                Ok(_) if live.broken => Ok(Err(ClientError::internal())),
                 Ok(Served::Page(range)) => {
                     let page = live.store.page(range, live.room.floor())?;
                     let page = page.finish(live.room.bounds().head, live.room.epoch());
@@ -308,15 +308,15 @@ impl Object {
             // Dropped unanswered only when storing failed.
             Ok(_) => receiver
                 .await
-                .unwrap_or_else(|_| Err(Fault::internal()))
+                .unwrap_or_else(|_| Err(ClientError::internal()))
                 .map(|json| (json, 200)),
-            Err(fault) => Err(fault),
+            Err(error) => Err(error),
         };
         match answer {
             Ok((json, status)) => Ok(ResponseBuilder::new()
                 .with_status(status)
                 .fixed(json.into_bytes())),
-            Err(fault) => super::refuse(&fault),
+            Err(error) => super::refuse(&error),
         }
     }
 
@@ -346,7 +346,7 @@ impl Object {
         name: Option<String>,
         mut request: Request,
     ) -> Result<Response> {
-        let news: News = serde_json::from_slice(&request.bytes().await?)?;
+        let news: RevocationDelta = serde_json::from_slice(&request.bytes().await?)?;
         let here = self.with(name, |live, state| {
             live.config.auth.revoked.learn(&news.revocations);
             let here = live.enforce(state);

@@ -7,11 +7,12 @@ use crate::durable::sabotage::{self, Point};
 use crate::durable::store::Kept;
 use js_sys::JsString;
 use roomcast_proto::access::TokenId;
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::fault::Fault;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::Error as ClientError;
+use roomcast_proto::framing;
 use roomcast_proto::link::Item;
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::log_text::slice;
-use roomcast_proto::wire::native::{self, Close};
 use roomcast_room::catch_up::PORTION_BYTES;
 use roomcast_room::output::ConnId;
 use roomcast_room::{Change, Delivery, Output};
@@ -36,7 +37,7 @@ impl Live {
                         _ => JsString::from(""),
                     };
                     if let Err(error) = self.store.apply(&change, &body) {
-                        self.log(Entry::error(format!("storing failed: {error}")));
+                        self.log(LogRecord::error(format!("storing failed: {error}")));
                         return self.fail(outputs);
                     }
                     if let Change::Wipe { .. } = change {
@@ -53,7 +54,7 @@ impl Live {
                 Output::Deliver(delivery) => self.deliver(state, delivery, stored.take()),
                 Output::Replay { conn, after, upto } => {
                     if let Err(error) = self.replay(state, conn, after, upto) {
-                        self.log(Entry::error(format!("replay failed: {error}")));
+                        self.log(LogRecord::error(format!("replay failed: {error}")));
                         return self.fail(outputs);
                     }
                 }
@@ -106,7 +107,7 @@ impl Live {
         &mut self,
         state: &State,
         unready: Unready,
-        ready: std::result::Result<(), Fault>,
+        ready: std::result::Result<(), ClientError>,
     ) {
         let now = now();
         let identity = ready.and_then(|()| self.config.auth.verify(&unready.token, now));
@@ -124,7 +125,7 @@ impl Live {
             match output {
                 Output::Deliver(delivery) => {
                     for (conn, id) in delivery.acked {
-                        let answer = native::fault(Some(id), &Fault::internal());
+                        let answer = framing::error(Some(id), &ClientError::internal());
                         match self.peers.get(conn) {
                             Some(Peer::Socket(socket)) => {
                                 // One that is gone needs no answer.
@@ -167,7 +168,7 @@ impl Live {
             }
         };
         if let Err(error) = attached {
-            self.log(Entry::error(format!("attachment failed: {error}")));
+            self.log(LogRecord::error(format!("attachment failed: {error}")));
         }
     }
 
@@ -352,17 +353,17 @@ impl Live {
             return;
         };
         let answer = if !self.room.is_joined(conn) {
-            native::fault(Some(id), &Fault::not_joined())
+            framing::error(Some(id), &ClientError::not_joined())
         } else {
             match self.store.page(range, self.room.floor()) {
                 Ok(page) => {
                     let page = page.finish(self.room.bounds().head, self.room.epoch());
                     self.room.paged(conn, page.len());
-                    native::ack(id, &page)
+                    framing::ack(id, &page)
                 }
                 Err(error) => {
-                    self.log(Entry::error(format!("reading failed: {error}")));
-                    native::fault(Some(id), &Fault::internal())
+                    self.log(LogRecord::error(format!("reading failed: {error}")));
+                    framing::error(Some(id), &ClientError::internal())
                 }
             }
         };
@@ -370,7 +371,7 @@ impl Live {
     }
 
     /// Closes the socket of a connection that is of the room no more.
-    pub(super) fn close(&mut self, conn: ConnId, why: Close) {
+    pub(super) fn close(&mut self, conn: ConnId, why: Disconnect) {
         if let Some(Peer::Gateway { .. }) = self.peers.get(conn) {
             self.part(conn, |to| Item::Close { to, why });
         } else if let Some(Peer::Socket(socket)) = self.displace(conn) {
@@ -389,7 +390,7 @@ impl Live {
         left
     }
 
-    pub(super) fn log(&mut self, entry: Entry) {
+    pub(super) fn log(&mut self, entry: LogRecord) {
         if entry.level < self.config.log_level {
             return;
         }

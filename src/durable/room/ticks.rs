@@ -4,7 +4,7 @@ use super::{Live, Object};
 use crate::durable::clock::{self, Due};
 use crate::durable::runtime::{self, now};
 use crate::durable::sabotage::{self, Point};
-use roomcast_proto::eventlog::Entry;
+use roomcast_proto::log_record::LogRecord;
 use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::closure::Closure;
@@ -67,7 +67,7 @@ impl Object {
         let slow = self.links.borrow_mut().shed();
         for gateway in slow {
             let asked = self.with(None, |live, _| {
-                live.log(Entry::reject("slow").with("gateway", gateway.as_str()));
+                live.log(LogRecord::reject("slow").with("gateway", gateway.as_str()));
                 live.look_for(&gateway);
             });
             if let Err(error) = asked {
@@ -143,7 +143,7 @@ impl Live {
         if let Some(limit) = self.room.age_limit(now()) {
             match self.store.aged(limit) {
                 Ok((aged, oldest_at)) => self.room.aged(aged, oldest_at),
-                Err(error) => self.log(Entry::error(error.to_string())),
+                Err(error) => self.log(LogRecord::error(error.to_string())),
             }
         }
     }

@@ -7,9 +7,10 @@ use crate::durable::runtime::{self, Socket, fresh_id, now};
 use crate::durable::settings;
 use crate::durable::store::{Kept, Store};
 use js_sys::JsString;
-use roomcast_proto::eventlog::Entry;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::framing;
 use roomcast_proto::link::Item;
-use roomcast_proto::wire::native::{self, Close};
+use roomcast_proto::log_record::LogRecord;
 use roomcast_room::links::Links;
 use roomcast_room::output::ConnId;
 use roomcast_room::{self as room, Attachment};
@@ -34,8 +35,8 @@ impl Live {
         let (store, name) = Store::open(&state.storage(), name, fresh_id)?;
         let (snapshot, subscribers) = store.load()?;
         state.set_websocket_auto_response(&WebSocketRequestResponsePair::new(
-            native::PING,
-            native::PONG,
+            framing::PING,
+            framing::PONG,
         )?);
         let mut live = Live {
             room: room::Room::new(name, config.room.clone(), snapshot),
@@ -76,7 +77,11 @@ impl Live {
                     live.place(conn, Peer::Socket(socket));
                 }
                 // Accepted just when storing failed.
-                None => runtime::close(&socket, Close::Failed.code(), Close::Failed.reason()),
+                None => runtime::close(
+                    &socket,
+                    Disconnect::Failed.code(),
+                    Disconnect::Failed.reason(),
+                ),
             }
         }
         live.links.borrow_mut().restart();
@@ -107,7 +112,7 @@ impl Live {
             live.run(state, out);
         }
         live.log(
-            Entry::info("wake")
+            LogRecord::info("wake")
                 .with("connections", live.peers.len())
                 .with("seq", live.room.bounds().head)
                 .took(now().saturating_sub(began)),

@@ -4,7 +4,7 @@
 use super::Call;
 use crate::durable::complain;
 use crate::http::problem::{CONTENT_TYPE, Problem};
-use roomcast_proto::fault::Fault;
+use roomcast_proto::error::Error;
 use worker::{Headers, Response, ResponseBuilder};
 
 /// What a request is answered, or refused with.
@@ -13,7 +13,7 @@ pub(super) type Handled = Result<web_sys::Response, Problem>;
 /// A failure of the platform, not of the request: logged, not told.
 pub(super) fn failed(error: impl std::fmt::Display) -> Problem {
     complain(error);
-    Problem::from(Fault::internal())
+    Problem::from(Error::internal())
 }
 
 pub(super) fn answer_problem(problem: &Problem) -> worker::Result<web_sys::Response> {

@@ -2,7 +2,7 @@
 
 use super::Call;
 use crate::durable::read_body;
-use roomcast_proto::fault::{Code, Fault, Result};
+use roomcast_proto::error::{Error, ErrorCode, Result};
 
 impl Call<'_> {
     /// The body as text, within its limit.
@@ -10,11 +10,11 @@ impl Call<'_> {
         let limit = self.config.max_body_bytes;
         let body = read_body(&self.request, limit)
             .await
-            .map_err(|_| Fault::bad_request("the body ended before its time"))?;
+            .map_err(|_| Error::bad_request("the body ended before its time"))?;
         let body = body.ok_or_else(|| {
-            let fault = format!("a body may have up to {limit} bytes");
-            Fault::new(Code::TooLarge, fault)
+            let error = format!("a body may have up to {limit} bytes");
+            Error::new(ErrorCode::TooLarge, error)
         })?;
-        String::from_utf8(body).map_err(|_| Fault::bad_request("the body must be JSON in UTF-8"))
+        String::from_utf8(body).map_err(|_| Error::bad_request("the body must be JSON in UTF-8"))
     }
 }

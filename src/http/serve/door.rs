@@ -6,16 +6,16 @@ use crate::durable::{catch_up, prepare, redeem_ticket};
 use crate::http::problem::Problem;
 use roomcast_auth::{Credentials, token};
 use roomcast_proto::access::{Identity, Rights};
-use roomcast_proto::fault::Fault;
+use roomcast_proto::error::Error;
 
 impl Call<'_> {
     /// Who it is.
     pub(super) async fn identity(&self, room: &str) -> Result<Identity, Problem> {
         let identity = match token::require(self.token_given().as_deref()) {
             Ok(token) => self.verify(token).await,
-            Err(fault) => Err(fault),
+            Err(error) => Err(error),
         };
-        identity.map_err(|fault| self.reject("auth", room, fault))
+        identity.map_err(|error| self.reject("auth", room, error))
     }
 
     /// Who wants a socket: by a token, or else by a ticket, which then is none
@@ -30,18 +30,18 @@ impl Call<'_> {
         };
         let redeemed = match redeem_ticket(self.env, ticket).await {
             Ok(identity) => self.recheck(identity).await,
-            Err(fault) => Err(fault),
+            Err(error) => Err(error),
         };
-        redeemed.map_err(|fault| self.reject("auth", room, fault))
+        redeemed.map_err(|error| self.reject("auth", room, error))
     }
 
     /// What may have changed since the token was verified.
-    async fn recheck(&self, identity: Identity) -> roomcast_proto::fault::Result<Identity> {
+    async fn recheck(&self, identity: Identity) -> roomcast_proto::error::Result<Identity> {
         catch_up(self.env, &self.config.auth.revoked).await?;
         self.config.auth.recheck(identity, self.now)
     }
 
-    pub(super) async fn verify(&self, token: &str) -> roomcast_proto::fault::Result<Identity> {
+    pub(super) async fn verify(&self, token: &str) -> roomcast_proto::error::Result<Identity> {
         prepare(self.env, &self.config, token).await?;
         self.config.auth.verify(token, self.now)
     }
@@ -65,7 +65,7 @@ impl Call<'_> {
         let identity = self.identity(room).await?;
         identity
             .require_service(room, right)
-            .map_err(|fault| self.reject("auth", room, fault))?;
+            .map_err(|error| self.reject("auth", room, error))?;
         Ok(identity)
     }
 
@@ -75,7 +75,7 @@ impl Call<'_> {
         if self.config.allowed_origins.allows(origin.as_deref(), host) {
             return Ok(());
         }
-        let fault = Fault::forbidden("this origin may not connect; see ALLOWED_ORIGINS");
-        Err(self.reject("origin", room, fault))
+        let error = Error::forbidden("this origin may not connect; see ALLOWED_ORIGINS");
+        Err(self.reject("origin", room, error))
     }
 }

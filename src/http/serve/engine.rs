@@ -5,8 +5,8 @@ use super::Call;
 use super::answer::{Handled, answer_problem, failed};
 use super::objects::relay;
 use roomcast_gateway::handshake::{self, Ask, shard_of};
-use roomcast_gateway::{Answer, Door, Protocol};
-use roomcast_proto::eventlog::Entry;
+use roomcast_gateway::{Answer, ConnectInfo, Protocol};
+use roomcast_proto::log_record::LogRecord;
 use wasm_bindgen::JsValue;
 use worker::ResponseBuilder;
 
@@ -40,7 +40,7 @@ impl Call<'_> {
         // Who it is Socket.IO asks later; what the request says counts first.
         // One that is there already has been looked at.
         let opens = matches!(ask, Ask::Open | Ask::WebSocket { sid: None });
-        let (identity, fault) = match self.token_given().filter(|_| opens) {
+        let (identity, error) = match self.token_given().filter(|_| opens) {
             // A ticket that is no good ends it here: the client comes again by
             // itself, with another if it is given one.
             None if opens && self.query.get("ticket").is_some() => match self.visitor("").await {
@@ -52,14 +52,14 @@ impl Call<'_> {
             None => (None, None),
             Some(token) => match self.verify(&token).await {
                 Ok(identity) => (Some(identity), None),
-                Err(fault) => (None, Some(fault)),
+                Err(error) => (None, Some(error)),
             },
         };
         let agent = self.header("user-agent").unwrap_or_default();
-        let door = Door {
+        let door = ConnectInfo {
             protocol,
             identity,
-            fault,
+            error,
             address: self.header("cf-connecting-ip"),
             // Clients for Python would hand the offset to their handlers, which
             // do not expect it.
@@ -82,7 +82,7 @@ impl Call<'_> {
 
     fn engine_error(&self, error: handshake::Error) -> Handled {
         let answer = Answer::error(error);
-        self.log(Entry::reject("malformed").with("code", answer.status));
+        self.log(LogRecord::reject("malformed").with("code", answer.status));
         let response = ResponseBuilder::new()
             .with_status(answer.status)
             .with_header("content-type", "application/json")

@@ -23,8 +23,8 @@ use super::route::{self, Address, Query, Route};
 use crate::config::Config;
 use crate::durable::{complain, now, settings};
 use answer::{Handled, answer_json, answer_problem};
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::fault::Fault;
+use roomcast_proto::error::Error;
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use serde_json::json;
 use std::rc::Rc;
@@ -109,7 +109,7 @@ impl Call<'_> {
             .is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
     }
 
-    fn log(&self, entry: Entry) {
+    fn log(&self, entry: LogRecord) {
         if entry.level >= self.config.log_level {
             let now = now();
             worker::console_log!("{}", entry.took(now.saturating_sub(self.now)).line(now));
@@ -117,12 +117,12 @@ impl Call<'_> {
     }
 
     /// Refuses, with a line in the event log.
-    fn reject(&self, ground: &str, room: &str, fault: Fault) -> Problem {
+    fn reject(&self, ground: &str, room: &str, error: Error) -> Problem {
         self.log(
-            Entry::reject(ground)
+            LogRecord::reject(ground)
                 .room(room)
-                .with("code", fault.code.as_str()),
+                .with("code", error.code.as_str()),
         );
-        fault.into()
+        error.into()
     }
 }

@@ -6,11 +6,11 @@ use super::objects::{ascii_json, relay};
 use crate::durable::{HELLO_HEADER, NATIVE, ROOM_HEADER, ROOMS, fresh_id};
 use crate::http::problem::Problem;
 use roomcast_auth::{Credentials, SUBPROTOCOL};
-use roomcast_gateway::{Door, Protocol};
+use roomcast_gateway::{ConnectInfo, Protocol};
 use roomcast_proto::access::Rights;
-use roomcast_proto::fault::Fault;
+use roomcast_proto::error::Error;
 use roomcast_proto::link::Hello;
-use roomcast_proto::wire::command::Status;
+use roomcast_proto::status::Status;
 use worker::{Headers, Response};
 
 impl Call<'_> {
@@ -23,13 +23,13 @@ impl Call<'_> {
         let identity = self.visitor(room).await?;
         let rights = identity.rights(room);
         if !rights.has(Rights::READ) {
-            let fault = Fault::forbidden("the token does not open this room");
-            return Err(self.reject("auth", room, fault));
+            let error = Error::forbidden("the token does not open this room");
+            return Err(self.reject("auth", room, error));
         }
         let position = self
             .query
             .position()
-            .map_err(|fault| self.reject("malformed", room, fault))?;
+            .map_err(|error| self.reject("malformed", room, error))?;
         let hello = Hello {
             connection_id: fresh_id(),
             user: identity.user,
@@ -59,10 +59,10 @@ impl Call<'_> {
             return Err(Problem::upgrade_required());
         }
         self.check_origin("", host)?;
-        let door = Door {
+        let door = ConnectInfo {
             protocol: Protocol::Native,
             identity: Some(self.visitor("").await?),
-            fault: None,
+            error: None,
             address: self.header("cf-connecting-ip"),
             recovers: false,
         };

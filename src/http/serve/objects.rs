@@ -6,9 +6,9 @@ use crate::durable::{
     DOOR_HEADER, GATEWAY_HEADER, GATEWAYS, ROOM_HEADER, ROOMS, Visit, call, read,
 };
 use crate::http::problem::Problem;
-use roomcast_gateway::Door;
+use roomcast_gateway::ConnectInfo;
 use roomcast_gateway::handshake::Ask;
-use roomcast_proto::fault::Fault;
+use roomcast_proto::error::Error;
 use roomcast_room::service::Request as ServiceRequest;
 use wasm_bindgen::JsValue;
 use worker::{Headers, Response};
@@ -35,7 +35,7 @@ impl Call<'_> {
     pub(super) async fn visit(
         &self,
         gateway: &str,
-        door: Door,
+        door: ConnectInfo,
         ask: Option<Ask>,
         body: Option<JsValue>,
     ) -> Handled {
@@ -79,8 +79,8 @@ pub(super) async fn relay(response: &web_sys::Response) -> Handled {
     if status < 400 {
         return answer_json(status, body.into_bytes());
     }
-    match serde_json::from_str::<Fault>(&body) {
-        Ok(fault) => Err(fault.into()),
+    match serde_json::from_str::<Error>(&body) {
+        Ok(error) => Err(error.into()),
         Err(_) => Err(failed("the object failed")),
     }
 }

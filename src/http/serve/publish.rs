@@ -6,8 +6,8 @@ use crate::durable::read;
 use crate::http::publish::{self, Addressed};
 use futures_util::{StreamExt, stream};
 use roomcast_proto::access::{Identity, Rights};
-use roomcast_proto::fault::{Fault, Result};
-use roomcast_proto::wire::event;
+use roomcast_proto::error::{Error, Result};
+use roomcast_proto::event;
 use roomcast_room::service::{Publication, Request as ServiceRequest};
 use serde::Deserialize;
 
@@ -19,19 +19,19 @@ impl Call<'_> {
     pub(super) async fn publish(self) -> Handled {
         let identity = self.identity("").await?;
         if !identity.service {
-            let fault = Fault::forbidden("this needs a token with role `service`");
-            return Err(self.reject("auth", "", fault));
+            let error = Error::forbidden("this needs a token with role `service`");
+            return Err(self.reject("auth", "", error));
         }
         let body = self.body().await;
         let body = body
             .and_then(|body| publish::parse(&body))
-            .map_err(|fault| self.reject("malformed", "", fault))?;
+            .map_err(|error| self.reject("malformed", "", error))?;
         match body {
             publish::Body::One(message) => {
                 let mut answers = self.publish_all(&identity, vec![Ok(message)]).await;
                 match answers.pop() {
                     Some(Ok(answer)) => answer_json(200, answer.into_bytes()),
-                    Some(Err(fault)) => Err(fault.into()),
+                    Some(Err(error)) => Err(error.into()),
                     None => Err(failed("no answer")),
                 }
             }
@@ -41,8 +41,8 @@ impl Call<'_> {
                     .await
                     .into_iter()
                     .map(|answer| {
-                        answer.unwrap_or_else(|fault| {
-                            format!(r#"{{"error":{}}}"#, event::fault_fields(&fault))
+                        answer.unwrap_or_else(|error| {
+                            format!(r#"{{"error":{}}}"#, event::error_fields(&error))
                         })
                     })
                     .collect();
@@ -63,9 +63,9 @@ impl Call<'_> {
         let mut rooms: Vec<(String, Vec<(usize, Publication)>)> = Vec::new();
         for (index, message) in messages.into_iter().enumerate() {
             let allowed = message.and_then(|message| {
-                if let Err(fault) = identity.require_service(&message.room, Rights::WRITE) {
-                    self.reject("auth", &message.room, fault.clone());
-                    return Err(fault);
+                if let Err(error) = identity.require_service(&message.room, Rights::WRITE) {
+                    self.reject("auth", &message.room, error.clone());
+                    return Err(error);
                 }
                 Ok(message)
             });
@@ -76,9 +76,9 @@ impl Call<'_> {
                         None => rooms.push((room, vec![(index, publication)])),
                     }
                     // Until its room has answered.
-                    answers.push(Err(Fault::internal()));
+                    answers.push(Err(Error::internal()));
                 }
-                Err(fault) => answers.push(Err(fault)),
+                Err(error) => answers.push(Err(error)),
             }
         }
         let mut calls = stream::iter(rooms)
@@ -99,9 +99,9 @@ impl Call<'_> {
                         answers[place] = answer;
                     }
                 }
-                Err(fault) => {
+                Err(error) => {
                     for place in places {
-                        answers[place] = Err(fault.clone());
+                        answers[place] = Err(error.clone());
                     }
                 }
             }
@@ -113,15 +113,15 @@ impl Call<'_> {
     async fn published(&self, room: &str, request: &ServiceRequest) -> Result<Vec<Result<String>>> {
         #[derive(Deserialize)]
         struct Failed {
-            error: Fault,
+            error: Error,
         }
-        let internal = |_| Fault::internal();
+        let internal = |_| Error::internal();
         let response = self.ask(room, request).await.map_err(internal)?;
         let (status, body) = read(&response)
             .await
             .map_err(|error| internal(failed(error)))?;
         if status >= 400 {
-            return Err(serde_json::from_str(&body).unwrap_or_else(|_| Fault::internal()));
+            return Err(serde_json::from_str(&body).unwrap_or_else(|_| Error::internal()));
         }
         let answers: Vec<Box<serde_json::value::RawValue>> =
             serde_json::from_str(&body).map_err(|error| internal(failed(error)))?;

@@ -5,7 +5,7 @@ use super::Call;
 use super::answer::Handled;
 use crate::durable::fresh_id;
 use roomcast_proto::access::Rights;
-use roomcast_proto::fault::Fault;
+use roomcast_proto::error::Error;
 use roomcast_room::service::Request as ServiceRequest;
 
 impl Call<'_> {
@@ -14,11 +14,11 @@ impl Call<'_> {
         let identity = self.identity(room).await?;
         let rights = identity.rights(room).with(identity.service_rights(room));
         if !rights.has(Rights::READ) {
-            let fault = Fault::forbidden("the token does not open this room");
-            return Err(self.reject("auth", room, fault));
+            let error = Error::forbidden("the token does not open this room");
+            return Err(self.reject("auth", room, error));
         }
         let range = self.query.range();
-        let range = range.map_err(|fault| self.reject("malformed", room, fault))?;
+        let range = range.map_err(|error| self.reject("malformed", room, error))?;
         self.serve(room, &ServiceRequest::Messages(range)).await
     }
 
@@ -36,8 +36,8 @@ impl Call<'_> {
         self.service(room, Rights::WRITE).await?;
         let request = if self.method == "PUT" {
             if roomcast_proto::name::personal_room_owner(room).is_some_and(|owner| owner != user) {
-                let fault = Fault::forbidden("a personal room has its own user alone");
-                return Err(self.reject("auth", room, fault));
+                let error = Error::forbidden("a personal room has its own user alone");
+                return Err(self.reject("auth", room, error));
             }
             ServiceRequest::AddMember { user }
         } else {
@@ -49,7 +49,7 @@ impl Call<'_> {
     pub(super) async fn kick(&self, room: &str) -> Handled {
         self.service(room, Rights::WRITE).await?;
         let user = self.query.user();
-        let user = user.map_err(|fault| self.reject("malformed", room, fault))?;
+        let user = user.map_err(|error| self.reject("malformed", room, error))?;
         self.serve(room, &ServiceRequest::Kick { user }).await
     }
 

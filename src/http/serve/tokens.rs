@@ -6,9 +6,9 @@ use super::answer::{Handled, answer_json, answer_problem, failed};
 use crate::durable::{issue_ticket, revoke};
 use crate::http::problem::Problem;
 use roomcast_auth::Credentials;
-use roomcast_auth::revoked::Whose;
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::fault::Fault;
+use roomcast_auth::revocation::RevocationTarget;
+use roomcast_proto::error::Error;
+use roomcast_proto::log_record::LogRecord;
 use serde_json::json;
 use worker::ResponseBuilder;
 
@@ -33,13 +33,13 @@ impl Call<'_> {
             ..Credentials::default()
         };
         let Some(token) = credentials.token() else {
-            let fault = Fault::unauthorized("send a token: Authorization: Bearer");
-            return Err(self.reject("auth", "", fault));
+            let error = Error::unauthorized("send a token: Authorization: Bearer");
+            return Err(self.reject("auth", "", error));
         };
         let identity = self.verify(token).await;
-        let identity = identity.map_err(|fault| self.reject("auth", "", fault))?;
+        let identity = identity.map_err(|error| self.reject("auth", "", error))?;
         let issued = issue_ticket(self.env, identity).await;
-        let (ticket, until) = issued.map_err(|fault| self.reject("rate", "", fault))?;
+        let (ticket, until) = issued.map_err(|error| self.reject("rate", "", error))?;
         let answer = json!({ "ticket": ticket, "expiresAt": roomcast_proto::time::rfc3339(until) });
         answer_json(201, answer.to_string().into_bytes())
     }
@@ -55,18 +55,18 @@ impl Call<'_> {
             ));
         }
         if !identity.is_service_of_all() {
-            let fault = "this needs a token with role `service` and `admin` on `*`";
-            return Err(self.reject("auth", "", Fault::forbidden(fault)));
+            let error = "this needs a token with role `service` and `admin` on `*`";
+            return Err(self.reject("auth", "", Error::forbidden(error)));
         }
         let body = self.body().await;
         let (whose, until) = body
             .and_then(|body| crate::http::revoke::parse(&body, self.now))
-            .map_err(|fault| self.reject("malformed", "", fault))?;
+            .map_err(|error| self.reject("malformed", "", error))?;
         let revocation = revoke(self.env, &self.config.auth.revoked, whose, until).await?;
-        let entry = Entry::info("revoke").with("by", identity.user);
-        let (entry, mut answer) = match revocation.whose {
-            Whose::User(user) => (entry.user(&user), json!({ "userId": user })),
-            Whose::Jti(jti) => (entry.with("jti", jti.as_str()), json!({ "jti": jti })),
+        let entry = LogRecord::info("revoke").with("by", identity.user);
+        let (entry, mut answer) = match revocation.target {
+            RevocationTarget::User(user) => (entry.user(&user), json!({ "userId": user })),
+            RevocationTarget::Jti(jti) => (entry.with("jti", jti.as_str()), json!({ "jti": jti })),
         };
         self.log(entry);
         answer["revokedAt"] = revocation.at.into();
@@ -84,12 +84,10 @@ pub(super) async fn dev_token(_call: Call<'_>) -> Handled {
 /// `DEV_TOKENS=true`.
 #[cfg(feature = "dev-tokens")]
 pub(super) async fn dev_token(call: Call<'_>) -> Handled {
-    use roomcast_auth;
+    use roomcast_proto::raw_object::{Field, RawObject, USER, WHOLE};
     use roomcast_proto::time::{DAY, HOUR, SECOND, rfc3339};
-    use roomcast_proto::wire::Object;
-    use roomcast_proto::wire::object::{Kind, USER, WHOLE};
 
-    const ROOMS: Kind<Vec<String>> = Kind {
+    const ROOMS: Field<Vec<String>> = Field {
         expected: "a list of room patterns",
         read: |json| serde_json::from_str(json).ok(),
     };
@@ -97,12 +95,12 @@ pub(super) async fn dev_token(call: Call<'_>) -> Handled {
         return Err(Problem::not_found());
     }
     let body = call.body().await?;
-    let object = Object::parse(&body, "the body")?;
-    let user = object.need("user", USER)?;
+    let object = RawObject::parse(&body, "the body")?;
+    let user = object.required("user", USER)?;
     let rooms = object.get("rooms", ROOMS)?;
     let ttl = object.get("ttl", WHOLE)?.map_or(HOUR, |ttl| ttl * SECOND);
     let expires = call.now + ttl.min(DAY);
-    let token = roomcast_auth::token::issue(&call.config.auth, &user, rooms.as_deref(), expires)?;
+    let token = call.config.auth.issue(&user, rooms.as_deref(), expires)?;
     let answer = json!({ "token": token, "expiresAt": rfc3339(expires) });
     answer_json(200, answer.to_string().into_bytes())
 }

@@ -1,345 +1,118 @@
-//! Who comes and goes.
+//! The table of clients.
 
-use super::recovery::saved;
-use super::{Chat, Client, Departed, Framing, Phase, Slot};
-use crate::{Asked, Authentication, ClientId, Credentials, Door, Hub, Output, SessionId, SocketId};
-use roomcast_proto::access::Identity;
-use roomcast_proto::eventlog::Entry;
-use roomcast_proto::fault::{Code, Fault, Result};
-use roomcast_proto::link::{self, Command as ToRoom};
-use roomcast_proto::name::personal_room;
-use roomcast_proto::time::{Millis, rfc3339};
-use roomcast_proto::wire::Object;
-use roomcast_proto::wire::command::Position;
-use roomcast_proto::wire::native::Close;
-use roomcast_proto::wire::object::TEXT;
-use serde_json::json;
-use std::rc::Rc;
+use super::client::{Client, Framing, Phase, Subscription};
+use crate::ids::{ClientId, SessionId, SocketId};
+use roomcast_proto::link;
+use slotmap::SlotMap;
+use std::collections::HashMap;
 
-/// A CONNECT of a Socket.IO session.
-pub(super) struct Connect<'a> {
-    pub(super) session: SessionId,
-    pub(super) nsp: String,
-    /// See [`Hub::is_connecting`].
-    pub(super) number: u64,
-    /// A JSON object.
-    pub(super) auth: &'a str,
+/// All clients of a gateway, by key, by connection id, by socket and by namespace.
+#[derive(Default)]
+pub(super) struct Clients {
+    slots: SlotMap<ClientId, Client>,
+    by_id: HashMap<String, ClientId>,
+    by_socket: HashMap<SocketId, ClientId>,
+    by_namespace: HashMap<(SessionId, String), ClientId>,
 }
 
-impl Chat {
-    /// A native socket: the Worker has let in only who has a token.
-    pub(super) fn opened(
-        &mut self,
-        hub: &mut Hub,
-        socket: SocketId,
-        id: String,
-        door: Door,
-        now: Millis,
-    ) {
-        let Some(identity) = door.identity else {
-            return hub.close_socket(socket, Close::Expired);
+impl Clients {
+    pub(super) fn insert(&mut self, client: Client) -> ClientId {
+        let (id, framing) = (client.id.clone(), client.framing.clone());
+        let key = self.slots.insert(client);
+        self.by_id.insert(id, key);
+        match framing {
+            Framing::Native(socket) => self.by_socket.insert(socket, key),
+            Framing::SocketIo { session, nsp } => self.by_namespace.insert((session, nsp), key),
         };
-        let framing = Framing::Native(socket);
-        let key = self.add(Client::new(hub, id, framing, Rc::new(identity), now));
-        self.expect(now + hub.config.limits.ghost_timeout);
-        self.welcome(hub, key, now);
+        key
     }
 
-    /// A session wants into a namespace: its token is judged first, that of the
-    /// request before one in `auth`.
-    pub(super) fn connect(&mut self, hub: &mut Hub, asked: Connect, now: Millis) {
-        let Connect {
-            session,
-            nsp,
-            number,
-            auth,
-        } = asked;
-        // The client did not wait for the answer.
-        if !hub.is_connecting(session, number) {
-            return;
-        }
-        if !hub.config.namespaces.contains(&nsp) {
-            return hub.refuse(session, &nsp, r#"{"message":"Invalid namespace"}"#);
-        }
-        let (Some(door), Some(sid)) = (hub.door(session), hub.sid(session)) else {
-            return;
-        };
-        let credentials = match (&door.identity, &door.fault) {
-            (Some(identity), _) => Ok(Credentials::Identity(Box::new(identity.clone()))),
-            (None, Some(fault)) => Err(fault.clone()),
-            (None, None) => {
-                let shown = Object::parse(auth, "`auth`").unwrap_or_default();
-                let token = shown.get("token", TEXT).ok().flatten();
-                token
-                    .map(|token| Credentials::Token(token.to_string()))
-                    .ok_or_else(Fault::no_token)
-            }
-        };
-        let asked = Asked::Connect {
-            sid,
-            nsp,
-            number,
-            auth: auth.to_owned(),
-        };
-        match credentials {
-            Ok(credentials) => {
-                hub.push(Output::Authenticate(Authentication { credentials, asked }))
-            }
-            Err(fault) => self.go_on(hub, asked, Err(fault), now),
-        }
-    }
-
-    /// The token of a CONNECT has been judged.
-    pub(super) fn connected(
-        &mut self,
-        hub: &mut Hub,
-        asked: Connect,
-        identity: Result<Identity>,
-        now: Millis,
-    ) {
-        let Connect {
-            session,
-            nsp,
-            number,
-            auth,
-        } = asked;
-        // The client did not wait for the answer, or its session is over.
-        let Some(door) = hub.door(session).cloned() else {
-            return;
-        };
-        if !hub.is_connecting(session, number) {
-            return;
-        }
-        let identity = identity.and_then(|identity| {
-            hub.floods.admit(&identity.user, now)?;
-            Ok(identity)
-        });
-        let identity = match identity {
-            Ok(identity) => Rc::new(identity),
-            Err(fault) => {
-                let kind = match fault.code {
-                    Code::RateLimited => "rate",
-                    _ => "auth",
-                };
-                let entry = Entry::reject(kind).with("code", fault.code.as_str());
-                hub.log_refusal(session, entry);
-                let answer = json!({
-                    "message": fault.message,
-                    "data": { "code": fault.code.as_str(), "message": fault.message },
-                });
-                return hub.refuse(session, &nsp, &answer.to_string());
-            }
-        };
-        if door.identity.is_none() {
-            self.show_token(hub, session, &identity);
-        }
-        let user = identity.user.clone();
-        let framing = Framing::SocketIo { session, nsp };
-        let key = self.add(Client::new(hub, hub.fresh_id(), framing, identity, now));
-        let shown = Object::parse(auth, "`auth`").unwrap_or_default();
-        let text = |name| {
-            shown
-                .get(name, TEXT)
-                .ok()
-                .flatten()
-                .map(|text| text.to_string())
-        };
-        match text("pid").filter(|_| door.recovers) {
-            None => self.welcome(hub, key, now),
-            Some(pid) => {
-                if let Some(client) = self.client_mut(key) {
-                    client.phase = Phase::Finding {
-                        pid: pid.clone(),
-                        offset: text("offset"),
-                    };
-                }
-                hub.push(Output::Find {
-                    client: key,
-                    pid,
-                    user,
-                });
-            }
-        }
-    }
-
-    /// Lets a client in that begins anew.
-    pub(super) fn welcome(&mut self, hub: &mut Hub, key: ClientId, now: Millis) {
-        let Some(client) = self.client_mut(key) else {
-            return;
-        };
-        if let Framing::SocketIo { session, .. } = client.framing
-            && hub.door(session).is_some_and(|door| door.recovers)
-        {
-            client.pid = Some(format!(
-                "{}-{}{}",
-                hub.name(),
-                hub.fresh_id(),
-                hub.fresh_id()
-            ));
-        }
-        if self.let_in(hub, key) {
-            self.save(hub, key);
-            self.join_own(hub, key, now);
-        }
-    }
-
-    /// Joins the user's own room, unless it did.
-    pub(super) fn join_own(&mut self, hub: &mut Hub, key: ClientId, now: Millis) {
-        let own = self
-            .client(key)
-            .map(|client| personal_room(&client.identity.user));
-        if let Some(own) = own.filter(|own| self.slot(key, own).is_none()) {
-            // It takes everybody who has a token.
-            let _ = self.join(hub, key, &own, Position::default(), None, now);
-        }
-    }
-
-    /// Sends the first things on a connection. Returns `false` if the connection
-    /// does not wait for them any more: then the client is gone.
-    pub(super) fn let_in(&mut self, hub: &mut Hub, key: ClientId) -> bool {
-        let Some(client) = self.client_mut(key) else {
-            return false;
-        };
-        if let Framing::SocketIo { session, nsp } = &client.framing {
-            let mut data = json!({ "sid": client.sid });
-            if let Some(pid) = &client.pid {
-                data["pid"] = pid.as_str().into();
-            }
-            let identity = Some(client.identity.clone());
-            if !hub.accept(*session, nsp, identity, data.to_string()) {
-                self.gone(hub, key, 1006, true);
-                return false;
-            }
-        }
-        client.phase = Phase::Connected;
-        hub.log(client.entry(Entry::info("connect")));
-        let connected = json!({
-            "event": "connected",
-            "data": {
-                "connectionId": client.id,
-                "userId": client.identity.user,
-                "expiresAt": rfc3339(client.identity.expires),
-                "limits": roomcast_proto::limits::Limits::of(&hub.config.limits),
-            },
-        });
-        self.tell(hub, key, &connected.to_string());
-        true
-    }
-
-    /// A client is gone. One that did not want that may come back.
-    pub(super) fn gone(&mut self, hub: &mut Hub, key: ClientId, code: u16, comes_back: bool) {
-        let Some(client) = self.client_mut(key) else {
-            return;
-        };
-        match client.phase {
-            Phase::Connected => {
-                hub.log(client.entry(Entry::info("disconnect")).with("code", code));
-            }
-            Phase::Recovering { .. } => client.abandon_recovery(),
-            Phase::Finding { .. } => {}
-        }
-        let client = &*client;
-        let then = match comes_back && client.pid.is_some() {
-            true => saved(hub, client, true),
-            false => Output::Forget {
-                client: client.key(),
-            },
-        };
-        let Some(client) = self.clients.remove(key) else {
-            return;
-        };
-        let departed = Departed {
-            unheard: client.slots.len(),
-            key: client.key(),
-            user: client.identity.user.clone(),
-            then,
-        };
-        match departed.unheard {
-            0 => hub.push(departed.then),
-            _ => {
-                self.departed.insert(client.id.clone(), departed);
-            }
-        }
-        self.recovering.remove(&key);
+    pub(super) fn remove(&mut self, key: ClientId) -> Option<Client> {
+        let client = self.slots.remove(key)?;
         self.by_id.remove(&client.id);
-        match client.framing {
-            Framing::Native(socket) => self.by_socket.remove(&socket),
-            Framing::SocketIo { session, nsp } => self.by_nsp.remove(&(session, nsp)),
-        };
-        self.withdraw(hub, key, client.slots, code);
-    }
-
-    /// A room knows that a connection is gone.
-    pub(super) fn heard_of(&mut self, hub: &mut Hub, seat: &str) {
-        let client = link::client_of(seat);
-        let Some(departed) = self.departed.get_mut(client) else {
-            return;
-        };
-        departed.unheard = departed.unheard.saturating_sub(1);
-        if departed.unheard == 0
-            && let Some(departed) = self.departed.remove(client)
-        {
-            hub.push(departed.then);
-        }
-    }
-
-    /// Takes a client out of these rooms, which are told that it is gone.
-    pub(super) fn withdraw(&mut self, hub: &mut Hub, key: ClientId, slots: Vec<Slot>, code: u16) {
-        for slot in slots {
-            self.strike(key, &slot.room);
-            let connection = slot.seat;
-            self.forward(hub, &slot.room, ToRoom::Gone { connection, code });
-        }
-    }
-
-    /// A client gets nothing of a room any more.
-    pub(super) fn strike(&mut self, key: ClientId, room: &str) {
-        if let Some(this) = self.rooms.get_mut(room) {
-            this.clients.retain(|one| *one != key);
-        }
-    }
-
-    /// Closes a client's connection, whatever it is.
-    pub(super) fn close(&mut self, hub: &mut Hub, key: ClientId, why: Close) {
-        let Some(client) = self.client(key) else {
-            return;
-        };
-        match client.framing.clone() {
-            Framing::Native(socket) => hub.close_socket(socket, why),
-            // Told to go, a Socket.IO client does not come back by itself; it
-            // does after a plain close.
-            Framing::SocketIo { session, nsp }
-                if matches!(
-                    why,
-                    Close::Expired | Close::Revoked | Close::Kicked | Close::Forbidden
-                ) =>
-            {
-                hub.expel(session, &nsp, why);
-                self.gone(hub, key, why.code(), false);
+        match &client.framing {
+            Framing::Native(socket) => self.by_socket.remove(socket),
+            Framing::SocketIo { session, nsp } => {
+                self.by_namespace.remove(&(*session, nsp.clone()))
             }
-            Framing::SocketIo { session, .. } => hub.close_session(session, why),
+        };
+        Some(client)
+    }
+
+    /// Gives a client a new connection id.
+    pub(super) fn rename(&mut self, key: ClientId, id: String) {
+        if let Some(client) = self.slots.get_mut(key) {
+            let before = std::mem::replace(&mut client.id, id.clone());
+            self.by_id.remove(&before);
+            self.by_id.insert(id, key);
         }
     }
 
-    pub(super) fn forward(&mut self, hub: &mut Hub, room: &str, command: ToRoom) {
-        let this = self.rooms.entry(room.to_owned()).or_default();
-        this.outbox.push(command);
-        if !this.busy {
-            this.busy = true;
-            hub.push(Output::Forward {
-                room: room.to_owned(),
-            });
-        }
+    pub(super) fn get(&self, key: ClientId) -> Option<&Client> {
+        self.slots.get(key)
     }
 
-    /// A room that nobody is in is nothing to remember.
-    pub(super) fn forget_room(&mut self, room: &str) {
-        if let Some(this) = self.rooms.get(room)
-            && this.clients.is_empty()
-            && this.outbox.is_empty()
-            && !this.busy
-        {
-            self.rooms.remove(room);
-        }
+    pub(super) fn get_mut(&mut self, key: ClientId) -> Option<&mut Client> {
+        self.slots.get_mut(key)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ClientId, &Client)> {
+        self.slots.iter()
+    }
+
+    pub(super) fn keys(&self) -> Vec<ClientId> {
+        self.slots.keys().collect()
+    }
+
+    pub(super) fn by_id(&self, id: &str) -> Option<ClientId> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(super) fn by_socket(&self, socket: SocketId) -> Option<ClientId> {
+        self.by_socket.get(&socket).copied()
+    }
+
+    pub(super) fn by_namespace(&self, session: SessionId, nsp: String) -> Option<ClientId> {
+        self.by_namespace.get(&(session, nsp)).copied()
+    }
+
+    /// Returns the client that has, or had, this subscription.
+    pub(super) fn by_subscription(&self, id: &str) -> Option<ClientId> {
+        self.by_id(link::client_of(id))
+    }
+
+    /// Returns the accepted client with this `pid` and user.
+    pub(super) fn by_pid(&self, pid: &str, user: &str) -> Option<ClientId> {
+        let mut clients = self.slots.iter();
+        let found = clients.find(|(_, client)| {
+            client.pid.as_deref() == Some(pid)
+                && client.identity.user == user
+                && !matches!(client.phase, Phase::Finding { .. })
+        });
+        found.map(|(key, _)| key)
+    }
+
+    pub(super) fn subscription(&self, key: ClientId, room: &str) -> Option<&Subscription> {
+        self.get(key)?.subscription(room)
+    }
+
+    pub(super) fn subscription_mut(
+        &mut self,
+        key: ClientId,
+        room: &str,
+    ) -> Option<&mut Subscription> {
+        self.get_mut(key)?.subscription_mut(room)
+    }
+
+    /// Returns the subscription to `room` with this id. Returns `None` if the client has
+    /// left the room or joined it again since.
+    pub(super) fn current_subscription(
+        &mut self,
+        room: &str,
+        id: &str,
+    ) -> Option<&mut Subscription> {
+        let key = self.by_subscription(id)?;
+        let subscription = self.subscription_mut(key, room)?;
+        (subscription.id == id).then_some(subscription)
     }
 }

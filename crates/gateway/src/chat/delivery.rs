@@ -1,528 +1,573 @@
-//! What rooms have for clients: who is in, and what they get.
+//! Deliveries of rooms, and texts to clients.
+//!
+//! A delivery is a list of items: subscriptions that begin or end, texts for one client
+//! (unicast) and texts for all clients of the room (broadcast). Each text says which
+//! events it contains. A client that has missed an earlier event is repaired: it
+//! subscribes again and the room replays what is missing from the log.
 
-use super::{Chat, Client, Framing, Held, NEVER, Phase, Slot, State};
-use crate::{ClientId, Hub, Output, line, socketio};
-use roomcast_proto::eventlog::Entry;
+use super::Chat;
+use super::client::{Client, Framing, HeldText, Phase, SubscriptionState};
+use crate::engine::EngineServer;
+use crate::ids::{ClientId, SessionId, SocketId};
+use crate::output::Output;
+use crate::translate::{self, BroadcastText, Line, OffsetTemplate};
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::framing;
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::log_text::slice;
-use roomcast_proto::name::personal_room;
+use roomcast_proto::position::Position;
+use roomcast_proto::raw_object::MAX_SAFE_INTEGER;
 use roomcast_proto::time::Millis;
-use roomcast_proto::wire::command::Position;
-use roomcast_proto::wire::event;
-use roomcast_proto::wire::native::{self, Close};
-use roomcast_proto::wire::object::MAX_SAFE_INTEGER;
 use std::collections::{HashMap, HashSet};
 
-/// How long nothing must have come before the positions of rooms are stored:
-/// they are needed after a sleep, which comes after 10 s of silence, so a busy
-/// gateway never pays for them.
-const POSITION_DELAY: Millis = 300;
-
-/// Most bytes that are gathered into one frame of a native client.
+/// Maximum size in bytes of a frame in which several unicast texts for a native client
+/// are sent together.
 const MAX_FRAME: usize = 256 * 1024;
 
+/// A delivery that is being handled.
+struct Delivery<'a> {
+    room: &'a str,
+    /// Unicast texts for native clients. They are sent in one frame with the next
+    /// broadcast, or at the end of the delivery.
+    held: HashMap<ClientId, String>,
+    /// The subscriptions that do not exist here, for the answer.
+    gone: Vec<String>,
+}
+
+/// A text for one client.
+struct Unicast<'a> {
+    text: &'a str,
+    /// The client has to have the events up to this one before, if set.
+    after: Option<u64>,
+    /// With the text, the client has the events up to this one. `None` if the text
+    /// contains no logged events.
+    up_to: Option<u64>,
+}
+
+/// A text for all clients of a room.
+struct Broadcast<'a> {
+    text: &'a str,
+    /// The subscriptions that do not receive it.
+    except: &'a [String],
+    /// The text contains the events after this one,
+    after: u64,
+    /// up to this one. Equal to `after` if it contains no logged events.
+    up_to: u64,
+}
+
+impl Broadcast<'_> {
+    fn has_events(&self) -> bool {
+        self.up_to > self.after
+    }
+}
+
+/// How a broadcast reaches one client.
+enum Route {
+    /// The client does not receive it.
+    Skip,
+    /// The client has missed an event.
+    Repair,
+    /// The client has the events up to this one already, from a repair.
+    RestAfter(u64),
+    /// The newest token of the connection does not open the room.
+    Unauthorized,
+    /// The client receives the text as it is.
+    Native(SocketId),
+    /// The client receives packets, with these offsets if it can resume.
+    SocketIo(SessionId, String, Option<OffsetTemplate>),
+    /// The client was not accepted yet.
+    Held,
+}
+
+/// The subscription that an item is for, as far as it decides about the item.
+#[derive(Clone, Copy)]
+struct Target {
+    /// [`SubscriptionState::Joining`] until the room has accepted the client, even if
+    /// the client is leaving the room already.
+    state: SubscriptionState,
+    /// The highest `seq` that was delivered; `None` during a repair.
+    delivered: Option<u64>,
+}
+
 impl Chat {
-    /// A push of a room.
+    /// Handles a delivery of a room and returns the subscriptions that do not exist
+    /// here.
     pub(super) fn deliver(
         &mut self,
-        hub: &mut Hub,
+        engine: &mut EngineServer,
         push: Push,
         texts: &[&str],
         now: Millis,
     ) -> Pushed {
-        let mut pushed = Pushed::default();
-        let this = self.rooms.entry(push.room.clone()).or_default();
-        let repeated = this.last.0 == push.life && push.number <= this.last.1;
-        if repeated {
-            // Only who is not here is said again: nobody may have heard it.
-            for item in push.items {
-                if let Item::In { to, .. } | Item::Is { to, .. } = item
-                    && self.seated(&push.room, &to).is_none()
-                {
-                    pushed.gone.push(to);
-                }
-            }
-            self.forget_room(&push.room);
-            return pushed;
+        let Push {
+            room,
+            epoch,
+            life,
+            number,
+            items,
+        } = push;
+        let link = self.rooms.entry(room.clone()).or_default();
+        if link.is_repeated(&life, number) {
+            let gone = self.missing_subscriptions(&room, items);
+            self.forget_room(&room);
+            return Pushed { gone };
         }
-        this.last = (push.life, push.number);
-        this.epoch = push.epoch;
-        // What is for single native clients, for one frame with what is for all.
-        let mut held: HashMap<ClientId, String> = HashMap::new();
-        for (item, text) in push.items.into_iter().zip(texts) {
-            if let Item::All { not, after, at, .. } = item {
-                self.all(hub, &push.room, (after, at), text, &not, &mut held);
-                continue;
-            }
-            let Some(to) = item.to().map(str::to_owned) else {
-                continue;
-            };
-            let Some(key) = self.client_of(&to) else {
-                pushed.gone.push(to);
-                continue;
-            };
-            let state = self.seated(&push.room, &to).map(|slot| {
-                let state = match slot.version {
-                    // It may be leaving already.
-                    NEVER => State::Joining,
-                    _ => slot.state,
-                };
-                (state, (!slot.repairing).then_some(slot.at))
-            });
-            match (item, state) {
-                (Item::Close { why, .. }, state)
-                    if state.is_some() || self.repairs(key, &push.room) =>
-                {
-                    self.close(hub, key, why);
-                }
-                // The memory of its join is lost: it is not told that it is in.
-                (Item::One { .. }, None)
-                    if pushed.gone.contains(&to) && self.slot(key, &push.room).is_none() => {}
-                (Item::One { after, at, .. }, _) if at.is_none() || state.is_some() => {
-                    self.one(hub, key, &push.room, (after, at), text, &mut held);
-                }
-                (Item::In { .. } | Item::Is { .. }, None) => pushed.gone.push(to),
-                (Item::In { after, .. }, Some(_)) => self.joined(hub, key, &push.room, after),
-                // One that came again by itself since, for what it missed, is meant
-                // as well.
-                (Item::Out { .. }, state) if state.is_some() || self.repairs(key, &push.room) => {
-                    if let Some(text) = held.remove(&key) {
-                        self.tell(hub, key, &text);
-                    }
-                    self.parted(hub, key, &push.room);
-                }
-                // It was let in, and the word of that was lost.
-                (Item::Is { .. }, Some((State::Joining, _))) => {
-                    self.join_failed(hub, key, &push.room);
-                    pushed.gone.push(to);
-                }
-                // Of one that has asked already the answer may be lost as well.
-                (Item::Is { at, .. }, Some((State::In, had))) if had.is_none_or(|had| had < at) => {
-                    self.repair(hub, key, &push.room);
-                }
-                (Item::Lost { .. }, Some((State::Joining, _))) => {
-                    self.join_failed(hub, key, &push.room);
-                }
-                // With it comes the word that what it asked for failed.
-                (Item::Lost { .. }, Some((State::Leaving, _))) => {
-                    self.leave_failed(hub, key, &push.room);
-                }
-                (Item::Lost { .. }, Some(_)) => self.repair(hub, key, &push.room),
-                _ => {}
-            }
+        link.received(life, number, epoch);
+        let mut delivery = Delivery {
+            room: &room,
+            held: HashMap::new(),
+            gone: Vec::new(),
+        };
+        for (item, text) in items.into_iter().zip(texts) {
+            self.deliver_item(engine, &mut delivery, item, text);
         }
+        let Delivery { held, gone, .. } = delivery;
         for (key, text) in held {
-            self.tell(hub, key, &text);
+            self.send(engine, key, &text);
         }
-        self.say_reached(hub, &push.room);
-        for key in self.recovering.iter().copied().collect::<Vec<_>>() {
-            if let Some(Client {
-                phase: Phase::Recovering { pending, whole, .. },
-                ..
-            }) = self.client(key)
-                && (pending.is_empty() || !whole)
+        self.report_positions(engine, &room);
+        self.finish_recoveries(engine, now);
+        self.forget_room(&room);
+        Pushed { gone }
+    }
+
+    /// Returns the subscriptions of a repeated delivery that do not exist here. The
+    /// answer to the first one may have been lost.
+    fn missing_subscriptions(&mut self, room: &str, items: Vec<Item>) -> Vec<String> {
+        let mut missing = Vec::new();
+        for item in items {
+            if let Item::In { to, .. } | Item::Is { to, .. } = item
+                && self.clients.current_subscription(room, &to).is_none()
             {
-                let whole = *whole;
-                self.recovered(hub, key, whole, now);
+                missing.push(to);
             }
         }
-        self.forget_room(&push.room);
-        pushed
+        missing
     }
 
-    /// Says how far the clients of a room are.
-    pub(super) fn say_reached(&mut self, hub: &mut Hub, room: &str) {
-        let Some(this) = self.rooms.get_mut(room) else {
-            return;
-        };
-        let all = this.at;
-        if this.said.replace(all) != Some(all) {
-            let (key, at) = (room.to_owned(), Some(all));
-            hub.push(Output::Reached { key, at });
-        }
-        let lagging: Vec<_> = self.lagging.extract_if(|(of, _)| of == room).collect();
-        for (room, id) in lagging {
-            let client = self.by_id.get(id.as_str()).copied();
-            let slot = client.and_then(|client| self.slot(client, &room));
-            let behind = slot.filter(|slot| slot.repairing || slot.at < all);
-            let (key, at) = (lag_key(&room, &id), behind.map(|slot| slot.at));
-            hub.push(Output::Reached { key, at });
-            if at.is_some() {
-                self.lagging.insert((room, id));
-            }
-        }
-    }
-
-    /// A room has let a client in.
-    pub(super) fn joined(&mut self, hub: &mut Hub, key: ClientId, room: &str, after: u64) {
-        let epoch = self
-            .rooms
-            .get(room)
-            .map_or("", |this| &this.epoch)
-            .to_owned();
-        if let Some(client) = self.client(key) {
-            let lagging = (room.to_owned(), client.id.clone());
-            self.lagging.insert(lagging);
-        }
-        let Some(client) = self.client_mut(key) else {
-            return;
-        };
-        let version = client.version + 1;
-        let Some(place) = client.slots.iter().position(|slot| slot.room == room) else {
-            return;
-        };
-        if client.slots[place].state == State::Joining {
-            // Offsets go by the order in which rooms let the client in.
-            let slot = client.slots.remove(place);
-            client.slots.push(slot);
-        }
-        let Some(slot) = client.slots.iter_mut().find(|slot| slot.room == room) else {
-            return;
-        };
-        let asked = (slot.from, slot.epoch.clone());
-        slot.at = after;
-        if slot.repairing {
-            slot.repairing = false;
-            slot.epoch = epoch;
-            return self.save(hub, key);
-        }
-        if slot.state != State::Leaving {
-            slot.state = State::In;
-        }
-        slot.asked = None;
-        slot.from = after;
-        slot.epoch = epoch.clone();
-        slot.version = version;
-        client.version = version;
-        if let Phase::Recovering { pending, whole, .. } = &mut client.phase
-            && pending.remove(room)
-        {
-            *whole &= asked == (after, epoch);
-            return;
-        }
-        self.save(hub, key);
-    }
-
-    /// A client is not of a room any more, or was never let in.
-    pub(super) fn parted(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
-        let Some(Slot { state, .. }) = self.take_slot(key, room) else {
-            return;
-        };
-        let Some(client) = self.client(key) else {
-            return;
-        };
-        let recovers = matches!(client.phase, Phase::Recovering { .. });
-        let user = client.identity.user.clone();
-        if state == State::In {
-            self.tell(hub, key, &event::user_left(room, &user));
-        }
-        let own = personal_room(&user) == room;
-        if own && state == State::Joining && !recovers {
-            // As many connections as the user may have are there already.
-            return self.close(hub, key, Close::TooFast);
-        }
-        self.save(hub, key);
-    }
-
-    /// Removes a room from a client: the client gets nothing of it any more. A
-    /// recovery without the room is not complete.
-    pub(super) fn take_slot(&mut self, key: ClientId, room: &str) -> Option<Slot> {
-        let client = self.client_mut(key)?;
-        let place = client.slots.iter().position(|slot| slot.room == room)?;
-        let slot = client.slots.remove(place);
-        client.version += 1;
-        let after = client.slots[place..].iter_mut();
-        for slot in after.filter(|slot| slot.version != NEVER) {
-            // Offsets of before are of another order of rooms.
-            slot.from = slot.from.max(slot.at);
-            slot.version = client.version;
-        }
-        if let Phase::Recovering { pending, whole, .. } = &mut client.phase {
-            pending.remove(room);
-            *whole = false;
-        }
-        self.strike(key, room);
-        Some(slot)
-    }
-
-    /// A text of a room for one client, with events after the first number (if
-    /// that is said) up to the second.
-    pub(super) fn one(
+    fn deliver_item(
         &mut self,
-        hub: &mut Hub,
+        engine: &mut EngineServer,
+        delivery: &mut Delivery,
+        item: Item,
+        text: &str,
+    ) {
+        if let Item::All { not, after, at, .. } = item {
+            let broadcast = Broadcast {
+                text,
+                except: &not,
+                after,
+                up_to: at,
+            };
+            return self.deliver_broadcast(engine, delivery, &broadcast);
+        }
+        let Some(to) = item.to().map(str::to_owned) else {
+            return;
+        };
+        match self.clients.by_subscription(&to) {
+            Some(key) => self.deliver_to_client(engine, delivery, key, to, item, text),
+            None => delivery.gone.push(to),
+        }
+    }
+
+    /// Handles an item for the subscription `to` of this client.
+    fn deliver_to_client(
+        &mut self,
+        engine: &mut EngineServer,
+        delivery: &mut Delivery,
+        key: ClientId,
+        to: String,
+        item: Item,
+        text: &str,
+    ) {
+        let room = delivery.room;
+        let target = self.target(room, &to);
+        match (item, target) {
+            (Item::Close { why, .. }, target) if target.is_some() || self.repairs(key, room) => {
+                self.close(engine, key, why);
+            }
+            // The memory of the join is lost, so the client does not know that it joined.
+            (Item::One { .. }, None)
+                if delivery.gone.contains(&to)
+                    && self.clients.subscription(key, room).is_none() => {}
+            (Item::One { after, at, .. }, target) if at.is_none() || target.is_some() => {
+                let unicast = Unicast {
+                    text,
+                    after,
+                    up_to: at,
+                };
+                self.deliver_unicast(engine, delivery, key, &unicast);
+            }
+            (Item::In { .. } | Item::Is { .. }, None) => delivery.gone.push(to),
+            (Item::In { after, .. }, Some(_)) => self.subscribed(engine, key, room, after),
+            // Applies as well to a client that has subscribed again since for a repair.
+            (Item::Out { .. }, target) if target.is_some() || self.repairs(key, room) => {
+                if let Some(text) = delivery.held.remove(&key) {
+                    self.send(engine, key, &text);
+                }
+                self.unsubscribed(engine, key, room);
+            }
+            (Item::Is { at, .. }, Some(target)) => {
+                self.probed(engine, delivery, key, to, target, at);
+            }
+            (Item::Lost { .. }, Some(target)) => {
+                self.subscription_lost(engine, key, room, target.state);
+            }
+            _ => {}
+        }
+    }
+
+    fn target(&mut self, room: &str, id: &str) -> Option<Target> {
+        let subscription = self.clients.current_subscription(room, id)?;
+        Some(Target {
+            state: match subscription.is_accepted() {
+                true => subscription.state,
+                false => SubscriptionState::Joining,
+            },
+            delivered: (!subscription.repairing).then_some(subscription.delivered),
+        })
+    }
+
+    /// The room asks whether a subscription exists, which has received the events up to
+    /// `at`.
+    fn probed(
+        &mut self,
+        engine: &mut EngineServer,
+        delivery: &mut Delivery,
+        key: ClientId,
+        id: String,
+        target: Target,
+        at: u64,
+    ) {
+        match target.state {
+            // The room has accepted the client, and that delivery was lost.
+            SubscriptionState::Joining => {
+                self.join_failed(engine, key, delivery.room);
+                delivery.gone.push(id);
+            }
+            // During a repair, the answer to the request may be lost as well.
+            SubscriptionState::Joined if target.delivered.is_none_or(|seq| seq < at) => {
+                self.repair(engine, key, delivery.room);
+            }
+            SubscriptionState::Joined | SubscriptionState::Leaving => {}
+        }
+    }
+
+    /// The room does not know a subscription.
+    fn subscription_lost(
+        &mut self,
+        engine: &mut EngineServer,
         key: ClientId,
         room: &str,
-        events: (Option<u64>, Option<u64>),
-        text: &str,
-        held: &mut HashMap<ClientId, String>,
+        state: SubscriptionState,
     ) {
-        if let (after, Some(at)) = events {
-            // One that is not of the room here, for the memory of its join is
-            // lost, is about to be told to the room.
-            let Some(slot) = self.slot_mut(key, room) else {
-                return;
-            };
-            if after.is_some_and(|after| after > slot.at) {
-                return self.repair(hub, key, room);
-            }
-            slot.at = slot.at.max(at);
-            self.moved(room, at, hub);
-        }
-        if self.slot(key, room).is_none() {
-            // It has left the room since, and waits for answers alone.
-            let answers = text.split('\n').filter(|line| native::is_answer(line));
-            for answer in answers {
-                self.tell(hub, key, answer);
-            }
-            return;
-        }
-        let native = matches!(
-            self.client(key),
-            Some(Client {
-                framing: Framing::Native(_),
-                phase: Phase::Connected,
-                ..
-            })
-        );
-        if !native {
-            return self.tell_of_room(hub, key, room, text);
-        }
-        if !self.may_receive(hub, key, room) {
-            return;
-        }
-        let waiting = held.entry(key).or_default();
-        if !waiting.is_empty() {
-            waiting.push('\n');
-        }
-        waiting.push_str(text);
-        if waiting.len() > MAX_FRAME
-            && let Some(text) = held.remove(&key)
-        {
-            self.tell(hub, key, &text);
+        match state {
+            SubscriptionState::Joining => self.join_failed(engine, key, room),
+            SubscriptionState::Joined => self.repair(engine, key, room),
+            // The `leaveRoom` command has failed, too.
+            SubscriptionState::Leaving => self.leave_failed(engine, key, room),
         }
     }
 
-    /// A text of a room for all but some.
-    pub(super) fn all(
+    fn deliver_unicast(
         &mut self,
-        hub: &mut Hub,
-        room: &str,
-        (after, at): (u64, u64),
-        text: &str,
-        not: &[String],
-        held: &mut HashMap<ClientId, String>,
+        engine: &mut EngineServer,
+        delivery: &mut Delivery,
+        key: ClientId,
+        unicast: &Unicast,
     ) {
-        let mut excepted = HashSet::new();
-        for seat in not {
-            if self.seated(room, seat).is_some() {
-                excepted.extend(self.client_of(seat));
+        let (room, text) = (delivery.room, unicast.text);
+        if let Some(up_to) = unicast.up_to {
+            // Without a subscription, the memory of the join is lost, and the answer says so.
+            let Some(subscription) = self.clients.subscription_mut(key, room) else {
+                return;
+            };
+            if unicast
+                .after
+                .is_some_and(|after| after > subscription.delivered)
+            {
+                return self.repair(engine, key, room);
             }
+            subscription.delivered = subscription.delivered.max(up_to);
+            self.advance_position(room, up_to, engine.now());
         }
-        let Some(this) = self.rooms.get(room) else {
+        let Some(client) = self.clients.get(key) else {
             return;
         };
-        let (mut sockets, mut wrong) = (Vec::new(), Vec::new());
-        let mut stamped = line::Stamped::new(text);
-        for key in this.clients.clone() {
-            if excepted.contains(&key) {
+        if client.subscription(room).is_none() {
+            // The client has left the room since and waits only for answers.
+            for answer in text.split('\n').filter(|line| framing::is_answer(line)) {
+                self.send(engine, key, answer);
+            }
+            return;
+        }
+        match (&client.framing, &client.phase) {
+            (Framing::Native(_), Phase::Connected) => self.hold(engine, delivery, key, text),
+            _ => self.send_room_text(engine, key, room, text),
+        }
+    }
+
+    /// Holds a text for a native client back, to send it together with others.
+    fn hold(
+        &mut self,
+        engine: &mut EngineServer,
+        delivery: &mut Delivery,
+        key: ClientId,
+        text: &str,
+    ) {
+        if !self.may_receive(engine, key, delivery.room) {
+            return;
+        }
+        let held = delivery.held.entry(key).or_default();
+        if !held.is_empty() {
+            held.push('\n');
+        }
+        held.push_str(text);
+        if held.len() > MAX_FRAME
+            && let Some(text) = delivery.held.remove(&key)
+        {
+            self.send(engine, key, &text);
+        }
+    }
+
+    fn deliver_broadcast(
+        &mut self,
+        engine: &mut EngineServer,
+        delivery: &mut Delivery,
+        broadcast: &Broadcast,
+    ) {
+        let (room, text) = (delivery.room, broadcast.text);
+        let mut except = HashSet::new();
+        for id in broadcast.except {
+            if self.clients.current_subscription(room, id).is_some() {
+                except.extend(self.clients.by_subscription(id));
+            }
+        }
+        let Some(link) = self.rooms.get(room) else {
+            return;
+        };
+        let (mut sockets, mut unauthorized) = (Vec::new(), Vec::new());
+        let mut packets = BroadcastText::new(text);
+        for key in link.subscribers.clone() {
+            if except.contains(&key) {
                 continue;
             }
-            let Some(client) = self.client_mut(key) else {
-                continue;
-            };
-            let Some(place) = client.slots.iter().position(|slot| slot.room == room) else {
-                continue;
-            };
-            let slot = &mut client.slots[place];
-            // One that was never let in may be leaving already.
-            if slot.state == State::Joining || slot.version == NEVER || slot.repairing {
-                continue;
-            }
-            let had = slot.at;
-            if at > after && had < after {
-                self.repair(hub, key, room);
-                continue;
-            }
-            if at > after {
-                if had >= at {
-                    continue;
+            match self.route(engine, key, room, broadcast) {
+                Route::Skip => {}
+                Route::Repair => self.repair(engine, key, room),
+                Route::RestAfter(seq) => {
+                    let rest = slice(broadcast.after + 1, text, seq, MAX_SAFE_INTEGER);
+                    self.send_room_text(engine, key, room, rest);
                 }
-                slot.at = at;
-            }
-            if had > after && at > after {
-                // It has some of it by a repair already.
-                let rest = slice(after + 1, text, had, MAX_SAFE_INTEGER).to_owned();
-                self.tell_of_room(hub, key, room, &rest);
-                continue;
-            }
-            if matches!(client.phase, Phase::Connected)
-                && !hub.opens(client.receiver(), &client.identity.user, room)
-            {
-                wrong.push(key);
-                continue;
-            }
-            match (&client.framing, &client.phase) {
-                (Framing::Native(socket), _) => match held.remove(&key) {
-                    Some(mut own) => {
-                        let socket = *socket;
-                        own.push('\n');
-                        own.push_str(text);
-                        hub.send(socket, own);
+                Route::Unauthorized => unauthorized.push(key),
+                Route::Native(socket) => match delivery.held.remove(&key) {
+                    Some(mut held) => {
+                        held.push('\n');
+                        held.push_str(text);
+                        engine.send(socket, held);
                     }
-                    None => sockets.push(*socket),
+                    None => sockets.push(socket),
                 },
-                (Framing::SocketIo { session, nsp }, Phase::Connected) => {
-                    let offset = client.pid.is_some().then(|| client.offset_around(place));
-                    stamped.add(*session, nsp, offset);
-                }
-                (Framing::SocketIo { .. }, _) => self.tell_of_room(hub, key, room, text),
+                Route::SocketIo(session, nsp, offset) => packets.add(session, nsp, offset),
+                Route::Held => self.send_room_text(engine, key, room, text),
             }
         }
-        for key in wrong {
-            self.close_wrong(hub, key, room);
+        for key in unauthorized {
+            self.close_unauthorized(engine, key, room);
         }
-        if at > after {
-            self.moved(room, at, hub);
+        if broadcast.has_events() {
+            self.advance_position(room, broadcast.up_to, engine.now());
         }
         if !sockets.is_empty() {
-            hub.push(Output::Broadcast {
+            engine.push(Output::Broadcast {
                 sockets,
                 text: text.to_owned(),
             });
         }
-        for (sessions, message) in stamped.messages() {
-            hub.messages(&sessions, &message);
+        for (sessions, message) in packets.messages() {
+            engine.broadcast_message(&sessions, &message);
         }
     }
 
-    /// The room's sockets have had its events up to `at`.
-    pub(super) fn moved(&mut self, room: &str, at: u64, hub: &Hub) {
-        if let Some(this) = self.rooms.get_mut(room)
-            && at > this.at
+    /// Decides how a broadcast reaches one client, and updates the position of
+    /// its subscription.
+    fn route(
+        &mut self,
+        engine: &EngineServer,
+        key: ClientId,
+        room: &str,
+        broadcast: &Broadcast,
+    ) -> Route {
+        let Some(client) = self.clients.get_mut(key) else {
+            return Route::Skip;
+        };
+        let Some(index) = client.index_of(room) else {
+            return Route::Skip;
+        };
+        let subscription = &mut client.subscriptions[index];
+        if subscription.state == SubscriptionState::Joining
+            || !subscription.is_accepted()
+            || subscription.repairing
         {
-            this.at = at;
-            this.unsaved = true;
-            self.positions_due = Some(hub.now() + POSITION_DELAY);
+            return Route::Skip;
+        }
+        if broadcast.has_events() {
+            let delivered = subscription.delivered;
+            if delivered < broadcast.after {
+                return Route::Repair;
+            }
+            if delivered >= broadcast.up_to {
+                return Route::Skip;
+            }
+            subscription.delivered = broadcast.up_to;
+            if delivered > broadcast.after {
+                return Route::RestAfter(delivered);
+            }
+        }
+        let is_connected = matches!(client.phase, Phase::Connected);
+        if is_connected && !engine.opens(client.receiver(), &client.identity.user, room) {
+            return Route::Unauthorized;
+        }
+        match &client.framing {
+            Framing::Native(socket) => Route::Native(*socket),
+            Framing::SocketIo { session, nsp } if is_connected => {
+                let offset = client.pid.is_some().then(|| client.offset_template(index));
+                Route::SocketIo(*session, nsp.clone(), offset)
+            }
+            Framing::SocketIo { .. } => Route::Held,
         }
     }
 
-    /// A client missed a delivery: what came since comes from the log. It joins
-    /// anew for that, so that whatever is still on its way to it is not taken
-    /// for the answer.
-    pub(super) fn repair(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
-        let Some(client) = self.client_mut(key) else {
+    /// Subscribes a client again that has missed a delivery, so that the room replays
+    /// what it missed from the log. The subscription has a new id, so that deliveries
+    /// that are still on their way are not taken for the replay.
+    pub(super) fn repair(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+        let Some(client) = self.clients.get_mut(key) else {
             return;
         };
         let rights = client.identity.rights(room);
-        let seat = client.seat(hub);
-        let mut slots = client.slots.iter_mut();
-        let slot = slots.find(|slot| slot.room == room && slot.state == State::In);
-        let Some(slot) = slot else {
-            // Who is leaving needs nothing more.
+        let id = client.new_subscription_id(engine);
+        let subscription = client
+            .subscription_mut(room)
+            .filter(|subscription| subscription.state == SubscriptionState::Joined);
+        let Some(subscription) = subscription else {
+            // A client that is leaving needs nothing more.
             return;
         };
-        slot.repairing = true;
-        slot.seat.clone_from(&seat);
+        subscription.repairing = true;
+        subscription.id.clone_from(&id);
         let position = Position {
-            since: Some(slot.at),
-            epoch: Some(slot.epoch.clone()),
+            since: Some(subscription.delivered),
+            epoch: Some(subscription.epoch.clone()),
             history: None,
         };
-        let hello = client.hello(seat, rights, position);
-        hub.log(Entry::info("repair").room(room).connection(&client.id));
-        let lagging = (room.to_owned(), client.id.clone());
-        self.lagging.insert(lagging);
+        let hello = client.join_request(id, rights, position);
+        engine.log(LogRecord::info("repair").room(room).connection(&client.id));
+        self.positions.mark_lagging(room, &client.id);
         let (id, again) = (None, true);
-        self.forward(hub, room, ToRoom::Join { hello, id, again });
-        self.save(hub, key);
+        self.forward(engine, room, ToRoom::Join { hello, id, again });
+        self.save(engine, key);
     }
 
-    /// Whether a client waits for what it missed in a room.
+    /// Returns `true` if a client waits for the replay of what it missed in a room.
     fn repairs(&self, key: ClientId, room: &str) -> bool {
-        self.slot(key, room).is_some_and(|slot| slot.repairing)
+        let subscription = self.clients.subscription(key, room);
+        subscription.is_some_and(|subscription| subscription.repairing)
     }
 
-    /// Lines of a room to a client, in its framing.
-    pub(super) fn tell_of_room(&mut self, hub: &mut Hub, key: ClientId, room: &str, text: &str) {
+    /// Sends lines of a room to a client. They are held back during a recovery.
+    pub(super) fn send_room_text(
+        &mut self,
+        engine: &mut EngineServer,
+        key: ClientId,
+        room: &str,
+        text: &str,
+    ) {
         if let Some(Client {
-            phase: Phase::Recovering { held, whole, .. },
+            phase: Phase::Recovering { held, complete, .. },
             ..
-        }) = self.client_mut(key)
+        }) = self.clients.get_mut(key)
         {
-            *whole &= !text.split('\n').any(line::is_gap);
-            return held.push(Held {
+            *complete &= !text.split('\n').any(translate::is_gap);
+            return held.push(HeldText {
                 room: Some(room.to_owned()),
                 text: text.to_owned(),
             });
         }
-        if self.may_receive(hub, key, room) {
-            self.tell(hub, key, text);
+        if self.may_receive(engine, key, room) {
+            self.send(engine, key, text);
         }
     }
 
-    /// The last check before lines of a room go to a client; see [`Hub::opens`].
-    /// A connection that may not receive them is closed.
-    fn may_receive(&mut self, hub: &mut Hub, key: ClientId, room: &str) -> bool {
-        let opens = self
-            .client(key)
-            .is_some_and(|client| hub.opens(client.receiver(), &client.identity.user, room));
-        if !opens {
-            self.close_wrong(hub, key, room);
+    /// The last check before lines of a room are sent to a client; see
+    /// [`EngineServer::opens`]. Closes the connection and returns `false` if it must not
+    /// receive them.
+    fn may_receive(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) -> bool {
+        let may_receive = self
+            .clients
+            .get(key)
+            .is_some_and(|client| engine.opens(client.receiver(), &client.identity.user, room));
+        if !may_receive {
+            self.close_unauthorized(engine, key, room);
         }
-        opens
+        may_receive
     }
 
-    /// Events of a room were about to go to a connection that its token does not
-    /// open it for. That is a mistake of ours, so it is logged as an error.
-    fn close_wrong(&mut self, hub: &mut Hub, key: ClientId, room: &str) {
-        if let Some(client) = self.client(key) {
-            let entry = Entry::error("the connection's token does not open the room of an event");
-            hub.log(client.entry(entry).room(room));
+    /// Closes a connection to which events of a room would have been sent although its
+    /// token does not open the room. That is a bug, so it is logged as an error.
+    fn close_unauthorized(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+        if let Some(client) = self.clients.get(key) {
+            let record = LogRecord::error("event not sent: the token does not open its room");
+            engine.log(client.log_record(record).room(room));
         }
-        self.close(hub, key, Close::Failed);
+        self.close(engine, key, Disconnect::Failed);
     }
 
-    /// Lines to a client, in its framing.
-    pub(super) fn tell(&mut self, hub: &mut Hub, key: ClientId, text: &str) {
-        let Some(client) = self.client_mut(key) else {
+    /// Sends lines to a client, in its framing.
+    pub(super) fn send(&mut self, engine: &mut EngineServer, key: ClientId, text: &str) {
+        let Some(client) = self.clients.get_mut(key) else {
             return;
         };
         match (&client.framing, &mut client.phase) {
-            (Framing::Native(socket), _) => hub.send(*socket, text.to_owned()),
-            (_, Phase::Recovering { held, .. }) => held.push(Held {
+            (Framing::Native(socket), _) => engine.send(*socket, text.to_owned()),
+            (_, Phase::Recovering { held, .. }) => held.push(HeldText {
                 room: None,
                 text: text.to_owned(),
             }),
             (_, Phase::Finding { .. }) => {}
             (Framing::SocketIo { session, nsp }, Phase::Connected) => {
-                for line in text.split('\n') {
-                    match line::read(line) {
-                        Some(line::Line::Answer { id, args }) => {
-                            hub.acknowledge(*session, nsp, id, &args, Vec::new());
-                        }
-                        Some(line::Line::Event { open, stamp }) => {
-                            let offset = match (&client.pid, &stamp) {
-                                (Some(_), Some((room, seq))) => client
-                                    .slots
-                                    .iter()
-                                    .position(|slot| slot.room == *room)
-                                    .map(|place| client.offset_around(place).at(*seq)),
-                                _ => None,
-                            };
-                            let args = line::close(open, offset.as_deref());
-                            let message = socketio::event(nsp, &args);
-                            hub.messages(&[*session], &message);
-                        }
-                        None => {}
-                    }
-                }
+                send_packets(engine, client, *session, nsp, text);
             }
         }
     }
 }
 
-/// The key of a client that is behind the others in a room. No room has a space
-/// in its name.
-pub(super) fn lag_key(room: &str, client: &str) -> String {
-    format!("{room} {client}")
+/// Sends lines to a Socket.IO client, one packet each. Malformed lines are dropped.
+fn send_packets(
+    engine: &mut EngineServer,
+    client: &Client,
+    session: SessionId,
+    nsp: &str,
+    text: &str,
+) {
+    for line in text.split('\n') {
+        match translate::parse_line(line) {
+            Some(Line::Ack { id, args }) => {
+                engine.acknowledge(session, nsp, id, &args, Vec::new());
+            }
+            Some(Line::Event { open_args, stamp }) => {
+                let offset = match (&client.pid, &stamp) {
+                    (Some(_), Some((room, seq))) => client
+                        .index_of(room)
+                        .map(|index| client.offset_template(index).at(*seq)),
+                    _ => None,
+                };
+                let args = translate::finish_args(open_args, offset.as_deref());
+                let message = crate::socketio::event_message(nsp, &args);
+                engine.broadcast_message(&[session], &message);
+            }
+            None => {}
+        }
+    }
 }

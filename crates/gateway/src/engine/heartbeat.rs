@@ -1,19 +1,33 @@
-//! Heartbeats, and what else is due of sessions. With intervals of seconds all are
-//! pinged together, by one alarm, between which the gateway sleeps.
+//! Pings, timeouts and the deadline of sessions.
+//!
+//! With an interval of at least [`PINGS_BY_ALARM_FROM`], all sessions are pinged
+//! together by one alarm, and the gateway can hibernate in between. With a shorter
+//! interval each session has its own times and the host uses timers.
 
-use super::{Session, Transport};
-use crate::socketio::SECOND_LOOK;
-use crate::{Heard, Hub, SETTLES, SessionId};
+use super::{EngineServer, Session, Transport};
+use crate::app::LastSeen;
+use crate::ids::SessionId;
 use engineioxide_core::Packet;
+use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::time::{Millis, SECOND, sooner};
-use roomcast_proto::wire::native::Close;
 
-/// Below this interval each session is pinged when its own time has come (a
-/// timer is needed for it anyway); from there on all together, by one alarm.
+/// Shortest ping interval at which sessions are pinged by one alarm.
 const PINGS_BY_ALARM_FROM: Millis = 5 * SECOND;
 
-impl Hub {
-    /// When a session that begins or was pinged now is to be pinged.
+/// A handshake, an upgrade or a recovery that begins is checked after this time, before
+/// an alarm is set for its timeout. Most are complete by then, and the alarm would wake
+/// the gateway for nothing.
+pub(crate) const RECHECK_DELAY: Millis = SECOND;
+
+/// Extension of a timeout. A frame that the client sent in time may still wait to be
+/// read: the gateway may be busy, or its alarm may have woken it before the frame. Short enough
+/// that the host waits by a timer, which the runtime runs after it has delivered
+/// everything that has arrived.
+pub(crate) const TIMEOUT_EXTENSION: Millis = 100;
+
+impl EngineServer {
+    /// Returns the time of the next ping of a session that begins, or was pinged, at
+    /// `now`.
     pub(super) fn ping_after(&self, now: Millis) -> Option<Millis> {
         match self.config.ping_interval {
             0 => None,
@@ -22,111 +36,121 @@ impl Hub {
         }
     }
 
-    /// Whether pings are so seldom that the gateway may sleep between them.
+    /// Returns `true` if pings are so rare that the gateway can hibernate in between.
     pub fn pings_by_alarm(&self) -> bool {
         let interval = self.config.ping_interval;
         interval == 0 || interval >= PINGS_BY_ALARM_FROM
     }
 
-    /// Nothing is due before this.
+    /// Returns the time before which no session has anything due.
     pub(crate) fn deadline(&self) -> Option<Millis> {
-        self.due
+        self.next_deadline
     }
 
-    /// When something of a session is due.
-    fn due_of(&self, session: &Session) -> Option<Millis> {
+    fn deadline_of(&self, session: &Session) -> Option<Millis> {
         let pong = session.pinged_at.filter(|_| !self.pings_by_alarm());
         [
             session.next_ping,
             pong.map(|at| at + self.config.ping_timeout),
-            session.candidate.map(|candidate| candidate.until),
-            session.io.deadline(),
+            session.candidate.map(|candidate| candidate.deadline),
+            session.socketio.deadline(),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    /// Something of a session is due that was not.
-    pub(super) fn expect(&mut self, place: SessionId) {
-        let due = self.session(place).and_then(|session| self.due_of(session));
-        if let Some(at) = due {
-            sooner(&mut self.due, at);
+    /// Takes a deadline of this session into account that was set.
+    pub(super) fn schedule(&mut self, id: SessionId) {
+        let session = self.sessions.get(id);
+        if let Some(at) = session.and_then(|session| self.deadline_of(session)) {
+            sooner(&mut self.next_deadline, at);
         }
     }
 
-    /// The same, of what has just begun.
-    pub(crate) fn begun(&mut self, place: SessionId, now: Millis) {
-        sooner(&mut self.due, now + SETTLES);
-        self.expect(place);
+    /// Does the same for a deadline of something that begins at `now`; see
+    /// [`RECHECK_DELAY`].
+    pub(crate) fn schedule_recheck(&mut self, id: SessionId, now: Millis) {
+        sooner(&mut self.next_deadline, now + RECHECK_DELAY);
+        self.schedule(id);
     }
 
-    /// Pings what is to be pinged, closes what did not answer.
-    pub(crate) fn advance(&mut self, heard: Heard, now: Millis) {
-        if self.due.is_none_or(|at| at > now) {
+    /// Pings the sessions that are due and ends those that have timed out.
+    pub(crate) fn advance(&mut self, last_seen: LastSeen, now: Millis) {
+        if self.next_deadline.is_none_or(|at| at > now) {
             return;
         }
-        let by_alarm = self.pings_by_alarm();
-        for place in self.sessions.keys().collect::<Vec<_>>() {
-            let Some(session) = self.session_mut(place) else {
-                continue;
-            };
-            match &mut session.candidate {
-                // The `5` that the client sent in time may still wait to be read:
-                // the gateway may be busy, or woken by its alarm ahead of it.
-                Some(candidate) if candidate.until <= now && !candidate.late => {
-                    candidate.late = true;
-                    candidate.until = now + SECOND_LOOK;
-                }
-                Some(candidate) if candidate.until <= now => self.drop_candidate(place),
-                _ => {}
-            }
-            if self.is_overdue(place, now) {
-                self.end(place, Packet::Close, Close::NoHandshake);
-                continue;
-            }
-            if self.is_silent(place, heard, now) {
-                self.end(place, Packet::Close, Close::Ghost);
-                continue;
-            }
-            let Some(session) = self.session_mut(place) else {
-                continue;
-            };
-            if session.next_ping.is_some_and(|at| at <= now) {
-                if !by_alarm {
-                    session.pinged_at.get_or_insert(now);
-                }
-                self.packet(place, Packet::Ping);
-                let next = self.ping_after(now);
-                if let Some(session) = self.session_mut(place) {
-                    session.next_ping = next;
-                }
-            }
+        for id in self.sessions.ids() {
+            self.advance_session(id, last_seen, now);
         }
-        let open = self.sessions.values();
-        self.due = open.filter_map(|session| self.due_of(session)).min();
+        let sessions = self.sessions.values();
+        self.next_deadline = sessions
+            .filter_map(|session| self.deadline_of(session))
+            .min();
     }
 
-    /// Whether a session that was pinged has not answered.
-    fn is_silent(&mut self, place: SessionId, heard: Heard, now: Millis) -> bool {
+    fn advance_session(&mut self, id: SessionId, last_seen: LastSeen, now: Millis) {
+        self.check_candidate(id, now);
+        let session = self.sessions.get_mut(id);
+        if session.is_some_and(|session| session.socketio.is_overdue(now)) {
+            return self.end_session(id, Packet::Close, Disconnect::NoHandshake);
+        }
+        if self.has_missed_ping(id, last_seen, now) {
+            return self.end_session(id, Packet::Close, Disconnect::Ghost);
+        }
+        self.ping_if_due(id, now);
+    }
+
+    fn check_candidate(&mut self, id: SessionId, now: Millis) {
+        let session = self.sessions.get_mut(id);
+        match session.and_then(|session| session.candidate.as_mut()) {
+            Some(candidate) if candidate.deadline > now => {}
+            Some(candidate) if !candidate.extended => {
+                candidate.extended = true;
+                candidate.deadline = now + TIMEOUT_EXTENSION;
+            }
+            Some(_) => self.drop_candidate(id),
+            None => {}
+        }
+    }
+
+    fn ping_if_due(&mut self, id: SessionId, now: Millis) {
+        let by_alarm = self.pings_by_alarm();
+        let session = self.sessions.get_mut(id);
+        let due = session.filter(|session| session.next_ping.is_some_and(|at| at <= now));
+        let Some(session) = due else {
+            return;
+        };
+        if !by_alarm {
+            session.pinged_at.get_or_insert(now);
+        }
+        self.send_packet(id, Packet::Ping);
+        let next = self.ping_after(now);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.next_ping = next;
+        }
+    }
+
+    /// Returns `true` if the client of a session has not answered a ping in time.
+    fn has_missed_ping(&mut self, id: SessionId, last_seen: LastSeen, now: Millis) -> bool {
         let by_alarm = self.pings_by_alarm();
         let config = &self.config;
         let (interval, timeout) = (config.ping_interval, config.ping_timeout);
-        let Some(session) = self.session_mut(place) else {
+        let Some(session) = self.sessions.get_mut(id) else {
             return false;
         };
         if let Transport::Socket(socket) = session.transport {
-            session.heard_at = session.heard_at.max(heard(socket).unwrap_or(0));
+            session.last_activity = session.last_activity.max(last_seen(socket).unwrap_or(0));
         }
         if by_alarm {
-            // Which pings were answered is forgotten in between. What the runtime
-            // heard by itself it has been seen to tell late: one may go by.
+            // The memory of which pings were answered does not survive hibernation. The
+            // runtime was seen to report a pong late, so one ping may be missed.
             let is_due = session.next_ping.is_some_and(|at| at <= now);
-            return is_due && session.heard_at + interval + interval.max(timeout) < now;
+            return is_due && session.last_activity + interval + interval.max(timeout) < now;
         }
-        let late = |pinged: &Millis| pinged + timeout <= now;
-        match session.pinged_at.filter(late) {
-            Some(pinged) if session.heard_at < pinged => true,
+        let timed_out = |pinged: &Millis| pinged + timeout <= now;
+        match session.pinged_at.filter(timed_out) {
+            Some(pinged) if session.last_activity < pinged => true,
             Some(_) => {
                 session.pinged_at = None;
                 false
@@ -135,16 +159,16 @@ impl Hub {
         }
     }
 
-    /// The alarm has woken the gateway, at its time or later: it was set for the
-    /// pings, mostly, so they are due whatever the clock says by now. One ping
-    /// too many does no harm, one too few ends connections.
+    /// An alarm woke the gateway from hibernation, at its time or later. Most alarms are
+    /// set for pings, so pings are due now, whatever the clock says. An extra ping does
+    /// no harm; a missing one ends connections.
     pub fn woken_by_alarm(&mut self, now: Millis) {
         if !self.pings_by_alarm() || self.config.ping_interval == 0 {
             return;
         }
         for session in self.sessions.values_mut() {
             session.next_ping = Some(now);
-            self.due = Some(now);
+            self.next_deadline = Some(now);
         }
     }
 }
@@ -152,14 +176,40 @@ impl Hub {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{Door, Frame, Output, Protocol};
+    use crate::engine::{ConnectInfo, Protocol};
+    use crate::output::{Frame, Output};
     use std::rc::Rc;
 
-    pub fn hub() -> Hub {
-        Hub::new("0".into(), Rc::default(), || "id".into())
+    pub(in crate::engine) const NOW: Millis = 1_800_000_000_000;
+
+    pub(in crate::engine) fn engine() -> EngineServer {
+        EngineServer::new("0".into(), Rc::default(), || "id".into())
     }
 
-    fn pings(hub: &mut Hub) -> usize {
+    pub(in crate::engine) fn connect_info() -> ConnectInfo {
+        ConnectInfo {
+            protocol: Protocol::SocketIo,
+            identity: None,
+            error: None,
+            address: None,
+            recovers: false,
+        }
+    }
+
+    pub(in crate::engine) fn only_session(engine: &EngineServer) -> SessionId {
+        let ids = engine.sessions.ids();
+        *ids.first().expect("a session")
+    }
+
+    /// Connects the only session to a namespace.
+    pub(in crate::engine) fn join(engine: &mut EngineServer) {
+        let session = only_session(engine);
+        engine.receive_message(session, Frame::Text("0".to_owned()), NOW);
+        assert!(engine.accept(session, "/", None, "{}".to_owned()));
+    }
+
+    /// Takes the outputs and returns the number of pings among them.
+    fn pings(engine: &mut EngineServer) -> usize {
         let is_ping = |output: &Output| match output {
             Output::Send {
                 frame: Frame::Text(text),
@@ -167,64 +217,49 @@ pub(super) mod tests {
             } => text == "2",
             _ => false,
         };
-        std::mem::take(&mut hub.out)
-            .iter()
-            .filter(|output| is_ping(output))
-            .count()
+        let outputs = engine.take_outputs();
+        outputs.iter().filter(|output| is_ping(output)).count()
     }
 
-    /// Lets the client of the only session into a namespace.
-    pub fn join(hub: &mut Hub) {
-        let session = hub.sessions.keys().next().expect("a session");
-        hub.message(session, Frame::Text("0".to_owned()), NOW);
-        assert!(hub.accept(session, "/", None, "{}".to_owned()));
-    }
-
-    pub const NOW: Millis = 1_800_000_000_000;
-
-    pub fn door() -> Door {
-        Door {
-            protocol: Protocol::SocketIo,
-            identity: None,
-            fault: None,
-            address: None,
-            recovers: false,
-        }
-    }
-
-    /// What the socket of a session carries that was opened at [`NOW`], and when
-    /// the gateway is to be woken; in a namespace, or in none yet.
-    fn carried(introduced: bool) -> (String, Millis) {
-        let mut awake = hub();
-        awake.open_socket(door(), None, NOW).expect("a socket");
-        if introduced {
+    /// Opens a session at [`NOW`], in a namespace or not. Returns the record of its
+    /// socket and the time at which the gateway is woken next.
+    fn hibernated(in_namespace: bool) -> (String, Millis) {
+        let mut awake = engine();
+        let socket = awake.open_socket(connect_info(), None, NOW);
+        socket.expect("a socket");
+        if in_namespace {
             join(&mut awake);
         }
-        let settled = awake.deadline().expect("to be looked at again");
-        awake.advance(&|_| None, settled);
+        let recheck = awake.deadline().expect("the recheck");
+        awake.advance(&|_| None, recheck);
         let due = awake.deadline().expect("a ping");
-        let record = awake.out.into_iter().rev().find_map(|output| match output {
+        let mut outputs = awake.take_outputs().into_iter().rev();
+        let record = outputs.find_map(|output| match output {
             Output::Attach { record, .. } => Some(record),
             _ => None,
         });
-        (record.expect("what it carries"), due)
+        (record.expect("the record of the socket"), due)
     }
 
-    /// Sleeps but for its alarms, of a session whose pongs the runtime hears as
-    /// `heard` says, by the time: when and by which code the socket is closed.
-    fn closed(introduced: bool, heard: fn(Millis) -> Option<Millis>) -> Option<(Millis, u16)> {
-        let (record, mut due) = carried(introduced);
+    /// Hibernates between alarms; `last_seen` returns the time of the last pong that
+    /// the runtime answered. Returns when, after [`NOW`], and by which code the socket
+    /// is closed.
+    fn closed(
+        in_namespace: bool,
+        last_seen: fn(Millis) -> Option<Millis>,
+    ) -> Option<(Millis, u16)> {
+        let (record, mut due) = hibernated(in_namespace);
         while due < NOW + 300 * SECOND {
-            let mut woken = hub();
-            woken.recall(&record, due).expect("its socket");
+            let mut woken = engine();
+            woken.restore_socket(&record, due).expect("the socket");
             woken.woken_by_alarm(due);
-            woken.advance(&|_| heard(due), due);
-            // What is due within a second keeps it awake.
+            woken.advance(&|_| last_seen(due), due);
+            // A deadline within a second keeps the gateway awake.
             while let Some(soon) = woken.deadline().filter(|at| *at < due + SECOND) {
                 due = soon;
-                woken.advance(&|_| heard(due), due);
+                woken.advance(&|_| last_seen(due), due);
             }
-            let code = woken.out.iter().find_map(|output| match output {
+            let code = woken.take_outputs().iter().find_map(|output| match output {
                 Output::Close { code, .. } => Some(*code),
                 _ => None,
             });
@@ -237,11 +272,12 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_sleeping_gateway_pings_however_late_its_alarm_rings() {
-        let (record, due) = carried(false);
+    fn woken_gateway_pings_once_however_late_its_alarm_is() {
+        let (record, due) = hibernated(false);
         for late in [0, 3, 15_000] {
-            let mut woken = hub();
-            woken.recall(&record, due + late).expect("its socket");
+            let mut woken = engine();
+            let socket = woken.restore_socket(&record, due + late);
+            socket.expect("the socket");
             woken.woken_by_alarm(due + late);
             woken.advance(&|_| None, due + late);
             assert_eq!(pings(&mut woken), 1, "{late} ms late");
@@ -252,20 +288,20 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_sleeping_gateway_closes_who_does_not_say_who_it_is() {
-        let second_look = 10 * SECOND + SECOND_LOOK;
-        assert_eq!(closed(false, Some), Some((second_look, 4408)));
+    fn hibernating_gateway_closes_session_without_valid_token() {
+        let timeout = 10 * SECOND + TIMEOUT_EXTENSION;
+        assert_eq!(closed(false, Some), Some((timeout, 4408)));
     }
 
     #[test]
-    fn a_sleeping_gateway_closes_who_answers_no_pings() {
+    fn hibernating_gateway_closes_session_that_answers_no_pings() {
         assert_eq!(closed(true, |_| None), Some((75 * SECOND, 4408)));
-        // It answered the first two, some milliseconds after each.
+        // The client answers the first two pings, 5 ms after each.
         let twice = |at: Millis| {
             let pong = |n: Millis| Some(NOW + n * 25 * SECOND + 5).filter(|pong| *pong <= at);
             pong(2).or(pong(1))
         };
         assert_eq!(closed(true, twice), Some((125 * SECOND, 4408)));
-        assert_eq!(closed(true, Some), None, "who answers stays");
+        assert_eq!(closed(true, Some), None, "a client that answers stays");
     }
 }

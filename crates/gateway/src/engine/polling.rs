@@ -1,58 +1,110 @@
-//! Long-polling, and the upgrade from it to a WebSocket.
+//! The long-polling transport, and the upgrade from it to a WebSocket.
 
-use super::{
-    Answer, Candidate, Door, MAX_CONNECT_BYTES, MAX_CONNECT_PACKETS, MAX_PACKETS, Polled, Role,
-    SEPARATOR, Session, Transport,
-};
-use crate::handshake::Error;
-use crate::{Frame, Hub, Output, PollId, SessionId, SocketId};
+use super::sessions::Candidate;
+use super::{ConnectInfo, EngineServer, MAX_CONNECT_BYTES, Role, Transport};
+use crate::handshake::Error as HandshakeError;
+use crate::ids::{PollId, SessionId, SocketId};
+use crate::output::{Frame, Output};
 use engineioxide_core::{Packet, ProtocolVersion};
+use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::time::{Millis, SECOND};
-use roomcast_proto::wire::native::Close;
+use serde_json::json;
 
-/// How long an upgrade may take, as in Engine.IO's own server.
+/// Time within which an upgrade has to be complete, as in the reference server.
 pub(super) const UPGRADE_TIMEOUT: Millis = 10 * SECOND;
 
-impl Hub {
-    /// A new session on long-polling.
-    pub fn open_polling(&mut self, door: Door, now: Millis) -> Answer {
+/// The separator of the packets of a polling payload.
+const SEPARATOR: char = '\u{1e}';
+
+/// Maximum number of packets of one polling request: as many commands as an object
+/// handles in one turn of its event loop (CONTRACT, Delivery 5).
+const MAX_PACKETS: usize = 1_000;
+
+/// Maximum number of packets of one polling request of a session without a valid token:
+/// its CONNECTs, each with a noop or a pong.
+const MAX_CONNECT_PACKETS: usize = 16;
+
+/// The answer to a request of long-polling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    fn ok(body: String) -> Self {
+        Answer { status: 200, body }
+    }
+
+    fn packets(packets: impl IntoIterator<Item = Packet>) -> Self {
+        let packets: Vec<String> = packets.into_iter().map(String::from).collect();
+        Answer::ok(packets.join(&SEPARATOR.to_string()))
+    }
+
+    /// Returns the answer to a request that fails with `error`.
+    pub fn error(error: HandshakeError) -> Self {
+        Answer {
+            status: 400,
+            body: error.json(),
+        }
+    }
+
+    fn too_large() -> Self {
+        Answer {
+            status: 413,
+            body: json!({ "code": 3, "message": "Payload too large" }).to_string(),
+        }
+    }
+}
+
+/// The result of [`EngineServer::poll`].
+#[derive(Debug)]
+pub enum Polled {
+    /// The answer.
+    Now(Answer),
+    /// Nothing to send yet. [`Output::Answer`] with this id answers the request.
+    Later(PollId),
+}
+
+impl EngineServer {
+    /// Opens a session on long-polling and returns its first packet.
+    pub fn open_polling(&mut self, info: ConnectInfo, now: Millis) -> Answer {
         let transport = Transport::Polling {
             get: None,
             waiting: Vec::new(),
             bytes: 0,
         };
-        let session = self.open_session(door, transport, now);
-        Answer {
-            status: 200,
-            body: self.open_packet(session, true),
-        }
+        let id = self.open_session(info, transport, now);
+        Answer::ok(self.open_packet(id, true))
     }
 
-    /// A request for what waits.
+    /// Handles a GET request for the packets that wait.
     pub fn poll(&mut self, sid: &str, now: Millis) -> Polled {
-        let Some(place) = self.by_sid.get(sid).copied() else {
-            return Polled::Now(Answer::error(Error::UnknownSid));
+        let Some(id) = self.sessions.by_sid(sid) else {
+            return Polled::Now(Answer::error(HandshakeError::UnknownSid));
         };
         self.last_poll += 1;
         let poll = self.last_poll;
-        let Some(session) = self.session_mut(place) else {
-            return Polled::Now(Answer::error(Error::UnknownSid));
+        let Some(session) = self.sessions.get_mut(id) else {
+            return Polled::Now(Answer::error(HandshakeError::UnknownSid));
         };
-        session.heard_at = now;
-        let upgrades = session.candidate.is_some_and(|candidate| candidate.probed);
+        session.last_activity = now;
+        let is_upgrading = session.candidate.is_some_and(|candidate| candidate.probed);
         match &mut session.transport {
-            Transport::Socket(_) => Polled::Now(Answer::error(Error::BadRequest)),
+            Transport::Socket(_) => Polled::Now(Answer::error(HandshakeError::BadRequest)),
             Transport::Polling { get: Some(_), .. } => {
-                self.end(place, Packet::Close, Close::Malformed);
-                Polled::Now(Answer::error(Error::BadRequest))
+                self.end_session(id, Packet::Close, Disconnect::Malformed);
+                Polled::Now(Answer::error(HandshakeError::BadRequest))
             }
             Transport::Polling {
                 get,
                 waiting,
                 bytes,
             } => {
-                if waiting.is_empty() && upgrades {
-                    // It would hold the upgrade up.
+                if waiting.is_empty() && is_upgrading {
+                    // The client completes the upgrade only after its poll has ended.
                     return Polled::Now(Answer::packets([Packet::Noop]));
                 }
                 if waiting.is_empty() {
@@ -65,175 +117,184 @@ impl Hub {
         }
     }
 
-    /// Most bytes that are read of a polling request for this session.
+    /// Returns the maximum size in bytes of a POST request for this session.
     pub fn payload_limit(&self, sid: &str) -> usize {
-        match self.by_sid.get(sid) {
-            Some(place) => self.payload_limit_of(*place),
+        match self.sessions.by_sid(sid) {
+            Some(id) => self.payload_limit_of(id),
             None => MAX_CONNECT_BYTES,
         }
     }
 
-    /// Packets by request, of which all are taken or none. `None`: the body is
-    /// larger than [`Hub::payload_limit`].
+    /// Handles a POST request with packets. Either all packets are well-formed and
+    /// handled, or none is handled. `body` is `None` if it is larger than
+    /// [`EngineServer::payload_limit`].
     pub fn post(&mut self, sid: &str, body: Option<&[u8]>, now: Millis) -> Answer {
-        let Some(place) = self.by_sid.get(sid).copied() else {
-            return Answer::error(Error::UnknownSid);
+        let Some(id) = self.sessions.by_sid(sid) else {
+            return Answer::error(HandshakeError::UnknownSid);
         };
-        let limit = self.payload_limit_of(place);
-        let Some(session) = self.session_mut(place) else {
-            return Answer::error(Error::UnknownSid);
+        let limit = self.payload_limit_of(id);
+        let Some(session) = self.sessions.get_mut(id) else {
+            return Answer::error(HandshakeError::UnknownSid);
         };
         if matches!(session.transport, Transport::Socket(_)) {
-            return Answer::error(Error::BadRequest);
+            return Answer::error(HandshakeError::BadRequest);
         }
-        session.heard_at = now;
+        session.last_activity = now;
         let max_packets = match session.is_authenticated() {
             true => MAX_PACKETS,
             false => MAX_CONNECT_PACKETS,
         };
-        let separator = SEPARATOR as u8;
-        let body = body.filter(|body| {
-            body.len() <= limit
-                && body.iter().filter(|byte| **byte == separator).count() < max_packets
-        });
-        let Some(body) = body else {
-            self.end(place, Packet::Close, Close::TooLarge);
+        let Some(body) = body.filter(|body| fits(body, limit, max_packets)) else {
+            self.end_session(id, Packet::Close, Disconnect::TooLarge);
             return Answer::too_large();
         };
-        let packets: Option<Vec<Packet>> = std::str::from_utf8(body).ok().and_then(|body| {
-            body.split(SEPARATOR)
-                .map(|packet| Packet::parse(ProtocolVersion::V4, packet.to_owned()).ok())
-                .collect()
-        });
-        let Some(packets) = packets else {
-            self.end(place, Packet::Close, Close::Malformed);
-            return Answer::error(Error::BadRequest);
+        let Some(packets) = parse_payload(body) else {
+            self.end_session(id, Packet::Close, Disconnect::Malformed);
+            return Answer::error(HandshakeError::BadRequest);
         };
         for packet in packets {
-            if !self.incoming(place, packet, now) {
-                return Answer::error(Error::BadRequest);
+            if !self.receive_packet(id, packet, now) {
+                return Answer::error(HandshakeError::BadRequest);
             }
         }
-        Answer {
-            status: 200,
-            body: "ok".into(),
-        }
+        Answer::ok("ok".into())
     }
 
-    /// A request that waited was given up by its client.
+    /// The client has given up a request that waits. Ends its session.
     pub fn cancelled(&mut self, poll: PollId) {
-        let waits = |session: &Session| matches!(session.transport, Transport::Polling { get: Some(get), .. } if get == poll);
-        let mut sessions = self.sessions.iter();
-        let place = sessions.find_map(|(place, session)| waits(session).then_some(place));
-        if let Some(place) = place {
-            self.end(place, Packet::Close, Close::Malformed);
+        if let Some(id) = self.sessions.by_poll(poll) {
+            self.end_session(id, Packet::Close, Disconnect::Malformed);
         }
     }
 
-    pub(super) fn answer_poll(&mut self, place: SessionId, packet: Packet) {
-        if let Some(session) = self.session_mut(place)
+    /// Answers the poll of a session that waits, if there is one.
+    pub(super) fn answer_poll(&mut self, id: SessionId, packet: Packet) {
+        if let Some(session) = self.sessions.get_mut(id)
             && let Transport::Polling { get, .. } = &mut session.transport
             && let Some(poll) = get.take()
         {
             let answer = Answer::packets([packet]);
-            self.out.push(Output::Answer { poll, answer });
+            self.push(Output::Answer { poll, answer });
         }
     }
 
-    /// A frame of a WebSocket that would become a session's transport.
-    pub(super) fn probe(&mut self, place: SessionId, socket: SocketId, frame: Frame, now: Millis) {
+    /// Handles a frame of a WebSocket that may become the transport of a session.
+    pub(super) fn probe(&mut self, id: SessionId, socket: SocketId, frame: Frame, now: Millis) {
         let packet = match frame {
             Frame::Text(text) => Packet::parse(ProtocolVersion::V4, text).ok(),
             Frame::Binary(_) => None,
         };
         match packet {
             Some(Packet::PingUpgrade) => {
-                self.send_packet(socket, Packet::PongUpgrade);
-                let session = self.session_mut(place);
+                self.send_to_socket(socket, Packet::PongUpgrade);
+                let session = self.sessions.get_mut(id);
                 if let Some(candidate) = session.and_then(|session| session.candidate.as_mut()) {
                     candidate.probed = true;
                 }
-                // As those do that come from here on: see `poll`.
-                self.answer_poll(place, Packet::Noop);
+                // `poll` answers the requests that follow in the same way.
+                self.answer_poll(id, Packet::Noop);
             }
-            Some(Packet::Upgrade) => {
-                self.answer_poll(place, Packet::Noop);
-                let Some(session) = self.session_mut(place) else {
-                    return;
-                };
-                session.candidate = None;
-                session.heard_at = now;
-                let before = std::mem::replace(&mut session.transport, Transport::Socket(socket));
-                self.set_role(socket, Role::Session(place));
-                self.attach(place);
-                if let Transport::Polling { waiting, .. } = before {
-                    for packet in waiting {
-                        self.packet(place, packet);
-                    }
-                }
-            }
-            _ => {
-                self.drop_candidate(place);
+            Some(Packet::Upgrade) => self.complete_upgrade(id, socket, now),
+            _ => self.drop_candidate(id),
+        }
+    }
+
+    fn complete_upgrade(&mut self, id: SessionId, socket: SocketId, now: Millis) {
+        self.answer_poll(id, Packet::Noop);
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        session.candidate = None;
+        session.last_activity = now;
+        let before = std::mem::replace(&mut session.transport, Transport::Socket(socket));
+        self.sockets.set_role(socket, Role::Session(id));
+        self.attach(id);
+        if let Transport::Polling { waiting, .. } = before {
+            for packet in waiting {
+                self.send_packet(id, packet);
             }
         }
     }
 
-    pub(super) fn drop_candidate(&mut self, place: SessionId) {
+    /// Closes the WebSocket that would have become the transport of a session.
+    pub(super) fn drop_candidate(&mut self, id: SessionId) {
         let candidate = self
-            .session_mut(place)
+            .sessions
+            .get_mut(id)
             .and_then(|session| session.candidate.take());
         if let Some(Candidate { socket, .. }) = candidate {
             self.sockets.remove(socket);
-            self.out.push(Output::close(socket, Close::Malformed));
+            self.push(Output::close(socket, Disconnect::Malformed));
         }
     }
 }
 
+/// Returns `true` if a payload has at most `max_bytes` bytes and `max_packets` packets.
+fn fits(body: &[u8], max_bytes: usize, max_packets: usize) -> bool {
+    let separator = SEPARATOR as u8;
+    body.len() <= max_bytes && body.iter().filter(|byte| **byte == separator).count() < max_packets
+}
+
+/// Returns the packets of a payload, or `None` if one of them is malformed.
+fn parse_payload(body: &[u8]) -> Option<Vec<Packet>> {
+    let body = std::str::from_utf8(body).ok()?;
+    body.split(SEPARATOR)
+        .map(|packet| Packet::parse(ProtocolVersion::V4, packet.to_owned()).ok())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::heartbeat::tests::{NOW, door, hub, join};
+    use super::super::heartbeat::tests::{NOW, connect_info, engine, join, only_session};
     use super::*;
 
-    fn sid(hub: &Hub) -> String {
-        hub.by_sid.keys().next().expect("a session").clone()
+    fn sid(engine: &EngineServer) -> String {
+        engine.sid(only_session(engine)).expect("a session")
     }
 
     #[test]
-    fn a_poll_that_comes_after_the_probe_is_let_go_at_once() {
-        let mut hub = hub();
-        hub.open_polling(door(), NOW);
-        let sid = sid(&hub);
-        let socket = hub.open_socket(door(), Some(&sid), NOW).expect("a socket");
+    fn poll_after_probe_is_answered_at_once() {
+        let mut engine = engine();
+        engine.open_polling(connect_info(), NOW);
+        let sid = sid(&engine);
+        let socket = engine
+            .open_socket(connect_info(), Some(&sid), NOW)
+            .expect("a socket");
         assert!(
-            matches!(hub.poll(&sid, NOW), Polled::Later(_)),
-            "not probed"
+            matches!(engine.poll(&sid, NOW), Polled::Later(_)),
+            "the upgrade was not probed yet"
         );
-        hub.frame(socket, Frame::Text("2probe".to_owned()), NOW);
+        engine.frame(socket, Frame::Text("2probe".to_owned()), NOW);
         for _ in 0..2 {
-            let Polled::Now(answer) = hub.poll(&sid, NOW) else {
-                panic!("it would hold the upgrade up");
+            let Polled::Now(answer) = engine.poll(&sid, NOW) else {
+                panic!("the poll delays the upgrade");
             };
             assert_eq!((answer.status, answer.body.as_str()), (200, "6"));
         }
-        hub.frame(socket, Frame::Text("5".to_owned()), NOW);
-        let Polled::Now(answer) = hub.poll(&sid, NOW) else {
-            panic!("it is a WebSocket now");
+        engine.frame(socket, Frame::Text("5".to_owned()), NOW);
+        let Polled::Now(answer) = engine.poll(&sid, NOW) else {
+            panic!("the session is on a WebSocket");
         };
         assert_eq!(answer.status, 400);
     }
 
     #[test]
-    fn an_upgrade_that_was_made_sets_no_alarm() {
-        let mut hub = hub();
-        hub.open_polling(door(), NOW);
-        join(&mut hub);
-        let sid = sid(&hub);
-        let socket = hub.open_socket(door(), Some(&sid), NOW).expect("a socket");
-        let first = hub.deadline().expect("to be looked at again");
-        assert!(first < NOW + UPGRADE_TIMEOUT, "while it is awake anyway");
-        hub.frame(socket, Frame::Text("2probe".to_owned()), NOW);
-        hub.frame(socket, Frame::Text("5".to_owned()), NOW);
-        hub.advance(&|_| None, first);
-        assert_eq!(hub.deadline(), Some(NOW + 25 * SECOND), "the ping");
+    fn completed_upgrade_sets_no_alarm() {
+        let mut engine = engine();
+        engine.open_polling(connect_info(), NOW);
+        join(&mut engine);
+        let sid = sid(&engine);
+        let socket = engine
+            .open_socket(connect_info(), Some(&sid), NOW)
+            .expect("a socket");
+        let first = engine.deadline().expect("the recheck");
+        assert!(
+            first < NOW + UPGRADE_TIMEOUT,
+            "by a timer and not by an alarm"
+        );
+        engine.frame(socket, Frame::Text("2probe".to_owned()), NOW);
+        engine.frame(socket, Frame::Text("5".to_owned()), NOW);
+        engine.advance(&|_| None, first);
+        assert_eq!(engine.deadline(), Some(NOW + 25 * SECOND), "the ping");
     }
 }

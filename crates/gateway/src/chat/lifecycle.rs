@@ -1,0 +1,372 @@
+//! The life of clients: connect, accept, disconnect, and the requests to rooms.
+
+use super::Chat;
+use super::client::{Client, Framing, Phase, Subscription};
+use super::departures::Departure;
+use super::record::save_output;
+use crate::engine::{ConnectInfo, EngineServer};
+use crate::ids::{ClientId, SessionId, SocketId};
+use crate::output::{AuthRequest, Authentication, Credentials, Output};
+use roomcast_proto::access::Identity;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::limits::Limits;
+use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::name::personal_room;
+use roomcast_proto::position::Position;
+use roomcast_proto::raw_object::{RawObject, TEXT};
+use roomcast_proto::time::{Millis, rfc3339};
+use serde_json::json;
+use std::rc::Rc;
+
+/// A CONNECT of a Socket.IO session.
+pub(super) struct Connect<'a> {
+    pub(super) session: SessionId,
+    pub(super) nsp: String,
+    /// See [`EngineServer::is_connecting`].
+    pub(super) number: u64,
+    /// A JSON object.
+    pub(super) auth: &'a str,
+}
+
+impl Connect<'_> {
+    /// Returns a text field of `auth`.
+    fn field(&self, name: &str) -> Option<String> {
+        let auth = RawObject::parse(self.auth, "`auth`").unwrap_or_default();
+        let text = auth.get(name, TEXT).ok().flatten();
+        text.map(|text| text.to_string())
+    }
+
+    /// Returns the credentials to verify: the token of the request that opened the session, or else
+    /// `token` of `auth`.
+    fn credentials(&self, info: &ConnectInfo) -> Result<Credentials> {
+        match (&info.identity, &info.error) {
+            (Some(identity), _) => Ok(Credentials::Identity(Box::new(identity.clone()))),
+            (None, Some(error)) => Err(error.clone()),
+            (None, None) => self
+                .field("token")
+                .map(Credentials::Token)
+                .ok_or_else(Error::no_token),
+        }
+    }
+}
+
+/// Whether a client that is disconnected can resume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resumable {
+    /// Its record is kept, if it has a `pid`.
+    Yes,
+    /// Its record is deleted.
+    No,
+}
+
+impl Chat {
+    /// Adds the client of a native socket. The Worker has verified its token.
+    pub(super) fn native_opened(
+        &mut self,
+        engine: &mut EngineServer,
+        socket: SocketId,
+        id: String,
+        info: ConnectInfo,
+        now: Millis,
+    ) {
+        let Some(identity) = info.identity else {
+            return engine.close_socket(socket, Disconnect::Expired);
+        };
+        let framing = Framing::Native(socket);
+        let key = self.add(Client::new(engine, id, framing, Rc::new(identity), now));
+        self.schedule(now + engine.config.limits.ghost_timeout);
+        self.begin(engine, key, now);
+    }
+
+    /// Handles a CONNECT: asks the host to verify the token.
+    pub(super) fn connect_requested(
+        &mut self,
+        engine: &mut EngineServer,
+        connect: Connect,
+        now: Millis,
+    ) {
+        let session = connect.session;
+        // The client may have given up.
+        if !engine.is_connecting(session, connect.number) {
+            return;
+        }
+        if !engine.config.namespaces.contains(&connect.nsp) {
+            return engine.refuse(session, &connect.nsp, r#"{"message":"Invalid namespace"}"#);
+        }
+        let (Some(info), Some(sid)) = (engine.connect_info(session), engine.sid(session)) else {
+            return;
+        };
+        match connect.credentials(info) {
+            Ok(credentials) => {
+                let request = AuthRequest::Connect {
+                    sid,
+                    nsp: connect.nsp,
+                    number: connect.number,
+                    auth: connect.auth.to_owned(),
+                };
+                engine.push(Output::Authenticate(Authentication {
+                    credentials,
+                    request,
+                }));
+            }
+            Err(error) => self.connect_authenticated(engine, connect, Err(error), now),
+        }
+    }
+
+    /// The host has verified the token of a CONNECT.
+    pub(super) fn connect_authenticated(
+        &mut self,
+        engine: &mut EngineServer,
+        connect: Connect,
+        identity: Result<Identity>,
+        now: Millis,
+    ) {
+        let session = connect.session;
+        // The client may have given up, or its session may have ended.
+        let Some(info) = engine.connect_info(session).cloned() else {
+            return;
+        };
+        if !engine.is_connecting(session, connect.number) {
+            return;
+        }
+        let identity = identity.and_then(|identity| {
+            engine.admission.flood_guard.admit(&identity.user, now)?;
+            Ok(identity)
+        });
+        let identity = match identity {
+            Ok(identity) => Rc::new(identity),
+            Err(error) => return refuse(engine, &connect, &error),
+        };
+        if info.identity.is_none() {
+            self.apply_token_to_session(engine, session, &identity);
+        }
+        let pid = connect.field("pid").filter(|_| info.recovers);
+        let offset = connect.field("offset");
+        let user = identity.user.clone();
+        let framing = Framing::SocketIo {
+            session,
+            nsp: connect.nsp,
+        };
+        let client = Client::new(engine, engine.new_id(), framing, identity, now);
+        let key = self.add(client);
+        match pid {
+            None => self.begin(engine, key, now),
+            Some(pid) => self.find(engine, key, pid, offset, user),
+        }
+    }
+
+    /// Asks the host for the record of a client that resumes.
+    fn find(
+        &mut self,
+        engine: &mut EngineServer,
+        key: ClientId,
+        pid: String,
+        offset: Option<String>,
+        user: String,
+    ) {
+        if let Some(client) = self.clients.get_mut(key) {
+            client.phase = Phase::Finding {
+                pid: pid.clone(),
+                offset,
+            };
+        }
+        engine.push(Output::Find {
+            client: key,
+            pid,
+            user,
+        });
+    }
+
+    /// Accepts a client that does not resume, or cannot.
+    pub(super) fn begin(&mut self, engine: &mut EngineServer, key: ClientId, now: Millis) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        if let Framing::SocketIo { session, .. } = client.framing
+            && engine
+                .connect_info(session)
+                .is_some_and(|info| info.recovers)
+        {
+            let (name, first, second) = (engine.name(), engine.new_id(), engine.new_id());
+            client.pid = Some(format!("{name}-{first}{second}"));
+        }
+        if self.accept(engine, key) {
+            self.save(engine, key);
+            self.join_personal_room(engine, key, now);
+        }
+    }
+
+    /// Joins the personal room of the user, unless the client is in it.
+    pub(super) fn join_personal_room(
+        &mut self,
+        engine: &mut EngineServer,
+        key: ClientId,
+        now: Millis,
+    ) {
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let room = personal_room(&client.identity.user);
+        if client.subscription(&room).is_none() {
+            // Cannot fail: every token grants access to the personal room.
+            let _ = self.join(engine, key, &room, Position::default(), None, now);
+        }
+    }
+
+    /// Accepts a connection and sends `connected`. Returns `false` if the client does
+    /// not wait for that any more; then it is removed.
+    pub(super) fn accept(&mut self, engine: &mut EngineServer, key: ClientId) -> bool {
+        let Some(client) = self.clients.get_mut(key) else {
+            return false;
+        };
+        if let Framing::SocketIo { session, nsp } = &client.framing {
+            let mut data = json!({ "sid": client.sid });
+            if let Some(pid) = &client.pid {
+                data["pid"] = pid.as_str().into();
+            }
+            let identity = Some(client.identity.clone());
+            if !engine.accept(*session, nsp, identity, data.to_string()) {
+                self.disconnected(engine, key, 1006, Resumable::Yes);
+                return false;
+            }
+        }
+        client.phase = Phase::Connected;
+        engine.log(client.log_record(LogRecord::info("connect")));
+        let connected = json!({
+            "event": "connected",
+            "data": {
+                "connectionId": client.id,
+                "userId": client.identity.user,
+                "expiresAt": rfc3339(client.identity.expires),
+                "limits": Limits::of(&engine.config.limits),
+            },
+        });
+        self.send(engine, key, &connected.to_string());
+        true
+    }
+
+    /// Removes a client whose connection is closed, and tells its rooms.
+    pub(super) fn disconnected(
+        &mut self,
+        engine: &mut EngineServer,
+        key: ClientId,
+        code: u16,
+        resumable: Resumable,
+    ) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        match client.phase {
+            Phase::Connected => {
+                let record = client.log_record(LogRecord::info("disconnect"));
+                engine.log(record.with("code", code));
+            }
+            Phase::Recovering { .. } => client.abandon_recovery(),
+            Phase::Finding { .. } => {}
+        }
+        let then = match resumable == Resumable::Yes && client.pid.is_some() {
+            true => save_output(engine, client, true),
+            false => Output::Forget {
+                client: client.storage_key(),
+            },
+        };
+        let Some(client) = self.clients.remove(key) else {
+            return;
+        };
+        self.recovering.remove(&key);
+        if client.subscriptions.is_empty() {
+            engine.push(then);
+        } else {
+            let departure = Departure {
+                unacknowledged: client.subscriptions.len(),
+                storage_key: client.storage_key(),
+                user: client.identity.user.clone(),
+                then,
+            };
+            self.departures.insert(client.id, departure);
+        }
+        self.leave_rooms(engine, key, client.subscriptions, code);
+    }
+
+    /// Ends these subscriptions of a client and tells the rooms.
+    pub(super) fn leave_rooms(
+        &mut self,
+        engine: &mut EngineServer,
+        key: ClientId,
+        subscriptions: Vec<Subscription>,
+        code: u16,
+    ) {
+        for subscription in subscriptions {
+            self.remove_subscriber(key, &subscription.room);
+            let connection = subscription.id;
+            let command = ToRoom::Gone { connection, code };
+            self.forward(engine, &subscription.room, command);
+        }
+    }
+
+    /// Stops the delivery of events of a room to a client.
+    pub(super) fn remove_subscriber(&mut self, key: ClientId, room: &str) {
+        if let Some(link) = self.rooms.get_mut(room) {
+            link.subscribers.retain(|subscriber| *subscriber != key);
+        }
+    }
+
+    /// Closes the connection of a client.
+    pub(super) fn close(&mut self, engine: &mut EngineServer, key: ClientId, why: Disconnect) {
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        match client.framing.clone() {
+            Framing::Native(socket) => engine.close_socket(socket, why),
+            // After a DISCONNECT packet, a Socket.IO client does not reconnect by
+            // itself. After a plain close it does.
+            Framing::SocketIo { session, nsp }
+                if matches!(
+                    why,
+                    Disconnect::Expired
+                        | Disconnect::Revoked
+                        | Disconnect::Kicked
+                        | Disconnect::Forbidden
+                ) =>
+            {
+                engine.expel(session, &nsp, why);
+                self.disconnected(engine, key, why.code(), Resumable::No);
+            }
+            Framing::SocketIo { session, .. } => engine.close_session(session, why),
+        }
+    }
+
+    /// Queues a command for a room.
+    pub(super) fn forward(&mut self, engine: &mut EngineServer, room: &str, command: ToRoom) {
+        let link = self.rooms.entry(room.to_owned()).or_default();
+        if link.push(command) {
+            engine.push(Output::Forward {
+                room: room.to_owned(),
+            });
+        }
+    }
+
+    /// Removes a room if there is nothing to remember of it.
+    pub(super) fn forget_room(&mut self, room: &str) {
+        if self.rooms.get(room).is_some_and(|link| link.is_unused()) {
+            self.rooms.remove(room);
+        }
+    }
+}
+
+/// Refuses a CONNECT because of its token or its user.
+fn refuse(engine: &mut EngineServer, connect: &Connect, error: &Error) {
+    let reason = match error.code {
+        ErrorCode::RateLimited => "rate",
+        _ => "auth",
+    };
+    let record = LogRecord::reject(reason).with("code", error.code.as_str());
+    engine.log_refusal(connect.session, record);
+    let answer = json!({
+        "message": error.message,
+        "data": { "code": error.code.as_str(), "message": error.message },
+    });
+    engine.refuse(connect.session, &connect.nsp, &answer.to_string());
+}

@@ -1,0 +1,216 @@
+//! The records of clients that the host stores.
+//!
+//! A record has two uses: to restore the client after hibernation, and to resume it when
+//! it reconnects. Records are written by one version and read by the next, so their JSON
+//! does not change: fields are only added, with a default.
+
+use super::Chat;
+use super::client::{Client, Framing, Subscription, SubscriptionState};
+use crate::engine::EngineServer;
+use crate::ids::ClientId;
+use crate::output::Output;
+use roomcast_proto::access::Identity;
+use roomcast_proto::status::Status;
+use serde::{Deserialize, Serialize};
+
+/// The record of a client.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ClientRecord {
+    pub(super) id: String,
+    /// The `sid` of the session and the namespace of a Socket.IO client.
+    pub(super) session: Option<(String, String)>,
+    pub(super) sid: String,
+    pub(super) pid: Option<String>,
+    pub(super) identity: Identity,
+    pub(super) status: Status,
+    pub(super) version: u64,
+    pub(super) tag: u64,
+    /// The subscriptions that rooms have accepted.
+    #[serde(rename = "slots")]
+    pub(super) subscriptions: Vec<Subscription>,
+}
+
+impl ClientRecord {
+    fn new(engine: &EngineServer, client: &Client) -> Self {
+        let session = match &client.framing {
+            Framing::Native(_) => None,
+            Framing::SocketIo { session, nsp } => {
+                Some((engine.sid(*session).unwrap_or_default(), nsp.clone()))
+            }
+        };
+        let is_saved =
+            |one: &&Subscription| one.state != SubscriptionState::Joining && one.is_accepted();
+        let subscriptions = client.subscriptions.iter().filter(is_saved);
+        ClientRecord {
+            id: client.id.clone(),
+            session,
+            sid: client.sid.clone(),
+            pid: client.pid.clone(),
+            identity: Identity::clone(&client.identity),
+            status: client.status,
+            version: client.version,
+            tag: client.tag,
+            subscriptions: subscriptions.cloned().collect(),
+        }
+    }
+}
+
+impl Chat {
+    /// Saves the record of a client. Called after each change of its content.
+    pub(super) fn save(&self, engine: &mut EngineServer, key: ClientId) {
+        if let Some(client) = self.clients.get(key) {
+            let output = save_output(engine, client, false);
+            engine.push(output);
+        }
+    }
+}
+
+/// Returns the output that saves the record of a client. `gone` is `true` if the client
+/// is disconnected.
+pub(super) fn save_output(engine: &EngineServer, client: &Client, gone: bool) -> Output {
+    let record = ClientRecord::new(engine, client);
+    Output::Save {
+        client: client.storage_key(),
+        user: client.identity.user.clone(),
+        gone,
+        // Cannot fail: a record consists of strings and numbers.
+        record: serde_json::to_string(&record).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{App, ClientId, Frame, Gateway, Stored};
+    use roomcast_proto::link::Command as ToRoom;
+    use roomcast_proto::time::Millis;
+    use std::rc::Rc;
+
+    const NOW: Millis = 1_800_000_000_000;
+
+    // The records have the form of commit a5565a6.
+
+    const SESSION: &str = r#"{"Session":{"sid":"0-s","door":{"protocol":"SocketIo","identity":{"user":"alice","expires":1900000000000,"service":false,"patterns":[["*",7]],"token":{}},"fault":null,"address":null,"recovers":true},"nsps":["/"],"heard_at":1799999990000,"connect_by":null}}"#;
+
+    const SOCKET_IO: &str = r#"{"id":"c1","session":["0-s","/"],"sid":"shown","pid":"0-p","identity":{"user":"alice","expires":1900000000000,"service":false,"patterns":[["*",7]],"token":{"issued":1700000000}},"status":"away","version":2,"tag":5,"slots":[{"room":"@alice","seat":"c1:a","epoch":"e1","from":3,"version":1},{"room":"r","seat":"c1:b","epoch":"e2","from":7,"version":2}]}"#;
+
+    const NATIVE: &str = r#"{"id":"c2","session":null,"sid":"c2","pid":null,"identity":{"user":"bob","expires":1900000000000,"service":false,"patterns":[["r",1]],"token":{"jti":"j"}},"status":"online","version":1,"tag":9,"slots":[{"room":"r","seat":"c2:a","epoch":"e2","from":0,"version":1,"repairing":true}]}"#;
+
+    fn gateway() -> Gateway<Chat> {
+        let engine = EngineServer::new("0".into(), Rc::default(), || "id".into());
+        Gateway::new(engine, Chat::default())
+    }
+
+    /// Restores a socket and the client of a record.
+    fn restored(socket: &str, client: &str) -> (Gateway<Chat>, ClientId) {
+        let mut gateway = gateway();
+        gateway.engine.set_now(NOW);
+        let socket = gateway.engine.restore_socket(socket, NOW);
+        socket.expect("the record is valid");
+        let stored = Stored {
+            clients: vec![client.to_owned()],
+            positions: [("r".to_owned(), 12)].into(),
+            panicked: false,
+        };
+        let Gateway { engine, app } = &mut gateway;
+        app.restore(engine, stored, NOW);
+        let keys = app.clients.keys();
+        let key = *keys.first().expect("the client");
+        (gateway, key)
+    }
+
+    /// Returns the record that is saved for a client.
+    fn saved(gateway: &mut Gateway<Chat>, key: ClientId) -> String {
+        gateway.settle(NOW);
+        let Gateway { engine, app } = &mut *gateway;
+        app.save(engine, key);
+        match gateway.settle(NOW).pop() {
+            Some(Output::Save { record, .. }) => record,
+            output => panic!("no record: {output:?}"),
+        }
+    }
+
+    #[test]
+    fn record_of_an_older_version_is_written_as_before() {
+        for text in [SOCKET_IO, NATIVE] {
+            let record: ClientRecord = serde_json::from_str(text).expect("a record");
+            let written = serde_json::to_string(&record).expect("JSON");
+            assert_eq!(written, text);
+        }
+    }
+
+    #[test]
+    fn socketio_client_of_an_older_version_is_restored() {
+        let (mut gateway, key) = restored(SESSION, SOCKET_IO);
+        let client = gateway.app.clients.get(key).expect("the client");
+        assert_eq!((&*client.id, &*client.sid), ("c1", "shown"));
+        assert_eq!(client.pid.as_deref(), Some("0-p"));
+        assert_eq!((client.version, client.tag), (2, 5));
+        let delivered = |room| client.subscription(room).map(|one| one.delivered);
+        assert_eq!(delivered("@alice"), Some(3), "from the record");
+        assert_eq!(delivered("r"), Some(12), "from the stored position");
+        let template = client.offset_template(1);
+        assert_eq!(template.at(13), "5.2.3.d");
+        assert_eq!(saved(&mut gateway, key), SOCKET_IO);
+    }
+
+    #[test]
+    fn native_client_of_an_older_version_is_restored_and_repaired() {
+        let (mut gateway, key) = restored(r#"{"Native":{"id":"c2"}}"#, NATIVE);
+        let Gateway { engine, app } = &mut gateway;
+        let commands = app.take_commands(engine, "r").expect("a join");
+        let [ToRoom::Join { hello, again, .. }] = &commands[..] else {
+            panic!("no join: {commands:?}");
+        };
+        assert_eq!(&*hello.user, "bob");
+        assert!(*again);
+        assert_eq!(hello.position.since, Some(12));
+        assert_eq!(hello.position.epoch.as_deref(), Some("e2"));
+        let expected = NATIVE.replace("c2:a", &hello.connection_id);
+        assert_eq!(saved(&mut gateway, key), expected);
+    }
+
+    #[test]
+    fn subscription_without_id_takes_that_of_the_client() {
+        let record = SOCKET_IO.replace(r#""seat":"c1:b","#, "");
+        let (gateway, key) = restored(SESSION, &record);
+        let subscription = gateway.app.clients.subscription(key, "r");
+        assert_eq!(subscription.map(|one| &*one.id), Some("c1"));
+    }
+
+    #[test]
+    fn client_resumes_from_a_record_of_an_older_version() {
+        let mut gateway = gateway();
+        gateway.engine.set_now(NOW);
+        let session = SESSION.replace(r#"["/"]"#, "[]").replace("0-s", "0-t");
+        let socket = gateway.engine.restore_socket(&session, NOW);
+        let socket = socket.expect("the record is valid");
+        // The client has received event 4 of `@alice` and event 9 of `r`.
+        let connect = r#"40{"pid":"0-p","offset":"5.2.4.9"}"#;
+        let frame = Frame::Text(connect.to_owned());
+        gateway.engine.frame(socket, frame, NOW);
+        let outputs = gateway.settle(NOW);
+        let Some(Output::Authenticate(authentication)) = outputs.last() else {
+            panic!("no authentication: {outputs:?}");
+        };
+        let record: ClientRecord = serde_json::from_str(SOCKET_IO).expect("a record");
+        let request = authentication.request.clone();
+        let Gateway { engine, app } = &mut gateway;
+        app.authenticated(engine, request, Ok(record.identity), NOW);
+        let outputs = gateway.settle(NOW);
+        let Some(Output::Find { client, pid, .. }) = outputs.last() else {
+            panic!("no request for the record: {outputs:?}");
+        };
+        let Gateway { engine, app } = &mut gateway;
+        app.found(engine, *client, pid, Some(SOCKET_IO.to_owned()), NOW);
+        for (room, since, epoch) in [("@alice", 4, "e1"), ("r", 9, "e2")] {
+            let commands = app.take_commands(engine, room).expect("a join");
+            let [ToRoom::Join { hello, again, .. }] = &commands[..] else {
+                panic!("no join: {commands:?}");
+            };
+            assert!(*again);
+            assert_eq!(hello.position.since, Some(since), "{room}");
+            assert_eq!(hello.position.epoch.as_deref(), Some(epoch), "{room}");
+        }
+    }
+}

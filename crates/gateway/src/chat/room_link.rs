@@ -1,0 +1,98 @@
+//! A room as a gateway sees it.
+
+use crate::ids::ClientId;
+use roomcast_proto::link::Command as ToRoom;
+
+/// The subscribers of a room, the commands for it, and its deliveries so far.
+#[derive(Default)]
+pub(super) struct RoomLink {
+    /// The clients that are subscribed, or being subscribed.
+    pub(super) subscribers: Vec<ClientId>,
+    /// The commands for the next request.
+    outbox: Vec<ToRoom>,
+    /// [`crate::Output::Forward`] was sent, and the host has not taken all commands yet.
+    is_forwarding: bool,
+    /// Number of commands of the request that is on its way.
+    sent: usize,
+    /// The subscriptions that end by the request that is on its way.
+    sent_departures: Vec<String>,
+    last_push: LastPush,
+    /// The epoch of the log of the room.
+    pub(super) epoch: String,
+    /// The highest `seq` that was delivered to all subscribers, except for those that
+    /// lag.
+    pub(super) delivered: u64,
+    /// The value of `delivered` in the last [`crate::Output::TrackPosition`].
+    pub(super) reported: Option<u64>,
+    /// `delivered` has changed since the last [`crate::Output::StorePosition`].
+    pub(super) is_unsaved: bool,
+}
+
+/// The last delivery of a room.
+#[derive(Default)]
+struct LastPush {
+    /// Changes each time the room wakes.
+    life: String,
+    /// Counts the deliveries of this life to this gateway.
+    number: u64,
+}
+
+impl RoomLink {
+    /// Adds a command for the room. Returns `true` if the host has to forward it, by
+    /// [`crate::Output::Forward`].
+    pub(super) fn push(&mut self, command: ToRoom) -> bool {
+        self.outbox.push(command);
+        !std::mem::replace(&mut self.is_forwarding, true)
+    }
+
+    /// Returns `true` if fewer commands wait than the last request had: in a steady
+    /// state, more are about to arrive in the same turn.
+    pub(super) fn is_batching(&self) -> bool {
+        (1..self.sent).contains(&self.outbox.len())
+    }
+
+    /// Returns the subscriptions that ended by the last request, which has arrived.
+    pub(super) fn take_departures(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.sent_departures)
+    }
+
+    /// Returns the commands for a request, or `None` if there are none.
+    pub(super) fn take_commands(&mut self) -> Option<Vec<ToRoom>> {
+        if self.outbox.is_empty() {
+            self.is_forwarding = false;
+            return None;
+        }
+        self.sent = self.outbox.len();
+        let departures = self
+            .outbox
+            .iter()
+            .filter(|command| matches!(command, ToRoom::Gone { .. }));
+        self.sent_departures = departures
+            .map(|command| command.connection().to_owned())
+            .collect();
+        Some(std::mem::take(&mut self.outbox))
+    }
+
+    /// The last request may not have arrived.
+    pub(super) fn forward_failed(&mut self) {
+        self.sent_departures.clear();
+    }
+
+    /// Returns `true` if the delivery with this life and number was received before. The
+    /// room repeats deliveries whose answer was lost.
+    pub(super) fn is_repeated(&self, life: &str, number: u64) -> bool {
+        let last = &self.last_push;
+        last.life == life && number <= last.number
+    }
+
+    /// Takes note of a delivery.
+    pub(super) fn received(&mut self, life: String, number: u64, epoch: String) {
+        self.last_push = LastPush { life, number };
+        self.epoch = epoch;
+    }
+
+    /// Returns `true` if there is nothing to remember of the room.
+    pub(super) fn is_unused(&self) -> bool {
+        self.subscribers.is_empty() && self.outbox.is_empty() && !self.is_forwarding
+    }
+}

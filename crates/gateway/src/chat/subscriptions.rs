@@ -1,0 +1,258 @@
+//! The changes of subscriptions: accepted, ended, failed.
+
+use super::Chat;
+use super::client::{Phase, Subscription, SubscriptionState};
+use super::retries::Retry;
+use crate::engine::EngineServer;
+use crate::ids::ClientId;
+use roomcast_proto::command::Command;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::Error;
+use roomcast_proto::event;
+use roomcast_proto::framing;
+use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::name::personal_room;
+use roomcast_proto::time::{Millis, SECOND};
+
+/// Time after which a command to a room whose request failed is sent again.
+const RETRY_DELAY: Millis = 5 * SECOND;
+
+impl Chat {
+    /// A room has accepted a client, which receives its events after `after`.
+    pub(super) fn subscribed(
+        &mut self,
+        engine: &mut EngineServer,
+        key: ClientId,
+        room: &str,
+        after: u64,
+    ) {
+        let link = self.rooms.get(room);
+        let epoch = link.map_or("", |link| &link.epoch).to_owned();
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        self.positions.mark_lagging(room, &client.id);
+        let version = client.version + 1;
+        let Some(mut index) = client.index_of(room) else {
+            return;
+        };
+        if client.subscriptions[index].state == SubscriptionState::Joining {
+            // Offsets use the order in which rooms accept the client.
+            let subscription = client.subscriptions.remove(index);
+            index = client.subscriptions.len();
+            client.subscriptions.push(subscription);
+        }
+        let subscription = &mut client.subscriptions[index];
+        let requested = (subscription.from, subscription.epoch.clone());
+        subscription.delivered = after;
+        if subscription.repairing {
+            subscription.repairing = false;
+            subscription.epoch = epoch;
+            return self.save(engine, key);
+        }
+        if subscription.state != SubscriptionState::Leaving {
+            subscription.state = SubscriptionState::Joined;
+        }
+        subscription.join_command = None;
+        subscription.from = after;
+        subscription.epoch.clone_from(&epoch);
+        subscription.offset_version = Some(version);
+        client.version = version;
+        if let Phase::Recovering {
+            pending, complete, ..
+        } = &mut client.phase
+            && pending.remove(room)
+        {
+            *complete &= requested == (after, epoch);
+            return;
+        }
+        self.save(engine, key);
+    }
+
+    /// A client is not subscribed to a room any more, or was not accepted.
+    pub(super) fn unsubscribed(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+        let Some(Subscription { state, .. }) = self.remove_subscription(key, room) else {
+            return;
+        };
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let is_recovering = matches!(client.phase, Phase::Recovering { .. });
+        let user = client.identity.user.clone();
+        if state == SubscriptionState::Joined {
+            self.send(engine, key, &event::user_left(room, &user));
+        }
+        let is_personal = personal_room(&user) == room;
+        if is_personal && state == SubscriptionState::Joining && !is_recovering {
+            // The user has as many connections as allowed.
+            return self.close(engine, key, Disconnect::TooFast);
+        }
+        self.save(engine, key);
+    }
+
+    /// Removes the subscription of a client to a room, so that the client receives
+    /// nothing of it any more. A recovery without the room is not complete.
+    pub(super) fn remove_subscription(
+        &mut self,
+        key: ClientId,
+        room: &str,
+    ) -> Option<Subscription> {
+        let client = self.clients.get_mut(key)?;
+        let index = client.index_of(room)?;
+        let removed = client.subscriptions.remove(index);
+        client.version += 1;
+        for subscription in &mut client.subscriptions[index..] {
+            // Older offsets use another order of rooms.
+            if let Some(version) = &mut subscription.offset_version {
+                *version = client.version;
+                subscription.from = subscription.from.max(subscription.delivered);
+            }
+        }
+        if let Phase::Recovering {
+            pending, complete, ..
+        } = &mut client.phase
+        {
+            pending.remove(room);
+            *complete = false;
+        }
+        self.remove_subscriber(key, room);
+        Some(removed)
+    }
+
+    /// Handles the commands of a request to a room that failed.
+    pub(super) fn request_failed(
+        &mut self,
+        engine: &mut EngineServer,
+        room: &str,
+        commands: Vec<ToRoom>,
+    ) {
+        if let Some(link) = self.rooms.get_mut(room) {
+            link.forward_failed();
+        }
+        for command in commands {
+            let key = self.clients.by_subscription(command.connection());
+            match (command, key) {
+                (ToRoom::Frame { frame, connection }, Some(key)) => {
+                    self.frame_failed(engine, key, room, &frame, &connection);
+                }
+                (command @ ToRoom::Join { .. }, Some(key)) => {
+                    self.join_request_failed(engine, key, room, command);
+                }
+                // The room would not know it otherwise.
+                (command @ (ToRoom::Gone { .. } | ToRoom::Refresh { .. }), _) => {
+                    self.retry(engine, room, command);
+                }
+                (_, None) => {}
+            }
+        }
+    }
+
+    fn frame_failed(
+        &mut self,
+        engine: &mut EngineServer,
+        key: ClientId,
+        room: &str,
+        frame: &str,
+        subscription: &str,
+    ) {
+        let incoming = framing::decode_line(frame);
+        let is_current = self
+            .clients
+            .current_subscription(room, subscription)
+            .is_some();
+        if is_current && matches!(incoming.command, Ok(Command::Leave { .. })) {
+            self.leave_failed(engine, key, room);
+        }
+        self.send(
+            engine,
+            key,
+            &framing::error(incoming.id, &Error::internal()),
+        );
+    }
+
+    fn join_request_failed(
+        &mut self,
+        engine: &mut EngineServer,
+        key: ClientId,
+        room: &str,
+        command: ToRoom,
+    ) {
+        let subscription = self
+            .clients
+            .current_subscription(room, command.connection());
+        match subscription {
+            Some(subscription) if subscription.repairing => self.retry(engine, room, command),
+            Some(subscription)
+                if subscription.state == SubscriptionState::Joining
+                    || !subscription.is_accepted() =>
+            {
+                self.join_failed(engine, key, room);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells a client that it was not accepted. The room may have accepted it and the
+    /// delivery may be lost; then the answer to its next delivery says that the
+    /// subscription does not exist.
+    pub(super) fn join_failed(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+        let personal = self
+            .clients
+            .get(key)
+            .map(|client| personal_room(&client.identity.user));
+        if personal.is_some_and(|personal| personal == room) {
+            // The client did not ask for it, so it would not ask again.
+            return self.close(engine, key, Disconnect::Failed);
+        }
+        let subscription = self.clients.subscription_mut(key, room);
+        let command = subscription.and_then(|subscription| subscription.join_command.take());
+        self.send(engine, key, &framing::error(command, &Error::internal()));
+        self.unsubscribed(engine, key, room);
+    }
+
+    /// A `leaveRoom` command has failed. The room may have executed it, so the client
+    /// subscribes again.
+    pub(super) fn leave_failed(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+        match self.clients.subscription_mut(key, room) {
+            Some(subscription) if !subscription.is_accepted() => {
+                self.join_failed(engine, key, room);
+            }
+            Some(subscription) if subscription.state == SubscriptionState::Leaving => {
+                subscription.state = SubscriptionState::Joined;
+                self.repair(engine, key, room);
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends a command to a room again later.
+    fn retry(&mut self, engine: &EngineServer, room: &str, command: ToRoom) {
+        let at = engine.now() + RETRY_DELAY;
+        self.retries.push(Retry {
+            at,
+            room: room.to_owned(),
+            command,
+        });
+        self.schedule(at);
+    }
+
+    /// Sends the commands again that are due.
+    pub(super) fn run_retries(&mut self, engine: &mut EngineServer, now: Millis) {
+        for Retry { room, command, .. } in self.retries.take_due(now) {
+            let ToRoom::Join { hello, .. } = command else {
+                self.forward(engine, &room, command);
+                continue;
+            };
+            // The client may have received more since.
+            let id = &hello.connection_id;
+            if let Some(key) = self.clients.by_subscription(id)
+                && self.clients.current_subscription(&room, id).is_some()
+            {
+                self.repair(engine, key, &room);
+            }
+        }
+        if let Some(at) = self.retries.deadline() {
+            self.schedule(at);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Verified tokens, and the rights of clients by their newest token.
+
+use super::Chat;
+use super::client::{Framing, Subscription};
+use super::commands::no_access;
+use super::lifecycle::Connect;
+use crate::engine::EngineServer;
+use crate::ids::{ClientId, SessionId};
+use crate::output::AuthRequest;
+use roomcast_proto::access::{Identity, Rights};
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::{Error, Result};
+use roomcast_proto::event;
+use roomcast_proto::framing;
+use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::time::{Millis, rfc3339};
+use std::rc::Rc;
+
+impl Chat {
+    /// The host has verified a token. Does nothing if the client is gone.
+    pub(super) fn token_verified(
+        &mut self,
+        engine: &mut EngineServer,
+        request: AuthRequest,
+        identity: Result<Identity>,
+        now: Millis,
+    ) {
+        match request {
+            AuthRequest::Refresh { connection, id } => {
+                let Some(key) = self.clients.by_id(&connection) else {
+                    return;
+                };
+                let done = identity.and_then(|it| self.token_refreshed(engine, key, id, it));
+                if let Err(error) = done {
+                    self.send(engine, key, &framing::error(id, &error));
+                }
+            }
+            AuthRequest::Connect {
+                sid,
+                nsp,
+                number,
+                auth,
+            } => {
+                if let Some(session) = engine.session_by_sid(&sid) {
+                    let connect = Connect {
+                        session,
+                        nsp,
+                        number,
+                        auth: &auth,
+                    };
+                    self.connect_authenticated(engine, connect, identity, now);
+                }
+            }
+        }
+    }
+
+    fn token_refreshed(
+        &mut self,
+        engine: &mut EngineServer,
+        key: ClientId,
+        id: Option<u32>,
+        identity: Identity,
+    ) -> Result<()> {
+        let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
+        if identity.user != client.identity.user {
+            engine.log(client.log_record(LogRecord::reject("auth")));
+            self.close(engine, key, Disconnect::Forbidden);
+            return Ok(());
+        }
+        let identity = Rc::new(identity);
+        let expires = rfc3339(identity.expires);
+        match client.framing {
+            Framing::Native(_) => self.apply_token(engine, key, &identity),
+            Framing::SocketIo { session, .. } => {
+                self.apply_token_to_session(engine, session, &identity);
+            }
+        }
+        self.answer(engine, key, id, &format!(r#"{{"expiresAt":"{expires}"}}"#));
+        Ok(())
+    }
+
+    /// Applies a token to all namespaces in which a session is the user of the token: it
+    /// is the newest token of that user on the connection.
+    pub(super) fn apply_token_to_session(
+        &mut self,
+        engine: &mut EngineServer,
+        session: SessionId,
+        identity: &Rc<Identity>,
+    ) {
+        let clients = self.clients.iter().filter(|(_, client)| {
+            matches!(client.framing, Framing::SocketIo { session: of, .. } if of == session)
+                && client.identity.user == identity.user
+        });
+        for key in clients.map(|(key, _)| key).collect::<Vec<_>>() {
+            self.apply_token(engine, key, identity);
+        }
+    }
+
+    /// Gives a client exactly the rights of its newest token. It leaves the rooms that
+    /// the token does not open; the other rooms receive its new rights.
+    fn apply_token(&mut self, engine: &mut EngineServer, key: ClientId, identity: &Rc<Identity>) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        client.identity = identity.clone();
+        engine.set_identity(client.receiver(), identity.clone());
+        self.leave_forbidden_rooms(engine, key);
+        self.forward_to_all_rooms(engine, key, |room, connection| ToRoom::Refresh {
+            connection,
+            rights: identity.rights(room),
+            expires: identity.expires,
+        });
+        self.schedule(identity.expires);
+        self.save(engine, key);
+    }
+
+    /// Leaves the rooms that the token of a client does not open. The user stays a
+    /// member of them: membership belongs to the user and not to the connection.
+    pub(super) fn leave_forbidden_rooms(&mut self, engine: &mut EngineServer, key: ClientId) {
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let is_forbidden =
+            |one: &&Subscription| !client.identity.rights(&one.room).has(Rights::READ);
+        let forbidden = client.subscriptions.iter().filter(is_forbidden);
+        for room in forbidden.map(|one| one.room.clone()).collect::<Vec<_>>() {
+            self.leave_forbidden_room(engine, key, &room);
+        }
+    }
+
+    fn leave_forbidden_room(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+        let error = no_access();
+        let subscription = self.clients.subscription_mut(key, room);
+        let join_command = subscription.and_then(|one| one.join_command.take());
+        let Some(subscription) = self.remove_subscription(key, room) else {
+            return;
+        };
+        if join_command.is_some() {
+            self.send(engine, key, &framing::error(join_command, &error));
+        }
+        if subscription.is_accepted() {
+            self.send(engine, key, &event::room_closed(room, error.code.as_str()));
+        }
+        let code = Disconnect::Forbidden.code();
+        self.leave_rooms(engine, key, vec![subscription], code);
+    }
+}

@@ -1,0 +1,114 @@
+//! Frames and packets of clients.
+
+use super::{EngineServer, MAX_CONNECT_BYTES, Role};
+use crate::event::EngineEvent;
+use crate::ids::{SessionId, SocketId};
+use crate::output::Frame;
+use engineioxide_core::{Packet, ProtocolVersion};
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::time::Millis;
+
+/// Maximum size in bytes of a frame of a WebSocket that is not yet the transport of its
+/// session. It sends only `2probe` and `5`.
+const MAX_PROBE_BYTES: usize = 64;
+
+impl EngineServer {
+    /// Handles a frame of a WebSocket.
+    pub fn frame(&mut self, socket: SocketId, frame: Frame, now: Millis) {
+        let Some(state) = self.sockets.get_mut(socket) else {
+            return;
+        };
+        state.consumer.on_activity(now);
+        match state.role {
+            Role::Native => self.push_event(EngineEvent::Frame { socket, frame }),
+            Role::Candidate(id) if frame.len() > MAX_PROBE_BYTES => self.drop_candidate(id),
+            Role::Candidate(id) => self.probe(id, socket, frame, now),
+            Role::Session(id) => self.session_frame(id, frame, now),
+        }
+    }
+
+    fn session_frame(&mut self, id: SessionId, frame: Frame, now: Millis) {
+        if frame.len() > self.payload_limit_of(id) {
+            return self.end_session(id, Packet::Noop, Disconnect::TooLarge);
+        }
+        let packet = match frame {
+            Frame::Text(text) => Packet::parse(ProtocolVersion::V4, text).ok(),
+            Frame::Binary(bytes) => Some(Packet::Binary(bytes)),
+        };
+        match packet {
+            Some(packet) => {
+                self.receive_packet(id, packet, now);
+            }
+            None => self.end_session(id, Packet::Noop, Disconnect::Malformed),
+        }
+    }
+
+    /// Returns the maximum size in bytes of one message or polling request of a
+    /// session.
+    pub(super) fn payload_limit_of(&self, id: SessionId) -> usize {
+        match self.sessions.get(id) {
+            Some(session) if !session.is_authenticated() => {
+                MAX_CONNECT_BYTES.min(self.config.max_payload)
+            }
+            _ => self.config.max_payload,
+        }
+    }
+
+    /// Counts a packet that the limits of no namespace count. Ends the session and
+    /// returns `false` if it has sent too many.
+    pub(crate) fn count_overhead(&mut self, id: SessionId, now: Millis) -> bool {
+        let rate = self.config.limits.commands;
+        let Some(session) = self.sessions.get_mut(id) else {
+            return false;
+        };
+        let within_limit = session.overhead.take(rate, now).is_ok();
+        if !within_limit {
+            self.end_session(id, Packet::Close, Disconnect::TooFast);
+        }
+        within_limit
+    }
+
+    /// Handles a packet of a session. Returns `false` if clients must not send packets
+    /// of this type; then the session has ended.
+    pub(super) fn receive_packet(&mut self, id: SessionId, packet: Packet, now: Millis) -> bool {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return true;
+        };
+        session.last_activity = now;
+        match packet {
+            Packet::Message(text) => {
+                self.receive_message(id, Frame::Text(text.to_string()), now);
+            }
+            Packet::Binary(bytes) => self.receive_message(id, Frame::Binary(bytes), now),
+            Packet::Pong => {
+                session.pinged_at = None;
+                self.count_overhead(id, now);
+            }
+            Packet::Close => self.end_session(id, Packet::Noop, Disconnect::Normal),
+            Packet::Noop => {
+                self.count_overhead(id, now);
+            }
+            _ => {
+                self.end_session(id, Packet::Close, Disconnect::Malformed);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Handles the end of a WebSocket that the gateway has not closed itself.
+    pub fn closed(&mut self, socket: SocketId, code: u16) {
+        let Some(state) = self.sockets.remove(socket) else {
+            return;
+        };
+        match state.role {
+            Role::Native => self.push_event(EngineEvent::Closed { socket, code }),
+            Role::Session(id) => self.end_session(id, Packet::Noop, Disconnect::Normal),
+            Role::Candidate(id) => {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.candidate = None;
+                }
+            }
+        }
+    }
+}

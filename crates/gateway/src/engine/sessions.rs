@@ -1,0 +1,125 @@
+//! The table of Engine.IO sessions.
+
+use super::ConnectInfo;
+use crate::ids::{PollId, SessionId, SocketId};
+use crate::socketio::SocketIoSession;
+use engineioxide_core::Packet;
+use roomcast_proto::limits::TokenBucket;
+use roomcast_proto::time::Millis;
+use slotmap::SlotMap;
+use std::collections::HashMap;
+
+/// An Engine.IO session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) sid: String,
+    pub(crate) info: ConnectInfo,
+    pub(super) transport: Transport,
+    /// A WebSocket that may become the transport.
+    pub(super) candidate: Option<Candidate>,
+    pub(super) next_ping: Option<Millis>,
+    /// The time of the first ping that was not answered. Only used if pings are not
+    /// sent by alarm.
+    pub(super) pinged_at: Option<Millis>,
+    /// The time of the last packet or polling request of the client.
+    pub(super) last_activity: Millis,
+    /// Limits the packets that the limits of no namespace count: noops,
+    /// acknowledgements, CONNECTs.
+    pub(super) overhead: TokenBucket,
+    /// A refusal was logged. Each connection logs at most one.
+    pub(crate) refusal_logged: bool,
+    pub(crate) socketio: SocketIoSession,
+}
+
+impl Session {
+    /// Returns `true` if the connection has shown a valid token.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.info.identity.is_some() || self.socketio.is_authenticated()
+    }
+}
+
+/// How packets reach the client of a session.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// Long-polling.
+    Polling {
+        /// The request that waits for packets.
+        get: Option<PollId>,
+        /// The packets for the next request.
+        waiting: Vec<Packet>,
+        /// The size of `waiting`.
+        bytes: usize,
+    },
+    /// A WebSocket.
+    Socket(SocketId),
+}
+
+/// A WebSocket that may become the transport of a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate {
+    pub(super) socket: SocketId,
+    /// The upgrade has to be complete at this time.
+    pub(super) deadline: Millis,
+    /// The deadline was extended; see [`super::TIMEOUT_EXTENSION`].
+    pub(super) extended: bool,
+    /// The client knows that the socket works, and waits for its last poll to end.
+    pub(super) probed: bool,
+}
+
+/// All open sessions.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    slots: SlotMap<SessionId, Session>,
+    by_sid: HashMap<String, SessionId>,
+}
+
+impl Sessions {
+    pub(super) fn insert(&mut self, session: Session) -> SessionId {
+        let sid = session.sid.clone();
+        let id = self.slots.insert(session);
+        self.by_sid.insert(sid, id);
+        id
+    }
+
+    /// Removes a session. Returns `None` if it was removed before.
+    pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
+        let session = self.slots.remove(id)?;
+        self.by_sid.remove(&session.sid);
+        Some(session)
+    }
+
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.slots.get(id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.slots.get_mut(id)
+    }
+
+    pub(super) fn by_sid(&self, sid: &str) -> Option<SessionId> {
+        self.by_sid.get(sid).copied()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_sid.is_empty()
+    }
+
+    pub(super) fn ids(&self) -> Vec<SessionId> {
+        self.slots.keys().collect()
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &Session> {
+        self.slots.values()
+    }
+
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.slots.values_mut()
+    }
+
+    /// Returns the session in which this polling request waits.
+    pub(super) fn by_poll(&self, poll: PollId) -> Option<SessionId> {
+        let waits = |session: &Session| matches!(session.transport, Transport::Polling { get: Some(get), .. } if get == poll);
+        let mut sessions = self.slots.iter();
+        sessions.find_map(|(id, session)| waits(session).then_some(id))
+    }
+}

@@ -1,0 +1,76 @@
+//! The events that the protocol layers report to the application.
+
+use crate::engine::ConnectInfo;
+use crate::ids::{SessionId, SocketId};
+use crate::output::Frame;
+use bytes::Bytes;
+
+/// An event of a socket, a session or a namespace, for [`crate::App::handle_event`].
+#[derive(Debug)]
+pub enum EngineEvent {
+    /// A native socket was opened.
+    Opened {
+        /// The socket.
+        socket: SocketId,
+        /// The id of the connection. Survives hibernation, unlike the key.
+        id: String,
+        /// The properties of the connection.
+        info: ConnectInfo,
+    },
+    /// A native socket received a frame.
+    Frame {
+        /// The socket.
+        socket: SocketId,
+        /// The frame.
+        frame: Frame,
+    },
+    /// A native socket was closed, by either side.
+    Closed {
+        /// The socket. Its key is invalid.
+        socket: SocketId,
+        /// The close code.
+        code: u16,
+    },
+    /// A session of bare Engine.IO received a message.
+    Message {
+        /// The session.
+        session: SessionId,
+        /// The message.
+        frame: Frame,
+    },
+    /// A client asks to connect to a namespace. Answered by
+    /// [`crate::EngineServer::accept`] or [`crate::EngineServer::refuse`].
+    Connect {
+        /// The session.
+        session: SessionId,
+        /// The namespace.
+        nsp: String,
+        /// The number of this CONNECT; see [`crate::EngineServer::is_connecting`].
+        number: u64,
+        /// The `auth` that the client sent: a JSON object.
+        auth: String,
+    },
+    /// A client sent an event to a namespace that it is connected to.
+    Event {
+        /// The session.
+        session: SessionId,
+        /// The namespace.
+        nsp: String,
+        /// The id of the acknowledgement, if the client wants one.
+        ack: Option<i64>,
+        /// The name and the arguments of the event: a JSON list.
+        args: String,
+        /// The attachments. Their contents are empty unless
+        /// [`crate::App::KEEPS_ATTACHMENTS`].
+        attachments: Vec<Bytes>,
+    },
+    /// A client was disconnected from a namespace, or gave up its CONNECT.
+    Disconnected {
+        /// The session. Its key may be invalid.
+        session: SessionId,
+        /// The namespace.
+        nsp: String,
+        /// The client sent DISCONNECT. Otherwise its session ended.
+        by_client: bool,
+    },
+}

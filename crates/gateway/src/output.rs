@@ -1,0 +1,177 @@
+//! The effects that the host carries out for a gateway. The crate documentation says
+//! how.
+
+use crate::engine::Answer;
+use crate::ids::{ClientId, PollId, SocketId};
+use bytes::Bytes;
+use roomcast_proto::access::Identity;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::log_record::LogRecord;
+
+/// A frame of a WebSocket.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frame {
+    /// A text frame.
+    Text(String),
+    /// A binary frame.
+    Binary(Bytes),
+}
+
+impl Frame {
+    /// Returns the length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Frame::Text(text) => text.len(),
+            Frame::Binary(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// An effect of the gateway on the outside. The host carries out outputs in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Sends a frame to one socket.
+    Send {
+        /// The receiver.
+        socket: SocketId,
+        /// The frame.
+        frame: Frame,
+    },
+    /// Sends the same text frame to many sockets.
+    Broadcast {
+        /// The receivers; may be empty.
+        sockets: Vec<SocketId>,
+        /// The text of the frame.
+        text: String,
+    },
+    /// Closes a socket.
+    Close {
+        /// The socket. Its key is invalid from here on.
+        socket: SocketId,
+        /// The close code.
+        code: u16,
+        /// The close reason.
+        reason: &'static str,
+    },
+    /// Attaches a record to a socket, in place of the one before. Input of
+    /// [`crate::EngineServer::restore_socket`].
+    Attach {
+        /// The socket.
+        socket: SocketId,
+        /// The record, as JSON.
+        record: String,
+    },
+    /// Answers a polling request that waits.
+    Answer {
+        /// The request, from [`crate::Polled::Later`].
+        poll: PollId,
+        /// The answer.
+        answer: Answer,
+    },
+    /// Commands wait for this room; see [`crate::App::take_commands`]. Not repeated
+    /// until that returned `None`.
+    Forward {
+        /// The name of the room.
+        room: String,
+    },
+    /// Stores the record of a client, in place of the one before.
+    Save {
+        /// The storage key: the `pid` of the client, or its id if it has no `pid`.
+        client: String,
+        /// The user of the client.
+        user: String,
+        /// The client is disconnected and can resume.
+        gone: bool,
+        /// The record, as JSON.
+        record: String,
+    },
+    /// Deletes the record of a client.
+    Forget {
+        /// The storage key, as in [`Output::Save`].
+        client: String,
+    },
+    /// The position up to which events were delivered. Kept in memory that survives a
+    /// panic, for [`crate::App::restore`].
+    TrackPosition {
+        /// A room; or a room and a client that is behind the other clients of the room.
+        /// Only the latter contains a space.
+        key: String,
+        /// The highest `seq` that was delivered; `None` if the client has caught up.
+        at: Option<u64>,
+    },
+    /// Stores the position of a room, for [`crate::App::restore`].
+    StorePosition {
+        /// The name of the room.
+        room: String,
+        /// The highest `seq` that the clients of the room have received.
+        at: u64,
+    },
+    /// Finds the saved record of a client that resumes. Answered by
+    /// [`crate::App::found`].
+    Find {
+        /// The client that resumes.
+        client: ClientId,
+        /// The `pid` that it sent. Begins with the name of the gateway that made it.
+        pid: String,
+        /// The user of the client. A record of another user is not returned.
+        user: String,
+    },
+    /// Verifies credentials. Answered by [`crate::App::authenticated`].
+    Authenticate(Authentication),
+    /// Writes a log record.
+    Log(LogRecord),
+}
+
+impl Output {
+    /// Returns the output that closes `socket` for the reason `why`.
+    pub(crate) fn close(socket: SocketId, why: Disconnect) -> Self {
+        Output::Close {
+            socket,
+            code: why.code(),
+            reason: why.reason(),
+        }
+    }
+}
+
+/// Credentials to verify, and the request that needs the result.
+#[derive(Clone, Debug)]
+pub struct Authentication {
+    /// The credentials to verify.
+    pub credentials: Credentials,
+    /// Passed back to [`crate::App::authenticated`] as it is.
+    pub request: AuthRequest,
+}
+
+/// Credentials of a client.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// A token as the client sent it.
+    Token(String),
+    /// The identity of a token that was valid when the connection was opened. It may
+    /// have expired or been revoked since.
+    Identity(Box<Identity>),
+}
+
+/// The request that needs an authentication. It is named by ids that are never reused,
+/// because the connection may be closed before the result is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthRequest {
+    /// A `refreshToken` command.
+    Refresh {
+        /// The id of the client.
+        connection: String,
+        /// The id of the command, if the client wants an answer.
+        id: Option<u32>,
+    },
+    /// A Socket.IO CONNECT.
+    Connect {
+        /// The id of the Engine.IO session.
+        sid: String,
+        /// The namespace.
+        nsp: String,
+        /// The number of the CONNECT; see [`crate::EngineServer::is_connecting`].
+        number: u64,
+        /// The `auth` of the CONNECT, a JSON object.
+        auth: String,
+    },
+}

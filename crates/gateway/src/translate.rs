@@ -1,0 +1,235 @@
+//! Converts between lines of the native framing and events of Socket.IO. The data of an
+//! event is copied as it is and not parsed.
+
+use crate::ids::SessionId;
+use crate::{recovery_offset, socketio};
+use roomcast_proto::event_name::NEW_MESSAGE;
+use roomcast_proto::json::push_string;
+use roomcast_proto::raw_object::{RawObject, TEXT, WHOLE};
+use serde_json::value::RawValue;
+use std::collections::HashMap;
+
+/// A line of a room, for a Socket.IO client.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Line {
+    /// An acknowledgement.
+    Ack {
+        /// The id of the event that asked for it.
+        id: i64,
+        /// The arguments, a JSON list.
+        args: String,
+    },
+    /// An event.
+    Event {
+        /// The name and the arguments: a JSON list without its final bracket, because an
+        /// offset may follow. Input of [`finish_args`].
+        open_args: String,
+        /// The room and the `seq` of a logged event.
+        stamp: Option<(String, u64)>,
+    },
+}
+
+/// Parses a line that a room wrote. Returns `None` if it is malformed.
+pub(crate) fn parse_line(line: &str) -> Option<Line> {
+    let object = RawObject::parse(line, "a line").ok()?;
+    if let Some(id) = object.raw("ack") {
+        let args = match object.raw("error") {
+            Some(error) => format!(r#"[{{"error":{}}}]"#, error.get()),
+            None => format!(
+                "[{}]",
+                object.required_raw("data").map_or("{}", RawValue::get)
+            ),
+        };
+        let id = id.get().parse().ok()?;
+        return Some(Line::Ack { id, args });
+    }
+    let event = object.raw("event")?.get();
+    let data = object.required_raw("data").map_or("null", RawValue::get);
+    let meta = object.raw("meta").map(RawValue::get);
+    // The data of a message contains the fields of its stamp.
+    let stamp = match meta {
+        Some(meta) => parse_stamp(meta),
+        None if event == format!("\"{NEW_MESSAGE}\"") => parse_stamp(data),
+        None => None,
+    };
+    let mut open_args = String::with_capacity(line.len() + 32);
+    open_args.push('[');
+    open_args.push_str(event);
+    open_args.push(',');
+    open_args.push_str(data);
+    if let Some(meta) = meta {
+        open_args.push(',');
+        open_args.push_str(meta);
+    }
+    Some(Line::Event { open_args, stamp })
+}
+
+fn parse_stamp(json: &str) -> Option<(String, u64)> {
+    let object = RawObject::parse(json, "a stamp").ok()?;
+    Some((
+        object.required("roomId", TEXT).ok()?,
+        object.required("seq", WHOLE).ok()?,
+    ))
+}
+
+/// Returns `true` if a line is a `gap` event.
+pub(crate) fn is_gap(line: &str) -> bool {
+    line.starts_with(r#"{"event":"gap""#)
+}
+
+/// Completes the list of [`Line::Event`], with the offset as the last argument if there
+/// is one.
+pub(crate) fn finish_args(mut open_args: String, offset: Option<&str>) -> String {
+    if let Some(offset) = offset {
+        open_args.push(',');
+        push_string(&mut open_args, offset);
+    }
+    open_args.push(']');
+    open_args
+}
+
+/// Converts an event of a Socket.IO client to a line: its name, and its first argument
+/// as the data. Returns `None` if `args` is not a JSON list with a name.
+pub(crate) fn event_to_line(args: &str, id: Option<u32>) -> Option<String> {
+    let args: Vec<&RawValue> = serde_json::from_str(args).ok()?;
+    let name = args.first()?.get();
+    let mut line = format!(r#"{{"event":{name}"#);
+    if let Some(data) = args.get(1) {
+        line.push_str(r#","data":"#);
+        line.push_str(&roomcast_proto::json::on_one_line(data.get()));
+    }
+    if let Some(id) = id {
+        line.push_str(&format!(r#","id":{id}"#));
+    }
+    line.push('}');
+    Some(line)
+}
+
+/// The offsets of a client for the events of one room: an offset without the position in
+/// that room.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OffsetTemplate {
+    /// The numbers before the position.
+    pub(crate) before: String,
+    /// The numbers after the position; may be empty.
+    pub(crate) after: String,
+}
+
+impl OffsetTemplate {
+    /// Returns the offset of the event `seq`.
+    pub(crate) fn at(&self, seq: u64) -> String {
+        let mut offset = self.before.clone();
+        recovery_offset::push(&mut offset, seq);
+        if !self.after.is_empty() {
+            offset.push('.');
+            offset.push_str(&self.after);
+        }
+        offset
+    }
+}
+
+/// Clients that receive the same packets: those in one namespace with the same offsets.
+type Group = (String, Option<OffsetTemplate>);
+
+/// A text for many Socket.IO clients. Each line is parsed once, and encoded once for all
+/// clients that receive the same packets.
+pub(crate) struct BroadcastText<'a> {
+    text: &'a str,
+    groups: HashMap<Group, Vec<SessionId>>,
+}
+
+impl<'a> BroadcastText<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        BroadcastText {
+            text,
+            groups: HashMap::new(),
+        }
+    }
+
+    /// Adds a receiver.
+    pub(crate) fn add(&mut self, session: SessionId, nsp: String, offset: Option<OffsetTemplate>) {
+        self.groups.entry((nsp, offset)).or_default().push(session);
+    }
+
+    /// Returns the messages with the sessions that receive them, in the order of the
+    /// lines.
+    pub(crate) fn messages(self) -> Vec<(Vec<SessionId>, String)> {
+        if self.groups.is_empty() {
+            return Vec::new();
+        }
+        let mut messages = Vec::new();
+        for line in self.text.split('\n') {
+            // An acknowledgement is never broadcast.
+            let Some(Line::Event { open_args, stamp }) = parse_line(line) else {
+                continue;
+            };
+            for ((nsp, offset), sessions) in &self.groups {
+                let offset = match (&stamp, offset) {
+                    (Some((_, seq)), Some(offset)) => Some(offset.at(*seq)),
+                    _ => None,
+                };
+                let args = finish_args(open_args.clone(), offset.as_deref());
+                messages.push((sessions.clone(), socketio::event_message(nsp, &args)));
+            }
+        }
+        messages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_line_becomes_an_event_with_offset() {
+        let message = r#"{"event":"newMessage","data":{"content":1,"roomId":"r","seq":7}}"#;
+        assert_eq!(
+            parse_line(message),
+            Some(Line::Event {
+                open_args: r#"["newMessage",{"content":1,"roomId":"r","seq":7}"#.into(),
+                stamp: Some(("r".into(), 7)),
+            })
+        );
+        let custom = r#"{"event":"x","data":"y","meta":{"roomId":"r","seq":8}}"#;
+        let Some(Line::Event { open_args, stamp }) = parse_line(custom) else {
+            panic!("not an event");
+        };
+        assert_eq!(stamp, Some(("r".into(), 8)));
+        let template = OffsetTemplate {
+            before: "1.5".into(),
+            after: "z".into(),
+        };
+        assert_eq!(
+            finish_args(open_args, Some(&template.at(8))),
+            r#"["x","y",{"roomId":"r","seq":8},"1.5.8.z"]"#
+        );
+        assert_eq!(parse_line("no line"), None);
+    }
+
+    #[test]
+    fn answer_line_becomes_an_acknowledgement() {
+        for (answer, args) in [
+            (r#"{"ack":3,"data":{"a":1}}"#, r#"[{"a":1}]"#),
+            (
+                r#"{"ack":3,"error":{"code":"x"}}"#,
+                r#"[{"error":{"code":"x"}}]"#,
+            ),
+        ] {
+            let args = args.to_owned();
+            assert_eq!(parse_line(answer), Some(Line::Ack { id: 3, args }));
+        }
+    }
+
+    #[test]
+    fn socketio_event_becomes_a_line() {
+        assert_eq!(
+            event_to_line("[\"joinRoom\",\n \"r\"]", Some(4)).as_deref(),
+            Some(r#"{"event":"joinRoom","data":"r","id":4}"#)
+        );
+        assert_eq!(
+            event_to_line("[1]", None).as_deref(),
+            Some(r#"{"event":1}"#)
+        );
+        assert_eq!(event_to_line("[]", None), None);
+    }
+}

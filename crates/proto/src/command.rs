@@ -1,0 +1,337 @@
+//! The commands of clients, parsed from an event's name and data.
+
+use crate::envelope::Body;
+use crate::error::{Error, Result};
+use crate::name;
+use crate::position::Position;
+use crate::raw_object::{
+    self, BOOLEAN, EPOCH, EVENT, Field, MESSAGE_ID, ROOM, RawObject, TEXT, WHOLE,
+};
+use crate::status::Status;
+use serde_json::value::RawValue;
+
+/// Number of events on a page when the client sends no `limit`.
+pub const DEFAULT_LIMIT: u64 = 100;
+
+/// Maximum number of events on a page.
+pub const MAX_LIMIT: u64 = 1_000;
+
+/// A command of a client. `room` is `None` if the client sent no `roomId`, which is
+/// allowed on a room's own socket.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// `joinRoom`: becomes a member of the room and subscribes to it.
+    Join {
+        /// The room.
+        room: Option<String>,
+        /// Where the client wants to start reading.
+        position: Position,
+    },
+    /// `leaveRoom`: ends the membership.
+    Leave {
+        /// The room.
+        room: Option<String>,
+    },
+    /// `sendMessage` or `emit`: sends an event to the room.
+    Send(Send),
+    /// `messageDelivered`: moves the delivered cursor.
+    Delivered {
+        /// The room.
+        room: Option<String>,
+        /// Sequence number up to which all events are delivered.
+        seq: u64,
+    },
+    /// `messageRead`: moves the read cursor.
+    Read {
+        /// The room.
+        room: Option<String>,
+        /// Sequence number up to which all events are read.
+        seq: u64,
+    },
+    /// `typingIndicator`: starts or stops the typing indicator.
+    Typing {
+        /// The room.
+        room: Option<String>,
+        /// `true` to start, `false` to stop.
+        is_typing: bool,
+    },
+    /// `setPresence`: sets the status of the connection in all its rooms.
+    Presence {
+        /// The new status.
+        status: Status,
+    },
+    /// `sync`: reads a page of the log.
+    Sync {
+        /// The room.
+        room: Option<String>,
+        /// Sequence number after which the page starts.
+        after: u64,
+        /// Maximum number of events, between 1 and [`MAX_LIMIT`].
+        limit: u64,
+    },
+    /// `refreshToken`: replaces the token of the connection.
+    Refresh {
+        /// The new token, not yet verified.
+        token: String,
+    },
+}
+
+/// An event to be sent to a room by `sendMessage`, by `emit` or by a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Send {
+    /// The room; `None` if the client sent no `roomId`.
+    pub room: Option<String>,
+    /// What is sent.
+    pub body: Body,
+    /// The sender's id for the event. A repetition with the same id is not broadcast
+    /// again.
+    pub message_id: Option<String>,
+    /// `true` if the event is ephemeral: sent to the connected members and not stored.
+    pub volatile: bool,
+}
+
+const STATUS: Field<Status> = Field {
+    expected: "online, away, busy or offline",
+    read: |json| serde_json::from_str(json).ok(),
+};
+
+const LIMIT: Field<u64> = Field {
+    expected: "an integer between 1 and 1000",
+    read: |json| raw_object::whole(json).filter(|limit| (1..=MAX_LIMIT).contains(limit)),
+};
+
+impl Command {
+    /// Returns the room that the command names. Returns `None` if it names none, and for
+    /// commands that do not concern a single room.
+    pub fn room(&self) -> Option<&str> {
+        match self {
+            Command::Join { room, .. }
+            | Command::Leave { room }
+            | Command::Delivered { room, .. }
+            | Command::Read { room, .. }
+            | Command::Typing { room, .. }
+            | Command::Sync { room, .. } => room.as_deref(),
+            Command::Send(send) => send.room.as_deref(),
+            Command::Presence { .. } | Command::Refresh { .. } => None,
+        }
+    }
+
+    /// Parses the command with the name `event`. `data` is `None` if the client sent
+    /// none.
+    pub fn parse(event: &str, data: Option<&RawValue>) -> Result<Self> {
+        match event {
+            "joinRoom" => join(data),
+            "leaveRoom" => {
+                if let Some(room) = bare_room(data)? {
+                    return Ok(Command::Leave { room: Some(room) });
+                }
+                let data = object_or_empty(data)?;
+                Ok(Command::Leave {
+                    room: data.get("roomId", ROOM)?,
+                })
+            }
+            "sendMessage" => {
+                let data = object_or_empty(data)?;
+                if data.raw("content").is_none() {
+                    return Err(Error::missing_field("content"));
+                }
+                Ok(Command::Send(Send {
+                    room: data.get("roomId", ROOM)?,
+                    message_id: data.get("messageId", MESSAGE_ID)?,
+                    volatile: false,
+                    body: Body::message(&data),
+                }))
+            }
+            "emit" => {
+                let object = object_or_empty(data)?;
+                Ok(Command::Send(Send {
+                    room: object.get("roomId", ROOM)?,
+                    message_id: object.get("messageId", MESSAGE_ID)?,
+                    volatile: object.get("volatile", BOOLEAN)?.unwrap_or(false),
+                    body: Body::custom(
+                        object.required("event", EVENT)?,
+                        object.raw("data").unwrap_or(RawValue::NULL),
+                    ),
+                }))
+            }
+            "messageDelivered" => {
+                let data = object_or_empty(data)?;
+                Ok(Command::Delivered {
+                    room: data.get("roomId", ROOM)?,
+                    seq: data.required("seq", WHOLE)?,
+                })
+            }
+            "messageRead" => {
+                let data = object_or_empty(data)?;
+                Ok(Command::Read {
+                    room: data.get("roomId", ROOM)?,
+                    seq: data.required("seq", WHOLE)?,
+                })
+            }
+            "typingIndicator" => {
+                let data = object_or_empty(data)?;
+                Ok(Command::Typing {
+                    room: data.get("roomId", ROOM)?,
+                    is_typing: data.required("isTyping", BOOLEAN)?,
+                })
+            }
+            "setPresence" => Ok(Command::Presence {
+                status: object_or_empty(data)?.required("status", STATUS)?,
+            }),
+            "sync" => {
+                let data = object_or_empty(data)?;
+                Ok(Command::Sync {
+                    room: data.get("roomId", ROOM)?,
+                    after: data.required("after", WHOLE)?,
+                    limit: data.get("limit", LIMIT)?.unwrap_or(DEFAULT_LIMIT),
+                })
+            }
+            "refreshToken" => Ok(Command::Refresh {
+                token: object_or_empty(data)?.required("token", TEXT)?,
+            }),
+            _ => Err(unknown_event(event)),
+        }
+    }
+}
+
+/// Creates the error for an event that is not a command. The message names the event
+/// up to the length of the longest custom event.
+fn unknown_event(event: &str) -> Error {
+    let shown: String = event.chars().take(name::MAX_EVENT_NAME).collect();
+    Error::bad_request(format!(
+        "unknown event `{shown}`: use `emit` to send a custom event"
+    ))
+}
+
+fn object_or_empty(data: Option<&RawValue>) -> Result<RawObject<'_>> {
+    data.map_or(Ok(RawObject::default()), |data| {
+        RawObject::parse(data.get(), "`data`")
+    })
+}
+
+/// Returns the room if `data` is a string, which is short for an object with `roomId`.
+fn bare_room(data: Option<&RawValue>) -> Result<Option<String>> {
+    data.filter(|data| data.get().starts_with('"'))
+        .map(|data| {
+            (ROOM.read)(data.get()).ok_or_else(|| Error::bad_field("roomId", ROOM.expected))
+        })
+        .transpose()
+}
+
+fn join(data: Option<&RawValue>) -> Result<Command> {
+    if let Some(room) = bare_room(data)? {
+        return Ok(Command::Join {
+            room: Some(room),
+            position: Position::default(),
+        });
+    }
+    let data = object_or_empty(data)?;
+    Ok(Command::Join {
+        room: data.get("roomId", ROOM)?,
+        position: Position {
+            since: data.get("since", WHOLE)?,
+            epoch: data.get("epoch", EPOCH)?,
+            history: data.get("history", WHOLE)?,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(event: &str, data: &str) -> Result<Command> {
+        let raw: Box<RawValue> = serde_json::from_str(data).expect("valid JSON");
+        Command::parse(event, Some(&raw))
+    }
+
+    #[test]
+    fn send_keeps_the_senders_fields_and_drops_the_servers() {
+        let command = parse(
+            "sendMessage",
+            r#"{"content":"hi","senderId":"eve","seq":9,"timestamp":1,"roomId":"r","messageId":"m","x":{"y":[1, 2]}}"#,
+        );
+        assert_eq!(
+            command,
+            Ok(Command::Send(Send {
+                room: Some("r".into()),
+                message_id: Some("m".into()),
+                volatile: false,
+                body: Body::Message {
+                    fields: r#""content":"hi","x":{"y":[1, 2]}"#.into()
+                },
+            }))
+        );
+    }
+
+    #[test]
+    fn content_may_be_any_json_but_null() {
+        let send = |content| parse("sendMessage", &format!(r#"{{"content":{content}}}"#));
+        for content in ["false", "0", "\"\"", "[]", "{}"] {
+            assert!(send(content).is_ok(), "{content}");
+        }
+        let error = send("null").expect_err("null counts as missing");
+        assert_eq!(error.message, "`content` is required");
+    }
+
+    #[test]
+    fn emit_without_data_sends_null() {
+        let command = parse("emit", r#"{"event":"x"}"#).expect("a command");
+        let Command::Send(send) = command else {
+            panic!("{command:?}");
+        };
+        let (event, data) = ("x".into(), "null".into());
+        assert_eq!(send.body, Body::Custom { event, data });
+    }
+
+    #[test]
+    fn emit_rejects_reserved_event_names() {
+        for event in [
+            "newMessage",
+            "connected",
+            "sendMessage",
+            "gap",
+            "error",
+            "",
+            "a b",
+        ] {
+            let data = format!(r#"{{"event":"{event}","data":1}}"#);
+            assert!(parse("emit", &data).is_err(), "{event}");
+        }
+        assert!(parse("emit", r#"{"event":"cursor:moved","data":1}"#).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_event_is_named_in_the_error() {
+        let message = |event: &str| parse(event, "{}").expect_err("no command").message;
+        assert_eq!(
+            message("chat message"),
+            "unknown event `chat message`: use `emit` to send a custom event"
+        );
+        assert!(message(&"é\n".repeat(10_000)).len() < 300);
+    }
+
+    #[test]
+    fn the_error_for_a_wrong_field_names_the_field() {
+        for (event, data, field) in [
+            ("sendMessage", r#"{}"#, "content"),
+            ("sendMessage", r#"{"content":1,"messageId":7}"#, "messageId"),
+            ("sendMessage", r#"{"content":1,"roomId":"a b"}"#, "roomId"),
+            ("messageDelivered", r#"{"seq":-1}"#, "seq"),
+            ("messageRead", r#"{"seq":"1"}"#, "seq"),
+            ("typingIndicator", r#"{"isTyping":1}"#, "isTyping"),
+            ("setPresence", r#"{"status":"gone"}"#, "status"),
+            ("sync", r#"{"after":0,"limit":1001}"#, "limit"),
+            ("sync", r#"{}"#, "after"),
+            ("joinRoom", r#"{"since":1.5}"#, "since"),
+            ("joinRoom", r#""a/b""#, "roomId"),
+            ("refreshToken", r#"{"token":1}"#, "token"),
+            ("emit", r#"{"event":"x","volatile":"yes"}"#, "volatile"),
+        ] {
+            let error = parse(event, data).expect_err(data);
+            assert_eq!(error.field.as_deref(), Some(field), "{event} {data}");
+        }
+        assert!(parse("sendMessage", "[]").is_err());
+        assert!(parse("nothing", "{}").is_err());
+    }
+}

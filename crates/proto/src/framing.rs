@@ -1,0 +1,170 @@
+//! The native framing. A frame is UTF-8 text with one or more JSON objects, separated
+//! by line breaks, in both directions. A client's object is
+//! `{ "event", "data"?, "id"? }`; an `id` asks for an answer.
+
+use crate::command::Command;
+use crate::disconnect::Disconnect;
+use crate::error::{Error, ErrorCode, Result};
+use crate::event;
+use crate::json::{MAX_DEPTH, too_deep};
+use crate::raw_object::{RawObject, TEXT};
+use serde_json::value::RawValue;
+
+/// A keepalive from the client, sent as a frame of its own. The runtime answers it with
+/// [`PONG`] without waking the object.
+pub const PING: &str = "ping";
+
+/// The answer to [`PING`].
+pub const PONG: &str = "pong";
+
+/// One line of a frame.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// The text of the line.
+    pub line: &'a str,
+    /// The id under which the client expects an answer.
+    pub id: Option<u32>,
+    /// The command, or the error to answer.
+    pub command: Result<Command>,
+}
+
+/// Maximum number of line breaks in a frame: the number of commands that an object
+/// handles in one turn of its event loop.
+pub const MAX_LINES: usize = 1_000;
+
+/// Parses a frame into its lines. An error in one line does not affect the others.
+///
+/// # Errors
+///
+/// - [`Disconnect::TooLarge`] if the frame has more than [`MAX_LINES`] line breaks
+/// - [`Disconnect::Malformed`] if no line is JSON
+pub fn decode(frame: &str) -> std::result::Result<Vec<Incoming<'_>>, Disconnect> {
+    if frame.bytes().filter(|byte| *byte == b'\n').count() > MAX_LINES {
+        return Err(Disconnect::TooLarge);
+    }
+    let mut incoming = Vec::new();
+    let mut any_json = false;
+    for line in frame.split('\n').filter(|line| !line.trim().is_empty()) {
+        let object = decode_line(line);
+        any_json |= object.command.is_ok() || serde_json::from_str::<&RawValue>(line).is_ok();
+        incoming.push(object);
+    }
+    if any_json {
+        Ok(incoming)
+    } else {
+        Err(Disconnect::Malformed)
+    }
+}
+
+/// Parses one line of a frame.
+pub fn decode_line(line: &str) -> Incoming<'_> {
+    let fail = |error| Incoming {
+        line,
+        id: None,
+        command: Err(error),
+    };
+    // Does not parse the values of the fields, so it is safe before the check of depth.
+    let object = match RawObject::parse(line, "each line of a frame") {
+        Ok(object) => object,
+        Err(error) => return fail(error),
+    };
+    let id = match object.raw("id").map(|id| id.get().parse::<u32>()) {
+        None => None,
+        Some(Ok(id)) => Some(id),
+        Some(Err(_)) => return fail(Error::bad_field("id", "an integer between 0 and 2^32-1")),
+    };
+    if too_deep(line) {
+        return Incoming {
+            line,
+            id,
+            command: Err(Error::bad_request(format!(
+                "JSON must not be nested deeper than {MAX_DEPTH} levels"
+            ))),
+        };
+    }
+    let command = object
+        .required("event", TEXT)
+        .and_then(|event| Command::parse(&event, object.raw("data")));
+    Incoming { line, id, command }
+}
+
+/// Returns the answer to a command: `{"ack":7,"data":…}`. `data` is JSON text.
+pub fn ack(id: u32, data: &str) -> String {
+    format!(r#"{{"ack":{id},"data":{data}}}"#)
+}
+
+/// Returns `true` if a line of the server is the answer to a command: an `ack`, or an
+/// `error` event.
+pub fn is_answer(line: &str) -> bool {
+    line.starts_with(r#"{"ack":"#) || line.starts_with(r#"{"event":"error""#)
+}
+
+/// Returns the answer to a command that failed: an `ack` with an error if the command
+/// had an id, an `error` event otherwise.
+pub fn error(id: Option<u32>, error: &Error) -> String {
+    let fields = event::error_fields(error);
+    match id {
+        Some(id) => format!(r#"{{"ack":{id},"error":{fields}}}"#),
+        None => format!(r#"{{"event":"error","data":{fields}}}"#),
+    }
+}
+
+/// Returns the error for a frame of more than `limit` bytes.
+pub fn too_large(limit: usize) -> Error {
+    Error::new(
+        ErrorCode::TooLarge,
+        format!("a frame must not exceed {limit} bytes"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_one_line_does_not_affect_the_others() {
+        let frame = concat!(
+            r#"{"event":"sendMessage","data":{"content":"a"},"id":1}"#,
+            "\nnot json\n",
+            r#"{"event":"sendMessage","data":{"content":"b"},"id":-1}"#,
+            "\n[]\n",
+            r#"{"data":{},"id":4294967295}"#,
+            "\n",
+        );
+        let incoming = decode(frame).expect("valid framing");
+        assert_eq!(incoming.len(), 5);
+        assert!(incoming[0].command.is_ok() && incoming[0].id == Some(1));
+        assert!(incoming[1..].iter().all(|one| one.command.is_err()));
+        assert_eq!(incoming[4].id, Some(u32::MAX));
+    }
+
+    #[test]
+    fn a_frame_without_any_json_is_malformed() {
+        for frame in ["", "\n", "hello", "{", "{\"event\":", "ping\nping"] {
+            assert_eq!(decode(frame).err(), Some(Disconnect::Malformed), "{frame}");
+        }
+        assert!(decode("5").is_ok());
+    }
+
+    #[test]
+    fn a_frame_of_too_many_lines_is_too_large() {
+        let line = r#"{"event":"setPresence"}"#;
+        let frame = |lines| vec![line; lines].join("\n");
+        assert_eq!(decode(&frame(MAX_LINES)).expect("fits").len(), MAX_LINES);
+        assert_eq!(
+            decode(&frame(MAX_LINES + 2)).err(),
+            Some(Disconnect::TooLarge)
+        );
+    }
+
+    #[test]
+    fn a_deeply_nested_command_is_answered_with_an_error() {
+        let frame = format!(
+            r#"{{"event":"emit","id":3,"data":{}{}}}"#,
+            "[".repeat(5000),
+            "]".repeat(5000)
+        );
+        let incoming = decode(&frame).expect("valid framing");
+        assert!(incoming[0].command.is_err() && incoming[0].id == Some(3));
+    }
+}

@@ -1,0 +1,20 @@
+//! Limits that protect an object from its clients. Time is handed in by the caller.
+//!
+//! - Rate limits: a [`TokenBucket`] for one client, a [`KeyedRateLimiter`] for many
+//! - [`ConnectionLimits`]: the settings of one connection. [`Allowance`] enforces them:
+//!   call [`Allowance::take`] before a command, and [`Allowance::refuse`] after each
+//!   command that was rejected
+//! - [`FloodGuard`]: one per object; bans users whose connections flood it
+//! - [`SlowConsumerGuard`]: one per connection; finds clients that do not read
+
+mod allowance;
+mod connection;
+mod flood;
+mod rate_limit;
+mod slow_consumer;
+
+pub use allowance::{Allowance, Kind};
+pub use connection::{ConnectionLimits, Limits};
+pub use flood::{FloodGuard, PATIENCE, Penalty};
+pub use rate_limit::{CONNECTS, KeyedRateLimiter, Rate, TokenBucket, network_of};
+pub use slow_consumer::SlowConsumerGuard;
