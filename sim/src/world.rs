@@ -7,17 +7,18 @@ use roomcast_gateway::{App, Door, Frame as SocketFrame, Gateway, Hub, Output as 
 use roomcast_gateway::{Credentials, Protocol, SocketId};
 use roomcast_proto::access::{Identity, Rights, TokenId};
 use roomcast_proto::fault::Result;
-use roomcast_proto::link::{Command as ToRoom, Item, Push};
+use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::log_text::slice;
 use roomcast_proto::time::Millis;
 use roomcast_proto::wire::command::{Position, Status};
 use roomcast_proto::wire::native::{self, Close};
 use roomcast_proto::wire::object::{TEXT, WHOLE};
 use roomcast_proto::wire::{Object, event};
+use roomcast_room::gateways::{Kept, Retry};
 use roomcast_room::log::{Bounds, Page, Range, Row};
 use roomcast_room::service::{Request, Served};
 use roomcast_room::{
-    Attachment, Change, ConnId, Custom, Delivery, Frame, Hello, Member, Output, Room, Snapshot,
+    Attachment, Change, ConnId, Delivery, Frame, Hello, Member, Output, Room, Snapshot,
 };
 use serde_json::value::RawValue;
 use std::cell::Cell;
@@ -148,53 +149,12 @@ pub fn lines(frame: &str) -> Vec<Line> {
     lines
 }
 
-/// What a room has to say, in order.
+/// What a room sends to its own sockets and answers to services, in order.
 #[derive(Debug)]
 pub enum Said {
-    /// A frame to a connection, with the events after the first number up to the
-    /// second.
-    Frame {
-        to: String,
-        frame: String,
-        events: (Option<u64>, Option<u64>),
-    },
-    /// To all at gateways but these.
-    All {
-        text: String,
-        not: Vec<String>,
-        events: (u64, u64),
-    },
-    In {
-        to: String,
-        after: u64,
-    },
-    Out {
-        to: String,
-    },
-    Closed {
-        to: String,
-        why: Close,
-    },
-    Lost {
-        to: String,
-    },
-    /// It is behind, and gets the log by [`Server::portion`].
-    #[allow(dead_code)] // of tests/gateways.rs
-    CatchUp {
-        to: String,
-        conn: ConnId,
-    },
+    Frame { to: String, frame: String },
+    Closed { to: String, why: Close },
     Reply(String),
-}
-
-impl Said {
-    fn line(to: &str, line: String) -> Self {
-        Said::Frame {
-            to: to.to_owned(),
-            frame: line,
-            events: (None, None),
-        }
-    }
 }
 
 /// Whether a connection was closed, and why.
@@ -233,13 +193,13 @@ struct Disk {
     rows: Vec<Row>,
     members: BTreeMap<String, Member>,
     journal: Vec<String>,
+    /// Connections at gateways: gateway, and what is stored.
+    subscribers: BTreeMap<String, (String, String)>,
 }
 
-/// A connection as the shell knows it.
-#[derive(Clone)]
-struct Peer {
+/// A socket of the room's own.
+struct Socket {
     id: String,
-    remote: bool,
     attachment: Option<Attachment>,
 }
 
@@ -250,11 +210,11 @@ pub struct Server {
     name: String,
     config: Rc<Config>,
     disk: Disk,
-    peers: BTreeMap<ConnId, Peer>,
+    sockets: BTreeMap<ConnId, Socket>,
     said: Vec<Said>,
     calls: u64,
-    /// Whether connections that are behind get all portions at once.
-    pub catches_up_at_once: bool,
+    /// Wakings of the room.
+    lives: u64,
 }
 
 impl Server {
@@ -264,15 +224,15 @@ impl Server {
             ..Disk::default()
         };
         Server {
-            room: open(name, &config, &disk),
+            room: open(name, &config, &disk, 0),
             now: NOW,
             name: name.to_owned(),
             config,
             disk,
-            peers: BTreeMap::new(),
+            sockets: BTreeMap::new(),
             said: Vec::new(),
             calls: 0,
-            catches_up_at_once: true,
+            lives: 0,
         }
     }
 
@@ -300,58 +260,18 @@ impl Server {
         self.room.admit(&hello, self.now).expect("limits are high");
         let mut out = Vec::new();
         let conn = self.room.connect(hello, self.now, &mut out);
-        self.place(conn, id, false);
+        let socket = Socket {
+            id: id.to_owned(),
+            attachment: None,
+        };
+        let before = self.sockets.insert(conn, socket);
+        assert!(before.is_none(), "a key is given to one connection");
         self.run(out);
     }
 
-    fn place(&mut self, conn: ConnId, id: &str, remote: bool) {
-        let peer = Peer {
-            id: id.to_owned(),
-            remote,
-            attachment: None,
-        };
-        let before = self.peers.insert(conn, peer);
-        assert!(before.is_none(), "a place is given to one at a time");
-    }
-
-    /// The connections at gateways.
-    #[allow(dead_code)] // of the fuzz targets
-    pub fn remote(&self) -> Vec<String> {
-        let peers = self.peers.values().filter(|peer| peer.remote);
-        peers.map(|peer| peer.id.clone()).collect()
-    }
-
-    /// The id of a connection.
-    pub fn id(&self, conn: ConnId) -> Option<String> {
-        Some(self.peers.get(&conn)?.id.clone())
-    }
-
-    /// A connection that is behind gets one row of the log. Returns `true` if it
-    /// is still behind then.
-    pub fn portion(&mut self, conn: ConnId) -> bool {
-        self.gap(conn);
-        let Some(portion) = self.room.next_portion(conn) else {
-            return false;
-        };
-        let (after, upto) = (portion.after, portion.upto);
-        let mut rows = self.disk.rows.iter();
-        let row = rows.find(|row| row.last > after).expect("no holes");
-        let last = row.last.min(upto);
-        let text = slice(row.first, &row.body, after, upto).to_owned();
-        self.send(conn, text, portion.events(last));
-        self.room.given(conn, last);
-        self.room.next_portion(conn).is_some()
-    }
-
-    fn gap(&mut self, conn: ConnId) {
-        while let Some((skipped, line)) = self.room.gap(conn) {
-            self.send(conn, line, skipped.events(skipped.upto));
-        }
-    }
-
     fn conn(&self, id: &str) -> Option<ConnId> {
-        let mut peers = self.peers.iter();
-        peers.find_map(|(conn, peer)| (peer.id == id).then_some(*conn))
+        let mut sockets = self.sockets.iter();
+        sockets.find_map(|(conn, socket)| (socket.id == id).then_some(*conn))
     }
 
     pub fn receive(&mut self, id: &str, frame: Frame) {
@@ -364,68 +284,70 @@ impl Server {
 
     pub fn disconnect(&mut self, id: &str, code: u16) {
         if let Some(conn) = self.conn(id) {
-            self.peers.remove(&conn);
+            self.sockets.remove(&conn);
             let mut out = Vec::new();
             self.room.disconnect(conn, code, self.now, &mut out);
             self.run(out);
         }
     }
 
-    /// What a gateway asks for one of its connections.
-    pub fn linked(&mut self, command: ToRoom) {
-        let id = command.connection().to_owned();
-        let known = self.conn(&id);
-        let mut out = Vec::new();
-        match command {
-            ToRoom::Join {
-                hello,
-                id: answer,
-                again,
-            } => {
-                assert!(known.is_none(), "nobody joins twice by the same id");
-                let joined = self
-                    .room
-                    .subscribe(hello, answer, again, self.now, &mut out);
-                self.run(std::mem::take(&mut out));
-                match joined {
-                    Ok(conn) => self.place(conn, &id, true),
-                    Err(fault) => {
-                        if !again {
-                            let line = native::fault(answer, &fault);
-                            self.said.push(Said::line(&id, line));
-                        }
-                        self.said.push(Said::Out { to: id });
-                    }
-                }
-            }
-            ToRoom::Frame { frame, .. } => match known {
-                Some(conn) => {
-                    let frame = Frame::Text(&frame);
-                    self.room.receive(conn, frame, self.now, &mut out);
-                }
-                None => {
-                    let answer = native::decode_line(&frame).id;
-                    let fault = roomcast_proto::fault::Fault::internal();
-                    self.said.push(Said::Lost { to: id.clone() });
-                    let line = native::fault(answer, &fault);
-                    self.said.push(Said::line(&id, line));
-                }
-            },
-            ToRoom::Gone { code, .. } => {
-                if let Some(conn) = known.or_else(|| self.room.seat_of(&id)) {
-                    self.peers.remove(&conn);
-                    self.room.disconnect(conn, code, self.now, &mut out);
-                }
-            }
-            ToRoom::Refresh {
-                rights, expires, ..
-            } => {
-                if let Some(conn) = known {
-                    self.room
-                        .refreshed(conn, rights, expires, self.now, &mut out);
-                }
-            }
+    /// A request of a gateway for its connections.
+    pub fn link(&mut self, gateway: &str, commands: Vec<ToRoom>) {
+        let gateway = Rc::from(gateway);
+        for command in commands {
+            let mut out = Vec::new();
+            self.room
+                .link(&gateway, command, |_, _| false, self.now, &mut out);
+            self.run(out);
         }
+    }
+
+    /// The gateways to which pushes begin.
+    pub fn start_pushes(&mut self) -> Vec<String> {
+        let mut out = Vec::new();
+        let gateways = self.room.start_pushes(&mut out);
+        self.run(out);
+        gateways
+    }
+
+    /// The next push to a gateway. For connections that catch up, the log is read a
+    /// row at a time, `reads` times at most.
+    pub fn take_push(&mut self, gateway: &str, reads: usize) -> Option<String> {
+        for _ in 0..reads {
+            let Some((conn, portion)) = self.room.next_read(gateway) else {
+                break;
+            };
+            let (after, upto) = (portion.after, portion.upto);
+            let mut rows = self.disk.rows.iter();
+            let row = rows.find(|row| row.last > after).expect("no holes");
+            let last = row.last.min(upto);
+            let text = slice(row.first, &row.body, after, upto);
+            lines(text);
+            self.room.read(gateway, conn, portion, last, text);
+        }
+        let body = self.room.take_push(gateway)?;
+        Some(body.expect("a push is JSON"))
+    }
+
+    /// The gateway has taken a push.
+    pub fn push_reached(&mut self, gateway: &str, pushed: &Pushed) {
+        let mut out = Vec::new();
+        self.room.push_reached(gateway, pushed, self.now, &mut out);
+        self.run(out);
+    }
+
+    /// The gateway has not taken a push.
+    pub fn push_failed(&mut self, gateway: &str) -> Retry {
+        let mut out = Vec::new();
+        let retry = self.room.push_failed(gateway, self.now, &mut out);
+        self.run(out);
+        retry
+    }
+
+    /// The alarm, at any time.
+    pub fn alarm(&mut self) {
+        let mut out = Vec::new();
+        self.room.alarm(|_| None, self.now, &mut out);
         self.run(out);
     }
 
@@ -475,12 +397,17 @@ impl Server {
     pub fn hibernate(&mut self) {
         self.settle();
         let head = self.head();
-        self.room = open(&self.name, &self.config, &self.disk);
+        self.lives += 1;
+        self.room = open(&self.name, &self.config, &self.disk, self.lives);
         assert_eq!(self.head(), head, "what was said is stored");
-        for peer in std::mem::take(&mut self.peers).into_values() {
-            let attachment = peer.attachment.clone().expect("attached");
+        for socket in std::mem::take(&mut self.sockets).into_values() {
+            let attachment = socket.attachment.clone().expect("attached");
             let conn = self.room.recall(attachment, self.now);
-            self.peers.insert(conn, peer);
+            self.sockets.insert(conn, socket);
+        }
+        for (gateway, kept) in self.disk.subscribers.values() {
+            let kept = Kept::parse(kept).expect("what was stored is read");
+            self.room.restore_subscriber(gateway, kept, self.now);
         }
     }
 
@@ -508,65 +435,47 @@ impl Server {
     }
 
     fn conns_are_known(&self) -> bool {
-        self.peers.iter().all(|(conn, peer)| {
+        self.sockets.iter().all(|(conn, socket)| {
             let attachment = self.room.attachment(*conn);
-            attachment.is_some_and(|attachment| attachment.id == peer.id)
+            attachment.is_some_and(|attachment| attachment.id == socket.id)
         })
     }
 
     fn run(&mut self, out: Vec<Output>) {
         for output in out {
+            let Some(output) = self.room.route(output) else {
+                continue;
+            };
             match output {
                 Output::Store(change) => self.store(change),
-                Output::Send { conn, frame } => self.send(conn, frame, (None, None)),
+                Output::Send { conn, frame } => self.send(conn, frame),
                 Output::Deliver(delivery) => self.deliver(delivery),
                 Output::Replay { conn, after, upto } => {
                     let rows = self.disk.rows.iter();
                     let frames: Vec<_> = rows
-                        .map(|row| (row.last, slice(row.first, &row.body, after, upto)))
-                        .filter(|(_, frame)| !frame.is_empty())
-                        .map(|(last, frame)| (last.min(upto), frame.to_owned()))
+                        .map(|row| slice(row.first, &row.body, after, upto).to_owned())
+                        .filter(|frame| !frame.is_empty())
                         .collect();
-                    for (last, frame) in frames {
-                        self.send(conn, frame, (None, Some(last)));
-                    }
-                }
-                Output::CatchUp { conn } if self.catches_up_at_once => while self.portion(conn) {},
-                Output::CatchUp { conn } => {
-                    self.gap(conn);
-                    if let Some(to) = self.id(conn)
-                        && self.room.next_portion(conn).is_some()
-                    {
-                        self.said.push(Said::CatchUp { to, conn });
+                    for frame in frames {
+                        self.send(conn, frame);
                     }
                 }
                 Output::Page { conn, id, range } => {
-                    let page = self.page(range);
-                    self.send(conn, native::ack(id, &page), (None, None));
+                    let frame = native::ack(id, &self.page(range));
+                    self.run(vec![Output::Send { conn, frame }]);
                 }
                 Output::Attach { conn } => {
                     let attachment = self.room.attachment(conn);
-                    if let Some(peer) = self.peers.get_mut(&conn) {
-                        peer.attachment = attachment;
+                    if let Some(socket) = self.sockets.get_mut(&conn) {
+                        socket.attachment = attachment;
                     }
                 }
-                Output::Joined { conn, after } => {
-                    if let Some(to) = self.id(conn) {
-                        self.said.push(Said::In { to, after });
-                    }
-                }
-                Output::Replaced { conn } => {
-                    self.peers.remove(&conn);
-                }
-                Output::Parted { conn } => {
-                    if let Some(to) = self.id(conn) {
-                        self.said.push(Said::Out { to });
-                        self.peers.remove(&conn);
-                    }
+                Output::Joined { .. } | Output::CatchUp { .. } | Output::Parted { .. } => {
+                    panic!("for connections at gateways")
                 }
                 Output::Close { conn, why } => {
-                    if let Some(peer) = self.peers.remove(&conn) {
-                        self.said.push(Said::Closed { to: peer.id, why });
+                    if let Some(socket) = self.sockets.remove(&conn) {
+                        self.said.push(Said::Closed { to: socket.id, why });
                     }
                 }
                 Output::Reply { answers, .. } => {
@@ -589,53 +498,31 @@ impl Server {
         }
     }
 
-    fn send(&mut self, conn: ConnId, frame: String, events: (Option<u64>, Option<u64>)) {
+    fn send(&mut self, conn: ConnId, frame: String) {
         lines(&frame);
-        if let Some(to) = self.id(conn) {
-            self.said.push(Said::Frame { to, frame, events });
+        if let Some(socket) = self.sockets.get(&conn) {
+            let to = socket.id.clone();
+            self.said.push(Said::Frame { to, frame });
         }
     }
 
     fn deliver(&mut self, delivery: Delivery) {
-        let whole = delivery.shared.as_deref().unwrap_or_default();
-        let whole = whole.encode_utf16().count();
-        let (after, at) = delivery.events;
-        let gets_all = |custom: &Custom| match custom.shared.as_deref() {
-            Some([all]) => *all == (0..whole),
-            _ => false,
-        };
         let frames = delivery.frames();
-        let mut served = Vec::new();
         for custom in &delivery.custom {
-            let Some(peer) = self.peers.get(&custom.conn) else {
-                continue;
-            };
-            if peer.remote && gets_all(custom) {
-                self.send(custom.conn, custom.private.clone(), (None, None));
-                continue;
-            }
-            served.push(custom.conn);
             if let Some(Some(frame)) = frames.get(&custom.conn) {
-                let has_some = custom.shared.as_ref().is_some_and(|runs| !runs.is_empty());
-                let events = (at > after && has_some).then_some((after, at));
-                let events = (events.map(|(after, _)| after), events.map(|(_, at)| at));
-                self.send(custom.conn, frame.clone(), events);
+                self.send(custom.conn, frame.clone());
             }
         }
         let Some(text) = delivery.shared else {
             return;
         };
         lines(&text);
-        let own: Vec<ConnId> = self.peers.keys().copied().collect();
-        for conn in own.into_iter().filter(|conn| !served.contains(conn)) {
-            if !self.peers[&conn].remote && self.room.receives(conn, delivery.tick) {
-                self.send(conn, text.clone(), (Some(after), Some(at)));
+        let own: Vec<ConnId> = self.sockets.keys().copied().collect();
+        for conn in own.into_iter().filter(|conn| !frames.contains_key(conn)) {
+            if self.room.receives(conn, delivery.tick) {
+                self.send(conn, text.clone());
             }
         }
-        let not = served.into_iter().filter_map(|conn| self.id(conn));
-        let not = not.collect();
-        let events = (after, at);
-        self.said.push(Said::All { text, not, events });
     }
 
     fn store(&mut self, change: Change) {
@@ -668,6 +555,13 @@ impl Server {
                 }
                 disk.journal.clear();
             }
+            Change::PutSubscriber { id, gateway, kept } => {
+                let kept = kept.json().expect("JSON");
+                disk.subscribers.insert(id, (gateway, kept));
+            }
+            Change::RemoveSubscriber(id) => {
+                disk.subscribers.remove(&id);
+            }
             Change::Trim { upto, before } => {
                 let head = disk.rows.last().map_or(0, |row| row.last);
                 let rows = &mut disk.rows;
@@ -676,6 +570,7 @@ impl Server {
             Change::Wipe { epoch } => {
                 *disk = Disk {
                     epoch,
+                    subscribers: std::mem::take(&mut disk.subscribers),
                     ..Disk::default()
                 };
             }
@@ -683,13 +578,14 @@ impl Server {
     }
 }
 
-fn open(name: &str, config: &Rc<Config>, disk: &Disk) -> Room {
+fn open(name: &str, config: &Rc<Config>, disk: &Disk, life: u64) -> Room {
     let mut bounds = Bounds::default();
     for row in disk.rows.first().into_iter().chain(disk.rows.last()) {
         bounds.extend(row.first, row.last, row.at);
     }
     let rows = disk.rows.clone();
     let snapshot = Snapshot {
+        life: life.to_string(),
         epoch: disk.epoch.clone(),
         bounds,
         members: disk.members.clone().into_iter().collect(),
@@ -717,7 +613,7 @@ pub struct Net {
     config: Rc<Config>,
     pub gateway: Gateway<Chat>,
     pub now: Millis,
-    rooms: BTreeMap<String, (Server, u64)>,
+    rooms: BTreeMap<String, Server>,
     /// What the gateway has sent, by sockets.
     pub sent: Vec<(SocketId, SocketFrame)>,
     /// The answers to requests that waited.
@@ -826,40 +722,29 @@ impl Net {
                 return app.failed(hub, name, commands);
             }
             let server = Server::new(name, self.config.clone());
-            self.rooms.insert(name.to_owned(), (server, 0));
+            self.rooms.insert(name.to_owned(), server);
         }
-        let (server, number) = self.rooms.get_mut(name).expect("a room");
-        for command in commands {
-            server.linked(command);
-        }
+        let server = self.rooms.get_mut(name).expect("a room");
+        let gateway = hub.name().to_owned();
+        server.link(&gateway, commands);
         server.settle();
-        *number += 1;
-        let (mut items, mut texts) = (Vec::new(), String::new());
-        for said in server.said() {
-            if let Said::Closed { why, .. } = said {
-                self.closed_by_rooms.push(why);
+        server.start_pushes();
+        while let Some(body) = server.take_push(&gateway, usize::MAX) {
+            let (push, texts) = Push::parse(&body).expect("a push is read");
+            for item in &push.items {
+                if let Item::Close { why, .. } = item {
+                    self.closed_by_rooms.push(*why);
+                }
             }
-            items.extend(item(said, &mut texts));
-        }
-        let push = Push {
-            room: name.to_owned(),
-            epoch: server.room.epoch().to_owned(),
-            life: "l".into(),
-            number: *number,
-            items,
-        };
-        let body = push.body(&texts).expect("a push is JSON");
-        let (push, texts) = Push::parse(&body).expect("a push is read");
-        let gone = app.pushed(hub, push, &texts, self.now).gone;
-        for connection in gone {
-            let code = 1006;
-            server.linked(ToRoom::Gone { connection, code });
+            let pushed = app.pushed(hub, push, &texts, self.now);
+            server.push_reached(&gateway, &pushed);
+            server.settle();
         }
     }
 
     /// What is asked of the rooms at any time.
     pub fn assert_sound(&mut self) {
-        for (server, _) in self.rooms.values_mut() {
+        for server in self.rooms.values_mut() {
             server.assert_sound();
         }
     }
@@ -901,45 +786,6 @@ impl Net {
         self.settle();
         places
     }
-}
-
-/// What a room says, as it goes over the link.
-pub fn item(said: Said, texts: &mut String) -> Option<Item> {
-    Some(match said {
-        Said::Frame {
-            to,
-            frame,
-            events: (after, at),
-        } => {
-            texts.push_str(&frame);
-            let bytes = frame.len();
-            Item::One {
-                to,
-                bytes,
-                after,
-                at,
-            }
-        }
-        Said::All {
-            text,
-            not,
-            events: (after, at),
-        } => {
-            texts.push_str(&text);
-            let bytes = text.len();
-            Item::All {
-                bytes,
-                not,
-                after,
-                at,
-            }
-        }
-        Said::In { to, after } => Item::In { to, after },
-        Said::Out { to } => Item::Out { to },
-        Said::Closed { to, why } => Item::Close { to, why },
-        Said::Lost { to } => Item::Lost { to },
-        Said::CatchUp { .. } | Said::Reply(_) => return None,
-    })
 }
 
 /// A position as a query gives it.

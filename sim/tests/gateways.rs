@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use roomcast_gateway::chat::Chat;
 use roomcast_gateway::{App, Frame, Gateway, Hub, Output, Protocol, SocketId};
-use roomcast_proto::link::{Command as ToRoom, Item, Push};
+use roomcast_proto::link::{Command as ToRoom, Push, Pushed};
 use roomcast_proto::time::Millis;
-use roomcast_room::links::Links;
+use roomcast_room::gateways::Retry;
 use roomcast_room::service::Request;
-use roomcast_sim::world::{self, NOW, Said, Server, door, identity, item};
+use roomcast_sim::world::{self, NOW, Server, door, identity};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -123,35 +123,26 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A room, and what waits in it for gateways.
+/// A room, and its pushes to gateways.
 struct Place {
     server: Server,
-    links: Links,
-    life: u64,
     /// Gateways that are being sent something.
     busy: BTreeSet<&'static str>,
-    /// Gateways that were out of reach, until when, and whether they are given
-    /// up then.
-    resting: BTreeMap<&'static str, (Millis, bool)>,
+    /// Gateways that were out of reach, and until when they are left alone.
+    resting: BTreeMap<&'static str, Millis>,
     /// The last push of this life to each.
     last: BTreeMap<&'static str, String>,
-    /// What is stored until a gateway has heard it.
-    last_words: Vec<(&'static str, Item)>,
 }
 
 impl Place {
     fn new(name: &str, now: Millis) -> Self {
         let mut server = Server::new(name, world::config(&[("DEDUPE_WINDOW", "1d")]));
         server.now = now;
-        server.catches_up_at_once = false;
         Place {
             server,
-            links: Links::default(),
-            life: 0,
             busy: BTreeSet::new(),
             resting: BTreeMap::new(),
             last: BTreeMap::new(),
-            last_words: Vec::new(),
         }
     }
 }
@@ -203,8 +194,6 @@ struct World {
     places: BTreeMap<String, Place>,
     doors: Vec<Door>,
     clients: Vec<Client>,
-    /// Which gateway a connection is at.
-    at: BTreeMap<String, usize>,
     /// Room, sender and id of what was acknowledged, and its number.
     acknowledged: BTreeMap<(String, &'static str, String), u64>,
     messages: u32,
@@ -232,7 +221,6 @@ impl World {
             places: BTreeMap::new(),
             doors: GATEWAYS.iter().map(door).collect(),
             clients: Vec::new(),
-            at: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             messages: 0,
         }
@@ -456,39 +444,7 @@ impl World {
     fn gather(&mut self, room: &str) {
         let place = self.places.get_mut(room).expect("a room");
         place.server.advance();
-        let here = place.server.remote();
-        let gateways: BTreeSet<usize> = here.iter().map(|id| self.at[id]).collect();
-        for said in place.server.said() {
-            if let Said::CatchUp { to, conn } = said {
-                place.links.catch_up(GATEWAYS[self.at[&to]], conn);
-                continue;
-            }
-            let mut text = String::new();
-            let Some(mut item) = item(said, &mut text) else {
-                continue;
-            };
-            match item.to().map(|to| self.at[to]) {
-                Some(gateway) => {
-                    if item.is_last_word() {
-                        place.last_words.push((GATEWAYS[gateway], item.clone()));
-                    }
-                    place.links.queue(GATEWAYS[gateway], item, &text);
-                }
-                None => {
-                    for gateway in &gateways {
-                        let gateway = GATEWAYS[*gateway];
-                        let behind = place.links.catching_up(gateway);
-                        let behind = behind.filter_map(|conn| place.server.id(conn));
-                        let behind: Vec<String> = behind.collect();
-                        if let Item::All { not, .. } = &mut item {
-                            not.extend(behind);
-                        }
-                        place.links.queue(gateway, item.clone(), &text);
-                    }
-                }
-            }
-        }
-        for gateway in place.links.start() {
+        for gateway in place.server.start_pushes() {
             let known = GATEWAYS.into_iter().find(|name| *name == gateway);
             place.busy.extend(known);
         }
@@ -514,11 +470,7 @@ impl World {
             let fresh = || Place::new(room, now);
             let place = self.places.entry(room.to_owned()).or_insert_with(fresh);
             place.server.now = now;
-            place.links.spoke(GATEWAYS[gateway]);
-            for command in copy(&commands) {
-                self.at.insert(command.connection().to_owned(), gateway);
-                place.server.linked(command);
-            }
+            place.server.link(GATEWAYS[gateway], copy(&commands));
             self.gather(room);
         }
         if matches!(fate, Fate::Lost | Fate::Unanswered) {
@@ -538,64 +490,49 @@ impl World {
             return;
         }
         // One row at a time, so that much happens in between.
-        if let Some(conn) = place.links.next_portion(name) {
-            let is_behind = place.server.portion(conn);
-            for said in place.server.said() {
-                let mut text = String::new();
-                let item = item(said, &mut text).expect("a portion");
-                place.links.queue(name, item, &text);
-            }
-            if is_behind {
-                place.links.catch_up(name, conn);
-            }
-        }
-        let head = || Push {
-            room: room.to_owned(),
-            epoch: place.server.room.epoch().to_owned(),
-            life: place.life.to_string(),
-            ..Push::default()
-        };
-        let Some(body) = place.links.take(name, head) else {
+        let Some(body) = place.server.take_push(name, 1) else {
             place.busy.remove(name);
             return;
         };
-        let body = body.expect("JSON");
         place.last.insert(name, body.clone());
-        let mut gone = Vec::new();
+        let mut pushed = Pushed::default();
         if fate != Fate::Lost {
-            gone = self.arrives(gateway, &body);
+            pushed = self.arrives(gateway, &body);
         }
         if fate == Fate::Twice {
-            gone = self.arrives(gateway, &body);
+            pushed = self.arrives(gateway, &body);
         }
         let place = self.places.get_mut(room).expect("a room");
         match fate {
             Fate::Arrives | Fate::Twice => {
-                let reached = place.links.reached(name);
-                place
-                    .last_words
-                    .retain(|(_, word)| !reached.told.contains(word));
-                self.lost(room, gone);
-                if reached.was_missed {
-                    self.look_for(room, name);
+                place.server.push_reached(name, &pushed);
+                self.gather(room);
+            }
+            // Tried again and again, with no better luck.
+            Fate::Lost | Fate::Unanswered => loop {
+                match place.server.push_failed(name) {
+                    Retry::Again(_) => {}
+                    Retry::Later(wait) => {
+                        place.resting.insert(name, self.now + wait);
+                        break;
+                    }
+                    Retry::Never => {
+                        place.busy.remove(name);
+                        break;
+                    }
                 }
-            }
-            Fate::Lost | Fate::Unanswered => {
-                let wait = place.links.missed(name);
-                let until = self.now + wait.unwrap_or(0);
-                place.resting.insert(name, (until, wait.is_none()));
-            }
+            },
         }
     }
 
     /// A push arrives: who is not there any more.
-    fn arrives(&mut self, gateway: usize, body: &str) -> Vec<String> {
+    fn arrives(&mut self, gateway: usize, body: &str) -> Pushed {
         let (push, texts) = Push::parse(body).expect("a push");
         let Gateway { hub, app } = &mut self.doors[gateway].gateway;
         hub.set_now(self.now);
-        let gone = app.pushed(hub, push, &texts, self.now).gone;
+        let pushed = app.pushed(hub, push, &texts, self.now);
         self.settle(gateway);
-        gone
+        pushed
     }
 
     fn echo(&mut self, room: &str, gateway: usize) {
@@ -606,47 +543,17 @@ impl World {
         }
     }
 
-    fn lost(&mut self, room: &str, gone: Vec<String>) {
-        let place = self.places.get_mut(room).expect("a room");
-        for id in gone {
-            place.server.disconnect(&id, 1006);
-        }
-        self.gather(room);
-    }
-
     fn evict_room(&mut self, room: &str) {
         let Some(place) = self.places.get_mut(room) else {
             return;
         };
         place.server.now = self.now;
         place.server.advance();
-        // What was stored and not sent is lost with the memory, but for last words.
+        // What was stored and not sent is lost with the memory.
         place.server.hibernate();
-        let mut last_words = std::mem::take(&mut place.last_words);
-        for said in place.server.said() {
-            let item = item(said, &mut String::new());
-            if let Some(word) = item.filter(Item::is_last_word) {
-                let gateway = word.to().map_or(0, |to| self.at[to]);
-                last_words.push((GATEWAYS[gateway], word));
-            }
-        }
-        *place = Place {
-            life: place.life + 1,
-            links: Links::default(),
-            busy: BTreeSet::new(),
-            resting: BTreeMap::new(),
-            last: BTreeMap::new(),
-            last_words,
-            server: std::mem::replace(&mut place.server, Server::new("", world::config(&[]))),
-        };
-        for (gateway, word) in &place.last_words {
-            place.links.queue(gateway, word.clone(), "");
-        }
-        let at = place.server.head();
-        for to in place.server.remote() {
-            let gateway = GATEWAYS[self.at[&to]];
-            place.links.queue(gateway, Item::Is { to, at }, "");
-        }
+        place.busy.clear();
+        place.resting.clear();
+        place.last.clear();
         self.gather(room);
     }
 
@@ -693,39 +600,12 @@ impl World {
         for room in self.places.keys().cloned().collect::<Vec<_>>() {
             let place = self.places.get_mut(&room).expect("a room");
             place.server.now = self.now;
-            let over = place
-                .resting
-                .extract_if(.., |_, (until, _)| *until <= self.now);
-            for (name, (_, given_up)) in over.collect::<Vec<_>>() {
-                let place = self.places.get_mut(&room).expect("a room");
-                if given_up {
-                    place.links.give_up(name, self.now);
-                    for id in place.server.remote() {
-                        if GATEWAYS[self.at[&id]] == name {
-                            place.server.disconnect(&id, 1006);
-                            let word = Item::Lost { to: id };
-                            place.last_words.push((name, word.clone()));
-                            place.links.queue(name, word, "");
-                        }
-                    }
-                } else {
-                    self.look_for(&room, name);
-                }
+            let over = place.resting.extract_if(.., |_, until| *until <= self.now);
+            for (name, _) in over {
+                place.server.room.look_for(name);
             }
-            let place = self.places.get_mut(&room).expect("a room");
-            place.links.probe(self.now);
+            place.server.alarm();
             self.gather(&room);
-        }
-    }
-
-    /// Asks a gateway what it still has.
-    fn look_for(&mut self, room: &str, gateway: &'static str) {
-        let place = self.places.get_mut(room).expect("a room");
-        let at = place.server.head();
-        for to in place.server.remote() {
-            if GATEWAYS[self.at[&to]] == gateway {
-                place.links.queue(gateway, Item::Is { to, at }, "");
-            }
         }
     }
 

@@ -136,6 +136,7 @@ fn open(config: &Rc<Config>, disk: &Disk) -> Room {
     }
     let rows = disk.rows.clone();
     let snapshot = Snapshot {
+        life: "l".into(),
         epoch: "e".into(),
         bounds,
         members: disk.members.clone().into_iter().collect(),
@@ -375,7 +376,7 @@ impl World {
                 Output::Joined { .. } | Output::Parted { .. } | Output::CatchUp { .. } => {
                     panic!("nobody is at a gateway")
                 }
-                Output::Close { .. } | Output::Replaced { .. } => {
+                Output::Close { .. } => {
                     panic!("nothing here closes a socket")
                 }
             }
@@ -384,6 +385,9 @@ impl World {
 
     fn store(&mut self, change: Change) {
         match change {
+            Change::PutSubscriber { .. } | Change::RemoveSubscriber(_) => {
+                panic!("no connection is at a gateway")
+            }
             Change::Append(row) => {
                 let head = self.disk.rows.last().map_or(0, |row| row.last);
                 assert_eq!(row.first, head + 1, "the log has no holes");

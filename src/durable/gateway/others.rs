@@ -4,7 +4,6 @@
 use super::{FIND_HEADER, GATEWAY_HEADER, Later, Live, Object};
 use crate::durable::revocations::{self, Place, Told};
 use crate::durable::room::{LINK_HEADER, ROOM_HEADER};
-use roomcast_room::batcher::MAX_TURNS;
 use crate::durable::runtime::{self, GATEWAYS, ROOMS};
 use crate::durable::sabotage::{self, Point};
 use roomcast_auth::revoked::News;
@@ -14,6 +13,7 @@ use roomcast_proto::eventlog::Entry;
 use roomcast_proto::fault::Fault;
 use roomcast_proto::link::{Push, Request as LinkRequest};
 use roomcast_proto::time::{DAY, Millis};
+use roomcast_room::batcher::MAX_TURNS;
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 use std::time::Duration;
