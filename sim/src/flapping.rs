@@ -13,7 +13,7 @@
 //! The input has three bytes per step, see [`World::step`].
 
 use super::tokens::sign;
-use super::world::{self, NOW, Server, item};
+use super::world::{self, NOW, Server};
 use roomcast::config::Config;
 use roomcast_gateway::chat::Chat;
 use roomcast_gateway::handshake::shard_of;
@@ -146,10 +146,6 @@ struct World {
     kept: BTreeMap<(&'static str, &'static str), Kept>,
     delayed: VecDeque<Delayed>,
     deliveries: BTreeMap<(String, usize), VecDeque<String>>,
-    /// The gateway of each connection of a room.
-    at: HashMap<String, usize>,
-    /// Number of deliveries of each room to each gateway.
-    numbers: BTreeMap<(String, usize), u64>,
     last_ack: u64,
     messages: u32,
 }
@@ -202,8 +198,6 @@ impl World {
             kept: BTreeMap::new(),
             delayed: VecDeque::new(),
             deliveries: BTreeMap::new(),
-            at: HashMap::new(),
-            numbers: BTreeMap::new(),
             last_ack: 0,
             messages: 0,
         }
@@ -478,10 +472,7 @@ impl World {
         let fresh = || Server::new(room, config);
         let server = self.rooms.entry(room.to_owned()).or_insert_with(fresh);
         server.now = self.now;
-        for command in commands {
-            self.at.insert(command.connection().to_owned(), gateway);
-            server.execute(command);
-        }
+        server.link(&gateway.to_string(), commands);
         self.queue_deliveries(room);
     }
 
@@ -489,39 +480,14 @@ impl World {
     fn queue_deliveries(&mut self, room: &str) {
         let server = self.rooms.get_mut(room).expect("a room");
         server.settle();
-        let epoch = server.room.epoch().to_owned();
-        let mut queued = vec![(Vec::new(), String::new()); self.hosts.len()];
-        for output in server.take_outputs() {
-            let mut text = String::new();
-            let Some(item) = item(output, &mut text) else {
-                continue;
-            };
-            let only = item.to().map(|to| self.at[to]);
-            for (gateway, (items, texts)) in queued.iter_mut().enumerate() {
-                if only.is_none_or(|only| only == gateway) {
-                    items.push(item.clone());
-                    texts.push_str(&text);
-                }
+        server.start_pushes();
+        for gateway in 0..self.hosts.len() {
+            while let Some(body) = server.take_push(&gateway.to_string(), usize::MAX) {
+                let key = (room.to_owned(), gateway);
+                self.deliveries.entry(key).or_default().push_back(body);
+                let room = room.to_owned();
+                self.delayed.push_back(Delayed::Delivery { gateway, room });
             }
-        }
-        for (gateway, (items, texts)) in queued.into_iter().enumerate() {
-            if items.is_empty() {
-                continue;
-            }
-            let key = (room.to_owned(), gateway);
-            let number = self.numbers.entry(key.clone()).or_default();
-            *number += 1;
-            let push = Push {
-                room: room.to_owned(),
-                epoch: epoch.clone(),
-                life: "l".into(),
-                number: *number,
-                items,
-            };
-            let body = push.body(&texts).expect("JSON");
-            self.deliveries.entry(key).or_default().push_back(body);
-            let room = room.to_owned();
-            self.delayed.push_back(Delayed::Delivery { gateway, room });
         }
     }
 
@@ -531,13 +497,10 @@ impl World {
         let body = body.expect("one delivery per queued operation");
         let (push, texts) = Push::parse(&body).expect("a push");
         let Gateway { engine, app } = &mut self.hosts[gateway].gateway;
-        let gone = app.handle_push(engine, push, &texts, self.now).gone;
+        let pushed = app.handle_push(engine, push, &texts, self.now);
         self.settle(gateway);
         let server = self.rooms.get_mut(room).expect("a room");
-        for connection in gone {
-            let code = 1006;
-            server.execute(Command::Gone { connection, code });
-        }
+        server.push_reached(&gateway.to_string(), &pushed);
         self.queue_deliveries(room);
     }
 

@@ -14,16 +14,17 @@ use roomcast_proto::error::Result;
 use roomcast_proto::event;
 use roomcast_proto::event_name;
 use roomcast_proto::framing;
-use roomcast_proto::link::{Command as ToRoom, Item, Push};
+use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
 use roomcast_proto::raw_object::{RawObject, TEXT, WHOLE};
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
+use roomcast_room::gateways::{Kept, Retry};
 use roomcast_room::log::{Bounds, Page, Range, Row};
 use roomcast_room::service::{Request, Served};
 use roomcast_room::{
-    Attachment, Change, ConnId, Custom, Delivery, Frame, Hello, Member, Output, Room, Snapshot,
+    Attachment, Change, ConnId, Delivery, Frame, Hello, Member, Output, Room, Snapshot,
 };
 use serde_json::value::RawValue;
 use std::cell::Cell;
@@ -159,52 +160,13 @@ pub fn lines(frame: &str) -> Vec<Line> {
     lines
 }
 
-/// An output of a room, in the order of the outputs.
+/// A frame, close or reply of a room for its own sockets and for services, in the order
+/// of the outputs.
 #[derive(Debug)]
 pub enum RoomOutput {
-    /// A frame to a connection. `events`: the positions before and after it.
-    Frame {
-        to: String,
-        frame: String,
-        events: (Option<u64>, Option<u64>),
-    },
-    /// A frame to all connections at gateways except these.
-    Broadcast {
-        text: String,
-        not: Vec<String>,
-        events: (u64, u64),
-    },
-    Subscribed {
-        to: String,
-        after: u64,
-    },
-    Unsubscribed {
-        to: String,
-    },
-    Closed {
-        to: String,
-        why: Disconnect,
-    },
-    Lost {
-        to: String,
-    },
-    /// The connection catches up from the log by [`Server::portion`].
-    #[allow(dead_code)] // used by tests/gateways.rs
-    CatchUp {
-        to: String,
-        conn: ConnId,
-    },
+    Frame { to: String, frame: String },
+    Closed { to: String, why: Disconnect },
     Reply(String),
-}
-
-impl RoomOutput {
-    fn line(to: &str, line: String) -> Self {
-        RoomOutput::Frame {
-            to: to.to_owned(),
-            frame: line,
-            events: (None, None),
-        }
-    }
 }
 
 /// Returns why a connection was closed, or `None`.
@@ -243,13 +205,13 @@ struct Disk {
     rows: Vec<Row>,
     members: BTreeMap<String, Member>,
     journal: Vec<String>,
+    /// Stored connections at gateways: the gateway and the JSON of [`Kept`], by id.
+    subscribers: BTreeMap<String, (String, String)>,
 }
 
-/// A connection as its host knows it.
-#[derive(Clone)]
-struct Connection {
+/// A socket that is connected to the room directly.
+struct Socket {
     id: String,
-    remote: bool,
     attachment: Option<Attachment>,
 }
 
@@ -260,11 +222,11 @@ pub struct Server {
     name: String,
     config: Rc<Config>,
     disk: Disk,
-    connections: BTreeMap<ConnId, Connection>,
+    sockets: BTreeMap<ConnId, Socket>,
     outputs: Vec<RoomOutput>,
     calls: u64,
-    /// Whether connections that catch up receive all portions at once.
-    pub catches_up_at_once: bool,
+    /// Restarts of the room.
+    lives: u64,
 }
 
 impl Server {
@@ -274,15 +236,15 @@ impl Server {
             ..Disk::default()
         };
         Server {
-            room: open(name, &config, &disk),
+            room: open(name, &config, &disk, 0),
             now: NOW,
             name: name.to_owned(),
             config,
             disk,
-            connections: BTreeMap::new(),
+            sockets: BTreeMap::new(),
             outputs: Vec::new(),
             calls: 0,
-            catches_up_at_once: true,
+            lives: 0,
         }
     }
 
@@ -310,63 +272,18 @@ impl Server {
         self.room.admit(&hello, self.now).expect("limits are high");
         let mut out = Vec::new();
         let conn = self.room.connect(hello, self.now, &mut out);
-        self.add_connection(conn, id, false);
+        let socket = Socket {
+            id: id.to_owned(),
+            attachment: None,
+        };
+        let before = self.sockets.insert(conn, socket);
+        assert!(before.is_none(), "a connection slot must be free");
         self.run(out);
     }
 
-    fn add_connection(&mut self, conn: ConnId, id: &str, remote: bool) {
-        let connection = Connection {
-            id: id.to_owned(),
-            remote,
-            attachment: None,
-        };
-        let before = self.connections.insert(conn, connection);
-        assert!(before.is_none(), "a connection slot must be free");
-    }
-
-    /// Returns the ids of the connections at gateways.
-    #[allow(dead_code)] // not used by the fuzz targets
-    pub fn remote(&self) -> Vec<String> {
-        let connections = self
-            .connections
-            .values()
-            .filter(|connection| connection.remote);
-        connections
-            .map(|connection| connection.id.clone())
-            .collect()
-    }
-
-    /// Returns the id of a connection.
-    pub fn id(&self, conn: ConnId) -> Option<String> {
-        Some(self.connections.get(&conn)?.id.clone())
-    }
-
-    /// Sends one row of the log to a connection that catches up. Returns `true` if it is
-    /// still behind.
-    pub fn portion(&mut self, conn: ConnId) -> bool {
-        self.gap(conn);
-        let Some(portion) = self.room.next_portion(conn) else {
-            return false;
-        };
-        let (after, upto) = (portion.after, portion.upto);
-        let mut rows = self.disk.rows.iter();
-        let row = rows.find(|row| row.last > after).expect("no holes");
-        let last = row.last.min(upto);
-        let text = slice(row.first, &row.body, after, upto).to_owned();
-        self.send(conn, text, portion.events(last));
-        self.room.given(conn, last);
-        self.room.next_portion(conn).is_some()
-    }
-
-    fn gap(&mut self, conn: ConnId) {
-        while let Some((skipped, line)) = self.room.gap(conn) {
-            self.send(conn, line, skipped.events(skipped.upto));
-        }
-    }
-
     fn conn(&self, id: &str) -> Option<ConnId> {
-        let mut connections = self.connections.iter();
-        connections.find_map(|(conn, connection)| (connection.id == id).then_some(*conn))
+        let mut sockets = self.sockets.iter();
+        sockets.find_map(|(conn, socket)| (socket.id == id).then_some(*conn))
     }
 
     pub fn receive(&mut self, id: &str, frame: Frame) {
@@ -379,68 +296,70 @@ impl Server {
 
     pub fn disconnect(&mut self, id: &str, code: u16) {
         if let Some(conn) = self.conn(id) {
-            self.connections.remove(&conn);
+            self.sockets.remove(&conn);
             let mut out = Vec::new();
             self.room.disconnect(conn, code, self.now, &mut out);
             self.run(out);
         }
     }
 
-    /// Executes a command of a gateway for one of its connections.
-    pub fn execute(&mut self, command: ToRoom) {
-        let id = command.connection().to_owned();
-        let known = self.conn(&id);
-        let mut out = Vec::new();
-        match command {
-            ToRoom::Join {
-                hello,
-                id: answer,
-                again,
-            } => {
-                assert!(known.is_none(), "a connection joins only once");
-                let joined = self
-                    .room
-                    .subscribe(hello, answer, again, self.now, &mut out);
-                self.run(std::mem::take(&mut out));
-                match joined {
-                    Ok(conn) => self.add_connection(conn, &id, true),
-                    Err(error) => {
-                        if !again {
-                            let line = framing::error(answer, &error);
-                            self.outputs.push(RoomOutput::line(&id, line));
-                        }
-                        self.outputs.push(RoomOutput::Unsubscribed { to: id });
-                    }
-                }
-            }
-            ToRoom::Frame { frame, .. } => match known {
-                Some(conn) => {
-                    let frame = Frame::Text(&frame);
-                    self.room.receive(conn, frame, self.now, &mut out);
-                }
-                None => {
-                    let answer = framing::decode_line(&frame).id;
-                    let error = roomcast_proto::error::Error::internal();
-                    self.outputs.push(RoomOutput::Lost { to: id.clone() });
-                    let line = framing::error(answer, &error);
-                    self.outputs.push(RoomOutput::line(&id, line));
-                }
-            },
-            ToRoom::Gone { code, .. } => {
-                if let Some(conn) = known.or_else(|| self.room.seat_of(&id)) {
-                    self.connections.remove(&conn);
-                    self.room.disconnect(conn, code, self.now, &mut out);
-                }
-            }
-            ToRoom::Refresh {
-                rights, expires, ..
-            } => {
-                if let Some(conn) = known {
-                    self.room
-                        .refreshed(conn, rights, expires, self.now, &mut out);
-                }
-            }
+    /// Executes a request of a gateway for its connections.
+    pub fn link(&mut self, gateway: &str, commands: Vec<ToRoom>) {
+        let gateway = Rc::from(gateway);
+        for command in commands {
+            let mut out = Vec::new();
+            self.room
+                .link(&gateway, command, |_, _| false, self.now, &mut out);
+            self.run(out);
         }
+    }
+
+    /// Returns the gateways to which deliveries start.
+    pub fn start_pushes(&mut self) -> Vec<String> {
+        let mut out = Vec::new();
+        let gateways = self.room.start_pushes(&mut out);
+        self.run(out);
+        gateways
+    }
+
+    /// Returns the next delivery to a gateway. Before that, reads up to `reads` rows of the
+    /// log for connections that catch up.
+    pub fn take_push(&mut self, gateway: &str, reads: usize) -> Option<String> {
+        for _ in 0..reads {
+            let Some((conn, portion)) = self.room.next_read(gateway) else {
+                break;
+            };
+            let (after, upto) = (portion.after, portion.upto);
+            let mut rows = self.disk.rows.iter();
+            let row = rows.find(|row| row.last > after).expect("no holes");
+            let last = row.last.min(upto);
+            let text = slice(row.first, &row.body, after, upto);
+            lines(text);
+            self.room.read(gateway, conn, portion, last, text);
+        }
+        let body = self.room.take_push(gateway)?;
+        Some(body.expect("a push is JSON"))
+    }
+
+    /// The gateway has acknowledged a delivery.
+    pub fn push_reached(&mut self, gateway: &str, pushed: &Pushed) {
+        let mut out = Vec::new();
+        self.room.push_reached(gateway, pushed, self.now, &mut out);
+        self.run(out);
+    }
+
+    /// A delivery to a gateway has failed.
+    pub fn push_failed(&mut self, gateway: &str) -> Retry {
+        let mut out = Vec::new();
+        let retry = self.room.push_failed(gateway, self.now, &mut out);
+        self.run(out);
+        retry
+    }
+
+    /// Runs the alarm of the room. It may run at any time.
+    pub fn alarm(&mut self) {
+        let mut out = Vec::new();
+        self.room.alarm(|_| None, self.now, &mut out);
         self.run(out);
     }
 
@@ -490,12 +409,17 @@ impl Server {
     pub fn hibernate(&mut self) {
         self.settle();
         let head = self.head();
-        self.room = open(&self.name, &self.config, &self.disk);
+        self.lives += 1;
+        self.room = open(&self.name, &self.config, &self.disk, self.lives);
         assert_eq!(self.head(), head, "all events must be stored");
-        for connection in std::mem::take(&mut self.connections).into_values() {
-            let attachment = connection.attachment.clone().expect("attached");
+        for socket in std::mem::take(&mut self.sockets).into_values() {
+            let attachment = socket.attachment.clone().expect("attached");
             let conn = self.room.recall(attachment, self.now);
-            self.connections.insert(conn, connection);
+            self.sockets.insert(conn, socket);
+        }
+        for (gateway, kept) in self.disk.subscribers.values() {
+            let kept = Kept::parse(kept).expect("a stored connection is parsed");
+            self.room.restore_subscriber(gateway, kept, self.now);
         }
     }
 
@@ -523,68 +447,47 @@ impl Server {
     }
 
     fn conns_are_known(&self) -> bool {
-        self.connections.iter().all(|(conn, connection)| {
+        self.sockets.iter().all(|(conn, socket)| {
             let attachment = self.room.attachment(*conn);
-            attachment.is_some_and(|attachment| attachment.id == connection.id)
+            attachment.is_some_and(|attachment| attachment.id == socket.id)
         })
     }
 
     fn run(&mut self, out: Vec<Output>) {
         for output in out {
+            let Some(output) = self.room.route(output) else {
+                continue;
+            };
             match output {
                 Output::Store(change) => self.store(change),
-                Output::Send { conn, frame } => self.send(conn, frame, (None, None)),
+                Output::Send { conn, frame } => self.send(conn, frame),
                 Output::Deliver(delivery) => self.deliver(delivery),
                 Output::Replay { conn, after, upto } => {
                     let rows = self.disk.rows.iter();
                     let frames: Vec<_> = rows
-                        .map(|row| (row.last, slice(row.first, &row.body, after, upto)))
-                        .filter(|(_, frame)| !frame.is_empty())
-                        .map(|(last, frame)| (last.min(upto), frame.to_owned()))
+                        .map(|row| slice(row.first, &row.body, after, upto).to_owned())
+                        .filter(|frame| !frame.is_empty())
                         .collect();
-                    for (last, frame) in frames {
-                        self.send(conn, frame, (None, Some(last)));
-                    }
-                }
-                Output::CatchUp { conn } if self.catches_up_at_once => while self.portion(conn) {},
-                Output::CatchUp { conn } => {
-                    self.gap(conn);
-                    if let Some(to) = self.id(conn)
-                        && self.room.next_portion(conn).is_some()
-                    {
-                        self.outputs.push(RoomOutput::CatchUp { to, conn });
+                    for frame in frames {
+                        self.send(conn, frame);
                     }
                 }
                 Output::Page { conn, id, range } => {
-                    let page = self.page(range);
-                    self.send(conn, framing::ack(id, &page), (None, None));
+                    let frame = framing::ack(id, &self.page(range));
+                    self.run(vec![Output::Send { conn, frame }]);
                 }
                 Output::Attach { conn } => {
                     let attachment = self.room.attachment(conn);
-                    if let Some(connection) = self.connections.get_mut(&conn) {
-                        connection.attachment = attachment;
+                    if let Some(socket) = self.sockets.get_mut(&conn) {
+                        socket.attachment = attachment;
                     }
                 }
-                Output::Joined { conn, after } => {
-                    if let Some(to) = self.id(conn) {
-                        self.outputs.push(RoomOutput::Subscribed { to, after });
-                    }
-                }
-                Output::Replaced { conn } => {
-                    self.connections.remove(&conn);
-                }
-                Output::Parted { conn } => {
-                    if let Some(to) = self.id(conn) {
-                        self.outputs.push(RoomOutput::Unsubscribed { to });
-                        self.connections.remove(&conn);
-                    }
+                Output::Joined { .. } | Output::CatchUp { .. } | Output::Parted { .. } => {
+                    panic!("the room routes outputs for connections at gateways")
                 }
                 Output::Close { conn, why } => {
-                    if let Some(connection) = self.connections.remove(&conn) {
-                        self.outputs.push(RoomOutput::Closed {
-                            to: connection.id,
-                            why,
-                        });
+                    if let Some(socket) = self.sockets.remove(&conn) {
+                        self.outputs.push(RoomOutput::Closed { to: socket.id, why });
                     }
                 }
                 Output::Reply { answers, .. } => {
@@ -607,54 +510,31 @@ impl Server {
         }
     }
 
-    fn send(&mut self, conn: ConnId, frame: String, events: (Option<u64>, Option<u64>)) {
+    fn send(&mut self, conn: ConnId, frame: String) {
         lines(&frame);
-        if let Some(to) = self.id(conn) {
-            self.outputs.push(RoomOutput::Frame { to, frame, events });
+        if let Some(socket) = self.sockets.get(&conn) {
+            let to = socket.id.clone();
+            self.outputs.push(RoomOutput::Frame { to, frame });
         }
     }
 
     fn deliver(&mut self, delivery: Delivery) {
-        let whole = delivery.shared.as_deref().unwrap_or_default();
-        let whole = whole.encode_utf16().count();
-        let (after, at) = delivery.events;
-        let gets_all = |custom: &Custom| match custom.shared.as_deref() {
-            Some([all]) => *all == (0..whole),
-            _ => false,
-        };
         let frames = delivery.frames();
-        let mut served = Vec::new();
         for custom in &delivery.custom {
-            let Some(connection) = self.connections.get(&custom.conn) else {
-                continue;
-            };
-            if connection.remote && gets_all(custom) {
-                self.send(custom.conn, custom.private.clone(), (None, None));
-                continue;
-            }
-            served.push(custom.conn);
             if let Some(Some(frame)) = frames.get(&custom.conn) {
-                let has_some = custom.shared.as_ref().is_some_and(|runs| !runs.is_empty());
-                let events = (at > after && has_some).then_some((after, at));
-                let events = (events.map(|(after, _)| after), events.map(|(_, at)| at));
-                self.send(custom.conn, frame.clone(), events);
+                self.send(custom.conn, frame.clone());
             }
         }
         let Some(text) = delivery.shared else {
             return;
         };
         lines(&text);
-        let own: Vec<ConnId> = self.connections.keys().copied().collect();
-        for conn in own.into_iter().filter(|conn| !served.contains(conn)) {
-            if !self.connections[&conn].remote && self.room.receives(conn, delivery.tick) {
-                self.send(conn, text.clone(), (Some(after), Some(at)));
+        let own: Vec<ConnId> = self.sockets.keys().copied().collect();
+        for conn in own.into_iter().filter(|conn| !frames.contains_key(conn)) {
+            if self.room.receives(conn, delivery.tick) {
+                self.send(conn, text.clone());
             }
         }
-        let not = served.into_iter().filter_map(|conn| self.id(conn));
-        let not = not.collect();
-        let events = (after, at);
-        self.outputs
-            .push(RoomOutput::Broadcast { text, not, events });
     }
 
     fn store(&mut self, change: Change) {
@@ -687,6 +567,13 @@ impl Server {
                 }
                 disk.journal.clear();
             }
+            Change::PutSubscriber { id, gateway, kept } => {
+                let kept = kept.json().expect("JSON");
+                disk.subscribers.insert(id, (gateway, kept));
+            }
+            Change::RemoveSubscriber(id) => {
+                disk.subscribers.remove(&id);
+            }
             Change::Trim { upto, before } => {
                 let head = disk.rows.last().map_or(0, |row| row.last);
                 let rows = &mut disk.rows;
@@ -695,6 +582,7 @@ impl Server {
             Change::Wipe { epoch } => {
                 *disk = Disk {
                     epoch,
+                    subscribers: std::mem::take(&mut disk.subscribers),
                     ..Disk::default()
                 };
             }
@@ -702,13 +590,14 @@ impl Server {
     }
 }
 
-fn open(name: &str, config: &Rc<Config>, disk: &Disk) -> Room {
+fn open(name: &str, config: &Rc<Config>, disk: &Disk, life: u64) -> Room {
     let mut bounds = Bounds::default();
     for row in disk.rows.first().into_iter().chain(disk.rows.last()) {
         bounds.extend(row.first, row.last, row.at);
     }
     let rows = disk.rows.clone();
     let snapshot = Snapshot {
+        life: life.to_string(),
         epoch: disk.epoch.clone(),
         bounds,
         members: disk.members.clone().into_iter().collect(),
@@ -736,7 +625,7 @@ pub struct Net {
     config: Rc<Config>,
     pub gateway: Gateway<Chat>,
     pub now: Millis,
-    rooms: BTreeMap<String, (Server, u64)>,
+    rooms: BTreeMap<String, Server>,
     /// Sent frames with their sockets.
     pub sent: Vec<(SocketId, SocketFrame)>,
     /// Bodies of the answers to pending polls.
@@ -845,40 +734,29 @@ impl Net {
                 return app.forward_failed(engine, name, commands);
             }
             let server = Server::new(name, self.config.clone());
-            self.rooms.insert(name.to_owned(), (server, 0));
+            self.rooms.insert(name.to_owned(), server);
         }
-        let (server, number) = self.rooms.get_mut(name).expect("a room");
-        for command in commands {
-            server.execute(command);
-        }
+        let server = self.rooms.get_mut(name).expect("a room");
+        let gateway = engine.name().to_owned();
+        server.link(&gateway, commands);
         server.settle();
-        *number += 1;
-        let (mut items, mut texts) = (Vec::new(), String::new());
-        for output in server.take_outputs() {
-            if let RoomOutput::Closed { why, .. } = output {
-                self.closed_by_rooms.push(why);
+        server.start_pushes();
+        while let Some(body) = server.take_push(&gateway, usize::MAX) {
+            let (push, texts) = Push::parse(&body).expect("a push is read");
+            for item in &push.items {
+                if let Item::Close { why, .. } = item {
+                    self.closed_by_rooms.push(*why);
+                }
             }
-            items.extend(item(output, &mut texts));
-        }
-        let push = Push {
-            room: name.to_owned(),
-            epoch: server.room.epoch().to_owned(),
-            life: "l".into(),
-            number: *number,
-            items,
-        };
-        let body = push.body(&texts).expect("a push is JSON");
-        let (push, texts) = Push::parse(&body).expect("a push is read");
-        let gone = app.handle_push(engine, push, &texts, self.now).gone;
-        for connection in gone {
-            let code = 1006;
-            server.execute(ToRoom::Gone { connection, code });
+            let pushed = app.handle_push(engine, push, &texts, self.now);
+            server.push_reached(&gateway, &pushed);
+            server.settle();
         }
     }
 
     /// [`Server::assert_sound`] for all rooms.
     pub fn assert_sound(&mut self) {
-        for (server, _) in self.rooms.values_mut() {
+        for server in self.rooms.values_mut() {
             server.assert_sound();
         }
     }
@@ -923,45 +801,6 @@ impl Net {
         self.settle();
         sockets
     }
-}
-
-/// Returns an output of a room as an item of a delivery.
-pub fn item(output: RoomOutput, texts: &mut String) -> Option<Item> {
-    Some(match output {
-        RoomOutput::Frame {
-            to,
-            frame,
-            events: (after, at),
-        } => {
-            texts.push_str(&frame);
-            let bytes = frame.len();
-            Item::One {
-                to,
-                bytes,
-                after,
-                at,
-            }
-        }
-        RoomOutput::Broadcast {
-            text,
-            not,
-            events: (after, at),
-        } => {
-            texts.push_str(&text);
-            let bytes = text.len();
-            Item::All {
-                bytes,
-                not,
-                after,
-                at,
-            }
-        }
-        RoomOutput::Subscribed { to, after } => Item::In { to, after },
-        RoomOutput::Unsubscribed { to } => Item::Out { to },
-        RoomOutput::Closed { to, why } => Item::Close { to, why },
-        RoomOutput::Lost { to } => Item::Lost { to },
-        RoomOutput::CatchUp { .. } | RoomOutput::Reply(_) => return None,
-    })
 }
 
 /// Parses a position from a query.

@@ -6,11 +6,11 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use roomcast_gateway::chat::Chat;
 use roomcast_gateway::{App, EngineServer, Frame, Gateway, Output, Protocol, SocketId, Stored};
-use roomcast_proto::link::{Command as ToRoom, Item, Push};
+use roomcast_proto::link::{Command as ToRoom, Push, Pushed};
 use roomcast_proto::time::Millis;
-use roomcast_room::links::Links;
+use roomcast_room::gateways::Retry;
 use roomcast_room::service::Request;
-use roomcast_sim::world::{self, NOW, RoomOutput, Server, connect_info, identity, item};
+use roomcast_sim::world::{self, NOW, Server, connect_info, identity};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -122,34 +122,26 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A room with its queues for gateways.
+/// A room with its deliveries to gateways.
 struct RoomHost {
     server: Server,
-    links: Links,
-    life: u64,
     /// Gateways with a delivery in progress.
     busy: BTreeSet<&'static str>,
-    /// Unreachable gateways: the time of the next retry, and whether to give up then.
-    backoff: BTreeMap<&'static str, (Millis, bool)>,
+    /// Unreachable gateways with the time of the next retry.
+    backoff: BTreeMap<&'static str, Millis>,
     /// The last delivery to each gateway since the last restart.
     last: BTreeMap<&'static str, String>,
-    /// Stored items, kept until their delivery.
-    stored_items: Vec<(&'static str, Item)>,
 }
 
 impl RoomHost {
     fn new(name: &str, now: Millis) -> Self {
         let mut server = Server::new(name, world::config(&[("DEDUPE_WINDOW", "1d")]));
         server.now = now;
-        server.catches_up_at_once = false;
         RoomHost {
             server,
-            links: Links::default(),
-            life: 0,
             busy: BTreeSet::new(),
             backoff: BTreeMap::new(),
             last: BTreeMap::new(),
-            stored_items: Vec::new(),
         }
     }
 }
@@ -203,8 +195,6 @@ struct World {
     rooms: BTreeMap<String, RoomHost>,
     gateways: Vec<GatewayHost>,
     clients: Vec<Client>,
-    /// The gateway of each connection.
-    at: BTreeMap<String, usize>,
     /// Acknowledged messages: (room, sender, message id) to seq.
     acknowledged: BTreeMap<(String, &'static str, String), u64>,
     messages: u32,
@@ -232,7 +222,6 @@ impl World {
             rooms: BTreeMap::new(),
             gateways: GATEWAYS.iter().map(host).collect(),
             clients: Vec::new(),
-            at: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             messages: 0,
         }
@@ -461,43 +450,11 @@ impl World {
         }
     }
 
-    /// Queues the outputs of a room for the gateways.
+    /// Executes the due work of a room and starts deliveries to gateways.
     fn queue_outputs(&mut self, room: &str) {
         let host = self.rooms.get_mut(room).expect("a room");
         host.server.advance();
-        let here = host.server.remote();
-        let gateways: BTreeSet<usize> = here.iter().map(|id| self.at[id]).collect();
-        for output in host.server.take_outputs() {
-            if let RoomOutput::CatchUp { to, conn } = output {
-                host.links.catch_up(GATEWAYS[self.at[&to]], conn);
-                continue;
-            }
-            let mut text = String::new();
-            let Some(mut item) = item(output, &mut text) else {
-                continue;
-            };
-            match item.to().map(|to| self.at[to]) {
-                Some(gateway) => {
-                    if item.must_deliver() {
-                        host.stored_items.push((GATEWAYS[gateway], item.clone()));
-                    }
-                    host.links.queue(GATEWAYS[gateway], item, &text);
-                }
-                None => {
-                    for gateway in &gateways {
-                        let gateway = GATEWAYS[*gateway];
-                        let behind = host.links.catching_up(gateway);
-                        let behind = behind.filter_map(|conn| host.server.id(conn));
-                        let behind: Vec<String> = behind.collect();
-                        if let Item::All { not, .. } = &mut item {
-                            not.extend(behind);
-                        }
-                        host.links.queue(gateway, item.clone(), &text);
-                    }
-                }
-            }
-        }
-        for gateway in host.links.start() {
+        for gateway in host.server.start_pushes() {
             let known = GATEWAYS.into_iter().find(|name| *name == gateway);
             host.busy.extend(known);
         }
@@ -523,11 +480,7 @@ impl World {
             let fresh = || RoomHost::new(room, now);
             let host = self.rooms.entry(room.to_owned()).or_insert_with(fresh);
             host.server.now = now;
-            host.links.spoke(GATEWAYS[gateway]);
-            for command in copy(&commands) {
-                self.at.insert(command.connection().to_owned(), gateway);
-                host.server.execute(command);
-            }
+            host.server.link(GATEWAYS[gateway], copy(&commands));
             self.queue_outputs(room);
         }
         if matches!(outcome, Outcome::Lost | Outcome::Unanswered) {
@@ -547,63 +500,49 @@ impl World {
             return;
         }
         // One row per delivery, so that other steps happen in between.
-        if let Some(conn) = host.links.next_portion(name) {
-            let is_behind = host.server.portion(conn);
-            for output in host.server.take_outputs() {
-                let mut text = String::new();
-                let item = item(output, &mut text).expect("a portion");
-                host.links.queue(name, item, &text);
-            }
-            if is_behind {
-                host.links.catch_up(name, conn);
-            }
-        }
-        let head = || Push {
-            room: room.to_owned(),
-            epoch: host.server.room.epoch().to_owned(),
-            life: host.life.to_string(),
-            ..Push::default()
-        };
-        let Some(body) = host.links.take(name, head) else {
+        let Some(body) = host.server.take_push(name, 1) else {
             host.busy.remove(name);
             return;
         };
-        let body = body.expect("JSON");
         host.last.insert(name, body.clone());
-        let mut gone = Vec::new();
+        let mut pushed = Pushed::default();
         if outcome != Outcome::Lost {
-            gone = self.deliver(gateway, &body);
+            pushed = self.deliver(gateway, &body);
         }
         if outcome == Outcome::Twice {
-            gone = self.deliver(gateway, &body);
+            pushed = self.deliver(gateway, &body);
         }
         let host = self.rooms.get_mut(room).expect("a room");
         match outcome {
             Outcome::Arrives | Outcome::Twice => {
-                let reached = host.links.reached(name);
-                host.stored_items
-                    .retain(|(_, item)| !reached.told.contains(item));
-                self.remove_lost(room, gone);
-                if reached.was_missed {
-                    self.probe(room, name);
+                host.server.push_reached(name, &pushed);
+                self.queue_outputs(room);
+            }
+            // All immediate retries of the delivery fail as well.
+            Outcome::Lost | Outcome::Unanswered => loop {
+                match host.server.push_failed(name) {
+                    Retry::Again(_) => {}
+                    Retry::Later(wait) => {
+                        host.backoff.insert(name, self.now + wait);
+                        break;
+                    }
+                    Retry::Never => {
+                        host.busy.remove(name);
+                        break;
+                    }
                 }
-            }
-            Outcome::Lost | Outcome::Unanswered => {
-                let wait = host.links.missed(name);
-                let until = self.now + wait.unwrap_or(0);
-                host.backoff.insert(name, (until, wait.is_none()));
-            }
+            },
         }
     }
 
-    /// Delivers to a gateway. Returns the unknown connections.
-    fn deliver(&mut self, gateway: usize, body: &str) -> Vec<String> {
+    /// Delivers to a gateway. Returns its response.
+    fn deliver(&mut self, gateway: usize, body: &str) -> Pushed {
         let (push, texts) = Push::parse(body).expect("a push");
         let Gateway { engine, app } = &mut self.gateways[gateway].gateway;
         engine.set_now(self.now);
-        let gone = app.handle_push(engine, push, &texts, self.now).gone;
+        let pushed = app.handle_push(engine, push, &texts, self.now);
         self.settle(gateway);
-        gone
+        pushed
     }
 
     fn redeliver(&mut self, room: &str, gateway: usize) {
@@ -614,15 +553,6 @@ impl World {
         }
     }
 
-    /// Disconnects connections that a gateway does not know.
-    fn remove_lost(&mut self, room: &str, gone: Vec<String>) {
-        let host = self.rooms.get_mut(room).expect("a room");
-        for id in gone {
-            host.server.disconnect(&id, 1006);
-        }
-        self.queue_outputs(room);
-    }
-
     fn evict_room(&mut self, room: &str) {
         let Some(host) = self.rooms.get_mut(room) else {
             return;
@@ -631,31 +561,9 @@ impl World {
         host.server.advance();
         // Queued items are lost with the memory, except stored ones.
         host.server.hibernate();
-        let mut stored_items = std::mem::take(&mut host.stored_items);
-        for output in host.server.take_outputs() {
-            let item = item(output, &mut String::new());
-            if let Some(item) = item.filter(Item::must_deliver) {
-                let gateway = item.to().map_or(0, |to| self.at[to]);
-                stored_items.push((GATEWAYS[gateway], item));
-            }
-        }
-        *host = RoomHost {
-            life: host.life + 1,
-            links: Links::default(),
-            busy: BTreeSet::new(),
-            backoff: BTreeMap::new(),
-            last: BTreeMap::new(),
-            stored_items,
-            server: std::mem::replace(&mut host.server, Server::new("", world::config(&[]))),
-        };
-        for (gateway, item) in &host.stored_items {
-            host.links.queue(gateway, item.clone(), "");
-        }
-        let at = host.server.head();
-        for to in host.server.remote() {
-            let gateway = GATEWAYS[self.at[&to]];
-            host.links.queue(gateway, Item::Is { to, at }, "");
-        }
+        host.busy.clear();
+        host.backoff.clear();
+        host.last.clear();
         self.queue_outputs(room);
     }
 
@@ -706,39 +614,12 @@ impl World {
         for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
             let host = self.rooms.get_mut(&room).expect("a room");
             host.server.now = self.now;
-            let over = host
-                .backoff
-                .extract_if(.., |_, (until, _)| *until <= self.now);
-            for (name, (_, given_up)) in over.collect::<Vec<_>>() {
-                let host = self.rooms.get_mut(&room).expect("a room");
-                if given_up {
-                    host.links.give_up(name, self.now);
-                    for id in host.server.remote() {
-                        if GATEWAYS[self.at[&id]] == name {
-                            host.server.disconnect(&id, 1006);
-                            let item = Item::Lost { to: id };
-                            host.stored_items.push((name, item.clone()));
-                            host.links.queue(name, item, "");
-                        }
-                    }
-                } else {
-                    self.probe(&room, name);
-                }
+            let over = host.backoff.extract_if(.., |_, until| *until <= self.now);
+            for (name, _) in over {
+                host.server.room.look_for(name);
             }
-            let host = self.rooms.get_mut(&room).expect("a room");
-            host.links.probe(self.now);
+            host.server.alarm();
             self.queue_outputs(&room);
-        }
-    }
-
-    /// Probes the connections of a gateway.
-    fn probe(&mut self, room: &str, gateway: &'static str) {
-        let host = self.rooms.get_mut(room).expect("a room");
-        let at = host.server.head();
-        for to in host.server.remote() {
-            if GATEWAYS[self.at[&to]] == gateway {
-                host.links.queue(gateway, Item::Is { to, at }, "");
-            }
         }
     }
 

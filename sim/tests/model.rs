@@ -137,6 +137,7 @@ fn open(config: &Rc<Config>, disk: &Disk) -> Room {
     }
     let rows = disk.rows.clone();
     let snapshot = Snapshot {
+        life: "l".into(),
         epoch: "e".into(),
         bounds,
         members: disk.members.clone().into_iter().collect(),
@@ -378,7 +379,7 @@ impl World {
                 Output::Joined { .. } | Output::Parted { .. } | Output::CatchUp { .. } => {
                     panic!("no connection is at a gateway")
                 }
-                Output::Close { .. } | Output::Replaced { .. } => {
+                Output::Close { .. } => {
                     panic!("no step closes a socket")
                 }
             }
@@ -387,6 +388,9 @@ impl World {
 
     fn store(&mut self, change: Change) {
         match change {
+            Change::PutSubscriber { .. } | Change::RemoveSubscriber(_) => {
+                panic!("no connection is at a gateway")
+            }
             Change::Append(row) => {
                 let head = self.disk.rows.last().map_or(0, |row| row.last);
                 assert_eq!(row.first, head + 1, "the log has no holes");

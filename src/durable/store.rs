@@ -15,10 +15,10 @@ use super::runtime;
 use super::sabotage::{self, Point};
 use super::sql::{Db, js, number, text};
 use js_sys::JsString;
-use roomcast_proto::link::Item;
 use roomcast_proto::time::Millis;
+use roomcast_room::gateways::Kept;
 use roomcast_room::log::{Bounds, Page, Range, Row};
-use roomcast_room::{Attachment, Change, Member, Recent, Snapshot};
+use roomcast_room::{Change, Member, Recent, Snapshot};
 use wasm_bindgen::JsCast;
 use worker::{Error, Result};
 
@@ -39,29 +39,6 @@ const CHUNK: u32 = 256;
 
 /// A connection at a gateway, and the gateway.
 type Subscriber = (String, Kept);
-
-/// What is kept of a connection at a gateway.
-pub enum Kept {
-    Here(Attachment),
-    /// It is of the room no more, and its gateway may not know.
-    Parted(Item),
-}
-
-impl Kept {
-    fn json(&self) -> serde_json::Result<String> {
-        match self {
-            Kept::Here(attachment) => serde_json::to_string(attachment),
-            Kept::Parted(word) => serde_json::to_string(word),
-        }
-    }
-
-    /// The two have nothing in common. `None`: it is from a version to come.
-    fn parse(json: &str) -> Option<Self> {
-        let here = serde_json::from_str(json).map(Kept::Here);
-        here.or_else(|_| serde_json::from_str(json).map(Kept::Parted))
-            .ok()
-    }
-}
 
 pub struct Store {
     db: Db,
@@ -98,7 +75,8 @@ impl Store {
     }
 
     /// All that a room knows when it wakes, and its connections at gateways.
-    pub fn load(&self) -> Result<(Snapshot, Vec<Subscriber>)> {
+    /// `life` names this waking of the room.
+    pub fn load(&self, life: String) -> Result<(Snapshot, Vec<Subscriber>)> {
         // One statement: each takes as long as what it reads here.
         let rows = self.db.query(
             "SELECT 0, user, joined, delivered, read, seen FROM members
@@ -130,6 +108,7 @@ impl Store {
             }
         }
         let snapshot = Snapshot {
+            life,
             epoch: self.db.meta("epoch").unwrap_or_default().to_owned(),
             bounds,
             members,
@@ -194,6 +173,11 @@ impl Store {
                     &[js(*upto), js(*before)],
                 )
             }
+            Change::PutSubscriber { id, gateway, kept } => self.put_subscriber(id, gateway, kept),
+            Change::RemoveSubscriber(id) => self.db.write(
+                "DELETE FROM subscribers WHERE id = ?",
+                &[id.as_str().into()],
+            ),
             Change::Wipe { epoch } => {
                 for table in ["log", "members", "cursors"] {
                     self.db.write(&format!("DELETE FROM {table}"), &[])?;
@@ -314,17 +298,12 @@ impl Store {
         Ok((last.first().map_or(0, |row| number(row, 0)), None))
     }
 
-    pub fn put_subscriber(&mut self, id: &str, gateway: &str, kept: &Kept) -> Result<()> {
+    fn put_subscriber(&mut self, id: &str, gateway: &str, kept: &Kept) -> Result<()> {
         let kept = kept.json()?;
         self.db.write(
             "INSERT OR REPLACE INTO subscribers (id, gateway, attachment) VALUES (?, ?, ?)",
             &[id.into(), gateway.into(), kept.into()],
         )
-    }
-
-    pub fn remove_subscriber(&mut self, id: &str) -> Result<()> {
-        self.db
-            .write("DELETE FROM subscribers WHERE id = ?", &[id.into()])
     }
 
     /// Rows written since this was asked last.

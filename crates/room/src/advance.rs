@@ -389,6 +389,7 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
+        self.probe_gateways(now);
         let timeout = self.config.limits.ghost_timeout;
         let mut ghosts = Vec::new();
         self.ghost_check = None;

@@ -18,6 +18,7 @@ mod commands;
 pub mod config;
 mod connections;
 pub mod dedupe;
+pub mod gateways;
 pub mod links;
 pub mod log;
 pub mod member;
@@ -37,6 +38,7 @@ use roomcast_proto::access::{Rights, TokenId};
 use catch_up::CatchUp;
 use config::RoomConfig;
 use dedupe::Dedupe;
+use gateways::Gateways;
 use log::Bounds;
 use member::Cursor;
 use presence::Roster;
@@ -56,6 +58,8 @@ use tick::{Except, Tick};
 /// What lives in storage, as read when the object wakes.
 #[derive(Default)]
 pub struct Snapshot {
+    /// Names this waking of the room: no other has the same.
+    pub life: String,
     pub epoch: String,
     pub bounds: Bounds,
     pub members: Vec<(String, Member)>,
@@ -180,6 +184,7 @@ pub struct Room {
     ghost_check: Option<Millis>,
     /// Connections at gateways whose membership ended: gone with the tick.
     parting: Vec<ConnId>,
+    gateways: Gateways,
 }
 
 impl Room {
@@ -228,6 +233,7 @@ impl Room {
             expiry: None,
             ghost_check: None,
             parting: Vec::new(),
+            gateways: Gateways::new(snapshot.life),
         }
     }
 
@@ -276,6 +282,11 @@ impl Room {
         })
     }
 
+    /// How many connections there are, those at gateways among them.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
     /// How many things wait for the end of the tick.
     pub fn waiting(&self) -> usize {
         self.tick.waiting()
@@ -304,6 +315,7 @@ impl Room {
         [
             self.expiry,
             self.ghost_check,
+            self.probe_at(),
             self.bounds.ages_at(&self.config),
         ]
         .into_iter()

@@ -1,6 +1,7 @@
 //! What a room has for its gateways: queued, and sent by one request at a time
 //! to each, so that order is kept and what comes meanwhile goes together.
 
+use super::gateways::Retry;
 use super::output::ConnId;
 use roomcast_proto::link::{Item, Push};
 use roomcast_proto::time::{MINUTE, Millis};
@@ -15,12 +16,12 @@ const MAX_WAITING: usize = 32 << 20;
 const MAX_PUSH: usize = 1 << 20;
 
 /// A push that failed is tried again after so many milliseconds each, as it is.
-pub const RETRIES: [u64; 3] = [20, 100, 500];
+const RETRIES: [Millis; 3] = [20, 100, 500];
 
 /// After those the gateway is out of reach. What was for it is dropped (it will
 /// notice and ask), and after so many milliseconds each it is looked for again.
 /// Then it is given up: as long as a ghost is kept by default.
-pub const PATIENCE: [u64; 5] = [5_000, 10_000, 20_000, 30_000, 30_000];
+const PATIENCE: [Millis; 5] = [5_000, 10_000, 20_000, 30_000, 30_000];
 
 /// How long after it was given up a gateway is tried again, unless it speaks
 /// before; twice as long each time, up to the second.
@@ -37,6 +38,8 @@ struct Link {
     number: u64,
     /// Of what is on its way, what must come through.
     last_words: Vec<Item>,
+    /// Failures of the push that is on its way.
+    attempts: usize,
     /// How often in a row it was out of reach.
     failures: usize,
     given_up: Option<GivenUp>,
@@ -179,7 +182,7 @@ impl Links {
     pub fn reached(&mut self, gateway: &str) -> Reached {
         let link = self.0.get_mut(gateway);
         link.map_or_else(Reached::default, |link| {
-            link.given_up = None;
+            (link.given_up, link.attempts) = (None, 0);
             Reached {
                 was_missed: std::mem::take(&mut link.failures) > 0,
                 told: std::mem::take(&mut link.last_words),
@@ -187,11 +190,24 @@ impl Links {
         })
     }
 
-    /// A push did not come through: after which time to look for the gateway
-    /// again, if at all.
-    pub fn missed(&mut self, gateway: &str) -> Option<u64> {
+    /// A push did not come through.
+    pub(super) fn failed(&mut self, gateway: &str) -> Retry {
+        let Some(link) = self.0.get_mut(gateway) else {
+            return Retry::Never;
+        };
+        let again = RETRIES.get(link.attempts).copied();
+        link.attempts += 1;
+        match again {
+            Some(wait) => Retry::Again(wait),
+            None => self.missed(gateway).map_or(Retry::Never, Retry::Later),
+        }
+    }
+
+    /// The gateway is out of reach: after which time to look for it again, if at all.
+    fn missed(&mut self, gateway: &str) -> Option<Millis> {
         let link = self.0.get_mut(gateway)?;
         let wait = PATIENCE.get(link.failures).copied();
+        link.attempts = 0;
         link.failures += 1;
         link.texts.clear();
         link.items.retain(Item::must_deliver);

@@ -2,11 +2,13 @@
 //! carries them out and decides nothing.
 
 use super::Member;
+use super::gateways::Kept;
 use super::log::Row;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::name::UserId;
 use roomcast_proto::time::Millis;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -65,11 +67,6 @@ pub enum Output {
     Parted {
         conn: ConnId,
     },
-    /// The same, of one whose client has another connection by now: nobody need
-    /// be told.
-    Replaced {
-        conn: ConnId,
-    },
     Close {
         conn: ConnId,
         why: Disconnect,
@@ -89,12 +86,40 @@ pub enum Output {
     Log(LogRecord),
 }
 
+impl Output {
+    /// The connection that it is for, if it is for one.
+    pub(super) fn connection(&self) -> Option<ConnId> {
+        match self {
+            Output::Send { conn, .. }
+            | Output::Replay { conn, .. }
+            | Output::CatchUp { conn }
+            | Output::Page { conn, .. }
+            | Output::Attach { conn }
+            | Output::Joined { conn, .. }
+            | Output::Parted { conn }
+            | Output::Close { conn, .. } => Some(*conn),
+            Output::Store(_)
+            | Output::Deliver(_)
+            | Output::Reply { .. }
+            | Output::Authenticate { .. }
+            | Output::Log(_) => None,
+        }
+    }
+}
+
 /// What a room stores.
 #[derive(Debug)]
 pub enum Change {
     Append(Row),
     PutMember(UserId, Member),
     RemoveMember(UserId),
+    /// A connection at a gateway: what is to be known of it after hibernation.
+    PutSubscriber {
+        id: String,
+        gateway: String,
+        kept: Kept,
+    },
+    RemoveSubscriber(String),
     /// Cursors that moved, as an entry of the journal.
     Cursors(String),
     /// All members as they are, in place of the journal.
@@ -137,27 +162,41 @@ pub struct Custom {
     pub shared: Option<Vec<Range<usize>>>,
 }
 
+impl Custom {
+    /// The frame as text; empty for no frame at all.
+    pub fn text(&self, shared: &str) -> String {
+        let mut text = self.private.clone();
+        for run in self.shared.iter().flatten() {
+            let part = cut(shared, run.clone());
+            if !text.is_empty() && !part.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(&part);
+        }
+        text
+    }
+}
+
+/// The part of a text that has this range of UTF-16 units.
+fn cut(text: &str, run: Range<usize>) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return text.get(run).unwrap_or_default().into();
+    }
+    let units: Vec<u16> = text
+        .encode_utf16()
+        .skip(run.start)
+        .take(run.len())
+        .collect();
+    String::from_utf16_lossy(&units).into()
+}
+
 impl Delivery {
     /// The custom frames as text; `None` for no frame at all.
     pub fn frames(&self) -> HashMap<ConnId, Option<String>> {
-        let shared: Vec<u16> = self
-            .shared
-            .as_deref()
-            .unwrap_or_default()
-            .encode_utf16()
-            .collect();
-        let frame = |custom: &Custom| {
-            let mut lines = vec![custom.private.clone()];
-            for run in custom.shared.iter().flatten() {
-                lines.push(String::from_utf16_lossy(&shared[run.clone()]));
-            }
-            lines.retain(|lines| !lines.is_empty());
-            (!lines.is_empty()).then(|| lines.join("\n"))
-        };
-        self.custom
-            .iter()
-            .map(|custom| (custom.conn, frame(custom)))
-            .collect()
+        let shared = self.shared.as_deref().unwrap_or_default();
+        let frame = |custom: &Custom| Some(custom.text(shared)).filter(|text| !text.is_empty());
+        let custom = self.custom.iter();
+        custom.map(|custom| (custom.conn, frame(custom))).collect()
     }
 }
 

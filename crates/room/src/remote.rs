@@ -31,9 +31,8 @@ impl Room {
         let before = here.find(|conn| self.is_of(*conn, client));
         drop(here);
         if let Some(conn) = before {
-            out.push(Output::Replaced { conn });
             // 1012: the service restarts (IANA).
-            self.disconnect(conn, 1012, now, out);
+            self.unsubscribe(conn, 1012, now, out);
         }
         if again {
             let left = self.parting.iter().any(|conn| self.is_of(*conn, client));

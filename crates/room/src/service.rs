@@ -205,6 +205,8 @@ impl Room {
         let conns = std::mem::take(&mut self.conns);
         let doors = std::mem::take(&mut self.doors);
         let floods = self.floods.clone();
+        // Their connections are closed when the outputs above are carried out.
+        let gateways = std::mem::take(&mut self.gateways);
         *self = Room::new(
             name,
             config,
@@ -214,6 +216,7 @@ impl Room {
             },
         );
         self.conns = conns;
+        self.gateways = gateways;
         // Who may come in is no matter of the log.
         (self.doors, self.floods) = (doors, floods);
     }

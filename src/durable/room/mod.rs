@@ -16,14 +16,14 @@ use crate::config::Config;
 use futures_channel::oneshot;
 use js_sys::JsString;
 use roomcast_auth::revocation::RevocationDelta;
-use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::error::Error as ClientError;
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
+use roomcast_room::batcher::Batcher;
 use roomcast_room::links::Links;
 use roomcast_room::log::Range;
 use roomcast_room::output::{CallId, ConnId};
 use roomcast_room::service::{Request as ServiceRequest, Served};
-use roomcast_room::batcher::Batcher;
 use roomcast_room::{self as room, Frame, Hello};
 use slotmap::SecondaryMap;
 use std::cell::{OnceCell, RefCell};
@@ -53,24 +53,9 @@ struct Object {
     live: RefCell<Option<Live>>,
     /// Ends ticks. Made once, for a closure costs more than its call.
     turn: OnceCell<Closure<dyn FnMut()>>,
-    /// What waits for gateways: not of `live`, for it was stored.
-    links: Rc<RefCell<Links>>,
-}
-
-/// Where the frames of a connection go.
-#[derive(Clone)]
-enum Peer {
-    Socket(Socket),
-    Gateway { gateway: Rc<str>, id: Rc<str> },
-}
-
-impl Peer {
-    fn socket(&self) -> Option<&Socket> {
-        match self {
-            Peer::Socket(socket) => Some(socket),
-            Peer::Gateway { .. } => None,
-        }
-    }
+    /// What waits for gateways, while the room is read again after a failure of
+    /// storage.
+    outboxes: RefCell<Option<Links>>,
 }
 
 /// The object awake: the room and what it is connected to.
@@ -78,14 +63,8 @@ struct Live {
     config: Rc<Config>,
     room: room::Room,
     store: Store,
-    peers: SecondaryMap<ConnId, Peer>,
-    /// Connections at gateways, by their ids.
-    remote: HashMap<Rc<str>, ConnId>,
-    /// How many connections each gateway has.
-    gateways: HashMap<Rc<str>, usize>,
-    links: Rc<RefCell<Links>>,
-    /// Which waking this is.
-    life: String,
+    /// The room's own sockets.
+    sockets: SecondaryMap<ConnId, Socket>,
     calls: HashMap<CallId, oneshot::Sender<Result<String, ClientError>>>,
     /// Pages that were asked for, with the ids of the answers.
     pages: VecDeque<(ConnId, u32, Range)>,
@@ -131,7 +110,7 @@ impl Room {
                 env,
                 live: RefCell::new(None),
                 turn: OnceCell::new(),
-                links: Rc::default(),
+                outboxes: RefCell::default(),
             }),
         }
     }
@@ -166,14 +145,10 @@ impl Room {
             sabotage::panics(Point::Alarm);
             live.clock.alarm_rang();
             live.age();
-            let peers = &live.peers;
-            let pinged = |conn: ConnId| {
-                let socket = peers.get(conn)?.socket()?;
-                runtime::pinged(state, socket)
-            };
+            let sockets = &live.sockets;
+            let pinged = |conn: ConnId| runtime::pinged(state, sockets.get(conn)?);
             let mut out = Vec::new();
             live.room.alarm(pinged, now(), &mut out);
-            live.links.borrow_mut().probe(now());
             live.run(state, out);
         })?;
         Rc::clone(&self.object).arm();
@@ -229,12 +204,13 @@ impl Object {
                 &self.state,
                 &self.env,
                 name,
-                self.links.clone(),
+                self.outboxes.borrow_mut().take(),
             )?),
         };
         live.began = now();
         let done = what(live, &self.state);
         if live.broken {
+            *self.outboxes.borrow_mut() = Some(live.room.take_outboxes());
             *slot = None;
         }
         Ok(done)
@@ -265,10 +241,7 @@ impl Object {
                 .map_err(Error::from)?;
             let mut out = Vec::new();
             let conn = live.room.connect(hello, now, &mut out);
-            live.place(
-                conn,
-                Peer::Socket(pair.server.as_ref().clone().unchecked_into()),
-            );
+            live.place(conn, pair.server.as_ref().clone().unchecked_into());
             live.run(state, out);
             runtime::switch(pair.client.as_ref())
         })??;
@@ -326,7 +299,7 @@ impl Object {
             // that were found when it woke.
             let conn = socket.place().or_else(|| {
                 let conn = live.room.recall(wake::attachment(socket)?, now());
-                live.place(conn, Peer::Socket(socket.clone()));
+                live.place(conn, socket.clone());
                 Some(conn)
             });
             if let Some(conn) = conn {

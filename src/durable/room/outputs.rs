@@ -1,16 +1,14 @@
 //! What the room wants done is done: stored, sent, replayed, closed, logged.
 
-use super::{Live, Peer, Portion, Unready};
+use super::{Live, Portion, Unready};
 use crate::durable::revocations;
 use crate::durable::runtime::{self, now};
 use crate::durable::sabotage::{self, Point};
-use crate::durable::store::Kept;
 use js_sys::JsString;
 use roomcast_proto::access::TokenId;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::framing;
-use roomcast_proto::link::Item;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::log_text::slice;
 use roomcast_room::catch_up::PORTION_BYTES;
@@ -30,6 +28,9 @@ impl Live {
         let mut stored: Option<(String, JsString)> = None;
         let mut outputs = out.into_iter();
         while let Some(output) = outputs.next() {
+            let Some(output) = self.room.route(output) else {
+                continue;
+            };
             match output {
                 Output::Store(change) => {
                     let body = match &change {
@@ -58,21 +59,10 @@ impl Live {
                         return self.fail(outputs);
                     }
                 }
-                Output::CatchUp { conn } => {
-                    self.announce_gap(conn);
-                    if let Some(Peer::Gateway { gateway, .. }) = self.peers.get(conn)
-                        && self.room.next_portion(conn).is_some()
-                    {
-                        self.links.borrow_mut().catch_up(gateway, conn);
-                    }
-                }
                 Output::Page { conn, id, range } => self.pages.push_back((conn, id, range)),
                 Output::Attach { conn } => self.attach(conn),
-                Output::Joined { conn, after } => {
-                    self.tell_gateway(conn, |to| Item::In { to, after });
-                }
-                Output::Replaced { conn } => self.abandon(conn),
-                Output::Parted { conn } => self.part(conn, |to| Item::Out { to }),
+                // For connections at gateways: the room has routed them.
+                Output::Joined { .. } | Output::CatchUp { .. } | Output::Parted { .. } => {}
                 Output::Close { conn, why } => self.close(conn, why),
                 Output::Reply { call, answers } => {
                     if let Some(call) = self.calls.remove(&call) {
@@ -126,17 +116,27 @@ impl Live {
                 Output::Deliver(delivery) => {
                     for (conn, id) in delivery.acked {
                         let answer = framing::error(Some(id), &ClientError::internal());
-                        match self.peers.get(conn) {
-                            Some(Peer::Socket(socket)) => {
-                                // One that is gone needs no answer.
-                                let _ = socket.send_string(&JsString::from(answer.as_str()));
-                            }
-                            Some(Peer::Gateway { .. }) => self.one(conn, &answer, None, None),
-                            _ => {}
+                        let output = Output::Send {
+                            conn,
+                            frame: answer,
+                        };
+                        if let Some(Output::Send { conn, frame }) = self.room.route(output)
+                            && let Some(socket) = self.sockets.get(conn)
+                        {
+                            // One that is gone needs no answer.
+                            let _ = socket.send_string(&JsString::from(frame.as_str()));
                         }
                     }
                 }
-                Output::Close { conn, why } => self.close(conn, why),
+                close @ Output::Close { .. } => match self.room.route(close) {
+                    Some(Output::Close { conn, why }) => self.close(conn, why),
+                    Some(Output::Store(change)) => {
+                        if let Err(error) = self.store.apply(&change, &JsString::from("")) {
+                            self.log(LogRecord::error(format!("storing failed: {error}")));
+                        }
+                    }
+                    _ => {}
+                },
                 _ => {}
             }
         }
@@ -145,40 +145,30 @@ impl Live {
     }
 
     pub(super) fn attach(&mut self, conn: ConnId) {
-        let (Some(attachment), Some(peer)) = (self.room.attachment(conn), self.peers.get(conn))
+        let (Some(attachment), Some(socket)) = (self.room.attachment(conn), self.sockets.get(conn))
         else {
             return;
         };
-        // Who has sockets is told of revocations.
+        // Rooms with sockets are told of revocations.
         let until = attachment.expires;
-        if matches!(peer, Peer::Socket(_))
-            && self.config.auth.revoked.is_on()
-            && self.registered < until
-        {
+        if self.config.auth.revoked.is_on() && self.registered < until {
             self.registered = revocations::registration(until);
             self.unregistered = Some(self.registered);
         }
-        let attached = match peer {
-            Peer::Socket(socket) => serde_json::to_string(&attachment)
-                .map_err(Error::from)
-                .and_then(|json| Ok(socket.attach(&JsString::from(json.as_str()))?)),
-            Peer::Gateway { gateway, id } => {
-                let kept = Kept::Here(attachment);
-                self.store.put_subscriber(id, gateway, &kept)
-            }
-        };
+        let attached = serde_json::to_string(&attachment)
+            .map_err(Error::from)
+            .and_then(|json| Ok(socket.attach(&JsString::from(json.as_str()))?));
         if let Err(error) = attached {
             self.log(LogRecord::error(format!("attachment failed: {error}")));
         }
     }
 
     pub(super) fn send(&mut self, state: &State, conn: ConnId, frame: &JsString, bytes: usize) {
-        let socket = match self.peers.get(conn) {
-            Some(Peer::Socket(socket)) => socket,
-            Some(Peer::Gateway { .. }) => {
-                return self.one(conn, &String::from(frame), None, None);
-            }
-            _ => return,
+        let Some(socket) = self.sockets.get(conn) else {
+            // At a gateway, or gone.
+            let frame = String::from(frame);
+            self.room.route(Output::Send { conn, frame });
+            return;
         };
         let mut out = Vec::new();
         if socket.send_string(frame).is_err() {
@@ -206,17 +196,9 @@ impl Live {
             Some((body, frame)) if body == *shared => (frame, shared.len()),
             _ => (JsString::from(shared.as_str()), shared.len()),
         });
-        let whole = shared.as_ref().map_or(0, |(frame, _)| frame.length()) as usize;
         let (after, at) = delivery.events;
         let mut served = HashSet::with_capacity(delivery.custom.len());
         for custom in delivery.custom {
-            let remote = matches!(self.peers.get(custom.conn), Some(Peer::Gateway { .. }));
-            let runs = custom.shared.as_deref().unwrap_or_default();
-            if remote && matches!(runs, [all] if *all == (0..whole)) {
-                // Gets what all get, and its own before it.
-                self.one(custom.conn, &custom.private, None, None);
-                continue;
-            }
             served.insert(custom.conn);
             let mut frame = JsString::from(custom.private.as_str());
             if let Some((shared, _)) = &shared {
@@ -230,42 +212,17 @@ impl Live {
                 }
             }
             let length = frame.length() as usize;
-            if length > 0 && remote {
-                let with_events = at > after && !runs.is_empty();
-                let events = (with_events.then_some(after), with_events.then_some(at));
-                self.one(custom.conn, &String::from(&frame), events.0, events.1);
-            } else if length > 0 {
+            if length > 0 {
                 self.send(state, custom.conn, &frame, length);
             }
         }
-        let (Some((frame, bytes)), Some(text)) = (shared, text) else {
+        let Some((frame, bytes)) = shared else {
             return;
         };
-        for gateway in self.gateways.keys() {
-            let mut links = self.links.borrow_mut();
-            let not: HashSet<&str> = served
-                .iter()
-                .copied()
-                .chain(links.catching_up(gateway))
-                .filter_map(|conn| match self.peers.get(conn) {
-                    Some(Peer::Gateway { gateway: at, id }) if at == gateway => Some(&**id),
-                    _ => None,
-                })
-                .collect();
-            let item = Item::All {
-                bytes: text.len(),
-                not: not.into_iter().map(str::to_owned).collect(),
-                after,
-                at,
-            };
-            links.queue(gateway, item, &text);
-        }
-        let own = self.peers.iter().filter(|(conn, peer)| {
-            matches!(peer, Peer::Socket(_))
-                && !served.contains(conn)
-                && self.room.receives(*conn, delivery.tick)
-        });
-        for conn in own.map(|(conn, _)| conn).collect::<Vec<_>>() {
+        let own = self.sockets.keys();
+        let live =
+            own.filter(|conn| !served.contains(conn) && self.room.receives(*conn, delivery.tick));
+        for conn in live.collect::<Vec<_>>() {
             self.send(state, conn, &frame, bytes);
         }
         if at > after {
@@ -372,9 +329,7 @@ impl Live {
 
     /// Closes the socket of a connection that is of the room no more.
     pub(super) fn close(&mut self, conn: ConnId, why: Disconnect) {
-        if let Some(Peer::Gateway { .. }) = self.peers.get(conn) {
-            self.part(conn, |to| Item::Close { to, why });
-        } else if let Some(Peer::Socket(socket)) = self.displace(conn) {
+        if let Some(socket) = self.displace(conn) {
             runtime::close(&socket, why.code(), why.reason());
         }
     }

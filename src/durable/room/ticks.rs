@@ -15,7 +15,7 @@ impl Object {
     /// no more. See [`roomcast_room::batcher`].
     pub(super) fn settle(self: &Rc<Self>, full: bool) -> Result<()> {
         let schedule = self.with(None, |live, state| {
-            let (waiting, connections) = (live.room.waiting(), live.peers.len());
+            let (waiting, connections) = (live.room.waiting(), live.room.connections());
             if live.batcher.input(waiting, connections, full, live.began) {
                 live.flush(state);
             }
@@ -64,17 +64,16 @@ impl Object {
     /// Sets the timer and the alarm for what is due next, and sees to it that
     /// gateways get what waits for them.
     pub(super) fn arm(self: Rc<Self>) {
-        let slow = self.links.borrow_mut().shed();
-        for gateway in slow {
-            let asked = self.with(None, |live, _| {
-                live.log(LogRecord::reject("slow").with("gateway", gateway.as_str()));
-                live.look_for(&gateway);
-            });
-            if let Err(error) = asked {
-                runtime::complain(error);
-            }
-        }
-        let gateways = self.links.borrow_mut().start();
+        let gateways = self.with(None, |live, state| {
+            let mut out = Vec::new();
+            let gateways = live.room.start_pushes(&mut out);
+            live.run(state, out);
+            gateways
+        });
+        let gateways = gateways.unwrap_or_else(|error| {
+            runtime::complain(error);
+            Vec::new()
+        });
         for gateway in gateways {
             let object = Rc::clone(&self);
             runtime::spawn(&self.state, async move { object.push(gateway).await });
@@ -149,8 +148,6 @@ impl Live {
     }
 
     pub(super) fn arm(&mut self) -> Vec<Due> {
-        let alarms = [self.room.alarm_at(), self.links.borrow().probe_at()];
-        let alarm = alarms.into_iter().flatten().min();
-        self.clock.due(self.room.timer(), alarm)
+        self.clock.due(self.room.timer(), self.room.alarm_at())
     }
 }

@@ -1,23 +1,20 @@
 //! The object wakes: the room from its storage, its connections from their
 //! sockets. Where the frames of each go.
 
-use super::{Live, Peer};
+use super::Live;
 use crate::durable::clock::Clock;
 use crate::durable::runtime::{self, Socket, fresh_id, now};
 use crate::durable::settings;
-use crate::durable::store::{Kept, Store};
+use crate::durable::store::Store;
 use js_sys::JsString;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
-use roomcast_proto::link::Item;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_room::links::Links;
 use roomcast_room::output::ConnId;
 use roomcast_room::{self as room, Attachment};
 use slotmap::SecondaryMap;
-use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
 use wasm_bindgen::JsCast;
 use worker::{Env, Result, State, WebSocketRequestResponsePair};
 
@@ -27,13 +24,13 @@ impl Live {
         state: &State,
         env: &Env,
         name: Option<String>,
-        links: Rc<RefCell<Links>>,
+        outboxes: Option<Links>,
     ) -> Result<Self> {
         let began = now();
         let config = settings::of_object(env)?;
         let name = || name.or_else(|| state.id().name());
         let (store, name) = Store::open(&state.storage(), name, fresh_id)?;
-        let (snapshot, subscribers) = store.load()?;
+        let (snapshot, subscribers) = store.load(fresh_id())?;
         state.set_websocket_auto_response(&WebSocketRequestResponsePair::new(
             framing::PING,
             framing::PONG,
@@ -42,11 +39,7 @@ impl Live {
             room: room::Room::new(name, config.room.clone(), snapshot),
             config,
             store,
-            peers: SecondaryMap::new(),
-            remote: HashMap::new(),
-            gateways: HashMap::new(),
-            links,
-            life: fresh_id(),
+            sockets: SecondaryMap::new(),
             calls: HashMap::new(),
             last_call: 0,
             began,
@@ -74,7 +67,7 @@ impl Live {
             match attachment(&socket) {
                 Some(attachment) => {
                     let conn = live.room.recall(attachment, began);
-                    live.place(conn, Peer::Socket(socket));
+                    live.place(conn, socket);
                 }
                 // Accepted just when storing failed.
                 None => runtime::close(
@@ -84,23 +77,11 @@ impl Live {
                 ),
             }
         }
-        live.links.borrow_mut().restart();
+        if let Some(outboxes) = outboxes {
+            live.room.set_outboxes(outboxes);
+        }
         for (gateway, kept) in subscribers {
-            let attachment = match kept {
-                Kept::Here(attachment) => attachment,
-                Kept::Parted(word) => {
-                    live.links.borrow_mut().queue(&gateway, word, "");
-                    continue;
-                }
-            };
-            let id: Rc<str> = attachment.id.as_str().into();
-            let conn = live.room.recall(attachment, began);
-            let gateway: Rc<str> = gateway.into();
-            // It may have gone while the room slept or was down.
-            let (to, at) = (id.to_string(), live.room.bounds().head);
-            let is = Item::Is { to, at };
-            live.links.borrow_mut().queue(&gateway, is, "");
-            live.place(conn, Peer::Gateway { gateway, id });
+            live.room.restore_subscriber(&gateway, kept, began);
         }
         // All have been sent what there is, unless the memory of that was lost.
         let head = live.room.bounds().head;
@@ -113,40 +94,23 @@ impl Live {
         }
         live.log(
             LogRecord::info("wake")
-                .with("connections", live.peers.len())
+                .with("connections", live.room.connections())
                 .with("seq", live.room.bounds().head)
                 .took(now().saturating_sub(began)),
         );
         Ok(live)
     }
 
-    pub(super) fn place(&mut self, conn: ConnId, peer: Peer) {
-        match &peer {
-            Peer::Socket(socket) => socket.set_place(conn),
-            Peer::Gateway { gateway, id } => {
-                self.remote.insert(id.clone(), conn);
-                *self.gateways.entry(gateway.clone()).or_default() += 1;
-            }
-        }
-        self.peers.insert(conn, peer);
+    pub(super) fn place(&mut self, conn: ConnId, socket: Socket) {
+        socket.set_place(conn);
+        self.sockets.insert(conn, socket);
     }
 
-    pub(super) fn displace(&mut self, conn: ConnId) -> Option<Peer> {
-        let peer = self.peers.remove(conn)?;
+    pub(super) fn displace(&mut self, conn: ConnId) -> Option<Socket> {
         self.pages.retain(|(one, ..)| *one != conn);
-        match &peer {
-            Peer::Socket(socket) => socket.disown(),
-            Peer::Gateway { gateway, id } => {
-                self.remote.remove(id);
-                if let Some(connections) = self.gateways.get_mut(gateway) {
-                    *connections -= 1;
-                    if *connections == 0 {
-                        self.gateways.remove(gateway);
-                    }
-                }
-            }
-        }
-        Some(peer)
+        let socket = self.sockets.remove(conn)?;
+        socket.disown();
+        Some(socket)
     }
 }
 
