@@ -20,7 +20,7 @@ use super::world::{self, NOW};
 use base64ct::{Base64, Encoding};
 use engineioxide_core::{Packet, ProtocolVersion};
 use roomcast_gateway::{
-    Answer, EngineServer, Frame, Gateway, Output, PollId, Polled, Protocol, SocketId,
+    Answer, EngineServer, Frame, Gateway, Output, PollId, Polled, PostBody, Protocol, SocketId,
 };
 use roomcast_proto::time::Millis;
 use serde_json::Value;
@@ -157,7 +157,16 @@ impl Fixture {
     fn post(&mut self, body: &[u8]) {
         let (was_open, polls) = (self.is_open(), self.socket.is_none());
         self.gateway.app.messages.clear();
-        let answer = self.gateway.engine.post(&self.sid, Some(body), self.now);
+        let answer = match self.gateway.engine.begin_post(&self.sid, self.now) {
+            Ok(limits) => {
+                let body = match body.len() <= limits.max_bytes {
+                    true => PostBody::Complete(body.to_vec()),
+                    false => PostBody::TooLarge,
+                };
+                self.gateway.engine.post(&self.sid, body, self.now)
+            }
+            Err(answer) => answer,
+        };
         self.settle();
         if !was_open || !polls {
             assert_eq!(answer.status, 400);

@@ -7,8 +7,11 @@ use roomcast_gateway::{
 };
 use roomcast_harness::{SECRET, Token};
 use roomcast_proto::access::{Identity, TokenId};
+use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
 use roomcast_proto::link::{Command, Item, Push};
+use roomcast_proto::log_record::Level;
+use serde_json::json;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -30,14 +33,26 @@ struct Fixture {
 fn config() -> Rc<Config> {
     let vars = |name: &str| match name {
         "JWT_SECRET" => Some(SECRET.to_owned()),
-        "DEFAULT_ROOMS" => Some("*".to_owned()),
         _ => None,
     };
     Rc::new(Config::read(vars).expect("settings"))
 }
 
+/// Returns a token of `alice` with these rights on the room `r`, or without the room.
+fn token(rights: Option<&[&str]>) -> String {
+    let rooms = rights.map_or(json!({}), |rights| json!({ "r": rights }));
+    let token = Token::user("alice").ttl(1_000_000_000);
+    token.claim("rooms", rooms).sign(SECRET)
+}
+
+const READ_AND_WRITE: Option<&[&str]> = Some(&["read", "write"]);
+
+fn refresh_command(token: &str) -> String {
+    format!(r#"{{"event":"refreshToken","data":{{"token":"{token}"}},"id":7}}"#)
+}
+
 fn identity(config: &Config) -> Identity {
-    let token = Token::user("alice").ttl(1_000_000_000).sign(SECRET);
+    let token = token(READ_AND_WRITE);
     let now = roomcast_harness::now() as u64 * 1_000;
     config.auth.verify(&token, now).expect("a token")
 }
@@ -80,6 +95,44 @@ impl Fixture {
         fixture
     }
 
+    /// The client sends a frame. Returns the outputs.
+    fn send(&mut self, text: String) -> Vec<Output> {
+        let frame = roomcast_gateway::Frame::Text(text);
+        self.gateway.engine.frame(self.socket, frame, NOW);
+        self.gateway.settle(NOW)
+    }
+
+    /// The client refreshes its token, and the host verifies it.
+    fn refresh(&mut self, token: &str) {
+        let outputs = self.send(refresh_command(token)).into_iter();
+        let mut authentications = outputs.filter_map(|output| match output {
+            Output::Authenticate(it) => Some(it),
+            _ => None,
+        });
+        let request = authentications.next().expect("an authentication").request;
+        let now = roomcast_harness::now() as u64 * 1_000;
+        let identity = config().auth.verify(token, now);
+        let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
+        app.authenticated(engine, request, identity, NOW);
+        self.gateway.settle(NOW);
+    }
+
+    /// The request with these commands fails.
+    fn fail(&mut self, commands: Vec<Command>) {
+        let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
+        app.forward_failed(engine, "r", commands);
+        assert!(self.take().is_none(), "commands are not retried at once");
+    }
+
+    /// Returns the commands for the room a minute later.
+    fn take_later(&mut self) -> Option<Vec<Command>> {
+        let later = NOW + 60_000;
+        self.gateway.engine.set_now(later);
+        self.gateway.advance(&|_| None, later);
+        self.gateway.settle(later);
+        self.take()
+    }
+
     /// Delivers items to the gateway. Returns the frames that it sends to clients.
     fn push(&mut self, items: Vec<(Item, &str)>) -> Vec<String> {
         self.number += 1;
@@ -88,6 +141,21 @@ impl Fixture {
 
     /// Delivers items with the number of the last delivery.
     fn push_again(&mut self, items: Vec<(Item, &str)>) -> Vec<String> {
+        let outputs = self.outputs_of(items).into_iter();
+        outputs
+            .filter_map(|output| match output {
+                Output::Broadcast { text, .. } => Some(text),
+                Output::Send {
+                    frame: roomcast_gateway::Frame::Text(text),
+                    ..
+                } => Some(text),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Returns the outputs of a delivery with the number of the last one.
+    fn outputs_of(&mut self, items: Vec<(Item, &str)>) -> Vec<Output> {
         let (items, texts): (Vec<Item>, Vec<&str>) = items.into_iter().unzip();
         let push = Push {
             room: "r".into(),
@@ -98,16 +166,7 @@ impl Fixture {
         };
         let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
         app.handle_push(engine, push, &texts, NOW);
-        let sent = self.gateway.settle(NOW).into_iter();
-        sent.filter_map(|output| match output {
-            Output::Broadcast { text, .. } => Some(text),
-            Output::Send {
-                frame: roomcast_gateway::Frame::Text(text),
-                ..
-            } => Some(text),
-            _ => None,
-        })
-        .collect()
+        self.gateway.settle(NOW)
     }
 
     /// A broadcast of events after a position.
@@ -272,12 +331,6 @@ fn a_connection_that_is_behind_or_lost_resubscribes_from_its_position() {
 #[test]
 fn a_refresh_waits_for_its_authentication_and_other_commands_do_not() {
     let mut fixture = Fixture::new();
-    let socket = fixture.socket;
-    let frame = |fixture: &mut Fixture, text: String| {
-        let engine = &mut fixture.gateway.engine;
-        engine.frame(socket, roomcast_gateway::Frame::Text(text), NOW);
-        fixture.gateway.settle(NOW)
-    };
     let has_answer = |out: &[Output], part: &str| {
         out.iter().any(|output| match output {
             Output::Send {
@@ -288,10 +341,9 @@ fn a_refresh_waits_for_its_authentication_and_other_commands_do_not() {
             _ => false,
         })
     };
-    let token = Token::user("alice").ttl(2_000_000_000).sign(SECRET);
-    let refresh = format!(r#"{{"event":"refreshToken","data":{{"token":"{token}"}},"id":7}}"#);
+    let token = token(READ_AND_WRITE);
     for ready in [false, true] {
-        let out = frame(&mut fixture, refresh.clone());
+        let out = fixture.send(refresh_command(&token));
         assert!(!has_answer(&out, r#""ack":7"#), "{out:?}");
         let waiting = out.into_iter().find_map(|output| match output {
             Output::Authenticate(it) => Some(it),
@@ -300,7 +352,7 @@ fn a_refresh_waits_for_its_authentication_and_other_commands_do_not() {
         let waiting = waiting.expect("the gateway requests authentication");
         assert!(matches!(&waiting.credentials, Credentials::Token(it) if *it == token));
         let presence = r#"{"event":"setPresence","data":{"status":"away"},"id":8}"#;
-        let out = frame(&mut fixture, presence.to_owned());
+        let out = fixture.send(presence.to_owned());
         assert!(has_answer(&out, r#""ack":8"#), "{out:?}");
         let gateway = &mut fixture.gateway;
         let identity = match ready {
@@ -333,4 +385,67 @@ fn a_refresh_waits_for_its_authentication_and_other_commands_do_not() {
         .iter()
         .any(|output| matches!(output, Output::Close { code: 4401, .. }));
     assert!(closed);
+}
+
+#[test]
+fn a_leave_that_failed_is_not_sent_again_after_the_next_join() {
+    let mut fixture = Fixture::new();
+    fixture.refresh(&token(None));
+    let gone = fixture.take().expect("the client leaves the room");
+    assert!(matches!(&gone[..], [Command::Gone { .. }]), "{gone:?}");
+    fixture.fail(gone);
+    fixture.refresh(&token(READ_AND_WRITE));
+    fixture.send(r#"{"event":"joinRoom","data":"r"}"#.to_owned());
+    let join = fixture.take().expect("a join");
+    let Some(Command::Join { hello, .. }) = join.last() else {
+        panic!("not a join: {join:?}");
+    };
+    assert!(fixture.take().is_none());
+    let to = hello.connection_id.clone();
+    fixture.push(vec![(Item::In { to, after: 3 }, "")]);
+    let sent = fixture.take_later();
+    assert!(sent.is_none(), "{sent:?}");
+}
+
+#[test]
+fn a_refresh_that_failed_is_sent_again_with_the_newest_rights() {
+    let mut fixture = Fixture::new();
+    fixture.refresh(&token(READ_AND_WRITE));
+    let first = fixture.take().expect("a refresh");
+    fixture.fail(first);
+    fixture.refresh(&token(Some(&["read"])));
+    let newest = fixture.take().expect("a refresh");
+    let Some(Command::Refresh { rights: newest, .. }) = newest.last() else {
+        panic!("not a refresh: {newest:?}");
+    };
+    assert!(fixture.take().is_none());
+    let sent = fixture.take_later().expect("the refresh again");
+    for command in sent {
+        let Command::Refresh { rights, .. } = &command else {
+            panic!("not a refresh: {command:?}");
+        };
+        assert_eq!(rights, newest);
+    }
+}
+
+#[test]
+fn an_event_after_the_close_of_its_only_receiver_is_no_violation() {
+    let mut fixture = Fixture::new();
+    let line = r#"{"event":"userLeft","data":{"roomId":"r","userId":"bob"}}"#;
+    let close = Item::Close {
+        to: fixture.id.clone(),
+        why: Disconnect::Kicked,
+    };
+    let (bytes, not, after, at) = (line.len(), Vec::new(), 0, 0);
+    let event = Item::All {
+        bytes,
+        not,
+        after,
+        at,
+    };
+    fixture.number += 1;
+    let outputs = fixture.outputs_of(vec![(close, ""), (event, line)]);
+    let is_error =
+        |output: &Output| matches!(output, Output::Log(record) if record.level == Level::Error);
+    assert!(!outputs.iter().any(is_error), "{outputs:?}");
 }

@@ -38,9 +38,9 @@
 //!      admitted again.
 //!    - a frame, or the end of a socket: [`EngineServer::frame`],
 //!      [`EngineServer::closed`].
-//!    - a polling request: [`EngineServer::poll`], [`EngineServer::post`] with a body
-//!      of at most [`EngineServer::payload_limit`] bytes,
-//!      [`EngineServer::cancelled`].
+//!    - a polling request: [`EngineServer::poll`], [`EngineServer::cancelled`];
+//!      [`EngineServer::begin_post`] before its body is read, and
+//!      [`EngineServer::post`] with the body.
 //!    - a delivery of a room: [`App::handle_push`].
 //!    - revoked tokens: [`App::close_revoked`].
 //!    - a timer or an alarm: [`Gateway::woken_by_alarm`] if an alarm woke the gateway
@@ -92,7 +92,8 @@ mod translate;
 
 pub use app::{App, IsRevoked, LastSeen, Stored};
 pub use engine::{
-    Answer, ConnectInfo, EngineServer, Polled, Protocol, Receiver, UNAUTHENTICATED_BYTES,
+    Answer, ConnectInfo, EngineServer, Polled, PostBody, PostLimits, Protocol, Receiver,
+    UNAUTHENTICATED_BYTES,
 };
 pub use event::EngineEvent;
 pub use gateway::Gateway;

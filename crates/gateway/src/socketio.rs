@@ -9,9 +9,7 @@
 //!   the client wants. The application answers by [`EngineServer::acknowledge`].
 
 use crate::config::GatewayConfig;
-use crate::engine::{
-    ConnectInfo, EngineServer, Protocol, TIMEOUT_EXTENSION, UNAUTHENTICATED_BYTES,
-};
+use crate::engine::{ConnectInfo, EngineServer, Protocol, TIMEOUT_EXTENSION};
 use crate::event::EngineEvent;
 use crate::ids::SessionId;
 use crate::output::Frame;
@@ -25,6 +23,7 @@ use roomcast_proto::raw_object::RawObject;
 use roomcast_proto::time::{Millis, SECOND};
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::json;
 use serde_json::value::RawValue;
 use socketioxide_core::Value;
 use socketioxide_core::packet::{Packet, PacketData};
@@ -180,11 +179,12 @@ impl SocketIoSession {
         self.namespaces().any(|name| name == nsp)
     }
 
-    /// Returns the newest valid token of a namespace.
-    pub(crate) fn identity(&self, nsp: &str) -> Option<&Identity> {
+    /// Returns the newest valid token of a namespace. Returns `None` if the client is
+    /// not connected to the namespace.
+    pub(crate) fn identity(&self, nsp: &str) -> Option<Option<&Identity>> {
         let mut namespaces = self.namespaces.iter();
         let namespace = namespaces.find(|namespace| namespace.name == nsp)?;
-        namespace.identity.as_deref()
+        Some(namespace.identity.as_deref())
     }
 
     pub(crate) fn set_identity(&mut self, nsp: &str, identity: Rc<Identity>) {
@@ -192,6 +192,12 @@ impl SocketIoSession {
         if let Some(namespace) = namespaces.find(|namespace| namespace.name == nsp) {
             namespace.identity = Some(identity);
         }
+    }
+
+    /// Returns the size of the CONNECTs that wait until the one before them is verified.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        let waiting = self.connecting.iter().skip(1);
+        waiting.map(|connect| connect.bytes).sum()
     }
 
     /// Returns all namespaces for which the application may have a client: the
@@ -370,10 +376,12 @@ impl EngineServer {
         self.last_connect += 1;
         let number = self.last_connect;
         let session = self.sessions.get_mut(id).ok_or(Malformed)?;
-        let bytes = nsp.len() + auth.len();
-        if !session.is_authenticated() && !session.socketio.admit_connect(bytes) {
-            self.close_session(id, Disconnect::TooFast);
-            return Ok(());
+        if !session.is_authenticated() {
+            session.socketio.connects += 1;
+            if session.socketio.connects > MAX_CONNECTS {
+                self.close_session(id, Disconnect::TooFast);
+                return Ok(());
+            }
         }
         RawObject::parse(&auth, "`auth`").map_err(|_| Malformed)?;
         let SocketIoSession {
@@ -388,10 +396,10 @@ impl EngineServer {
             return Ok(());
         }
         connecting.push(PendingConnect {
+            bytes: nsp.len() + auth.len(),
             nsp,
             number,
             auth: Some(auth),
-            bytes,
         });
         self.start_connects(id);
         Ok(())
@@ -460,8 +468,9 @@ impl EngineServer {
         true
     }
 
-    /// Refuses a CONNECT. `data` is a JSON object. The refusal of a connection without a
-    /// valid token counts against its address.
+    /// Refuses a CONNECT. `data` is a JSON object. The refusals of a connection without a
+    /// valid token count against its address, except for the first one: clients whose
+    /// token has expired reconnect with it once.
     pub fn refuse(&mut self, id: SessionId, nsp: &str, data: &str) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
@@ -471,6 +480,7 @@ impl EngineServer {
             .connecting
             .retain(|connect| connect.nsp != nsp);
         if !session.is_authenticated()
+            && session.socketio.connects > 1
             && let Some(address) = session.info.address.clone()
         {
             self.count_refused_connect(&address);
@@ -495,11 +505,16 @@ impl EngineServer {
 
     /// Disconnects a client from a namespace by a DISCONNECT packet, after which clients
     /// do not reconnect by themselves. A session that is in no namespace any more is
-    /// closed.
+    /// closed. If the CONNECT of the client was not accepted yet, it is refused instead.
     pub fn expel(&mut self, id: SessionId, nsp: &str, why: Disconnect) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
+        let mut connecting = session.socketio.connecting.iter();
+        if connecting.any(|connect| connect.nsp == nsp) {
+            let refusal = json!({ "message": why.reason() });
+            return self.refuse(id, nsp, &refusal.to_string());
+        }
         let namespaces = &mut session.socketio.namespaces;
         namespaces.retain(|namespace| namespace.name != nsp);
         let is_last = namespaces.is_empty();
@@ -537,19 +552,6 @@ impl EngineServer {
                 self.send_packet(id, EnginePacket::Binary(bytes));
             }
         }
-    }
-}
-
-impl SocketIoSession {
-    /// Counts a CONNECT of this size without a valid token. Returns `false` if there are
-    /// too many or those that wait are too large.
-    fn admit_connect(&mut self, bytes: usize) -> bool {
-        self.connects += 1;
-        // The first one is being verified; only the others wait.
-        let waiting = self.connecting.iter().skip(1);
-        let waiting_bytes = waiting.map(|connect| connect.bytes).sum::<usize>() + bytes;
-        let has_to_wait = !self.connecting.is_empty();
-        self.connects <= MAX_CONNECTS && !(has_to_wait && waiting_bytes > UNAUTHENTICATED_BYTES)
     }
 }
 
@@ -634,6 +636,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for EventName<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::Output;
+    use roomcast_proto::limits::Rate;
 
     #[test]
     fn malformed_packets_are_not_decoded() {
@@ -662,6 +666,64 @@ mod tests {
             "[{}]",
         ] {
             assert!(!is_event(args), "{args}");
+        }
+    }
+
+    /// Returns a server with one session, without a token, that has sent these CONNECTs.
+    fn connecting(namespaces: &[&str]) -> (EngineServer, SessionId) {
+        let mut engine = EngineServer::new("0".into(), Rc::default(), || "id".into());
+        let info = ConnectInfo {
+            protocol: Protocol::SocketIo,
+            identity: None,
+            error: None,
+            address: Some("192.0.2.1".into()),
+            recovers: false,
+        };
+        engine.open_socket(info, None, 0).expect("a socket");
+        let id = engine.session_by_sid("0-idid").expect("a session");
+        for nsp in namespaces {
+            engine.receive_message(id, Frame::Text(format!("0{nsp},")), 0);
+        }
+        engine.take_outputs();
+        (engine, id)
+    }
+
+    /// Takes the outputs and returns the texts that are sent.
+    fn sent(engine: &mut EngineServer) -> Vec<String> {
+        let outputs = engine.take_outputs().into_iter();
+        outputs
+            .filter_map(|output| match output {
+                Output::Send {
+                    frame: Frame::Text(text),
+                    ..
+                } => Some(text),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn client_that_is_expelled_before_its_connect_was_accepted_is_refused() {
+        let (mut engine, id) = connecting(&["/chat"]);
+        engine.expel(id, "/chat", Disconnect::Expired);
+        let refusal = r#"44/chat,{"message":"token expired"}"#;
+        assert_eq!(sent(&mut engine), [refusal]);
+        assert!(engine.sid(id).is_some(), "the session can try again");
+        assert!(!engine.accept(id, "/chat", None, "{}".to_owned()));
+    }
+
+    #[test]
+    fn first_refused_connect_of_a_session_does_not_count_against_its_address() {
+        let (mut engine, id) = connecting(&["/chat"]);
+        let mut config = GatewayConfig::clone(&engine.config);
+        config.refused_connects = Rate::per_minute(1.0);
+        engine.config = Rc::new(config);
+        let stranger = engine.connect_info(id).expect("a session").clone();
+        for counted in [false, true] {
+            engine.refuse(id, "/chat", "{}");
+            let admitted = engine.admit(&stranger, 0);
+            assert_eq!(admitted.is_err(), counted, "{admitted:?}");
+            engine.receive_message(id, Frame::Text("0/chat,".to_owned()), 0);
         }
     }
 }

@@ -4,15 +4,20 @@ use super::Object;
 use crate::durable::refuse;
 use crate::durable::runtime::{self, Socket};
 use futures_channel::oneshot;
+use futures_util::future::{Either, select};
 use roomcast_gateway::handshake::{Ask, Error as HandshakeError};
-use roomcast_gateway::{Answer, ConnectInfo, EngineServer, PollId, Polled, SocketId};
+use roomcast_gateway::{
+    Answer, ConnectInfo, EngineServer, PollId, Polled, PostBody, PostLimits, SocketId,
+};
 use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::time::Millis;
 use serde::{Deserialize, Serialize};
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen::{JsCast, JsValue};
-use worker::{Error, Request, Response, ResponseBuilder, Result, WebSocketPair};
+use worker::{Delay, Error, Request, Response, ResponseBuilder, Result, WebSocketPair};
 
 /// Somebody at the door.
 #[derive(Serialize, Deserialize)]
@@ -57,14 +62,18 @@ impl Object {
                 live.gateway.engine.open_polling(door, live.began)
             })?,
             Some(Ask::Post { sid }) => {
-                let limit = self.act(Some(name.clone()), |live, _| {
-                    live.gateway.engine.payload_limit(&sid)
+                let begun = self.act(Some(name.clone()), |live, _| {
+                    live.gateway.engine.begin_post(&sid, live.began)
                 })?;
-                let body = runtime::read_body(request.inner(), limit).await?;
-                self.act(Some(name), |live, _| {
-                    let engine = &mut live.gateway.engine;
-                    engine.post(&sid, body.as_deref(), live.began)
-                })?
+                match begun {
+                    Err(answer) => answer,
+                    Ok(limits) => {
+                        let body = read_post(&request, limits).await;
+                        self.act(Some(name), |live, _| {
+                            live.gateway.engine.post(&sid, body, live.began)
+                        })?
+                    }
+                }
             }
             Some(Ask::Poll { sid }) => {
                 let (sender, receiver) = oneshot::channel();
@@ -170,5 +179,17 @@ impl Object {
         })?;
         hear("error", |object, socket, _| object.gone(socket, 1006))?;
         Ok(())
+    }
+}
+
+/// Reads the body of a POST request of long-polling, within its limits.
+async fn read_post(request: &Request, limits: PostLimits) -> PostBody {
+    let PostLimits { max_bytes, timeout } = limits;
+    let reading = pin!(runtime::read_body(request.inner(), max_bytes, max_bytes));
+    let delay = pin!(Delay::from(Duration::from_millis(timeout)));
+    match select(reading, delay).await {
+        Either::Left((Ok(Some(body)), _)) => PostBody::Complete(body),
+        Either::Left((Ok(None), _)) => PostBody::TooLarge,
+        Either::Left((Err(_), _)) | Either::Right(_) => PostBody::Incomplete,
     }
 }

@@ -426,8 +426,13 @@ impl Chat {
             }
         }
         let is_connected = matches!(client.phase, Phase::Connected);
-        if is_connected && !engine.opens(client.receiver(), &client.identity.user, room) {
-            return Route::Unauthorized;
+        if is_connected {
+            match engine.opens(client.receiver(), &client.identity.user, room) {
+                Some(true) => {}
+                Some(false) => return Route::Unauthorized,
+                // An earlier item of the same delivery has closed the connection.
+                None => return Route::Skip,
+            }
         }
         match &client.framing {
             Framing::Native(socket) => Route::Native(*socket),
@@ -502,16 +507,16 @@ impl Chat {
 
     /// The last check before lines of a room are sent to a client; see
     /// [`EngineServer::opens`]. Closes the connection and returns `false` if it must not
-    /// receive them.
+    /// receive them. Returns `false` as well if it is closed already.
     fn may_receive(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) -> bool {
-        let may_receive = self
+        let opens = self
             .clients
             .get(key)
-            .is_some_and(|client| engine.opens(client.receiver(), &client.identity.user, room));
-        if !may_receive {
+            .and_then(|client| engine.opens(client.receiver(), &client.identity.user, room));
+        if opens == Some(false) {
             self.close_unauthorized(engine, key, room);
         }
-        may_receive
+        opens == Some(true)
     }
 
     /// Closes a connection to which events of a room would have been sent although its

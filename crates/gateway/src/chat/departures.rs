@@ -5,12 +5,12 @@
 
 use crate::output::Output;
 use roomcast_proto::link;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A client that is disconnected.
 pub(super) struct Departure {
-    /// Number of its rooms that do not know it.
-    pub(super) unacknowledged: usize,
+    /// Its subscriptions whose rooms do not know that they have ended.
+    pub(super) unacknowledged: HashSet<String>,
     /// The key under which its record is saved.
     pub(super) storage_key: String,
     pub(super) user: String,
@@ -33,8 +33,8 @@ impl Departures {
     pub(super) fn acknowledge(&mut self, subscription: &str) -> Option<Output> {
         let client = link::client_of(subscription);
         let departure = self.0.get_mut(client)?;
-        departure.unacknowledged = departure.unacknowledged.saturating_sub(1);
-        if departure.unacknowledged > 0 {
+        departure.unacknowledged.remove(subscription);
+        if !departure.unacknowledged.is_empty() {
             return None;
         }
         Some(self.0.remove(client)?.then)
@@ -47,5 +47,25 @@ impl Departures {
             .0
             .extract_if(|_, one| one.storage_key == storage_key && one.user == user);
         taken.map(|(_, departure)| departure.then).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn earlier_subscription_to_the_same_room_does_not_count_as_acknowledged() {
+        let mut departures = Departures::default();
+        let departure = Departure {
+            unacknowledged: ["c:2".to_owned()].into(),
+            storage_key: "c".to_owned(),
+            user: "alice".to_owned(),
+            then: Output::Forget { client: "c".into() },
+        };
+        departures.insert("c".to_owned(), departure);
+        // The retry of a leave, from before the client joined the room again.
+        assert!(departures.acknowledge("c:1").is_none());
+        assert!(departures.acknowledge("c:2").is_some());
     }
 }

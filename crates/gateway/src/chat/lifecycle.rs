@@ -279,8 +279,9 @@ impl Chat {
         if client.subscriptions.is_empty() {
             engine.push(then);
         } else {
+            let subscriptions = client.subscriptions.iter();
             let departure = Departure {
-                unacknowledged: client.subscriptions.len(),
+                unacknowledged: subscriptions.map(|one| one.id.clone()).collect(),
                 storage_key: client.storage_key(),
                 user: client.identity.user.clone(),
                 then,

@@ -239,20 +239,47 @@ impl Chat {
     /// Sends the commands again that are due.
     pub(super) fn run_retries(&mut self, engine: &mut EngineServer, now: Millis) {
         for Retry { room, command, .. } in self.retries.take_due(now) {
-            let ToRoom::Join { hello, .. } = command else {
-                self.forward(engine, &room, command);
-                continue;
-            };
-            // The client may have received more since.
-            let id = &hello.connection_id;
-            if let Some(key) = self.clients.by_subscription(id)
-                && self.clients.current_subscription(&room, id).is_some()
-            {
-                self.repair(engine, key, &room);
-            }
+            self.run_retry(engine, &room, command);
         }
         if let Some(at) = self.retries.deadline() {
             self.schedule(at);
+        }
+    }
+
+    /// Sends a command again, as far as it still applies: the position, the rights and
+    /// the subscription of the client may have changed since.
+    fn run_retry(&mut self, engine: &mut EngineServer, room: &str, command: ToRoom) {
+        let id = command.connection();
+        let key = self.clients.by_subscription(id);
+        let is_current = self.clients.current_subscription(room, id).is_some();
+        match (command, key) {
+            (ToRoom::Join { .. }, Some(key)) if is_current => self.repair(engine, key, room),
+            (ToRoom::Refresh { connection, .. }, Some(key)) if is_current => {
+                self.refresh_rights(engine, key, room, connection);
+            }
+            (ToRoom::Join { .. } | ToRoom::Refresh { .. }, _) => {}
+            // The client has joined again since, and its new subscription replaces the
+            // one that it left.
+            (ToRoom::Gone { .. }, Some(key)) if self.clients.subscription(key, room).is_some() => {}
+            (command, _) => self.forward(engine, room, command),
+        }
+    }
+
+    /// Tells a room the rights that the newest token of a client grants.
+    fn refresh_rights(
+        &mut self,
+        engine: &mut EngineServer,
+        key: ClientId,
+        room: &str,
+        connection: String,
+    ) {
+        if let Some(client) = self.clients.get(key) {
+            let refresh = ToRoom::Refresh {
+                connection,
+                rights: client.identity.rights(room),
+                expires: client.identity.expires,
+            };
+            self.forward(engine, room, refresh);
         }
     }
 }

@@ -41,24 +41,18 @@ impl EngineServer {
     }
 
     /// Returns `true` if the receiver belongs to `user` and its newest token grants
-    /// `read` on `room`.
+    /// `read` on `room`. Returns `None` if the receiver is closed.
     ///
     /// This is the last check before an event of the room is sent. It asks the
     /// transport and not the client of the application, so a mistake in the tables of
     /// clients cannot send events to the connection of another user.
-    pub fn opens(&self, receiver: Receiver, user: &str, room: &str) -> bool {
+    pub fn opens(&self, receiver: Receiver, user: &str, room: &str) -> Option<bool> {
         let identity = match receiver {
-            Receiver::Native(socket) => self
-                .sockets
-                .get(socket)
-                .and_then(|state| state.identity.as_deref()),
-            Receiver::Namespace(id, nsp) => self
-                .sessions
-                .get(id)
-                .and_then(|session| session.socketio.identity(nsp)),
+            Receiver::Native(socket) => self.sockets.get(socket)?.identity.as_deref(),
+            Receiver::Namespace(id, nsp) => self.sessions.get(id)?.socketio.identity(nsp)?,
         };
-        identity.is_some_and(|identity| {
+        Some(identity.is_some_and(|identity| {
             identity.user == user && identity.rights(room).has(Rights::READ)
-        })
+        }))
     }
 }

@@ -25,7 +25,7 @@ mod sockets;
 pub(crate) use heartbeat::{RECHECK_DELAY, TIMEOUT_EXTENSION};
 pub use identity::Receiver;
 pub use open::{ConnectInfo, Protocol};
-pub use polling::{Answer, Polled};
+pub use polling::{Answer, Polled, PostBody, PostLimits};
 
 use crate::config::GatewayConfig;
 use crate::event::EngineEvent;

@@ -147,6 +147,7 @@ impl EngineServer {
             pinged_at: None,
             last_activity: now,
             overhead: TokenBucket::full(self.config.limits.commands, now),
+            is_posting: false,
             refusal_logged: false,
             socketio,
         };

@@ -1,7 +1,7 @@
 //! The long-polling transport, and the upgrade from it to a WebSocket.
 
 use super::sessions::Candidate;
-use super::{ConnectInfo, EngineServer, MAX_CONNECT_BYTES, Role, Transport};
+use super::{ConnectInfo, EngineServer, Role, Transport};
 use crate::handshake::Error as HandshakeError;
 use crate::ids::{PollId, SessionId, SocketId};
 use crate::output::{Frame, Output};
@@ -13,11 +13,18 @@ use serde_json::json;
 /// Time within which an upgrade has to be complete, as in the reference server.
 pub(super) const UPGRADE_TIMEOUT: Millis = 10 * SECOND;
 
+/// Time within which the body of a POST request has to arrive.
+const POST_TIMEOUT: Millis = 60 * SECOND;
+
+/// The same for a session without a valid token.
+const UNAUTHENTICATED_POST_TIMEOUT: Millis = 10 * SECOND;
+
 /// The separator of the packets of a polling payload.
 const SEPARATOR: char = '\u{1e}';
 
 /// Maximum number of packets of one polling request: as many commands as an object
-/// handles in one turn of its event loop (CONTRACT, Delivery 5).
+/// handles in one turn of its event loop (CONTRACT, Delivery 5). If the burst of
+/// commands is larger, the maximum is the burst, because more would be refused.
 const MAX_PACKETS: usize = 1_000;
 
 /// Maximum number of packets of one polling request of a session without a valid token:
@@ -66,6 +73,26 @@ pub enum Polled {
     Now(Answer),
     /// Nothing to send yet. [`Output::Answer`] with this id answers the request.
     Later(PollId),
+}
+
+/// How to read the body of a POST request. Result of [`EngineServer::begin_post`].
+#[derive(Clone, Copy, Debug)]
+pub struct PostLimits {
+    /// Maximum size of the body in bytes.
+    pub max_bytes: usize,
+    /// Time within which the body has to arrive.
+    pub timeout: Millis,
+}
+
+/// The body of a POST request. Input of [`EngineServer::post`].
+#[derive(Clone, Debug)]
+pub enum PostBody {
+    /// The whole body.
+    Complete(Vec<u8>),
+    /// The body is larger than [`PostLimits::max_bytes`].
+    TooLarge,
+    /// The request was aborted, or exceeded [`PostLimits::timeout`].
+    Incomplete,
 }
 
 impl EngineServer {
@@ -117,38 +144,73 @@ impl EngineServer {
         }
     }
 
-    /// Returns the maximum size in bytes of a POST request for this session.
-    pub fn payload_limit(&self, sid: &str) -> usize {
-        match self.sessions.by_sid(sid) {
-            Some(id) => self.payload_limit_of(id),
-            None => MAX_CONNECT_BYTES,
+    /// Begins a POST request. Returns how to read its body, for
+    /// [`EngineServer::post`], or the answer if the body is not to be read.
+    ///
+    /// A session has one POST request at a time. A second one ends the session, as in
+    /// the reference server.
+    pub fn begin_post(&mut self, sid: &str, now: Millis) -> Result<PostLimits, Answer> {
+        let Some(id) = self.sessions.by_sid(sid) else {
+            return Err(Answer::error(HandshakeError::UnknownSid));
+        };
+        let max_bytes = self.payload_limit_of(id);
+        let Some(session) = self.sessions.get_mut(id) else {
+            return Err(Answer::error(HandshakeError::UnknownSid));
+        };
+        if matches!(session.transport, Transport::Socket(_)) {
+            return Err(Answer::error(HandshakeError::BadRequest));
         }
+        session.last_activity = now;
+        if std::mem::replace(&mut session.is_posting, true) {
+            self.end_session(id, Packet::Close, Disconnect::Malformed);
+            return Err(Answer::error(HandshakeError::BadRequest));
+        }
+        let timeout = match session.is_authenticated() {
+            true => POST_TIMEOUT,
+            false => UNAUTHENTICATED_POST_TIMEOUT,
+        };
+        Ok(PostLimits { max_bytes, timeout })
     }
 
-    /// Handles a POST request with packets. Either all packets are well-formed and
-    /// handled, or none is handled. `body` is `None` if it is larger than
-    /// [`EngineServer::payload_limit`].
-    pub fn post(&mut self, sid: &str, body: Option<&[u8]>, now: Millis) -> Answer {
+    /// Handles the body of a POST request, after [`EngineServer::begin_post`]. Either
+    /// all packets are well-formed and handled, or none is handled.
+    pub fn post(&mut self, sid: &str, body: PostBody, now: Millis) -> Answer {
         let Some(id) = self.sessions.by_sid(sid) else {
             return Answer::error(HandshakeError::UnknownSid);
         };
-        let limit = self.payload_limit_of(id);
+        let max_bytes = self.payload_limit_of(id);
+        let burst = self.config.limits.commands.burst as usize;
+        let exceeds_waiting_limit = self.exceeds_waiting_limit(id);
         let Some(session) = self.sessions.get_mut(id) else {
             return Answer::error(HandshakeError::UnknownSid);
         };
+        session.is_posting = false;
         if matches!(session.transport, Transport::Socket(_)) {
             return Answer::error(HandshakeError::BadRequest);
         }
         session.last_activity = now;
         let max_packets = match session.is_authenticated() {
-            true => MAX_PACKETS,
+            true => MAX_PACKETS.max(burst),
             false => MAX_CONNECT_PACKETS,
         };
-        let Some(body) = body.filter(|body| fits(body, limit, max_packets)) else {
+        let body = match body {
+            PostBody::Complete(body) => Some(body),
+            PostBody::TooLarge => None,
+            PostBody::Incomplete => {
+                // Often the network has failed, so it is not logged as a refusal.
+                self.end_session(id, Packet::Close, Disconnect::Normal);
+                return Answer::error(HandshakeError::BadRequest);
+            }
+        };
+        if exceeds_waiting_limit {
+            self.end_session(id, Packet::Close, Disconnect::TooFast);
+            return Answer::error(HandshakeError::BadRequest);
+        }
+        let Some(body) = body.filter(|body| fits(body, max_bytes, max_packets)) else {
             self.end_session(id, Packet::Close, Disconnect::TooLarge);
             return Answer::too_large();
         };
-        let Some(packets) = parse_payload(body) else {
+        let Some(packets) = parse_payload(&body) else {
             self.end_session(id, Packet::Close, Disconnect::Malformed);
             return Answer::error(HandshakeError::BadRequest);
         };
@@ -186,11 +248,14 @@ impl EngineServer {
         };
         match packet {
             Some(Packet::PingUpgrade) => {
-                self.send_to_socket(socket, Packet::PongUpgrade);
                 let session = self.sessions.get_mut(id);
-                if let Some(candidate) = session.and_then(|session| session.candidate.as_mut()) {
-                    candidate.probed = true;
+                let candidate = session.and_then(|session| session.candidate.as_mut());
+                // Clients probe once. Each further probe would cost an answer that no
+                // limit counts.
+                if candidate.is_none_or(|it| std::mem::replace(&mut it.probed, true)) {
+                    return self.drop_candidate(id);
                 }
+                self.send_to_socket(socket, Packet::PongUpgrade);
                 // `poll` answers the requests that follow in the same way.
                 self.answer_poll(id, Packet::Noop);
             }
@@ -276,6 +341,105 @@ mod tests {
             panic!("the session is on a WebSocket");
         };
         assert_eq!(answer.status, 400);
+    }
+
+    #[test]
+    fn second_probe_drops_the_candidate() {
+        let mut engine = engine();
+        engine.open_polling(connect_info(), NOW);
+        let sid = sid(&engine);
+        let socket = engine
+            .open_socket(connect_info(), Some(&sid), NOW)
+            .expect("a socket");
+        for _ in 0..3 {
+            engine.frame(socket, Frame::Text("2probe".to_owned()), NOW);
+        }
+        let outputs = engine.take_outputs();
+        let answers = outputs.iter().filter(
+            |output| matches!(output, Output::Send { frame: Frame::Text(text), .. } if text == "3probe"),
+        );
+        assert_eq!(answers.count(), 1, "{outputs:?}");
+        let is_closed = |output: &Output| matches!(output, Output::Close { .. });
+        assert!(outputs.iter().any(is_closed), "{outputs:?}");
+        assert!(engine.session_by_sid(&sid).is_some(), "the session goes on");
+    }
+
+    #[test]
+    fn second_post_at_the_same_time_ends_the_session() {
+        let mut engine = engine();
+        engine.open_polling(connect_info(), NOW);
+        let sid = sid(&engine);
+        for _ in 0..2 {
+            engine.begin_post(&sid, NOW).expect("a first request");
+            let answer = engine.post(&sid, PostBody::Complete(b"6".to_vec()), NOW);
+            assert_eq!(answer.status, 200);
+        }
+        engine.begin_post(&sid, NOW).expect("a first request");
+        let answer = engine.begin_post(&sid, NOW).expect_err("a second request");
+        assert_eq!(answer.status, 400);
+        assert!(engine.session_by_sid(&sid).is_none());
+        let answer = engine.post(&sid, PostBody::Complete(b"6".to_vec()), NOW);
+        assert_eq!(answer.status, 400, "the first request");
+    }
+
+    #[test]
+    fn post_has_the_limits_of_its_session() {
+        let mut engine = engine();
+        assert!(engine.begin_post("0-other", NOW).is_err(), "no session");
+        engine.open_polling(connect_info(), NOW);
+        let sid = sid(&engine);
+        let limits = engine.begin_post(&sid, NOW).expect("limits");
+        assert_eq!((limits.max_bytes, limits.timeout), (20 * 1024, 10 * SECOND));
+        engine.post(&sid, PostBody::Complete(b"6".to_vec()), NOW);
+        join(&mut engine);
+        let limits = engine.begin_post(&sid, NOW).expect("limits");
+        assert_eq!((limits.max_bytes, limits.timeout), (1_000_000, 60 * SECOND));
+    }
+
+    #[test]
+    fn incomplete_body_ends_the_session_without_a_log_record() {
+        let mut engine = engine();
+        engine.open_polling(connect_info(), NOW);
+        let sid = sid(&engine);
+        engine.begin_post(&sid, NOW).expect("limits");
+        let answer = engine.post(&sid, PostBody::Incomplete, NOW);
+        assert_eq!(answer.status, 400);
+        assert!(engine.session_by_sid(&sid).is_none());
+        let outputs = engine.take_outputs();
+        let is_log = |output: &Output| matches!(output, Output::Log(_));
+        assert!(!outputs.iter().any(is_log), "{outputs:?}");
+    }
+
+    #[test]
+    fn request_has_as_many_packets_as_the_burst_of_commands() {
+        let mut engine = engine();
+        let burst = engine.config.limits.commands.burst as usize;
+        assert!(burst > MAX_PACKETS);
+        engine.open_polling(connect_info(), NOW);
+        join(&mut engine);
+        let sid = sid(&engine);
+        for (packets, status) in [(burst - 1, 200), (burst + 1, 413)] {
+            let body = vec!["6"; packets].join(&SEPARATOR.to_string());
+            engine.begin_post(&sid, NOW + 60 * SECOND).expect("limits");
+            let body = PostBody::Complete(body.into_bytes());
+            let answer = engine.post(&sid, body, NOW + 60 * SECOND);
+            assert_eq!(answer.status, status, "{packets} packets");
+        }
+    }
+
+    #[test]
+    fn waiting_connects_are_limited_at_the_next_request() {
+        let mut engine = engine();
+        engine.open_polling(connect_info(), NOW);
+        let sid = sid(&engine);
+        let connect = |nsp: &str| format!(r#"40/{nsp},{{"token":"{}"}}"#, "x".repeat(5_000));
+        let body = [connect("a"), connect("b")].join(&SEPARATOR.to_string());
+        for (body, status) in [(body, 200), ("6".to_owned(), 400)] {
+            engine.begin_post(&sid, NOW).expect("limits");
+            let answer = engine.post(&sid, PostBody::Complete(body.into_bytes()), NOW);
+            assert_eq!(answer.status, status);
+        }
+        assert!(engine.session_by_sid(&sid).is_none());
     }
 
     #[test]

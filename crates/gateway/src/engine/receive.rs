@@ -1,6 +1,6 @@
 //! Frames and packets of clients.
 
-use super::{EngineServer, MAX_CONNECT_BYTES, Role};
+use super::{EngineServer, MAX_CONNECT_BYTES, Role, UNAUTHENTICATED_BYTES};
 use crate::event::EngineEvent;
 use crate::ids::{SessionId, SocketId};
 use crate::output::Frame;
@@ -31,6 +31,9 @@ impl EngineServer {
         if frame.len() > self.payload_limit_of(id) {
             return self.end_session(id, Packet::Noop, Disconnect::TooLarge);
         }
+        if self.exceeds_waiting_limit(id) {
+            return self.end_session(id, Packet::Noop, Disconnect::TooFast);
+        }
         let packet = match frame {
             Frame::Text(text) => Packet::parse(ProtocolVersion::V4, text).ok(),
             Frame::Binary(bytes) => Some(Packet::Binary(bytes)),
@@ -52,6 +55,16 @@ impl EngineServer {
             }
             _ => self.config.max_payload,
         }
+    }
+
+    /// Returns `true` if a session without a valid token has more than
+    /// [`UNAUTHENTICATED_BYTES`] of CONNECTs that wait. Checked at each input, before it
+    /// is handled: the CONNECTs of one payload are handled together, and the first ones
+    /// may be answered before the others have to wait.
+    pub(super) fn exceeds_waiting_limit(&self, id: SessionId) -> bool {
+        self.sessions.get(id).is_some_and(|session| {
+            !session.is_authenticated() && session.socketio.waiting_bytes() > UNAUTHENTICATED_BYTES
+        })
     }
 
     /// Counts a packet that the limits of no namespace count. Ends the session and

@@ -26,6 +26,8 @@ pub(crate) struct Session {
     /// Limits the packets that the limits of no namespace count: noops,
     /// acknowledgements, CONNECTs.
     pub(super) overhead: TokenBucket,
+    /// The body of a POST request is being read.
+    pub(super) is_posting: bool,
     /// A refusal was logged. Each connection logs at most one.
     pub(crate) refusal_logged: bool,
     pub(crate) socketio: SocketIoSession,
