@@ -6,8 +6,12 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use roomcast_gateway::chat::Chat;
 use roomcast_gateway::{App, EngineServer, Frame, Gateway, Output, Protocol, SocketId, Stored};
-use roomcast_proto::link::{Command as ToRoom, Push, Pushed};
+use roomcast_proto::access::{Rights, TokenId};
+use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
+use roomcast_proto::position::Position;
+use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
+use roomcast_room::Hello;
 use roomcast_room::gateways::Retry;
 use roomcast_room::service::Request;
 use roomcast_sim::world::{self, NOW, Server, connect_info, identity};
@@ -937,4 +941,78 @@ fn failures_found_by_the_model_pass() {
         world.settle_all();
         world.check();
     }
+}
+
+/// A connection catches up from the log in portions. The first one waits until the
+/// delivery in progress is acknowledged.
+#[test]
+fn presence_that_changes_during_catch_up_is_received() {
+    world::begin();
+    let gateway = GATEWAYS[0];
+    let mut server = Server::new("a", world::config(&[]));
+    let join = |server: &mut Server, id: &str, since| {
+        let hello = Hello {
+            connection_id: id.into(),
+            user: id.into(),
+            rights: Rights::MEMBER,
+            expires: u64::MAX,
+            address: None,
+            position: Position {
+                since,
+                ..Position::default()
+            },
+            status: Status::Online,
+            token: TokenId::default(),
+        };
+        let join = ToRoom::Join {
+            hello,
+            id: Some(1),
+            again: false,
+        };
+        server.link(gateway, vec![join]);
+        server.settle();
+    };
+    let send = |server: &mut Server, frame: &str| {
+        let frame = ToRoom::Frame {
+            connection: "bob".into(),
+            frame: frame.into(),
+        };
+        server.link(gateway, vec![frame]);
+        server.settle();
+    };
+    // Returns the texts for `alice` in the next delivery, and whether they contain events
+    // of the log.
+    let take = |server: &mut Server, reads| {
+        let body = server.take_push(gateway, reads).expect("a push");
+        let (push, texts) = Push::parse(&body).expect("a push");
+        server.push_reached(gateway, &Pushed::default());
+        let (mut received, mut has_events) = (String::new(), false);
+        for (item, text) in push.items.iter().zip(texts) {
+            match item {
+                Item::One { to, at, .. } if to == "alice" => {
+                    received.push_str(text);
+                    has_events |= at.is_some();
+                }
+                Item::All { not, after, at, .. } if !not.contains(&"alice".to_owned()) => {
+                    received.push_str(text);
+                    has_events |= at > after;
+                }
+                _ => {}
+            }
+        }
+        (received, has_events)
+    };
+    join(&mut server, "bob", None);
+    let message = r#"{"event":"sendMessage","data":{"content":"1"},"id":1}"#;
+    send(&mut server, message);
+    assert_eq!(server.start_pushes(), [gateway]);
+    take(&mut server, 0);
+    join(&mut server, "alice", Some(0));
+    let away = r#"{"event":"setPresence","data":{"status":"away"}}"#;
+    send(&mut server, away);
+    let (received, has_events) = take(&mut server, 0);
+    assert!(received.contains("away"), "{received}");
+    assert!(!has_events, "the message comes from the log");
+    let (received, has_events) = take(&mut server, 1);
+    assert!(has_events && received.contains("newMessage"), "{received}");
 }

@@ -1,9 +1,9 @@
 //! Catching up: a connection at a gateway that is behind gets the log in
 //! portions, and is live again at the head.
 //!
-//! While it is behind, it is left out of what all connections get. Nothing is
-//! queued for it: the log is read when the gateway is ready for a portion. The
-//! order of calls, for each portion:
+//! While it is behind, it gets ephemeral events as all connections do, but no logged
+//! events. Those are not queued for it: the log is read when the gateway is ready for a
+//! portion. The order of calls, for each portion:
 //!
 //! 1. [`Room::gap`]: what retention has removed meanwhile is announced.
 //! 2. [`Room::next_portion`]: from where to where the log is to be read.

@@ -345,7 +345,7 @@ impl Room {
                 continue;
             }
             served.insert(custom.conn);
-            let with_events = at > after && !runs.is_empty();
+            let with_events = custom.with_events && !runs.is_empty();
             let events = (with_events.then_some(after), with_events.then_some(at));
             let text = custom.text(shared);
             self.gateways.one(custom.conn, &text, events);
@@ -355,12 +355,7 @@ impl Room {
         };
         let gateways: Vec<Rc<str>> = self.gateways.counts.keys().cloned().collect();
         for gateway in gateways {
-            let behind: Vec<ConnId> = self.gateways.outboxes.catching_up(&gateway).collect();
-            let behind = behind
-                .into_iter()
-                .filter(|conn| self.next_portion(*conn).is_some());
-            let excepted: HashSet<ConnId> = served.iter().copied().chain(behind).collect();
-            let remotes = excepted
+            let remotes = served
                 .iter()
                 .filter_map(|conn| self.gateways.remotes.get(*conn));
             let not = remotes.filter(|remote| remote.gateway == gateway);
@@ -393,10 +388,11 @@ impl Room {
         loop {
             let conn = self.gateways.outboxes.next_portion(gateway)?;
             self.announce_gap(conn);
-            // It may be gone, or what it missed may be past retention.
             if let Some(portion) = self.next_portion(conn) {
                 return Some((conn, portion));
             }
+            // The connection is gone, or the events that it missed have expired.
+            self.gateways.outboxes.skip_portion(gateway);
         }
     }
 
@@ -475,10 +471,10 @@ impl Room {
         self.gateways.probe_connections(gateway, head);
     }
 
-    /// Pushes to a gateway have ended by a failure of the room's own.
+    /// Pushes to a gateway have stopped because of an error in the room. The host waits,
+    /// calls [`Room::look_for`] and goes on.
     pub fn pushes_stopped(&mut self, gateway: &str) {
         self.gateways.outboxes.stopped(gateway);
-        self.look_for(gateway);
     }
 
     /// A connection at a gateway, as it was stored.

@@ -12,6 +12,9 @@ use std::rc::Rc;
 use std::time::Duration;
 use worker::{Delay, Error, Request, Response, Result};
 
+/// Delay after an error in the room before pushes to a gateway start again.
+const STOPPED: Duration = Duration::from_secs(1);
+
 impl Object {
     /// A request of a gateway for its connections.
     pub(super) async fn link(
@@ -41,7 +44,14 @@ impl Object {
     pub(super) async fn push(self: &Rc<Self>, gateway: String) -> Result<()> {
         let pushed = self.push_all(&gateway).await;
         if pushed.is_err() {
-            self.with(None, |live, _| live.room.pushes_stopped(&gateway))?;
+            let stopped = self.with(None, |live, _| live.room.pushes_stopped(&gateway));
+            // If the room cannot be read, its memory of pushes is lost as well.
+            if let Err(error) = stopped {
+                runtime::complain(error);
+            }
+            Delay::from(STOPPED).await;
+            self.with(None, |live, _| live.room.look_for(&gateway))?;
+            Rc::clone(self).arm();
         }
         pushed
     }

@@ -75,19 +75,25 @@ impl TokenBucket {
     }
 }
 
-/// Number of buckets above which a [`KeyedRateLimiter`] drops the full ones.
-const PRUNE_ABOVE: usize = 1_000;
+/// Number of buckets below which a [`KeyedRateLimiter`] never drops the full ones.
+const MIN_PRUNE: usize = 1_000;
 
 /// A rate limit for each key, such as an address or a user.
 #[derive(Debug, Default)]
-pub struct KeyedRateLimiter(HashMap<String, TokenBucket>);
+pub struct KeyedRateLimiter {
+    buckets: HashMap<String, TokenBucket>,
+    /// Number of buckets at which the full ones are dropped the next time. At least twice
+    /// the number that was left the last time, so that a call takes constant time on
+    /// average.
+    prune_at: usize,
+}
 
 impl KeyedRateLimiter {
     /// Returns the error that [`KeyedRateLimiter::admit`] would return, without taking a
     /// token.
     pub fn check(&self, key: &str, what: &str, rate: Rate, now: Millis) -> Result<()> {
         let taken = self
-            .0
+            .buckets
             .get(key)
             .map_or(Ok(()), |bucket| bucket.clone().take(rate, now));
         taken.map_err(|wait| Error::rate_limited(what, wait))
@@ -99,10 +105,11 @@ impl KeyedRateLimiter {
     ///
     /// Returns `rateLimited` if there is no token.
     pub fn admit(&mut self, key: &str, what: &str, rate: Rate, now: Millis) -> Result<()> {
-        if self.0.len() > PRUNE_ABOVE {
-            self.0.retain(|_, bucket| !bucket.is_full(rate, now));
+        if self.buckets.len() >= self.prune_at.max(MIN_PRUNE) {
+            self.buckets.retain(|_, bucket| !bucket.is_full(rate, now));
+            self.prune_at = 2 * self.buckets.len();
         }
-        self.0
+        self.buckets
             .entry(key.to_owned())
             .or_insert_with(|| TokenBucket::full(rate, now))
             .take(rate, now)
