@@ -275,7 +275,7 @@ async fn a_full_disk_acknowledges_nothing_and_the_room_recovers_with_free_space(
 
 #[tokio::test]
 async fn a_request_interrupted_by_a_panic_is_answered_at_once() {
-    let server = sabotaged().await;
+    let server = server_with_failpoints().await;
     let publication = json!({ "room": "hung", "event": "news", "data": 1, "messageId": "p" });
     let publish = async || {
         let token = service();
@@ -283,7 +283,7 @@ async fn a_request_interrupted_by_a_panic_is_answered_at_once() {
         let answer = tokio::time::timeout(Duration::from_secs(10), answer);
         answer.await.expect("the request is answered")
     };
-    plan(&server, &["Tick"]).await;
+    arm(&server, &["Tick"]).await;
     publish().await.problem(500, "internal");
     assert_eq!(publish().await.ok()["seq"], 1);
 }
