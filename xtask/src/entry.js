@@ -96,7 +96,7 @@ function problem() {
     title: "Internal Server Error",
     status: 500,
     code: "internal",
-    detail: "something went wrong here; try again",
+    detail: "internal error, try again",
   };
   return Response.json(body, {
     status: 500,
