@@ -40,6 +40,7 @@ fn room() -> Room {
     };
     let config = Rc::new(Config::read(vars).expect("settings"));
     let snapshot = Snapshot {
+        life: "1".into(),
         epoch: "e".into(),
         bounds: Bounds::default(),
         members: Default::default(),

@@ -56,7 +56,7 @@ impl Batcher {
         }
         if quiet {
             self.quiet = self.quiet.wrapping_add(1);
-            self.turns = u32::from(self.quiet % QUIET_BATCHES == 0);
+            self.turns = u32::from(self.quiet.is_multiple_of(QUIET_BATCHES));
         } else if begins {
             self.turns = MAX_TURNS;
         }
