@@ -4,13 +4,14 @@
 //! Object per room, which holds the room's sockets, presence, typing state and
 //! a stored log, and sleeps whenever nothing happens.
 //!
-//! The core does no I/O and is built and tested natively:
-//! - [`auth`]: a token becomes an identity; an identity answers "may it?"
-//! - [`wire`]: what goes over a socket
-//! - [`room`]: the state machine of a room; commands in, outputs out
-//! - [`gateway`]: the same of sockets with many rooms; Engine.IO and Socket.IO
-//! - [`http`]: routes, bodies, problem+json
-//! - [`config`], [`fault`], [`eventlog`], [`name`], [`time`]: what they share
+//! The core is in crates of its own, which do no I/O and are built and tested
+//! natively:
+//! - `roomcast-proto`: what clients, rooms, gateways and services send each other
+//! - `roomcast-auth`: tokens, keys, revocation, tickets, origins
+//! - `roomcast-room`: the state machine of a room; commands in, outputs out
+//! - `roomcast-gateway`: the same of sockets with many rooms; Engine.IO and Socket.IO
+//!
+//! This crate adds [`http`] (routes, bodies, problem+json) and [`config`].
 //!
 //! The shell is there only when built for the Workers runtime (wasm32):
 //! - `http::serve`: the Worker's entry point and what its routes do

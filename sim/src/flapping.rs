@@ -10,7 +10,7 @@
 //! - At the end every CONNECT of an open session is answered, and the rooms count exactly
 //!   the open connections.
 //!
-//! The input has three bytes per step, see [`World::step`].
+//! The input has three bytes per step, see `World::step`.
 
 use super::tokens::sign;
 use super::world::{self, NOW, Server};

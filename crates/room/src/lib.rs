@@ -6,7 +6,7 @@
 //! sockets carry ([`Attachment`]), so hibernation, a crash and a new deploy are
 //! the same to it.
 //!
-//! What it does is in `connections` (coming, going, membership), [`link`] (the
+//! What it does is in `connections` (coming, going, membership), `gateways` (the
 //! same for sockets at gateways), `commands` (what connections ask for),
 //! [`service`] (what services ask for) and `advance` (what time does); what it is
 //! made of in the other modules.

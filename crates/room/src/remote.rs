@@ -14,7 +14,7 @@ use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, sooner};
 
 impl Room {
-    /// A connection at a gateway joins; see [`Command::Join`].
+    /// A connection at a gateway joins; see [`roomcast_proto::link::Command::Join`].
     pub fn subscribe(
         &mut self,
         hello: Hello,
