@@ -44,8 +44,9 @@ const MAX_CONNECT_BYTES: usize = MAX_TOKEN + UNAUTHENTICATED_BYTES;
 /// a noop or a pong.
 const MAX_CONNECT_PACKETS: usize = 16;
 
-/// Most packets of one polling request: as many commands as an object handles
-/// in one turn of its event loop (CONTRACT, Delivery 5).
+/// Packets that one polling request may have in any case: as many commands as an
+/// object handles in one turn of its event loop (CONTRACT, Delivery 5). With a
+/// larger `COMMANDS_BURST` it may have as many as that: more would be refused.
 const MAX_PACKETS: usize = 1_000;
 
 /// The longest frame that a WebSocket may send before it is a session's

@@ -80,6 +80,7 @@ impl Hub {
             return Answer::error(Error::UnknownSid);
         };
         let limit = self.payload_limit_of(place);
+        let burst = self.config.room.commands.burst as usize;
         let Some(session) = self.session_mut(place) else {
             return Answer::error(Error::UnknownSid);
         };
@@ -88,7 +89,7 @@ impl Hub {
         }
         session.heard_at = now;
         let max_packets = match session.is_authenticated() {
-            true => MAX_PACKETS,
+            true => MAX_PACKETS.max(burst),
             false => MAX_CONNECT_PACKETS,
         };
         let separator = SEPARATOR as u8;
