@@ -3,11 +3,12 @@
 
 use roomcast::auth::revoked::{Revocation, Whose};
 use roomcast::auth::{self, Identity};
-use roomcast::config::Config;
+use roomcast::config::{Config, Level};
 use roomcast::gateway::chat::Chat;
 use roomcast::gateway::{App, Door, Gateway, Hub, Output, Protocol, SocketId};
 use roomcast::room::link::{Command, Item, Push};
 use roomcast_harness::{SECRET, Token};
+use serde_json::json;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -29,14 +30,26 @@ struct Bench {
 fn config() -> Rc<Config> {
     let vars = |name: &str| match name {
         "JWT_SECRET" => Some(SECRET.to_owned()),
-        "DEFAULT_ROOMS" => Some("*".to_owned()),
         _ => None,
     };
     Rc::new(Config::read(vars).expect("settings"))
 }
 
+/// A token of alice for the room `r` with these rights, or for no room.
+fn token(rights: Option<&[&str]>) -> String {
+    let rooms = rights.map_or(json!({}), |rights| json!({"r": rights}));
+    let token = Token::user("alice").ttl(1_000_000_000);
+    token.claim("rooms", rooms).sign(SECRET)
+}
+
+const MEMBER: Option<&[&str]> = Some(&["read", "write"]);
+
+fn refresh(token: &str) -> String {
+    format!(r#"{{"event":"refreshToken","data":{{"token":"{token}"}},"id":7}}"#)
+}
+
 fn identity(config: &Config) -> Identity {
-    let token = Token::user("alice").ttl(1_000_000_000).sign(SECRET);
+    let token = token(MEMBER);
     let now = roomcast_harness::now() as u64 * 1_000;
     auth::verify(config, &token, now).expect("a token")
 }
@@ -76,6 +89,43 @@ impl Bench {
         bench
     }
 
+    /// What follows a frame of the client.
+    fn say(&mut self, text: String) -> Vec<Output> {
+        let frame = roomcast::gateway::Frame::Text(text);
+        self.gateway.hub.frame(self.socket, frame, NOW);
+        self.gateway.settle(NOW)
+    }
+
+    /// The client's token becomes this one.
+    fn refresh(&mut self, token: &str) {
+        let mut out = self.say(refresh(token)).into_iter();
+        let waiting = out.find_map(|output| match output {
+            Output::Prepare(waiting) => Some(waiting),
+            _ => None,
+        });
+        if let Some(waiting) = waiting {
+            let (app, hub) = (&mut self.gateway.app, &mut self.gateway.hub);
+            app.prepared(hub, waiting, true, NOW);
+            self.gateway.settle(NOW);
+        }
+    }
+
+    /// The room could not be asked.
+    fn fail(&mut self, commands: Vec<Command>) {
+        let (app, hub) = (&mut self.gateway.app, &mut self.gateway.hub);
+        app.failed(hub, "r", commands);
+        assert!(self.take().is_none(), "not at once");
+    }
+
+    /// What the room is asked a minute later.
+    fn asked_later(&mut self) -> Option<Vec<Command>> {
+        let later = NOW + 60_000;
+        self.gateway.hub.set_now(later);
+        self.gateway.advance(&|_| None, later);
+        self.gateway.settle(later);
+        self.take()
+    }
+
     /// A push; what its clients are sent.
     fn push(&mut self, items: Vec<(Item, &str)>) -> Vec<String> {
         self.number += 1;
@@ -84,6 +134,20 @@ impl Bench {
 
     /// The same push once more.
     fn push_again(&mut self, items: Vec<(Item, &str)>) -> Vec<String> {
+        let sent = self.outputs_of(items).into_iter();
+        sent.filter_map(|output| match output {
+            Output::Broadcast { text, .. } => Some(text),
+            Output::Send {
+                frame: roomcast::gateway::Frame::Text(text),
+                ..
+            } => Some(text),
+            _ => None,
+        })
+        .collect()
+    }
+
+    /// What follows a push by the number of the last.
+    fn outputs_of(&mut self, items: Vec<(Item, &str)>) -> Vec<Output> {
         let (items, texts): (Vec<Item>, Vec<&str>) = items.into_iter().unzip();
         let push = Push {
             room: "r".into(),
@@ -94,16 +158,7 @@ impl Bench {
         };
         let (app, hub) = (&mut self.gateway.app, &mut self.gateway.hub);
         app.pushed(hub, push, &texts, NOW);
-        let sent = self.gateway.settle(NOW).into_iter();
-        sent.filter_map(|output| match output {
-            Output::Broadcast { text, .. } => Some(text),
-            Output::Send {
-                frame: roomcast::gateway::Frame::Text(text),
-                ..
-            } => Some(text),
-            _ => None,
-        })
-        .collect()
+        self.gateway.settle(NOW)
     }
 
     fn all(after: u64, text: &str) -> (Item, &str) {
@@ -257,12 +312,6 @@ fn who_is_behind_or_lost_joins_again_from_where_it_stood() {
 #[test]
 fn a_refresh_waits_for_what_its_token_takes_and_nothing_else_does() {
     let mut bench = Bench::new();
-    let socket = bench.socket;
-    let frame = |bench: &mut Bench, text: String| {
-        let hub = &mut bench.gateway.hub;
-        hub.frame(socket, roomcast::gateway::Frame::Text(text), NOW);
-        bench.gateway.settle(NOW)
-    };
     let answers = |out: &[Output], part: &str| {
         out.iter().any(|output| match output {
             Output::Send {
@@ -273,10 +322,9 @@ fn a_refresh_waits_for_what_its_token_takes_and_nothing_else_does() {
             _ => false,
         })
     };
-    let token = Token::user("alice").ttl(2_000_000_000).sign(SECRET);
-    let refresh = format!(r#"{{"event":"refreshToken","data":{{"token":"{token}"}},"id":7}}"#);
+    let token = token(MEMBER);
     for ready in [false, true] {
-        let out = frame(&mut bench, refresh.clone());
+        let out = bench.say(refresh(&token));
         assert!(!answers(&out, r#""ack":7"#), "{out:?}");
         let waiting = out.into_iter().find_map(|output| match output {
             Output::Prepare(waiting) => Some(waiting),
@@ -285,7 +333,7 @@ fn a_refresh_waits_for_what_its_token_takes_and_nothing_else_does() {
         let waiting = waiting.expect("asks for what it takes");
         assert_eq!(waiting.token, token);
         let presence = r#"{"event":"setPresence","data":{"status":"away"},"id":8}"#;
-        let out = frame(&mut bench, presence.to_owned());
+        let out = bench.say(presence.to_owned());
         assert!(answers(&out, r#""ack":8"#), "{out:?}");
         let gateway = &mut bench.gateway;
         gateway
@@ -317,4 +365,68 @@ fn a_refresh_waits_for_what_its_token_takes_and_nothing_else_does() {
         .iter()
         .any(|output| matches!(output, Output::Close { code: 4401, .. }));
     assert!(closed);
+}
+
+#[test]
+fn a_leave_that_failed_is_not_sent_again_after_the_next_join() {
+    let mut bench = Bench::new();
+    let (wide, narrow) = (token(MEMBER), token(None));
+    bench.refresh(&narrow);
+    let gone = bench.take().expect("the room is left");
+    assert!(matches!(&gone[..], [Command::Gone { .. }]), "{gone:?}");
+    bench.fail(gone);
+    bench.refresh(&wide);
+    bench.say(r#"{"event":"joinRoom","data":"r"}"#.to_owned());
+    let join = bench.take().expect("a join");
+    let Some(Command::Join { hello, .. }) = join.last() else {
+        panic!("not a join: {join:?}");
+    };
+    assert!(bench.take().is_none());
+    let to = hello.connection_id.clone();
+    bench.push(vec![(Item::In { to, after: 3 }, "")]);
+    let sent = bench.asked_later();
+    assert!(sent.is_none(), "{sent:?}");
+}
+
+#[test]
+fn a_refresh_that_failed_is_sent_again_with_the_newest_rights() {
+    let mut bench = Bench::new();
+    bench.refresh(&token(MEMBER));
+    let first = bench.take().expect("the room is told");
+    bench.fail(first);
+    bench.refresh(&token(Some(&["read"])));
+    let newest = bench.take().expect("the room is told");
+    let Some(Command::Refresh { rights: newest, .. }) = newest.last() else {
+        panic!("not a refresh: {newest:?}");
+    };
+    assert!(bench.take().is_none());
+    for command in bench.asked_later().into_iter().flatten() {
+        let Command::Refresh { rights, .. } = &command else {
+            panic!("not a refresh: {command:?}");
+        };
+        assert_eq!(rights, newest);
+    }
+}
+
+#[test]
+fn an_event_behind_the_end_of_its_only_receiver_closes_nothing_else() {
+    let mut bench = Bench::new();
+    let line = r#"{"event":"userLeft","data":{"roomId":"r","userId":"bob"}}"#;
+    let (bytes, not) = (line.len(), Vec::new());
+    let end = Item::Close {
+        to: bench.id.clone(),
+        why: roomcast::wire::native::Close::Kicked,
+    };
+    let (after, at) = (0, 0);
+    let event = Item::All {
+        bytes,
+        not,
+        after,
+        at,
+    };
+    bench.number += 1;
+    let outputs = bench.outputs_of(vec![(end, ""), (event, line)]);
+    let is_error =
+        |output: &Output| matches!(output, Output::Log(entry) if entry.level == Level::Error);
+    assert!(!outputs.iter().any(is_error), "{outputs:?}");
 }

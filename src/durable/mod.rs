@@ -19,7 +19,7 @@ pub use gateway::{DOOR_HEADER, GATEWAY_HEADER, NATIVE, Visit};
 pub use keys::prepare;
 pub use revocations::{catch_up, revoke};
 pub use room::{HELLO_HEADER, ROOM_HEADER};
-pub use runtime::{GATEWAYS, ROOMS, call, complain, fresh_id, now, read, read_body};
+pub use runtime::{GATEWAYS, MAX_DRAIN, ROOMS, call, complain, fresh_id, now, read, read_body};
 #[cfg(feature = "sabotage")]
 pub use sabotage::plan as plan_sabotage;
 pub use settings::settings;

@@ -171,17 +171,19 @@ impl Socket {
 /// How much of a body that is too large is read all the same, and dropped: a
 /// client that is still sending when it is answered sees a broken pipe instead
 /// of the answer.
-const MAX_DRAIN: usize = 32 << 20;
+pub const MAX_DRAIN: usize = 32 << 20;
 
-/// Bytes of a body that are read at a time.
-const BODY_CHUNK: u32 = 64 * 1024;
+/// Most bytes of a body that are read at a time.
+const BODY_CHUNK: usize = 64 * 1024;
 
 /// Reads the body of a request. `None` if it has more than `limit` bytes, of
-/// which no more are kept. All chunks come in one buffer: what JavaScript collects
-/// later is memory as well until then.
+/// which no more are kept; up to `drain` bytes more are read and dropped. All
+/// chunks come in one buffer: what JavaScript collects later is memory as well
+/// until then.
 pub async fn read_body(
     request: &web_sys::Request,
     limit: usize,
+    drain: usize,
 ) -> Result<Option<Vec<u8>>, JsValue> {
     let Some(stream) = request.body() else {
         return Ok(Some(Vec::new()));
@@ -192,8 +194,8 @@ pub async fn read_body(
         stream.get_reader_with_options(&options).unchecked_into();
     let mut body = Vec::new();
     let mut length = 0;
-    let mut buffer = js_sys::ArrayBuffer::new(BODY_CHUNK);
-    while length <= MAX_DRAIN {
+    let mut buffer = js_sys::ArrayBuffer::new(BODY_CHUNK.min(limit + 1) as u32);
+    while length <= limit + drain {
         let view = js_sys::Uint8Array::new(&buffer);
         let read = JsFuture::from(reader.read_with_array_buffer_view(&view)).await?;
         if Reflect::get(&read, &"done".into())?.is_truthy() {

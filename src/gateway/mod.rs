@@ -19,7 +19,9 @@ mod line;
 mod offset;
 mod socketio;
 
-pub use engine::{Answer, Door, Polled, Protocol, Receiver, UNAUTHENTICATED_BYTES};
+pub use engine::{
+    Answer, Door, Polled, PostBody, Posting, Protocol, Receiver, UNAUTHENTICATED_BYTES,
+};
 
 use crate::config::Config;
 use crate::eventlog::Entry;

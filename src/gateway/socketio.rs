@@ -2,7 +2,7 @@
 //! events and acknowledgements on an Engine.IO session.
 
 use super::engine::{Door, Protocol};
-use super::{Frame, Hub, SessionId, UNAUTHENTICATED_BYTES, Up};
+use super::{Frame, Hub, SessionId, Up};
 use crate::auth::Identity;
 use crate::config::GatewayConfig;
 use crate::eventlog::Entry;
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use engineioxide_core::Packet as EnginePacket;
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::json;
 use serde_json::value::RawValue;
 use socketioxide_core::Value;
 use socketioxide_core::packet::{Packet, PacketData};
@@ -145,15 +146,22 @@ impl Io {
         self.nsps.iter().map(|one| one.name.as_str())
     }
 
-    pub(super) fn identity(&self, nsp: &str) -> Option<&Identity> {
+    /// The identity that a namespace was accepted with; `None` if the client is not
+    /// in the namespace.
+    pub(super) fn identity(&self, nsp: &str) -> Option<Option<&Identity>> {
         let mut nsps = self.nsps.iter();
-        nsps.find(|one| one.name == nsp)?.identity.as_deref()
+        Some(nsps.find(|one| one.name == nsp)?.identity.as_deref())
     }
 
     pub(super) fn set_identity(&mut self, nsp: &str, identity: Rc<Identity>) {
         if let Some(one) = self.nsps.iter_mut().find(|one| one.name == nsp) {
             one.identity = Some(identity);
         }
+    }
+
+    /// Bytes of the CONNECTs that wait behind the one that is judged.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.connecting.iter().skip(1).map(|one| one.bytes).sum()
     }
 
     /// All namespaces of which the application may have a client: those that
@@ -333,11 +341,7 @@ impl Hub {
         let session = self.session_mut(place)?;
         if !session.is_authenticated() {
             session.io.connects += 1;
-            // Of the one that is judged nothing waits.
-            let waiting = session.io.connecting.iter().skip(1);
-            let waiting = waiting.map(|one| one.bytes).sum::<usize>() + nsp.len() + auth.len();
-            let waits = !session.io.connecting.is_empty();
-            if session.io.connects > MAX_CONNECTS || waits && waiting > UNAUTHENTICATED_BYTES {
+            if session.io.connects > MAX_CONNECTS {
                 self.close_session(place, Close::TooFast);
                 return Some(());
             }
@@ -422,7 +426,9 @@ impl Hub {
             return;
         };
         session.io.connecting.retain(|one| one.nsp != nsp);
+        // The first of a session is that of an honest client whose token has expired.
         if !session.is_authenticated()
+            && session.io.connects > 1
             && let Some(network) = session.door.address.as_deref().map(network_of)
         {
             let rate = self.config.gateway.refused_connects;
@@ -452,6 +458,11 @@ impl Hub {
         let Some(session) = self.session_mut(place) else {
             return;
         };
+        if session.io.connecting.iter().any(|one| one.nsp == nsp) {
+            // Not let in yet: its CONNECT is answered.
+            let refusal = json!({ "message": why.reason() });
+            return self.refuse(place, nsp, &refusal.to_string());
+        }
         session.io.nsps.retain(|one| one.name != nsp);
         let last = session.io.nsps.is_empty();
         self.send_out(place, Packet::disconnect(nsp.to_owned()));

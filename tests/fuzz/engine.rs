@@ -18,7 +18,9 @@ use super::socketio::Mirror;
 use super::world::{self, NOW};
 use base64ct::{Base64, Encoding};
 use engineioxide_core::{Packet, ProtocolVersion};
-use roomcast::gateway::{Answer, Frame, Gateway, Hub, Output, PollId, Polled, Protocol, SocketId};
+use roomcast::gateway::{
+    Answer, Frame, Gateway, Hub, Output, PollId, Polled, PostBody, Protocol, SocketId,
+};
 use roomcast::time::Millis;
 use serde_json::Value;
 use std::rc::Rc;
@@ -154,7 +156,16 @@ impl Bench {
     fn post(&mut self, body: &[u8]) {
         let (was_open, polls) = (self.is_open(), self.socket.is_none());
         self.gateway.app.messages.clear();
-        let answer = self.gateway.hub.post(&self.sid, Some(body), self.now);
+        let answer = match self.gateway.hub.begin_post(&self.sid, self.now) {
+            Ok(posting) => {
+                let body = match body.len() <= posting.limit {
+                    true => PostBody::Whole(body.to_vec()),
+                    false => PostBody::TooLarge,
+                };
+                self.gateway.hub.post(&self.sid, body, self.now)
+            }
+            Err(answer) => answer,
+        };
         self.settle();
         if !was_open || !polls {
             assert_eq!(answer.status, 400);

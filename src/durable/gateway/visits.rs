@@ -4,14 +4,17 @@ use super::Object;
 use crate::durable::refuse;
 use crate::durable::runtime::{self, Socket};
 use crate::gateway::handshake::{Ask, Error as HandshakeError};
-use crate::gateway::{Answer, Door, Hub, PollId, Polled, SocketId};
+use crate::gateway::{Answer, Door, Hub, PollId, Polled, PostBody, Posting, SocketId};
 use crate::time::Millis;
 use futures_channel::oneshot;
+use futures_util::future::{Either, select};
 use serde::{Deserialize, Serialize};
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen::{JsCast, JsValue};
-use worker::{Error, Request, Response, ResponseBuilder, Result, WebSocketPair};
+use worker::{Delay, Error, Request, Response, ResponseBuilder, Result, WebSocketPair};
 
 /// Somebody at the door.
 #[derive(Serialize, Deserialize)]
@@ -48,14 +51,18 @@ impl Object {
                 live.gateway.hub.open_polling(door, live.began)
             })?,
             Some(Ask::Post { sid }) => {
-                let limit = self.act(Some(name.clone()), |live, _| {
-                    live.gateway.hub.payload_limit(&sid)
+                let posting = self.act(Some(name.clone()), |live, _| {
+                    live.gateway.hub.begin_post(&sid, live.began)
                 })?;
-                let body = runtime::read_body(request.inner(), limit).await?;
-                self.act(Some(name), |live, _| {
-                    let hub = &mut live.gateway.hub;
-                    hub.post(&sid, body.as_deref(), live.began)
-                })?
+                match posting {
+                    Err(answer) => answer,
+                    Ok(posting) => {
+                        let body = read_post(&request, posting).await;
+                        self.act(Some(name), |live, _| {
+                            live.gateway.hub.post(&sid, body, live.began)
+                        })?
+                    }
+                }
             }
             Some(Ask::Poll { sid }) => {
                 let (sender, receiver) = oneshot::channel();
@@ -161,5 +168,18 @@ impl Object {
         })?;
         hear("error", |object, socket, _| object.gone(socket, 1006))?;
         Ok(())
+    }
+}
+
+/// Reads the body of a polling request, within its time.
+async fn read_post(request: &Request, posting: Posting) -> PostBody {
+    let Posting { limit, within } = posting;
+    let reading = pin!(runtime::read_body(request.inner(), limit, limit));
+    let patience = pin!(Delay::from(Duration::from_millis(within)));
+    match select(reading, patience).await {
+        Either::Left((Ok(Some(body)), _)) => PostBody::Whole(body),
+        Either::Left((Ok(None), _)) => PostBody::TooLarge,
+        // Broken off, or too slow.
+        Either::Left((Err(_), _)) | Either::Right(_) => PostBody::Broken,
     }
 }

@@ -253,14 +253,14 @@ impl Chat {
             return;
         };
         let departed = Departed {
-            unheard: client.slots.len(),
+            unheard: client.slots.iter().map(|slot| slot.seat.clone()).collect(),
             key: client.key(),
             user: client.identity.user.clone(),
             then,
         };
-        match departed.unheard {
-            0 => hub.push(departed.then),
-            _ => {
+        match departed.unheard.is_empty() {
+            true => hub.push(departed.then),
+            false => {
                 self.departed.insert(client.id.clone(), departed);
             }
         }
@@ -279,8 +279,8 @@ impl Chat {
         let Some(departed) = self.departed.get_mut(client) else {
             return;
         };
-        departed.unheard = departed.unheard.saturating_sub(1);
-        if departed.unheard == 0
+        departed.unheard.remove(seat);
+        if departed.unheard.is_empty()
             && let Some(departed) = self.departed.remove(client)
         {
             hub.push(departed.then);

@@ -355,11 +355,16 @@ impl Chat {
                 self.tell_of_room(hub, key, room, &rest);
                 continue;
             }
-            if matches!(client.phase, Phase::Connected)
-                && !hub.opens(client.receiver(), &client.identity.user, room)
-            {
-                wrong.push(key);
-                continue;
+            if matches!(client.phase, Phase::Connected) {
+                match hub.opens(client.receiver(), &client.identity.user, room) {
+                    Some(true) => {}
+                    Some(false) => {
+                        wrong.push(key);
+                        continue;
+                    }
+                    // Its socket has been closed just now.
+                    None => continue,
+                }
             }
             match (&client.framing, &client.phase) {
                 (Framing::Native(socket), _) => match held.remove(&key) {
@@ -465,11 +470,11 @@ impl Chat {
     fn may_receive(&mut self, hub: &mut Hub, key: ClientId, room: &str) -> bool {
         let opens = self
             .client(key)
-            .is_some_and(|client| hub.opens(client.receiver(), &client.identity.user, room));
-        if !opens {
+            .and_then(|client| hub.opens(client.receiver(), &client.identity.user, room));
+        if opens == Some(false) {
             self.close_wrong(hub, key, room);
         }
-        opens
+        opens == Some(true)
     }
 
     /// Events of a room were about to go to a connection that its token does not

@@ -120,8 +120,8 @@ enum State {
 
 /// A client that is gone.
 struct Departed {
-    /// How many of its rooms have not heard of it.
-    unheard: usize,
+    /// The connections to rooms of whose end the rooms have not heard.
+    unheard: HashSet<String>,
     /// Under what it is saved, and for whom.
     key: String,
     user: String,
@@ -442,14 +442,28 @@ impl Chat {
 
     /// The time of a retry has come.
     fn again(&mut self, hub: &mut Hub, room: &str, command: ToRoom) {
-        let ToRoom::Join { hello, .. } = command else {
-            return self.forward(hub, room, command);
-        };
-        // From where it is by now.
-        if let Some(key) = self.client_of(&hello.connection_id)
-            && self.seated(room, &hello.connection_id).is_some()
-        {
-            self.repair(hub, key, room);
+        let connection = command.connection().to_owned();
+        let key = self.client_of(&connection);
+        let is_current = self.seated(room, &connection).is_some();
+        match (command, key) {
+            // From where it is by now.
+            (ToRoom::Join { .. }, Some(key)) if is_current => self.repair(hub, key, room),
+            (ToRoom::Join { .. }, _) => {}
+            // With the rights that it has by now.
+            (ToRoom::Refresh { .. }, Some(key)) if is_current => {
+                if let Some(client) = self.client(key) {
+                    let refresh = ToRoom::Refresh {
+                        connection,
+                        rights: client.identity.rights(room),
+                        expires: client.identity.expires,
+                    };
+                    self.forward(hub, room, refresh);
+                }
+            }
+            (ToRoom::Refresh { .. }, _) => {}
+            // It has joined again since: that has taken the place of this one.
+            (ToRoom::Gone { .. }, Some(key)) if self.slot(key, room).is_some() => {}
+            (command, _) => self.forward(hub, room, command),
         }
     }
 

@@ -117,6 +117,24 @@ pub enum Polled {
     Later(PollId),
 }
 
+/// How the body of a polling request is to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Posting {
+    /// Most bytes of it.
+    pub limit: usize,
+    /// Most milliseconds that it may take.
+    pub within: Millis,
+}
+
+/// The body of a polling request.
+#[derive(Clone, Debug)]
+pub enum PostBody {
+    Whole(Vec<u8>),
+    TooLarge,
+    /// It did not come to its end, or not in time.
+    Broken,
+}
+
 /// A WebSocket.
 #[derive(Debug)]
 pub(super) struct Sock {
@@ -182,6 +200,8 @@ pub(super) struct Session {
     /// Limits packets that no namespace's own limits count: noops,
     /// acknowledgements, CONNECTs.
     overhead: Bucket,
+    /// The body of a polling request is being read.
+    posting: bool,
     /// A refusal has been logged: one record per connection.
     pub(super) refusal_logged: bool,
     pub(super) io: socketio::Io,
@@ -284,6 +304,7 @@ impl Hub {
             pinged_at: None,
             heard_at: now,
             overhead: Bucket::full(self.config.room.commands, now),
+            posting: false,
             refusal_logged: false,
             io,
         };
@@ -326,6 +347,9 @@ impl Hub {
                 if frame.len() > self.payload_limit_of(session) {
                     return self.end(session, Packet::Noop, Close::TooLarge);
                 }
+                if self.holds_too_much(session) {
+                    return self.end(session, Packet::Noop, Close::TooFast);
+                }
                 let packet = match frame {
                     Frame::Text(text) => Packet::parse(ProtocolVersion::V4, text).ok(),
                     Frame::Binary(bytes) => Some(Packet::Binary(bytes)),
@@ -348,6 +372,14 @@ impl Hub {
             }
             _ => self.config.gateway.max_payload,
         }
+    }
+
+    /// Whether more waits for the judgement of a token than a connection without one
+    /// may have, now that it sends more.
+    fn holds_too_much(&self, place: SessionId) -> bool {
+        self.session(place).is_some_and(|session| {
+            !session.is_authenticated() && session.io.waiting_bytes() > UNAUTHENTICATED_BYTES
+        })
     }
 
     /// Counts a packet that no namespace counts. Ends the session and returns
@@ -601,24 +633,19 @@ impl Hub {
         }
     }
 
-    /// Returns `true` if the receiver belongs to `user` and the newest token
-    /// that it has shown opens `room`. The last check before an event of the
-    /// room is sent to it: it asks the transport itself, not the application's
-    /// client, so a mistake in the bookkeeping of clients cannot send events to
-    /// another user's connection.
-    pub fn opens(&self, receiver: Receiver, user: &str, room: &str) -> bool {
+    /// Whether the receiver belongs to `user` and the newest token that it has shown
+    /// opens `room`; `None` if there is no such receiver any more. The last check
+    /// before an event of the room is sent to it: it asks the transport itself, not
+    /// the application's client, so a mistake in the bookkeeping of clients cannot
+    /// send events to another user's connection.
+    pub fn opens(&self, receiver: Receiver, user: &str, room: &str) -> Option<bool> {
         let identity = match receiver {
-            Receiver::Native(socket) => self
-                .sockets
-                .get(socket)
-                .and_then(|sock| sock.identity.as_deref()),
-            Receiver::Namespace(place, nsp) => self
-                .session(place)
-                .and_then(|session| session.io.identity(nsp)),
+            Receiver::Native(socket) => self.sockets.get(socket)?.identity.as_deref(),
+            Receiver::Namespace(place, nsp) => self.session(place)?.io.identity(nsp)?,
         };
-        identity.is_some_and(|identity| {
+        Some(identity.is_some_and(|identity| {
             identity.user == user && identity.rights(room).has(Rights::READ)
-        })
+        }))
     }
 
     /// Whether nobody is here.

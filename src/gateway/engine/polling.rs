@@ -1,7 +1,7 @@
 //! Long-polling, and the upgrade from it to a WebSocket.
 
 use super::{
-    Answer, Candidate, Door, MAX_CONNECT_BYTES, MAX_CONNECT_PACKETS, MAX_PACKETS, Polled, Role,
+    Answer, Candidate, Door, MAX_CONNECT_PACKETS, MAX_PACKETS, Polled, PostBody, Posting, Role,
     SEPARATOR, Session, Transport,
 };
 use crate::gateway::handshake::Error;
@@ -9,6 +9,11 @@ use crate::gateway::{Frame, Hub, Output, PollId, SessionId, SocketId};
 use crate::time::{Millis, SECOND};
 use crate::wire::native::Close;
 use engineioxide_core::{Packet, ProtocolVersion};
+
+/// How long the body of a polling request may take, and that of a session that
+/// has not shown a valid token.
+const POST_TIMEOUT: Millis = 60 * SECOND;
+const UNAUTHENTICATED_POST_TIMEOUT: Millis = 10 * SECOND;
 
 /// How long an upgrade may take, as in Engine.IO's own server.
 pub(super) const UPGRADE_TIMEOUT: Millis = 10 * SECOND;
@@ -65,25 +70,44 @@ impl Hub {
         }
     }
 
-    /// Most bytes that are read of a polling request for this session.
-    pub fn payload_limit(&self, sid: &str) -> usize {
-        match self.by_sid.get(sid) {
-            Some(place) => self.payload_limit_of(*place),
-            None => MAX_CONNECT_BYTES,
+    /// A polling request with packets comes in: how its body is to be read, or the
+    /// answer without reading it. One at a time, as Engine.IO has it.
+    pub fn begin_post(&mut self, sid: &str, now: Millis) -> Result<Posting, Answer> {
+        let place = self.by_sid.get(sid).copied();
+        let Some(place) = place else {
+            return Err(Answer::error(Error::UnknownSid));
+        };
+        let limit = self.payload_limit_of(place);
+        let Some(session) = self.session_mut(place) else {
+            return Err(Answer::error(Error::UnknownSid));
+        };
+        if matches!(session.transport, Transport::Socket(_)) {
+            return Err(Answer::error(Error::BadRequest));
         }
+        session.heard_at = now;
+        if std::mem::replace(&mut session.posting, true) {
+            self.end(place, Packet::Close, Close::Malformed);
+            return Err(Answer::error(Error::BadRequest));
+        }
+        let within = match session.is_authenticated() {
+            true => POST_TIMEOUT,
+            false => UNAUTHENTICATED_POST_TIMEOUT,
+        };
+        Ok(Posting { limit, within })
     }
 
-    /// Packets by request, of which all are taken or none. `None`: the body is
-    /// larger than [`Hub::payload_limit`].
-    pub fn post(&mut self, sid: &str, body: Option<&[u8]>, now: Millis) -> Answer {
+    /// The packets of a polling request, of which all are taken or none.
+    pub fn post(&mut self, sid: &str, body: PostBody, now: Millis) -> Answer {
         let Some(place) = self.by_sid.get(sid).copied() else {
             return Answer::error(Error::UnknownSid);
         };
         let limit = self.payload_limit_of(place);
         let burst = self.config.room.commands.burst as usize;
+        let holds_too_much = self.holds_too_much(place);
         let Some(session) = self.session_mut(place) else {
             return Answer::error(Error::UnknownSid);
         };
+        session.posting = false;
         if matches!(session.transport, Transport::Socket(_)) {
             return Answer::error(Error::BadRequest);
         }
@@ -92,6 +116,18 @@ impl Hub {
             true => MAX_PACKETS.max(burst),
             false => MAX_CONNECT_PACKETS,
         };
+        let body = match body {
+            PostBody::Whole(body) => Some(body),
+            PostBody::TooLarge => None,
+            PostBody::Broken => {
+                self.end(place, Packet::Close, Close::Normal);
+                return Answer::error(Error::BadRequest);
+            }
+        };
+        if holds_too_much {
+            self.end(place, Packet::Close, Close::TooFast);
+            return Answer::error(Error::BadRequest);
+        }
         let separator = SEPARATOR as u8;
         let body = body.filter(|body| {
             body.len() <= limit
@@ -101,7 +137,7 @@ impl Hub {
             self.end(place, Packet::Close, Close::TooLarge);
             return Answer::too_large();
         };
-        let packets: Option<Vec<Packet>> = std::str::from_utf8(body).ok().and_then(|body| {
+        let packets: Option<Vec<Packet>> = std::str::from_utf8(&body).ok().and_then(|body| {
             body.split(SEPARATOR)
                 .map(|packet| Packet::parse(ProtocolVersion::V4, packet.to_owned()).ok())
                 .collect()
@@ -149,11 +185,13 @@ impl Hub {
         };
         match packet {
             Some(Packet::PingUpgrade) => {
-                self.send_packet(socket, Packet::PongUpgrade);
                 let session = self.session_mut(place);
-                if let Some(candidate) = session.and_then(|session| session.candidate.as_mut()) {
-                    candidate.probed = true;
+                let candidate = session.and_then(|session| session.candidate.as_mut());
+                // A client probes once. More would be answered without end.
+                if candidate.is_none_or(|it| std::mem::replace(&mut it.probed, true)) {
+                    return self.drop_candidate(place);
                 }
+                self.send_packet(socket, Packet::PongUpgrade);
                 // As those do that come from here on: see `poll`.
                 self.answer_poll(place, Packet::Noop);
             }

@@ -56,6 +56,7 @@ impl Hub {
             // Of a build that did not say it is not known.
             heard_at: heard_at.unwrap_or(now),
             overhead: Bucket::full(self.config.room.commands, now),
+            posting: false,
             refusal_logged: false,
             io,
         };

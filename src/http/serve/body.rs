@@ -1,14 +1,14 @@
 //! The body of a request, within its limit.
 
 use super::Call;
-use crate::durable::read_body;
+use crate::durable::{MAX_DRAIN, read_body};
 use crate::fault::{Code, Fault, Result};
 
 impl Call<'_> {
     /// The body as text, within its limit.
     pub(super) async fn body(&self) -> Result<String> {
         let limit = self.config.max_body_bytes;
-        let body = read_body(&self.request, limit)
+        let body = read_body(&self.request, limit, MAX_DRAIN)
             .await
             .map_err(|_| Fault::bad_request("the body ended before its time"))?;
         let body = body.ok_or_else(|| {
