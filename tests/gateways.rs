@@ -8,12 +8,15 @@ mod fuzz;
 use fuzz::world::{self, NOW, Said, Server, door, identity, item};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
+use roomcast::auth::{Rights, TokenId};
 use roomcast::gateway::chat::Chat;
 use roomcast::gateway::{App, Frame, Gateway, Hub, Output, Protocol, SocketId};
 use roomcast::room::link::{Command as ToRoom, Item, Push};
 use roomcast::room::links::Links;
 use roomcast::room::service::Request;
+use roomcast::room::{Frame as RoomFrame, Hello};
 use roomcast::time::Millis;
+use roomcast::wire::command::{Position, Status};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -468,7 +471,7 @@ impl World {
                 continue;
             }
             let mut text = String::new();
-            let Some(mut item) = item(said, &mut text) else {
+            let Some(item) = item(said, &mut text) else {
                 continue;
             };
             match item.to().map(|to| self.at[to]) {
@@ -481,12 +484,6 @@ impl World {
                 None => {
                     for gateway in &gateways {
                         let gateway = GATEWAYS[*gateway];
-                        let behind = place.links.catching_up(gateway);
-                        let behind = behind.filter_map(|conn| place.server.id(conn));
-                        let behind: Vec<String> = behind.collect();
-                        if let Item::All { not, .. } = &mut item {
-                            not.extend(behind);
-                        }
                         place.links.queue(gateway, item.clone(), &text);
                     }
                 }
@@ -1033,4 +1030,56 @@ fn what_the_model_found_stays_fixed() {
         world.heal();
         world.check();
     }
+}
+
+/// The connection catches up by portions of the log, of which a push that is on
+/// its way delays the first.
+#[test]
+fn presence_that_changes_during_catch_up_is_received() {
+    world::begin();
+    let mut server = Server::new("a", world::config(&[]));
+    server.catches_up_at_once = false;
+    let join = |server: &mut Server, id: &str, since| {
+        let hello = Hello {
+            connection_id: id.into(),
+            user: id.into(),
+            rights: Rights::MEMBER,
+            expires: u64::MAX,
+            address: None,
+            position: Position {
+                since,
+                ..Position::default()
+            },
+            status: Status::Online,
+            token: TokenId::default(),
+        };
+        server.linked(ToRoom::Join {
+            hello,
+            id: Some(1),
+            again: false,
+        });
+        server.settle();
+    };
+    join(&mut server, "bob", None);
+    let send = r#"{"event":"sendMessage","data":{"content":"1"},"id":1}"#;
+    server.receive("bob", RoomFrame::Text(send));
+    server.settle();
+    server.said();
+    join(&mut server, "alice", Some(0));
+    let behind = server.said().into_iter().find_map(|said| match said {
+        Said::CatchUp { conn, .. } => Some(conn),
+        _ => None,
+    });
+    let behind = behind.expect("alice is behind");
+    let away = r#"{"event":"setPresence","data":{"status":"away"}}"#;
+    server.receive("bob", RoomFrame::Text(away));
+    server.settle();
+    while server.portion(behind) {}
+    server.settle();
+    let receives = server.said().into_iter().any(|said| match said {
+        Said::All { text, not, .. } => text.contains("away") && !not.contains(&"alice".to_owned()),
+        Said::Frame { to, frame, .. } => to == "alice" && frame.contains("away"),
+        _ => false,
+    });
+    assert!(receives);
 }

@@ -231,11 +231,17 @@ impl Room {
         for (call, answers) in tick.calls.drain(..) {
             out.push(Output::Reply { call, answers });
         }
+        let behind = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.catch_up.is_some());
+        let behind: Vec<ConnId> = behind.map(|(conn, _)| conn).collect();
         out.push(Output::Deliver(tick.deliver(
             self.ticks,
             (head, self.bounds.head),
             |user| self.roster.sockets(user).collect(),
-            |conn| self.receives(conn, self.ticks),
+            |conn| self.gets(conn, self.ticks),
+            behind,
         )));
         self.part(now, out);
         if self.bounds.trim_due(&self.config.room) {
@@ -254,7 +260,13 @@ impl Room {
                 let entry = entry.user(&this.user).connection(&this.id);
                 out.push(Output::Log(entry));
             }
-            self.close(conn, Close::Forbidden, now, out);
+            if self.conn(conn).is_some_and(|conn| conn.remote) {
+                // The others of its rooms go on.
+                out.push(Output::Parted { conn });
+                self.disconnect(conn, Close::Forbidden.code(), now, out);
+            } else {
+                self.close(conn, Close::Forbidden, now, out);
+            }
         }
     }
 

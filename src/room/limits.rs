@@ -256,13 +256,20 @@ impl Reader {
 /// How often each may come to a door: an address, or a user. Who has been quiet is
 /// forgotten.
 #[derive(Debug, Default)]
-pub struct Doors(HashMap<String, Bucket>);
+pub struct Doors {
+    buckets: HashMap<String, Bucket>,
+    /// How many there may be before the full ones are looked for again.
+    scan_at: usize,
+}
+
+/// So many are remembered in any case.
+const MIN_SCAN: usize = 1_000;
 
 impl Doors {
     /// Returns an error, as [`Doors::admit`] would, without counting anything.
     pub fn check(&self, who: &str, what: &str, rate: Rate, now: Millis) -> fault::Result<()> {
         let taken = self
-            .0
+            .buckets
             .get(who)
             .map_or(Ok(()), |bucket| bucket.clone().take(rate, now));
         taken.map_err(|wait| Fault::rate_limited(what, wait))
@@ -270,10 +277,11 @@ impl Doors {
 
     /// Lets one more in, or says that there were too many `what`.
     pub fn admit(&mut self, who: &str, what: &str, rate: Rate, now: Millis) -> fault::Result<()> {
-        if self.0.len() > 1_000 {
-            self.0.retain(|_, bucket| !bucket.is_full(rate, now));
+        if self.buckets.len() >= self.scan_at.max(MIN_SCAN) {
+            self.buckets.retain(|_, bucket| !bucket.is_full(rate, now));
+            self.scan_at = 2 * self.buckets.len();
         }
-        self.0
+        self.buckets
             .entry(who.to_owned())
             .or_insert_with(|| Bucket::full(rate, now))
             .take(rate, now)

@@ -10,9 +10,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 /// dropped and come again from the log.
 const MAX_WAITING: usize = 32 << 20;
 
-/// Most bytes of a push besides what waits already: no further portion of the log
-/// (see [`super::catch_up`]) goes into one that has this many.
-const MAX_PUSH: usize = 1 << 20;
+/// Most portions of the log (see [`super::catch_up`]) in a push, whatever else is in
+/// it: a megabyte, so that the gateway is not busy with one push for long.
+const MAX_PORTIONS: usize = 4;
 
 /// A push that failed is tried again after so many milliseconds each, as it is.
 pub const RETRIES: [u64; 3] = [20, 100, 500];
@@ -22,9 +22,9 @@ pub const RETRIES: [u64; 3] = [20, 100, 500];
 /// Then it is given up: as long as a ghost is kept by default.
 pub const PATIENCE: [u64; 5] = [5_000, 10_000, 20_000, 30_000, 30_000];
 
-/// How long after it was given up a gateway is tried again, unless it speaks
-/// before; twice as long each time, up to the second.
-const PROBE_AFTER: (Millis, Millis) = (MINUTE, 60 * MINUTE);
+/// How often a gateway that was given up is tried, unless it speaks before: its
+/// clients receive nothing until it has heard that they have to join again.
+const PROBE_INTERVAL: Millis = MINUTE;
 
 #[derive(Default)]
 struct Link {
@@ -32,6 +32,8 @@ struct Link {
     texts: String,
     /// Connections that catch up, in the order in which they get a portion.
     catching_up: VecDeque<ConnId>,
+    /// Portions in the next push.
+    portions: usize,
     /// Whether a push is on its way.
     busy: bool,
     number: u64,
@@ -47,8 +49,6 @@ struct Link {
 struct GivenUp {
     /// When it is tried again; `None` while it is.
     probe_at: Option<Millis>,
-    /// How long that was put off.
-    waited: Millis,
 }
 
 /// What is known once a gateway has taken a push.
@@ -72,7 +72,9 @@ impl Links {
             self.0.insert(gateway.to_owned(), Link::default());
         }
         if let Some(link) = self.0.get_mut(gateway)
-            && (link.failures == 0 || text.is_empty())
+            // Of a gateway that is out of reach it is asked what it has. A join whose
+            // answer is dropped is dropped as well: it fails when it is asked for.
+            && (link.failures == 0 || text.is_empty() && !matches!(item, Item::In { .. }))
         {
             link.items.push(item);
             link.texts.push_str(text);
@@ -111,21 +113,16 @@ impl Links {
         }
     }
 
-    /// The connections at a gateway that get portions of the log. Those that are
-    /// still there get nothing that all get.
-    pub fn catching_up(&self, gateway: &str) -> impl Iterator<Item = ConnId> {
-        let link = self.0.get(gateway);
-        link.into_iter().flat_map(|link| &link.catching_up).copied()
-    }
-
     /// The connection whose portion comes next, if the next push can take one.
     /// To be given to [`Links::catch_up`] again unless the portion was its last.
     pub fn next_portion(&mut self, gateway: &str) -> Option<ConnId> {
         let link = self.0.get_mut(gateway)?;
-        if link.failures > 0 || link.texts.len() >= MAX_PUSH {
+        if link.failures > 0 || link.portions >= MAX_PORTIONS {
             return None;
         }
-        link.catching_up.pop_front()
+        let conn = link.catching_up.pop_front()?;
+        link.portions += 1;
+        Some(conn)
     }
 
     /// The memory of the room was lost, and with it which connections are behind:
@@ -165,6 +162,7 @@ impl Links {
             return None;
         }
         link.number += 1;
+        link.portions = 0;
         let push = Push {
             number: link.number,
             items: std::mem::take(&mut link.items),
@@ -229,9 +227,6 @@ impl Links {
         let Some(link) = self.0.get_mut(gateway) else {
             return;
         };
-        let waited = link
-            .given_up
-            .map_or(PROBE_AFTER.0, |it| (it.waited * 2).min(PROBE_AFTER.1));
         let mut items = std::mem::take(&mut link.items);
         items.retain(Item::is_last_word);
         *link = Link {
@@ -239,19 +234,16 @@ impl Links {
             busy: link.busy,
             number: link.number,
             given_up: Some(GivenUp {
-                probe_at: Some(now + waited),
-                waited,
+                probe_at: Some(now + PROBE_INTERVAL),
             }),
             ..Link::default()
         };
     }
 
-    /// The gateway spoke: if it was given up, it is tried again.
+    /// The gateway spoke: if it was given up, it is not any more.
     pub fn spoke(&mut self, gateway: &str) {
-        if let Some(link) = self.0.get_mut(gateway)
-            && let Some(given_up) = &mut link.given_up
-        {
-            given_up.probe_at = None;
+        if let Some(link) = self.0.get_mut(gateway) {
+            link.given_up = None;
         }
     }
 
@@ -392,23 +384,17 @@ mod tests {
     fn a_gateway_that_was_given_up_hears_its_last_words_when_it_speaks() {
         let mut links = Links::default();
         let lost = Item::Lost { to: "c:1".into() };
-        let give_up = |links: &mut Links, now| {
-            links.give_up(GATEWAY, now);
-            links.queue(GATEWAY, lost.clone(), "");
-        };
         links.queue_text(GATEWAY, "c:1".into(), "answer", None, None);
-        give_up(&mut links, 0);
+        links.give_up(GATEWAY, 0);
+        links.queue(GATEWAY, lost.clone(), "");
         assert!(links.start().is_empty(), "it is left alone");
         links.spoke(GATEWAY);
         assert_eq!(links.start(), [GATEWAY]);
         assert_eq!(items(&mut links)[0], lost);
-        // Nothing is lost if that does not arrive either.
-        assert_eq!(links.missed(GATEWAY), None, "given up at once");
-        give_up(&mut links, MINUTE);
-        assert_eq!(links.probe_at(), Some(3 * MINUTE), "twice as long");
-        assert!(links.take(GATEWAY, Push::default).is_none(), "not before");
-        links.probe(3 * MINUTE);
-        assert_eq!(items(&mut links)[0], lost, "it is kept");
+        // Nothing is lost if that does not arrive either, and the gateway is not
+        // given up at once.
+        assert_eq!(links.missed(GATEWAY), Some(PATIENCE[0]));
+        assert_eq!(items(&mut links)[0], lost);
     }
 
     #[test]
@@ -435,13 +421,43 @@ mod tests {
             links.catch_up(GATEWAY, conn);
         }
         assert_eq!(links.start(), [GATEWAY]);
-        assert_eq!(links.next_portion(GATEWAY), Some(conns[0]));
-        links.queue_text(GATEWAY, "c:1".into(), &"x".repeat(MAX_PUSH), None, Some(1));
-        links.catch_up(GATEWAY, conns[0]);
+        for n in 0..MAX_PORTIONS {
+            let conn = links.next_portion(GATEWAY).expect("it takes one more");
+            assert_eq!(conn, conns[n % 2]);
+            links.catch_up(GATEWAY, conn);
+        }
         assert_eq!(links.next_portion(GATEWAY), None, "the push is full");
+        // Whatever else goes to the gateway.
+        links.queue_text(GATEWAY, "c:1".into(), &"x".repeat(1 << 20), None, Some(1));
         items(&mut links);
-        assert_eq!(links.next_portion(GATEWAY), Some(conns[1]));
         assert_eq!(links.next_portion(GATEWAY), Some(conns[0]));
-        assert_eq!(links.next_portion(GATEWAY), None);
+    }
+
+    #[test]
+    fn a_join_at_a_gateway_out_of_reach_is_dropped_with_its_answer() {
+        let mut links = Links::default();
+        let to = "c:1".to_owned();
+        links.queue(GATEWAY, Item::Out { to: "d:1".into() }, "");
+        items(&mut links);
+        links.missed(GATEWAY);
+        links.queue(
+            GATEWAY,
+            Item::In {
+                to: to.clone(),
+                after: 0,
+            },
+            "",
+        );
+        links.queue_text(GATEWAY, to.clone(), "answer", None, None);
+        links.queue(
+            GATEWAY,
+            Item::Is {
+                to: to.clone(),
+                at: 1,
+            },
+            "",
+        );
+        let out = Item::Out { to: "d:1".into() };
+        assert_eq!(items(&mut links), [out, Item::Is { to, at: 1 }]);
     }
 }

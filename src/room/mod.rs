@@ -47,7 +47,7 @@ use serde::{Deserialize, Serialize};
 use slotmap::SlotMap;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use tick::{Except, Tick};
+use tick::{Except, Gets, Tick};
 
 /// What lives in storage, as read when the object wakes.
 #[derive(Default)]
@@ -282,12 +282,18 @@ impl Room {
 
     /// Whether a connection gets what a tick delivers to everybody.
     pub fn receives(&self, conn: ConnId, tick: u64) -> bool {
-        self.conn(conn).is_some_and(|conn| {
-            conn.joined
-                && conn.live_from <= tick
-                && conn.catch_up.is_none()
-                && conn.rights.has(Rights::READ)
-        })
+        self.gets(conn, tick) == Gets::All
+    }
+
+    fn gets(&self, conn: ConnId, tick: u64) -> Gets {
+        let conn = self
+            .conn(conn)
+            .filter(|conn| conn.joined && conn.live_from <= tick && conn.rights.has(Rights::READ));
+        match conn {
+            None => Gets::Nothing,
+            Some(conn) if conn.catch_up.is_some() => Gets::Ephemeral,
+            Some(_) => Gets::All,
+        }
     }
 
     /// How many things wait for the end of the tick.

@@ -131,6 +131,8 @@ pub struct Delivery {
 pub struct Custom {
     pub conn: ConnId,
     pub private: String,
+    /// Whether the logged events are among the parts of the shared frame.
+    pub with_events: bool,
     /// Parts of the shared frame, in UTF-16 units, to be joined by line breaks;
     /// an empty list is none of it, and `None` as well. They are cut in
     /// JavaScript, where the shared frame is already.

@@ -43,6 +43,15 @@ pub enum Greeting {
     Joined(Option<u32>),
 }
 
+/// How much a connection gets of what everybody gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gets {
+    All,
+    /// All but logged events, which it gets from the log.
+    Ephemeral,
+    Nothing,
+}
+
 /// What is waiting for the end of the tick.
 #[derive(Debug, Default)]
 pub struct Tick {
@@ -158,13 +167,15 @@ impl Tick {
     }
 
     /// One frame a socket, of tick `number`. `connections` says where a user is
-    /// connected, `joined` whether a connection gets what everybody gets.
+    /// connected, `gets` how much a connection gets of what everybody gets, and
+    /// `behind` which connections get [`Gets::Ephemeral`].
     pub fn deliver(
         mut self,
         number: u64,
         events: (u64, u64),
         connections: impl Fn(&UserId) -> Vec<ConnId>,
-        joined: impl Fn(ConnId) -> bool,
+        gets: impl Fn(ConnId) -> Gets,
+        behind: impl IntoIterator<Item = ConnId>,
     ) -> Delivery {
         let mut shared = String::new();
         for (_, body) in std::mem::take(&mut self.rows) {
@@ -198,19 +209,40 @@ impl Tick {
             pieces.push(start..end);
         }
         let shared = Some(shared).filter(|frame| !frame.is_empty());
+        // They do not get the whole frame, whether or not they have lines of their own.
+        if shared.is_some() {
+            for conn in behind {
+                kept_from.entry(conn).or_default();
+            }
+        }
+        let has_events = events.1 > events.0;
+        let part = |conn: ConnId, mut without: Vec<usize>| match gets(conn) {
+            Gets::All => (Some(runs(&pieces, &without)), has_events),
+            Gets::Ephemeral => {
+                if has_events {
+                    without.push(0);
+                }
+                (Some(runs(&pieces, &without)), false)
+            }
+            Gets::Nothing => (None, false),
+        };
         let mut custom = Vec::with_capacity(self.private.len() + kept_from.len());
         for (conn, without) in kept_from {
+            let (shared, with_events) = part(conn, without);
             custom.push(Custom {
                 conn,
                 private: self.private.remove(&conn).unwrap_or_default(),
-                shared: joined(conn).then(|| runs(&pieces, &without)),
+                with_events,
+                shared,
             });
         }
         for (conn, private) in self.private {
+            let (shared, with_events) = part(conn, Vec::new());
             custom.push(Custom {
                 conn,
                 private,
-                shared: joined(conn).then(|| runs(&pieces, &[])),
+                with_events,
+                shared,
             });
         }
         Delivery {
@@ -275,7 +307,8 @@ mod tests {
                 true => vec![conn(0), conn(1)],
                 false => vec![conn(2)],
             },
-            |_| true,
+            |_| Gets::All,
+            [],
         );
         assert_eq!(delivery.shared.as_deref(), Some("é1\ne2\ntyping\nwave"));
         let frames = delivery.frames();
@@ -289,7 +322,7 @@ mod tests {
     fn an_answer_to_one_is_no_frame_for_the_others() {
         let mut tick = Tick::default();
         tick.tell(conn(3), "answer");
-        let delivery = tick.deliver(1, (0, 0), |_| Vec::new(), |_| true);
+        let delivery = tick.deliver(1, (0, 0), |_| Vec::new(), |_| Gets::All, []);
         assert_eq!(delivery.shared, None);
         assert_eq!(delivery.frames()[&conn(3)].as_deref(), Some("answer"));
     }
@@ -300,7 +333,7 @@ mod tests {
         let mut tick = Tick::default();
         tick.next_event(&alice, 5).push_str("e1");
         tick.answer(conn(0), 1, "ack");
-        let delivery = tick.deliver(1, (0, 0), |_| Vec::new(), |_| true);
+        let delivery = tick.deliver(1, (0, 0), |_| Vec::new(), |_| Gets::All, []);
         assert_eq!(delivery.frames()[&conn(0)].as_deref(), Some("ack\ne1"));
     }
 
@@ -316,7 +349,7 @@ mod tests {
         let numbers: Vec<_> = rows.iter().map(|row| (row.first, row.last)).collect();
         assert_eq!(numbers, [(1, 2), (3, 4), (5, 5)]);
         let bodies: Vec<_> = rows.into_iter().map(|row| row.body).collect();
-        let delivery = tick.deliver(1, (0, 0), |_| Vec::new(), |_| true);
+        let delivery = tick.deliver(1, (0, 0), |_| Vec::new(), |_| Gets::All, []);
         assert_eq!(delivery.shared, Some(bodies.join("\n")));
     }
 
@@ -326,7 +359,7 @@ mod tests {
         let mut tick = Tick::default();
         tick.tell_others(Except::User(alice.clone()), "a".into());
         tick.tell_others(Except::User(alice), "b".into());
-        let delivery = tick.deliver(1, (0, 0), |_| vec![conn(0)], |_| true);
+        let delivery = tick.deliver(1, (0, 0), |_| vec![conn(0)], |_| Gets::All, []);
         assert_eq!(delivery.frames()[&conn(0)], None);
     }
 }

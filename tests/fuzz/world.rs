@@ -590,13 +590,15 @@ impl Server {
                 continue;
             };
             if peer.remote && gets_all(custom) {
-                self.send(custom.conn, custom.private.clone(), (None, None));
+                if !custom.private.is_empty() {
+                    self.send(custom.conn, custom.private.clone(), (None, None));
+                }
                 continue;
             }
             served.push(custom.conn);
             if let Some(Some(frame)) = frames.get(&custom.conn) {
                 let has_some = custom.shared.as_ref().is_some_and(|runs| !runs.is_empty());
-                let events = (at > after && has_some).then_some((after, at));
+                let events = (custom.with_events && has_some).then_some((after, at));
                 let events = (events.map(|(after, _)| after), events.map(|(_, at)| at));
                 self.send(custom.conn, frame.clone(), events);
             }

@@ -15,6 +15,9 @@ use std::rc::Rc;
 use std::time::Duration;
 use worker::{Delay, Error, Request, Response, Result, State};
 
+/// After a failure of the room's own, pushes to a gateway begin again after this.
+const STOPPED: Duration = Duration::from_secs(1);
+
 impl Object {
     /// A request of a gateway for its connections.
     pub(super) async fn link(
@@ -41,7 +44,9 @@ impl Object {
         let pushed = self.push_all(&gateway).await;
         if pushed.is_err() {
             self.links.borrow_mut().stopped(&gateway);
+            Delay::from(STOPPED).await;
             self.with(None, |live, _| live.look_for(&gateway))?;
+            Rc::clone(self).arm();
         }
         pushed
     }

@@ -186,7 +186,9 @@ impl Live {
             let runs = custom.shared.as_deref().unwrap_or_default();
             if remote && matches!(runs, [all] if *all == (0..whole)) {
                 // Gets what all get, and its own before it.
-                self.one(custom.conn, &custom.private, None, None);
+                if !custom.private.is_empty() {
+                    self.one(custom.conn, &custom.private, None, None);
+                }
                 continue;
             }
             served.insert(custom.conn);
@@ -203,7 +205,7 @@ impl Live {
             }
             let length = frame.length() as usize;
             if length > 0 && remote {
-                let with_events = at > after && !runs.is_empty();
+                let with_events = custom.with_events && !runs.is_empty();
                 let events = (with_events.then_some(after), with_events.then_some(at));
                 self.one(custom.conn, &String::from(&frame), events.0, events.1);
             } else if length > 0 {
@@ -217,9 +219,7 @@ impl Live {
             let mut links = self.links.borrow_mut();
             let not: HashSet<&str> = served
                 .iter()
-                .copied()
-                .chain(links.catching_up(gateway))
-                .filter_map(|conn| match self.peers.get(conn) {
+                .filter_map(|conn| match self.peers.get(*conn) {
                     Some(Peer::Gateway { gateway: at, id }) if at == gateway => Some(&**id),
                     _ => None,
                 })
