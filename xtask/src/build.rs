@@ -1,0 +1,374 @@
+//! `cargo xtask build`: compiles the crate to WebAssembly, generates the glue code
+//! between it and JavaScript, optimizes the WebAssembly, and bundles the glue code
+//! with the entry module.
+
+use crate::progress::{say, step, verbose_step};
+use crate::stamp::{Digest, Stamp};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::env;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use wasm_bindgen_cli_support::Bindgen;
+
+const TARGET: &str = "wasm32-unknown-unknown";
+
+const ENTRY: &str = include_str!("entry.js");
+
+/// Variables of the environment that change what cargo builds.
+const VARIABLES: [&str; 3] = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN"];
+
+/// What LLVM and wasm-bindgen emit and workerd supports. `--all-features` would
+/// let wasm-opt use encodings that workerd does not know.
+const WASM_FEATURES: [&str; 7] = [
+    "--enable-mutable-globals",
+    "--enable-sign-ext",
+    "--enable-nontrapping-float-to-int",
+    "--enable-bulk-memory",
+    "--enable-multivalue",
+    "--enable-reference-types",
+    "--enable-exception-handling",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    Release,
+    Dev,
+    Conformance,
+    Sabotage,
+}
+
+impl Flavour {
+    pub fn parse(name: &str) -> Result<Self> {
+        Ok(match name {
+            "release" => Flavour::Release,
+            "dev" => Flavour::Dev,
+            "conformance" => Flavour::Conformance,
+            "sabotage" => Flavour::Sabotage,
+            _ => {
+                bail!("unknown flavour `{name}`: it must be release, dev, conformance or sabotage")
+            }
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Flavour::Release => "release",
+            Flavour::Dev => "dev",
+            Flavour::Conformance => "conformance",
+            Flavour::Sabotage => "sabotage",
+        }
+    }
+
+    fn feature(self) -> Option<&'static str> {
+        match self {
+            Flavour::Release => None,
+            Flavour::Dev => Some("dev-tokens"),
+            Flavour::Conformance => Some("conformance"),
+            Flavour::Sabotage => Some("sabotage"),
+        }
+    }
+}
+
+/// Builds a flavour, or the one that wrangler is to serve.
+pub fn run(flavour: Option<Flavour>) -> Result<()> {
+    let wrangler = env::var("WRANGLER_COMMAND").ok();
+    let flavour = match (flavour, wrangler.as_deref()) {
+        (Some(flavour), _) => flavour,
+        (None, Some("dev")) => {
+            env::var("ROOMCAST_FLAVOUR").map_or(Ok(Flavour::Dev), |name| Flavour::parse(&name))?
+        }
+        (None, _) => Flavour::Release,
+    };
+    let root = root();
+    fs::create_dir_all(root.join("build")).context("cannot create build")?;
+    // Tests start several builds at once, and all flavours pass through the same
+    // file of cargo.
+    let lock = File::create(root.join("build/.lock")).context("cannot create build/.lock")?;
+    lock.lock().context("cannot lock build/.lock")?;
+    build(&root, flavour)?;
+    // `make conformance` names the folder it serves, so that it can run beside
+    // `make dev`.
+    let link = root.join("build/worker");
+    if flavour != Flavour::Conformance && (wrangler.is_some() || !link.exists()) {
+        point(&link, flavour.name())?;
+    }
+    Ok(())
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("xtask is a folder of the workspace")
+        .to_path_buf()
+}
+
+fn build(root: &Path, flavour: Flavour) -> Result<()> {
+    let name = flavour.name();
+    let out = root.join("build").join(name);
+    let stamp_file = out.join(".stamp");
+    let stamp = Stamp::read(&stamp_file);
+    let files = ["index.js", "index_bg.wasm"];
+    let complete = files.iter().all(|file| out.join(file).is_file());
+
+    // cargo keeps one wasm file for all flavours, and compiles the crate again when
+    // another flavour was compiled in between. So cargo is only asked when
+    // something has changed.
+    let inputs = inputs(root)?;
+    if complete && stamp.inputs == inputs {
+        return Ok(());
+    }
+    let wasm = verbose_step(&format!("compiling the Worker ({name})"), || {
+        compile(root, flavour)
+    })?;
+    let compiled = steps(root)?.add_path(&wasm)?.finish();
+    if !complete || stamp.compiled != compiled {
+        let staging = root.join("build").join(format!("{name}.new"));
+        if staging.exists() {
+            fs::remove_dir_all(&staging).context("cannot remove an unfinished build")?;
+        }
+        fs::create_dir_all(&staging).context("cannot create a folder for the build")?;
+        step("generating the glue code", || bind(&wasm, &staging))?;
+        if flavour == Flavour::Release {
+            step("optimizing the WebAssembly", || optimize(root, &staging))?;
+        }
+        bundle(root, &staging)?;
+        fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+        for file in files {
+            fs::rename(staging.join(file), out.join(file))
+                .with_context(|| format!("cannot replace {}", out.join(file).display()))?;
+        }
+        let _ = fs::remove_dir_all(&staging);
+        say(&format!("built build/{name}"));
+    }
+    Stamp { inputs, compiled }.write(&stamp_file)
+}
+
+/// Returns the digest of everything a build depends on.
+fn inputs(root: &Path) -> Result<String> {
+    let mut digest = steps(root)?;
+    for path in [
+        "src",
+        "Cargo.toml",
+        "Cargo.lock",
+        "rust-toolchain.toml",
+        ".cargo/config.toml",
+    ] {
+        digest = digest.add_path(&root.join(path))?;
+    }
+    for name in VARIABLES {
+        digest = digest.add(env::var(name).unwrap_or_default());
+    }
+    let rustc = Command::new("rustc")
+        .arg("-vV")
+        .current_dir(root)
+        .output()
+        .context("cannot run rustc: install Rust from https://rustup.rs")?;
+    Ok(digest.add(rustc.stdout).finish())
+}
+
+/// Returns the digest of what the steps after compilation depend on, besides the
+/// compiled crate.
+fn steps(root: &Path) -> Result<Digest> {
+    Digest::default()
+        .add_path(&root.join("xtask"))?
+        .add_path(&root.join("package-lock.json"))
+}
+
+/// Compiles the crate and returns the path of the wasm file.
+fn compile(root: &Path, flavour: Flavour) -> Result<PathBuf> {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
+    command
+        .args(["build", "--package", "roomcast", "--lib", "--release"])
+        .args(["--target", TARGET])
+        .args(["--message-format", "json-render-diagnostics"])
+        // The macros of wasm-bindgen then use the futures of js-sys, as those of
+        // `worker` expect. A `--cfg` would not reach them: they run on the host.
+        .env("WASM_BINDGEN_USE_JS_SYS", "1")
+        .current_dir(root)
+        .stdout(Stdio::piped());
+    if let Some(feature) = flavour.feature() {
+        command.args(["--features", feature]);
+    }
+    let mut cargo = command.spawn().context("cannot run cargo")?;
+    let messages = BufReader::new(cargo.stdout.take().expect("stdout is piped"));
+    let mut wasm = None;
+    for line in messages.lines() {
+        let line = line.context("cannot read what cargo prints")?;
+        wasm = artifact(&line).or(wasm);
+    }
+    let status = cargo.wait().context("cannot wait for cargo")?;
+    ensure!(status.success(), "the Worker does not compile");
+    wasm.context("cargo has built no wasm file")
+}
+
+/// Returns the wasm file that a message of cargo names.
+fn artifact(message: &str) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    if message["reason"] != "compiler-artifact" || message["target"]["name"] != "roomcast" {
+        return None;
+    }
+    message["filenames"]
+        .as_array()?
+        .iter()
+        .filter_map(Value::as_str)
+        .find(|file| file.ends_with(".wasm"))
+        .map(PathBuf::from)
+}
+
+/// Writes `index.js` and `index_bg.wasm`, which imports what the former provides.
+fn bind(wasm: &Path, out: &Path) -> Result<()> {
+    Bindgen::new()
+        .input_path(wasm)
+        .out_name("index")
+        .module(true)?
+        .typescript(false)
+        .reset_state_function(true)
+        .force_enable_abort_handler(true)
+        .generate(out)
+        .context("cannot generate the glue code")?;
+    let file = out.join("index.js");
+    let glue = fs::read_to_string(&file).context("cannot read the glue code")?;
+    fs::write(&file, import_as_module(&replace_at_once(&glue)?)?)
+        .context("cannot write the glue code")
+}
+
+/// Has the glue code replace the WebAssembly instance as soon as a trap, or an
+/// exception that passed through Rust code, has left it in an undefined state.
+///
+/// wasm-bindgen only takes note that the instance must be replaced, and does so at
+/// the next call of an export. But that call belongs to an object or a closure of
+/// the old instance: it would pass an address of the old memory to the new
+/// instance. After the replacement, the glue code rejects such calls.
+fn replace_at_once(glue: &str) -> Result<String> {
+    replace_one(
+        glue,
+        "__wbg_reinit_scheduled = true;",
+        "__wbg_reset_state();",
+    )
+}
+
+/// workerd has no source phase imports: importing a wasm file gives the module.
+fn import_as_module(glue: &str) -> Result<String> {
+    replace_one(glue, "import source ", "import ")
+}
+
+/// Replaces text that must occur exactly once.
+fn replace_one(glue: &str, from: &str, to: &str) -> Result<String> {
+    let count = glue.matches(from).count();
+    ensure!(
+        count == 1,
+        "the glue code must contain `{from}` once, and does {count} times: \
+         compare it with what this version of wasm-bindgen generates"
+    );
+    Ok(glue.replace(from, to))
+}
+
+/// Optimizes for size, twice: the second pass takes away another 900 bytes of what
+/// is deployed. Strips the names of functions, a tenth of it.
+fn optimize(root: &Path, out: &Path) -> Result<()> {
+    let file = out.join("index_bg.wasm");
+    let mut command = npm_tool(root, "wasm-opt");
+    command
+        .arg(&file)
+        .args(WASM_FEATURES)
+        .args(["-Os", "-Os", "--strip-debug"])
+        .arg("-o")
+        .arg(&file);
+    succeed(command, "wasm-opt")
+}
+
+/// Bundles the entry module, the glue code and the snippets of other crates.
+fn bundle(root: &Path, out: &Path) -> Result<()> {
+    fs::write(out.join("entry.js"), ENTRY).context("cannot write the entry module")?;
+    let mut command = npm_tool(root, "esbuild");
+    command
+        .args(["entry.js", "--bundle", "--minify", "--format=esm"])
+        .args(["--external:./index_bg.wasm", "--log-level=warning"])
+        .args(["--outfile=index.js", "--allow-overwrite"])
+        .current_dir(out);
+    succeed(command, "esbuild")
+}
+
+fn npm_tool(root: &Path, name: &str) -> Command {
+    Command::new(root.join("node_modules/.bin").join(name))
+}
+
+fn succeed(mut command: Command, name: &str) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {name}: install it with scripts/tools"))?;
+    ensure!(status.success(), "{name} failed: {status}");
+    Ok(())
+}
+
+/// Makes `link` a symbolic link to `target`, at once: wrangler may be reading it.
+fn point(link: &Path, target: &str) -> Result<()> {
+    if fs::read_link(link).is_ok_and(|now| now == Path::new(target)) {
+        return Ok(());
+    }
+    let new = link.with_extension("new");
+    let _ = fs::remove_file(&new);
+    std::os::unix::fs::symlink(target, &new)
+        .and_then(|()| fs::rename(&new, link))
+        .with_context(|| format!("cannot point {} to {target}", link.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Versions of a crate in Cargo.lock.
+    fn locked(name: &str) -> Vec<String> {
+        let lock = fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
+        let name = format!("name = \"{name}\"");
+        let mut lines = lock.lines();
+        let mut versions = Vec::new();
+        while lines.any(|line| line == name) {
+            versions.extend(lines.next().map(str::to_owned));
+        }
+        versions
+    }
+
+    #[test]
+    fn bindings_are_generated_by_the_version_of_wasm_bindgen_that_is_compiled_in() {
+        let ours = locked("wasm-bindgen-cli-support");
+        assert_eq!(ours.len(), 1);
+        assert_eq!(ours, locked("wasm-bindgen"));
+    }
+
+    #[test]
+    fn entry_module_exports_every_class_in_wrangler_toml() {
+        let toml = fs::read_to_string(root().join("wrangler.toml")).expect("wrangler.toml");
+        let classes = toml
+            .lines()
+            .filter_map(|line| line.strip_prefix("class_name = "))
+            .map(|name| name.trim_matches('"'));
+        let mut count = 0;
+        for class in classes {
+            assert!(
+                ENTRY.contains(&format!("export const {class} = ")),
+                "{class}"
+            );
+            count += 1;
+        }
+        assert_eq!(count, ENTRY.matches("export const ").count());
+    }
+
+    #[test]
+    fn wasm_file_is_found_in_the_messages_of_cargo() {
+        let message = r#"{"reason":"compiler-artifact","target":{"name":"roomcast"},
+            "filenames":["/t/libroomcast.rlib","/t/roomcast.wasm"]}"#;
+        assert_eq!(artifact(message), Some("/t/roomcast.wasm".into()));
+        assert_eq!(artifact(r#"{"reason":"build-finished"}"#), None);
+        assert_eq!(artifact("text"), None);
+    }
+
+    #[test]
+    fn glue_code_of_an_unknown_shape_is_refused() {
+        assert!(replace_at_once("__wbg_reinit_scheduled = true;").is_ok());
+        assert!(replace_at_once("").is_err());
+    }
+}
