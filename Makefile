@@ -1,12 +1,11 @@
 # What there is to do with roomcast. `make dev` and `make test` install what
 # they need; everything is quick the second time.
 
-PORT ?= 8787
-USER ?= alice
-TTL ?= 1h
-ROLE ?=
-# Without ROOMS a token opens what DEFAULT_ROOMS says.
-ROOMS ?=
+# $(call given,NAME,DEFAULT): what the command line of make sets NAME to. The
+# environment does not count: login shells set USER, and hosts set PORT.
+given = $(if $(filter command,$(firstword $(origin $1))),$($1),$2)
+
+port := $(call given,PORT,8787)
 
 # The tools of package.json, Node 22 among them, come first.
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
@@ -18,7 +17,7 @@ help:
 	@echo "make dev      serve on http://localhost:8787 (PORT=)"
 	@echo "make test     all tests: core, end to end on workerd, browser"
 	@echo "make conformance  an echo on the Socket.IO layers, for protocol suites (PORT=)"
-	@echo "make token    print a token: USER=alice ROOMS='a b*' TTL=1h ROLE=service"
+	@echo "make token    print a token: USER_ID=alice ROOMS='a b*' TTL=1h ROLE=service"
 	@echo "make build    the Worker as it is deployed, into build/release"
 	@echo "make lint     formatting and clippy"
 	@echo "make bench    against other ways to do the same, in one run"
@@ -38,7 +37,8 @@ tools:
 	@touch $@
 
 dev: tools .dev.vars
-	@exec wrangler dev --port $(PORT) --inspector-port 0
+	@scripts/port $(port) $@
+	@exec wrangler dev --port $(port) --inspector-port 0
 
 test: .dev.vars build
 	@scripts/build sabotage
@@ -47,14 +47,15 @@ test: .dev.vars build
 
 # Short times, so that a protocol suite need not wait.
 conformance: tools .dev.vars
-	@ROOMCAST_FLAVOUR=conformance exec wrangler dev build/conformance/index.js --port $(PORT) \
+	@scripts/port $(port) $@
+	@ROOMCAST_FLAVOUR=conformance exec wrangler dev build/conformance/index.js --port $(port) \
 		--inspector-port 0 --persist-to .wrangler/conformance --var PING_INTERVAL_MS:300 \
 		--var PING_TIMEOUT_MS:200 --var CONNECT_TIMEOUT_MS:1000 --var MAX_PAYLOAD:1000000
 
 token: .dev.vars
 	@scripts/tools npm
-	@node scripts/token.mjs --user "$(USER)" --ttl "$(TTL)" \
-		$(if $(ROOMS),--rooms "$(ROOMS)") $(if $(ROLE),--role "$(ROLE)")
+	@node scripts/token.mjs --user '$(call given,USER_ID,$(call given,USER,alice))' \
+		--ttl '$(call given,TTL,1h)' --rooms '$(call given,ROOMS)' --role '$(call given,ROLE)'
 
 build: tools
 	@scripts/build release

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { SignJWT } from "jose";
 
-const usage = `usage: make token [USER=alice] [ROOMS='general team-*'] [TTL=1h] [ROLE=service]
+const usage = `usage: make token [USER_ID=alice] [ROOMS='general team-*'] [TTL=1h] [ROLE=service]
 
 Without ROOMS the token opens what DEFAULT_ROOMS says. ROOMS may also be the
 JSON of the claim: ROOMS='{"team-*":["read"]}'. Names with _ . : - are fine.`;
@@ -27,7 +27,7 @@ if (values.help) {
   process.exit(0);
 }
 if (!/^[A-Za-z0-9._:-]{1,128}$/.test(values.user)) {
-  fail("USER must be 1 to 128 of A-Z a-z 0-9 . _ : -");
+  fail("USER_ID must be 1 to 128 of A-Z a-z 0-9 . _ : -");
 }
 
 const vars = Object.fromEntries(
