@@ -255,3 +255,18 @@ async fn a_full_disk_acknowledges_nothing_and_once_there_is_room_all_goes_on() {
     let mut alice = Client::join(&server, "full", &token("alice")).await;
     alice.say("there is room").await;
 }
+
+#[tokio::test]
+async fn a_request_interrupted_by_a_panic_is_answered_at_once() {
+    let server = sabotaged().await;
+    let publication = json!({ "room": "hung", "event": "news", "data": 1, "messageId": "p" });
+    let publish = async || {
+        let token = service();
+        let answer = server.post("/publish", &token, publication.clone());
+        let answer = tokio::time::timeout(Duration::from_secs(10), answer);
+        answer.await.expect("the request is answered")
+    };
+    plan(&server, &["Tick"]).await;
+    publish().await.problem(500, "internal");
+    assert_eq!(publish().await.ok()["seq"], 1);
+}

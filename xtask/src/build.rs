@@ -236,18 +236,20 @@ fn bind(wasm: &Path, out: &Path) -> Result<()> {
 }
 
 /// Has the glue code replace the WebAssembly instance as soon as a trap, or an
-/// exception that passed through Rust code, has left it in an undefined state.
+/// exception that passed through Rust code, has left it in an undefined state, and
+/// export `onReplace`, which sets a listener for that.
 ///
 /// wasm-bindgen only takes note that the instance must be replaced, and does so at
 /// the next call of an export. But that call belongs to an object or a closure of
 /// the old instance: it would pass an address of the old memory to the new
 /// instance. After the replacement, the glue code rejects such calls.
 fn replace_at_once(glue: &str) -> Result<String> {
-    replace_one(
+    let glue = replace_one(
         glue,
         "__wbg_reinit_scheduled = true;",
-        "__wbg_reset_state();",
-    )
+        "__wbg_reset_state();\nreplaced();",
+    )?;
+    Ok(glue + "\nlet replaced = () => {};\nexport function onReplace(f) { replaced = f; }\n")
 }
 
 /// workerd has no source phase imports: importing a wasm file gives the module.

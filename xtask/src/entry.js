@@ -1,23 +1,54 @@
 // The main module of the Worker. It exports the Durable Object classes and the
-// `fetch` handler of the Rust code, and binds them to a new WebAssembly instance
+// `fetch` handler of the Rust code, and moves them to a new WebAssembly instance
 // after a panic.
 //
-// Rust is compiled with `panic = "abort"`: a panic traps and leaves the memory of
+// Rust is compiled with `panic = "abort"`: a panic traps, and leaves the memory of
 // the instance, which all objects of the isolate share, in an undefined state. The
-// glue code then replaces the instance at once (see `replace_at_once` in build.rs)
-// and rejects every use of an object or closure of the old one. What remains to be
-// done here is to construct the Rust object of a Durable Object again, from the
-// same arguments, when its next event arrives. Its storage and its sockets belong
-// to the runtime and are not affected.
+// glue code then replaces the instance at once and rejects every use of an object
+// or a closure of the old one (see `replace_at_once` in build.rs). What remains:
+// - Calls in progress would never settle. They fail, so that the caller can repeat
+//   them.
+// - The Rust object of a Durable Object is constructed again, from the same
+//   arguments, when its next event arrives. Its storage and its sockets belong to
+//   the runtime and are not affected.
 import * as glue from "./index.js";
 
 // The default of 10 cuts off the cause of most panics.
 Error.stackTraceLimit = 100;
 
-// `instanceId` changes when the instance is replaced.
-const state = glue.__worker_init_state();
-
 const EVENTS = ["fetch", "alarm", "webSocketMessage", "webSocketClose", "webSocketError"];
+
+/** How many instances there were before this one. */
+let instance = 0;
+
+/** What fails the calls in progress. */
+const pending = new Set();
+
+glue.onReplace(() => {
+  instance += 1;
+  const calls = [...pending];
+  pending.clear();
+  for (const fail of calls) fail(new Error("interrupted by a panic in the same isolate"));
+});
+
+/** Returns what Rust returned; if that is a promise, one that also settles when
+ * the instance is replaced. */
+function settled(result) {
+  if (!(result instanceof Promise)) return result;
+  return new Promise((resolve, reject) => {
+    pending.add(reject);
+    result.then(
+      (value) => {
+        pending.delete(reject);
+        resolve(value);
+      },
+      (error) => {
+        pending.delete(reject);
+        reject(error);
+      },
+    );
+  });
+}
 
 /** Returns the class that the runtime constructs in place of `RustClass`. */
 function durableObject(RustClass) {
@@ -25,7 +56,7 @@ function durableObject(RustClass) {
     #ctx;
     #env;
     #object;
-    #instanceId;
+    #instance;
 
     constructor(ctx, env) {
       this.#ctx = ctx;
@@ -35,18 +66,18 @@ function durableObject(RustClass) {
 
     /** Returns the Rust object, constructed again if its instance was replaced. */
     current() {
-      if (this.#instanceId !== state.instanceId) {
+      if (this.#instance !== instance) {
         this.#object = new RustClass(this.#ctx, this.#env);
-        this.#instanceId = state.instanceId;
+        this.#instance = instance;
       }
       return this.#object;
     }
   }
-  // The runtime behaves differently for a class that lacks a handler.
+  // The runtime treats a class that lacks a handler differently.
   for (const event of EVENTS) {
     if (event in RustClass.prototype) {
       Wrapper.prototype[event] = function (a, b, c, d) {
-        return this.current()[event](a, b, c, d);
+        return settled(this.current()[event](a, b, c, d));
       };
     }
   }
@@ -58,8 +89,28 @@ export const Gateway = durableObject(glue.Gateway);
 export const Revocations = durableObject(glue.Revocations);
 export const Tickets = durableObject(glue.Tickets);
 
+/** Answers as the Rust code does when something fails. */
+function problem() {
+  const body = {
+    type: "about:blank",
+    title: "Internal Server Error",
+    status: 500,
+    code: "internal",
+    detail: "something went wrong here; try again",
+  };
+  return Response.json(body, {
+    status: 500,
+    headers: { "content-type": "application/problem+json" },
+  });
+}
+
 export default {
-  fetch(request, env, ctx) {
-    return glue.fetch(request, env, ctx);
+  async fetch(request, env, ctx) {
+    try {
+      return await settled(glue.fetch(request, env, ctx));
+    } catch (error) {
+      console.error(error);
+      return problem();
+    }
   },
 };
