@@ -18,7 +18,7 @@ const TARGET: &str = "wasm32-unknown-unknown";
 const ENTRY: &str = include_str!("entry.js");
 
 /// Variables of the environment that change what cargo builds.
-const VARIABLES: [&str; 3] = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN"];
+const VARIABLES: [&str; 2] = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"];
 
 /// What LLVM and wasm-bindgen emit and workerd supports. `--all-features` would
 /// let wasm-opt use encodings that workerd does not know.
@@ -87,7 +87,10 @@ pub fn run(flavour: Option<Flavour>) -> Result<()> {
     // Tests start several builds at once, and all flavours pass through the same
     // file of cargo.
     let lock = File::create(root.join("build/.lock")).context("cannot create build/.lock")?;
-    lock.lock().context("cannot lock build/.lock")?;
+    if lock.try_lock().is_err() {
+        say("waiting for another build");
+        lock.lock().context("cannot lock build/.lock")?;
+    }
     build(&root, flavour)?;
     // `make conformance` names the folder it serves, so that it can run beside
     // `make dev`.
@@ -120,6 +123,13 @@ fn build(root: &Path, flavour: Flavour) -> Result<()> {
     if complete && stamp.inputs == inputs {
         return Ok(());
     }
+    for tool in ["esbuild", "wasm-opt"] {
+        let file = root.join("node_modules/.bin").join(tool);
+        ensure!(
+            file.exists(),
+            "{tool} is missing: install it with scripts/tools"
+        );
+    }
     let wasm = verbose_step(&format!("compiling the Worker ({name})"), || {
         compile(root, flavour)
     })?;
@@ -136,6 +146,8 @@ fn build(root: &Path, flavour: Flavour) -> Result<()> {
         }
         bundle(root, &staging)?;
         fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+        // An interruption between the two files must not look like a complete build.
+        let _ = fs::remove_file(&stamp_file);
         for file in files {
             fs::rename(staging.join(file), out.join(file))
                 .with_context(|| format!("cannot replace {}", out.join(file).display()))?;
@@ -301,7 +313,7 @@ fn npm_tool(root: &Path, name: &str) -> Command {
 fn succeed(mut command: Command, name: &str) -> Result<()> {
     let status = command
         .status()
-        .with_context(|| format!("cannot run {name}: install it with scripts/tools"))?;
+        .with_context(|| format!("cannot run {name}"))?;
     ensure!(status.success(), "{name} failed: {status}");
     Ok(())
 }
