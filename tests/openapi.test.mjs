@@ -1,5 +1,5 @@
-// What /openapi.json answers is OpenAPI, by the specification's own JSON Schema.
-// That it has every route is a test of src/http/route.rs.
+// Validates /openapi.json against the JSON Schema of OpenAPI. A test in
+// src/http/route.rs checks that it contains every route.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
@@ -14,17 +14,17 @@ test('the description of the HTTP API is valid OpenAPI 3.1', async () => {
   assert.equal(validator.version, '3.1');
 });
 
-test('all that it refers to is there, and all that is there is referred to', () => {
+test('every reference has a component and every component is referenced', () => {
   const text = JSON.stringify(api);
-  const referred = new Set([...text.matchAll(/"#\/components\/(\w+)\/(\w+)"/g)].map((m) => m.slice(1).join('/')));
-  const there = new Set(
+  const referenced = new Set([...text.matchAll(/"#\/components\/(\w+)\/(\w+)"/g)].map((m) => m.slice(1).join('/')));
+  const defined = new Set(
     ['schemas', 'responses', 'parameters'].flatMap((kind) =>
       Object.keys(api.components[kind]).map((name) => `${kind}/${name}`)),
   );
-  assert.deepEqual([...referred].sort(), [...there].sort());
+  assert.deepEqual([...referenced].sort(), [...defined].sort());
 });
 
-test('every refusal is a problem with a stable code', () => {
+test('every error response is a shared problem response', () => {
   for (const [path, item] of Object.entries(api.paths)) {
     for (const [method, { responses }] of Object.entries(item)) {
       if (method === 'parameters') continue;

@@ -1,62 +1,57 @@
-//! Reads what a server sends, line by line, and holds it to the promise: every
-//! socket sees a room's events in `seq` order, without holes, each once.
+//! Parses received lines and checks the promise of delivery: every connection
+//! receives the events of a room in `seq` order, without holes, each once.
 //!
-//! Lines are told apart by how they begin and numbers are found by scanning
-//! bytes; only lines that come once in a while are parsed as JSON.
+//! To keep the load generator fast, frequent lines are recognized by their first
+//! bytes and numbers are found by scanning. Only rare lines are parsed as JSON.
 
 use memchr::{memchr, memmem};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// What one line was.
+/// A received line or Socket.IO packet.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
-    /// A logged event, in its place.
-    Message {
-        seq: u64,
-    },
-    /// The answer to the command with this id; `seq` as the answer gives it.
-    Ack {
-        id: u64,
-        seq: u64,
-    },
-    /// It is let in. On a room's own socket: the head of the room's log.
-    Connected {
-        head: Option<u64>,
-    },
-    /// Socket.IO: the server awaits who it is, or a sign of life.
+    /// A logged event with the expected `seq`.
+    Message { seq: u64 },
+    /// The successful answer to the command with this id.
+    Ack { id: u64, seq: u64 },
+    /// The connection is accepted. `head` is the head of the log, known only on the
+    /// socket of a room.
+    Connected { head: Option<u64> },
+    /// The open packet of Engine.IO.
     Open,
+    /// The ping of Engine.IO.
     Ping,
-    /// Anything else that a server may say: presence, membership, `pong`.
+    /// Any other valid line: presence, membership, `pong`.
     Other,
 }
 
-/// The events that one socket has seen.
+/// The position of one connection in the log.
 #[derive(Debug)]
 pub struct Sequence {
-    /// The `seq` that must come next; none before the first is known.
+    /// The expected `seq`; `None` accepts any first event.
     next: Option<u64>,
 }
 
 impl Sequence {
-    /// Expects the event after `since` first; without, whichever comes first.
+    /// Expects the event after `since`, or any first event without `since`.
     pub fn after(since: Option<u64>) -> Self {
         Sequence {
             next: since.map(|seq| seq + 1),
         }
     }
 
-    /// The last event seen, or where it began.
+    /// The `seq` of the last event, or of the start position.
     pub fn last(&self) -> u64 {
         self.next.unwrap_or(1) - 1
     }
 
-    /// Looks at one line. Fails with what is wrong when the promise is broken
-    /// or the server reports an error.
+    /// Checks one line. Returns an error if an event is missing, repeated or out of
+    /// order, and if the server reports an error.
     pub fn line(&mut self, line: &[u8]) -> Result<Line, String> {
         if line.starts_with(br#"{"event":"newMessage""#) {
             let seq = number_after(line, br#""seq":"#)
-                .ok_or_else(|| complaint("an event without seq", line))?;
+                .ok_or_else(|| describe("an event without seq", line))?;
             return self.message(seq);
         }
         if line.starts_with(br#"{"ack":"#) {
@@ -64,17 +59,17 @@ impl Sequence {
             let seq = number_after(line, br#""seq":"#);
             return match (id, seq) {
                 (Some(id), Some(seq)) => Ok(Line::Ack { id, seq }),
-                _ => Err(complaint("not acknowledged", line)),
+                _ => Err(describe("not acknowledged", line)),
             };
         }
         self.rare(line)
     }
 
-    /// Looks at one packet of Socket.IO, in the namespace that all are in.
+    /// Checks one Socket.IO packet of the main namespace.
     pub fn packet(&mut self, packet: &[u8]) -> Result<Line, String> {
         if packet.starts_with(br#"42["newMessage","#) {
             let seq = number_after(packet, br#""seq":"#)
-                .ok_or_else(|| complaint("an event without seq", packet))?;
+                .ok_or_else(|| describe("an event without seq", packet))?;
             return self.message(seq);
         }
         match packet {
@@ -83,26 +78,28 @@ impl Sequence {
                 number_after(packet, br#""seq":"#),
             ) {
                 (Some(id), Some(seq)) => Ok(Line::Ack { id, seq }),
-                _ => Err(complaint("not acknowledged", packet)),
+                _ => Err(describe("not acknowledged", packet)),
             },
             b"2" => Ok(Line::Ping),
             [b'0', ..] => Ok(Line::Open),
             [b'4', b'0', ..] => Ok(Line::Connected { head: None }),
             _ if packet.starts_with(br#"42["error""#) || packet.starts_with(br#"42["gap""#) => {
-                Err(complaint("the server says", packet))
+                Err(describe("the server reports", packet))
             }
-            // Any other event, and a packet that stands for nothing.
+            // Any other event, and the noop packet.
             [b'4', b'2', ..] | b"6" => Ok(Line::Other),
-            _ => Err(complaint("cannot read", packet)),
+            _ => Err(describe("cannot parse", packet)),
         }
     }
 
     fn message(&mut self, seq: u64) -> Result<Line, String> {
         match self.next {
-            Some(next) if next < seq => Err(format!("a hole: {next} to {} are missing", seq - 1)),
-            Some(next) if next > seq => {
-                Err(format!("{seq} again or out of order, {next} was next"))
+            Some(next) if next < seq => {
+                Err(format!("a hole: events {next} to {} are missing", seq - 1))
             }
+            Some(next) if next > seq => Err(format!(
+                "event {seq} again or out of order, expected {next}"
+            )),
             _ => {
                 self.next = Some(seq + 1);
                 Ok(Line::Message { seq })
@@ -121,22 +118,22 @@ impl Sequence {
             return Ok(Line::Other);
         }
         let frame: Frame =
-            serde_json::from_slice(line).map_err(|_| complaint("cannot read", line))?;
+            serde_json::from_slice(line).map_err(|_| describe("cannot parse", line))?;
         let seq = || number_after(frame.data.get().as_bytes(), br#""seq":"#);
         match frame.event {
             "connected" => Ok(Line::Connected { head: seq() }),
-            // A server that writes its keys in another order than most.
+            // A server that writes `data` before `event`.
             "newMessage" => {
-                let seq = seq().ok_or_else(|| complaint("an event without seq", line))?;
+                let seq = seq().ok_or_else(|| describe("an event without seq", line))?;
                 self.message(seq)
             }
-            "error" | "gap" => Err(complaint("the server says", line)),
+            "error" | "gap" => Err(describe("the server reports", line)),
             _ => Ok(Line::Other),
         }
     }
 }
 
-/// Splits a frame into its lines and looks at each.
+/// Splits a frame into lines and calls `each` with every line.
 pub fn lines(
     mut frame: &[u8],
     mut each: impl FnMut(&[u8]) -> Result<(), String>,
@@ -152,15 +149,15 @@ pub fn lines(
     }
 }
 
-/// The number that stands right after the first `key`.
+/// Returns the number directly after the first `key`.
 pub fn number_after(line: &[u8], key: &[u8]) -> Option<u64> {
     let digits = &line[memmem::find(line, key)? + key.len()..];
     let length = digits.iter().take_while(|b| b.is_ascii_digit()).count();
     std::str::from_utf8(&digits[..length]).ok()?.parse().ok()
 }
 
-/// `what`, and the beginning of the line that it is about.
-fn complaint(what: &str, line: &[u8]) -> String {
+/// Returns `what` with the beginning of the line.
+fn describe(what: &str, line: &[u8]) -> String {
     let line = String::from_utf8_lossy(&line[..line.len().min(300)]);
     format!("{what}: {line}")
 }
@@ -174,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn order_holes_and_repetitions_are_noticed() {
+    fn missing_repeated_and_reordered_events_are_errors() {
         let mut sequence = Sequence::after(Some(4));
         assert_eq!(sequence.line(&event(5)), Ok(Line::Message { seq: 5 }));
         assert!(sequence.line(&event(5)).unwrap_err().contains("again"));
@@ -191,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_the_server_are_not_passed_over() {
+    fn errors_reported_by_the_server_are_errors() {
         let mut sequence = Sequence::after(None);
         let refused = br#"{"ack":1,"error":{"code":"rateLimited","message":"slow down"}}"#;
         assert!(sequence.line(refused).is_err());
@@ -202,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_held_to_the_same() {
+    fn socketio_packets_are_checked_like_lines() {
         let mut sequence = Sequence::after(Some(4));
         let message = |seq: u64| format!(r#"42["newMessage",{{"seq":{seq}}},"a.b"]"#).into_bytes();
         assert_eq!(sequence.packet(&message(5)), Ok(Line::Message { seq: 5 }));

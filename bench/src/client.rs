@@ -1,81 +1,78 @@
-//! Clients as they are in a room: how they get in, what they say, what they
-//! make of what they read.
+//! A client of a room: connects, sends commands, reads and checks events.
 
 use crate::check::{Line, Sequence};
 use crate::dialect::Dialect;
 use crate::socket::{Socket, SocketError};
-use crate::target::{Site, Target};
+use crate::target::{Endpoint, Target};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::time::Duration;
 
-/// How often every client sends `ping`.
+/// Interval between two pings of a client.
 pub const PING: Duration = Duration::from_secs(3);
 
-/// Also after so many bytes that it has read: servers cut who gives no sign while
-/// it is sent much.
+/// Number of received bytes after which a client also pings. roomcast closes clients
+/// that receive `MAX_UNACKED_BYTES` without a sign of life.
 const PING_AFTER: usize = 4 << 20;
 
-/// How long a server may take to finish what was asked of it. Only a limit to
-/// end a run that hangs; no figure depends on it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Limit for every wait. It ends a run that hangs. No figure depends on it.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How many connects are under way at once where the connect is not what is
-/// measured.
+/// Number of concurrent connects where connects are not measured.
 pub const CONNECTING: usize = 32;
 
-/// What one types in a chat: two lines on a phone.
+/// The content of every message.
 pub const CONTENT: &str = "the quick brown fox jumps over the lazy dog, and then it rests.";
 
-/// Why a socket does not go on.
-pub enum Broken {
-    /// The server broke a promise.
-    Promise(String),
+/// Why a client stopped.
+pub enum Failure {
+    /// The server violated a promise of the contract.
+    Violation(String),
     /// The connection ended.
-    Gone(String),
+    Disconnected(String),
 }
 
-impl From<SocketError> for Broken {
+impl From<SocketError> for Failure {
     fn from(error: SocketError) -> Self {
-        Broken::Gone(error.to_string())
+        Failure::Disconnected(error.to_string())
     }
 }
 
-impl From<Broken> for String {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Promise(what) | Broken::Gone(what) => what,
+impl From<Failure> for String {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Violation(what) | Failure::Disconnected(what) => what,
         }
     }
 }
 
-/// A socket in the room, and where it is in the log.
+/// A connection to a room with its position in the log.
 pub struct Client {
     pub socket: Socket,
     pub sequence: Sequence,
     pub dialect: Dialect,
     room: String,
-    /// Bytes read since it pinged for that.
-    unanswered: usize,
+    /// Bytes read since the last ping caused by [`PING_AFTER`].
+    unacked: usize,
 }
 
 /// The id of the command that joins the room.
 const JOIN: u64 = 0;
 
 impl Client {
-    /// Connects `user` and waits until it is in the room.
+    /// Connects `user` and waits until it has joined the room.
     pub async fn connect(
         target: &Target,
         room: &str,
         user: &User,
         since: Option<u64>,
     ) -> Result<Self, String> {
-        let (site, dialect) = (target.door(), target.peer.dialect());
-        Client::open(site, dialect, room, user, since, |_, _| {}).await
+        let (endpoint, dialect) = (target.next_endpoint(), target.peer.dialect());
+        Client::open(endpoint, dialect, room, user, since, |_, _| {}).await
     }
 
-    /// The same, for somebody who wants to see all that comes, from the first.
+    /// [`Client::connect`] with a callback for every received line, from the first.
     pub async fn open(
-        site: &Site,
+        endpoint: &Endpoint,
         dialect: Dialect,
         room: &str,
         user: &User,
@@ -83,7 +80,7 @@ impl Client {
         mut each: impl FnMut(&Line, &[u8]),
     ) -> Result<Self, String> {
         let path = dialect.path(room, since, &user.token);
-        let socket = Socket::open(site.address, &site.host, &path, &user.token)
+        let socket = Socket::open(endpoint.address, &endpoint.host, &path, &user.token)
             .await
             .map_err(|error| format!("{}: {error}", user.name))?;
         let mut client = Client {
@@ -91,12 +88,12 @@ impl Client {
             sequence: Sequence::after(since),
             dialect,
             room: room.to_owned(),
-            unanswered: 0,
+            unacked: 0,
         };
         if dialect == Dialect::SocketIo {
             let opened = |line: &Line| (*line == Line::Open).then_some(());
             client.until(opened, &mut each).await?;
-            client.say("40").await?;
+            client.send("40").await?;
         }
         let connected = |line: &Line| match line {
             Line::Connected { head } => Some(*head),
@@ -104,12 +101,12 @@ impl Client {
         };
         let mut head = client.until(connected, &mut each).await?;
         if dialect != Dialect::Room {
-            let place = match since {
+            let position = match since {
                 Some(since) => format!(r#"{{"roomId":"{room}","since":{since}}}"#),
                 None => format!(r#""{room}""#),
             };
-            let join = dialect.command("joinRoom", &place, Some(JOIN));
-            client.say(&join).await?;
+            let join = dialect.command("joinRoom", &position, Some(JOIN));
+            client.send(&join).await?;
             let joined = |line: &Line| match line {
                 Line::Ack { id: JOIN, seq } => Some(*seq),
                 _ => None,
@@ -118,19 +115,19 @@ impl Client {
         }
         let head = head.ok_or("connected without seq")?;
         if since.is_none() {
-            // Nothing can have come before it knew the head.
+            // Events that arrived before the answer are part of the position.
             let seen = client.sequence.last();
             client.sequence = Sequence::after(Some(seen.max(head)));
         }
         Ok(client)
     }
 
-    /// Reads until `found` has found something; shows all to `each`.
+    /// Reads until `found` returns a value. Calls `each` with every line.
     async fn until<T>(
         &mut self,
         mut found: impl FnMut(&Line) -> Option<T>,
         each: &mut impl FnMut(&Line, &[u8]),
-    ) -> Result<T, Broken> {
+    ) -> Result<T, Failure> {
         let mut result = None;
         loop {
             self.read_raw(|line, raw| {
@@ -146,23 +143,23 @@ impl Client {
         }
     }
 
-    /// Has a message to its room ready to be sent.
+    /// Queues a message to the room.
     pub fn queue_message(&mut self, id: u64) {
         let content = format!(r#""content":"{CONTENT}""#);
         self.queue("sendMessage", &content, Some(id));
     }
 
-    /// Has the receipt for all that it has seen ready to be sent.
+    /// Queues a delivery receipt for the last received event.
     pub fn queue_receipt(&mut self, id: Option<u64>) {
         let seq = format!(r#""seq":{}"#, self.sequence.last());
         self.queue("messageDelivered", &seq, id);
     }
 
-    /// Has a command to its room ready to be sent; `fields` are those of its data.
+    /// Queues a command to the room with these fields of `data`.
     pub fn queue(&mut self, event: &str, fields: &str, id: Option<u64>) {
         let data = match self.dialect {
             Dialect::Room => format!("{{{fields}}}"),
-            // It could be in several.
+            // The connection can have several rooms.
             _ => format!(r#"{{"roomId":"{}",{fields}}}"#, self.room),
         };
         let command = self.dialect.command(event, &data, id);
@@ -170,47 +167,47 @@ impl Client {
     }
 
     /// Sends one frame.
-    pub async fn say(&mut self, text: &str) -> Result<(), Broken> {
+    pub async fn send(&mut self, text: &str) -> Result<(), Failure> {
         self.socket.queue(text.as_bytes());
         Ok(self.socket.flush().await?)
     }
 
-    /// Waits for something to arrive unless something is there already, checks
-    /// it, and shows it to `each`. Cancel safe.
-    pub async fn read(&mut self, mut each: impl FnMut(&Line)) -> Result<(), Broken> {
+    /// Checks the lines that have arrived and calls `each` with them. Waits for data
+    /// if there is none. Cancel safe.
+    pub async fn read(&mut self, mut each: impl FnMut(&Line)) -> Result<(), Failure> {
         self.read_raw(|line, _| each(line)).await
     }
 
-    /// The same; `each` is also given the line as it is written.
-    pub async fn read_raw(&mut self, mut each: impl FnMut(&Line, &[u8])) -> Result<(), Broken> {
+    /// [`Client::read`] with the raw bytes of each line.
+    pub async fn read_raw(&mut self, mut each: impl FnMut(&Line, &[u8])) -> Result<(), Failure> {
         if !self.take(&mut each)? {
             self.socket.fill().await?;
             self.take(&mut each)?;
         }
-        // A pong, if there is anything.
+        // Sends the queued pong, if there is one.
         Ok(self.socket.flush().await?)
     }
 
-    /// Looks at what has been read; whether there was anything.
-    fn take(&mut self, each: &mut impl FnMut(&Line, &[u8])) -> Result<bool, Broken> {
+    /// Checks the data that has been read. Returns `true` if there was any.
+    fn take(&mut self, each: &mut impl FnMut(&Line, &[u8])) -> Result<bool, Failure> {
         let Client {
             socket,
             sequence,
             dialect,
-            unanswered,
+            unacked,
             ..
         } = self;
         let (mut any, mut pinged) = (false, false);
         loop {
             let read = socket.next(|frame| {
-                *unanswered += frame.len();
+                *unacked += frame.len();
                 dialect.read(frame, sequence, |line, raw| {
                     pinged |= *line == Line::Ping;
                     each(line, raw);
                 })
             });
             match read? {
-                Some(result) => result.map_err(Broken::Promise)?,
+                Some(result) => result.map_err(Failure::Violation)?,
                 None => break,
             }
             any = true;
@@ -218,8 +215,8 @@ impl Client {
         if pinged {
             socket.queue(b"3");
         }
-        if *unanswered >= PING_AFTER {
-            *unanswered = 0;
+        if *unacked >= PING_AFTER {
+            *unacked = 0;
             if let Some(ping) = dialect.ping() {
                 socket.queue(ping);
             }
@@ -227,38 +224,39 @@ impl Client {
         Ok(any)
     }
 
-    /// Shows that it lives, where that is up to it.
-    pub async fn ping(&mut self) -> Result<(), Broken> {
+    /// Sends a ping if the dialect has client pings.
+    pub async fn ping(&mut self) -> Result<(), Failure> {
         if let Some(ping) = self.dialect.ping() {
             self.socket.queue(ping);
         }
         Ok(self.socket.flush().await?)
     }
 
-    /// Goes away without a word.
+    /// Ends the connection without a close frame.
     pub fn cut(self) {
         self.socket.cut();
     }
 }
 
-/// A user and its token, made before the clock starts.
+/// A user with its token, created before the measurement.
 pub struct User {
     pub name: String,
     pub token: String,
 }
 
-/// `count` users that nobody else is.
+/// Returns `count` distinct users.
 pub fn users(target: &Target, count: usize) -> Vec<User> {
     (0..count)
         .map(|n| {
             let name = format!("user-{n:05}");
-            let token = target.site.token(&name);
+            let token = target.endpoint.token(&name);
             User { name, token }
         })
         .collect()
 }
 
-/// Connects them to `room` a few at a time; answers in the order of `users`.
+/// Connects the users to `room`, [`CONNECTING`] at a time. Returns the clients in
+/// the order of `users`.
 pub async fn connect_all(
     target: &Target,
     room: &str,

@@ -1,21 +1,21 @@
-//! The ways to be in a room: how one gets in, and how what is said there is
-//! written.
+//! The protocols of clients: how a connection is opened and how commands and events
+//! are written.
 
 use crate::check::{self, Line, Sequence};
 
-/// What a socket speaks.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// Lines, on a room's own socket.
+    /// The native framing on the socket of a room.
     Room,
-    /// Lines, on a socket that joins rooms.
+    /// The native framing on a socket of a gateway.
     Gateway,
-    /// Packets of Socket.IO on a WebSocket that joins rooms.
+    /// Socket.IO over WebSocket.
     SocketIo,
 }
 
 impl Dialect {
-    /// Where a socket for `room` is opened.
+    /// Returns the path that opens a connection for `room`.
     pub fn path(self, room: &str, since: Option<u64>, token: &str) -> String {
         match (self, since) {
             (Dialect::Room, Some(since)) => format!("/rooms/{room}/ws?since={since}"),
@@ -27,7 +27,7 @@ impl Dialect {
         }
     }
 
-    /// A command; with `id` it asks to be answered. `data` is JSON.
+    /// Returns a command. With `id` the server answers it. `data` is JSON.
     pub fn command(self, event: &str, data: &str, id: Option<u64>) -> String {
         match (self, id) {
             (Dialect::Room | Dialect::Gateway, Some(id)) => {
@@ -41,8 +41,7 @@ impl Dialect {
         }
     }
 
-    /// What a client says by itself every few seconds. With Socket.IO the
-    /// server asks.
+    /// Returns the ping that clients send, or `None` if the server sends pings.
     pub fn ping(self) -> Option<&'static [u8]> {
         match self {
             Dialect::Room | Dialect::Gateway => Some(b"ping"),
@@ -50,7 +49,7 @@ impl Dialect {
         }
     }
 
-    /// Checks what is in a frame, and shows it to `each`, also as it is written.
+    /// Checks a frame and calls `each` with every line and its raw bytes.
     pub fn read(
         self,
         frame: &[u8],

@@ -1,22 +1,22 @@
-//! The machine that figures come from, and what processes use of it.
+//! Description of the machine, and resource use of processes.
 
 use serde::Serialize;
 use std::fs;
 
-/// Enough to tell whether two tables may be compared.
+/// Machine data that shows whether two tables are comparable.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     pub cores: usize,
     pub cpu: String,
     pub memory_gib: f64,
     pub kernel: String,
-    /// Load average over the last minute before the run: others at work on the
-    /// same cores spoil figures.
+    /// Load average of the last minute before the run. Other processes on the same cores
+    /// distort the figures.
     pub load: f64,
 }
 
 impl Machine {
-    /// What Linux says about it; empty or zero where it does not say.
+    /// Reads the data from `/proc`. A missing value is empty or zero.
     pub fn describe() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
@@ -45,18 +45,18 @@ impl Machine {
     }
 }
 
-/// Seconds of processor time that a process has used; 0 when it is gone.
+/// Returns the processor time of a process in seconds, or 0 if it has ended.
 pub fn cpu_seconds(pid: u32) -> f64 {
-    ticks(&format!("/proc/{pid}/stat"))
+    processor_time(&format!("/proc/{pid}/stat"))
 }
 
-/// Seconds of processor time that this process has used.
+/// Returns the processor time of this process in seconds.
 pub fn own_cpu_seconds() -> f64 {
-    ticks("/proc/self/stat")
+    processor_time("/proc/self/stat")
 }
 
-/// Bytes of memory that a process has (`VmRSS` of proc_pid_status(5)); 0 when
-/// it is gone.
+/// Returns the resident memory of a process in bytes (`VmRSS` of proc_pid_status(5)),
+/// or 0 if it has ended.
 pub fn memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -64,27 +64,26 @@ pub fn memory(pid: u32) -> u64 {
     kilobytes.unwrap_or(0) * 1024
 }
 
-/// `utime` and `stime` of proc_pid_stat(5), fields 14 and 15. They count in
-/// hundredths of a second on every Linux that this runs on (USER_HZ).
-fn ticks(path: &str) -> f64 {
+/// Returns `utime` plus `stime` of proc_pid_stat(5), fields 14 and 15, in seconds. The
+/// unit of the fields is 1/100 s (USER_HZ) on all supported platforms.
+fn processor_time(path: &str) -> f64 {
     let stat = fs::read_to_string(path).unwrap_or_default();
-    // The second field is a name in parentheses and may hold spaces.
+    // The second field is a name in parentheses that can contain spaces.
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     let fields = after_name.split_whitespace().skip(11).take(2);
     fields.filter_map(|n| n.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
-/// Allows as many open files as the system lets this process have; servers
-/// started from here inherit it.
+/// Raises the limit of open files to the maximum. Started servers inherit it.
 pub fn raise_open_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // Not fatal: too few open files show as connects that fail.
+    // Not fatal: with too few open files connects fail with an error.
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// Today, as `2026-03-14T08:00:00Z`.
+/// Returns the current time, such as `2026-03-14T08:00:00Z`.
 pub fn now() -> String {
     let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
     crate::replay::log::rfc3339(since.map_or(0, |since| since.as_millis() as u64))

@@ -1,29 +1,28 @@
-//! Measures roomcast against other ways to do the same (`run`), replays a chat
-//! log through it (`replay`), and looks for what it loses when it is killed, cut
-//! off and put to sleep (`chaos`).
+//! Benchmarks against other implementations (`run`), replay of a chat log (`replay`),
+//! fault injection (`chaos`) and overload tests (`overload`).
 //!
 //! | module | |
 //! | --- | --- |
-//! | `socket` | a WebSocket client that does as little as possible |
-//! | `check` | reads lines and holds them to order, without holes, each once |
-//! | `dialect` | the ways to be in a room, as they are written |
-//! | `target` | a started server of one kind |
-//! | `node` | a peer that is no Worker |
-//! | `client`, `audience`, `sender` | who connects, who listens, who sends |
-//! | `load` | what they do together, a module for each kind |
-//! | `scenario` | what is measured and which figures it gives |
-//! | `report` | rounds to tables and a file |
-//! | `replay` | a chat log as input, compared with what comes out |
-//! | `chaos` | faults while users talk, and a judge |
-//! | `overload` | more than can be taken, and somebody hostile |
+//! | `socket` | a minimal WebSocket client |
+//! | `check` | checks that events arrive in order, without holes, each once |
+//! | `dialect` | the protocols of clients |
+//! | `target` | a started server of one implementation |
+//! | `node` | the NestJS implementation, which is not a Worker |
+//! | `client`, `listeners`, `sender` | clients that connect, receive and send |
+//! | `load` | the loads, one module for each kind |
+//! | `scenario` | the scenarios and their metrics |
+//! | `report` | tables and a JSON file of the figures |
+//! | `replay` | sends a chat log and compares it with the received events |
+//! | `chaos` | faults while users send, and a verification |
+//! | `overload` | more load than a room accepts, and hostile clients |
 
 #![forbid(unsafe_code)]
 
-mod audience;
 mod chaos;
 mod check;
 mod client;
 mod dialect;
+mod listeners;
 mod load;
 mod machine;
 mod node;
@@ -46,7 +45,7 @@ use std::time::Duration;
 use target::{Peer, Start, Target};
 
 #[derive(Parser)]
-#[command(about = "Benchmarks of roomcast, and a replay of real chats")]
+#[command(about = "Benchmarks, chat-log replay, fault injection and overload tests of roomcast")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -54,48 +53,47 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Measures all peers in turns and prints a table.
+    /// Measures all implementations in turns and prints tables.
     Run(RunOptions),
-    /// Plays a chat log through real sockets and compares what comes out.
+    /// Sends a chat log through real connections and compares it with the received events.
     Replay(replay::Options),
-    /// Kills, cuts off and puts to sleep while users talk, and checks what they
-    /// were told.
+    /// Injects faults while users send messages, and verifies that nothing is lost.
     Chaos(chaos::Options),
-    /// Offers more than a room can take, and sets somebody hostile among others.
+    /// Sends more than a room accepts, and measures the effect of hostile clients.
     Overload(overload::Options),
 }
 
 #[derive(Args)]
 struct RunOptions {
-    /// Times that each peer is measured in each scenario, in turns.
+    /// Number of measurements of each implementation in each scenario.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How long each measurement of throughput takes, after a warm-up.
+    /// Duration of each throughput measurement in seconds, after a warm-up.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Only scenarios with one of these in their names: `--only 100x16,connects`
-    /// (an `x` will do for the `×`).
+    /// Only scenarios whose name contains one of these: `--only 100x16,connects` (`x`
+    /// matches `×`).
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Only peers with one of these in their names, `room` being roomcast without
-    /// a gateway: `--peer bare,room`.
+    /// Only implementations whose name contains one of these: `--peer bare,room`.
+    /// `room` is roomcast without a gateway.
     #[arg(long, value_delimiter = ',')]
     peer: Vec<String>,
-    /// A folder with a build of roomcast to measure instead of build/release.
+    /// Folder of the roomcast build to measure instead of build/release.
     #[arg(long)]
     build: Option<PathBuf>,
-    /// A setting of roomcast, such as `GATEWAY_SHARDS=1`; may be given again.
+    /// A setting of roomcast, such as `GATEWAY_SHARDS=1`. Can be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     set: Vec<(String, String)>,
-    /// The LOG_LEVEL of roomcast while it is timed.
+    /// LOG_LEVEL of roomcast during measurements.
     #[arg(long, default_value = "warn")]
     log_level: String,
-    /// Where the figures go as JSON.
+    /// Path of the JSON file with the figures.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench/results.json"))]
     json: PathBuf,
 }
 
-/// One thread: the server wants the other core.
+/// Single-threaded, so that the server can use the other core.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     machine::raise_open_files();
@@ -116,7 +114,9 @@ async fn main() -> ExitCode {
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("it has no =")?;
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("a setting has the form NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -144,7 +144,7 @@ async fn run(options: RunOptions) -> Result<(), String> {
     };
     let scenarios: Vec<Scenario> = SCENARIOS.into_iter().filter(wanted).collect();
     if scenarios.is_empty() {
-        return Err("nothing is left to measure".to_owned());
+        return Err("no scenario matches --only".to_owned());
     }
     let mut report = Report {
         date: machine::now(),
@@ -168,9 +168,9 @@ async fn run(options: RunOptions) -> Result<(), String> {
         }
         peers.retain(|peer| {
             let missing = peer.missing();
-            if let Some(why) = missing {
+            if let Some(reason) = missing {
                 let (scenario, peer) = (scenario.name(), peer.name());
-                let note = format!("{scenario}: {peer} was not measured: {why}.");
+                let note = format!("{scenario}: {peer} was not measured: {reason}.");
                 eprintln!("{note}");
                 report.notes.push(note);
             }
@@ -194,8 +194,8 @@ async fn run(options: RunOptions) -> Result<(), String> {
             }
         }
         for round in 0..scenario.rounds(options.rounds) as usize {
-            // Who goes first changes, so that a machine that slows down or
-            // warms up favours nobody.
+            // The order rotates, so that a change of machine speed affects all
+            // implementations equally.
             let count = entries.len();
             for turn in 0..count {
                 let entry = &mut entries[(round + turn) % count];
@@ -216,11 +216,11 @@ async fn run(options: RunOptions) -> Result<(), String> {
             }
         }
         report.entries.extend(entries);
-        // A run takes long and may be cut short.
+        // Saved after each scenario, because a run takes long and may be interrupted.
         save(&options.json, &report)?;
     }
     if report.entries.is_empty() {
-        return Err("nothing was left to measure".to_owned());
+        return Err("no implementation matches --peer".to_owned());
     }
     println!("{}", report.markdown());
     let path = options.json.canonicalize().unwrap_or(options.json);

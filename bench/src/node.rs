@@ -1,4 +1,4 @@
-//! bench/peers/nest: Node processes and a Redis between them.
+//! Runs bench/peers/nest: Node processes with Redis.
 
 use roomcast_harness::SECRET;
 use std::io::{BufRead, BufReader};
@@ -6,32 +6,35 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// One: a second would take its core from the load generator, and was slower
-/// here. The adapter has the same to do for each message either way.
+/// Number of Node processes. A second process was slower, because it competes with the
+/// load generator for a core. The adapter has the same work in both cases.
 const PROCESSES: usize = 1;
 
-/// The peer, running. Ends with the process that started it, however that ends.
+/// The running processes. They end with the process that started them, also if that
+/// process is killed.
 pub struct Node {
-    /// One for each Node process.
+    /// The address of each Node process.
     pub addresses: Vec<SocketAddr>,
-    /// Of all, Redis included.
+    /// The process ids, including Redis.
     pub pids: Vec<u32>,
-    /// Ends them when its input ends.
+    /// The script that ends the processes when its input ends.
     serve: Child,
 }
 
 impl Node {
+    /// Returns `true` if redis-server is installed.
     pub fn has_redis() -> bool {
-        let asked = Command::new("redis-server")
+        let status = Command::new("redis-server")
             .arg("--version")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
-        asked.is_ok_and(|status| status.success())
+        status.is_ok_and(|status| status.success())
     }
 
+    /// Starts Redis and the Node processes.
     pub fn start() -> Self {
-        // Held together, so that no two are the same.
+        // All ports are bound at the same time, so that they are distinct.
         let free: Vec<TcpListener> = (0..=PROCESSES)
             .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
             .collect();
@@ -51,14 +54,14 @@ impl Node {
         let mut ready = String::new();
         BufReader::new(serve.stdout.take().expect("piped"))
             .read_line(&mut ready)
-            .expect("it says when it is ready");
+            .expect("bench/peers/nest/serve prints a line when it is ready");
         let pids = ready
             .strip_prefix("ready ")
-            .expect("it started; otherwise it said why not")
+            .expect("bench/peers/nest/serve started: see its output above")
             .split_whitespace()
             .map(|pid| pid.parse().expect("a process id"))
             .collect();
-        // The first is that of Redis.
+        // The first address is that of Redis.
         addresses.remove(0);
         Node {
             addresses,

@@ -1,4 +1,4 @@
-//! From the figures of many rounds to tables and a file.
+//! Formats the figures of all rounds as tables and JSON.
 
 use crate::machine::Machine;
 use crate::scenario::{Figures, Metric, Scenario};
@@ -6,29 +6,29 @@ use crate::target::Peer;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-/// All rounds of one peer in one scenario.
+/// All rounds of one implementation in one scenario.
 pub struct Entry {
     pub scenario: Scenario,
     pub peer: Peer,
-    /// Rows written per message, where that was counted.
+    /// Rows written per message, if they were counted.
     pub rows: Option<f64>,
     pub rounds: Vec<Figures>,
 }
 
-/// A whole run.
+/// All results of a run.
 pub struct Report {
     pub date: String,
     pub machine: Machine,
     pub rounds: usize,
     pub seconds: u64,
-    /// The event log's level while timing.
+    /// LOG_LEVEL during the measurements.
     pub log_level: String,
     pub entries: Vec<Entry>,
-    /// What was left out, and why.
+    /// Measurements that were skipped, with the reason.
     pub notes: Vec<String>,
 }
 
-/// The middle of several rounds and how far they lie apart.
+/// Median and range of several rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     pub median: f64,
@@ -37,7 +37,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// None of nothing.
+    /// Returns `None` for no values.
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
@@ -78,7 +78,7 @@ impl Entry {
         self.rounds.iter().filter_map(of).collect()
     }
 
-    /// In how many rounds it did not keep up with its load.
+    /// Returns the number of rounds in which the server did not keep up with the load.
     fn behind(&self) -> usize {
         self.rounds
             .iter()
@@ -86,7 +86,7 @@ impl Entry {
             .count()
     }
 
-    /// What it measured, in the order of the scenario.
+    /// Returns the measured metrics in the order of the scenario.
     fn metrics(&self) -> Vec<Metric> {
         let mut metrics: Vec<Metric> = Vec::new();
         for (metric, _) in self.rounds.iter().flatten() {
@@ -102,8 +102,8 @@ impl Entry {
 }
 
 impl Report {
-    /// How many times the figure of `baseline`, round by round: what ran side by
-    /// side is compared.
+    /// Returns the ratios to `baseline` round by round, because the measurements of one
+    /// round ran directly after each other.
     fn ratios(&self, entry: &Entry, metric: Metric, baseline: Peer) -> Vec<f64> {
         let baseline = self
             .entries
@@ -116,7 +116,7 @@ impl Report {
         pairs.map(|(own, baseline)| own / baseline).collect()
     }
 
-    /// What is compared with whom in a scenario.
+    /// Returns the metrics and baselines of the ratios of a scenario.
     fn comparisons(scenario: Scenario) -> Vec<(Metric, Peer)> {
         let metrics = scenario.compared().iter();
         metrics
@@ -124,8 +124,7 @@ impl Report {
             .collect()
     }
 
-    /// What the entries of one table measured, all together, as far as a table
-    /// has room for it.
+    /// Returns the metrics of a table. Some metrics are only in the JSON file.
     fn metrics_of(&self, table: &(&str, Vec<(Metric, Peer)>)) -> Vec<Metric> {
         let mut metrics = Vec::new();
         let entries = self.entries.iter().filter(|entry| {
@@ -137,7 +136,7 @@ impl Report {
                 metrics.push(metric);
             }
         }
-        // These are in the file.
+        // These are only in the JSON file.
         let deliveries = metrics.contains(&Metric::Deliveries);
         metrics.retain(|metric| match metric {
             Metric::ServerCpu | Metric::GeneratorCpu => false,
@@ -147,7 +146,7 @@ impl Report {
         metrics
     }
 
-    /// Tables in markdown, under a line about the machine.
+    /// Returns the tables in markdown, after a description of the machine.
     pub fn markdown(&self) -> String {
         let mut out = String::new();
         let Machine {
@@ -160,15 +159,15 @@ impl Report {
         let _ = writeln!(
             out,
             "{}, {cores} cores of {cpu}, {memory_gib} GiB, Linux {kernel}, load before the run \
-             {load}. Server and load generator share the machine. Median of {} rounds (min–max), \
-             each {} s on fresh storage; ratios are taken round by round. Timed with \
-             LOG_LEVEL={}; rows are counted in short runs of their own, with LOG_LEVEL=info.",
+             {load}. Server and load generator share the machine. Median of {} rounds (min–max) \
+             of {} s on fresh storage. Ratios are computed round by round. Measured with \
+             LOG_LEVEL={}. Rows are counted in separate short runs with LOG_LEVEL=info.",
             self.date, self.rounds, self.seconds, self.log_level,
         );
         let (mut columns, mut metrics) = (None, Vec::new());
         for entry in &self.entries {
             let comparisons = Self::comparisons(entry.scenario);
-            // A scenario that compares other things has a table of its own.
+            // A scenario with other comparisons gets its own table.
             let wanted = (entry.scenario.table(), comparisons.clone());
             if columns.as_ref() != Some(&wanted) {
                 metrics = self.metrics_of(&wanted);
@@ -220,7 +219,7 @@ impl Report {
         out
     }
 
-    /// Everything, for machines.
+    /// Returns all results as JSON.
     pub fn json(&self) -> Value {
         let spread = |values: Vec<f64>| Spread::of(values.clone()).map(|s| s.json(&values));
         let entries: Vec<Value> = self
@@ -267,7 +266,7 @@ impl Report {
     }
 }
 
-/// A number with its thousands apart: `12,345.6`.
+/// Formats a number with thousands separators: `12,345.6`.
 fn grouped(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
@@ -286,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_stand_apart() {
+    fn grouped_separates_thousands() {
         assert_eq!(grouped(0.256, 2), "0.26");
         assert_eq!(grouped(999.0, 0), "999");
         assert_eq!(grouped(1234567.0, 0), "1,234,567");
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_of_rounds() {
+    fn spread_returns_min_median_and_max() {
         let spread = |values: &[f64]| Spread::of(values.to_vec());
         assert_eq!(spread(&[]), None);
         assert_eq!(

@@ -1,6 +1,6 @@
-//! What is measured: which load, put to whom, and the figures that it gives.
+//! Scenarios: the load, the measured implementations and the metrics.
 
-use crate::load::fanout::{self, Crowd};
+use crate::load::fanout::{self, Load};
 use crate::load::rush::{self, Rush};
 use crate::load::{ROOM, bill, growth, idle, publish, steady, wake};
 use crate::target::{Peer, Target};
@@ -10,27 +10,27 @@ use std::time::Duration;
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
-    /// One sender in a room of `sockets`, with `in_flight` messages under way.
+    /// One sender in a room of `sockets`, with `in_flight` messages in flight.
     FanOut { sockets: usize, in_flight: usize },
-    /// The same in many rooms, with one message under way in each.
+    /// The same in many rooms, with one message in flight in each.
     Rooms { rooms: usize, sockets: usize },
     /// `connects` users connect to one room at once.
     Spike { connects: usize },
-    /// `clients` are cut off, miss `missed` events each, and all resume at once.
+    /// `clients` are disconnected, miss `missed` events, and resume at once.
     Reconnect { clients: usize, missed: u64 },
-    /// A service publishes over HTTP, `batch` events a request.
+    /// A service publishes over HTTP, with `batch` events per request.
     Publish { batch: usize },
-    /// Sleeping rooms are woken by a frame.
+    /// Hibernated rooms are woken by a frame.
     Wake,
-    /// Sockets on which nothing happens.
+    /// Memory of idle connections.
     Idle { sockets: usize },
-    /// Rooms with logs of very different length.
+    /// Rooms with logs of different lengths.
     Growth,
-    /// `rate` messages a second to a room of `sockets` besides the sender's.
+    /// `rate` messages per second to a room with `sockets` receiving clients.
     Steady { sockets: usize, rate: u32 },
-    /// What a chat with so many receivers costs.
+    /// Cost of a chat with this many receivers.
     Bill { receivers: usize },
-    /// What sockets cost on which nothing happens.
+    /// Cost of idle connections.
     Upkeep,
 }
 
@@ -70,7 +70,7 @@ pub const SCENARIOS: [Scenario; 27] = [
     Scenario::Wake,
     Scenario::Idle { sockets: 2000 },
     Scenario::Growth,
-    // What all can do on two cores, for latencies worth comparing.
+    // A rate that all implementations can handle on two cores, to compare latencies.
     Scenario::Steady {
         sockets: 1000,
         rate: 20,
@@ -85,7 +85,7 @@ pub const SCENARIOS: [Scenario; 27] = [
     Scenario::Upkeep,
 ];
 
-/// Something that a scenario measures.
+/// A metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
     Deliveries,
@@ -101,9 +101,9 @@ pub enum Metric {
     Drain,
     Missing,
     MemoryAwake,
-    MemoryAsleep,
-    /// At [`growth::LOGS`] of that place: what it takes to join, to resume, to
-    /// send.
+    MemoryHibernated,
+    /// Latency of a join, a resume and a send with the log length at this index of
+    /// [`growth::LOGS`].
     Join(usize),
     Resume(usize),
     Send(usize),
@@ -118,23 +118,23 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// As the tables head it; also the key in the JSON file.
+    /// The column title, and the key in the JSON file.
     pub fn name(self) -> &'static str {
         match self {
             Metric::Deliveries => "deliveries/s",
             Metric::Messages => "messages/s",
             Metric::Connects => "connects/s",
             Metric::Replayed => "events/s",
-            Metric::Total => "all done, ms",
+            Metric::Total => "total ms",
             Metric::P50 => "p50 ms",
             Metric::P99 => "p99 ms",
-            Metric::AwakeP50 => "when awake, p50 ms",
+            Metric::AwakeP50 => "awake, p50 ms",
             Metric::RowsPerMessage => "rows/message",
             Metric::Others => "presence and membership events",
-            Metric::Drain => "last one there after, ms",
-            Metric::Missing => "never came",
+            Metric::Drain => "last delivery after, ms",
+            Metric::Missing => "not delivered",
             Metric::MemoryAwake => "kB/socket",
-            Metric::MemoryAsleep => "kB/socket, asleep",
+            Metric::MemoryHibernated => "kB/socket, hibernated",
             Metric::Join(0) => "join, log of 1k, ms",
             Metric::Join(1) => "join: 10k ÷ 1k",
             Metric::Join(_) => "join: 100k ÷ 1k",
@@ -155,7 +155,7 @@ impl Metric {
         }
     }
 
-    /// Digits after the point.
+    /// Number of decimals.
     pub fn digits(self) -> usize {
         match self {
             Metric::Deliveries
@@ -168,7 +168,7 @@ impl Metric {
             | Metric::Missing
             | Metric::Alarms
             | Metric::ActivePerMonth => 0,
-            Metric::MemoryAwake | Metric::MemoryAsleep => 1,
+            Metric::MemoryAwake | Metric::MemoryHibernated => 1,
             _ => 2,
         }
     }
@@ -177,11 +177,11 @@ impl Metric {
 /// The figures of one measurement.
 pub type Figures = Vec<(Metric, f64)>;
 
-/// The share of what was sent that must have arrived while it was being sent,
-/// to call it keeping up: what is under way at the end is not late.
-const ENOUGH: f64 = 0.98;
+/// Share of the messages that must arrive during the measurement if the server keeps
+/// up. Messages in flight at the end arrive later.
+const KEEPS_UP: f64 = 0.98;
 
-/// How long things are measured.
+/// Durations of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     pub warm_up: Duration,
@@ -189,7 +189,7 @@ pub struct Timing {
 }
 
 impl Scenario {
-    /// The title of the table that it belongs to.
+    /// The title of its table.
     pub fn table(self) -> &'static str {
         match self {
             Scenario::FanOut { .. } => {
@@ -199,18 +199,18 @@ impl Scenario {
             Scenario::Spike { .. } => "Connection spike: distinct users, one room, all at once",
             Scenario::Reconnect { .. } => "Reconnection: all resume at once",
             Scenario::Publish { .. } => {
-                "Publishing over HTTP: events a request, 16 requests under way, 10 listen"
+                "Publishing over HTTP: events per request, 16 concurrent requests, 10 listeners"
             }
-            Scenario::Wake => "Waking: from a frame on a sleeping room's socket to its ack",
-            Scenario::Idle { .. } => "Memory: sockets on which nothing happens, 100 a room",
+            Scenario::Wake => {
+                "Wake-up: from a frame on the socket of a hibernated room to its acknowledgement"
+            }
+            Scenario::Idle { .. } => "Memory: idle sockets, 100 per room",
             Scenario::Growth => "Growth: rooms with logs of 1k, 10k and 100k events (median times)",
-            Scenario::Steady { .. } => {
-                "Steady: one room, sockets × messages a second, whether it keeps up or not"
-            }
+            Scenario::Steady { .. } => "Steady: one room, sockets × messages per second, open loop",
             Scenario::Bill { .. } => {
-                "The bill: 10 messages a second, each receiver confirms once a second"
+                "The bill: 10 messages per second, each receiver sends one receipt per second"
             }
-            Scenario::Upkeep => "The bill: idle sockets that ping, 100 a room",
+            Scenario::Upkeep => "The bill: idle sockets that ping, 100 per room",
         }
     }
 
@@ -231,11 +231,11 @@ impl Scenario {
         }
     }
 
-    /// Who is measured, in the order of the table.
+    /// The measured implementations in the order of the table.
     pub fn peers(self) -> &'static [Peer] {
         use Peer::{Bare, Gateway, GatewaySocketIo, Original, PartyServer, Roomcast, Unstored};
         match self {
-            // All of them where it is told best what each is good for.
+            // All implementations.
             Scenario::FanOut {
                 sockets: ..=500,
                 in_flight: 16,
@@ -251,8 +251,8 @@ impl Scenario {
             ],
             Scenario::FanOut { .. } => &[Bare, Original, Roomcast],
             Scenario::Idle { .. } => &[Bare, Original, Roomcast, Gateway, GatewaySocketIo],
-            // With a gateway each is told who else is there in the answer to its
-            // join: that is another thing than a connect.
+            // Without gateways: their answer to a join contains the member list, which is
+            // more work than a connect.
             Scenario::Spike { .. } => &[Bare, PartyServer, Original, Roomcast],
             Scenario::Reconnect { .. } => &[Bare, PartyServer, Original, Roomcast, Gateway],
             Scenario::Publish { .. } => &[Bare, Original, Roomcast],
@@ -263,7 +263,7 @@ impl Scenario {
         }
     }
 
-    /// With whom the others are compared.
+    /// The baselines of the ratios.
     pub fn baselines(self) -> &'static [Peer] {
         match self {
             Scenario::Steady { .. } => &[Peer::Roomcast],
@@ -273,7 +273,7 @@ impl Scenario {
         }
     }
 
-    /// The figures that are compared.
+    /// The metrics with ratios.
     pub fn compared(self) -> &'static [Metric] {
         match self {
             Scenario::FanOut { in_flight: 1, .. } | Scenario::Rooms { .. } => {
@@ -284,20 +284,20 @@ impl Scenario {
             Scenario::Reconnect { .. } => &[Metric::Replayed],
             Scenario::Publish { .. } => &[Metric::Messages],
             Scenario::Wake => &[Metric::P50],
-            Scenario::Idle { .. } => &[Metric::MemoryAsleep],
+            Scenario::Idle { .. } => &[Metric::MemoryHibernated],
             Scenario::Growth | Scenario::Upkeep => &[],
             Scenario::Steady { .. } => &[Metric::Deliveries, Metric::P50, Metric::P99],
             Scenario::Bill { .. } => &[Metric::Price],
         }
     }
 
-    /// Whether these figures are of a server that kept up with what it was
-    /// given; one that is asked for as much as it can always does.
+    /// Returns `true` if the server kept up with the load. Always `true` for closed-loop
+    /// scenarios.
     pub fn kept_up(self, figures: &Figures) -> bool {
         let Scenario::Steady { sockets, rate } = self else {
             return true;
         };
-        let enough = sockets as f64 * f64::from(rate) * ENOUGH;
+        let enough = sockets as f64 * f64::from(rate) * KEEPS_UP;
         figures.iter().all(|(metric, value)| match metric {
             Metric::Deliveries => *value >= enough,
             Metric::Missing => *value == 0.0,
@@ -305,54 +305,54 @@ impl Scenario {
         })
     }
 
-    /// The LOG_LEVEL that it needs, if it reads the log.
+    /// The required LOG_LEVEL, if the scenario reads the log.
     pub fn log_level(self) -> Option<&'static str> {
         matches!(self, Scenario::Bill { .. } | Scenario::Upkeep).then_some("info")
     }
 
-    /// How often it is measured where `asked` times are wanted: to count takes
-    /// long and comes out the same.
-    pub fn rounds(self, asked: u32) -> u32 {
+    /// Returns the number of rounds for `requested` rounds. Counting takes long and gives
+    /// the same result in every round.
+    pub fn rounds(self, requested: u32) -> u32 {
         match self {
             Scenario::Upkeep => 1,
-            _ => asked,
+            _ => requested,
         }
     }
 
-    /// Settings that it needs.
+    /// Required settings.
     pub fn settings(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            // So that there are logs of that length.
+            // The logs must not be trimmed.
             Scenario::Growth => &[("RETENTION_EVENTS", "1000000")],
-            Scenario::Upkeep => &[("GHOST_TIMEOUT", bill::LOOKS_EVERY)],
+            Scenario::Upkeep => &[("GHOST_TIMEOUT", bill::CHECK_INTERVAL)],
             _ => &[],
         }
     }
 
-    /// Measures once, on a server that nobody has used before.
+    /// Measures once, on a new server.
     pub async fn run(self, target: &Arc<Target>, timing: Timing) -> Result<Figures, String> {
         let Timing { warm_up, measure } = timing;
         match self {
             Scenario::FanOut { sockets, in_flight } => {
-                let crowd = Crowd {
+                let load = Load {
                     rooms: 1,
                     sockets,
                     in_flight,
                     receipts: false,
                 };
                 Ok(throughput(
-                    fanout::throughput(target, crowd, warm_up, measure).await?,
+                    fanout::throughput(target, load, warm_up, measure).await?,
                 ))
             }
             Scenario::Rooms { rooms, sockets } => {
-                let crowd = Crowd {
+                let load = Load {
                     rooms,
                     sockets,
                     in_flight: 1,
                     receipts: false,
                 };
                 Ok(throughput(
-                    fanout::throughput(target, crowd, warm_up, measure).await?,
+                    fanout::throughput(target, load, warm_up, measure).await?,
                 ))
             }
             Scenario::Spike { connects } => {
@@ -373,16 +373,16 @@ impl Scenario {
                 Ok(figures)
             }
             Scenario::Wake => {
-                let (mut asleep, mut awake) = wake::wake(target).await?;
-                let mut figures = percentiles(&mut asleep).to_vec();
+                let (mut hibernated, mut awake) = wake::wake(target).await?;
+                let mut figures = percentiles(&mut hibernated).to_vec();
                 figures.push((Metric::AwakeP50, median(&mut awake)));
                 Ok(figures)
             }
             Scenario::Idle { sockets } => {
-                let (awake, asleep) = idle::memory(target, sockets).await?;
+                let (awake, hibernated) = idle::memory(target, sockets).await?;
                 Ok(vec![
                     (Metric::MemoryAwake, awake),
-                    (Metric::MemoryAsleep, asleep),
+                    (Metric::MemoryHibernated, hibernated),
                 ])
             }
             Scenario::Growth => {
@@ -431,36 +431,36 @@ impl Scenario {
         }
     }
 
-    /// Whether messages are what it is about, and so what they cost in storage.
+    /// Whether rows per message are counted.
     pub fn counts_rows(self) -> bool {
         matches!(self, Scenario::FanOut { .. })
     }
 
-    /// The rows written per message, receipts included: a short run of its own,
-    /// so that counting costs no measured time.
+    /// Counts the rows written per message, including receipts, in a separate short run,
+    /// so that counting does not affect the measurements.
     pub async fn count_rows(self, target: &Arc<Target>) -> Result<f64, String> {
         let Scenario::FanOut { sockets, in_flight } = self else {
-            return Err("there are no messages to count rows for".to_owned());
+            return Err("only fan-out scenarios count rows".to_owned());
         };
-        let crowd = Crowd {
+        let load = Load {
             rooms: 1,
             sockets,
             in_flight,
             receipts: target.peer.is_roomcast(),
         };
         let (short, longer) = (Duration::from_millis(500), Duration::from_secs(2));
-        let run = fanout::throughput(target, crowd, short, longer).await?;
+        let run = fanout::throughput(target, load, short, longer).await?;
         let rows = target.rows_written(ROOM).await?;
         if rows.messages != run.messages {
             return Err(format!(
-                "{} counted rows for {} messages, {} were sent",
+                "{} counted rows of {} messages, but {} were sent",
                 target.peer.name(),
                 rows.messages,
                 run.messages
             ));
         }
-        if crowd.receipts && sockets > 1 && run.receipts == 0 {
-            return Err("nobody confirmed anything".to_owned());
+        if load.receipts && sockets > 1 && run.receipts == 0 {
+            return Err("no receipt was sent".to_owned());
         }
         Ok(rows.rows as f64 / rows.messages as f64)
     }
@@ -484,7 +484,7 @@ fn rushed(rate: (Metric, f64), mut rush: Rush) -> Figures {
     figures
 }
 
-/// Median and 99th percentile of microseconds, in milliseconds.
+/// Returns median and 99th percentile of microseconds, in milliseconds.
 fn percentiles(micros: &mut [u32]) -> [(Metric, f64); 2] {
     [
         (Metric::P50, median(micros)),
@@ -496,7 +496,7 @@ fn median(micros: &mut [u32]) -> f64 {
     quantile(micros, 0.5)
 }
 
-/// By nearest rank, of microseconds, in milliseconds.
+/// Returns a quantile of microseconds by nearest rank, in milliseconds.
 fn quantile(micros: &mut [u32], share: f64) -> f64 {
     micros.sort_unstable();
     let index = (micros.len() as f64 * share).ceil() as usize;

@@ -1,18 +1,18 @@
-//! Who sends, with a number of messages in flight.
+//! A client that sends with a fixed number of messages in flight.
 
-use crate::audience::{Counted, Tally};
 use crate::check::Line;
-use crate::client::{Client, PATIENCE, PING};
+use crate::client::{Client, PING, TIMEOUT};
+use crate::listeners::{Counted, Tally};
 use std::time::Instant;
 use tokio::time::{interval_at, timeout};
 
-/// Sends messages, `in_flight` of them unanswered at any time.
+/// Sends messages and checks that they are acknowledged in order.
 pub struct Sender {
     client: Client,
     next_id: u64,
-    /// When the message of each id that is in flight was sent.
+    /// Send times of the messages in flight, in the order of their ids.
     sent: std::collections::VecDeque<Instant>,
-    /// The last `seq` that was acknowledged.
+    /// The last acknowledged `seq`.
     head: u64,
 }
 
@@ -27,7 +27,7 @@ impl Sender {
         }
     }
 
-    /// The last event that was acknowledged, or the head when it came.
+    /// Returns the last acknowledged `seq`, or the head at the time of the join.
     pub fn head(&self) -> u64 {
         self.head
     }
@@ -39,9 +39,10 @@ impl Sender {
         self.next_id += 1;
     }
 
-    /// Keeps `in_flight` messages under way until `more` answers false, then
-    /// waits for those that are. `acked` hears of each one, with microseconds.
-    /// `deliveries` counts what this socket receives.
+    /// Keeps `in_flight` messages in flight while `more` returns `true`, then waits for
+    /// the remaining acknowledgements. Calls `acked` with the latency of each in
+    /// microseconds. `tally` counts the received events. Returns the last acknowledged
+    /// `seq`.
     pub async fn run(
         &mut self,
         in_flight: usize,
@@ -65,19 +66,19 @@ impl Sender {
                 return Ok(self.head);
             }
             let mut counted = Counted::default();
-            let mut wrong = None;
+            let mut violation = None;
             let first_id = self.next_id - self.sent.len() as u64;
             let (sent, head) = (&mut self.sent, &mut self.head);
             let mut expected = first_id;
             let reading = self.client.read(|line| match line {
                 Line::Ack { id, seq } => {
-                    // Sent in order by one socket: acknowledged in order, with
-                    // the numbers that follow.
+                    // Messages of one connection are acknowledged in order, with
+                    // consecutive `seq`s.
                     match sent.pop_front() {
                         Some(at) if *id == expected && *seq == *head + 1 => {
                             acked(at.elapsed().as_micros() as u32);
                         }
-                        _ => wrong = Some(format!("ack {id} with seq {seq} after {head}")),
+                        _ => violation = Some(format!("ack {id} with seq {seq} after seq {head}")),
                     }
                     expected += 1;
                     *head = *seq;
@@ -85,20 +86,20 @@ impl Sender {
                 line => counted.count(line),
             });
             tokio::select! {
-                read = timeout(PATIENCE, reading) => {
-                    read.map_err(|_| "no answer to what was sent".to_owned())??;
+                read = timeout(TIMEOUT, reading) => {
+                    read.map_err(|_| "a message was not acknowledged in time".to_owned())??;
                 }
                 _ = ping.tick() => self.client.ping().await?,
             }
             counted.add_to(tally);
-            if let Some(wrong) = wrong {
-                return Err(wrong);
+            if let Some(violation) = violation {
+                return Err(violation);
             }
         }
     }
 
-    /// Sends `count` messages and waits for all acks and for its own copies.
-    /// Answers the head of the log.
+    /// Sends `count` messages and waits until all are acknowledged and received. Returns
+    /// the head of the log.
     pub async fn send(&mut self, count: u64, in_flight: usize) -> Result<u64, String> {
         let head = self
             .run(in_flight, |total| total < count, &Tally::default(), |_| {})
@@ -107,12 +108,12 @@ impl Sender {
         Ok(head)
     }
 
-    /// Waits until this socket has the event `head` itself.
+    /// Waits until this client has received event `head`.
     pub async fn see(&mut self, head: u64) -> Result<(), String> {
         while self.client.sequence.last() < head {
             let reading = self.client.read(|_| {});
-            let read = timeout(PATIENCE, reading).await;
-            read.map_err(|_| format!("the sender never saw event {head}"))??;
+            let read = timeout(TIMEOUT, reading).await;
+            read.map_err(|_| format!("the sender did not receive event {head}"))??;
         }
         Ok(())
     }

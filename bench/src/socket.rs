@@ -1,27 +1,26 @@
-//! A WebSocket client that does as little as possible: the load generator
-//! shares two cores with what it measures.
+//! A minimal WebSocket client. The load generator shares two cores with the server, so
+//! it must use little processor time.
 //!
-//! It reads many frames with one system call, hands out payloads without
-//! copying them, and does not offer compression. What it does not do: TLS,
-//! checking `Sec-WebSocket-Accept`, validating UTF-8, answering pings of the
-//! protocol (the runtime sends none). All its masks are zero: RFC 6455 section
-//! 5.3 wants them unpredictable to protect proxies, of which there are none
-//! here, and unmasking costs the server the same.
+//! It reads many frames with one system call, passes payloads without copying them, and
+//! does not offer compression. It does not support TLS, check `Sec-WebSocket-Accept`,
+//! validate UTF-8 or answer protocol pings (the runtime sends none). All masks are zero.
+//! RFC 6455 section 5.3 requires unpredictable masks to protect proxies, but there are
+//! none here, and unmasking costs the server the same.
 
 use std::io;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What ended a connection or kept it from beginning.
+/// Why a connection ended or could not be opened.
 #[derive(Debug)]
 pub enum SocketError {
     Io(io::Error),
-    /// The server refused the upgrade: status line and body.
+    /// The server refused the upgrade, with this status line and body.
     Refused(String),
-    /// The server closed, with this code and reason.
+    /// The server closed the connection, with this code and reason.
     Closed(u16, String),
-    /// Bytes that are no WebSocket frame.
+    /// Bytes that are not a valid WebSocket frame.
     Malformed(&'static str),
 }
 
@@ -44,7 +43,7 @@ impl From<io::Error> for SocketError {
     }
 }
 
-/// How much is read at once, in bytes; grows to the largest frame.
+/// Initial size of the read buffer in bytes. It grows to the largest frame.
 const BUFFER: usize = 32 * 1024;
 
 const TEXT: u8 = 1;
@@ -56,7 +55,7 @@ const PONG: u8 = 10;
 pub struct Socket {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// What is read but not yet taken: `buffer[start..end]`.
+    /// Unprocessed data: `buffer[start..end]`.
     start: usize,
     end: usize,
     /// The parts of a fragmented message so far.
@@ -92,7 +91,7 @@ impl Socket {
             let head = &socket.buffer[..socket.end];
             if let Some(end) = memchr::memmem::find(head, b"\r\n\r\n") {
                 if !head.starts_with(b"HTTP/1.1 101") {
-                    // Whatever of the body is there already explains it.
+                    // The part of the body that has arrived is part of the error.
                     let answer = String::from_utf8_lossy(head);
                     let status = answer.lines().next().unwrap_or_default();
                     let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
@@ -105,7 +104,7 @@ impl Socket {
         }
     }
 
-    /// Reads what has arrived, at least one byte. Cancel safe.
+    /// Waits for data and reads it. Cancel safe.
     pub async fn fill(&mut self) -> Result<(), SocketError> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -127,8 +126,8 @@ impl Socket {
         }
     }
 
-    /// Takes the next complete text message out of what has been read, if
-    /// there is one, and gives it to `take`.
+    /// Calls `take` with the next complete text message in the buffer. Returns `None` if
+    /// there is none.
     pub fn next<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, SocketError> {
         loop {
             let Some((opcode, fin, header, length)) = self.frame()? else {
@@ -156,20 +155,20 @@ impl Socket {
                     return Err(SocketError::Closed(code, reason));
                 }
                 PING | PONG => {}
-                _ => return Err(SocketError::Malformed("opcode")),
+                _ => return Err(SocketError::Malformed("unknown opcode")),
             }
         }
     }
 
-    /// The header of the next frame if all of the frame is there: opcode,
-    /// whether it is final, bytes of header, bytes of payload.
+    /// Returns the header of the next complete frame: opcode, FIN, header length, payload
+    /// length.
     fn frame(&mut self) -> Result<Option<(u8, bool, usize, usize)>, SocketError> {
         let bytes = &self.buffer[self.start..self.end];
         let [first, second, rest @ ..] = bytes else {
             return Ok(None);
         };
         if second & 0x80 != 0 {
-            return Err(SocketError::Malformed("masked by the server"));
+            return Err(SocketError::Malformed("the server sent a masked frame"));
         }
         let (header, length) = match (second & 0x7f, rest) {
             (126, [a, b, ..]) => (4, u16::from_be_bytes([*a, *b]) as usize),
@@ -188,7 +187,7 @@ impl Socket {
         Ok(complete.then_some(found))
     }
 
-    /// Puts a text message into the output, to be sent by [`Socket::flush`].
+    /// Queues a text message for [`Socket::flush`].
     pub fn queue(&mut self, text: &[u8]) {
         self.queue_frame(TEXT, text);
     }
@@ -210,7 +209,7 @@ impl Socket {
         self.out.extend_from_slice(payload);
     }
 
-    /// Sends what is queued.
+    /// Sends the queued frames.
     pub async fn flush(&mut self) -> Result<(), SocketError> {
         if !self.out.is_empty() {
             self.stream.write_all(&self.out).await?;
@@ -219,7 +218,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Says goodbye and waits for the server's answer.
+    /// Sends a close frame and waits for the answer of the server.
     pub async fn close(mut self) {
         self.queue_frame(CLOSE, &1000u16.to_be_bytes());
         if self.flush().await.is_err() {
@@ -237,10 +236,10 @@ impl Socket {
         Ok(())
     }
 
-    /// Cuts the connection without a word, as a lost network does.
+    /// Ends the connection without a close frame, as a lost network does.
     pub fn cut(self) {
-        // A reset rather than an orderly end; if it cannot be had, the end of
-        // the stream without a close frame is a cut as well.
+        // A reset instead of a FIN. If the option fails, the connection still ends
+        // without a close frame.
         let _ = self.stream.set_zero_linger();
     }
 }

@@ -1,4 +1,4 @@
-//! What is measured: one started server of one kind, on fresh storage.
+//! A started server of one implementation, on fresh storage.
 
 use crate::dialect::Dialect;
 use crate::machine;
@@ -14,23 +14,24 @@ use std::sync::{Arc, OnceLock};
 /// The implementations that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// bench/peers/bare: what everything is compared with.
+    /// bench/peers/bare: the baseline.
     Bare,
-    /// The same, but it stores nothing: what the runtime can do at all.
+    /// The baseline without storage: the limit of the runtime.
     Unstored,
-    /// bench/peers/partyserver: the same job with a library for it.
+    /// bench/peers/partyserver: the same with the library PartyServer.
     PartyServer,
     /// bench/peers/nest: the kind of backend that roomcast replaces.
     Original,
-    /// This project, the socket in the room's own object.
+    /// roomcast with sockets in the object of the room.
     Roomcast,
-    /// This project, the socket at a gateway.
+    /// roomcast with sockets at gateways.
     Gateway,
-    /// The same, with Socket.IO.
+    /// roomcast with Socket.IO at gateways.
     GatewaySocketIo,
 }
 
 impl Peer {
+    /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Peer::Bare => "bare object",
@@ -43,7 +44,7 @@ impl Peer {
         }
     }
 
-    /// What it is called where others are compared with it.
+    /// The short name, used in the titles of ratio columns.
     pub fn short(self) -> &'static str {
         match self {
             Peer::Bare => "bare",
@@ -55,6 +56,7 @@ impl Peer {
         }
     }
 
+    /// The protocol of its clients.
     pub fn dialect(self) -> Dialect {
         match self {
             Peer::Bare | Peer::Unstored | Peer::PartyServer | Peer::Roomcast => Dialect::Room,
@@ -63,14 +65,14 @@ impl Peer {
         }
     }
 
-    /// Starts it. `build`: a folder with a build of roomcast instead of
-    /// build/release, to measure an older one.
+    /// Starts a server. `build` is the folder of a roomcast build to use instead of
+    /// build/release.
     fn start(self, build: Option<&Path>, vars: &[(&str, &str)]) -> Running {
-        let by_hand = |file: &Path| Worker::new(&[file], &[("ROOMS", "Room")]);
-        let worker = match (self, build) {
+        let worker = |file: &Path| Worker::new(&[file], &[("ROOMS", "Room")]);
+        let selected = match (self, build) {
             (Peer::Original, _) => return Running::Node(Node::start()),
-            (Peer::Bare | Peer::Unstored, _) => by_hand(&peers().join("bare/worker.js")),
-            (Peer::PartyServer, _) => by_hand(party_server()),
+            (Peer::Bare | Peer::Unstored, _) => worker(&peers().join("bare/worker.js")),
+            (Peer::PartyServer, _) => worker(party_server()),
             (_, None) => Worker::roomcast(),
             (_, Some(dir)) => Worker::in_folder(dir),
         };
@@ -78,22 +80,23 @@ impl Peer {
         if self == Peer::Unstored {
             vars.push(("STORE", "nothing"));
         }
-        Running::Workerd(Server::start_worker(&worker, &vars))
+        Running::Workerd(Server::start_worker(&selected, &vars))
     }
 
-    /// Whether it stores in rows, which can be counted.
+    /// Returns `true` if it stores rows that can be counted.
     pub fn has_rows(self) -> bool {
         self != Peer::Original
     }
 
+    /// Returns `true` for roomcast.
     pub fn is_roomcast(self) -> bool {
         matches!(self, Peer::Roomcast | Peer::Gateway | Peer::GatewaySocketIo)
     }
 
-    /// Why it cannot be measured on this machine, if it cannot.
+    /// Returns the reason if it cannot be measured on this machine.
     pub fn missing(self) -> Option<&'static str> {
         let lacks_redis = self == Peer::Original && !Node::has_redis();
-        lacks_redis.then_some("there is no redis-server on this machine")
+        lacks_redis.then_some("redis-server is not installed")
     }
 }
 
@@ -101,7 +104,7 @@ fn peers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
 }
 
-/// PartyServer and what uses it as one file, made once a run.
+/// Bundles the PartyServer Worker once per run. Returns the path of the bundle.
 fn party_server() -> &'static Path {
     static BUNDLE: OnceLock<PathBuf> = OnceLock::new();
     BUNDLE.get_or_init(|| {
@@ -110,30 +113,29 @@ fn party_server() -> &'static Path {
             .arg(&out)
             .status()
             .expect("bench/peers/partyserver/build runs");
-        assert!(built.success(), "it said why not");
+        assert!(built.success(), "bench/peers/partyserver/build failed");
         out
     })
 }
 
-/// How long the tokens of users and services are good, in seconds: a replay at
-/// real speed can take days.
+/// Lifetime of tokens in seconds. A replay at real speed can take days.
 const TOKEN_TTL: i64 = 30 * 86_400;
 
-/// Where a server is and how to be let in.
-pub struct Site {
+/// The address of a server, and its credentials.
+pub struct Endpoint {
     pub address: SocketAddr,
-    /// `host:port`, as it goes into the header.
+    /// The value of the `Host` header.
     pub host: String,
     secret: String,
-    /// A token of a service for every room.
+    /// A service token for every room.
     service: String,
     http: reqwest::Client,
 }
 
-impl Site {
+impl Endpoint {
     fn new(address: SocketAddr, host: String, secret: String) -> Self {
         let service = Token::service("bench").claim("rooms", vec!["*"]);
-        Site {
+        Endpoint {
             address,
             host,
             service: service.ttl(TOKEN_TTL).sign(&secret),
@@ -142,11 +144,11 @@ impl Site {
         }
     }
 
-    /// A server that runs already, at `http://host:port`.
+    /// Returns the endpoint of a running server at `http://host:port`.
     pub async fn running(url: &str, secret: &str) -> Result<Self, String> {
         let host = url
             .strip_prefix("http://")
-            .ok_or("--url must begin with http:// (there is no TLS here)")?
+            .ok_or("--url must begin with http:// (TLS is not supported)")?
             .trim_end_matches('/');
         let with_port = if host.contains(':') {
             host.to_owned()
@@ -159,40 +161,42 @@ impl Site {
         let address = addresses
             .next()
             .ok_or_else(|| format!("{url}: no address"))?;
-        Ok(Site::new(address, host.to_owned(), secret.to_owned()))
+        Ok(Endpoint::new(address, host.to_owned(), secret.to_owned()))
     }
 
-    /// A token of a user for every room.
+    /// Returns a user token for every room.
     pub fn token(&self, user: &str) -> String {
         let token = Token::user(user).claim("rooms", vec!["*"]);
         token.ttl(TOKEN_TTL).sign(&self.secret)
     }
 
-    /// `GET`, as a service; fails on anything but a 200 with JSON.
+    /// Sends a GET request as a service and returns the JSON body. Fails on an error
+    /// status.
     pub async fn get(&self, path: &str) -> Result<Value, String> {
         let request = self.http.get(format!("http://{}{path}", self.host));
-        self.ask(path, request).await
+        self.send(path, request).await
     }
 
-    /// The same, as it is written.
+    /// [`Endpoint::get`] without parsing.
     pub async fn get_text(&self, path: &str) -> Result<String, String> {
         let request = self.http.get(format!("http://{}{path}", self.host));
-        self.ask_text(path, request).await
+        self.send_text(path, request).await
     }
 
-    /// `POST` of JSON, as a service; the same.
+    /// Sends a POST request with a JSON body as a service and returns the JSON body. Fails
+    /// on an error status.
     pub async fn post(&self, path: &str, body: &str) -> Result<Value, String> {
         let request = self.http.post(format!("http://{}{path}", self.host));
         let request = request.header("content-type", "application/json");
-        self.ask(path, request.body(body.to_owned())).await
+        self.send(path, request.body(body.to_owned())).await
     }
 
-    async fn ask(&self, path: &str, request: reqwest::RequestBuilder) -> Result<Value, String> {
-        let body = self.ask_text(path, request).await?;
+    async fn send(&self, path: &str, request: reqwest::RequestBuilder) -> Result<Value, String> {
+        let body = self.send_text(path, request).await?;
         serde_json::from_str(&body).map_err(|error| format!("{path}: {error}"))
     }
 
-    async fn ask_text(
+    async fn send_text(
         &self,
         path: &str,
         request: reqwest::RequestBuilder,
@@ -208,7 +212,7 @@ impl Site {
     }
 }
 
-/// The processes of a started server; they end with it.
+/// The processes of a started server.
 enum Running {
     Workerd(Server),
     Node(Node),
@@ -217,35 +221,35 @@ enum Running {
 /// A started server.
 pub struct Target {
     pub peer: Peer,
-    pub site: Arc<Site>,
-    /// Of a service of several processes, where the others are.
-    others: Vec<Site>,
+    pub endpoint: Arc<Endpoint>,
+    /// The endpoints of further processes.
+    others: Vec<Endpoint>,
     connects: AtomicUsize,
     pids: Vec<u32>,
     running: Running,
 }
 
-/// How to start it.
+/// Options for starting a server.
 #[derive(Clone, Debug)]
 pub struct Start {
     /// `LOG_LEVEL`.
     pub log_level: String,
     /// A build of roomcast other than build/release.
     pub build: Option<PathBuf>,
-    /// Names and values.
+    /// Settings as names and values.
     pub settings: Vec<(String, String)>,
 }
 
-/// What storage was asked to do.
+/// Rows written for messages.
 pub struct Rows {
     pub rows: u64,
-    /// For so many messages.
+    /// The number of messages.
     pub messages: u64,
 }
 
 impl Target {
-    /// Starts a peer on fresh storage, with limits out of the way: the load
-    /// comes from one address, and one sender is as fast as it can.
+    /// Starts a server on fresh storage with rate limits that no load reaches: all load
+    /// comes from one address and few senders.
     pub fn start(peer: Peer, start: &Start) -> Self {
         let mut vars = vec![
             ("LOG_LEVEL", start.log_level.as_str()),
@@ -271,39 +275,40 @@ impl Target {
                 node.pids.clone(),
             ),
         };
-        let mut sites = addresses
+        let mut endpoints = addresses
             .into_iter()
-            .map(|address| Site::new(address, address.to_string(), secret.clone()));
+            .map(|address| Endpoint::new(address, address.to_string(), secret.clone()));
         Target {
             peer,
-            site: Arc::new(sites.next().expect("a server listens somewhere")),
-            others: sites.collect(),
+            endpoint: Arc::new(endpoints.next().expect("a server has an address")),
+            others: endpoints.collect(),
             connects: AtomicUsize::new(0),
             pids,
             running,
         }
     }
 
-    /// Where the next socket is to go: to all processes in turns.
-    pub fn door(&self) -> &Site {
+    /// Returns the endpoint for the next connection, all processes in turn.
+    pub fn next_endpoint(&self) -> &Endpoint {
         let turn = self.connects.fetch_add(1, Relaxed) % (1 + self.others.len());
         match turn {
-            0 => &self.site,
+            0 => &self.endpoint,
             other => &self.others[other - 1],
         }
     }
 
-    /// Seconds of processor time that the server has used so far.
+    /// Returns the processor time of the server in seconds.
     pub fn cpu_seconds(&self) -> f64 {
         self.pids.iter().copied().map(machine::cpu_seconds).sum()
     }
 
-    /// Bytes of memory that it has at the moment.
+    /// Returns the resident memory of the server in bytes.
     pub fn memory(&self) -> u64 {
         self.pids.iter().copied().map(machine::memory).sum()
     }
 
-    /// How often objects have woken. roomcast must run with LOG_LEVEL=info.
+    /// Returns how often objects have started or woken. roomcast must run with
+    /// LOG_LEVEL=info.
     pub fn wakes(&self) -> usize {
         match &self.running {
             Running::Node(_) => 0,
@@ -314,13 +319,13 @@ impl Target {
         }
     }
 
-    /// The rows written for messages of `room` since the start. roomcast must
-    /// run with LOG_LEVEL=info.
+    /// Returns the rows written for messages of `room` since the start. roomcast must run
+    /// with LOG_LEVEL=info.
     pub async fn rows_written(&self, room: &str) -> Result<Rows, String> {
         match &self.running {
             Running::Node(_) => Err("Redis has no rows".to_owned()),
             Running::Workerd(_) if !self.peer.is_roomcast() => {
-                let stats = self.site.get(&format!("/rooms/{room}/stats")).await?;
+                let stats = self.endpoint.get(&format!("/rooms/{room}/stats")).await?;
                 let number = |key: &str| stats[key].as_u64().ok_or(format!("stats: {stats}"));
                 Ok(Rows {
                     rows: number("rowsWritten")?,

@@ -1,7 +1,7 @@
-//! A WebSocket client as a test wants it: it keeps what it saw, and says so
-//! when something does not come.
+//! A WebSocket client with the native framing. It keeps every frame, and lists
+//! the last ones when an expected line does not arrive.
 
-use crate::{PATIENCE, Server};
+use crate::{Server, TIMEOUT};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -14,35 +14,36 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-/// A socket to a room.
+/// A native socket to a room or to a gateway.
 #[derive(Debug)]
 pub struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// Lines that came and were not asked for yet.
-    waiting: VecDeque<Value>,
-    /// Every frame that came, as it came.
+    /// Lines that arrived and that no method has returned yet.
+    pending: VecDeque<Value>,
+    /// Every frame that arrived, unparsed.
     pub frames: Vec<String>,
-    /// The code of the close frame, once it came; 1006 without one.
+    /// The code of the close frame; 1005 for a frame without a code, 1006 for the
+    /// end of the connection without a frame.
     closed: Option<u16>,
     next_id: u32,
-    /// The answer's `Sec-WebSocket-Protocol`.
+    /// `Sec-WebSocket-Protocol` of the upgrade response.
     pub subprotocol: Option<String>,
     /// The data of `connected`.
     pub connected: Value,
 }
 
-/// An upgrade that was refused, with this status. The body may not have come
-/// with it: [`Server::knock`] has all of the answer.
+/// The HTTP status of a refused upgrade. The response body may be missing: use
+/// [`Server::request_upgrade`] to read the whole response.
 #[derive(Debug)]
 pub struct Refused(pub u16);
 
 impl Client {
-    /// Joins a room, which must succeed.
+    /// Joins a room. Panics if the upgrade is refused.
     pub async fn join(server: &Server, room: &str, token: &str) -> Client {
         Client::join_with(server, room, token, "").await
     }
 
-    /// Joins with a query besides the token: `since=3`.
+    /// Joins a room with query parameters besides the token, such as `since=3`.
     pub async fn join_with(server: &Server, room: &str, token: &str, query: &str) -> Client {
         let path = format!("/rooms/{room}/ws?token={token}&{query}");
         Client::open(server, &path, &[])
@@ -50,7 +51,8 @@ impl Client {
             .unwrap_or_else(|refused| panic!("{path} was refused: {refused:?}"))
     }
 
-    /// Opens a socket at any path with any headers.
+    /// Opens a socket at a path, with headers, and reads `connected`. Returns the
+    /// status if the upgrade is refused.
     pub async fn open(
         server: &Server,
         path: &str,
@@ -64,7 +66,7 @@ impl Client {
                 HeaderValue::from_str(value).expect("a header's value"),
             );
         }
-        let opened = timeout(PATIENCE, tokio_tungstenite::connect_async(request))
+        let opened = timeout(TIMEOUT, tokio_tungstenite::connect_async(request))
             .await
             .expect("the server answers an upgrade");
         let (socket, response) = match opened {
@@ -74,7 +76,7 @@ impl Client {
         };
         let mut client = Client {
             socket,
-            waiting: VecDeque::new(),
+            pending: VecDeque::new(),
             frames: Vec::new(),
             closed: None,
             next_id: 0,
@@ -88,25 +90,25 @@ impl Client {
         assert!(
             client.frames[0].starts_with(r#"{"data":{"connectionId""#)
                 || client.frames[0].contains(r#""event":"connected""#),
-            "`connected` comes first: {}",
+            "the first line must be `connected`: {}",
             client.frames[0]
         );
         Ok(client)
     }
 
-    /// Sends an event that wants no answer.
+    /// Sends an event without an id.
     pub async fn send(&mut self, event: &str, data: Value) {
         self.send_text(&json!({ "event": event, "data": data }).to_string())
             .await;
     }
 
-    /// Sends an event and waits for its answer: `data`, or `error`.
+    /// Sends an event with an id and returns its answer: `data`, or `error`.
     pub async fn request(&mut self, event: &str, data: Value) -> Result<Value, Value> {
         let id = self.start(event, data).await;
         self.answer(id).await
     }
 
-    /// Sends an event that wants an answer, for [`Client::answer`].
+    /// Sends an event with an id and returns the id, for [`Client::answer`].
     pub async fn start(&mut self, event: &str, data: Value) -> u32 {
         self.next_id += 1;
         let id = self.next_id;
@@ -115,6 +117,7 @@ impl Client {
         id
     }
 
+    /// Waits for the answer to a command: `data`, or `error`.
     pub async fn answer(&mut self, id: u32) -> Result<Value, Value> {
         let mut answer = self
             .find(&format!("the answer to {id}"), |line| line["ack"] == id)
@@ -126,60 +129,65 @@ impl Client {
         }
     }
 
-    /// `sendMessage`, which must succeed: its answer.
-    pub async fn say(&mut self, content: &str) -> Value {
+    /// Sends `sendMessage` and returns its answer. Panics if it is refused.
+    pub async fn send_message(&mut self, content: &str) -> Value {
         self.request("sendMessage", json!({ "content": content }))
             .await
-            .expect("the message is taken")
+            .expect("the message is accepted")
     }
 
+    /// Sends a text frame.
     pub async fn send_text(&mut self, text: &str) {
-        // One that was closed meanwhile is seen when reading.
+        // A closed connection is noticed when the client reads.
         let _ = self.socket.send(Message::text(text)).await;
     }
 
+    /// Sends a binary frame.
     pub async fn send_binary(&mut self, bytes: &[u8]) {
         let _ = self.socket.send(Message::binary(bytes.to_vec())).await;
     }
 
-    /// A text frame of any bytes, which no client of good manners sends.
+    /// Sends any bytes as a text frame, also bytes that are not UTF-8.
     pub async fn send_as_text(&mut self, bytes: &[u8]) {
         let text = OpCode::Data(Data::Text);
         let frame = Frame::message(bytes.to_vec(), text, true);
         let _ = self.socket.send(Message::Frame(frame)).await;
     }
 
-    /// The next line, whatever it is. `pong` comes as a string.
+    /// Returns the next line. A line that is not JSON, such as `pong`, is returned
+    /// as a string.
     pub async fn next(&mut self) -> Value {
-        self.find("anything", |_| true).await
+        self.find("a line", |_| true).await
     }
 
-    /// The next `event`, its whole envelope; others stay for later.
+    /// Returns the next event with this name, with its envelope. Other lines stay
+    /// for later calls.
     pub async fn expect(&mut self, event: &str) -> Value {
         self.find(event, |line| line["event"] == event).await
     }
 
-    /// The next line that is `what`.
-    pub async fn find(&mut self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-        if let Some(at) = self.waiting.iter().position(&is_it) {
-            return self.waiting.remove(at).expect("just found");
+    /// Returns the next line that `matches` accepts. Other lines stay for later
+    /// calls. `what` names the line in the panic message.
+    pub async fn find(&mut self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
+        if let Some(at) = self.pending.iter().position(&matches) {
+            return self.pending.remove(at).expect("just found");
         }
         loop {
-            let known = self.waiting.len();
+            let known = self.pending.len();
             assert!(
                 self.read().await,
-                "{what} did not come before the close {:?}; saw {:?}",
+                "{what} did not arrive before the close {:?}; last frames {:?}",
                 self.closed,
                 self.tail()
             );
-            let found = (known..self.waiting.len()).find(|at| is_it(&self.waiting[*at]));
+            let found = (known..self.pending.len()).find(|at| matches(&self.pending[*at]));
             if let Some(at) = found {
-                return self.waiting.remove(at).expect("just found");
+                return self.pending.remove(at).expect("just found");
             }
         }
     }
 
-    /// The next `n` logged events, in the order they came.
+    /// Returns the next `n` logged events in the order of their arrival.
     pub async fn logged(&mut self, n: usize) -> Vec<Value> {
         let mut events = Vec::with_capacity(n);
         while events.len() < n {
@@ -194,16 +202,16 @@ impl Client {
         events
     }
 
-    /// Everything that came and was not asked for, after a round trip: what the
-    /// server had sent before it answered is in it.
+    /// Returns every line that no method has returned yet. Sends a `sync` first, so
+    /// that the result contains all lines that the server sent before its answer.
     pub async fn drain(&mut self) -> Vec<Value> {
         let _ = self
             .request("sync", json!({ "after": 0, "limit": 1 }))
             .await;
-        self.waiting.drain(..).collect()
+        self.pending.drain(..).collect()
     }
 
-    /// Waits for the close and answers its code.
+    /// Waits for the close and returns its code.
     pub async fn closed(&mut self) -> u16 {
         while self.closed.is_none() {
             self.read().await;
@@ -211,7 +219,7 @@ impl Client {
         self.closed.expect("just set")
     }
 
-    /// Closes, as a client does that leaves politely.
+    /// Sends a close frame and waits for the end of the connection.
     pub async fn close(mut self) {
         let _ = self.socket.close(None).await;
         while self.closed.is_none() {
@@ -219,18 +227,18 @@ impl Client {
         }
     }
 
-    /// Reads one frame; `false` once closed.
+    /// Reads one frame. Returns `false` once the connection is closed.
     async fn read(&mut self) -> bool {
         if self.closed.is_some() {
             return false;
         }
-        let Ok(message) = timeout(PATIENCE, self.socket.next()).await else {
-            panic!("nothing came any more; saw {:?}", self.tail());
+        let Ok(message) = timeout(TIMEOUT, self.socket.next()).await else {
+            panic!("no frame within the timeout; last frames {:?}", self.tail());
         };
         match message {
             Some(Ok(Message::Text(text))) => {
                 for line in text.split('\n') {
-                    self.waiting.push_back(
+                    self.pending.push_back(
                         serde_json::from_str(line).unwrap_or_else(|_| Value::from(line)),
                     );
                 }
@@ -250,7 +258,7 @@ impl Client {
     }
 }
 
-/// The number of a logged event.
+/// Returns the `seq` of a logged event, or `None` for any other line.
 fn seq(line: &Value) -> Option<u64> {
     line["event"].as_str()?;
     let stamp = match line["meta"].is_object() {
@@ -262,18 +270,18 @@ fn seq(line: &Value) -> Option<u64> {
 }
 
 impl Client {
-    /// The number of a logged event.
+    /// Returns the `seq` of a logged event. Panics for any other line.
     pub fn seq(line: &Value) -> u64 {
         seq(line).unwrap_or_else(|| panic!("{line} is not a logged event"))
     }
 }
 
 impl Client {
-    /// The next logged event, or `None` once the connection has ended.
+    /// Returns the next logged event, or `None` once the connection has ended.
     pub async fn try_logged(&mut self) -> Option<Value> {
         loop {
-            if let Some(at) = self.waiting.iter().position(|line| seq(line).is_some()) {
-                return self.waiting.remove(at);
+            if let Some(at) = self.pending.iter().position(|line| seq(line).is_some()) {
+                return self.pending.remove(at);
             }
             if !self.read().await {
                 return None;
@@ -281,10 +289,10 @@ impl Client {
         }
     }
 
-    /// The highest number among the logged events that came and were not asked
-    /// for; 0 for none.
+    /// Discards the lines that no method has returned yet. Returns the highest `seq`
+    /// among them, or 0 if there is no logged event.
     pub fn drain_logged(&mut self) -> u64 {
-        self.waiting
+        self.pending
             .drain(..)
             .filter_map(|line| seq(&line))
             .max()

@@ -1,20 +1,21 @@
-//! Requests to a server.
+//! HTTP requests to a [`Server`].
 
-use crate::{PATIENCE, Server};
+use crate::{Server, TIMEOUT};
 use reqwest::Method;
 use serde_json::Value;
 
-/// What came back.
+/// An HTTP response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub headers: reqwest::header::HeaderMap,
-    /// The body, `null` where it is not JSON.
+    /// The body, or `null` if it is not JSON.
     pub json: Value,
     pub text: String,
 }
 
 impl Answer {
+    /// Returns the value of a header, or the empty string.
     pub fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
@@ -22,7 +23,7 @@ impl Answer {
             .unwrap_or("")
     }
 
-    /// The body of a success; panics on anything else.
+    /// Returns the body of a successful response. Panics on any other status.
     pub fn ok(self) -> Value {
         assert!(self.status < 300, "{} {}", self.status, self.text);
         self.json
@@ -58,7 +59,8 @@ impl Server {
         self.request("DELETE", path, Some(token), None).await
     }
 
-    /// A request of JSON, or of what should be.
+    /// Sends a request with a bearer token and a body of type `application/json`.
+    /// The body need not be valid JSON.
     pub async fn request(
         &self,
         method: &str,
@@ -74,8 +76,9 @@ impl Server {
         self.call(method, path, &headers, body.into_bytes()).await
     }
 
-    /// An upgrade that is to be refused: the whole answer.
-    pub async fn knock(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+    /// Requests a WebSocket upgrade and returns the whole response. Use it for
+    /// upgrades that the server must refuse.
+    pub async fn request_upgrade(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         let mut all = vec![
             ("connection", "Upgrade"),
             ("upgrade", "websocket"),
@@ -86,7 +89,7 @@ impl Server {
         self.call("GET", path, &all, Vec::new()).await
     }
 
-    /// A request whose body is sent in chunks, without its length beforehand.
+    /// Sends a request with a chunked body, without `Content-Length`.
     pub async fn chunked(
         &self,
         method: &str,
@@ -103,7 +106,7 @@ impl Server {
         self.call(method, path, headers, body).await
     }
 
-    /// Any request at all.
+    /// Sends a request with any method, headers and body.
     pub async fn call(
         &self,
         method: &str,
@@ -114,7 +117,7 @@ impl Server {
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         let mut request = reqwest::Client::new()
             .request(method, self.url(path))
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .body(body);
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -1,4 +1,4 @@
-//! Public keys: pairs to sign with, and a server that gives out a JWK Set.
+//! Key pairs for tokens, and an HTTP server for a JWK Set.
 
 use crate::Token;
 use jwt_compact::Algorithm;
@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A key pair and the `kid` that it goes by.
+/// A key pair with its `kid`.
 #[derive(Clone)]
 pub struct KeyPair {
     pub kid: String,
@@ -26,13 +26,13 @@ enum Secret {
 }
 
 impl KeyPair {
-    /// For EdDSA.
+    /// Generates an EdDSA key.
     pub fn ed25519(kid: &str) -> Self {
         let (secret, _) = Ed25519::generate(&mut OsRng);
         KeyPair::new(kid, Secret::Ed25519(secret))
     }
 
-    /// For ES256.
+    /// Generates an ES256 key.
     pub fn es256(kid: &str) -> Self {
         let mut bytes = [0; 32];
         OsRng.fill_bytes(&mut bytes);
@@ -40,7 +40,7 @@ impl KeyPair {
         KeyPair::new(kid, Secret::Es256(secret))
     }
 
-    /// For RS256, with 2048 bits.
+    /// Generates an RS256 key of 2048 bits.
     pub fn rs256(kid: &str) -> Self {
         let bits = ModulusBits::TwoKibibytes;
         let (secret, _) = Rsa::generate(&mut OsRng, bits).expect("a key");
@@ -54,7 +54,7 @@ impl KeyPair {
         }
     }
 
-    /// The public half as a JWK.
+    /// Returns the public key as a JWK.
     pub fn jwk(&self) -> Value {
         let jwk = match &self.secret {
             Secret::Ed25519(key) => JsonWebKey::from(key).to_verifying_key(),
@@ -67,17 +67,18 @@ impl KeyPair {
         jwk
     }
 
-    /// A set of the public halves of these.
+    /// Returns the JWK Set of the public keys.
     pub fn set(keys: &[&KeyPair]) -> String {
         let keys: Vec<Value> = keys.iter().map(|key| key.jwk()).collect();
         json!({ "keys": keys }).to_string()
     }
 
+    /// Signs a token with the `kid` of this key.
     pub fn sign(&self, token: &Token) -> String {
         self.sign_as(token, Some(&self.kid))
     }
 
-    /// Signs, with any `kid` in the header or none.
+    /// Signs a token with any `kid` in the header, or without one.
     pub fn sign_as(&self, token: &Token, kid: Option<&str>) -> String {
         match &self.secret {
             Secret::Ed25519(key) => token.signed_by(&Ed25519, key, kid),
@@ -87,33 +88,33 @@ impl KeyPair {
     }
 }
 
-/// What a [`KeyServer`] answers, and how often it was asked.
+/// The response of a [`KeyServer`] and the number of its requests.
 #[derive(Debug)]
-struct Shelf {
+struct Response {
     status: u16,
     body: String,
     cache_control: String,
-    asked: usize,
+    requests: usize,
 }
 
-/// A server that gives out a JWK Set. Ends with the process.
+/// An HTTP server that responds with a JWK Set. It ends with the process.
 #[derive(Clone, Debug)]
 pub struct KeyServer {
     address: SocketAddr,
-    shelf: Arc<Mutex<Shelf>>,
+    response: Arc<Mutex<Response>>,
 }
 
 impl KeyServer {
-    /// Begins with this set, which is good for an hour.
+    /// Starts a server that responds with this set and `max-age=3600`.
     pub fn start(set: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let server = KeyServer {
             address: listener.local_addr().expect("an address"),
-            shelf: Arc::new(Mutex::new(Shelf {
+            response: Arc::new(Mutex::new(Response {
                 status: 200,
                 body: set,
                 cache_control: "public, max-age=3600".into(),
-                asked: 0,
+                requests: 0,
             })),
         };
         let this = server.clone();
@@ -126,47 +127,49 @@ impl KeyServer {
         server
     }
 
+    /// Returns the URL of the JWK Set.
     pub fn url(&self) -> String {
         format!("http://{}/.well-known/jwks.json", self.address)
     }
 
-    /// Answers this from now on.
-    pub fn set(&self, status: u16, body: impl Into<String>) {
-        let mut shelf = self.shelf();
-        shelf.status = status;
-        shelf.body = body.into();
+    /// Replaces the response for all later requests.
+    pub fn set_response(&self, status: u16, body: impl Into<String>) {
+        let mut response = self.response();
+        response.status = status;
+        response.body = body.into();
     }
 
-    /// How often it was asked.
-    pub fn asked(&self) -> usize {
-        self.shelf().asked
+    /// Returns the number of requests so far.
+    pub fn requests(&self) -> usize {
+        self.response().requests
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn response(&self) -> MutexGuard<'_, Response> {
+        self.response.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn answer(&self, mut stream: TcpStream) {
-        // A connection that is kept open and silent is not waited for.
+        // A connection that stays open without a request must not block the thread
+        // forever.
         let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
         let mut request = BufReader::new((&stream).take(64 * 1024)).lines();
         while request
             .next()
             .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
         {}
-        let response = {
-            let mut shelf = self.shelf();
-            shelf.asked += 1;
+        let bytes = {
+            let mut response = self.response();
+            response.requests += 1;
             format!(
                 "HTTP/1.1 {} Set\r\ncontent-type: application/json\r\ncache-control: {}\r\n\
                  content-length: {}\r\nconnection: close\r\n\r\n{}",
-                shelf.status,
-                shelf.cache_control,
-                shelf.body.len(),
-                shelf.body
+                response.status,
+                response.cache_control,
+                response.body.len(),
+                response.body
             )
         };
-        // Who went away needs no answer.
-        let _ = stream.write_all(response.as_bytes());
+        // The client may have closed the connection.
+        let _ = stream.write_all(bytes.as_bytes());
     }
 }

@@ -1,8 +1,14 @@
-//! What the end-to-end tests and the benchmarks share: a real workerd that can
-//! be killed and restarted, tokens good and bad, a WebSocket client and a bit
-//! of HTTP.
+//! Shared by the end-to-end tests and the benchmarks.
 //!
-//! It panics where a test should fail, with what was seen so far.
+//! - [`Server`]: a real workerd that can be killed and restarted, with HTTP
+//!   requests as methods.
+//! - [`Token`], [`KeyPair`], [`KeyServer`]: valid and invalid tokens, and a JWKS
+//!   URL.
+//! - [`Client`]: a WebSocket client with the native framing. [`SocketIo`] and
+//!   [`Polling`]: Socket.IO clients.
+//!
+//! A method that waits panics when the awaited event does not arrive. The panic
+//! message contains the last frames that the client received.
 
 #![forbid(unsafe_code)]
 
@@ -20,9 +26,9 @@ pub use server::{Server, Worker, build};
 pub use socketio::{Event, Polling, SEPARATOR, SocketIo, connect_packet};
 pub use token::{Token, now};
 
-/// The HS256 key of servers that are given no other.
-pub const SECRET: &str = "a secret for tests that nobody else has";
+/// The HS256 key of every server that is started without another `JWT_SECRET`.
+pub const SECRET: &str = "a secret that only the tests of roomcast use";
 
-/// How long something that must happen may take before it counts as not
-/// happening. Far above what it takes on a busy machine.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
+/// Limit for every wait of a test. Far above the time that any step takes on a
+/// busy machine.
+pub const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);

@@ -1,6 +1,6 @@
-//! A real workerd on storage of its own.
+//! A workerd process with its own storage.
 
-use crate::{PATIENCE, SECRET};
+use crate::{SECRET, TIMEOUT};
 use serde_json::Value;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,30 +9,31 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What a server runs: its modules, the first of which is the main one.
+/// A Worker: its modules, of which the first is the main module, and its Durable
+/// Object classes.
 #[derive(Clone, Debug)]
 pub struct Worker {
     modules: Vec<PathBuf>,
-    /// The classes of its Durable Objects, and what each is bound as.
+    /// Pairs of binding and Durable Object class.
     classes: Vec<(&'static str, &'static str)>,
 }
 
 impl Worker {
-    /// roomcast as it is deployed; built if need be.
+    /// roomcast as it is deployed. Builds it if necessary.
     pub fn roomcast() -> Self {
         Worker::built("release")
     }
 
-    /// A flavour of roomcast: `release`, `dev`, `conformance` or `sabotage`.
+    /// A build flavour of roomcast: `release`, `dev`, `conformance` or `sabotage`.
     pub fn built(flavour: &str) -> Self {
         build(flavour);
         Worker::in_folder(&root().join("build").join(flavour))
     }
 
-    /// A build of roomcast wherever it is.
+    /// A build of roomcast in any folder.
     pub fn in_folder(dir: &Path) -> Self {
         let main = dir.join("index.js");
-        // An older build has fewer.
+        // An older build has fewer classes.
         let code = std::fs::read(&main).unwrap_or_default();
         let code = String::from_utf8_lossy(&code);
         let has = |class: &str| code.contains(class);
@@ -45,8 +46,8 @@ impl Worker {
         Worker::new(&[&main, &dir.join("index_bg.wasm")], &classes)
     }
 
-    /// Any other: `.js` and `.wasm` files, main first; what its Durable Objects
-    /// are bound as, and their classes.
+    /// Any other Worker: `.js` and `.wasm` files, the main module first, and pairs
+    /// of binding and Durable Object class.
     pub fn new(modules: &[&Path], classes: &[(&'static str, &'static str)]) -> Self {
         Worker {
             modules: modules.iter().map(|path| path.to_path_buf()).collect(),
@@ -55,7 +56,7 @@ impl Worker {
     }
 }
 
-/// Builds the Worker, which takes no time when it is built already.
+/// Builds a flavour of the Worker, at most once per process.
 pub fn build(flavour: &str) {
     static BUILT: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let mut all = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,29 +77,31 @@ fn root() -> PathBuf {
         .to_path_buf()
 }
 
-/// A running workerd. Ends with the process that started it, however that ends.
+/// A running workerd. It ends with the process that started it, also if that
+/// process is killed.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    /// Kills workerd and removes the folder when its input ends.
+    /// A shell that kills workerd and removes `dir` when its standard input ends.
     watchdog: Child,
     dir: PathBuf,
     secret: String,
 }
 
 impl Server {
-    /// roomcast with these settings besides the usual ones of tests.
+    /// Starts roomcast with these settings in addition to the defaults of the
+    /// tests.
     pub fn start(vars: &[(&str, &str)]) -> Server {
         Server::start_worker(&Worker::roomcast(), vars)
     }
 
-    /// Any worker. A setting given as empty is not set at all.
+    /// Starts any Worker. A setting with an empty value is left unset.
     pub fn start_worker(worker: &Worker, vars: &[(&str, &str)]) -> Server {
         Server::start_after("", worker, vars)
     }
 
-    /// The same, with shell commands carried out before, by which workerd gets
-    /// limits or another clock.
+    /// Starts any Worker after shell commands, which can set resource limits for
+    /// workerd.
     pub fn start_after(prelude: &str, worker: &Worker, vars: &[(&str, &str)]) -> Server {
         let mut all = vec![
             ("JWT_SECRET", SECRET),
@@ -133,25 +136,27 @@ impl Server {
         server
     }
 
+    /// The address that workerd listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// `http://127.0.0.1:…` and a path.
+    /// Returns `http://127.0.0.1:{port}` with a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
+    /// The `JWT_SECRET` of the server, or the empty string.
     pub fn secret(&self) -> &str {
         &self.secret
     }
 
-    /// workerd's own process.
+    /// The process id of workerd.
     pub fn pid(&self) -> u32 {
         self.read("pid").trim().parse().expect("a pid")
     }
 
-    /// What workerd holds in memory, in MiB.
+    /// The resident memory of workerd in MiB.
     pub fn memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("workerd runs, on Linux");
@@ -162,29 +167,32 @@ impl Server {
         kib.parse::<usize>().expect("a number") / 1024
     }
 
-    /// kill -9.
+    /// Kills workerd with SIGKILL and waits until its port is closed.
     pub fn kill(&mut self) {
         let killed = Command::new("kill")
             .args(["-9", &self.pid().to_string()])
             .status();
         assert!(
             killed.is_ok_and(|status| status.success()),
-            "nothing to kill"
+            "workerd is not running"
         );
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while TcpStream::connect(self.address).is_ok() {
-            assert!(Instant::now() < deadline, "workerd outlived kill -9");
+            assert!(
+                Instant::now() < deadline,
+                "workerd still listens after SIGKILL"
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// As a deploy does: it is asked to end, which closes all sockets, and killed
-    /// if it takes too long for that.
+    /// Stops workerd as a deploy does: SIGTERM, which closes all sockets, then
+    /// SIGKILL after 2 s.
     pub fn stop(&mut self) {
-        let asked = Command::new("kill").arg(self.pid().to_string()).status();
+        let stopped = Command::new("kill").arg(self.pid().to_string()).status();
         assert!(
-            asked.is_ok_and(|status| status.success()),
-            "nothing to stop"
+            stopped.is_ok_and(|status| status.success()),
+            "workerd is not running"
         );
         let deadline = Instant::now() + Duration::from_secs(2);
         while TcpStream::connect(self.address).is_ok() {
@@ -195,28 +203,29 @@ impl Server {
         }
     }
 
-    /// Starts again on the same storage and port, after [`Server::kill`] or
-    /// with one.
+    /// Starts workerd again on the same storage and port. Kills it first if it is
+    /// running.
     pub fn restart(&mut self) {
         if TcpStream::connect(self.address).is_ok() {
             self.kill();
         }
-        // The old watchdog has nothing to watch any more; it must not remove
-        // the folder, so it is killed before its input ends.
+        // The old watchdog removes the folder when its input ends, so it is killed
+        // first.
         let _ = self.watchdog.kill();
         let _ = self.watchdog.wait();
         self.watchdog = watch(&self.dir);
         self.wait_until_up();
     }
 
-    /// [`Server::restart`], with other commands before.
+    /// [`Server::restart`] with other shell commands, as in
+    /// [`Server::start_after`].
     pub fn restart_after(&mut self, prelude: &str) {
         std::fs::write(self.dir.join("prelude"), prelude).expect("a prelude");
         self.restart();
     }
 
     fn wait_until_up(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while TcpStream::connect(self.address).is_err() {
             let ended = self.watchdog.try_wait().is_ok_and(|ended| ended.is_some());
             assert!(
@@ -228,12 +237,12 @@ impl Server {
         }
     }
 
-    /// All that workerd printed.
+    /// Everything that workerd has printed.
     pub fn output(&self) -> String {
         self.read("output")
     }
 
-    /// The event log so far.
+    /// The records of the event log so far.
     pub fn log(&self) -> Vec<Value> {
         self.output()
             .lines()
@@ -241,16 +250,17 @@ impl Server {
             .collect()
     }
 
-    /// Waits for a line of the event log.
-    pub async fn wait_for_log(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+    /// Waits for a log record that `matches` accepts and returns it. `what` names
+    /// the record in the panic message.
+    pub async fn wait_for_log(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + TIMEOUT;
         loop {
-            if let Some(line) = self.log().into_iter().find(&is_it) {
-                return line;
+            if let Some(record) = self.log().into_iter().find(&matches) {
+                return record;
             }
             assert!(
                 Instant::now() < deadline,
-                "no line for {what} in:\n{}",
+                "no log record of {what} in:\n{}",
                 self.output()
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -266,14 +276,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Its input ends, so it cleans up.
+        // The watchdog cleans up when its input ends.
         drop(self.watchdog.stdin.take());
         let _ = self.watchdog.wait();
     }
 }
 
-/// Starts workerd under a shell that kills it once its own input ends, as it
-/// does when this process is gone for whatever reason.
+/// Starts workerd under a shell that kills it when the input of the shell ends.
+/// That is also the case when this process is killed.
 fn watch(dir: &Path) -> Child {
     let script = r#"
         (. "$2/prelude"; exec "$1" serve "$2/config.capnp") >>"$2/output" 2>&1 </dev/null &
@@ -295,10 +305,10 @@ fn watch(dir: &Path) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("sh runs");
-    // The pid is there from now on.
+    // The shell prints a line after it has written the pid file.
     let mut started = String::new();
     let mut output = std::io::BufReader::new(child.stdout.take().expect("piped"));
-    std::io::BufRead::read_line(&mut output, &mut started).expect("the watchdog says so");
+    std::io::BufRead::read_line(&mut output, &mut started).expect("the watchdog has started");
     let _ = std::io::stdout().flush();
     child
 }
@@ -310,7 +320,7 @@ fn free_address() -> SocketAddr {
 }
 
 fn capnp(worker: &Worker, vars: &[(&str, &str)], address: SocketAddr, dir: &Path) -> String {
-    // capnp takes files to embed by paths beside the config.
+    // capnp embeds files by paths relative to the config.
     let modules: Vec<String> = worker
         .modules
         .iter()
@@ -347,7 +357,7 @@ const config :Workerd.Config = (
   services = [
     (name = "main", worker = .w),
     (name = "disk", disk = (path = "{storage}", writable = true)),
-    # Also to servers of the tests.
+    # `private` and `local` allow requests to the servers of the tests.
     (name = "internet", network = (allow = ["public", "private", "local"])),
   ],
   sockets = [(name = "http", address = "{address}", http = (), service = "main")],
@@ -368,7 +378,8 @@ const w :Workerd.Worker = (
     )
 }
 
-/// That of wrangler.toml, so that there is one.
+/// Reads the compatibility date from wrangler.toml, so that tests and deployments
+/// use the same one.
 fn compatibility_date() -> String {
     let toml = std::fs::read_to_string(root().join("wrangler.toml")).expect("wrangler.toml");
     toml.lines()

@@ -12,7 +12,7 @@
 //! let message = client.expect("newMessage").await;
 //! ```
 
-use crate::{Answer, PATIENCE, Refused, Server};
+use crate::{Answer, Refused, Server, TIMEOUT};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -79,8 +79,8 @@ pub struct SocketIo {
     /// Every event that arrived, in order.
     pub events: Vec<Event>,
     /// Whether [`SocketIo::find`] has returned the event at this index.
-    taken: Vec<bool>,
-    /// Packets that arrived and no method has asked for yet.
+    returned: Vec<bool>,
+    /// Packets that arrived and that no method has returned yet.
     waiting: VecDeque<Packet>,
     /// The code of the close frame; 1005 for a frame without a code, 1006 for
     /// the end of the connection without a frame.
@@ -101,7 +101,7 @@ impl SocketIo {
     pub async fn try_open(server: &Server, query: &str) -> Result<SocketIo, Refused> {
         let mut client = SocketIo::upgrade(server, query).await?;
         let opened = client
-            .next_frame(Instant::now() + PATIENCE)
+            .next_frame(Instant::now() + TIMEOUT)
             .await
             .unwrap_or_else(|| panic!("no open packet before {:?}", client.close_code));
         let data = opened.strip_prefix('0');
@@ -129,7 +129,7 @@ impl SocketIo {
         // `recovery=1` asks for offsets whatever the kind of the client is.
         let path = format!("/socket.io/?EIO=4&transport=websocket&recovery=1&{query}");
         let url = format!("ws://{}{path}", server.address());
-        let opened = timeout(PATIENCE, tokio_tungstenite::connect_async(url))
+        let opened = timeout(TIMEOUT, tokio_tungstenite::connect_async(url))
             .await
             .expect("the server answers an upgrade");
         let socket = match opened {
@@ -142,7 +142,7 @@ impl SocketIo {
             handshake: Value::Null,
             nsp: "/".to_owned(),
             events: Vec::new(),
-            taken: Vec::new(),
+            returned: Vec::new(),
             waiting: VecDeque::new(),
             close_code: None,
             last_ack: 0,
@@ -180,16 +180,16 @@ impl SocketIo {
     /// Returns the answer to the last CONNECT.
     pub async fn connect_answer(&mut self) -> Result<Value, Value> {
         let what = format!("the answer to CONNECT {}", self.nsp);
-        let answer = self.connect_answer_within(PATIENCE).await;
+        let answer = self.connect_answer_within(TIMEOUT).await;
         answer.unwrap_or_else(|| self.missing(&what))
     }
 
     /// Returns the answer to the last CONNECT, or `None` if it does not arrive in
     /// time or the connection ends before.
     pub async fn connect_answer_within(&mut self, wait: Duration) -> Option<Result<Value, Value>> {
-        let asked = self.nsp.clone();
+        let expected = self.nsp.clone();
         let packet = self.packet(wait, move |packet| match packet {
-            Packet::Connected { nsp, .. } | Packet::Refused { nsp, .. } => *nsp == asked,
+            Packet::Connected { nsp, .. } | Packet::Refused { nsp, .. } => *nsp == expected,
             _ => false,
         });
         match packet.await? {
@@ -204,13 +204,14 @@ impl SocketIo {
         self.send(&format!("41{}", prefix(nsp))).await;
     }
 
-    /// Sends an event that wants no acknowledgement.
+    /// Sends an event without an acknowledgement.
     pub async fn emit(&mut self, event: &str, data: Value) {
         let packet = format!("42{}{}", prefix(&self.nsp), json!([event, data]));
         self.send(&packet).await;
     }
 
-    /// Sends an event that wants an acknowledgement, for [`SocketIo::answer`].
+    /// Sends an event with an acknowledgement and returns its id, for
+    /// [`SocketIo::answer`].
     pub async fn start(&mut self, event: &str, data: Value) -> u32 {
         self.last_ack += 1;
         let id = self.last_ack;
@@ -221,16 +222,16 @@ impl SocketIo {
 
     /// Waits for an acknowledgement: its data, or its `error`.
     pub async fn answer(&mut self, id: u32) -> Result<Value, Value> {
-        let answer = self.answer_within(id, PATIENCE).await;
+        let answer = self.answer_within(id, TIMEOUT).await;
         answer.unwrap_or_else(|| self.missing(&format!("acknowledgement {id}")))
     }
 
     /// [`SocketIo::answer`], or `None` if it does not arrive in time or the
     /// connection ends before.
     pub async fn answer_within(&mut self, id: u32, wait: Duration) -> Option<Result<Value, Value>> {
-        let asked = self.nsp.clone();
+        let expected = self.nsp.clone();
         let packet = self.packet(wait, move |packet| match packet {
-            Packet::Ack { nsp, id: of, .. } => *nsp == asked && *of == id,
+            Packet::Ack { nsp, id: of, .. } => *nsp == expected && *of == id,
             _ => false,
         });
         let Packet::Ack { mut data, .. } = packet.await? else {
@@ -256,7 +257,7 @@ impl SocketIo {
 
     /// The next event that `matches` accepts; other events stay for later calls.
     pub async fn find(&mut self, what: &str, matches: impl Fn(&Event) -> bool) -> Event {
-        let found = self.find_within(PATIENCE, matches).await;
+        let found = self.find_within(TIMEOUT, matches).await;
         found.unwrap_or_else(|| self.missing(what))
     }
 
@@ -271,8 +272,8 @@ impl SocketIo {
         let mut seen = 0;
         loop {
             for at in seen..self.events.len() {
-                if !self.taken[at] && matches(&self.events[at]) {
-                    self.taken[at] = true;
+                if !self.returned[at] && matches(&self.events[at]) {
+                    self.returned[at] = true;
                     return Some(self.events[at].clone());
                 }
             }
@@ -315,7 +316,7 @@ impl SocketIo {
 
     /// Waits for the close and returns its code.
     pub async fn closed(&mut self) -> u16 {
-        let code = self.closed_within(PATIENCE).await;
+        let code = self.closed_within(TIMEOUT).await;
         code.unwrap_or_else(|| self.missing("the close"))
     }
 
@@ -355,7 +356,7 @@ impl SocketIo {
             frame => match parse(frame) {
                 Some(Ok(event)) => {
                     self.events.push(event);
-                    self.taken.push(false);
+                    self.returned.push(false);
                 }
                 Some(Err(packet)) => self.waiting.push_back(packet),
                 None => panic!("the server sent a packet that the client does not know: {frame}"),
@@ -515,7 +516,7 @@ impl Polling {
             .expect("the server upgrades a polling session");
         socket.handshake = json!({ "sid": self.sid });
         socket.send("2probe").await;
-        let answer = socket.next_frame(Instant::now() + PATIENCE).await;
+        let answer = socket.next_frame(Instant::now() + TIMEOUT).await;
         assert_eq!(answer.as_deref(), Some("3probe"), "the probe is answered");
         socket.send("5").await;
         socket

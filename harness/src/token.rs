@@ -1,26 +1,26 @@
-//! Tokens, good and bad.
+//! Tokens with any claims, valid and invalid.
 
 use jwt_compact::alg::{Hs256, Hs256Key, Hs512, Hs512Key};
 use jwt_compact::{Algorithm, AlgorithmExt, Claims, Header};
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A token to be: claims that can be anything.
+/// The claims of a token, not yet signed. A claim can have any value.
 #[derive(Clone, Debug)]
 pub struct Token(Value);
 
 impl Token {
-    /// For a user, valid for an hour.
+    /// A user token that is valid for an hour.
     pub fn user(user: &str) -> Self {
         Token(json!({ "sub": user, "exp": now() + 3600 }))
     }
 
-    /// For a service.
+    /// A service token that is valid for an hour.
     pub fn service(name: &str) -> Self {
         Token::user(name).claim("role", "service")
     }
 
-    /// Sets a claim, to whatever; `null` removes it.
+    /// Sets a claim to any value. `null` removes the claim.
     pub fn claim(mut self, name: &str, value: impl Into<Value>) -> Self {
         match value.into() {
             Value::Null => {
@@ -33,27 +33,28 @@ impl Token {
         self
     }
 
-    /// Valid for this many seconds from now; negative: expired.
+    /// Sets `exp` to this many seconds from now. A negative value makes an expired
+    /// token.
     pub fn ttl(self, seconds: i64) -> Self {
         self.claim("exp", now() + seconds)
     }
 
-    /// Signed with HS256.
+    /// Signs with HS256.
     pub fn sign(&self, secret: &str) -> String {
         self.signed(&Hs256, &Hs256Key::new(secret.as_bytes()))
     }
 
-    /// Signed with HS256, with a `kid` in the header.
+    /// Signs with HS256, with an optional `kid` in the header.
     pub fn sign_as(&self, secret: &str, kid: Option<&str>) -> String {
         self.signed_by(&Hs256, &Hs256Key::new(secret.as_bytes()), kid)
     }
 
-    /// Signed with HS512, which no server here takes.
+    /// Signs with HS512, which roomcast does not accept.
     pub fn sign_hs512(&self, secret: &str) -> String {
         self.signed(&Hs512, &Hs512Key::new(secret.as_bytes()))
     }
 
-    /// Not signed: `{"alg":"none"}`.
+    /// Returns an unsigned token with the header `{"alg":"none"}`.
     pub fn unsigned(&self) -> String {
         let signed = self.sign("any");
         let claims = signed.split('.').nth(1).expect("a JWT has three parts");
@@ -64,7 +65,7 @@ impl Token {
         self.signed_by(algorithm, key, None)
     }
 
-    /// With a `kid` in the header.
+    /// Signs with any algorithm, with an optional `kid` in the header.
     pub(crate) fn signed_by<A: Algorithm>(
         &self,
         algorithm: &A,
@@ -79,7 +80,7 @@ impl Token {
     }
 }
 
-/// Seconds since 1970: what `exp`, `nbf` and `iat` count.
+/// Seconds since 1970, the unit of `exp`, `nbf` and `iat`.
 pub fn now() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,5 +1,5 @@
-/** `npx wrangler dev`, as a developer would run it, on a free port and with
- * storage of its own, so that it can be killed and started again. */
+/** `npx wrangler dev` on a free port with its own storage. It can be killed and
+ * started again. */
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -12,8 +12,8 @@ import { SignJWT } from 'jose';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const SECRET = 'a secret for the browser tests and nothing else';
-/** The first start may have to build the Worker. */
-const FIRST_START = 15 * 60_000;
+/** Limit for a start. The first one may have to build the Worker. */
+const START_TIMEOUT = 15 * 60_000;
 
 const running = new Set();
 process.on('exit', () => running.forEach((server) => server.kill()));
@@ -34,7 +34,8 @@ export class Server {
     this.#environment = conformance ? { ROOMCAST_FLAVOUR: 'conformance' } : {};
   }
 
-  /** `vars`: settings besides those below; `conformance`: the echo build. */
+  /** Starts a server. `vars`: settings in addition to the defaults below.
+   * `conformance`: whether to run the echo build. */
   static async start(options) {
     const server = new Server(options);
     server.port = await freePort();
@@ -56,7 +57,7 @@ export class Server {
       ],
       {
         cwd: ROOT,
-        // A process group of its own, so that all of it can be killed at once.
+        // Its own process group, so that wrangler and workerd can be killed together.
         detached: true,
         stdio: ['ignore', 'pipe', 'pipe'],
         env: { ...process.env, ...this.#environment, CI: '1', WRANGLER_SEND_METRICS: 'false', WRANGLER_LOG_PATH: join(this.#storage, 'logs') },
@@ -67,25 +68,25 @@ export class Server {
     for (const stream of [child.stdout, child.stderr]) {
       stream.on('data', (data) => (this.#output += data));
     }
-    for (const until = Date.now() + FIRST_START; Date.now() < until; await sleep(200)) {
+    for (const until = Date.now() + START_TIMEOUT; Date.now() < until; await sleep(200)) {
       if (child.exitCode !== null) break;
-      if (await this.#answers()) return;
+      if (await this.#isHealthy()) return;
     }
     this.kill();
     throw new Error(`wrangler dev did not start:\n${this.#output}`);
   }
 
-  async #answers() {
-    const answer = await fetch(`${this.url}/healthz`, { signal: AbortSignal.timeout(2_000) }).catch(() => null);
-    return answer?.ok && (await answer.json()).status === 'ok';
+  async #isHealthy() {
+    const response = await fetch(`${this.url}/healthz`, { signal: AbortSignal.timeout(2_000) }).catch(() => null);
+    return response?.ok && (await response.json()).status === 'ok';
   }
 
-  /** What it wrote, the newest 100 kB. */
+  /** Everything that wrangler and workerd have printed. */
   get output() {
     return this.#output;
   }
 
-  /** Wrangler, workerd and all, at once: kill -9. */
+  /** Kills wrangler and workerd with SIGKILL. */
   kill() {
     running.delete(this);
     try {
@@ -95,24 +96,25 @@ export class Server {
     }
   }
 
+  /** Kills the server and removes its storage. */
   async stop() {
     this.kill();
-    // The killed let go of their files a moment later.
+    // The killed processes release their files a moment later.
     await sleep(200);
     rmSync(this.#storage, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
   }
 
-  // ---- as a service, over HTTP
+  // ---- HTTP requests as a service
 
-  /** A request with a service's token; answers the body. */
+  /** Sends a request with a service token and returns the body. */
   async call(method, path, body) {
-    const answer = await fetch(this.url + path, {
+    const response = await fetch(this.url + path, {
       method,
       headers: { authorization: `Bearer ${await token({ sub: 'billing', role: 'service', rooms: ['*'] })}` },
       body: body && JSON.stringify(body),
     });
-    const text = await answer.text();
-    if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${text}`);
+    const text = await response.text();
+    if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${text}`);
     return JSON.parse(text);
   }
 
@@ -120,13 +122,14 @@ export class Server {
     return this.call('POST', '/publish', { room, event, data });
   }
 
-  /** The texts in the log of a room. */
+  /** Returns the contents of the messages in the log of a room. */
   async log(room) {
     const { events } = await this.call('GET', `/rooms/${room}/messages?limit=1000`);
     return events.filter(({ event }) => event === 'newMessage').map(({ data }) => data.content);
   }
 }
 
+/** Signs a token. */
 export function token({ sub, ttl = '1h', ...claims }) {
   return new SignJWT(claims)
     .setProtectedHeader({ alg: 'HS256', typ: 'JWT' })

@@ -1,16 +1,15 @@
-//! Rows of the attack table (docs/security.md) that no promise of the contract
-//! has a test for by itself.
+//! Attacks of docs/security.md that no other module covers.
 
 use super::{DEFAULT, FAST, service, token};
 use roomcast_harness::{Client, SECRET, Server, Token};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_room_name_is_of_its_alphabet_however_it_is_written() {
+async fn room_names_outside_the_alphabet_are_refused_in_every_encoding() {
     let alice = token("alice");
     let long = "r".repeat(129);
     for name in [
-        // A slash, a line break, a zero, a space, nothing but a percent sign.
+        // A slash, a line break, NUL, a space, a lone percent sign.
         "..%2Fsecret",
         "a%2fb",
         "a%0Ab",
@@ -18,17 +17,20 @@ async fn a_room_name_is_of_its_alphabet_however_it_is_written() {
         "a%20b",
         "a%",
         "%252e",
-        // Look-alikes: Cyrillic a, fullwidth a, a zero-width joiner, NFD é.
+        // Homoglyphs: Cyrillic a, fullwidth a, a zero-width joiner, NFD é.
         "%D0%B0lice",
         "%EF%BD%81lice",
         "a%E2%80%8Dlice",
         "e%CC%81",
-        // No UTF-8 at all.
+        // Invalid UTF-8.
         "a%ff",
         long.as_str(),
     ] {
         let path = format!("/rooms/{name}/ws?token={alice}");
-        DEFAULT.knock(&path, &[]).await.problem(400, "badRequest");
+        DEFAULT
+            .request_upgrade(&path, &[])
+            .await
+            .problem(400, "badRequest");
         let answer = DEFAULT
             .get(&format!("/rooms/{name}/members"), &service())
             .await;
@@ -42,29 +44,35 @@ async fn a_room_name_is_of_its_alphabet_however_it_is_written() {
 }
 
 #[tokio::test]
-async fn nobody_speaks_as_somebody_else() {
-    let mut bob = Client::join(&DEFAULT, "masks", &token("bob")).await;
-    let mut mallory = Client::join(&DEFAULT, "masks", &token("mallory")).await;
+async fn sender_fields_set_by_the_client_are_overwritten() {
+    let mut bob = Client::join(&DEFAULT, "impersonation", &token("bob")).await;
+    let mut mallory = Client::join(&DEFAULT, "impersonation", &token("mallory")).await;
     let forged = json!({
         "content": "x", "senderId": "bob", "seq": 99, "timestamp": "1970-01-01T00:00:00.000Z",
-        "roomId": "masks", "userId": "bob",
+        "roomId": "impersonation", "userId": "bob",
     });
-    let answer = mallory.request("sendMessage", forged).await.expect("sent");
+    let answer = mallory
+        .request("sendMessage", forged)
+        .await
+        .expect("accepted");
     let seen = bob.logged(1).await.remove(0);
     assert_eq!(seen["data"]["senderId"], "mallory");
     assert_eq!(seen["data"]["seq"], answer["seq"]);
     assert_ne!(seen["data"]["timestamp"], "1970-01-01T00:00:00.000Z");
-    // A custom event has who sent it beside its data.
+    // The sender of a custom event is in `meta`, beside the data.
     let forged = json!({ "event": "wave", "data": { "meta": { "senderId": "bob" } } });
-    mallory.request("emit", forged).await.expect("sent");
+    mallory.request("emit", forged).await.expect("accepted");
     assert_eq!(bob.logged(1).await[0]["meta"]["senderId"], "mallory");
-    // A receipt is that of who gives it, whoever it names.
+    // A receipt moves the cursor of its sender, also when it names another user.
     let receipt = json!({ "seq": 1, "userId": "bob" });
     mallory
         .request("messageRead", receipt)
         .await
-        .expect("moved");
-    let members = DEFAULT.get("/rooms/masks/members", &service()).await.ok();
+        .expect("accepted");
+    let members = DEFAULT
+        .get("/rooms/impersonation/members", &service())
+        .await
+        .ok();
     let read = |user: &str| {
         let members = members.as_array().expect("a list");
         let member = members.iter().find(|member| member["userId"] == user);
@@ -77,21 +85,24 @@ async fn nobody_speaks_as_somebody_else() {
 }
 
 #[tokio::test]
-async fn a_token_of_another_deployment_opens_nothing() {
+async fn a_token_of_another_deployment_is_refused() {
     let other = "the secret of another deployment, long enough";
     let server = Server::start(&[("JWT_SECRET", other), ("JWT_ISSUER", "here")]);
-    for stranger in [
+    for foreign in [
         token("alice"),
         Token::user("alice").claim("iss", "there").sign(other),
         Token::user("alice").claim("iss", "here").sign(SECRET),
     ] {
-        let path = format!("/rooms/r/ws?token={stranger}");
-        server.knock(&path, &[]).await.problem(401, "unauthorized");
+        let path = format!("/rooms/r/ws?token={foreign}");
+        server
+            .request_upgrade(&path, &[])
+            .await
+            .problem(401, "unauthorized");
     }
 }
 
 #[tokio::test]
-async fn internal_headers_from_outside_mean_nothing_on_any_route() {
+async fn internal_headers_of_clients_are_ignored_on_every_route() {
     let headers = [
         ("x-roomcast-revoked", "1"),
         ("x-roomcast-link", "1"),
@@ -102,18 +113,18 @@ async fn internal_headers_from_outside_mean_nothing_on_any_route() {
         ("x-roomcast-door", "{}"),
     ];
     for path in ["/rooms/forged/messages", "/rooms/forged/presence", "/ws"] {
-        let answer = DEFAULT.knock(path, &headers).await;
+        let answer = DEFAULT.request_upgrade(path, &headers).await;
         answer.problem(401, "unauthorized");
     }
-    // With a token they are passed over as well.
+    // They are also ignored in a request with a valid token.
     let path = format!("/rooms/forged-not/ws?token={}", token("alice"));
-    assert_eq!(DEFAULT.knock(&path, &headers).await.status, 101);
+    assert_eq!(DEFAULT.request_upgrade(&path, &headers).await.status, 101);
     let members = DEFAULT.get("/rooms/forged/members", &service()).await.ok();
     assert_eq!(members, json!([]));
 }
 
 #[tokio::test]
-async fn bombs_are_refused_and_the_room_goes_on() {
+async fn oversized_and_deeply_nested_json_is_refused_and_the_room_keeps_working() {
     let mut bob = Client::join(&FAST, "bombs", &token("bob")).await;
     let mut mallory = Client::join(&FAST, "bombs", &token("mallory")).await;
     let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
@@ -121,22 +132,25 @@ async fn bombs_are_refused_and_the_room_goes_on() {
     for data in [deep, objects] {
         let frame = format!(r#"{{"event":"sendMessage","data":{{"content":{data}}},"id":1}}"#);
         mallory.send_text(&frame).await;
-        let refused = mallory.answer(1).await.expect_err("too deep");
+        let refused = mallory.answer(1).await.expect_err("too deeply nested");
         assert_eq!(refused["code"], "badRequest");
     }
-    // Many commands in a frame that is not too large: each is answered.
+    // 1,000 commands in a frame of allowed size: each is executed.
     let many = [r#"{"event":"messageRead","data":{"seq":0}}"#]
         .repeat(1_000)
         .join("\n");
     mallory.send_text(&many).await;
-    bob.say("still here").await;
+    bob.send_message("still here").await;
     let wide: String = (0..4_000).map(|n| format!(r#""k{n}":{n},"#)).collect();
     let wide = format!(r#"{{"event":"sendMessage","data":{{{wide}"content":"wide"}},"id":2}}"#);
     mallory.send_text(&wide).await;
     let answer: Result<Value, Value> = mallory.answer(2).await;
-    assert!(answer.is_ok(), "wide is not deep: {answer:?}");
-    // Longer than a frame may be.
+    assert!(
+        answer.is_ok(),
+        "an object with many members is accepted: {answer:?}"
+    );
+    // A frame over `MAX_FRAME_BYTES`.
     mallory.send_text(&"x".repeat(70_000)).await;
     assert_eq!(mallory.closed().await, 4413);
-    bob.say("and still").await;
+    bob.send_message("still here after the close").await;
 }

@@ -1,27 +1,28 @@
-//! Who gets in, with what rights, from where, and for how long.
+//! Authentication and authorization: tokens, rights, origins, expiry.
 
 use super::{DEFAULT, service, token};
 use roomcast_harness::{Answer, Client, SECRET, Server, Token, now};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// An upgrade with this token, which is to be refused.
-async fn knock(server: &Server, room: &str, token: &str) -> Answer {
+/// Requests an upgrade to a room with this token and returns the response.
+async fn request_upgrade(server: &Server, room: &str, token: &str) -> Answer {
     let path = format!("/rooms/{room}/ws?token={token}");
-    server.knock(&path, &[]).await
+    server.request_upgrade(&path, &[]).await
 }
 
-/// A token with `rooms`.
+/// A user token with the claim `rooms`.
 fn with_rooms(user: &str, rooms: Value) -> String {
     Token::user(user).claim("rooms", rooms).sign(SECRET)
 }
 
+/// Returns the error code of an answer, or `ok`.
 fn code(answer: Result<Value, Value>) -> Value {
     answer.map_or_else(|mut error| error["code"].take(), |_| json!("ok"))
 }
 
 #[tokio::test]
-async fn a_token_that_proves_nothing_is_401_at_the_socket_and_over_http() {
+async fn an_invalid_token_is_refused_with_401_at_the_upgrade_and_over_http() {
     let alice = || Token::user("alice").claim("role", "service");
     let good = alice().sign(SECRET);
     let parts: Vec<&str> = good.split('.').collect();
@@ -30,10 +31,10 @@ async fn a_token_that_proves_nothing_is_401_at_the_socket_and_over_http() {
     let cases = [
         ("not a JWT", "x".to_owned()),
         ("two parts", format!("{}.{}", parts[0], parts[1])),
-        ("no characters of base64", "ä.ö.ü".to_owned()),
+        ("characters outside base64", "ä.ö.ü".to_owned()),
         ("16 KiB", "x".repeat(15_000)),
         (
-            "another's claims",
+            "claims of another token",
             format!("{}.{}.{}", parts[0], other[1], parts[2]),
         ),
         ("no signature", format!("{}.{}.", parts[0], parts[1])),
@@ -48,31 +49,40 @@ async fn a_token_that_proves_nothing_is_401_at_the_socket_and_over_http() {
         ("no sub", alice().claim("sub", Value::Null).sign(SECRET)),
         ("an empty sub", alice().claim("sub", "").sign(SECRET)),
         ("a sub with @", alice().claim("sub", "@bob").sign(SECRET)),
-        ("a sub with space", alice().claim("sub", "a b").sign(SECRET)),
+        (
+            "a sub with a space",
+            alice().claim("sub", "a b").sign(SECRET),
+        ),
         ("a number as sub", alice().claim("sub", 7).sign(SECRET)),
         (
             "a long sub",
             alice().claim("sub", "u".repeat(129)).sign(SECRET),
         ),
         ("no exp", alice().claim("exp", Value::Null).sign(SECRET)),
-        ("a text as exp", alice().claim("exp", "soon").sign(SECRET)),
+        ("a string as exp", alice().claim("exp", "soon").sign(SECRET)),
         ("expired", alice().ttl(-70).sign(SECRET)),
         ("exp 0", alice().claim("exp", 0).sign(SECRET)),
         (
-            "exp beyond time",
+            "exp out of range",
             alice().claim("exp", i64::MAX).sign(SECRET),
         ),
-        ("nbf ahead", alice().claim("nbf", now() + 70).sign(SECRET)),
-        ("iat ahead", alice().claim("iat", now() + 70).sign(SECRET)),
-        ("rooms a number", alice().claim("rooms", 7).sign(SECRET)),
         (
-            "rights a text",
+            "nbf in the future",
+            alice().claim("nbf", now() + 70).sign(SECRET),
+        ),
+        (
+            "iat in the future",
+            alice().claim("iat", now() + 70).sign(SECRET),
+        ),
+        ("a number as rooms", alice().claim("rooms", 7).sign(SECRET)),
+        (
+            "a string as rights",
             alice().claim("rooms", json!({ "a": "read" })).sign(SECRET),
         ),
     ];
     for (what, bad) in &cases {
         for answer in [
-            knock(&DEFAULT, "bad-tokens", bad).await,
+            request_upgrade(&DEFAULT, "bad-tokens", bad).await,
             DEFAULT
                 .get(&format!("/rooms/bad-tokens/presence?token={bad}"), "")
                 .await,
@@ -80,48 +90,51 @@ async fn a_token_that_proves_nothing_is_401_at_the_socket_and_over_http() {
             assert_eq!(answer.status, 401, "{what}: {}", answer.text);
             answer.problem(401, "unauthorized");
             assert_eq!(answer.header("www-authenticate"), "Bearer", "{what}");
-            assert!(!answer.text.contains(bad.as_str()), "{what} is not told");
+            assert!(
+                !answer.text.contains(bad.as_str()),
+                "the response must not contain the token ({what})"
+            );
         }
     }
     DEFAULT
-        .knock("/rooms/bad-tokens/ws", &[])
+        .request_upgrade("/rooms/bad-tokens/ws", &[])
         .await
         .problem(401, "unauthorized");
     DEFAULT
         .request("GET", "/rooms/bad-tokens/presence", None, None)
         .await
         .problem(401, "unauthorized");
-    // The one they were made of is good.
+    // The token that the cases are derived from is valid.
     Client::join(&DEFAULT, "bad-tokens", &good).await;
 }
 
 #[tokio::test]
-async fn clocks_may_differ_by_less_than_60_seconds() {
-    for late in [
+async fn clock_skew_of_up_to_60_seconds_is_tolerated() {
+    for skewed in [
         Token::user("alice").ttl(-45),
         Token::user("alice").claim("nbf", now() + 45),
         Token::user("alice").claim("iat", now() + 45),
     ] {
-        Client::join(&DEFAULT, "leeway", &late.sign(SECRET)).await;
+        Client::join(&DEFAULT, "leeway", &skewed.sign(SECRET)).await;
     }
 }
 
 #[tokio::test]
-async fn a_token_accepted_within_the_leeway_gives_a_socket_that_can_be_used() {
+async fn a_socket_opened_with_an_expired_token_within_the_leeway_can_send() {
     let late = Token::user("alice").ttl(-30).sign(SECRET);
     let mut alice = Client::join(&DEFAULT, "leeway-used", &late).await;
-    alice.say("just in time").await;
-    // And a token that is fresh puts it right.
+    alice.send_message("within the leeway").await;
+    // A refresh with a fresh token works as well.
     let token = token("alice");
     alice
         .request("refreshToken", json!({ "token": token }))
         .await
-        .expect("taken");
-    alice.say("with time to spare").await;
+        .expect("accepted");
+    alice.send_message("after the refresh").await;
 }
 
 #[tokio::test]
-async fn iss_and_aud_are_checked_when_they_are_set() {
+async fn iss_and_aud_are_checked_if_configured() {
     let server = Server::start(&[
         ("JWT_ISSUER", "https://id.example"),
         ("JWT_AUDIENCE", "chat"),
@@ -140,19 +153,19 @@ async fn iss_and_aud_are_checked_when_they_are_set() {
         (iss(), json!(["mail", "news"])),
         (iss(), json!([])),
     ] {
-        let answer = knock(&server, "a", &alice(iss, aud)).await;
+        let answer = request_upgrade(&server, "a", &alice(iss, aud)).await;
         answer.problem(401, "unauthorized");
     }
     for aud in [json!("chat"), json!(["mail", "chat"])] {
         Client::join(&server, "a", &alice(iss(), aud)).await;
     }
-    // Not set, they may be anything.
+    // Without the settings any value is accepted.
     let any = alice(json!("x"), json!(["y"]));
     Client::join(&DEFAULT, "any-issuer", &any).await;
 }
 
 #[tokio::test]
-async fn of_room_patterns_the_longest_match_wins() {
+async fn the_longest_matching_room_pattern_wins() {
     let token = with_rooms(
         "alice",
         json!({
@@ -185,17 +198,17 @@ async fn of_room_patterns_the_longest_match_wins() {
         "other",
         "*",
     ] {
-        let answer = knock(&DEFAULT, room, &token).await;
+        let answer = request_upgrade(&DEFAULT, room, &token).await;
         let expected = if room == "*" { 400 } else { 403 };
         assert_eq!(answer.status, expected, "{room}");
     }
 }
 
 #[tokio::test]
-async fn a_right_opens_what_it_names_and_nothing_else() {
+async fn each_right_allows_only_its_own_commands() {
     let only = |rights: Value| with_rooms("alice", json!({ "rights": rights }));
     for rights in [json!(["write", "presence"]), json!([]), json!(["fly"])] {
-        let answer = knock(&DEFAULT, "rights", &only(rights)).await;
+        let answer = request_upgrade(&DEFAULT, "rights", &only(rights)).await;
         answer.problem(403, "forbidden");
     }
     let mut alice = Client::join(&DEFAULT, "rights", &only(json!(["read", "fly"]))).await;
@@ -220,60 +233,60 @@ async fn a_right_opens_what_it_names_and_nothing_else() {
     ] {
         assert_eq!(code(alice.request(event, data).await), "ok", "{event}");
     }
-    // A list of patterns gives all but admin.
+    // A list of patterns grants every right except `admin`.
     let mut bob = Client::join(&DEFAULT, "rights", &with_rooms("bob", json!(["rig*"]))).await;
-    bob.say("hello").await;
+    bob.send_message("hello").await;
     bob.request("setPresence", json!({ "status": "busy" }))
         .await
-        .expect("presence is among them");
+        .expect("a list of patterns grants presence");
 }
 
 #[tokio::test]
-async fn without_rooms_in_the_token_default_rooms_decides() {
+async fn default_rooms_applies_to_tokens_without_a_rooms_claim() {
     let none = Server::start(&[("DEFAULT_ROOMS", "")]);
-    knock(&none, "lobby", &token("alice"))
+    request_upgrade(&none, "lobby", &token("alice"))
         .await
         .problem(403, "forbidden");
     Client::join(&none, "lobby", &with_rooms("alice", json!(["lobby"]))).await;
     let some = Server::start(&[("DEFAULT_ROOMS", "lobby, team-*")]);
     for room in ["lobby", "team-7"] {
         let mut alice = Client::join(&some, room, &token("alice")).await;
-        alice.say("hello").await;
+        alice.send_message("hello").await;
     }
-    knock(&some, "lobby-2", &token("alice"))
+    request_upgrade(&some, "lobby-2", &token("alice"))
         .await
         .problem(403, "forbidden");
-    // The token's own word goes before it, even where it says nothing.
-    knock(&some, "lobby", &with_rooms("alice", json!([])))
+    // The claim takes precedence, also when it is empty.
+    request_upgrade(&some, "lobby", &with_rooms("alice", json!([])))
         .await
         .problem(403, "forbidden");
 }
 
 #[tokio::test]
-async fn a_personal_room_is_for_its_user_alone_and_services_publish_to_it() {
+async fn a_personal_room_accepts_only_its_user_and_publications_of_services() {
     let publish = |data: Value| async move {
         let body = json!({ "event": "note", "data": data, "userId": "pia" });
         DEFAULT.post("/publish", &service(), body).await.ok()
     };
-    // Before the first visit, so that it waits for her.
+    // Published before the first join, so it is queued.
     let first = publish(json!(1)).await;
     assert_eq!(first["roomId"], "@pia");
     assert_eq!((&first["online"], &first["queued"]), (&json!(0), &json!(1)));
-    // Her own, whatever the token says of rooms; nobody else's.
+    // The user may join regardless of `rooms`. Other users may not.
     let mut pia = Client::join(&DEFAULT, "@pia", &with_rooms("pia", json!([]))).await;
     assert_eq!(pia.expect("note").await["data"], 1);
     publish(json!(2)).await;
     assert_eq!(pia.expect("note").await["data"], 2);
     for rooms in [json!(["*"]), json!(["@*"]), json!({ "@pia": ["admin"] })] {
-        knock(&DEFAULT, "@pia", &with_rooms("bob", rooms))
+        request_upgrade(&DEFAULT, "@pia", &with_rooms("bob", rooms))
             .await
             .problem(403, "forbidden");
     }
-    // Services publish to it; they do not join it either.
-    knock(&DEFAULT, "@pia", &service())
+    // Services may publish to it but not join it.
+    request_upgrade(&DEFAULT, "@pia", &service())
         .await
         .problem(403, "forbidden");
-    knock(&DEFAULT, "%40pia", &token("bob"))
+    request_upgrade(&DEFAULT, "%40pia", &token("bob"))
         .await
         .problem(403, "forbidden");
     let sent = pia.request("sendMessage", json!({ "content": "me" })).await;
@@ -293,14 +306,14 @@ async fn a_personal_room_is_for_its_user_alone_and_services_publish_to_it() {
         .put("/rooms/@pia/members/bob", &service())
         .await
         .problem(403, "forbidden");
-    // The longest user id has one too.
+    // The longest user id has a personal room as well.
     let long = "u".repeat(128);
     Client::join(&DEFAULT, &format!("@{long}"), &token(&long)).await;
 }
 
 #[tokio::test]
-async fn the_token_is_taken_from_the_header_the_subprotocol_or_the_query() {
-    let path = "/rooms/places/ws";
+async fn the_token_is_read_from_the_header_then_the_subprotocol_then_the_query() {
+    let path = "/rooms/token-sources/ws";
     let (good, bad) = (token("alice"), Token::user("eve").sign("another key"));
     let (good_query, bad_query) = (
         format!("{path}?token={good}"),
@@ -326,7 +339,7 @@ async fn the_token_is_taken_from_the_header_the_subprotocol_or_the_query() {
             Some("roomcast.v1"),
         ),
         (&good_query, vec![(header, "Basic abc")], None),
-        // The first place that has one decides.
+        // The first source that contains a token decides.
         (
             &bad_query,
             vec![(header, &good_header), (offer, &bad_offer)],
@@ -344,17 +357,17 @@ async fn the_token_is_taken_from_the_header_the_subprotocol_or_the_query() {
         (&good_query, vec![(header, bad_header.as_str())]),
         (&good_query, vec![(offer, bad_offer.as_str())]),
     ] {
-        let answer = DEFAULT.knock(path, &headers).await;
+        let answer = DEFAULT.request_upgrade(path, &headers).await;
         answer.problem(401, "unauthorized");
     }
 }
 
 #[tokio::test]
-async fn a_worker_without_a_key_answers_500_and_names_the_missing_setting() {
+async fn a_worker_without_a_key_answers_500_with_the_missing_setting() {
     let server = Server::start(&[("JWT_SECRET", "")]);
     let body = json!({ "event": "x", "data": 1, "room": "a" });
     for answer in [
-        knock(&server, "a", &token("alice")).await,
+        request_upgrade(&server, "a", &token("alice")).await,
         server.post("/publish", &service(), body).await,
     ] {
         answer.problem(500, "misconfigured");
@@ -362,39 +375,43 @@ async fn a_worker_without_a_key_answers_500_and_names_the_missing_setting() {
         assert!(detail.contains("JWT_SECRET"), "{detail}");
     }
     let health = server.request("GET", "/healthz", None, None).await.ok();
-    assert_eq!(health["status"], "ok", "which says that it runs, no more");
+    assert_eq!(
+        health["status"], "ok",
+        "healthz does not depend on the settings"
+    );
     server
-        .wait_for_log("what is missing", |line| {
+        .wait_for_log("the missing setting", |line| {
             line["event"] == "error" && line["error"].to_string().contains("JWT_SECRET")
         })
         .await;
 }
 
 #[tokio::test]
-async fn a_setting_that_cannot_be_used_is_named() {
+async fn an_invalid_setting_answers_500_with_its_name() {
     let server = Server::start(&[("RETENTION_DAYS", "for ever")]);
-    let answer = knock(&server, "a", &token("alice")).await;
+    let answer = request_upgrade(&server, "a", &token("alice")).await;
     answer.problem(500, "misconfigured");
     assert!(answer.text.contains("RETENTION_DAYS"), "{}", answer.text);
     assert!(!answer.text.contains("for ever"));
 }
 
-/// Whether an upgrade from this origin gets in, checked to be a 403 otherwise.
-async fn passes(server: &Server, origin: &str) -> bool {
+/// Returns `true` if an upgrade with this origin is accepted. Asserts that it is
+/// refused with 403 otherwise.
+async fn is_allowed(server: &Server, origin: &str) -> bool {
     let path = format!("/rooms/origins/ws?token={}", token("alice"));
     let headers = [("origin", origin)];
     if Client::open(server, &path, &headers).await.is_ok() {
         return true;
     }
     server
-        .knock(&path, &headers)
+        .request_upgrade(&path, &headers)
         .await
         .problem(403, "forbidden");
     false
 }
 
 #[tokio::test]
-async fn without_allowed_origins_only_the_same_origin_passes() {
+async fn without_allowed_origins_only_the_same_origin_is_accepted() {
     let own = DEFAULT.url("");
     for (origin, expected) in [
         (own.as_str(), true),
@@ -403,14 +420,14 @@ async fn without_allowed_origins_only_the_same_origin_passes() {
         ("https://evil.example", false),
         ("null", false),
     ] {
-        assert_eq!(passes(&DEFAULT, origin).await, expected, "{origin}");
+        assert_eq!(is_allowed(&DEFAULT, origin).await, expected, "{origin}");
     }
-    // No browser, no origin.
+    // Clients other than browsers send no `Origin`.
     Client::join(&DEFAULT, "origins", &token("alice")).await;
 }
 
 #[tokio::test]
-async fn allowed_origins_are_a_list_with_a_wildcard_for_a_label() {
+async fn allowed_origins_is_a_list_with_wildcards_for_one_label() {
     let list = "https://chat.example, https://*.team.example http://localhost:3000";
     let server = Server::start(&[("ALLOWED_ORIGINS", list)]);
     for (origin, expected) in [
@@ -427,32 +444,32 @@ async fn allowed_origins_are_a_list_with_a_wildcard_for_a_label() {
         ("http://localhost:3001", false),
         ("null", false),
     ] {
-        assert_eq!(passes(&server, origin).await, expected, "{origin}");
+        assert_eq!(is_allowed(&server, origin).await, expected, "{origin}");
     }
     Client::join(&server, "origins", &token("alice")).await;
 }
 
 #[tokio::test]
-async fn at_exp_the_socket_is_closed_with_4401() {
+async fn a_socket_is_closed_with_4401_at_exp() {
     let exp = now() + 2;
     let short = Token::user("alice").claim("exp", exp).sign(SECRET);
     let mut alice = Client::join(&DEFAULT, "expiry", &short).await;
     let mut bob = Client::join(&DEFAULT, "expiry", &token("bob")).await;
     assert_eq!(alice.closed().await, 4401);
-    let late = Duration::from_secs(2);
-    assert!((exp..=exp + late.as_secs() as i64).contains(&now()));
-    // Others are not concerned.
-    bob.say("still here").await;
+    let tolerance = Duration::from_secs(2);
+    assert!((exp..=exp + tolerance.as_secs() as i64).contains(&now()));
+    // Other connections stay open.
+    bob.send_message("still here").await;
     bob.logged(1).await;
 }
 
 #[tokio::test]
-async fn a_token_refreshed_before_exp_keeps_the_socket() {
+async fn a_refresh_before_exp_keeps_the_socket_open_with_the_new_rights() {
     let token = |ttl: i64| Token::user("alice").ttl(ttl).sign(SECRET);
     let mut alice = Client::join(&DEFAULT, "refresh", &token(3)).await;
     let exp = Instant::now() + Duration::from_secs(3);
     let was = alice.connected["expiresAt"].clone();
-    // One that is no good changes nothing.
+    // A refresh with an invalid token changes nothing.
     for bad in [
         token(-100),
         "x".to_owned(),
@@ -467,48 +484,46 @@ async fn a_token_refreshed_before_exp_keeps_the_socket() {
     let answer = alice
         .request("refreshToken", json!({ "token": token(600) }))
         .await
-        .expect("taken");
+        .expect("accepted");
     assert!(
         answer["expiresAt"].as_str() > was.as_str(),
         "{answer} {was}"
     );
     tokio::time::sleep_until((exp + Duration::from_millis(1_500)).into()).await;
-    alice.say("past the first exp").await;
-    // What the new token does not allow is allowed no more.
+    alice.send_message("past the first exp").await;
+    // The connection loses the rights that the new token does not have.
     let rooms = json!({ "refresh": ["read"] });
-    let lesser = Token::user("alice")
+    let narrower = Token::user("alice")
         .claim("rooms", rooms)
         .ttl(2)
         .sign(SECRET);
     alice
-        .request("refreshToken", json!({ "token": lesser }))
+        .request("refreshToken", json!({ "token": narrower }))
         .await
-        .expect("taken");
+        .expect("accepted");
     let sent = alice.request("sendMessage", json!({ "content": 1 })).await;
     assert_eq!(code(sent), "forbidden");
-    // And it ends when the new one does, though that is earlier.
+    // It is closed at the `exp` of the new token, which is earlier.
     assert_eq!(alice.closed().await, 4401);
 }
 
 #[tokio::test]
-async fn a_refresh_with_anothers_token_closes_with_4403() {
-    for another in [token("bob"), with_rooms("alice", json!(["elsewhere"]))] {
+async fn a_refresh_with_a_token_of_another_user_or_room_closes_with_4403() {
+    for other in [token("bob"), with_rooms("alice", json!(["elsewhere"]))] {
         let mut alice = Client::join(&DEFAULT, "refresh-other", &token("alice")).await;
-        alice
-            .start("refreshToken", json!({ "token": another }))
-            .await;
+        alice.start("refreshToken", json!({ "token": other })).await;
         assert_eq!(alice.closed().await, 4403);
     }
 }
 
 #[tokio::test]
-async fn an_upgrade_without_the_header_is_426_and_a_bad_room_name_400() {
+async fn a_request_without_upgrade_is_426_and_an_invalid_room_name_is_400() {
     let path = format!("/rooms/a/ws?token={}", token("alice"));
     let answer = DEFAULT.call("GET", &path, &[], "").await;
     answer.problem(426, "upgradeRequired");
     let long = "r".repeat(129);
     for room in ["a%20b", "a%2Fb", "%C3%A4", "%FF", "%00", "a%0Ab", "", &long] {
-        let answer = knock(&DEFAULT, room, &token("alice")).await;
+        let answer = request_upgrade(&DEFAULT, room, &token("alice")).await;
         answer.problem(400, "badRequest");
         assert_eq!(answer.json["field"], "room", "{room}");
     }
@@ -520,7 +535,7 @@ async fn an_upgrade_without_the_header_is_426_and_a_bad_room_name_400() {
 }
 
 #[tokio::test]
-async fn a_since_or_history_that_is_no_whole_number_is_400_at_the_upgrade() {
+async fn an_upgrade_with_a_since_or_history_that_is_not_an_integer_is_400() {
     for field in ["since", "history"] {
         for bad in [
             "",
@@ -535,7 +550,7 @@ async fn a_since_or_history_that_is_no_whole_number_is_400_at_the_upgrade() {
             "99999999999999999999",
         ] {
             let path = format!("/rooms/since/ws?token={}&{field}={bad}", token("alice"));
-            let answer = DEFAULT.knock(&path, &[]).await;
+            let answer = DEFAULT.request_upgrade(&path, &[]).await;
             assert_eq!(answer.status, 400, "{field}={bad}");
             answer.problem(400, "badRequest");
             assert_eq!(answer.json["field"], field, "{bad}");
@@ -545,9 +560,12 @@ async fn a_since_or_history_that_is_no_whole_number_is_400_at_the_upgrade() {
             Client::join_with(&DEFAULT, "since", &token("alice"), &query).await;
         }
     }
-    // Who was refused has not joined.
+    // A refused user has not joined.
     let path = format!("/rooms/since/ws?token={}&since=x", token("bob"));
-    DEFAULT.knock(&path, &[]).await.problem(400, "badRequest");
+    DEFAULT
+        .request_upgrade(&path, &[])
+        .await
+        .problem(400, "badRequest");
     let members = DEFAULT.get("/rooms/since/members", &service()).await.ok();
     let users: Vec<_> = members
         .as_array()

@@ -1,4 +1,4 @@
-//! kill -9, slow receivers.
+//! SIGKILL of the runtime, and connections that do not read.
 
 use super::{service, token};
 use roomcast_harness::{Client, Server};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 
 #[tokio::test]
-async fn after_kill_9_everything_acknowledged_is_there_once_and_resume_has_no_hole() {
+async fn acknowledged_messages_survive_kill_9_once_and_resume_has_no_hole() {
     let mut server = Server::start(&[
         ("MESSAGES_PER_SECOND", "100000"),
         ("MESSAGES_BURST", "100000"),
@@ -33,9 +33,9 @@ async fn after_kill_9_everything_acknowledged_is_there_once_and_resume_has_no_ho
             pending.push((message_id, alice.start("sendMessage", data).await));
             sent += 1;
         }
-        // Killed in the middle: some are acknowledged, some are not.
+        // The kill comes when only a part of the messages is acknowledged.
         for (message_id, id) in pending.into_iter().take(60 + 40 * round) {
-            let answer = alice.answer(id).await.expect("taken");
+            let answer = alice.answer(id).await.expect("accepted");
             acknowledged.push((message_id, answer["seq"].as_u64().expect("a seq")));
         }
         let some = bob.logged(10).await;
@@ -46,11 +46,11 @@ async fn after_kill_9_everything_acknowledged_is_there_once_and_resume_has_no_ho
         }
         server.restart();
     }
-    // Bob saw every event once, in order, over all his connections.
+    // Over all his connections, bob received every event once and in order.
     let (first, last) = (seen[0], seen[seen.len() - 1]);
     assert_eq!(seen, (first..=last).collect::<Vec<_>>());
 
-    // What was acknowledged is in the log, once, where it was said to be.
+    // Every acknowledged message is in the log once, at the acknowledged `seq`.
     let mut reader = Client::join(&server, "crash", &token("carol")).await;
     let mut log: Vec<Value> = Vec::new();
     loop {
@@ -76,8 +76,8 @@ async fn after_kill_9_everything_acknowledged_is_there_once_and_resume_has_no_ho
         .iter()
         .map(|event| event["data"]["messageId"].as_str().expect("an id"))
         .collect();
-    assert_eq!(ids.len(), log.len(), "nothing is there twice");
-    // Sent again after the crash, it is known.
+    assert_eq!(ids.len(), log.len(), "no message is in the log twice");
+    // A resend after the crash is recognized as a duplicate.
     let mut alice = Client::join(&server, "crash", &token("alice")).await;
     let (message_id, seq) = &acknowledged[acknowledged.len() - 1];
     let again = alice
@@ -86,7 +86,7 @@ async fn after_kill_9_everything_acknowledged_is_there_once_and_resume_has_no_ho
             json!({ "content": "again", "messageId": message_id }),
         )
         .await
-        .expect("taken");
+        .expect("accepted");
     assert_eq!(
         (&again["seq"], &again["duplicate"]),
         (&json!(seq), &json!(true))
@@ -98,22 +98,22 @@ async fn cursors_and_membership_survive_kill_9() {
     let mut server = Server::start(&[]);
     let mut alice = Client::join(&server, "kept", &token("alice")).await;
     for n in 0..4 {
-        alice.say(&n.to_string()).await;
+        alice.send_message(&n.to_string()).await;
     }
     alice
         .request("messageDelivered", json!({ "seq": 3 }))
         .await
-        .expect("moved");
+        .expect("accepted");
     alice
         .request("messageRead", json!({ "seq": 2 }))
         .await
-        .expect("moved");
+        .expect("accepted");
     server.restart();
     let mut alice = Client::join(&server, "kept", &token("alice")).await;
     let answer = alice
         .request("joinRoom", json!("kept"))
         .await
-        .expect("known");
+        .expect("joined");
     assert_eq!(
         (&answer["delivered"], &answer["read"]),
         (&json!(3), &json!(2))
@@ -122,7 +122,7 @@ async fn cursors_and_membership_survive_kill_9() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_does_not_read_is_cut_and_the_others_get_everything() {
+async fn a_connection_that_does_not_read_is_closed_and_others_receive_everything() {
     let server = Server::start(&[
         ("MAX_UNACKED_BYTES", "1000000"),
         ("MESSAGES_PER_SECOND", "100000"),
@@ -130,12 +130,12 @@ async fn a_receiver_that_does_not_read_is_cut_and_the_others_get_everything() {
     ]);
     let mut alice = Client::join(&server, "slow", &token("alice")).await;
     let mut bob = Client::join(&server, "slow", &token("bob")).await;
-    // Connected and never read from.
+    // This client does not read.
     let mut slow = Client::join(&server, "slow", &token("carol")).await;
     let text = "x".repeat(10_000);
     for n in 0..200u64 {
-        assert_eq!(alice.say(&text).await["seq"], n + 1);
-        // Receivers that show now and then that they read.
+        assert_eq!(alice.send_message(&text).await["seq"], n + 1);
+        // The other clients show that they read.
         if n % 20 == 0 {
             alice.send_text("ping").await;
             bob.send_text("ping").await;
@@ -144,24 +144,24 @@ async fn a_receiver_that_does_not_read_is_cut_and_the_others_get_everything() {
     let seqs: Vec<u64> = bob.logged(200).await.iter().map(Client::seq).collect();
     assert_eq!(seqs, (1..=200).collect::<Vec<u64>>());
     server
-        .wait_for_log("the cut", |line| {
+        .wait_for_log("the closed slow connection", |line| {
             line["event"] == "reject" && line["reason"] == "slow" && line["userId"] == "carol"
         })
         .await;
-    // It can resume where it was.
+    // The client can resume after the last event that it received.
     assert_eq!(slow.closed().await, 4503);
-    let got = slow.drain_logged();
-    assert!(got < 200);
-    let query = format!("since={got}");
+    let received = slow.drain_logged();
+    assert!(received < 200);
+    let query = format!("since={received}");
     let mut resumed = Client::join_with(&server, "slow", &token("carol"), &query).await;
-    assert_eq!(Client::seq(&resumed.logged(1).await[0]), got + 1);
+    assert_eq!(Client::seq(&resumed.logged(1).await[0]), received + 1);
 }
 
 #[tokio::test]
-async fn who_was_there_at_a_crash_is_known_to_have_been_seen() {
+async fn a_user_connected_at_a_crash_has_a_last_seen_time() {
     let mut server = Server::start(&[]);
     let mut alice = Client::join(&server, "seen", &token("alice")).await;
-    alice.say("here").await;
+    alice.send_message("here").await;
     server.kill();
     server.restart();
     let presence = server.get("/rooms/seen/presence", &service()).await.ok();

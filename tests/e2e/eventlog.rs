@@ -1,15 +1,16 @@
-//! The event log: a line for everything an operator wants to see, and nothing
-//! that is nobody's business.
+//! The event log: one JSON record for each event that operators need, without
+//! content, tokens or other secrets.
 
 use super::{service, token};
 use roomcast_harness::{Client, SECRET, Server, Token};
 use serde_json::{Value, json};
 
-/// Nobody's business, in all the places where a client can put it.
+/// Content that must not be logged. The tests put it wherever a client can.
 const CONTENT: &str = "zebra-crossing";
 
-/// Does one of everything, in the room `log`.
-async fn bustle(server: &Server) -> Vec<String> {
+/// Performs each kind of action and refusal once in the room `log`. Returns the
+/// tokens that it used.
+async fn exercise(server: &Server) -> Vec<String> {
     let (alice_token, bob_token) = (token("alice"), token("bob"));
     let expired = Token::user("carol").ttl(-100).sign(SECRET);
     let other_user = Token::service("nosy")
@@ -17,9 +18,9 @@ async fn bustle(server: &Server) -> Vec<String> {
         .sign(SECRET);
 
     let mut alice = Client::join(server, "log", &alice_token).await;
-    alice.say(CONTENT).await;
+    alice.send_message(CONTENT).await;
     let custom = json!({ "event": "note", "data": { CONTENT: CONTENT }, "messageId": "m1" });
-    alice.request("emit", custom).await.expect("taken");
+    alice.request("emit", custom).await.expect("accepted");
     let mut bob = Client::join_with(server, "log", &bob_token, "since=0").await;
     bob.logged(2).await;
     let body = json!({ "event": "note", "data": CONTENT, "room": "log" });
@@ -31,16 +32,25 @@ async fn bustle(server: &Server) -> Vec<String> {
         .ok();
     bob.closed().await;
 
-    // What is refused, at the door and later.
+    // Refused upgrades, requests and commands.
     for token in [&expired, &format!("{alice_token}{CONTENT}")] {
         let path = format!("/rooms/log/ws?token={token}");
-        server.knock(&path, &[]).await.problem(401, "unauthorized");
+        server
+            .request_upgrade(&path, &[])
+            .await
+            .problem(401, "unauthorized");
     }
     let path = format!("/rooms/log/ws?token={alice_token}");
     let origin = [("origin", "https://evil.example")];
-    server.knock(&path, &origin).await.problem(403, "forbidden");
+    server
+        .request_upgrade(&path, &origin)
+        .await
+        .problem(403, "forbidden");
     let path = format!("/rooms/log/ws?token={alice_token}&since={CONTENT}");
-    server.knock(&path, &[]).await.problem(400, "badRequest");
+    server
+        .request_upgrade(&path, &[])
+        .await
+        .problem(400, "badRequest");
     server
         .post("/publish", &bob_token, body.clone())
         .await
@@ -70,7 +80,7 @@ async fn bustle(server: &Server) -> Vec<String> {
         .await;
     answer.problem(400, "badRequest");
 
-    // An alarm.
+    // A token that expires, by an alarm.
     let brief = Token::user("dave").ttl(2).sign(SECRET);
     let mut dave = Client::join(server, "log", &brief).await;
     assert_eq!(dave.closed().await, 4401);
@@ -85,10 +95,10 @@ async fn bustle(server: &Server) -> Vec<String> {
     ]
 }
 
-/// The lines about `event`, once the last is there.
-async fn lines(server: &Server, event: &str, n: usize) -> Vec<Value> {
+/// Waits until there are `n` records of an event and returns them.
+async fn records(server: &Server, event: &str, n: usize) -> Vec<Value> {
     let of_event = |line: &Value| line["event"] == event;
-    let deadline = std::time::Instant::now() + roomcast_harness::PATIENCE;
+    let deadline = std::time::Instant::now() + roomcast_harness::TIMEOUT;
     loop {
         let lines: Vec<Value> = server.log().into_iter().filter(of_event).collect();
         if lines.len() >= n {
@@ -96,7 +106,7 @@ async fn lines(server: &Server, event: &str, n: usize) -> Vec<Value> {
         }
         assert!(
             std::time::Instant::now() < deadline,
-            "{} of {n} lines for {event} in:\n{}",
+            "{} of {n} records of {event} in:\n{}",
             lines.len(),
             server.output()
         );
@@ -105,14 +115,14 @@ async fn lines(server: &Server, event: &str, n: usize) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn everything_an_operator_wants_to_see_is_a_line_and_no_content_or_token_is() {
+async fn each_event_is_logged_with_its_fields_and_without_content_or_tokens() {
     let server = Server::start(&[
         ("LOG_LEVEL", "debug"),
         ("MESSAGES_BURST", "3"),
         ("MESSAGES_PER_SECOND", "1"),
     ]);
-    let secrets = bustle(&server).await;
-    // (event, at least so many lines, the fields they have besides)
+    let secrets = exercise(&server).await;
+    // (event, minimal number of records, additional fields)
     for (event, n, fields) in [
         ("wake", 1, &["connections", "seq", "durationMs"][..]),
         ("connect", 5, &["userId", "connectionId"]),
@@ -125,7 +135,7 @@ async fn everything_an_operator_wants_to_see_is_a_line_and_no_content_or_token_i
         ("alarm", 1, &[]),
         ("reject", 8, &["reason"]),
     ] {
-        for line in lines(&server, event, n).await {
+        for line in records(&server, event, n).await {
             for field in ["ts", "level", "roomId"].iter().chain(fields) {
                 assert!(!line[field].is_null(), "{field} in {line}");
             }
@@ -141,7 +151,7 @@ async fn everything_an_operator_wants_to_see_is_a_line_and_no_content_or_token_i
     let output = server.output();
     for secret in secrets.iter().map(String::as_str).chain([CONTENT, SECRET]) {
         assert!(!output.contains(secret), "{secret} in:\n{output}");
-        // Nor the part of a token that says who it is, nor that which proves it.
+        // The claims and the signature of a token must not appear alone either.
         for part in secret.split('.').skip(1) {
             assert!(!output.contains(part), "{part} in:\n{output}");
         }
@@ -150,26 +160,36 @@ async fn everything_an_operator_wants_to_see_is_a_line_and_no_content_or_token_i
 }
 
 #[tokio::test]
-async fn whatever_is_refused_is_a_line_with_its_reason() {
+async fn each_refusal_is_logged_with_its_reason() {
     let server = Server::start(&[("MESSAGES_BURST", "3"), ("MESSAGES_PER_SECOND", "1")]);
-    bustle(&server).await;
+    exercise(&server).await;
     for (what, reason, user, n) in [
-        ("bad tokens at the door", "auth", Value::Null, 2),
-        ("an origin", "origin", Value::Null, 1),
-        ("a since that is none", "malformed", Value::Null, 1),
+        ("upgrades with invalid tokens", "auth", Value::Null, 2),
+        ("an upgrade from a foreign origin", "origin", Value::Null, 1),
+        (
+            "an upgrade with an invalid since",
+            "malformed",
+            Value::Null,
+            1,
+        ),
         ("too many messages", "rate", json!("alice"), 1),
         ("malformed frames", "malformed", json!("alice"), 2),
-        ("a refresh with another's token", "auth", json!("alice"), 1),
+        (
+            "a refresh with a token of another user",
+            "auth",
+            json!("alice"),
+            1,
+        ),
     ] {
-        let rejects = lines(&server, "reject", n).await;
+        let rejects = records(&server, "reject", n).await;
         let found = rejects
             .iter()
             .filter(|line| line["reason"] == reason && (user.is_null() || line["userId"] == user));
         assert!(found.count() >= n, "{what}: {rejects:?}");
     }
-    // Over HTTP as well: a user's publication, one out of the token's rooms, a
-    // body that is no JSON.
-    let rejects = lines(&server, "reject", 9).await;
+    // Refused HTTP requests are logged as well: a publication of a user, a
+    // publication to a room outside the token, a body that is not JSON.
+    let rejects = records(&server, "reject", 9).await;
     let of = |reason: &str| {
         rejects
             .iter()
@@ -178,40 +198,40 @@ async fn whatever_is_refused_is_a_line_with_its_reason() {
     };
     assert!(
         of("auth") >= 5,
-        "two at the door, two publications, one refresh: {rejects:?}"
+        "two upgrades, two publications, one refresh: {rejects:?}"
     );
     assert!(
         of("malformed") >= 4,
-        "a since, two frames, a body: {rejects:?}"
+        "one since, two frames, one body: {rejects:?}"
     );
 }
 
 #[tokio::test]
-async fn log_level_decides_which_lines_there_are() {
+async fn log_level_selects_the_logged_records() {
     let levels = async |level: &str| {
         let server = Server::start(&[
             ("LOG_LEVEL", level),
             ("MESSAGES_BURST", "3"),
             ("MESSAGES_PER_SECOND", "1"),
         ]);
-        bustle(&server).await;
+        exercise(&server).await;
         let log = server.log();
         let levels = log.iter().map(|line| line["level"].to_string());
         levels.collect::<std::collections::BTreeSet<_>>()
     };
     assert_eq!(levels("off").await, [].into());
-    assert_eq!(levels("error").await, [].into(), "nothing failed");
+    assert_eq!(levels("error").await, [].into(), "no error was logged");
     assert_eq!(levels("warn").await, ["\"warn\"".to_owned()].into());
     let info = levels("info").await;
     assert!(info.contains("\"info\"") && info.contains("\"warn\""));
     assert!(!info.contains("\"debug\""));
 }
 
-/// A line that nobody but the room may write, as a client would try to.
+/// A log record that a client tries to forge.
 const FORGED: &str = r#"{"event":"kick","level":"info","userId":"forged"}"#;
 
 #[tokio::test]
-async fn a_line_break_anywhere_forges_no_line() {
+async fn a_line_break_in_any_field_does_not_forge_a_log_record() {
     let server = Server::start(&[("LOG_LEVEL", "debug")]);
     let breaks = ["\n", "\r", "\r\n", "\u{2028}", "\u{85}"];
     let encoded = |text: &str| {
@@ -223,8 +243,8 @@ async fn a_line_break_anywhere_forges_no_line() {
     for line_break in breaks {
         let forged = format!("x{line_break}{FORGED}{line_break}");
         let query = encoded(&forged);
-        // At the door: in the name of a room, in each value of the query, in
-        // what a token says of itself.
+        // In upgrades: in the room name, in each query parameter, in the claims of
+        // a token.
         for path in [
             format!("/rooms/{query}/ws?token={good}"),
             format!("/rooms/forge/ws?token={query}"),
@@ -232,12 +252,15 @@ async fn a_line_break_anywhere_forges_no_line() {
             format!("/rooms/forge/ws?token={good}&history={query}"),
             format!("/{query}"),
         ] {
-            let answer = server.knock(&path, &[]).await;
+            let answer = server.request_upgrade(&path, &[]).await;
             assert!((400..500).contains(&answer.status), "{path}");
         }
         let sub = Token::user(&forged).sign(SECRET);
         let path = format!("/rooms/forge/ws?token={sub}");
-        server.knock(&path, &[]).await.problem(401, "unauthorized");
+        server
+            .request_upgrade(&path, &[])
+            .await
+            .problem(401, "unauthorized");
         let path = format!("/rooms/forge/members/{query}");
         server
             .put(&path, &service())
@@ -248,7 +271,7 @@ async fn a_line_break_anywhere_forges_no_line() {
             .delete(&path, &service())
             .await
             .problem(400, "badRequest");
-        // Over the socket, in every string that there is.
+        // In every string of every command.
         let path = format!("epoch={query}");
         let mut alice = Client::join_with(&server, "forge", &good, &path).await;
         for (event, data) in [
@@ -264,10 +287,10 @@ async fn a_line_break_anywhere_forges_no_line() {
             ("refreshToken", json!({ "token": forged })),
             (&forged, json!({})),
         ] {
-            // Refused or not, it is answered.
+            // The test only needs an answer, which may be an error.
             let _ = alice.request(event, data).await;
         }
-        alice.say(&forged).await;
+        alice.send_message(&forged).await;
         alice.send_text(&forged).await;
         // Over HTTP.
         for field in ["event", "data", "room", "userId", "messageId"] {
@@ -280,68 +303,74 @@ async fn a_line_break_anywhere_forges_no_line() {
             .await;
         answer.problem(400, "badRequest");
     }
-    // What follows is logged last.
+    // The deletion is the last record.
     server.delete("/rooms/forge", &service()).await.ok();
-    lines(&server, "delete", 1).await;
+    records(&server, "delete", 1).await;
     let output = server.output();
     assert!(!output.contains("forged"), "{output}");
-    // The runtime may have a word of its own, but not with a brace.
+    // The runtime may print lines of its own. They contain no brace.
     for line in output.lines().filter(|line| line.contains('{')) {
-        let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line} is whole"));
+        let line: Value = serde_json::from_str(line)
+            .unwrap_or_else(|_| panic!("{line} is not a complete record"));
         assert!(line["ts"].is_string() && line["event"].is_string());
     }
 }
 
 #[tokio::test]
-async fn how_long_it_took_is_said_where_something_takes_time() {
+async fn records_of_operations_have_a_duration() {
     let server = Server::start(&[]);
     let mut alice = Client::join(&server, "took", &token("alice")).await;
-    alice.say("one").await;
+    alice.send_message("one").await;
     alice.close().await;
     let bob = Client::join_with(&server, "took", &token("bob"), "since=0").await;
     bob.close().await;
     for event in ["wake", "publish", "replay", "disconnect"] {
-        for line in lines(&server, event, 1).await {
+        for line in records(&server, event, 1).await {
             assert!(line["durationMs"].as_u64().is_some(), "{line}");
         }
     }
 }
 
 #[tokio::test]
-async fn limits_at_the_door_and_over_http_are_lines_too() {
+async fn exceeded_limits_of_upgrades_and_http_requests_are_logged() {
     let server = Server::start(&[
         ("MAX_CONNECTIONS_PER_USER", "1"),
         ("CONNECTS_PER_MINUTE", "2"),
         ("MAX_BODY_BYTES", "1024"),
     ]);
-    let path = format!("/rooms/door/ws?token={}", token("alice"));
-    let _alice = Client::open(&server, &path, &[]).await.expect("the first");
-    server.knock(&path, &[]).await.problem(429, "rateLimited");
-    let rejects = lines(&server, "reject", 1).await;
+    let path = format!("/rooms/limits/ws?token={}", token("alice"));
+    let _alice = Client::open(&server, &path, &[])
+        .await
+        .expect("within the limit");
+    server
+        .request_upgrade(&path, &[])
+        .await
+        .problem(429, "rateLimited");
+    let rejects = records(&server, "reject", 1).await;
     assert_eq!(
         (&rejects[0]["reason"], &rejects[0]["userId"]),
         (&json!("rate"), &json!("alice"))
     );
-    let path = format!("/rooms/door/ws?token={}", token("bob"));
+    let path = format!("/rooms/limits/ws?token={}", token("bob"));
     let headers = [("cf-connecting-ip", "192.0.2.7")];
     for _ in 0..2 {
         let bob = Client::open(&server, &path, &headers).await;
-        bob.expect("within").close().await;
+        bob.expect("within the limit").close().await;
     }
     server
-        .knock(&path, &headers)
+        .request_upgrade(&path, &headers)
         .await
         .problem(429, "rateLimited");
-    let rejects = lines(&server, "reject", 2).await;
+    let rejects = records(&server, "reject", 2).await;
     assert_eq!(
         (&rejects[1]["reason"], &rejects[1]["userId"]),
         (&json!("rate"), &json!("bob"))
     );
-    let body = json!({ "event": "x", "data": "x".repeat(2000), "room": "door" });
+    let body = json!({ "event": "x", "data": "x".repeat(2000), "room": "limits" });
     server
         .post("/publish", &service(), body)
         .await
         .problem(413, "tooLarge");
-    let rejects = lines(&server, "reject", 3).await;
+    let rejects = records(&server, "reject", 3).await;
     assert_eq!(rejects[2]["reason"], "malformed", "{rejects:?}");
 }

@@ -1,5 +1,6 @@
-//! Panics, storage that fails, a full disk: no outage, and nothing told that is
-//! not so. Against a build that fails on demand; see `src/durable/sabotage.rs`.
+//! Panics, storage errors and a full disk cause no outage and no false
+//! acknowledgement. Most tests use a build with failpoints; see
+//! `src/durable/sabotage.rs`.
 
 use super::{service, token};
 use roomcast_harness::{Client, Server, Worker};
@@ -8,38 +9,39 @@ use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// One isolate has all the rooms, so that tests fail it one at a time.
-static SABOTAGED: LazyLock<Mutex<Server>> =
+/// A server with failpoints. All rooms share one isolate, so only one test at a
+/// time may use it.
+static WITH_FAILPOINTS: LazyLock<Mutex<Server>> =
     LazyLock::new(|| Mutex::new(Server::start_worker(&Worker::built("sabotage"), &[])));
 
-async fn sabotaged() -> MutexGuard<'static, Server> {
-    SABOTAGED.lock().await
+async fn server_with_failpoints() -> MutexGuard<'static, Server> {
+    WITH_FAILPOINTS.lock().await
 }
 
-/// Has the code fail when it next passes these points.
-async fn plan(server: &Server, points: &[&str]) {
-    let plan = json!({ "points": points });
-    let planned = server.post("/sabotage", &service(), plan).await;
-    assert_eq!(planned.status, 200);
+/// Arms failpoints: the code fails once when it next reaches each of them.
+async fn arm(server: &Server, points: &[&str]) {
+    let body = json!({ "points": points });
+    let armed = server.post("/sabotage", &service(), body).await;
+    assert_eq!(armed.status, 200);
 }
 
-/// Sends until it is acknowledged, as a client does that hears nothing; under
-/// one `messageId`.
-async fn insist(client: &mut Client, message: Value) -> Value {
+/// Sends a message again under the same `messageId` until it is acknowledged, as
+/// clients do without an answer.
+async fn send_until_acknowledged(client: &mut Client, message: Value) -> Value {
     for _ in 0..10 {
         let id = client.start("sendMessage", message.clone()).await;
         if let Ok(answer) = tokio::time::timeout(Duration::from_secs(2), client.answer(id)).await {
-            return answer.expect("the message is taken");
+            return answer.expect("accepted");
         }
     }
-    panic!("never answered");
+    panic!("the message was never acknowledged");
 }
 
 fn message(id: &str) -> Value {
     json!({ "content": id, "messageId": id })
 }
 
-/// The log of a room, as `messageId`s.
+/// Returns the `messageId`s of the log of a room.
 async fn log(server: &Server, room: &str) -> Vec<String> {
     let mut log = Vec::new();
     loop {
@@ -60,77 +62,77 @@ async fn log(server: &Server, room: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_room_loses_no_socket_and_no_event() {
-    let server = sabotaged().await;
+async fn a_panic_in_a_room_closes_no_socket_and_loses_no_event() {
+    let server = server_with_failpoints().await;
     for point in ["Frame", "Tick", "Stored"] {
         let room = format!("panic-{point}");
         let mut alice = Client::join(&server, &room, &token("alice")).await;
         let mut bob = Client::join(&server, &room, &token("bob")).await;
         let mut carol = Client::join(&server, &format!("{room}-other"), &token("carol")).await;
-        insist(&mut alice, message("before")).await;
-        insist(&mut carol, message("before")).await;
+        send_until_acknowledged(&mut alice, message("before")).await;
+        send_until_acknowledged(&mut carol, message("before")).await;
 
-        plan(&server, &[point]).await;
-        let answer = insist(&mut alice, message("m")).await;
+        arm(&server, &[point]).await;
+        let answer = send_until_acknowledged(&mut alice, message("m")).await;
         assert_eq!(answer["seq"], 2, "{point}");
         assert!(server.output().contains(&format!("sabotaged: {point}")));
-        // The same sockets go on, in this room and in others.
-        insist(&mut bob, message("after")).await;
-        insist(&mut carol, message("after")).await;
+        // All sockets keep working, in this room and in others.
+        send_until_acknowledged(&mut bob, message("after")).await;
+        send_until_acknowledged(&mut carol, message("after")).await;
         let seen: Vec<u64> = bob.logged(3).await.iter().map(Client::seq).collect();
         assert_eq!(seen, [1, 2, 3], "{point}");
         assert_eq!(log(&server, &room).await, ["before", "m", "after"]);
-        assert_eq!(bob.drain_logged(), 0, "nothing came twice");
+        assert_eq!(bob.drain_logged(), 0, "no event arrived twice");
     }
 }
 
 #[tokio::test]
-async fn a_panic_in_an_alarm_is_made_up_for() {
-    // Ghosts are looked for after 3 s, by the alarm.
+async fn an_alarm_runs_again_after_a_panic() {
+    // The alarm looks for stale connections after 3 s.
     let server = Server::start_worker(
         &Worker::built("sabotage"),
         &[("GHOST_TIMEOUT", "3s"), ("PRESENCE_GRACE", "1s")],
     );
     let mut alice = Client::join(&server, "alarm", &token("alice")).await;
-    let mut ghost = Client::join(&server, "alarm", &token("ghost")).await;
-    insist(&mut alice, message("before")).await;
-    plan(&server, &["Alarm"]).await;
-    // From now on it says nothing, though its socket stays open.
-    ghost.send_text("ping").await;
+    let mut stale = Client::join(&server, "alarm", &token("stale")).await;
+    send_until_acknowledged(&mut alice, message("before")).await;
+    arm(&server, &["Alarm"]).await;
+    // The client sends a ping and then nothing more. Its socket stays open.
+    stale.send_text("ping").await;
     server
         .wait_for_log("the panic", |_| {
             server.output().contains("sabotaged: Alarm")
         })
         .await;
-    insist(&mut alice, message("after")).await;
-    let gone = alice.find("the ghost to be gone", |line| {
+    send_until_acknowledged(&mut alice, message("after")).await;
+    let offline = alice.find("the stale user to be offline", |line| {
         line["event"] == "presenceUpdate"
-            && line["data"]["userId"] == "ghost"
+            && line["data"]["userId"] == "stale"
             && line["data"]["status"] == "offline"
     });
-    gone.await;
+    offline.await;
     assert_eq!(log(&server, "alarm").await, ["before", "after"]);
 }
 
 #[tokio::test]
-async fn a_panic_at_a_gateway_loses_no_socket_and_no_event() {
-    let server = sabotaged().await;
+async fn a_panic_in_a_gateway_closes_no_socket_and_loses_no_event() {
+    let server = server_with_failpoints().await;
     for point in ["GatewayFrame", "GatewayPush"] {
         let room = format!("panic-{point}");
         let mut members = Vec::new();
         for user in ["alice", "bob"] {
             let path = format!("/ws?token={}", token(user));
-            let mut client = Client::open(&server, &path, &[]).await.expect("let in");
+            let mut client = Client::open(&server, &path, &[]).await.expect("accepted");
             let joined = client.request("joinRoom", json!(room)).await;
-            joined.expect("the room lets in");
+            joined.expect("joined");
             members.push(client);
         }
         let in_room = |id: &str| json!({ "content": id, "messageId": id, "roomId": room });
-        insist(&mut members[0], in_room("before")).await;
-        plan(&server, &[point]).await;
-        insist(&mut members[0], in_room("m")).await;
+        send_until_acknowledged(&mut members[0], in_room("before")).await;
+        arm(&server, &[point]).await;
+        send_until_acknowledged(&mut members[0], in_room("m")).await;
         assert!(server.output().contains(&format!("sabotaged: {point}")));
-        insist(&mut members[1], in_room("after")).await;
+        send_until_acknowledged(&mut members[1], in_room("after")).await;
         for member in &mut members {
             let seen: Vec<u64> = member.logged(3).await.iter().map(Client::seq).collect();
             assert_eq!(seen, [1, 2, 3], "{point}");
@@ -140,49 +142,58 @@ async fn a_panic_at_a_gateway_loses_no_socket_and_no_event() {
 }
 
 #[tokio::test]
-async fn a_gateway_hears_who_left_though_it_panics_when_it_is_told() {
-    let server = sabotaged().await;
+async fn a_leave_is_delivered_to_a_gateway_that_panics_on_the_delivery() {
+    let server = server_with_failpoints().await;
     let path = format!("/ws?token={}", token("alice"));
-    let mut far = Client::open(&server, &path, &[]).await.expect("let in");
-    let joined = far.request("joinRoom", json!("panic-leave")).await;
-    joined.expect("the room lets in");
-    let mut near = Client::join(&server, "panic-leave", &token("alice")).await;
+    let mut at_gateway = Client::open(&server, &path, &[]).await.expect("accepted");
+    let joined = at_gateway.request("joinRoom", json!("panic-leave")).await;
+    joined.expect("joined");
+    let mut at_room = Client::join(&server, "panic-leave", &token("alice")).await;
     let mut bob = Client::join(&server, "panic-leave", &token("bob")).await;
-    far.find("bob", |line| {
-        line["event"] == "userJoined" && line["data"]["userId"] == "bob"
-    })
-    .await;
-    plan(&server, &["GatewayPush"]).await;
-    near.start("leaveRoom", json!({})).await;
+    at_gateway
+        .find("the join of bob", |line| {
+            line["event"] == "userJoined" && line["data"]["userId"] == "bob"
+        })
+        .await;
+    arm(&server, &["GatewayPush"]).await;
+    at_room.start("leaveRoom", json!({})).await;
     server
         .wait_for_log("the panic", |_| {
             server.output().contains("sabotaged: GatewayPush")
         })
         .await;
-    // The panic took the memory of the room, too: it says so when it wakes.
-    insist(&mut bob, message("m")).await;
-    far.find("the leave", |line| {
-        assert_ne!(line["event"], "newMessage", "it is out");
-        line["event"] == "userLeft" && line["data"]["userId"] == "alice"
-    })
-    .await;
+    // The panic discarded the memory of the room as well. The room delivers the
+    // leave again when it restarts.
+    send_until_acknowledged(&mut bob, message("m")).await;
+    at_gateway
+        .find("the leave", |line| {
+            assert_ne!(
+                line["event"], "newMessage",
+                "a user who left receives no messages"
+            );
+            line["event"] == "userLeft" && line["data"]["userId"] == "alice"
+        })
+        .await;
 }
 
 #[tokio::test]
-async fn when_storing_fails_senders_are_told_internal_and_nobody_sees_anything() {
-    let server = sabotaged().await;
+async fn a_failed_write_is_answered_internal_and_nothing_is_broadcast() {
+    let server = server_with_failpoints().await;
     let mut alice = Client::join(&server, "write", &token("alice")).await;
     let mut bob = Client::join(&server, "write", &token("bob")).await;
-    insist(&mut alice, message("before")).await;
-    plan(&server, &["Write"]).await;
+    send_until_acknowledged(&mut alice, message("before")).await;
+    arm(&server, &["Write"]).await;
     let refused = alice.request("sendMessage", message("m")).await;
     assert_eq!(refused.expect_err("not stored")["code"], "internal");
     let published = json!({ "room": "write", "event": "news", "data": 1, "messageId": "p" });
-    plan(&server, &["Write"]).await;
+    arm(&server, &["Write"]).await;
     let answer = server.post("/publish", &service(), published.clone()).await;
     answer.problem(500, "internal");
-    // Sent again, both are new.
-    assert_eq!(insist(&mut alice, message("m")).await["seq"], 2);
+    // A resend of each is a new message.
+    assert_eq!(
+        send_until_acknowledged(&mut alice, message("m")).await["seq"],
+        2
+    );
     server.post("/publish", &service(), published).await.ok();
     assert_eq!(log(&server, "write").await.len(), 3);
     let seen: Vec<u64> = bob.logged(3).await.iter().map(Client::seq).collect();
@@ -190,22 +201,28 @@ async fn when_storing_fails_senders_are_told_internal_and_nobody_sees_anything()
 }
 
 #[tokio::test]
-async fn when_the_log_cannot_be_read_no_send_is_taken_that_may_be_a_repetition() {
-    let server = sabotaged().await;
+async fn a_possible_duplicate_is_refused_while_the_log_cannot_be_read() {
+    let server = server_with_failpoints().await;
     let mut alice = Client::join(&server, "read", &token("alice")).await;
-    assert_eq!(insist(&mut alice, message("m")).await["seq"], 1);
-    // The room forgets what it had in memory.
-    plan(&server, &["Frame"]).await;
+    assert_eq!(
+        send_until_acknowledged(&mut alice, message("m")).await["seq"],
+        1
+    );
+    // A panic discards the memory of the room.
+    arm(&server, &["Frame"]).await;
     alice.send("typing", json!({ "isTyping": true })).await;
     server
         .wait_for_log("the panic", |_| {
             server.output().contains("sabotaged: Frame")
         })
         .await;
-    plan(&server, &["Read"]).await;
+    arm(&server, &["Read"]).await;
     let refused = alice.request("sendMessage", message("m")).await;
-    assert_eq!(refused.expect_err("not known")["code"], "internal");
-    let again = insist(&mut alice, message("m")).await;
+    assert_eq!(
+        refused.expect_err("the log cannot be read")["code"],
+        "internal"
+    );
+    let again = send_until_acknowledged(&mut alice, message("m")).await;
     assert_eq!(
         (&again["seq"], &again["duplicate"]),
         (&json!(1), &json!(true))
@@ -213,14 +230,14 @@ async fn when_the_log_cannot_be_read_no_send_is_taken_that_may_be_a_repetition()
 }
 
 #[tokio::test]
-async fn a_full_disk_acknowledges_nothing_and_once_there_is_room_all_goes_on() {
-    // No file may grow beyond 1 MiB; a write beyond fails.
-    let full = "trap '' XFSZ; ulimit -f 2048";
+async fn a_full_disk_acknowledges_nothing_and_the_room_recovers_with_free_space() {
+    // Writes beyond 1 MiB (2,048 blocks of 512 bytes) in a file fail.
+    let limit = "trap '' XFSZ; ulimit -f 2048";
     let settings = [
         ("MESSAGES_PER_SECOND", "100000"),
         ("MESSAGES_BURST", "100000"),
     ];
-    let mut server = Server::start_after(full, &Worker::roomcast(), &settings);
+    let mut server = Server::start_after(limit, &Worker::roomcast(), &settings);
     let content = "x".repeat(30_000);
     let (mut acknowledged, mut failed) = (Vec::new(), 0);
     for n in 0..1000 {
@@ -240,11 +257,11 @@ async fn a_full_disk_acknowledges_nothing_and_once_there_is_room_all_goes_on() {
             break;
         }
     }
-    assert_eq!(failed, 5, "the disk was never full");
+    assert_eq!(failed, 5, "the disk must be full");
     assert!(!acknowledged.is_empty());
-    // Other rooms are served meanwhile.
+    // Other rooms still work.
     let mut bob = Client::join(&server, "elsewhere", &token("bob")).await;
-    bob.say("still here").await;
+    bob.send_message("still here").await;
 
     server.restart_after("");
     let log = log(&server, "full").await;
@@ -253,12 +270,12 @@ async fn a_full_disk_acknowledges_nothing_and_once_there_is_room_all_goes_on() {
         assert_eq!(log.get(seq - 1), Some(id));
     }
     let mut alice = Client::join(&server, "full", &token("alice")).await;
-    alice.say("there is room").await;
+    alice.send_message("there is free space").await;
 }
 
 #[tokio::test]
 async fn a_request_interrupted_by_a_panic_is_answered_at_once() {
-    let server = sabotaged().await;
+    let server = server_with_failpoints().await;
     let publication = json!({ "room": "hung", "event": "news", "data": 1, "messageId": "p" });
     let publish = async || {
         let token = service();
@@ -266,7 +283,7 @@ async fn a_request_interrupted_by_a_panic_is_answered_at_once() {
         let answer = tokio::time::timeout(Duration::from_secs(10), answer);
         answer.await.expect("the request is answered")
     };
-    plan(&server, &["Tick"]).await;
+    arm(&server, &["Tick"]).await;
     publish().await.problem(500, "internal");
     assert_eq!(publish().await.ok()["seq"], 1);
 }

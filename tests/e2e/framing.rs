@@ -1,11 +1,11 @@
-//! Frames, answers, faults, and what is no frame at all.
+//! The native framing: frames, answers, errors and malformed frames.
 
 use super::{DEFAULT, FAST, token};
 use roomcast_harness::Client;
 use serde_json::{Value, json};
 
-/// A socket of alice's in a new room, and bob, who must not notice what she
-/// does wrong. She has heard of him; nothing else is on its way.
+/// Connects alice and bob to a new room. Alice has received all events about bob,
+/// so that the next line she receives is caused by her own commands.
 async fn pair(room: &str) -> (Client, Client) {
     let mut alice = Client::join(&DEFAULT, room, &token("alice")).await;
     let bob = Client::join(&DEFAULT, room, &token("bob")).await;
@@ -14,15 +14,15 @@ async fn pair(room: &str) -> (Client, Client) {
     (alice, bob)
 }
 
-/// Asserts that everything still works for the others.
-async fn unharmed(mut bob: Client, room: &str) {
+/// Asserts that the room still works for other connections.
+async fn assert_room_works(mut bob: Client, room: &str) {
     let mut carol = Client::join(&DEFAULT, room, &token("carol")).await;
-    let seq = bob.say("still here").await["seq"].clone();
+    let seq = bob.send_message("still here").await["seq"].clone();
     assert_eq!(json!(Client::seq(&carol.logged(1).await[0])), seq);
 }
 
 #[tokio::test]
-async fn an_id_asks_for_an_answer_and_without_one_there_is_none() {
+async fn only_commands_with_an_id_are_answered() {
     let (mut alice, _bob) = pair("ids").await;
     for id in [0, 7, u32::MAX] {
         let line = json!({ "event": "setPresence", "data": { "status": "online" }, "id": id });
@@ -35,7 +35,7 @@ async fn an_id_asks_for_an_answer_and_without_one_there_is_none() {
     alice.send("setPresence", json!({ "status": "away" })).await;
     alice.send("sendMessage", json!({ "content": 1 })).await;
     assert_eq!(alice.next().await["event"], "newMessage");
-    // The same id twice is the client's own matter.
+    // An id may be used again.
     for _ in 0..2 {
         let line = json!({ "event": "sync", "data": { "after": 0 }, "id": 9 });
         alice.send_text(&line.to_string()).await;
@@ -44,9 +44,9 @@ async fn an_id_asks_for_an_answer_and_without_one_there_is_none() {
 }
 
 #[tokio::test]
-async fn connected_comes_first_and_says_who_where_and_until_when() {
+async fn connected_comes_first_with_user_room_position_expiry_and_limits() {
     let mut alice = Client::join(&DEFAULT, "connected", &token("alice")).await;
-    alice.say("one").await;
+    alice.send_message("one").await;
     let again = Client::join_with(&DEFAULT, "connected", &token("alice"), "since=0").await;
     let first = again.frames[0].split('\n').next().expect("a line");
     let first: Value = serde_json::from_str(first).expect("JSON");
@@ -76,11 +76,11 @@ async fn a_frame_holds_several_objects_both_ways() {
     let lines: Vec<String> = (1..=50)
         .map(|n| json!({ "event": "sendMessage", "data": { "content": n }, "id": n }).to_string())
         .collect();
-    // Line breaks at the end and of another kind do no harm.
+    // A trailing line break and CRLF are accepted.
     alice.send_text(&(lines[..25].join("\n") + "\n")).await;
     alice.send_text(&lines[25..].join("\r\n")).await;
     for n in 1..=50 {
-        assert_eq!(alice.answer(n).await.expect("taken")["seq"], n);
+        assert_eq!(alice.answer(n).await.expect("accepted")["seq"], n);
     }
     let before = bob.frames.len();
     let events = bob.logged(50).await;
@@ -90,17 +90,20 @@ async fn a_frame_holds_several_objects_both_ways() {
         .collect();
     assert_eq!(contents, (1..=50).collect::<Vec<_>>());
     let frames = bob.frames.len() - before;
-    assert!(frames <= 4, "coalesced, not in {frames} frames");
+    assert!(
+        frames <= 4,
+        "50 events must be coalesced, but came in {frames} frames"
+    );
 }
 
 #[tokio::test]
-async fn a_fault_in_one_object_answers_that_object_and_leaves_the_socket_open() {
-    let (mut alice, bob) = pair("faults").await;
+async fn a_malformed_object_is_answered_alone_and_the_socket_stays_open() {
+    let (mut alice, bob) = pair("malformed").await;
     let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
     let deep_with_id =
         format!(r#"{{"event":"emit","data":{{"event":"x","data":{deep}}},"id":11}}"#);
-    let bomb = format!(r#"{{"event":"emit","id":12,"data":{}"#, "[".repeat(20_000));
-    // (line, the id it is answered under)
+    let unclosed = format!(r#"{{"event":"emit","id":12,"data":{}"#, "[".repeat(20_000));
+    // (line, id of its answer)
     let lines: Vec<(&str, Option<u32>)> = vec![
         ("not json", None),
         ("[]", None),
@@ -140,41 +143,47 @@ async fn a_fault_in_one_object_answers_that_object_and_leaves_the_socket_open() 
         (r#"{"event":"sendMessage","data":{"content":1}"#, None),
         (r#"{"event":"sendMessage","data":{"content":1}}}"#, None),
         (&deep_with_id, Some(11)),
-        (&bomb, None),
+        (&unclosed, None),
     ];
     for (line, id) in &lines {
-        // Among good ones, which are carried out all the same.
+        // Between two valid commands, which are executed.
         let good = |id: u32| format!(r#"{{"event":"sync","data":{{"after":0}},"id":{id}}}"#);
         let frame = format!("{}\n{line}\n{}", good(1001), good(1002));
         alice.send_text(&frame).await;
         let line = &line[..line.len().min(80)];
         let (mut error, mut good) = (None, 0);
         for _ in 0..3 {
-            let mut said = alice.next().await;
-            match (said["ack"].as_u64(), said["event"].as_str()) {
+            let mut answer = alice.next().await;
+            match (answer["ack"].as_u64(), answer["event"].as_str()) {
                 (Some(1001 | 1002), _) => good += 1,
                 (Some(ack), _) => {
                     assert_eq!(Some(ack as u32), *id, "{line}");
-                    error = Some(said["error"].take());
+                    error = Some(answer["error"].take());
                 }
                 (None, Some("error")) => {
                     assert_eq!(None, *id, "{line}");
-                    error = Some(said["data"].take());
+                    error = Some(answer["data"].take());
                 }
-                _ => panic!("{line} was answered {said}"),
+                _ => panic!("{line} was answered with {answer}"),
             }
         }
         let error = error.unwrap_or_else(|| panic!("{line} was not answered"));
         assert_eq!(error["code"], "badRequest", "{line}: {error}");
         assert!(error["message"].is_string(), "{line}: {error}");
-        assert_eq!(good, 2, "the good ones beside {line}");
+        assert_eq!(
+            good, 2,
+            "both valid commands beside {line} must be answered"
+        );
     }
-    assert_eq!(alice.say("nothing of it was taken").await["seq"], 1);
-    unharmed(bob, "faults").await;
+    assert_eq!(
+        alice.send_message("nothing was stored before").await["seq"],
+        1
+    );
+    assert_room_works(bob, "malformed").await;
 }
 
 #[tokio::test]
-async fn wrong_values_are_a_bad_request() {
+async fn invalid_values_are_answered_bad_request() {
     let (mut alice, _bob) = pair("values").await;
     let long = "x".repeat(129);
     for (event, data) in [
@@ -224,7 +233,7 @@ async fn wrong_values_are_a_bad_request() {
         let error = answer.expect_err(&format!("{event} {data}"));
         assert_eq!(error["code"], "badRequest", "{event} {data}: {error}");
     }
-    // A room that is well-formed and not this socket's is not joined by it.
+    // The socket of a room cannot use another room.
     for event in [
         "sendMessage",
         "typingIndicator",
@@ -237,15 +246,15 @@ async fn wrong_values_are_a_bad_request() {
         let error = alice.request(event, data).await.expect_err(event);
         assert_eq!(error["code"], "notJoined", "{event}");
     }
-    // Named or not, it is this one.
+    // The name of its own room is accepted.
     alice
         .request("sendMessage", json!({ "content": 1, "roomId": "values" }))
         .await
-        .expect("taken");
+        .expect("accepted");
 }
 
 #[tokio::test]
-async fn what_is_not_this_framing_at_all_closes_and_nothing_is_lost_for_others() {
+async fn a_malformed_frame_closes_its_socket_and_no_other() {
     let limit = 65_536;
     let message = |length: usize| {
         let frame = json!({ "event": "sendMessage", "data": { "content": "" } }).to_string();
@@ -269,17 +278,17 @@ async fn what_is_not_this_framing_at_all_closes_and_nothing_is_lost_for_others()
         alice.send_text(&text).await;
         let start: String = text.chars().take(40).collect();
         assert_eq!(alice.closed().await, code, "{} bytes: {start}", text.len());
-        unharmed(bob, &room).await;
+        assert_room_works(bob, &room).await;
     }
     let (mut alice, bob) = pair("not-frames").await;
     alice.send_binary(b"{\"event\":\"sync\"}").await;
     assert_eq!(alice.closed().await, 4400);
-    unharmed(bob, "not-frames").await;
-    // Exactly at the limit is within it.
+    assert_room_works(bob, "not-frames").await;
+    // A frame of exactly the maximal size is accepted.
     let mut alice = Client::join(&DEFAULT, "not-frames", &token("alice")).await;
     alice.send_text(&message(limit)).await;
     alice
-        .find("her own message", |line| {
+        .find("the large message", |line| {
             line["data"]["content"]
                 .as_str()
                 .is_some_and(|text| text.len() > 60_000)
@@ -288,12 +297,13 @@ async fn what_is_not_this_framing_at_all_closes_and_nothing_is_lost_for_others()
 }
 
 #[tokio::test]
-async fn wrong_utf_8_harms_nobody() {
-    // workerd does not close (RFC 6455: 1007) but puts U+FFFD for what is wrong.
+async fn invalid_utf_8_is_replaced_or_closes_only_its_socket() {
+    // RFC 6455 requires a close with 1007. workerd replaces invalid bytes by U+FFFD
+    // instead.
     let (mut alice, bob) = pair("wrong-utf8").await;
     let message = b"{\"event\":\"sendMessage\",\"data\":{\"content\":\"\xff\"},\"id\":1}";
     alice.send_as_text(message).await;
-    alice.answer(1).await.expect("taken");
+    alice.answer(1).await.expect("accepted");
     let event = alice.expect("newMessage").await;
     assert_eq!(event["data"]["content"], "\u{fffd}");
     bob.close().await;
@@ -305,12 +315,12 @@ async fn wrong_utf_8_harms_nobody() {
         let (mut alice, bob) = pair(&room).await;
         alice.send_as_text(bytes).await;
         assert_eq!(alice.closed().await, 4400);
-        unharmed(bob, &room).await;
+        assert_room_works(bob, &room).await;
     }
 }
 
 #[tokio::test]
-async fn content_comes_through_as_it_was() {
+async fn content_is_delivered_byte_for_byte() {
     let (mut alice, mut bob) = pair("content").await;
     for text in [
         r#""👩‍👩‍👧 हिन्दी עברית ქართული \u0000 \ud83d\ude00""#,
@@ -328,7 +338,7 @@ async fn content_comes_through_as_it_was() {
     ] {
         let frame = format!(r#"{{"event":"sendMessage","data":{{"content":{text}}}}}"#);
         alice.send_text(&frame).await;
-        // Read as text: not every JSON is one that Rust can read.
+        // Compared as text, because serde_json cannot parse every case.
         let content = format!(r#""content":{text}"#);
         while !bob
             .frames
@@ -338,7 +348,7 @@ async fn content_comes_through_as_it_was() {
             bob.next().await;
         }
     }
-    // 60 levels are not too many, wherever they are.
+    // 60 levels of nesting are accepted.
     let deep = format!("{}{}", "[".repeat(60), "]".repeat(60));
     let frame = format!(r#"{{"event":"sendMessage","data":{{"content":{deep}}}}}"#);
     alice.send_text(&frame).await;
@@ -346,7 +356,7 @@ async fn content_comes_through_as_it_was() {
 }
 
 #[tokio::test]
-async fn json_over_several_lines_inside_a_publication_stays_one_line() {
+async fn a_publication_with_line_breaks_is_delivered_as_one_line() {
     let mut alice = Client::join(&DEFAULT, "one-line", &token("alice")).await;
     let body = "{\n  \"event\": \"note\",\n  \"room\": \"one-line\",\n  \"data\": {\n    \"a\":\r\n 1\n  }\n}";
     let answer = DEFAULT
@@ -364,7 +374,7 @@ async fn json_over_several_lines_inside_a_publication_stays_one_line() {
 }
 
 #[tokio::test]
-async fn a_ping_is_answered_pong() {
+async fn a_ping_is_answered_with_pong() {
     let (mut alice, _bob) = pair("ping").await;
     for _ in 0..3 {
         alice.send_text("ping").await;
@@ -373,10 +383,10 @@ async fn a_ping_is_answered_pong() {
 }
 
 #[tokio::test]
-async fn lone_surrogates_break_nothing_wherever_they_are() {
+async fn lone_surrogates_in_names_are_refused_and_the_room_keeps_working() {
     let (mut alice, bob) = pair("surrogates").await;
-    // (line without its end, whether it may be taken)
-    for (line, may_be_taken) in [
+    // (line without its end, whether it may be accepted)
+    for (line, may_be_accepted) in [
         (r#"{"event":"\udfff","data":{"content":1}"#, false),
         (
             r#"{"event":"emit","data":{"event":"\ud800","data":1}"#,
@@ -418,7 +428,7 @@ async fn lone_surrogates_break_nothing_wherever_they_are() {
         ),
     ] {
         alice.send_text(&format!(r#"{line},"id":77}}"#)).await;
-        // Its own events may be such that Rust cannot read them: a string then.
+        // A line that serde_json cannot parse is a string here.
         let answer = alice
             .find("an answer", |line| {
                 let text = line.to_string();
@@ -426,7 +436,10 @@ async fn lone_surrogates_break_nothing_wherever_they_are() {
             })
             .await;
         let refused = answer["error"].is_object() || answer["event"] == "error";
-        assert!(refused || may_be_taken, "{line} was answered {answer}");
+        assert!(
+            refused || may_be_accepted,
+            "{line} was answered with {answer}"
+        );
         if refused {
             let error = match answer["error"].is_object() {
                 true => &answer["error"],
@@ -436,8 +449,8 @@ async fn lone_surrogates_break_nothing_wherever_they_are() {
             assert!(["badRequest", "unauthorized"].contains(&code), "{answer}");
         }
     }
-    // What was taken is told and read again by whoever asks for it.
-    let head = alice.say("after all that").await["seq"].clone();
+    // Accepted messages are replayed and can be read over HTTP.
+    let head = alice.send_message("after all that").await["seq"].clone();
     let again = Client::join_with(&DEFAULT, "surrogates", &token("dora"), "since=0").await;
     assert_eq!(again.connected["seq"], head);
     let page = DEFAULT
@@ -445,5 +458,5 @@ async fn lone_surrogates_break_nothing_wherever_they_are() {
         .await;
     assert_eq!(page.status, 200);
     assert!(page.text.contains("after all that"), "{}", page.text);
-    unharmed(bob, "surrogates").await;
+    assert_room_works(bob, "surrogates").await;
 }

@@ -1,16 +1,18 @@
-//! Native sockets at a gateway: many rooms over one socket.
+//! Native sockets at a gateway: one socket for many rooms.
 
 use super::{DEFAULT, FAST, service, token};
 use roomcast_harness::{Client, Refused, SECRET, Server, Token};
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// Opens a socket at a gateway.
 async fn gateway(server: &Server, token: &str) -> Client {
     Client::open(server, &format!("/ws?token={token}"), &[])
         .await
-        .expect("the gateway lets in")
+        .expect("accepted")
 }
 
+/// Opens a socket at a gateway and joins a room.
 async fn joined(server: &Server, user: &str, room: &str) -> Client {
     let mut client = gateway(server, &token(user)).await;
     join(&mut client, room).await;
@@ -19,13 +21,13 @@ async fn joined(server: &Server, user: &str, room: &str) -> Client {
 
 async fn join(client: &mut Client, room: &str) -> Value {
     let answer = client.request("joinRoom", json!(room)).await;
-    answer.expect("the room lets in")
+    answer.expect("joined")
 }
 
-async fn say(client: &mut Client, room: &str, content: impl Into<Value>) -> Value {
+async fn send_message(client: &mut Client, room: &str, content: impl Into<Value>) -> Value {
     let data = json!({ "roomId": room, "content": content.into() });
     let answer = client.request("sendMessage", data).await;
-    answer.expect("the message is taken")
+    answer.expect("accepted")
 }
 
 fn publication(room: &str, content: impl Into<Value>) -> Value {
@@ -37,7 +39,7 @@ async fn publish(server: &Server, room: &str, content: impl Into<Value>) -> Valu
     server.post("/publish", &service(), body).await.ok()
 }
 
-/// Until so many connections of the first user are in the room.
+/// Waits until the room counts this many connections of its first user.
 async fn until_connections(server: &Server, room: &str, connections: u64) {
     let path = format!("/rooms/{room}/presence");
     for _ in 0..500 {
@@ -47,11 +49,11 @@ async fn until_connections(server: &Server, room: &str, connections: u64) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("never {connections} connections in {room}");
+    panic!("{room} never counted {connections} connections");
 }
 
 #[tokio::test]
-async fn connected_comes_first_and_says_no_room() {
+async fn connected_comes_first_without_a_room() {
     let client = gateway(&DEFAULT, &token("alice")).await;
     assert_eq!(client.connected["userId"], "alice");
     assert!(client.connected["roomId"].is_null() && client.connected["seq"].is_null());
@@ -60,16 +62,19 @@ async fn connected_comes_first_and_says_no_room() {
 }
 
 #[tokio::test]
-async fn the_door_is_the_same_as_that_of_a_room() {
+async fn an_upgrade_is_authenticated_like_an_upgrade_of_a_room() {
     DEFAULT
         .get("/ws", &token("alice"))
         .await
         .problem(426, "upgradeRequired");
-    DEFAULT.knock("/ws", &[]).await.problem(401, "unauthorized");
+    DEFAULT
+        .request_upgrade("/ws", &[])
+        .await
+        .problem(401, "unauthorized");
     let path = format!("/ws?token={}", token("alice"));
     let origin = [("origin", "https://evil.example")];
     DEFAULT
-        .knock(&path, &origin)
+        .request_upgrade(&path, &origin)
         .await
         .problem(403, "forbidden");
     let offered = format!("roomcast.v1, bearer.{}", token("alice"));
@@ -80,7 +85,7 @@ async fn the_door_is_the_same_as_that_of_a_room() {
 }
 
 #[tokio::test]
-async fn many_rooms_over_one_socket_each_in_its_order() {
+async fn events_of_many_rooms_over_one_socket_are_in_order_in_each_room() {
     let mut client = gateway(&FAST, &token("alice")).await;
     let rooms: Vec<String> = (0..20).map(|n| format!("gw-many-{n}")).collect();
     for room in &rooms {
@@ -96,7 +101,7 @@ async fn many_rooms_over_one_socket_each_in_its_order() {
     }
     for n in 1..=5 {
         for room in &rooms {
-            assert_eq!(say(&mut client, room, n).await["seq"], n);
+            assert_eq!(send_message(&mut client, room, n).await["seq"], n);
         }
     }
     let events = client.logged(100).await;
@@ -110,27 +115,27 @@ async fn many_rooms_over_one_socket_each_in_its_order() {
 }
 
 #[tokio::test]
-async fn since_and_epoch_are_of_each_room() {
+async fn since_and_epoch_apply_to_one_room() {
     for n in 1..=5 {
         publish(&DEFAULT, "gw-since", n).await;
     }
     let mut client = gateway(&DEFAULT, &token("alice")).await;
     let epoch = {
-        let wanted = json!({ "roomId": "gw-since", "since": 2 });
-        let answer = client.request("joinRoom", wanted).await.expect("in");
+        let position = json!({ "roomId": "gw-since", "since": 2 });
+        let answer = client.request("joinRoom", position).await.expect("joined");
         assert_eq!(answer["seq"], 5);
         answer["epoch"].clone()
     };
     let seqs: Vec<u64> = client.logged(3).await.iter().map(Client::seq).collect();
     assert_eq!(seqs, [3, 4, 5]);
-    // Joined already: more of the past may be asked for.
-    let wanted = json!({ "roomId": "gw-since", "since": 0, "epoch": epoch });
-    client.request("joinRoom", wanted).await.expect("in");
+    // A second join with an earlier `since` replays more.
+    let position = json!({ "roomId": "gw-since", "since": 0, "epoch": epoch });
+    client.request("joinRoom", position).await.expect("joined");
     let seqs: Vec<u64> = client.logged(2).await.iter().map(Client::seq).collect();
     assert_eq!(seqs, [1, 2]);
     let mut other = gateway(&DEFAULT, &token("bob")).await;
-    let wanted = json!({ "roomId": "gw-since", "since": 4, "epoch": "another" });
-    let answer = other.request("joinRoom", wanted).await.expect("in");
+    let position = json!({ "roomId": "gw-since", "since": 4, "epoch": "another" });
+    let answer = other.request("joinRoom", position).await.expect("joined");
     assert_eq!(answer["reset"], true);
     other.logged(5).await;
     publish(&DEFAULT, "gw-since", 6).await;
@@ -139,7 +144,7 @@ async fn since_and_epoch_are_of_each_room() {
 }
 
 #[tokio::test]
-async fn a_command_needs_its_room_and_the_room_a_join() {
+async fn a_command_requires_a_room_id_of_a_joined_room() {
     let mut client = joined(&DEFAULT, "alice", "gw-needs").await;
     for (event, data, code) in [
         ("sendMessage", json!({ "content": 1 }), "badRequest"),
@@ -161,14 +166,17 @@ async fn a_command_needs_its_room_and_the_room_a_join() {
         ),
         ("nonsense", json!({}), "badRequest"),
     ] {
-        let fault = client.request(event, data).await.expect_err(event);
-        assert_eq!(fault["code"], code, "{event}: {fault}");
+        let error = client.request(event, data).await.expect_err(event);
+        assert_eq!(error["code"], code, "{event}: {error}");
     }
-    assert_eq!(say(&mut client, "gw-needs", "still here").await["seq"], 1);
+    assert_eq!(
+        send_message(&mut client, "gw-needs", "still here").await["seq"],
+        1
+    );
 }
 
 #[tokio::test]
-async fn who_leaves_gets_nothing_more_and_may_join_again_at_once() {
+async fn a_client_receives_nothing_after_a_leave_and_can_join_again_at_once() {
     let mut client = joined(&DEFAULT, "alice", "gw-leave").await;
     publish(&DEFAULT, "gw-leave", 1).await;
     client.logged(1).await;
@@ -178,58 +186,61 @@ async fn who_leaves_gets_nothing_more_and_may_join_again_at_once() {
     let members = DEFAULT.get("/rooms/gw-leave/members", &service()).await;
     assert_eq!(members.ok(), json!([]));
     let answer = join(&mut client, "gw-leave").await;
-    assert_eq!(answer["seq"], 2, "and 2 was not for it");
+    assert_eq!(answer["seq"], 2, "event 2 came while it was not a member");
     for n in 3..=10 {
         let leave = client.start("leaveRoom", json!("gw-leave")).await;
         let join = client.start("joinRoom", json!("gw-leave")).await;
         client.answer(leave).await.expect("left");
-        client.answer(join).await.expect("in again");
+        client.answer(join).await.expect("joined again");
         publish(&DEFAULT, "gw-leave", n).await;
         assert_eq!(Client::seq(&client.logged(1).await[0]), n);
     }
 }
 
 #[tokio::test]
-async fn receipts_typing_and_presence_go_to_the_others() {
+async fn receipts_typing_and_presence_are_sent_to_other_users() {
     let mut alice = joined(&DEFAULT, "alice", "gw-social").await;
     let mut bob = Client::join(&DEFAULT, "gw-social", &token("bob")).await;
     let of = |user: &'static str, event: &'static str| {
         move |line: &Value| line["event"] == event && line["data"]["userId"] == user
     };
-    alice.find("bob online", of("bob", "presenceUpdate")).await;
-    say(&mut alice, "gw-social", "x").await;
+    alice
+        .find("bob to be online", of("bob", "presenceUpdate"))
+        .await;
+    send_message(&mut alice, "gw-social", "x").await;
     let receipt = json!({ "roomId": "gw-social", "seq": 1 });
     let answer = alice.request("messageRead", receipt.clone()).await;
     assert_eq!(answer, Ok(json!({ "seq": 1 })));
-    bob.find("alice read", of("alice", "messageRead")).await;
+    bob.find("the receipt of alice", of("alice", "messageRead"))
+        .await;
     let typing = json!({ "roomId": "gw-social", "isTyping": true });
     alice
         .request("typingIndicator", typing)
         .await
-        .expect("told");
-    bob.find("alice types", of("alice", "userTyping")).await;
+        .expect("accepted");
+    bob.find("alice typing", of("alice", "userTyping")).await;
     let busy = json!({ "status": "busy" });
     assert_eq!(alice.request("setPresence", busy.clone()).await, Ok(busy));
     let update = bob
-        .find("alice busy", |line| {
+        .find("alice to be busy", |line| {
             of("alice", "presenceUpdate")(line) && line["data"]["status"] == "busy"
         })
         .await;
     assert_eq!(update["data"]["roomId"], "gw-social");
-    // A room that is joined later sees it too.
+    // The status applies to rooms that are joined later.
     join(&mut alice, "gw-social-2").await;
     let path = "/rooms/gw-social-2/presence";
     let presence = DEFAULT.get(path, &service()).await;
     assert_eq!(presence.ok()["users"][0]["status"], "busy");
     alice.close().await;
-    bob.find("alice gone", |line| {
+    bob.find("alice to be offline", |line| {
         of("alice", "presenceUpdate")(line) && line["data"]["status"] == "offline"
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_kick_a_deletion_and_the_end_of_the_token_close_the_socket() {
+async fn a_kick_a_deletion_and_token_expiry_close_the_socket() {
     let mut kicked = joined(&DEFAULT, "alice", "gw-kick").await;
     let path = "/rooms/gw-kick/connections?userId=alice";
     let answer = DEFAULT.delete(path, &service()).await.ok();
@@ -246,17 +257,20 @@ async fn a_kick_a_deletion_and_the_end_of_the_token_close_the_socket() {
     join(&mut refreshed, "gw-refresh").await;
     let fresh = json!({ "token": token("alice") });
     let answer = refreshed.request("refreshToken", fresh).await;
-    assert!(answer.expect("taken")["expiresAt"].is_string());
+    assert!(answer.expect("accepted")["expiresAt"].is_string());
     assert_eq!(expired.closed().await, 4401);
-    assert_eq!(say(&mut refreshed, "gw-refresh", "x").await["seq"], 1);
+    assert_eq!(
+        send_message(&mut refreshed, "gw-refresh", "x").await["seq"],
+        1
+    );
     let foreign = json!({ "token": token("mallory") });
     refreshed.start("refreshToken", foreign).await;
     assert_eq!(refreshed.closed().await, 4403);
 }
 
 #[tokio::test]
-async fn a_fault_is_answered_and_what_is_no_framing_closes() {
-    let mut client = joined(&DEFAULT, "alice", "gw-fault").await;
+async fn a_malformed_object_is_answered_and_a_malformed_frame_closes_the_socket() {
+    let mut client = joined(&DEFAULT, "alice", "gw-malformed").await;
     client
         .send_text("not json\n{\"event\":\"x\",\"id\":5}")
         .await;
@@ -278,28 +292,34 @@ async fn a_fault_is_answered_and_what_is_no_framing_closes() {
     let mut binary = gateway(&DEFAULT, &token("bob")).await;
     binary.send_binary(&[1, 2, 3]).await;
     assert_eq!(binary.closed().await, 4400);
-    assert_eq!(say(&mut client, "gw-fault", "x").await["seq"], 1);
+    assert_eq!(
+        send_message(&mut client, "gw-malformed", "x").await["seq"],
+        1
+    );
 }
 
 #[tokio::test]
-async fn the_limits_of_a_connection_hold_over_all_its_rooms() {
+async fn the_rate_limit_of_a_connection_applies_across_its_rooms() {
     let mut client = joined(&DEFAULT, "alice", "gw-flood-0").await;
     join(&mut client, "gw-flood-1").await;
     join(&mut client, "gw-flood-2").await;
     let mut refused = 0;
     for n in 0..90 {
         let data = json!({ "roomId": format!("gw-flood-{}", n % 3), "content": n });
-        if let Err(fault) = client.request("sendMessage", data).await {
-            assert_eq!(fault["code"], "rateLimited");
-            assert!(fault["retryAfterMs"].as_u64().expect("a time") > 0);
+        if let Err(error) = client.request("sendMessage", data).await {
+            assert_eq!(error["code"], "rateLimited");
+            assert!(error["retryAfterMs"].as_u64().expect("a time") > 0);
             refused += 1;
         }
     }
-    assert!(refused > 0, "a burst of 40 and 20 a second");
+    assert!(
+        refused > 0,
+        "the default limit is a burst of 40 and 20 messages per second"
+    );
 }
 
 #[tokio::test]
-async fn a_hundred_rooms_may_be_joined_at_once_and_no_more() {
+async fn the_101st_room_of_a_connection_is_refused() {
     let mut client = gateway(&DEFAULT, &token("alice")).await;
     let mut ids = Vec::new();
     for n in 0..1_000 {
@@ -312,30 +332,32 @@ async fn a_hundred_rooms_may_be_joined_at_once_and_no_more() {
     for (n, id) in ids.into_iter().enumerate() {
         match client.answer(id).await {
             Ok(answer) => assert!(n < 100, "{n}: {answer}"),
-            Err(fault) => assert!(n >= 100 && fault["code"] == "conflict", "{n}: {fault}"),
+            Err(error) => assert!(n >= 100 && error["code"] == "conflict", "{n}: {error}"),
         }
     }
 }
 
 #[tokio::test]
 async fn connects_per_address_are_limited() {
-    // One gateway, for the limit is of each.
+    // A single gateway, because each gateway counts for itself.
     let vars = [("CONNECTS_PER_MINUTE", "5"), ("GATEWAY_SHARDS", "1")];
     let server = Server::start(&vars);
     let path = format!("/ws?token={}", token("alice"));
     let from = [("cf-connecting-ip", "192.0.2.1")];
     let mut open = Vec::new();
     for _ in 0..5 {
-        open.push(Client::open(&server, &path, &from).await.expect("in"));
+        open.push(Client::open(&server, &path, &from).await.expect("joined"));
     }
     let refused = Client::open(&server, &path, &from).await;
     assert!(matches!(refused, Err(Refused(429))), "{refused:?}");
     let elsewhere = [("cf-connecting-ip", "192.0.2.2")];
-    Client::open(&server, &path, &elsewhere).await.expect("in");
+    Client::open(&server, &path, &elsewhere)
+        .await
+        .expect("joined");
 }
 
 #[tokio::test]
-async fn a_user_has_so_many_connections_and_no_more() {
+async fn connections_over_max_connections_per_user_are_closed() {
     let server = Server::start(&[("MAX_CONNECTIONS_PER_USER", "2")]);
     let mut open = Vec::new();
     for _ in 0..2 {
@@ -350,7 +372,7 @@ async fn a_user_has_so_many_connections_and_no_more() {
 }
 
 #[tokio::test]
-async fn internal_requests_cannot_be_made_from_outside() {
+async fn clients_cannot_send_internal_requests() {
     publish(&DEFAULT, "gw-internal", "secret").await;
     let hello = json!({
         "connection_id": "x", "user": "mallory", "rights": 15, "expires": 9_999_999_999_999u64
@@ -375,9 +397,9 @@ async fn internal_requests_cannot_be_made_from_outside() {
             ],
             vec![("x-roomcast-find", "1"), ("x-roomcast-gateway", "0")],
         ] {
-            let answer = DEFAULT.knock(path, &headers).await;
+            let answer = DEFAULT.request_upgrade(path, &headers).await;
             if path.starts_with("/socket.io") {
-                // Open to all who have not said who they are: of no room yet.
+                // A Socket.IO session may start without a token. It has no rooms.
                 assert_eq!(answer.status, 101, "{path} {headers:?}");
             } else {
                 answer.problem(401, "unauthorized");
@@ -389,7 +411,7 @@ async fn internal_requests_cannot_be_made_from_outside() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_slept_knows_its_sockets_rooms_again() {
+async fn a_gateway_restores_the_rooms_of_its_sockets_after_hibernation() {
     let server = Server::start(&[]);
     let mut alice = joined(&server, "alice", "gw-sleep").await;
     join(&mut alice, "gw-sleep-2").await;
@@ -401,33 +423,33 @@ async fn a_gateway_that_slept_knows_its_sockets_rooms_again() {
     let events = alice.logged(2).await;
     let mut contents: Vec<&Value> = events.iter().map(|e| &e["data"]["content"]).collect();
     contents.sort_by_key(|content| content.as_u64());
-    assert_eq!(contents, [&json!(2), &json!(3)], "each once");
+    assert_eq!(contents, [&json!(2), &json!(3)], "each event arrives once");
     server
-        .wait_for_log("the gateway being rebuilt with its socket", |line| {
+        .wait_for_log("the gateway to be restored with its socket", |line| {
             line["event"] == "wake" && line["gateway"].is_string() && line["connections"] == 1
         })
         .await;
-    assert_eq!(say(&mut alice, "gw-sleep", 4).await["seq"], 3);
+    assert_eq!(send_message(&mut alice, "gw-sleep", 4).await["seq"], 3);
     alice.close().await;
     until_connections(&server, "gw-sleep", 0).await;
 }
 
 #[tokio::test]
-async fn after_a_kill_the_rooms_drop_the_dead_link_and_nothing_is_lost() {
+async fn after_kill_9_rooms_drop_dead_connections_of_gateways_and_nothing_is_lost() {
     let mut server = Server::start(&[("PRESENCE_GRACE_MS", "500")]);
     let mut alice = joined(&server, "alice", "gw-crash").await;
-    say(&mut alice, "gw-crash", 1).await;
+    send_message(&mut alice, "gw-crash", 1).await;
     let receipt = json!({ "roomId": "gw-crash", "seq": 1 });
     alice
         .request("messageDelivered", receipt)
         .await
-        .expect("moved");
+        .expect("accepted");
     server.restart();
-    // Somebody looks: the link is found dead, presence follows.
+    // The join of bob makes the room find the dead connection. Presence follows.
     let mut bob = Client::join(&server, "gw-crash", &token("bob")).await;
     until_connections(&server, "gw-crash", 0).await;
-    bob.say("while alice is away").await;
-    bob.find("alice gone", |line| {
+    bob.send_message("while alice is away").await;
+    bob.find("alice to be offline", |line| {
         line["event"] == "presenceUpdate"
             && line["data"]["userId"] == "alice"
             && line["data"]["status"] == "offline"
@@ -440,7 +462,7 @@ async fn after_a_kill_the_rooms_drop_the_dead_link_and_nothing_is_lost() {
         (&json!(2), &json!(1))
     );
     assert_eq!(Client::seq(&alice.logged(1).await[0]), 2);
-    bob.find("alice is back", |line| {
+    bob.find("alice to be online", |line| {
         line["event"] == "presenceUpdate"
             && line["data"]["userId"] == "alice"
             && line["data"]["status"] == "online"
@@ -449,7 +471,7 @@ async fn after_a_kill_the_rooms_drop_the_dead_link_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn one_request_a_tick_and_gateway_whatever_number_of_sockets() {
+async fn events_for_many_sockets_of_a_gateway_are_coalesced() {
     let mut clients = Vec::new();
     for n in 0..40 {
         clients.push(joined(&FAST, &format!("user-{n}"), "gw-fan").await);
@@ -464,7 +486,7 @@ async fn one_request_a_tick_and_gateway_whatever_number_of_sockets() {
         assert_eq!(seqs, (1..=500).collect::<Vec<_>>());
         assert!(
             client.frames.len() < 100,
-            "coalesced: {}",
+            "500 events must be coalesced, but came in {} frames",
             client.frames.len()
         );
     }

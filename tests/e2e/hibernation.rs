@@ -1,5 +1,6 @@
-//! Sleep: the runtime evicts an object that has been idle for 10 seconds and
-//! keeps its sockets. Time is the promise here: these tests wait 11 seconds.
+//! Hibernation: the runtime evicts an object that has been idle for 10 s and keeps
+//! its sockets open. There is no way to shorten this time, so these tests wait for
+//! 11 s.
 
 use super::{service, token};
 use roomcast_harness::{Client, SECRET, Server, Token};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 const IDLE: Duration = Duration::from_secs(11);
 
+/// Returns how often the object of a room was started or restored.
 fn wakes(server: &Server, room: &str) -> usize {
     server
         .log()
@@ -25,30 +27,30 @@ async fn everything_survives_hibernation_with_sockets_open() {
     alice
         .request("sendMessage", sent.clone())
         .await
-        .expect("taken");
+        .expect("accepted");
     bob.logged(1).await;
     bob.request("messageRead", json!({ "seq": 1 }))
         .await
-        .expect("moved");
+        .expect("accepted");
     bob.request("setPresence", json!({ "status": "busy" }))
         .await
         .expect("set");
     tokio::time::sleep(IDLE).await;
     assert_eq!(wakes(&server, "sleepy"), 1);
 
-    // Sent again across the eviction, it is known.
-    let again = alice.request("sendMessage", sent).await.expect("taken");
+    // A resend across the eviction is recognized as a duplicate.
+    let again = alice.request("sendMessage", sent).await.expect("accepted");
     assert_eq!(
         (&again["seq"], &again["duplicate"]),
         (&json!(1), &json!(true))
     );
-    assert_eq!(wakes(&server, "sleepy"), 2, "the object was rebuilt");
-    assert_eq!(alice.say("after").await["seq"], 2);
+    assert_eq!(wakes(&server, "sleepy"), 2, "the object was restored");
+    assert_eq!(alice.send_message("after").await["seq"], 2);
     assert_eq!(Client::seq(&bob.logged(1).await[0]), 2);
     let answer = alice
         .request("joinRoom", json!("sleepy"))
         .await
-        .expect("known");
+        .expect("joined");
     assert_eq!(
         answer["members"],
         json!([{ "userId": "alice", "status": "online" }, { "userId": "bob", "status": "busy" }])
@@ -56,9 +58,9 @@ async fn everything_survives_hibernation_with_sockets_open() {
     let bobs = bob
         .request("joinRoom", json!("sleepy"))
         .await
-        .expect("known");
+        .expect("joined");
     assert_eq!((&bobs["delivered"], &bobs["read"]), (&json!(1), &json!(1)));
-    // Nothing was told that is not so: the others were told of all of them.
+    // Bob received no wrong status of alice.
     assert!(
         bob.drain()
             .await
@@ -70,74 +72,78 @@ async fn everything_survives_hibernation_with_sockets_open() {
 }
 
 #[tokio::test]
-async fn a_ping_does_not_wake_a_room_and_an_idle_room_sleeps_by_itself() {
+async fn a_ping_does_not_wake_a_room_and_an_idle_room_hibernates() {
     let server = Server::start(&[]);
     let mut alice = Client::join(&server, "idle", &token("alice")).await;
-    // What a room does to get to sleep: typing expires, nobody is left over.
+    // The typing indicator must expire before the room can hibernate.
     alice
         .request("typingIndicator", json!({ "isTyping": true }))
         .await
-        .expect("told");
+        .expect("accepted");
     tokio::time::sleep(IDLE + Duration::from_secs(5)).await;
     for _ in 0..3 {
         alice.send_text("ping").await;
         alice.find("pong", |line| line == "pong").await;
     }
-    assert_eq!(wakes(&server, "idle"), 1, "three pings woke nobody");
-    alice.say("good morning").await;
+    assert_eq!(
+        wakes(&server, "idle"),
+        1,
+        "three pings must not wake the room"
+    );
+    alice.send_message("good morning").await;
     assert_eq!(wakes(&server, "idle"), 2);
 }
 
 #[tokio::test]
-async fn a_token_that_expires_while_the_room_sleeps_closes_its_socket() {
+async fn a_token_that_expires_during_hibernation_closes_its_socket() {
     let server = Server::start(&[]);
     let short = Token::user("alice").ttl(13).sign(SECRET);
     let mut alice = Client::join(&server, "expires", &short).await;
     let mut bob = Client::join(&server, "expires", &short.clone()).await;
     bob.request("refreshToken", json!({ "token": token("alice") }))
         .await
-        .expect("taken");
+        .expect("accepted");
     tokio::time::sleep(IDLE).await;
     assert_eq!(alice.closed().await, 4401);
-    assert_eq!(wakes(&server, "expires"), 2, "by the alarm that woke it");
-    bob.say("refreshed in time").await;
+    assert_eq!(wakes(&server, "expires"), 2, "the alarm must wake the room");
+    bob.send_message("refreshed in time").await;
 }
 
 #[tokio::test]
-async fn a_ghost_in_a_sleeping_room_is_reaped_by_the_alarm() {
+async fn a_stale_connection_of_a_hibernated_room_is_closed_by_the_alarm() {
     let server = Server::start(&[("GHOST_TIMEOUT", "13s"), ("PRESENCE_GRACE_MS", "100")]);
-    let mut bob = Client::join(&server, "haunted", &token("bob")).await;
-    let mut ghost = Client::join(&server, "haunted", &token("alice")).await;
-    ghost.send_text("ping").await;
-    ghost.find("pong", |line| line == "pong").await;
+    let mut bob = Client::join(&server, "stale", &token("bob")).await;
+    let mut stale = Client::join(&server, "stale", &token("alice")).await;
+    stale.send_text("ping").await;
+    stale.find("pong", |line| line == "pong").await;
     tokio::time::sleep(IDLE).await;
-    assert_eq!(wakes(&server, "haunted"), 1);
-    let gone = bob
-        .find("that alice went", |line| {
+    assert_eq!(wakes(&server, "stale"), 1);
+    let offline = bob
+        .find("alice to be offline", |line| {
             line["data"]["status"] == "offline"
         })
         .await;
-    assert_eq!(gone["data"]["userId"], "alice");
-    assert_eq!(ghost.closed().await, 4408);
-    assert_eq!(wakes(&server, "haunted"), 2);
+    assert_eq!(offline["data"]["userId"], "alice");
+    assert_eq!(stale.closed().await, 4408);
+    assert_eq!(wakes(&server, "stale"), 2);
 }
 
 #[tokio::test]
-async fn a_sleeping_room_is_reached_by_publications() {
+async fn a_publication_wakes_a_hibernated_room() {
     let server = Server::start(&[]);
     let mut alice = Client::join(&server, "reached", &token("alice")).await;
-    alice.say("before").await;
+    alice.send_message("before").await;
     let mut carol = Client::join(&server, "reached", &token("carol")).await;
     let mut erin = Client::join(&server, "reached", &token("erin")).await;
     erin.request("leaveRoom", json!({})).await.expect("left");
     tokio::time::sleep(IDLE).await;
     let body = json!({ "event": "note", "data": 1, "room": "reached" });
     let answer = server.post("/publish", &service(), body).await.ok();
-    assert_eq!(wakes(&server, "reached"), 2, "the object was rebuilt");
+    assert_eq!(wakes(&server, "reached"), 2, "the object was restored");
     assert_eq!((&answer["seq"], &answer["online"]), (&json!(2), &json!(2)));
     let seqs: Vec<u64> = alice.logged(2).await.iter().map(Client::seq).collect();
     assert_eq!(seqs, [1, 2]);
-    // What each socket has had is still known: only the rest is replayed.
+    // The position of each socket is restored: only missing events are replayed.
     assert_eq!(Client::seq(&carol.logged(1).await[0]), 2);
     carol
         .request("joinRoom", json!({ "since": 0 }))
@@ -151,13 +157,13 @@ async fn a_sleeping_room_is_reached_by_publications() {
             .iter()
             .all(|line| line["event"] != "note")
     );
-    // And that one has left.
+    // The leave of erin is restored as well.
     let sent = erin.request("sendMessage", json!({ "content": 1 })).await;
     assert_eq!(sent.expect_err("left")["code"], "notJoined");
 }
 
 #[tokio::test]
-async fn who_goes_while_the_room_sleeps_is_gone() {
+async fn connections_lost_during_hibernation_end_presence() {
     let server = Server::start(&[("PRESENCE_GRACE_MS", "200")]);
     let mut bob = Client::join(&server, "noticed", &token("bob")).await;
     let mut alice = Client::join(&server, "noticed", &token("alice")).await;
@@ -168,13 +174,15 @@ async fn who_goes_while_the_room_sleeps_is_gone() {
         .expect("set");
     tokio::time::sleep(IDLE).await;
     alice.close().await;
-    // Without a close.
+    // A connection that ends without a close frame.
     drop(broken);
     for _ in 0..2 {
-        let gone = bob
-            .find("that they went", |line| line["data"]["status"] == "offline")
+        let offline = bob
+            .find("a user to be offline", |line| {
+                line["data"]["status"] == "offline"
+            })
             .await;
-        assert!(gone["data"]["lastSeen"].is_string(), "{gone}");
+        assert!(offline["data"]["lastSeen"].is_string(), "{offline}");
     }
     let presence = server.get("/rooms/noticed/presence", &service()).await.ok();
     for user in [0, 2] {
@@ -184,8 +192,8 @@ async fn who_goes_while_the_room_sleeps_is_gone() {
             "{presence}"
         );
     }
-    // What they miss waits for them.
-    bob.say("for alice").await;
+    // Events that a user missed are queued.
+    bob.send_message("for alice").await;
     let mut alice = Client::join(&server, "noticed", &token("alice")).await;
     assert_eq!(Client::seq(&alice.logged(1).await[0]), 1);
 }

@@ -1,14 +1,15 @@
-//! The HTTP API of services.
+//! The HTTP API for services.
 
 use super::{DEFAULT, FAST, service, token};
 use roomcast_harness::{Answer, Client, SECRET, Server, Token, Worker};
 use serde_json::{Value, json};
 
+/// Publishes as a service.
 async fn publish(body: Value) -> Answer {
     DEFAULT.post("/publish", &service(), body).await
 }
 
-/// The members of an object.
+/// Returns the sorted keys of a JSON object.
 fn keys(object: &Value) -> Vec<&str> {
     let object = object.as_object().expect("an object");
     let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
@@ -52,7 +53,7 @@ async fn a_publication_reaches_the_room_with_meta_beside_its_data() {
             "messageId": answer["messageId"], "senderId": "backend", "seq": 1,
             "timestamp": answer["timestamp"] } })
     );
-    // Any JSON is data, `null` too.
+    // `data` can be any JSON value, also `null`.
     for data in [json!(null), json!("text"), json!(1.5), json!([])] {
         publish(json!({ "event": "x", "data": data, "room": "publish" }))
             .await
@@ -62,7 +63,7 @@ async fn a_publication_reaches_the_room_with_meta_beside_its_data() {
 }
 
 #[tokio::test]
-async fn a_published_new_message_looks_like_one() {
+async fn a_published_new_message_has_the_shape_of_a_sent_message() {
     let mut alice = Client::join(&DEFAULT, "as-message", &token("alice")).await;
     let body = json!({ "event": "newMessage", "room": "as-message", "messageId": "m1",
         "data": { "content": "hi", "senderId": "eve", "seq": 9 } });
@@ -88,7 +89,7 @@ async fn a_publication_to_a_user_goes_to_the_personal_room() {
     );
     let event = ann.expect("note").await;
     assert_eq!(event["meta"]["roomId"], "@ann");
-    // The same room by its name.
+    // The same room, addressed by its name.
     publish(json!({ "event": "note", "data": 2, "room": "@ann" }))
         .await
         .ok();
@@ -96,7 +97,7 @@ async fn a_publication_to_a_user_goes_to_the_personal_room() {
 }
 
 #[tokio::test]
-async fn online_are_users_and_queued_the_members_that_are_not() {
+async fn online_counts_connected_users_and_queued_counts_offline_members() {
     let mut desk = Client::join(&DEFAULT, "counts", &token("alice")).await;
     let _phone = Client::join(&DEFAULT, "counts", &token("alice")).await;
     Client::join(&DEFAULT, "counts", &token("bob"))
@@ -107,7 +108,7 @@ async fn online_are_users_and_queued_the_members_that_are_not() {
         .put("/rooms/counts/members/carol", &service())
         .await
         .ok();
-    // Shown as offline, she still receives.
+    // A user with the status `offline` still receives events.
     desk.request("setPresence", json!({ "status": "offline" }))
         .await
         .expect("set");
@@ -141,19 +142,19 @@ async fn a_repeated_publication_is_a_duplicate() {
     }
     let twice = publish(json!({ "messages": [body, body] })).await.ok();
     assert_eq!(twice["results"][0]["duplicate"], true);
-    // The id is the sender's own.
+    // A `messageId` is scoped to its sender.
     let other = Token::service("another").sign(SECRET);
     let other = DEFAULT.post("/publish", &other, body).await.ok();
     assert_eq!((&other["seq"], other.get("duplicate")), (&json!(2), None));
     alice.logged(2).await;
     assert!(
         alice.drain().await.iter().all(|line| line["event"] != "x"),
-        "told once each"
+        "each publication is delivered once"
     );
 }
 
 #[tokio::test]
-async fn publications_at_once_get_a_number_each() {
+async fn concurrent_publications_get_distinct_seqs() {
     let mut alice = Client::join(&DEFAULT, "at-once", &token("alice")).await;
     let publications: tokio::task::JoinSet<_> = (0..40)
         .map(|n| publish(json!({ "event": "x", "data": n, "room": "at-once" })))
@@ -171,7 +172,7 @@ async fn publications_at_once_get_a_number_each() {
 }
 
 #[tokio::test]
-async fn large_publications_at_once_are_all_taken_and_no_row_is_too_large() {
+async fn concurrent_large_publications_are_stored_in_rows_of_limited_size() {
     let one = json!({ "event": "x", "data": "x".repeat(60_000), "room": "large-at-once" });
     let body = json!({ "messages": vec![one; 16] });
     for _ in 0..3 {
@@ -182,14 +183,14 @@ async fn large_publications_at_once_are_all_taken_and_no_row_is_too_large() {
             assert!(results.iter().all(|one| one["seq"].is_u64()), "{answer}");
         }
     }
-    // What is stored together is a row, which the platform limits to 2 MB;
-    // workerd does not.
+    // A batch is stored as one row. Cloudflare limits a row to 2 MB. workerd has no
+    // such limit, so the test derives the size from the log.
     let log = DEFAULT.log();
-    let ticks = log
+    let batches = log
         .iter()
         .filter(|line| line["event"] == "publish" && line["roomId"] == "large-at-once");
-    for tick in ticks {
-        let (events, rows) = (&tick["count"], &tick["rowsWritten"]);
+    for batch in batches {
+        let (events, rows) = (&batch["count"], &batch["rowsWritten"]);
         let (events, rows) = (
             events.as_u64().expect("a count"),
             rows.as_u64().expect("rows"),
@@ -202,7 +203,7 @@ async fn large_publications_at_once_are_all_taken_and_no_row_is_too_large() {
 }
 
 #[tokio::test]
-async fn rooms_do_not_hear_each_other() {
+async fn events_are_delivered_only_to_their_room() {
     let mut clients = Vec::new();
     for room in ["apart", "Apart", "apart-2", "a.part"] {
         clients.push((room, Client::join(&DEFAULT, room, &token("alice")).await));
@@ -219,7 +220,7 @@ async fn rooms_do_not_hear_each_other() {
 }
 
 #[tokio::test]
-async fn a_volatile_publication_reaches_who_is_there_and_is_not_kept() {
+async fn a_volatile_publication_is_delivered_and_not_stored() {
     let mut alice = Client::join(&DEFAULT, "pub-volatile", &token("alice")).await;
     let body = json!({
         "event": "x", "data": 1, "room": "pub-volatile", "volatile": true, "messageId": "v1"
@@ -245,7 +246,7 @@ async fn a_volatile_publication_reaches_who_is_there_and_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_batch_is_answered_one_by_one_in_its_order() {
+async fn a_batch_is_answered_with_one_result_per_message_in_order() {
     let mut alice = Client::join(&DEFAULT, "batch-a", &token("alice")).await;
     let limited = Token::service("limited")
         .claim("rooms", json!(["batch-*"]))
@@ -320,7 +321,7 @@ async fn a_batch_holds_1_to_100_messages() {
 }
 
 #[tokio::test]
-async fn a_wrong_body_is_a_problem_that_names_the_field() {
+async fn an_invalid_body_is_a_problem_with_the_field_name() {
     let with = |field: &str, value: Value| {
         let mut body = json!({ "event": "x", "data": 1, "room": "checked" });
         match value {
@@ -357,7 +358,7 @@ async fn a_wrong_body_is_a_problem_that_names_the_field() {
         answer.problem(400, "badRequest");
         assert_eq!(answer.json["field"], field, "{body}");
     }
-    // Exactly one of the two.
+    // Exactly one of `room` and `userId` is required.
     let both = publish(with("userId", json!("alice"))).await;
     both.problem(400, "badRequest");
     assert!(["room", "userId"].contains(&both.json["field"].as_str().expect("a field")));
@@ -365,11 +366,11 @@ async fn a_wrong_body_is_a_problem_that_names_the_field() {
         .get("/rooms/checked/messages", &service())
         .await
         .ok();
-    assert_eq!(page["head"], 0, "nothing of it was taken");
+    assert_eq!(page["head"], 0, "nothing was stored");
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_json_object_in_utf_8_is_a_400() {
+async fn a_body_that_is_not_a_json_object_in_utf_8_is_400() {
     let bearer = format!("Bearer {}", service());
     let headers = [("authorization", bearer.as_str())];
     let deep = |n: usize| {
@@ -399,7 +400,7 @@ async fn a_body_that_is_no_json_object_in_utf_8_is_a_400() {
 }
 
 #[tokio::test]
-async fn messages_are_read_page_by_page_in_either_direction() {
+async fn messages_are_paged_in_both_directions() {
     let mut alice = Client::join(&FAST, "pages", &token("alice")).await;
     for n in 1..=25 {
         alice.send("sendMessage", json!({ "content": n })).await;
@@ -432,16 +433,16 @@ async fn messages_are_read_page_by_page_in_either_direction() {
     ] {
         assert_eq!(page(query).await, (range(from, to), more), "{query}");
     }
-    for nothing in [
+    for empty in [
         "?after=25",
         "?after=99",
         "?before=1",
         "?before=0",
         "?after=5&before=6",
     ] {
-        assert_eq!(page(nothing).await, (vec![], false), "{nothing}");
+        assert_eq!(page(empty).await, (vec![], false), "{empty}");
     }
-    // Events as sockets get them.
+    // Events have the same shape as on sockets.
     let first = FAST
         .get("/rooms/pages/messages?limit=1", &service())
         .await
@@ -466,7 +467,7 @@ async fn messages_are_read_page_by_page_in_either_direction() {
 }
 
 #[tokio::test]
-async fn a_large_page_ends_early_with_more() {
+async fn a_page_over_the_size_limit_ends_early_with_more() {
     let text = "x".repeat(50_000);
     let one = json!({ "event": "x", "data": text, "room": "large-pages" });
     for _ in 0..4 {
@@ -495,7 +496,7 @@ async fn a_large_page_ends_early_with_more() {
 }
 
 #[tokio::test]
-async fn messages_are_for_users_with_read_too() {
+async fn users_with_read_can_read_messages() {
     let reader = |rooms: Value| Token::user("ulla").claim("rooms", rooms).sign(SECRET);
     let path = "/rooms/readers/messages";
     publish(json!({ "event": "x", "data": 1, "room": "readers" }))
@@ -516,25 +517,25 @@ async fn messages_are_for_users_with_read_too() {
             .await
             .problem(403, "forbidden");
     }
-    // To read is not to join.
+    // Reading does not join the room.
     let members = DEFAULT.get("/rooms/readers/members", &service()).await.ok();
     assert_eq!(members, json!([]));
 }
 
 #[tokio::test]
-async fn presence_and_members_are_told_in_full() {
+async fn presence_and_members_list_all_fields() {
     let mut alice = Client::join(&DEFAULT, "people", &token("alice")).await;
     let _phone = Client::join(&DEFAULT, "people", &token("alice")).await;
-    alice.say("1").await;
-    alice.say("2").await;
+    alice.send_message("1").await;
+    alice.send_message("2").await;
     alice
         .request("messageDelivered", json!({ "seq": 2 }))
         .await
-        .expect("moved");
+        .expect("accepted");
     alice
         .request("messageRead", json!({ "seq": 1 }))
         .await
-        .expect("moved");
+        .expect("accepted");
     DEFAULT
         .put("/rooms/people/members/bob", &service())
         .await
@@ -566,7 +567,7 @@ async fn presence_and_members_are_told_in_full() {
 async fn a_member_is_added_and_removed_without_a_socket() {
     let mut alice = Client::join(&DEFAULT, "put", &token("alice")).await;
     let path = "/rooms/put/members/bob";
-    alice.say("before bob").await;
+    alice.send_message("before bob").await;
     let added = DEFAULT.put(path, &service()).await;
     assert_eq!(added.status, 201);
     assert_eq!(
@@ -578,10 +579,10 @@ async fn a_member_is_added_and_removed_without_a_socket() {
     assert_eq!(
         DEFAULT.put(path, &service()).await.status,
         200,
-        "is one already"
+        "bob is a member already"
     );
-    alice.say("for bob").await;
-    // What was said since waits for him.
+    alice.send_message("for bob").await;
+    // Messages after the addition are queued for bob.
     let mut bob = Client::join(&DEFAULT, "put", &token("bob")).await;
     assert_eq!(Client::seq(&bob.logged(1).await[0]), 2);
     assert_eq!(DEFAULT.delete(path, &service()).await.ok(), joined);
@@ -589,10 +590,10 @@ async fn a_member_is_added_and_removed_without_a_socket() {
     assert_eq!(
         bob.expect("userLeft").await["data"],
         joined,
-        "he is told himself"
+        "the removed user is notified as well"
     );
     let sent = bob.request("sendMessage", json!({ "content": 1 })).await;
-    assert_eq!(sent.expect_err("no member")["code"], "notJoined");
+    assert_eq!(sent.expect_err("not a member")["code"], "notJoined");
     DEFAULT
         .delete(path, &service())
         .await
@@ -618,16 +619,16 @@ async fn a_kick_closes_all_sockets_of_the_user_with_4403() {
         .ok();
     assert_eq!(kicked, json!({ "closed": 2 }));
     assert_eq!((desk.closed().await, phone.closed().await), (4403, 4403));
-    let nobody = DEFAULT
+    let second = DEFAULT
         .delete(&format!("{path}?userId=bob"), &service())
         .await
         .ok();
-    assert_eq!(nobody, json!({ "closed": 0 }));
-    // Membership is another matter: what comes meanwhile waits.
-    alice.say("meanwhile").await;
+    assert_eq!(second, json!({ "closed": 0 }));
+    // A kick does not end membership: messages are queued.
+    alice.send_message("meanwhile").await;
     let mut bob = Client::join(&DEFAULT, "kick", &token("bob")).await;
     assert_eq!(Client::seq(&bob.logged(1).await[0]), 1);
-    // Who has left the room is kicked off its socket all the same.
+    // A kick also closes the socket of a user who has left the room.
     bob.request("leaveRoom", json!({})).await.expect("left");
     let kicked = DEFAULT
         .delete(&format!("{path}?userId=bob"), &service())
@@ -643,15 +644,15 @@ async fn a_kick_closes_all_sockets_of_the_user_with_4403() {
 }
 
 #[tokio::test]
-async fn a_deleted_room_has_forgotten_everything_and_a_new_epoch() {
+async fn a_deleted_room_is_empty_and_has_a_new_epoch() {
     let mut server = Server::start(&[]);
     let mut alice = Client::join(&server, "gone", &token("alice")).await;
     let send = json!({ "content": "hi", "messageId": "m1" });
     alice
         .request("sendMessage", send.clone())
         .await
-        .expect("taken");
-    alice.say("two").await;
+        .expect("accepted");
+    alice.send_message("two").await;
     server.put("/rooms/gone/members/bob", &service()).await.ok();
     let old = alice.connected["epoch"].clone();
     let deleted = server.delete("/rooms/gone", &service()).await.ok();
@@ -663,15 +664,14 @@ async fn a_deleted_room_has_forgotten_everything_and_a_new_epoch() {
     let page = server.get("/rooms/gone/messages", &service()).await.ok();
     assert_eq!((&page["events"], &page["head"]), (&json!([]), &json!(0)));
     assert_eq!(page["epoch"], deleted["epoch"]);
-    // A client that knows the old epoch learns that its `since` is void, even
-    // where the number would do.
+    // A `since` of the old epoch resets, although its number is valid.
     let old = old.as_str().expect("an epoch");
     let query = format!("since=0&epoch={old}");
     let mut alice = Client::join_with(&server, "gone", &token("alice"), &query).await;
     assert_eq!(alice.connected["reset"], true);
-    let again = alice.request("sendMessage", send).await.expect("taken");
+    let again = alice.request("sendMessage", send).await.expect("accepted");
     assert_eq!((&again["seq"], again.get("duplicate")), (&json!(1), None));
-    // It stays so.
+    // This survives a restart.
     server.restart();
     let query = format!("since=1&epoch={old}");
     let mut bob = Client::join_with(&server, "gone", &token("bob"), &query).await;
@@ -681,7 +681,7 @@ async fn a_deleted_room_has_forgotten_everything_and_a_new_epoch() {
 }
 
 #[tokio::test]
-async fn the_api_is_for_services_and_the_rooms_their_token_covers() {
+async fn service_routes_require_a_service_token_with_rights_in_the_room() {
     let user = token("alice");
     let elsewhere = Token::service("s")
         .claim("rooms", json!(["elsewhere"]))
@@ -771,7 +771,7 @@ async fn unknown_routes_are_404_and_wrong_methods_405_with_allow() {
 }
 
 #[tokio::test]
-async fn healthz_is_open() {
+async fn healthz_needs_no_token() {
     let answer = DEFAULT.request("GET", "/healthz", None, None).await.ok();
     assert_eq!(keys(&answer), ["status", "version"]);
     assert_eq!(answer["status"], "ok");
@@ -779,10 +779,10 @@ async fn healthz_is_open() {
 }
 
 #[tokio::test]
-async fn development_tokens_are_for_development_builds_with_dev_tokens_alone() {
+async fn development_tokens_require_a_development_build_and_dev_tokens() {
     let body = || json!({ "user": "alice" });
-    let on = [("DEV_TOKENS", "true")];
-    let release = Server::start(&on);
+    let enabled = [("DEV_TOKENS", "true")];
+    let release = Server::start(&enabled);
     release
         .post("/dev/token", "", body())
         .await
@@ -792,7 +792,7 @@ async fn development_tokens_are_for_development_builds_with_dev_tokens_alone() {
     off.post("/dev/token", "", body())
         .await
         .problem(404, "notFound");
-    let on = Server::start_worker(&dev, &on);
+    let on = Server::start_worker(&dev, &enabled);
     let answer = on.post("/dev/token", "", body()).await.ok();
     assert_eq!(keys(&answer), ["expiresAt", "token"]);
     let token = answer["token"].as_str().expect("a token");
@@ -806,7 +806,9 @@ async fn development_tokens_are_for_development_builds_with_dev_tokens_alone() {
     let answer = on.post("/dev/token", "", few).await.ok();
     let token = answer["token"].as_str().expect("a token");
     Client::join(&on, "lobby", token).await;
-    let answer = on.knock(&format!("/rooms/dev/ws?token={token}"), &[]).await;
+    let answer = on
+        .request_upgrade(&format!("/rooms/dev/ws?token={token}"), &[])
+        .await;
     answer.problem(403, "forbidden");
     for (bad, field) in [
         (json!({}), "user"),
@@ -821,7 +823,7 @@ async fn development_tokens_are_for_development_builds_with_dev_tokens_alone() {
 }
 
 #[tokio::test]
-async fn published_data_comes_through_byte_for_byte() {
+async fn published_data_is_delivered_byte_for_byte() {
     let mut alice = Client::join(&DEFAULT, "raw", &token("alice")).await;
     let raw = [
         "1.0",
@@ -845,7 +847,7 @@ async fn published_data_comes_through_byte_for_byte() {
                 .request("POST", "/publish", Some(&service()), Some(body))
                 .await;
             answer.ok();
-            // Read as text: not every JSON is one that Rust can read.
+            // Compared as text, because serde_json cannot parse every case.
             let expected = format!(r#""data":{data}"#);
             let before = alice.frames.len();
             while !alice.frames[before..]
@@ -856,10 +858,10 @@ async fn published_data_comes_through_byte_for_byte() {
             }
         }
     }
-    // As it was told live it is told later, and over HTTP.
+    // Replay and HTTP return the same bytes as the live delivery.
     let page = DEFAULT.get("/rooms/raw/messages", &service()).await.text;
     let mut bob = Client::join_with(&DEFAULT, "raw", &token("bob"), "since=0").await;
-    let told = |bob: &Client, data: &str| {
+    let has_received = |bob: &Client, data: &str| {
         let expected = format!(r#""data":{data}"#);
         bob.frames.iter().any(|frame| frame.contains(&expected))
     };
@@ -868,14 +870,14 @@ async fn published_data_comes_through_byte_for_byte() {
             page.contains(&format!(r#""data":{data}"#)),
             "{data} in {page}"
         );
-        while !told(&bob, data) {
+        while !has_received(&bob, data) {
             bob.next().await;
         }
     }
 }
 
 #[tokio::test]
-async fn pretty_printed_data_keeps_all_but_its_line_breaks() {
+async fn pretty_printed_data_is_delivered_with_spaces_for_line_breaks() {
     let mut alice = Client::join(&DEFAULT, "pretty", &token("alice")).await;
     let data = "{\n  \"text\": \"a\\n  b\",\r\n  \"list\": [\n    1,\r    2.0\n  ]\n}";
     let line = data.replace(['\r', '\n'], " ");
@@ -885,9 +887,9 @@ async fn pretty_printed_data_keeps_all_but_its_line_breaks() {
             .request("POST", "/publish", Some(&service()), Some(body))
             .await;
         answer.ok();
-        let told = alice.expect(event).await;
-        assert_eq!(told["data"]["text"], "a\n  b");
-        assert_eq!(told["data"]["list"], json!([1, 2.0]));
+        let received = alice.expect(event).await;
+        assert_eq!(received["data"]["text"], "a\n  b");
+        assert_eq!(received["data"]["list"], json!([1, 2.0]));
     }
     let frames = alice.frames.join("\n");
     assert!(
@@ -898,7 +900,7 @@ async fn pretty_printed_data_keeps_all_but_its_line_breaks() {
 }
 
 #[tokio::test]
-async fn a_page_has_100_events_unless_told_otherwise() {
+async fn a_page_has_100_events_by_default() {
     let one = json!({ "event": "x", "data": 1, "room": "default-page" });
     for n in [100, 20] {
         publish(json!({ "messages": vec![one.clone(); n] }))
@@ -906,7 +908,7 @@ async fn a_page_has_100_events_unless_told_otherwise() {
             .ok();
     }
     let mut alice = Client::join(&DEFAULT, "default-page", &token("alice")).await;
-    let over_the_socket = alice
+    let over_socket = alice
         .request("sync", json!({ "after": 10 }))
         .await
         .expect("a page");
@@ -915,13 +917,13 @@ async fn a_page_has_100_events_unless_told_otherwise() {
         .get(&format!("{path}?after=10"), &service())
         .await
         .ok();
-    for page in [&over_the_socket, &over_http] {
+    for page in [&over_socket, &over_http] {
         let events = page["events"].as_array().expect("a list");
         let seqs: Vec<u64> = events.iter().map(Client::seq).collect();
         assert_eq!(seqs, (11..=110).collect::<Vec<u64>>());
         assert_eq!((&page["head"], &page["more"]), (&json!(120), &json!(true)));
     }
-    assert_eq!(over_the_socket, over_http);
+    assert_eq!(over_socket, over_http);
     let newest = DEFAULT
         .get(&format!("{path}?before=1000"), &service())
         .await
@@ -935,7 +937,7 @@ async fn a_page_has_100_events_unless_told_otherwise() {
 }
 
 #[tokio::test]
-async fn the_description_of_the_api_is_open_to_all_even_without_a_key() {
+async fn openapi_json_needs_no_token_and_no_key() {
     let server = Server::start(&[("JWT_SECRET", "")]);
     let answer = server.request("GET", "/openapi.json", None, None).await;
     assert_eq!(answer.header("content-type"), "application/json");

@@ -1,18 +1,18 @@
-//! What tokens are signed with: secrets, public keys, and their rotation.
+//! Keys of tokens: secrets, public keys and their rotation.
 
 use super::token;
 use roomcast_harness::{Client, KeyPair, KeyServer, SECRET, Server, Token};
 use serde_json::{Value, json};
 use std::sync::LazyLock;
 
-/// RSA keys take a while to make.
+/// Generated once, because an RSA key takes a while.
 static RSA: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::rs256("rsa"));
 
 fn alice() -> Token {
     Token::user("alice")
 }
 
-/// The status of an upgrade with this token: 101 when it gets in.
+/// Returns the status of an upgrade with this token, 101 if it is accepted.
 async fn status(server: &Server, token: &str) -> u16 {
     let path = format!("/rooms/keys/ws?token={token}");
     match Client::open(server, &path, &[]).await {
@@ -30,7 +30,7 @@ fn with_url(keys: &KeyServer) -> Server {
 }
 
 #[tokio::test]
-async fn tokens_of_eddsa_es256_and_rs256_get_in_by_the_key_of_their_kid() {
+async fn eddsa_es256_and_rs256_tokens_are_verified_by_the_key_of_their_kid() {
     let (ed, es) = (KeyPair::ed25519("ed"), KeyPair::es256("es"));
     let server = with_keys(&KeyPair::set(&[&ed, &es, &RSA]));
     for key in [&ed, &es, &*RSA] {
@@ -42,7 +42,7 @@ async fn tokens_of_eddsa_es256_and_rs256_get_in_by_the_key_of_their_kid() {
                 key.kid
             );
         }
-        // The only one of its algorithm needs no name.
+        // A token without `kid` is verified by the only key of its algorithm.
         assert_eq!(status(&server, &key.sign_as(&alice(), None)).await, 101);
         let service = key.sign(&Token::service("backend"));
         let published = json!({ "room": "keys", "event": "x", "data": 1 });
@@ -57,7 +57,10 @@ async fn tokens_of_eddsa_es256_and_rs256_get_in_by_the_key_of_their_kid() {
         let (signed, signature) = good.rsplit_once('.').expect("three parts");
         let other = key.sign(&Token::user("bob"));
         for (what, bad) in [
-            ("another's key of this kid", kind(&key.kid).sign(&alice())),
+            (
+                "a different key with this kid",
+                kind(&key.kid).sign(&alice()),
+            ),
             ("an unknown kid", key.sign_as(&alice(), Some("other"))),
             (
                 "the kid of another algorithm",
@@ -67,7 +70,7 @@ async fn tokens_of_eddsa_es256_and_rs256_get_in_by_the_key_of_their_kid() {
             ("no signature", format!("{signed}.")),
             ("half a signature", format!("{signed}.{}", &signature[..40])),
             (
-                "another's claims",
+                "claims of another token",
                 format!("{}.{signature}", other.rsplit_once('.').expect("parts").0),
             ),
         ] {
@@ -77,7 +80,7 @@ async fn tokens_of_eddsa_es256_and_rs256_get_in_by_the_key_of_their_kid() {
 }
 
 #[tokio::test]
-async fn the_algorithm_is_the_keys_and_never_the_tokens() {
+async fn the_key_determines_the_algorithm_not_the_token() {
     let ed = KeyPair::ed25519("ed");
     let set = KeyPair::set(&[&ed]);
     let x = ed.jwk()["x"].as_str().expect("x").to_owned();
@@ -86,7 +89,7 @@ async fn the_algorithm_is_the_keys_and_never_the_tokens() {
         assert_eq!(status(&server, &alice().sign(secret)).await, 401, "HS256");
     }
     assert_eq!(status(&server, &alice().unsigned()).await, 401, "none");
-    // A secret in a set is nobody's key.
+    // A symmetric key in a JWK Set is ignored.
     let oct = json!({ "kty": "oct", "kid": "k", "k": "c2VjcmV0", "alg": "HS256" });
     let server = with_keys(&json!({ "keys": [ed.jwk(), oct] }).to_string());
     assert_eq!(status(&server, &alice().sign("secret")).await, 401);
@@ -94,11 +97,11 @@ async fn the_algorithm_is_the_keys_and_never_the_tokens() {
 }
 
 #[tokio::test]
-async fn without_a_kid_a_token_needs_but_one_key_that_could_be_meant() {
+async fn a_token_without_kid_is_refused_if_several_keys_match() {
     let (one, two) = (KeyPair::es256("one"), KeyPair::es256("two"));
     let server = with_keys(&KeyPair::set(&[&one, &two]));
     let path = format!("/rooms/keys/ws?token={}", one.sign_as(&alice(), None));
-    let answer = server.knock(&path, &[]).await;
+    let answer = server.request_upgrade(&path, &[]).await;
     answer.problem(401, "unauthorized");
     let detail = answer.json["detail"].as_str().expect("a detail");
     assert!(detail.contains("kid"), "{detail}");
@@ -106,7 +109,7 @@ async fn without_a_kid_a_token_needs_but_one_key_that_could_be_meant() {
 }
 
 #[tokio::test]
-async fn a_secret_under_32_bytes_or_a_bad_key_set_is_refused_and_named() {
+async fn a_secret_under_32_bytes_or_an_invalid_key_set_answers_500_with_its_name() {
     let weak = json!({ "keys": [{ "kty": "RSA", "kid": "w", "e": "AQAB", "n": "_".repeat(171) }] });
     let weak = weak.to_string();
     for (name, value) in [
@@ -118,15 +121,18 @@ async fn a_secret_under_32_bytes_or_a_bad_key_set_is_refused_and_named() {
     ] {
         let server = Server::start(&[(name, value)]);
         let path = format!("/rooms/keys/ws?token={}", token("alice"));
-        let answer = server.knock(&path, &[]).await;
+        let answer = server.request_upgrade(&path, &[]).await;
         answer.problem(500, "misconfigured");
         assert!(answer.text.contains(name), "{}", answer.text);
-        assert!(!answer.text.contains(value), "no value is shown");
+        assert!(
+            !answer.text.contains(value),
+            "the response must not contain the value"
+        );
     }
 }
 
 #[tokio::test]
-async fn two_secrets_and_public_keys_are_taken_together() {
+async fn two_secrets_and_public_keys_are_accepted_together() {
     let previous = "the secret that was in use until yesterday";
     let ed = KeyPair::ed25519("ed");
     let server = Server::start(&[
@@ -136,7 +142,7 @@ async fn two_secrets_and_public_keys_are_taken_together() {
     for good in [token("alice"), alice().sign(previous), ed.sign(&alice())] {
         assert_eq!(status(&server, &good).await, 101);
     }
-    let other = alice().sign("a secret that nobody has configured");
+    let other = alice().sign("a secret that the server does not have");
     assert_eq!(status(&server, &other).await, 401);
 }
 
@@ -148,23 +154,27 @@ async fn keys_are_fetched_once_and_rotate_without_a_restart() {
     for _ in 0..3 {
         assert_eq!(status(&server, &old.sign(&alice())).await, 101);
     }
-    assert_eq!(keys.asked(), 1, "kept for as long as it is good");
-    keys.set(200, KeyPair::set(&[&new]));
+    assert_eq!(keys.requests(), 1, "the key set is cached for its max-age");
+    keys.set_response(200, KeyPair::set(&[&new]));
     assert_eq!(status(&server, &new.sign(&alice())).await, 101);
-    assert_eq!(keys.asked(), 2, "a kid that was not known");
-    assert_eq!(status(&server, &old.sign(&alice())).await, 401, "is gone");
-    // Made-up kids bring few requests.
+    assert_eq!(keys.requests(), 2, "an unknown kid fetches the key set");
+    assert_eq!(
+        status(&server, &old.sign(&alice())).await,
+        401,
+        "removed key"
+    );
+    // Unknown kids cause few requests.
     for n in 0..20 {
         let forged = new.sign_as(&alice(), Some(&format!("made-up-{n}")));
         assert_eq!(status(&server, &forged).await, 401);
     }
-    assert!(keys.asked() <= 4, "{}", keys.asked());
-    // Secrets that are no keys of the set ask nobody.
+    assert!(keys.requests() <= 4, "{}", keys.requests());
+    // An HS256 token causes no request.
     assert_eq!(status(&server, &token("alice")).await, 401);
 }
 
 #[tokio::test]
-async fn connects_at_once_wait_for_one_fetch() {
+async fn concurrent_connects_wait_for_one_fetch() {
     let key = KeyPair::ed25519("k");
     let keys = KeyServer::start(KeyPair::set(&[&key]));
     let server = with_url(&keys);
@@ -172,11 +182,11 @@ async fn connects_at_once_wait_for_one_fetch() {
     let all = (0..8).map(|_| status(&server, &token));
     let all = futures_util::future::join_all(all).await;
     assert_eq!(all, [101; 8]);
-    assert_eq!(keys.asked(), 1);
+    assert_eq!(keys.requests(), 1);
 }
 
 #[tokio::test]
-async fn the_last_good_keys_stay_when_the_url_fails() {
+async fn the_last_valid_key_set_is_kept_if_the_url_fails() {
     let key = KeyPair::ed25519("k");
     let keys = KeyServer::start(KeyPair::set(&[&key]));
     let server = with_url(&keys);
@@ -186,21 +196,23 @@ async fn the_last_good_keys_stay_when_the_url_fails() {
         .into_iter()
         .enumerate()
     {
-        keys.set(code, body);
+        keys.set_response(code, body);
         assert_eq!(status(&server, &unknown(n as u8)).await, 401);
-        assert_eq!(keys.asked(), n + 2, "it was asked");
-        // One that was not seen before, by a key that was.
+        assert_eq!(keys.requests(), n + 2, "an unknown kid fetches the key set");
+        // A new token of a known key is still accepted.
         let fresh = key.sign(&alice().claim("n", n));
         assert_eq!(status(&server, &fresh).await, 101);
     }
-    // From the beginning there is nothing to go by, and that is no 401.
+    // Without any fetched key set the error is 500, not 401.
     let down = with_url(&keys);
     let path = format!("/rooms/keys/ws?token={}", key.sign(&alice()));
-    down.knock(&path, &[]).await.problem(500, "internal");
+    down.request_upgrade(&path, &[])
+        .await
+        .problem(500, "internal");
 }
 
 #[tokio::test]
-async fn a_refresh_may_show_a_token_of_a_key_that_is_new() {
+async fn a_refresh_accepts_a_token_of_a_new_key() {
     let old = KeyPair::ed25519("old");
     let keys = KeyServer::start(KeyPair::set(&[&old]));
     let server = with_url(&keys);
@@ -208,18 +220,23 @@ async fn a_refresh_may_show_a_token_of_a_key_that_is_new() {
     let gateway = format!("/ws?token={token}");
     let mut sockets = [
         Client::join(&server, "keys", &token).await,
-        Client::open(&server, &gateway, &[]).await.expect("gets in"),
+        Client::open(&server, &gateway, &[])
+            .await
+            .expect("accepted"),
     ];
     for (n, socket) in sockets.iter_mut().enumerate() {
         let new = KeyPair::es256(&format!("new-{n}"));
-        keys.set(200, KeyPair::set(&[&old, &new]));
+        keys.set_response(200, KeyPair::set(&[&old, &new]));
         let was = socket.connected["expiresAt"].clone();
         let refreshed = json!({ "token": new.sign(&alice()) });
-        // What comes after it on the socket need not wait.
+        // Later commands on the socket do not wait for the key set.
         let refresh = socket.start("refreshToken", refreshed).await;
         let status = json!({ "status": "busy" });
-        socket.request("setPresence", status).await.expect("taken");
-        let answer = socket.answer(refresh).await.expect("taken");
+        socket
+            .request("setPresence", status)
+            .await
+            .expect("accepted");
+        let answer = socket.answer(refresh).await.expect("accepted");
         assert!(answer["expiresAt"].as_str() > was.as_str(), "{answer}");
         for bad in [
             KeyPair::es256(&new.kid).sign(&alice()),
@@ -228,7 +245,10 @@ async fn a_refresh_may_show_a_token_of_a_key_that_is_new() {
             let answer = socket
                 .request("refreshToken", json!({ "token": bad }))
                 .await;
-            assert_eq!(answer.expect_err("no good")["code"], "unauthorized");
+            assert_eq!(
+                answer.expect_err("an invalid token")["code"],
+                "unauthorized"
+            );
         }
         let other = new.sign(&Token::user("bob"));
         socket
@@ -238,8 +258,8 @@ async fn a_refresh_may_show_a_token_of_a_key_that_is_new() {
     }
 }
 
-/// Connects to `/chat` over long-polling with a token in `auth`: the packet
-/// that comes back.
+/// Connects to `/chat` over long-polling with a token in `auth` and returns the
+/// answering packet.
 pub async fn socketio_connect(server: &Server, query: &str, auth: Value) -> String {
     let path = format!("/socket.io/?EIO=4&transport=polling{query}");
     let open = server.call("GET", &path, &[], "").await;
@@ -252,14 +272,14 @@ pub async fn socketio_connect(server: &Server, query: &str, auth: Value) -> Stri
 }
 
 #[tokio::test]
-async fn a_socketio_client_may_show_a_token_of_a_key_that_is_new() {
+async fn a_socketio_connect_accepts_a_token_of_a_new_key() {
     let (old, new) = (KeyPair::ed25519("old"), KeyPair::es256("new"));
     let keys = KeyServer::start(KeyPair::set(&[&old]));
     let server = with_url(&keys);
     let auth = |token: String| json!({ "token": token });
     let first = socketio_connect(&server, "", auth(old.sign(&alice()))).await;
     assert!(first.starts_with("40/chat,"), "{first}");
-    keys.set(200, KeyPair::set(&[&new]));
+    keys.set_response(200, KeyPair::set(&[&new]));
     let second = socketio_connect(&server, "", auth(new.sign(&alice()))).await;
     assert!(second.starts_with("40/chat,"), "{second}");
     let third = socketio_connect(&server, "", auth(old.sign(&alice()))).await;

@@ -374,7 +374,7 @@ async fn an_eleventh_connection_is_complete_or_closed() {
 }
 
 #[tokio::test]
-async fn a_native_gateway_socket_leaves_rooms_that_the_new_token_does_not_open() {
+async fn a_native_gateway_socket_leaves_rooms_that_the_new_token_does_not_allow() {
     let server = Server::start(&[]);
     let path = format!("/ws?token={}", token_for("bob", &["x", "y"]));
     let mut bob = Client::open(&server, &path, &[]).await.expect("accepted");
@@ -407,7 +407,7 @@ async fn a_native_gateway_socket_leaves_rooms_that_the_new_token_does_not_open()
 }
 
 #[tokio::test]
-async fn a_socketio_client_leaves_rooms_that_the_new_token_does_not_open() {
+async fn a_socketio_client_leaves_rooms_that_the_new_token_does_not_allow() {
     let server = Server::start(&[]);
     let mut bob = SocketIo::join(&server, &token_for("bob", &["x", "y"])).await;
     for room in ["x", "y"] {
@@ -631,22 +631,22 @@ async fn measure_attack(packet: &str, bytes: usize) -> Result<(), String> {
 }
 
 #[tokio::test]
-async fn strangers_cannot_stop_a_gateway_by_connects() {
+async fn connects_without_a_token_do_not_block_a_gateway() {
     assert_within_bounds(async || measure_attack("40", 1_000_000).await).await;
 }
 
 #[tokio::test]
-async fn strangers_cannot_stop_a_gateway_by_connects_in_small_bodies() {
+async fn connects_without_a_token_in_small_bodies_do_not_block_a_gateway() {
     assert_within_bounds(async || measure_attack("40", 4_000).await).await;
 }
 
 #[tokio::test]
-async fn strangers_cannot_stop_a_gateway_by_noops() {
+async fn noops_without_a_token_do_not_block_a_gateway() {
     assert_within_bounds(async || measure_attack("6", 1_000_000).await).await;
 }
 
 #[tokio::test]
-async fn strangers_cannot_stop_a_gateway_by_connects_to_unknown_namespaces() {
+async fn connects_to_unknown_namespaces_do_not_block_a_gateway() {
     assert_within_bounds(async || measure_attack("40/x,", 1_000_000).await).await;
 }
 
@@ -704,7 +704,7 @@ async fn measure_attachments() -> Result<(), String> {
 }
 
 #[tokio::test]
-async fn announced_attachments_of_strangers_are_not_kept() {
+async fn announced_attachments_without_a_token_are_not_buffered() {
     assert_within_bounds(measure_attachments).await;
 }
 
@@ -716,7 +716,7 @@ fn rejects(server: &Server) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_session_without_a_token_may_try_five_times() {
+async fn a_session_without_a_token_is_closed_after_five_refused_connects() {
     let server = Server::start(&[ONE_GATEWAY]);
     let mut stranger = SocketIo::open(&server, "").await;
     for n in 1..=5 {
@@ -860,7 +860,7 @@ async fn read_log(server: &Server, user: &str, room: &str, last: u64) -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_replay_through_a_gateway_does_not_silence_others() {
+async fn a_long_replay_through_a_gateway_does_not_delay_other_connections() {
     const EVENTS: u64 = 10_000;
     const LISTENERS: usize = 16;
     const JOINERS: usize = 4;
@@ -920,7 +920,7 @@ async fn one_replay_through_a_gateway_does_not_silence_others() {
 }
 
 #[tokio::test]
-async fn a_second_websocket_of_an_upgraded_session_is_closed_and_the_session_goes_on() {
+async fn a_second_websocket_of_an_upgraded_session_is_closed_and_the_session_continues() {
     let server = Server::start(&[]);
     let polling = Polling::open(&server, "").await;
     let auth = json!({ "token": token("alice") });

@@ -1,8 +1,8 @@
-//! Every promise of the contract, kept by a real workerd: tests carry the name
-//! of the promise they hold.
+//! End-to-end tests against a real workerd. Each test name states the behaviour
+//! that the contract promises.
 //!
-//! Tests of the same settings share a server and take rooms of their own, so
-//! that they run side by side.
+//! Tests with the same settings share a server and use separate rooms, so that
+//! they can run in parallel.
 
 use roomcast_harness::{Server, Token};
 use std::sync::LazyLock;
@@ -28,7 +28,7 @@ mod tickets;
 /// A server with all settings at their defaults.
 static DEFAULT: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));
 
-/// A server whose rate limits are out of the way.
+/// A server with message rate limits that no test reaches.
 static FAST: LazyLock<Server> = LazyLock::new(|| {
     Server::start(&[
         ("MESSAGES_PER_SECOND", "100000"),
@@ -36,12 +36,12 @@ static FAST: LazyLock<Server> = LazyLock::new(|| {
     ])
 });
 
-/// A token of `user` for [`DEFAULT`] and every other server with the usual key.
+/// A token of `user` for every server with the default secret.
 fn token(user: &str) -> String {
     Token::user(user).sign(roomcast_harness::SECRET)
 }
 
-/// A token of a service that may use every room.
+/// A token of a service with access to every room.
 fn service() -> String {
     Token::service("backend").sign(roomcast_harness::SECRET)
 }

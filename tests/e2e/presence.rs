@@ -1,4 +1,4 @@
-//! Presence over several devices, typing, membership.
+//! Presence over several connections, typing indicators, stale connections.
 
 use super::{DEFAULT, service, token};
 use roomcast_harness::{Client, SECRET, Server, Token};
@@ -6,13 +6,14 @@ use serde_json::json;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// Short grace and typing times, so that tests need not wait long for them.
+/// A server with a short grace time and typing timeout, so that tests wait less.
 static QUICK: LazyLock<Server> =
     LazyLock::new(|| Server::start(&[("PRESENCE_GRACE_MS", "600"), ("TYPING_TTL_MS", "600")]));
 
+/// Returns the status in the next presence update of a user.
 async fn status_of(client: &mut Client, user: &str) -> String {
     let update = client
-        .find(&format!("news of {user}"), |line| {
+        .find(&format!("a presence update of {user}"), |line| {
             line["event"] == "presenceUpdate" && line["data"]["userId"] == user
         })
         .await;
@@ -40,7 +41,7 @@ async fn a_users_status_is_the_most_available_of_its_connections() {
         Ok(json!({ "status": "busy" }))
     );
     assert_eq!(status_of(&mut bob, "alice").await, "busy");
-    // The phone going offline changes nothing; the desk is still busy.
+    // The end of the phone connection changes nothing, the desk is still busy.
     phone
         .request("setPresence", json!({ "status": "offline" }))
         .await
@@ -58,12 +59,12 @@ async fn a_users_status_is_the_most_available_of_its_connections() {
 }
 
 #[tokio::test]
-async fn a_status_is_told_when_it_changes_and_only_then() {
+async fn a_presence_update_is_sent_only_if_the_status_changes() {
     let mut bob = Client::join(&QUICK, "changes", &token("bob")).await;
     let mut alice = Client::join(&QUICK, "changes", &token("alice")).await;
     let mut phone = Client::join(&QUICK, "changes", &token("alice")).await;
     assert_eq!(status_of(&mut bob, "alice").await, "online");
-    // Nothing of this changes how she is seen.
+    // These do not change the status of the user.
     phone
         .request("setPresence", json!({ "status": "away" }))
         .await
@@ -74,7 +75,7 @@ async fn a_status_is_told_when_it_changes_and_only_then() {
         .expect("set");
     phone.close().await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    // This does, and is the next that bob hears.
+    // This changes it, and is the next update that bob receives.
     alice
         .request("setPresence", json!({ "status": "busy" }))
         .await
@@ -83,7 +84,7 @@ async fn a_status_is_told_when_it_changes_and_only_then() {
 }
 
 #[tokio::test]
-async fn offline_by_choice_is_shown_as_offline_and_still_receives() {
+async fn a_user_with_status_offline_still_receives_messages() {
     let mut bob = Client::join(&QUICK, "hidden", &token("bob")).await;
     let mut alice = Client::join(&QUICK, "hidden", &token("alice")).await;
     assert_eq!(status_of(&mut bob, "alice").await, "online");
@@ -92,12 +93,12 @@ async fn offline_by_choice_is_shown_as_offline_and_still_receives() {
         .await
         .expect("set");
     assert_eq!(status_of(&mut bob, "alice").await, "offline");
-    bob.say("do you hear me?").await;
+    bob.send_message("do you hear me?").await;
     alice.expect("newMessage").await;
 }
 
 #[tokio::test]
-async fn offline_is_told_after_a_grace_time_and_a_reconnect_does_not_flicker() {
+async fn a_disconnect_is_announced_after_the_grace_time_and_not_if_the_user_reconnects() {
     let mut bob = Client::join(&QUICK, "grace", &token("bob")).await;
     let alice = Client::join(&QUICK, "grace", &token("alice")).await;
     assert_eq!(status_of(&mut bob, "alice").await, "online");
@@ -105,7 +106,7 @@ async fn offline_is_told_after_a_grace_time_and_a_reconnect_does_not_flicker() {
     let alice = Client::join(&QUICK, "grace", &token("alice")).await;
     let left = Instant::now();
     alice.close().await;
-    // The next news of her is that she is gone; not that she came back.
+    // The next update is `offline`. There is none for the reconnection.
     let update = bob.expect("presenceUpdate").await;
     assert_eq!(update["data"]["status"], "offline");
     assert!(update["data"]["lastSeen"].is_string());
@@ -121,7 +122,7 @@ async fn offline_is_told_after_a_grace_time_and_a_reconnect_does_not_flicker() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_without_a_close_ends_presence() {
+async fn a_connection_lost_without_a_close_frame_ends_presence() {
     let mut bob = Client::join(&QUICK, "broken", &token("bob")).await;
     let alice = Client::join(&QUICK, "broken", &token("alice")).await;
     assert_eq!(status_of(&mut bob, "alice").await, "online");
@@ -129,7 +130,7 @@ async fn a_connection_that_breaks_without_a_close_ends_presence() {
     assert_eq!(status_of(&mut bob, "alice").await, "offline");
     let id = bob.connected["connectionId"].clone();
     let line = QUICK
-        .wait_for_log("the end of it", |line| {
+        .wait_for_log("the disconnect of alice", |line| {
             line["event"] == "disconnect" && line["roomId"] == "broken"
         })
         .await;
@@ -141,7 +142,7 @@ async fn a_connection_that_breaks_without_a_close_ends_presence() {
 }
 
 #[tokio::test]
-async fn typing_is_told_to_the_others_and_expires() {
+async fn typing_is_sent_to_other_users_and_expires() {
     let mut bob = Client::join(&QUICK, "typing", &token("bob")).await;
     let mut alice = Client::join(&QUICK, "typing", &token("alice")).await;
     let typing =
@@ -163,11 +164,11 @@ async fn typing_is_told_to_the_others_and_expires() {
     alice
         .request("typingIndicator", json!({ "isTyping": true }))
         .await
-        .expect("told");
+        .expect("accepted");
     alice
         .request("typingIndicator", json!({ "isTyping": false }))
         .await
-        .expect("told");
+        .expect("accepted");
     assert_eq!(bob.expect("userTyping").await["data"], typing(true));
     assert_eq!(bob.expect("userTyping").await["data"], typing(false));
     assert!(
@@ -180,20 +181,20 @@ async fn typing_is_told_to_the_others_and_expires() {
 }
 
 #[tokio::test]
-async fn typing_ends_with_the_last_socket_of_the_user() {
+async fn typing_ends_with_the_last_connection_of_the_user() {
     let mut bob = Client::join(&DEFAULT, "typing-ends", &token("bob")).await;
     let mut alice = Client::join(&DEFAULT, "typing-ends", &token("alice")).await;
     alice
         .request("typingIndicator", json!({ "isTyping": true }))
         .await
-        .expect("told");
+        .expect("accepted");
     assert_eq!(bob.expect("userTyping").await["data"]["isTyping"], true);
     let left = Instant::now();
     alice.close().await;
     assert_eq!(bob.expect("userTyping").await["data"]["isTyping"], false);
     assert!(
         left.elapsed() < Duration::from_secs(4),
-        "before it would expire"
+        "typing must end before its timeout"
     );
 }
 
@@ -204,7 +205,7 @@ async fn typing_ends_with_membership() {
     alice
         .request("typingIndicator", json!({ "isTyping": true }))
         .await
-        .expect("told");
+        .expect("accepted");
     assert_eq!(bob.expect("userTyping").await["data"]["isTyping"], true);
     alice.request("leaveRoom", json!({})).await.expect("left");
     assert_eq!(bob.expect("userTyping").await["data"]["isTyping"], false);
@@ -212,34 +213,34 @@ async fn typing_ends_with_membership() {
 }
 
 #[tokio::test]
-async fn a_socket_that_stops_pinging_without_a_close_is_reaped_and_its_presence_ends() {
+async fn a_connection_that_stops_pinging_is_closed_and_its_presence_ends() {
     let server = Server::start(&[("GHOST_TIMEOUT", "2s"), ("PRESENCE_GRACE_MS", "100")]);
-    let mut bob = Client::join(&server, "ghost", &token("bob")).await;
-    let mut ghost = Client::join(&server, "ghost", &token("alice")).await;
+    let mut bob = Client::join(&server, "stale", &token("bob")).await;
+    let mut stale = Client::join(&server, "stale", &token("alice")).await;
     assert_eq!(status_of(&mut bob, "alice").await, "online");
-    ghost.send_text("ping").await;
-    ghost.find("pong", |line| line == "pong").await;
-    // Its connection stays open; it just falls silent. Bob never pinged, so
-    // nothing is expected of him.
+    stale.send_text("ping").await;
+    stale.find("pong", |line| line == "pong").await;
+    // The connection stays open but sends nothing. Bob never pinged, so he has not
+    // opted in to keepalive.
     assert_eq!(status_of(&mut bob, "alice").await, "offline");
-    assert_eq!(ghost.closed().await, 4408);
-    bob.say("still here").await;
+    assert_eq!(stale.closed().await, 4408);
+    bob.send_message("still here").await;
     server
-        .wait_for_log("the alarm that reaped it", |line| {
+        .wait_for_log("the alarm that closed the stale connection", |line| {
             line["event"] == "alarm" && line["ghosts"] == 1
         })
         .await;
 }
 
 #[tokio::test]
-async fn a_socket_that_goes_on_pinging_is_not_reaped() {
+async fn a_connection_that_pings_stays_open() {
     let server = Server::start(&[("GHOST_TIMEOUT", "1s")]);
     let mut alice = Client::join(&server, "alive", &Token::user("alice").sign(SECRET)).await;
-    // Time is the promise: three timeouts long.
+    // The test must last longer than the timeout: three times as long.
     for _ in 0..10 {
         alice.send_text("ping").await;
         alice.find("pong", |line| line == "pong").await;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    alice.say("still here").await;
+    alice.send_message("still here").await;
 }

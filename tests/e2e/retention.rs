@@ -1,4 +1,4 @@
-//! What is kept, and how it is told that something is not.
+//! Retention of events, and the announcement of trimmed events by `gap`.
 
 use super::{service, token};
 use roomcast_harness::{Client, Server};
@@ -6,7 +6,7 @@ use serde_json::json;
 use std::time::Duration;
 
 #[tokio::test]
-async fn retention_by_count_and_what_fell_off_is_told_by_gap() {
+async fn events_trimmed_by_count_are_announced_by_gap() {
     let server = Server::start(&[("RETENTION_EVENTS", "10"), ("MESSAGES_BURST", "1000")]);
     let mut alice = Client::join(&server, "count", &token("alice")).await;
     Client::join(&server, "count", &token("bob"))
@@ -14,9 +14,9 @@ async fn retention_by_count_and_what_fell_off_is_told_by_gap() {
         .close()
         .await;
     for n in 0..45 {
-        alice.say(&n.to_string()).await;
+        alice.send_message(&n.to_string()).await;
     }
-    // By cursor, by since, and by page.
+    // In a replay from the cursor, a replay from `since`, and a page.
     let mut bob = Client::join(&server, "count", &token("bob")).await;
     let gap = json!({ "event": "gap", "data": { "roomId": "count", "from": 1, "to": 35 } });
     assert_eq!(bob.next().await, gap);
@@ -33,22 +33,22 @@ async fn retention_by_count_and_what_fell_off_is_told_by_gap() {
     assert_eq!(page["events"].as_array().map(Vec::len), Some(10));
     let members = server.get("/rooms/count/members", &service()).await.ok();
     assert_eq!(members[1]["queued"], 10);
-    // Asked from within what is kept, there is no gap to tell of.
+    // A `since` within the retained events causes no gap.
     let mut dave = Client::join_with(&server, "count", &token("dave"), "since=40").await;
     assert_eq!(Client::seq(&dave.logged(5).await[0]), 41);
     assert!(dave.drain().await.iter().all(|line| line["event"] != "gap"));
 }
 
 #[tokio::test]
-async fn retention_by_age() {
+async fn events_trimmed_by_age_are_announced_by_gap() {
     // 2 seconds.
     let server = Server::start(&[("RETENTION_DAYS", "0.0000231481")]);
     let mut alice = Client::join(&server, "age", &token("alice")).await;
-    alice.say("old").await;
-    alice.say("old").await;
-    // Time is the promise.
+    alice.send_message("old").await;
+    alice.send_message("old").await;
+    // The age is a promise about time, so the test must wait.
     tokio::time::sleep(Duration::from_millis(2_200)).await;
-    alice.say("new").await;
+    alice.send_message("new").await;
     let mut bob = Client::join_with(&server, "age", &token("bob"), "since=0").await;
     assert_eq!(
         bob.expect("gap").await["data"],
@@ -57,17 +57,17 @@ async fn retention_by_age() {
     assert_eq!(Client::seq(&bob.logged(1).await[0]), 3);
     let page = server.get("/rooms/age/messages", &service()).await.ok();
     assert_eq!(page["events"].as_array().map(Vec::len), Some(1));
-    // The log goes on where it ended, even when nothing of it is left.
+    // The next `seq` follows the last one, also if all events are trimmed.
     tokio::time::sleep(Duration::from_millis(2_200)).await;
-    assert_eq!(alice.say("newer").await["seq"], 4);
+    assert_eq!(alice.send_message("newer").await["seq"], 4);
 }
 
 #[tokio::test]
-async fn after_restart_retention_is_as_before() {
+async fn retention_is_the_same_after_a_restart() {
     let mut server = Server::start(&[("RETENTION_EVENTS", "5"), ("MESSAGES_BURST", "1000")]);
     let mut alice = Client::join(&server, "kept", &token("alice")).await;
     for n in 0..40 {
-        alice.say(&n.to_string()).await;
+        alice.send_message(&n.to_string()).await;
     }
     server.restart();
     let mut bob = Client::join_with(&server, "kept", &token("bob"), "since=0").await;

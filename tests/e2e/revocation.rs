@@ -1,4 +1,4 @@
-//! Tokens that are revoked: what is open is closed, what comes is refused.
+//! Token revocation: open connections are closed, new requests are refused.
 
 use super::keys::socketio_connect;
 use super::{DEFAULT, token};
@@ -6,17 +6,18 @@ use roomcast_harness::{Answer, Client, SECRET, Server, Token, now};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// What is revoked closes what is open within this; it mostly takes milliseconds.
-const PROMPT: Duration = Duration::from_secs(5);
+/// Time within which the contract promises the close of revoked connections. It
+/// mostly takes milliseconds.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A service that may revoke.
+/// A token of a service that may revoke.
 fn admin() -> String {
     Token::service("backend")
         .claim("rooms", json!({ "*": ["admin"] }))
         .sign(SECRET)
 }
 
-/// A token that says when it was issued, in seconds from now.
+/// A token with an `iat` in seconds from now.
 fn issued(user: &str, at: i64) -> Token {
     Token::user(user).claim("iat", now() + at)
 }
@@ -25,25 +26,28 @@ async fn revoke(server: &Server, body: Value) -> Value {
     server.post("/revoke", &admin(), body).await.ok()
 }
 
-async fn knock(server: &Server, token: &str) -> Answer {
+/// Requests an upgrade with this token and returns the response.
+async fn request_upgrade(server: &Server, token: &str) -> Answer {
     let path = format!("/rooms/revoked/ws?token={token}");
-    server.knock(&path, &[]).await
+    server.request_upgrade(&path, &[]).await
 }
 
+/// Opens a socket at a gateway.
 async fn gateway(server: &Server, token: &str) -> Client {
     Client::open(server, &format!("/ws?token={token}"), &[])
         .await
-        .expect("the gateway lets in")
+        .expect("accepted")
 }
 
-async fn closed_promptly(client: &mut Client, code: u16) {
+/// Asserts that a client is closed with `code` within [`CLOSE_LIMIT`].
+async fn assert_closed(client: &mut Client, code: u16) {
     let began = Instant::now();
     assert_eq!(client.closed().await, code);
-    assert!(began.elapsed() < PROMPT, "{:?}", began.elapsed());
+    assert!(began.elapsed() < CLOSE_LIMIT, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
-async fn revoking_a_user_closes_what_is_open_and_refuses_what_comes() {
+async fn revoking_a_user_closes_its_connections_and_refuses_its_tokens() {
     let old = issued("rita", -10).sign(SECRET);
     let mut here = Client::join(&DEFAULT, "revoked", &old).await;
     let mut there = Client::join(&DEFAULT, "revoked-2", &old).await;
@@ -56,19 +60,21 @@ async fn revoking_a_user_closes_what_is_open_and_refuses_what_comes() {
     let days = (until - now()) / (24 * 60 * 60);
     assert!((399..=400).contains(&days), "{answer}");
     for client in [&mut here, &mut there, &mut many] {
-        closed_promptly(client, 4401).await;
+        assert_closed(client, 4401).await;
     }
-    knock(&DEFAULT, &old).await.problem(401, "unauthorized");
+    request_upgrade(&DEFAULT, &old)
+        .await
+        .problem(401, "unauthorized");
     DEFAULT
-        .knock(&format!("/ws?token={old}"), &[])
+        .request_upgrade(&format!("/ws?token={old}"), &[])
         .await
         .problem(401, "unauthorized");
     DEFAULT
         .get("/rooms/revoked/messages", &old)
         .await
         .problem(401, "unauthorized");
-    // One that does not say when it was issued, neither.
-    knock(&DEFAULT, &token("rita"))
+    // A token without `iat` is refused as well.
+    request_upgrade(&DEFAULT, &token("rita"))
         .await
         .problem(401, "unauthorized");
     let refused = socketio_connect(&DEFAULT, "", json!({ "token": old })).await;
@@ -76,7 +82,7 @@ async fn revoking_a_user_closes_what_is_open_and_refuses_what_comes() {
     let query = format!("&token={old}");
     let refused = socketio_connect(&DEFAULT, &query, json!({})).await;
     assert!(refused.contains("unauthorized"), "{refused}");
-    // A token of afterwards is as good as any.
+    // A token issued after the revocation is accepted.
     let new = issued("rita", 1).sign(SECRET);
     let mut here = Client::join(&DEFAULT, "revoked", &new).await;
     let mut many = gateway(&DEFAULT, &new).await;
@@ -86,10 +92,13 @@ async fn revoking_a_user_closes_what_is_open_and_refuses_what_comes() {
             .await;
         assert_eq!(answer.expect_err("revoked")["code"], "unauthorized");
     }
-    // Others are not concerned.
-    bob.say("still here").await;
+    // Other users are not affected.
+    bob.send_message("still here").await;
     let status = json!({ "status": "busy" });
-    other.request("setPresence", status).await.expect("as well");
+    other
+        .request("setPresence", status)
+        .await
+        .expect("accepted");
     let line = DEFAULT
         .wait_for_log("the revocation", |line| {
             line["event"] == "revoke" && line["by"] == "backend" && line["userId"] == "rita"
@@ -99,41 +108,43 @@ async fn revoking_a_user_closes_what_is_open_and_refuses_what_comes() {
 }
 
 #[tokio::test]
-async fn revoking_a_jti_ends_that_token_alone() {
+async fn revoking_a_jti_revokes_only_that_token() {
     let with = |jti: &str| issued("jane", -10).claim("jti", jti).sign(SECRET);
     let mut one = Client::join(&DEFAULT, "revoked-jti", &with("one")).await;
     let mut many = gateway(&DEFAULT, &with("one")).await;
     let mut two = Client::join(&DEFAULT, "revoked-jti", &with("two")).await;
     let answer = revoke(&DEFAULT, json!({ "jti": "one", "until": now() + 600 })).await;
     assert_eq!(answer["jti"], "one");
-    closed_promptly(&mut one, 4401).await;
-    closed_promptly(&mut many, 4401).await;
-    knock(&DEFAULT, &with("one"))
+    assert_closed(&mut one, 4401).await;
+    assert_closed(&mut many, 4401).await;
+    request_upgrade(&DEFAULT, &with("one"))
         .await
         .problem(401, "unauthorized");
-    two.say("another token").await;
-    // What a socket has is its newest token.
+    two.send_message("another token").await;
+    // After a refresh only the newest token of a socket counts.
     let answer = two
         .request("refreshToken", json!({ "token": with("three") }))
         .await;
-    answer.expect("taken");
+    answer.expect("accepted");
     revoke(&DEFAULT, json!({ "jti": "two" })).await;
-    two.say("still here").await;
+    two.send_message("still here").await;
     revoke(&DEFAULT, json!({ "jti": "three" })).await;
-    closed_promptly(&mut two, 4401).await;
+    assert_closed(&mut two, 4401).await;
 }
 
 #[tokio::test]
-async fn a_revocation_lasts_until_the_time_it_says() {
+async fn a_revocation_ends_at_until() {
     let old = issued("tom", -10).sign(SECRET);
     revoke(&DEFAULT, json!({ "userId": "tom", "until": now() + 2 })).await;
-    knock(&DEFAULT, &old).await.problem(401, "unauthorized");
+    request_upgrade(&DEFAULT, &old)
+        .await
+        .problem(401, "unauthorized");
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     Client::join(&DEFAULT, "revoked", &old).await;
 }
 
 #[tokio::test]
-async fn only_a_service_of_all_rooms_may_revoke() {
+async fn only_a_service_with_admin_in_all_rooms_may_revoke() {
     let with = |rooms: Value| Token::service("s").claim("rooms", rooms).sign(SECRET);
     let body = || json!({ "userId": "nobody" });
     for token in [
@@ -168,17 +179,19 @@ async fn only_a_service_of_all_rooms_may_revoke() {
 }
 
 #[tokio::test]
-async fn a_revocation_survives_a_crash_and_reaches_sockets_that_slept() {
+async fn a_revocation_survives_a_crash_and_closes_hibernated_sockets() {
     let mut server = Server::start(&[]);
     let old = issued("cleo", -10).sign(SECRET);
-    let mut asleep = Client::join(&server, "asleep", &old).await;
+    let mut hibernated = Client::join(&server, "hibernated", &old).await;
     let mut gateway = gateway(&server, &old).await;
     // Both objects hibernate after 10 s.
     tokio::time::sleep(Duration::from_secs(12)).await;
     revoke(&server, json!({ "userId": "cleo" })).await;
-    closed_promptly(&mut asleep, 4401).await;
-    closed_promptly(&mut gateway, 4401).await;
+    assert_closed(&mut hibernated, 4401).await;
+    assert_closed(&mut gateway, 4401).await;
     server.kill();
     server.restart();
-    knock(&server, &old).await.problem(401, "unauthorized");
+    request_upgrade(&server, &old)
+        .await
+        .problem(401, "unauthorized");
 }

@@ -1,4 +1,4 @@
-//! Tickets: what stands in a URL in place of a token.
+//! Tickets: single-use credentials for URLs, in place of tokens.
 
 use super::keys::socketio_connect;
 use super::{DEFAULT, token};
@@ -6,6 +6,7 @@ use roomcast_harness::{Client, SECRET, Server, Token, now};
 use serde_json::json;
 use std::time::Duration;
 
+/// Requests a ticket for a token.
 async fn ticket(server: &Server, token: &str) -> String {
     let answer = server.request("POST", "/tickets", Some(token), None).await;
     assert_eq!(answer.status, 201, "{}", answer.text);
@@ -15,35 +16,40 @@ async fn ticket(server: &Server, token: &str) -> String {
     ticket.to_owned()
 }
 
+/// The path of a room socket with a ticket.
 fn room(ticket: &str) -> String {
     format!("/rooms/tickets/ws?ticket={ticket}")
 }
 
+/// The path of a gateway socket with a ticket.
 fn native(ticket: &str) -> String {
     format!("/ws?ticket={ticket}")
 }
 
 #[tokio::test]
-async fn a_ticket_opens_one_socket_and_no_second_one() {
+async fn a_ticket_opens_exactly_one_socket() {
     for path in [room, native] {
         let ticket = ticket(&DEFAULT, &token("tina")).await;
         let client = Client::open(&DEFAULT, &path(&ticket), &[]).await;
-        assert_eq!(client.expect("gets in").connected["userId"], "tina");
+        assert_eq!(client.expect("accepted").connected["userId"], "tina");
         for path in [room(&ticket), native(&ticket)] {
-            DEFAULT.knock(&path, &[]).await.problem(401, "unauthorized");
+            DEFAULT
+                .request_upgrade(&path, &[])
+                .await
+                .problem(401, "unauthorized");
         }
     }
-    // A subprotocol without a token goes with it.
+    // A subprotocol without a token can be combined with a ticket.
     let path = room(&ticket(&DEFAULT, &token("tina")).await);
     let offer = [("sec-websocket-protocol", "roomcast.v1")];
     let client = Client::open(&DEFAULT, &path, &offer)
         .await
-        .expect("gets in");
+        .expect("accepted");
     assert_eq!(client.subprotocol.as_deref(), Some("roomcast.v1"));
 }
 
 #[tokio::test]
-async fn of_many_who_show_a_ticket_at_once_one_gets_in() {
+async fn of_concurrent_upgrades_with_one_ticket_one_is_accepted() {
     for _ in 0..5 {
         let path = room(&ticket(&DEFAULT, &token("tom")).await);
         let all = (0..8).map(|_| Client::open(&DEFAULT, &path, &[]));
@@ -55,9 +61,9 @@ async fn of_many_who_show_a_ticket_at_once_one_gets_in() {
 }
 
 #[tokio::test]
-async fn a_socketio_client_connects_by_a_ticket() {
+async fn a_socketio_client_connects_with_a_ticket() {
     let ticket = ticket(&DEFAULT, &token("sue")).await;
-    // The client shows it with each of its requests; it opens one session.
+    // The client sends the ticket with each request of its one session.
     let query = format!("&ticket={ticket}");
     let connected = socketio_connect(&DEFAULT, &query, json!({})).await;
     assert!(connected.starts_with("40/chat,"), "{connected}");
@@ -65,37 +71,40 @@ async fn a_socketio_client_connects_by_a_ticket() {
         let path = format!("/socket.io/?EIO=4&transport={transport}{query}");
         let answer = match transport {
             "polling" => DEFAULT.call("GET", &path, &[], "").await,
-            _ => DEFAULT.knock(&path, &[]).await,
+            _ => DEFAULT.request_upgrade(&path, &[]).await,
         };
         answer.problem(401, "unauthorized");
     }
 }
 
 #[tokio::test]
-async fn the_socket_of_a_ticket_is_that_of_its_token() {
+async fn a_ticket_has_the_rights_and_expiry_of_its_token() {
     let exp = now() + 3;
     let token = Token::user("otto")
         .claim("exp", exp)
         .claim("rooms", json!({ "tickets": ["read"] }))
         .sign(SECRET);
     let path = room(&ticket(&DEFAULT, &token).await);
-    let mut otto = Client::open(&DEFAULT, &path, &[]).await.expect("gets in");
+    let mut otto = Client::open(&DEFAULT, &path, &[]).await.expect("accepted");
     let sent = otto.request("sendMessage", json!({ "content": 1 })).await;
     assert_eq!(sent.expect_err("read only")["code"], "forbidden");
     let elsewhere = ticket(&DEFAULT, &token).await;
     let path = format!("/rooms/elsewhere/ws?ticket={elsewhere}");
-    DEFAULT.knock(&path, &[]).await.problem(403, "forbidden");
-    let late = ticket(&DEFAULT, &token).await;
-    assert_eq!(otto.closed().await, 4401);
-    // The token's end is the ticket's.
     DEFAULT
-        .knock(&room(&late), &[])
+        .request_upgrade(&path, &[])
+        .await
+        .problem(403, "forbidden");
+    let unused = ticket(&DEFAULT, &token).await;
+    assert_eq!(otto.closed().await, 4401);
+    // A ticket expires with its token.
+    DEFAULT
+        .request_upgrade(&room(&unused), &[])
         .await
         .problem(401, "unauthorized");
 }
 
 #[tokio::test]
-async fn a_revoked_token_has_no_tickets() {
+async fn tickets_of_a_revoked_token_are_refused() {
     let old = Token::user("nora").claim("iat", now() - 10).sign(SECRET);
     let before = ticket(&DEFAULT, &old).await;
     let admin = Token::service("backend").claim("rooms", json!({ "*": ["admin"] }));
@@ -105,7 +114,7 @@ async fn a_revoked_token_has_no_tickets() {
         .await
         .ok();
     DEFAULT
-        .knock(&room(&before), &[])
+        .request_upgrade(&room(&before), &[])
         .await
         .problem(401, "unauthorized");
     let answer = DEFAULT.request("POST", "/tickets", Some(&old), None).await;
@@ -113,7 +122,7 @@ async fn a_revoked_token_has_no_tickets() {
 }
 
 #[tokio::test]
-async fn what_is_no_ticket_is_401_and_takes_a_token_to_make() {
+async fn an_invalid_ticket_is_401_and_creating_one_requires_a_token() {
     let good = ticket(&DEFAULT, &token("alice")).await;
     let other = good.replace(|c: char| c.is_ascii_digit(), "f");
     for bad in [
@@ -127,22 +136,23 @@ async fn what_is_no_ticket_is_401_and_takes_a_token_to_make() {
         "%C3%A4",
     ] {
         DEFAULT
-            .knock(&room(bad), &[])
+            .request_upgrade(&room(bad), &[])
             .await
             .problem(401, "unauthorized");
     }
-    // A token goes before it, and leaves it as it is.
+    // A token takes precedence, and the ticket stays unused.
     let both = format!("{}&token={}", room(&good), token("bob"));
-    let client = Client::open(&DEFAULT, &both, &[]).await.expect("gets in");
+    let client = Client::open(&DEFAULT, &both, &[]).await.expect("accepted");
     assert_eq!(client.connected["userId"], "bob");
-    // It is for sockets alone.
+    // A ticket is valid only for sockets.
     let path = format!("/rooms/tickets/messages?ticket={good}");
     let answer = DEFAULT.call("GET", &path, &[], "").await;
     answer.problem(401, "unauthorized");
     Client::open(&DEFAULT, &room(&good), &[])
         .await
-        .expect("still good");
-    // In the header alone: a URL is what tickets are to keep tokens out of.
+        .expect("still valid");
+    // A ticket is created only for a token in the header, because tickets exist to
+    // keep tokens out of URLs.
     for (path, bearer) in [
         ("/tickets".to_owned(), None),
         (format!("/tickets?token={}", token("alice")), None),
@@ -157,12 +167,12 @@ async fn what_is_no_ticket_is_401_and_takes_a_token_to_make() {
 }
 
 #[tokio::test]
-async fn pages_of_allowed_origins_may_ask_for_tickets() {
+async fn pages_of_allowed_origins_can_create_tickets() {
     let server = Server::start(&[("ALLOWED_ORIGINS", "https://chat.example")]);
     let bearer = format!("Bearer {}", token("alice"));
     let (good, evil) = ("https://chat.example", "https://evil.example");
-    let asked = ("access-control-request-headers", "authorization");
-    let headers = [("origin", good), asked];
+    let requested = ("access-control-request-headers", "authorization");
+    let headers = [("origin", good), requested];
     let answer = server.call("OPTIONS", "/tickets", &headers, "").await;
     assert_eq!(answer.status, 204);
     assert_eq!(answer.header("access-control-allow-origin"), good);
@@ -180,7 +190,7 @@ async fn pages_of_allowed_origins_may_ask_for_tickets() {
 }
 
 #[tokio::test]
-async fn a_ticket_is_used_once_whatever_happens_and_for_30_seconds() {
+async fn a_ticket_is_used_once_across_a_crash_and_expires_after_30_seconds() {
     let mut server = Server::start(&[]);
     let (used, kept, old) = (
         ticket(&server, &token("alice")).await,
@@ -189,25 +199,25 @@ async fn a_ticket_is_used_once_whatever_happens_and_for_30_seconds() {
     );
     Client::open(&server, &room(&used), &[])
         .await
-        .expect("gets in");
+        .expect("accepted");
     server.kill();
     server.restart();
     server
-        .knock(&room(&used), &[])
+        .request_upgrade(&room(&used), &[])
         .await
         .problem(401, "unauthorized");
     Client::open(&server, &room(&kept), &[])
         .await
-        .expect("outlived it");
+        .expect("valid after the crash");
     tokio::time::sleep(Duration::from_secs(31)).await;
     server
-        .knock(&room(&old), &[])
+        .request_upgrade(&room(&old), &[])
         .await
         .problem(401, "unauthorized");
 }
 
 #[tokio::test]
-async fn tickets_are_limited_as_connects_are() {
+async fn creating_tickets_is_limited_by_connects_per_minute() {
     let server = Server::start(&[("CONNECTS_PER_MINUTE", "3")]);
     let bearer = token("alice");
     for _ in 0..3 {

@@ -1,4 +1,7 @@
-"""A client that is not JavaScript: joins, sends, receives. usage: client.py URL TOKEN"""
+"""A python-socketio client that joins a room, sends and receives.
+
+usage: client.py URL TOKEN
+"""
 
 import asyncio
 import sys

@@ -1,5 +1,5 @@
-/** Every rule of the two protocol pages, against the echo that `make
- * conformance` serves on the layers that ship:
+/** Tests of the rules of both protocol pages against the echo server of `make
+ * conformance`, which uses the Engine.IO and Socket.IO layers of roomcast:
  * https://socket.io/docs/v4/engine-io-protocol/
  * https://socket.io/docs/v4/socket-io-protocol/ */
 
@@ -29,18 +29,18 @@ before(async () => {
 });
 after(() => server.stop());
 
-/** A socket whose frames are taken one by one. */
+/** A WebSocket whose frames are read one by one. */
 class Socket {
   #frames = [];
-  #takers = [];
+  #waiters = [];
 
   constructor(path) {
     this.ws = new WebSocket(server.url.replace('http', 'ws') + path);
     this.ws.on('error', () => {});
     this.ws.on('message', (data, binary) => {
       const frame = binary ? [...data] : data.toString();
-      const taker = this.#takers.shift();
-      if (taker) taker(frame);
+      const waiter = this.#waiters.shift();
+      if (waiter) waiter(frame);
       else this.#frames.push(frame);
     });
   }
@@ -64,12 +64,12 @@ class Socket {
   next() {
     if (this.#frames.length) return Promise.resolve(this.#frames.shift());
     return new Promise((resolve, reject) => {
-      this.#takers.push(resolve);
+      this.#waiters.push(resolve);
       setTimeout(() => reject(new Error('no frame in 3 s')), 3_000).unref();
     });
   }
 
-  /** The next frame that is not of the heartbeat, which it answers. */
+  /** Returns the next frame that is not a ping. Answers pings. */
   async nextPacket() {
     for (;;) {
       const frame = await this.next();
@@ -78,8 +78,8 @@ class Socket {
     }
   }
 
-  /** Answers heartbeats from here on. */
-  beat() {
+  /** Answers all further pings. */
+  answerPings() {
     this.ws.on('message', (data) => data.toString() === '2' && this.send('3'));
     return this;
   }
@@ -118,7 +118,7 @@ describe('Engine.IO: handshake', () => {
     });
   }
 
-  test('refuses over HTTP what is no handshake, with its code', async () => {
+  test('refuses an invalid handshake over HTTP with its error code', async () => {
     for (const [method, path, code] of [
       ['GET', '/engine.io/?transport=polling', 5],
       ['GET', '/engine.io/?EIO=abc&transport=polling', 5],
@@ -137,7 +137,7 @@ describe('Engine.IO: handshake', () => {
     }
   });
 
-  test('refuses over WebSocket what is no handshake', async () => {
+  test('refuses an invalid handshake over WebSocket', async () => {
     for (const path of [
       '/engine.io/?transport=websocket', '/engine.io/?EIO=abc&transport=websocket', '/engine.io/?EIO=4',
       '/engine.io/?EIO=4&transport=abc', `${WEBSOCKET}&sid=0-forged`,
@@ -150,7 +150,7 @@ describe('Engine.IO: handshake', () => {
 });
 
 describe('Engine.IO: messages', () => {
-  test('over polling: one, several in a payload, binary as base64', async () => {
+  test('are echoed over polling: single, several in a payload, binary as base64', async () => {
     const { sid } = await handshake();
     const waiting = poll(sid);
     await sleep(20);
@@ -161,7 +161,7 @@ describe('Engine.IO: messages', () => {
     assert.equal(await (await poll(sid)).text(), '4a\x1e4€ \x1ebAQIDBA==');
   });
 
-  test('over WebSocket: text and binary', async () => {
+  test('are echoed over WebSocket: text and binary', async () => {
     const socket = await Socket.open(WEBSOCKET);
     await socket.next();
     socket.send('4hello');
@@ -185,7 +185,7 @@ describe('Engine.IO: messages', () => {
     }
   });
 
-  test('what is over maxPayload ends the session', async () => {
+  test('a payload over maxPayload ends the session', async () => {
     const { sid } = await handshake();
     assert.equal((await post(sid, `4${'x'.repeat(1_000_000)}`)).status, 413);
     assert.equal((await poll(sid)).status, 400);
@@ -196,7 +196,7 @@ describe('Engine.IO: messages', () => {
 });
 
 describe('Engine.IO: heartbeat', () => {
-  test('the server pings, and who answers stays', async () => {
+  test('the server pings, and a client that answers stays connected', async () => {
     const { sid } = await handshake();
     const socket = await Socket.open(WEBSOCKET);
     await socket.next();
@@ -209,7 +209,7 @@ describe('Engine.IO: heartbeat', () => {
     socket.ws.close();
   });
 
-  test('who does not answer is closed after the timeout', async () => {
+  test('a client that does not answer a ping is closed after the timeout', async () => {
     const socket = await Socket.open(WEBSOCKET);
     const opened = Date.now();
     await socket.closed;
@@ -222,8 +222,8 @@ describe('Engine.IO: heartbeat', () => {
   });
 });
 
-describe('Engine.IO: closing', () => {
-  test('by the client over polling: the poll that waits gets a noop', async () => {
+describe('Engine.IO: close', () => {
+  test('by the client over polling, with a noop for the pending poll', async () => {
     const { sid } = await handshake();
     const waiting = poll(sid);
     await sleep(20);
@@ -239,7 +239,7 @@ describe('Engine.IO: closing', () => {
     await socket.closed;
   });
 
-  test('by a second poll at a time', async () => {
+  test('by a second concurrent poll', async () => {
     const { sid } = await handshake();
     const first = poll(sid);
     await sleep(20);
@@ -249,12 +249,12 @@ describe('Engine.IO: closing', () => {
     assert.equal((await poll(sid)).status, 400);
   });
 
-  test('by a poll that was given up', async () => {
+  test('by an aborted poll', async () => {
     const { sid } = await handshake();
-    const giveUp = new AbortController();
-    const waiting = poll(sid, { signal: giveUp.signal }).catch(() => {});
+    const controller = new AbortController();
+    const waiting = poll(sid, { signal: controller.signal }).catch(() => {});
     await sleep(50);
-    giveUp.abort();
+    controller.abort();
     await waiting;
     await sleep(100);
     assert.equal((await poll(sid)).status, 400);
@@ -283,7 +283,7 @@ describe('Engine.IO: upgrade', () => {
     socket.ws.close();
   });
 
-  test('what waited for a poll comes over the WebSocket', async () => {
+  test('packets queued for a poll are sent over the WebSocket', async () => {
     const { sid } = await handshake();
     const socket = await Socket.open(`${WEBSOCKET}&sid=${sid}`);
     socket.send('2probe');
@@ -294,7 +294,7 @@ describe('Engine.IO: upgrade', () => {
     socket.ws.close();
   });
 
-  test('afterwards polls are refused, another WebSocket is closed, and the session goes on', async () => {
+  test('after an upgrade polls are refused, a second WebSocket is closed, and the session continues', async () => {
     const { sid, socket } = await upgraded();
     assert.equal((await poll(sid)).status, 400);
     assert.equal((await post(sid, '4x')).status, 400);
@@ -305,7 +305,7 @@ describe('Engine.IO: upgrade', () => {
     socket.ws.close();
   });
 
-  test('a probe that is none leaves the session as it is', async () => {
+  test('an invalid probe closes the WebSocket and leaves the session unchanged', async () => {
     const { sid } = await handshake();
     const socket = await Socket.open(`${WEBSOCKET}&sid=${sid}`);
     socket.send('4hi');
@@ -315,13 +315,14 @@ describe('Engine.IO: upgrade', () => {
   });
 });
 
+/** Opens a Socket.IO session. */
 async function session() {
   const socket = await Socket.open(SOCKET_IO);
   assert.equal((await socket.next())[0], '0');
   return socket;
 }
 
-/** Connected to `/`. */
+/** Opens a Socket.IO session and connects to `/`. */
 async function connected(auth = '') {
   const socket = await session();
   socket.send(`40${auth}`);
@@ -330,13 +331,13 @@ async function connected(auth = '') {
   return socket;
 }
 
-describe('Socket.IO: connecting', () => {
+describe('Socket.IO: connect', () => {
   test('to the main namespace, with and without a payload', async () => {
     (await connected()).ws.close();
     (await connected('{"token":"123"}')).ws.close();
   });
 
-  test('to a custom one, with and without a comma', async () => {
+  test('to a custom namespace, with and without a comma', async () => {
     for (const [packet, auth] of [['40/custom,', '{}'], ['40/custom', '{}'], ['40/custom,{"a":1}', '{"a":1}']]) {
       const socket = await session();
       socket.send(packet);
@@ -346,14 +347,14 @@ describe('Socket.IO: connecting', () => {
     }
   });
 
-  test('to one that is not there', async () => {
+  test('to an unknown namespace is refused', async () => {
     const socket = await session();
     socket.send('40/random');
     assert.equal(await socket.nextPacket(), '44/random,{"message":"Invalid namespace"}');
     socket.ws.close();
   });
 
-  test('to several on one connection, and out of one of them', async () => {
+  test('to several namespaces on one connection, with a disconnect from one', async () => {
     const socket = await connected();
     socket.send('40/custom');
     assert.match(await socket.nextPacket(), /^40\/custom/);
@@ -364,12 +365,12 @@ describe('Socket.IO: connecting', () => {
     socket.send('42["message",2]');
     assert.equal(await socket.nextPacket(), '42["message-back",2]');
     socket.send('40/custom');
-    assert.match(await socket.nextPacket(), /^40\/custom/, 'and in again');
+    assert.match(await socket.nextPacket(), /^40\/custom/, 'a second CONNECT after a disconnect');
     socket.ws.close();
   });
 
-  test('who connects to no namespace is closed after the timeout', async () => {
-    const socket = (await session()).beat();
+  test('a client without a namespace is closed after the timeout', async () => {
+    const socket = (await session()).answerPings();
     const opened = Date.now();
     await socket.closed;
     const after = Date.now() - opened;
@@ -394,7 +395,7 @@ describe('Socket.IO: connecting', () => {
 });
 
 describe('Socket.IO: events and acknowledgements', () => {
-  test('text', async () => {
+  test('text events are echoed and acknowledged', async () => {
     const socket = await connected();
     socket.send('42["message",1,"2",{"3":[false]}]');
     assert.equal(await socket.nextPacket(), '42["message-back",1,"2",{"3":[false]}]');
@@ -403,7 +404,7 @@ describe('Socket.IO: events and acknowledgements', () => {
     socket.ws.close();
   });
 
-  test('binary', async () => {
+  test('binary events are echoed and acknowledged', async () => {
     const socket = await connected();
     const placeholders = '{"_placeholder":true,"num":0},"x",{"_placeholder":true,"num":1}';
     for (const [packet, answer] of [
@@ -420,7 +421,7 @@ describe('Socket.IO: events and acknowledgements', () => {
     socket.ws.close();
   });
 
-  test("a client's acknowledgement that nobody waits for is nothing", async () => {
+  test('unexpected acknowledgements of a client are ignored', async () => {
     const socket = await connected();
     socket.send('431["x"]');
     socket.send('461-2[{"_placeholder":true,"num":0}]');
@@ -431,7 +432,7 @@ describe('Socket.IO: events and acknowledgements', () => {
   });
 });
 
-describe('Socket.IO: what is malformed closes the connection', () => {
+describe('Socket.IO: malformed packets close the connection', () => {
   for (const frames of [
     ['4'], ['4abc'], ['47'], ['44{}'], ['42{}'], ['42[]'], ['42'], ['42["x"'], ['42[{}]'], ['42["disconnect"]'],
     ['43["x"]'], ['431{}'], ['45["x"]'], ['451["x"]'], ['4599999-["x"]'], ['40abc'], ['40[]'], ['40/custom,x'],
@@ -439,7 +440,7 @@ describe('Socket.IO: what is malformed closes the connection', () => {
     ['451-["x",{"_placeholder":true,"num":0}]', '42["message"]'],
   ]) {
     test(frames.map((frame) => (typeof frame === 'string' ? frame : 'a stray attachment')).join(' then '), async () => {
-      const socket = (await connected()).beat();
+      const socket = (await connected()).answerPings();
       for (const frame of frames) socket.send(frame);
       await socket.closed;
     });
@@ -451,8 +452,8 @@ describe('Socket.IO: what is malformed closes the connection', () => {
     await socket.closed;
   });
 
-  test('attachments that were announced and never come', { timeout: 30_000 }, async () => {
-    const socket = (await connected()).beat();
+  test('announced attachments that never arrive', { timeout: 30_000 }, async () => {
+    const socket = (await connected()).answerPings();
     socket.send('451-["message",{"_placeholder":true,"num":0}]');
     const sent = Date.now();
     await socket.closed;

@@ -1,6 +1,5 @@
-// The bare object: what one writes by hand for the job "authenticate, store,
-// broadcast, acknowledge" with a Durable Object and the hibernation API. Each
-// message is one insert and one send per socket.
+// The bare object: authenticates, stores, broadcasts and acknowledges with a Durable
+// Object and the hibernation API. Each message is one insert and one send per socket.
 import { DurableObject } from "cloudflare:workers";
 
 const decoder = new TextDecoder();
@@ -11,7 +10,7 @@ function base64url(text) {
 }
 
 let key;
-/** The claims of a valid HS256 token, or null. */
+/** Returns the claims of a valid HS256 token, or null. */
 async function verify(token, secret) {
   key ??= await crypto.subtle.importKey("raw", encoder.encode(secret), { name: "HMAC", hash: "SHA-256" }, false, ["verify"]);
   const parts = token.split(".");
@@ -75,12 +74,12 @@ export class Room extends DurableObject {
     if (message.event !== "sendMessage") return;
     const { userId } = ws.deserializeAttachment();
     this.send(userId, message.data, (receipt) => {
-      // Nothing leaves before the insert is durable: the output gate sees to it.
+      // The output gate holds this frame until the insert is durable.
       if (message.id !== undefined) ws.send(JSON.stringify({ ack: message.id, data: receipt }));
     });
   }
 
-  /** Stores and broadcasts; `answer` is called before, with what a sender wants to know. */
+  /** Stores and broadcasts a message. Calls `answer` with the receipt before the broadcast. */
   send(senderId, data, answer) {
     const receipt = { messageId: crypto.randomUUID(), seq: ++this.head, timestamp: new Date().toISOString() };
     const frame = JSON.stringify({ event: "newMessage", data: { ...data, ...receipt, senderId } });
@@ -96,12 +95,12 @@ export class Room extends DurableObject {
     try {
       ws.close(code === 1005 || code === 1006 ? 1000 : code);
     } catch {
-      // The runtime has closed it already.
+      // The runtime has already closed the socket.
     }
   }
 }
 
-/** The request with the user that its token says, for the object. */
+/** Returns the request for the object with the user of the token, or null. */
 async function authenticated(request, url, env, body) {
   const token = request.headers.get("authorization")?.replace(/^Bearer /, "") ?? url.searchParams.get("token");
   const claims = token && (await verify(token, env.JWT_SECRET));

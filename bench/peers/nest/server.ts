@@ -1,6 +1,5 @@
-// The kind of backend that roomcast stands in for: a NestJS gateway with
-// Socket.IO, its Redis adapter and Bull. Several of these processes make one
-// service, as the adapter has it.
+// The kind of backend that roomcast replaces: a NestJS gateway with Socket.IO, its
+// Redis adapter and Bull. Several processes form one service by the adapter.
 //
 // usage: node build/server.js   with PORT, REDIS_PORT, JWT_SECRET
 import "reflect-metadata";
@@ -31,7 +30,7 @@ import type { Server, ServerOptions, Socket } from "socket.io";
 const redisAt = { host: "127.0.0.1", port: Number(process.env.REDIS_PORT) };
 const QUEUE = "message-delivery";
 
-/** What is sent as `newMessage`: what the sender gave, and these. */
+/** The fields that are added to the data of a `newMessage`. */
 interface Message {
   roomId: string;
   messageId: string;
@@ -40,7 +39,7 @@ interface Message {
   timestamp: string;
 }
 
-/** What Redis knows of rooms. */
+/** The state of rooms in Redis. */
 @Injectable()
 class Rooms {
   private readonly redis = new Redis(redisAt);
@@ -59,7 +58,7 @@ class Rooms {
 
   async after(roomId: string, since: number): Promise<Message[]> {
     const stored = await this.redis.lrange(`${roomId}:log`, since, -1);
-    // Two processes may have appended in another order than they counted.
+    // Two processes may append in another order than their numbers.
     return stored.map((text) => JSON.parse(text)).sort((a, b) => a.seq - b.seq);
   }
 
@@ -99,7 +98,7 @@ class ChatGateway {
   }
 
   handleConnection(socket: Socket) {
-    // Nest's own hook comes when the socket has left its rooms already.
+    // The hook of Nest is called after the socket has left its rooms.
     socket.on("disconnecting", () => {
       for (const room of socket.rooms) {
         if (room !== socket.id) void this.rooms.left(room, socket.data.userId);
@@ -108,8 +107,8 @@ class ChatGateway {
   }
 
   @SubscribeMessage("joinRoom")
-  async join(socket: Socket, asked: string | { roomId: string; since?: number }) {
-    const { roomId, since } = typeof asked === "string" ? { roomId: asked } : asked;
+  async join(socket: Socket, request: string | { roomId: string; since?: number }) {
+    const { roomId, since } = typeof request === "string" ? { roomId: request } : request;
     await socket.join(roomId);
     const [seq, missed] = await Promise.all([
       this.rooms.head(roomId),
@@ -128,9 +127,8 @@ class ChatGateway {
   }
 
   /**
-   * Numbers a message, stores it, has it looked after and broadcasts it. What
-   * one sender sends stays in order: each step asks Redis over the same
-   * connections, which answer in the order they were asked.
+   * Numbers, stores, queues and broadcasts a message. Messages of one sender stay in
+   * order, because each step uses the same Redis connections, which answer in order.
    */
   async deliver(roomId: string, senderId: string, data: object): Promise<Message> {
     const seq = await this.rooms.nextSeq(roomId);
@@ -141,15 +139,15 @@ class ChatGateway {
   }
 }
 
-/** Looks after those who were not there. */
+/** Processes the messages for offline users. */
 @Processor(QUEUE)
 class DeliveryProcessor {
   constructor(@Inject(Rooms) private readonly rooms: Rooms) {}
 
   @Process()
   async deliver({ data }: Job<Message>) {
-    // Whoever is offline would be notified here. There is nothing to keep for
-    // them: the message is in the log, and they come back with `since`.
+    // Offline users would be notified here. Nothing is stored for them, because they
+    // resume from the log with `since`.
     return this.rooms.offline(data.roomId);
   }
 }
@@ -212,5 +210,5 @@ class AppModule {}
 
 const app = await NestFactory.create(AppModule, { logger: ["error", "fatal"] });
 app.useWebSocketAdapter(new RedisIoAdapter(app));
-// Whoever started it tries whether the port listens.
+// The caller polls the port until it listens.
 await app.listen(Number(process.env.PORT), "127.0.0.1");

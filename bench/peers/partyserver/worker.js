@@ -1,5 +1,5 @@
-// A room on PartyServer: what one writes with it for the job "authenticate,
-// store, broadcast, acknowledge". The wire is that of the bare object.
+// A room on PartyServer that authenticates, stores, broadcasts and acknowledges. The
+// protocol is that of the bare object.
 import { jwtVerify } from "jose";
 import { routePartykitRequest, Server } from "partyserver";
 
@@ -45,7 +45,7 @@ export class Room extends Server {
     });
     this.rowsWritten += this.db.exec("INSERT INTO messages VALUES (?, ?)", seq, frame).rowsWritten;
     this.messages++;
-    // Nothing leaves before the insert is durable: the output gate sees to it.
+    // The output gate holds this frame until the insert is durable.
     if (message.id !== undefined) connection.send(JSON.stringify({ ack: message.id, data: { messageId, seq, timestamp } }));
     this.broadcast(frame);
   }
@@ -56,7 +56,7 @@ export class Room extends Server {
 }
 
 let key;
-/** PartyServer's hook at the door: lets in whoever has a valid token. */
+/** The `onBeforeConnect` hook of PartyServer: accepts requests with a valid token. */
 async function authenticate(request, secret) {
   const token =
     request.headers.get("authorization")?.replace(/^Bearer /, "") ?? new URL(request.url).searchParams.get("token");

@@ -1,19 +1,19 @@
-//! Users who talk while the server under them is killed, restarted, cut off, put
-//! to sleep, made to panic and given another time, and a judge who compares what
-//! they were told with what is there.
+//! Fault injection: users send messages while the server is killed, restarted,
+//! disconnected, hibernated, made to panic, and given a different clock.
 //!
-//! A round is a storm, then calm: all come back, all that was not acknowledged
-//! is said again, and the judge looks ([`verdict`]). Rooms, users and storage
-//! stay the same from round to round. The same seed makes the same faults.
+//! A round injects faults for [`FAULT_PHASE`]. Then all users reconnect and resend
+//! their unacknowledged messages, and [`verify`] compares what the users received
+//! with the log. Rooms, users and storage stay the same in all rounds. The same seed
+//! injects the same faults.
 
-mod player;
-mod verdict;
+mod participant;
+mod verify;
 
 use crate::client::User;
 use crate::dialect::Dialect;
-use crate::target::Site;
+use crate::target::Endpoint;
 use clap::Args;
-use player::{Phase, Player, Shared};
+use participant::{Participant, Phase, Shared};
 use roomcast_harness::{Server, Token, Worker};
 use serde_json::json;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,10 +25,10 @@ use tokio::time::sleep;
 /// Options of `chaos`.
 #[derive(Args)]
 pub struct Options {
-    /// How often there is a storm and then a judgement.
+    /// Number of rounds of faults and verification.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Which faults there are, and when; the same seed makes the same ones.
+    /// Seed of the faults and their times.
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -36,25 +36,27 @@ pub struct Options {
 const ROOMS: [&str; 3] = ["red", "green", "blue"];
 const USERS: [&str; 6] = ["ada", "bob", "cleo", "dan", "eve", "finn"];
 
-/// Who sends a sign of life and then none is gone after this and the grace time.
+/// A client that has pinged and then sends nothing is offline after this and the
+/// grace time.
 const GHOST_TIMEOUT: &str = "3s";
 const PRESENCE_GRACE_MS: &str = "500";
 
-/// How long a storm takes, and how long there is nothing between two faults.
-const STORM: Duration = Duration::from_secs(5);
-const LULL: (u64, u64) = (150, 1_200);
+/// Duration of the faults of a round.
+const FAULT_PHASE: Duration = Duration::from_secs(5);
 
-/// To how many milliseconds ahead of the machine's the clock is stepped, until it
-/// is stepped again or the server ends, which steps it back. From end to end more
-/// than the ghost time, so that all seem to be gone; not so far that what is due
-/// comes later than presence may take to become true.
-const STEPS: (i64, i64) = (-3_000, 3_000);
+/// Range of the pause between two faults, in milliseconds.
+const PAUSE: (u64, u64) = (150, 1_200);
 
-/// How many lines of what the server said are shown when something is broken.
-const LAST_WORDS: usize = 40;
+/// Range of the clock offset in milliseconds. An offset lasts until the next one or
+/// until the server ends. The range is larger than `GHOST_TIMEOUT`, so that a step can
+/// make all connections look stale, and small enough for presence to converge in time.
+const CLOCK_OFFSETS: (i64, i64) = (-3_000, 3_000);
 
-/// Where the server panics; see `src/durable/sabotage.rs`.
-const POINTS: [&str; 7] = [
+/// Number of lines of the server's output that are printed after a failure.
+const OUTPUT_LINES: usize = 40;
+
+/// Failpoints that panic; see `src/durable/sabotage.rs`.
+const FAILPOINTS: [&str; 7] = [
     "Frame",
     "Tick",
     "Stored",
@@ -64,31 +66,30 @@ const POINTS: [&str; 7] = [
     "GatewayAlarm",
 ];
 
-/// Every so many rounds all fall silent for so long that objects are put to
-/// sleep: the runtime does so after 10 s.
-const SLEEP_EVERY: u32 = 10;
-const ASLEEP: Duration = Duration::from_millis(11_500);
+/// Every this many rounds the users pause until the objects hibernate. The runtime
+/// evicts idle objects after 10 s.
+const HIBERNATE_EVERY: u32 = 10;
+const HIBERNATION: Duration = Duration::from_millis(11_500);
 
-/// How long all may take to come back and be done. Only a limit to end a run
-/// that hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Limit for the reconnection of all users. It ends a run that hangs.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What was done to the server, over all rounds.
+/// Number of injected faults over all rounds.
 #[derive(Default)]
 struct Faults {
     kills: u32,
     deploys: u32,
     cuts: u32,
-    steps: u32,
+    clock_steps: u32,
     panics: u32,
-    sleeps: u32,
+    hibernations: u32,
 }
 
-/// Runs all rounds. `Ok(false)` when a promise was broken.
+/// Runs all rounds. Returns `Ok(false)` if a promise was violated.
 pub async fn run(options: Options) -> Result<bool, String> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!(
-        "seed {seed}: `make chaos ROUNDS={} SEED={seed}` does the same",
+        "seed {seed}: repeat with `make chaos ROUNDS={} SEED={seed}`",
         options.rounds
     );
     let vars = [
@@ -108,38 +109,38 @@ pub async fn run(options: Options) -> Result<bool, String> {
         ("GATEWAY_SHARDS", "2"),
     ];
     let server = spawn_blocking(move || {
-        // The same code, which can be made to fail and has a clock to step.
+        // The same code with failpoints and an adjustable clock.
         Server::start_worker(&Worker::built("sabotage"), &vars)
     })
     .await
     .map_err(|error| error.to_string())?;
-    let site = Site::running(&server.url(""), server.secret()).await?;
-    let site = Arc::new(site);
+    let endpoint = Endpoint::running(&server.url(""), server.secret()).await?;
+    let endpoint = Arc::new(endpoint);
     let server = Arc::new(Mutex::new(server));
-    let kept = rounds(&server, &site, &options, seed).await;
-    if !matches!(kept, Ok(true)) {
+    let result = rounds(&server, &endpoint, &options, seed).await;
+    if !matches!(result, Ok(true)) {
         let server = server.lock().unwrap_or_else(PoisonError::into_inner);
         let output = server.output();
         let lines: Vec<&str> = output.lines().collect();
-        println!("the server said last:");
-        for line in &lines[lines.len().saturating_sub(LAST_WORDS)..] {
+        println!("last lines of the server:");
+        for line in &lines[lines.len().saturating_sub(OUTPUT_LINES)..] {
             println!("  {line}");
         }
     }
-    kept
+    result
 }
 
 /// Runs all rounds on a server.
 async fn rounds(
     server: &Arc<Mutex<Server>>,
-    site: &Arc<Site>,
+    endpoint: &Arc<Endpoint>,
     options: &Options,
     seed: u64,
 ) -> Result<bool, String> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let (phase, phases) = watch::channel(Phase::Storm);
+    let (phase, phases) = watch::channel(Phase::Faults);
     let mut tasks = JoinSet::new();
-    let mut players: Vec<Arc<Shared>> = Vec::new();
+    let mut participants: Vec<Arc<Shared>> = Vec::new();
     for room in ROOMS {
         for (number, name) in USERS.iter().enumerate() {
             let user = User {
@@ -149,95 +150,95 @@ async fn rounds(
                     .ttl(86_400)
                     .sign(roomcast_harness::SECRET),
             };
-            // Half of them at the room itself, half at a gateway.
+            // One half connects to the room, the other half to a gateway.
             let dialect = match number % 2 {
                 0 => Dialect::Room,
                 _ => Dialect::Gateway,
             };
             let shared = Arc::new(Shared::new(room, name));
-            players.push(shared.clone());
+            participants.push(shared.clone());
             let seed = random.u64(..);
-            let player = Player::new(site.clone(), user, dialect, shared, seed);
-            tasks.spawn(player.play(phases.clone()));
+            let participant = Participant::new(endpoint.clone(), user, dialect, shared, seed);
+            tasks.spawn(participant.run(phases.clone()));
         }
     }
 
     let start = Instant::now();
     let mut faults = Faults::default();
     for round in 1..=options.rounds {
-        phase.send_replace(Phase::Storm);
-        storm(server, site, &phase, &mut random, &mut faults).await?;
-        if round % SLEEP_EVERY == 0 {
-            phase.send_replace(Phase::Silence);
-            sleep(ASLEEP).await;
-            faults.sleeps += 1;
+        phase.send_replace(Phase::Faults);
+        inject_faults(server, endpoint, &phase, &mut random, &mut faults).await?;
+        if round % HIBERNATE_EVERY == 0 {
+            phase.send_replace(Phase::Idle);
+            sleep(HIBERNATION).await;
+            faults.hibernations += 1;
         }
-        phase.send_replace(Phase::Calm);
-        calm(&players).await?;
-        let broken = verdict::judge(site, &ROOMS, &players).await?;
-        let messages: usize = players.iter().map(|player| player.acknowledged()).sum();
+        phase.send_replace(Phase::Settle);
+        settle(&participants).await?;
+        let violations = verify::verify(endpoint, &ROOMS, &participants).await?;
+        let messages: usize = participants.iter().map(|one| one.acknowledged()).sum();
         println!("round {round}: {messages} messages acknowledged so far");
-        if !broken.is_empty() {
-            for what in broken.iter().take(20) {
-                println!("  broken: {what}");
+        if !violations.is_empty() {
+            for what in violations.iter().take(20) {
+                println!("  violated: {what}");
             }
-            println!("{} promises broken with seed {seed}", broken.len());
+            println!("{} violations with seed {seed}", violations.len());
             return Ok(false);
         }
     }
-    phase.send_replace(Phase::Calm);
-    let ghost = verdict::ghost(site, ROOMS[0]).await;
+    phase.send_replace(Phase::Settle);
+    let stale = verify::stale_connection(endpoint, ROOMS[0]).await;
     drop(tasks);
     let sum =
-        |count: fn(&Shared) -> usize| players.iter().map(|player| count(player)).sum::<usize>();
+        |count: fn(&Shared) -> usize| participants.iter().map(|one| count(one)).sum::<usize>();
     println!(
-        "{} rounds in {} s: {} kills, {} deploys, {} cuts, {} steps of the clock, {} panics, {} sleeps, \
+        "{} rounds in {} s: {} kills, {} deploys, {} cuts, {} clock steps, {} panics, {} hibernations, \
          {} reconnections; \
-         {} messages acknowledged, {} said again; lost 0, doubled 0, reordered 0",
+         {} messages acknowledged, {} resent; lost 0, duplicated 0, reordered 0",
         options.rounds,
         start.elapsed().as_secs(),
         faults.kills,
         faults.deploys,
         faults.cuts,
-        faults.steps,
+        faults.clock_steps,
         faults.panics,
-        faults.sleeps,
+        faults.hibernations,
         sum(Shared::reconnections),
         sum(Shared::acknowledged),
-        sum(Shared::repeated),
+        sum(Shared::resent),
     );
-    if let Err(why) = ghost {
-        println!("  broken: {why}");
+    if let Err(reason) = stale {
+        println!("  violated: {reason}");
         return Ok(false);
     }
     Ok(true)
 }
 
-/// Does things to the server and its sockets for a while.
-async fn storm(
+/// Injects faults for [`FAULT_PHASE`].
+async fn inject_faults(
     server: &Arc<Mutex<Server>>,
-    site: &Site,
+    endpoint: &Endpoint,
     phase: &watch::Sender<Phase>,
     random: &mut fastrand::Rng,
     faults: &mut Faults,
 ) -> Result<(), String> {
-    let end = Instant::now() + STORM;
+    let end = Instant::now() + FAULT_PHASE;
     while Instant::now() < end {
-        sleep(Duration::from_millis(random.u64(LULL.0..LULL.1))).await;
+        sleep(Duration::from_millis(random.u64(PAUSE.0..PAUSE.1))).await;
         match random.u8(..12) {
-            // Not at all when it has just been killed: the next one comes.
+            // The request fails if the server has just been killed.
             0 => {
-                faults.steps += 1;
-                let ahead = random.i64(STEPS.0..STEPS.1);
-                let _ = site
+                faults.clock_steps += 1;
+                let ahead = random.i64(CLOCK_OFFSETS.0..CLOCK_OFFSETS.1);
+                let _ = endpoint
                     .post("/sabotage", &json!({ "ahead": ahead }).to_string())
                     .await;
             }
             1 => {
                 faults.panics += 1;
-                let point = POINTS[random.usize(..POINTS.len())];
-                let plan = json!({ "points": [point] });
-                let _ = site.post("/sabotage", &plan.to_string()).await;
+                let point = FAILPOINTS[random.usize(..FAILPOINTS.len())];
+                let body = json!({ "points": [point] });
+                let _ = endpoint.post("/sabotage", &body.to_string()).await;
             }
             2..6 => {
                 faults.kills += 1;
@@ -257,38 +258,39 @@ async fn storm(
             }
             number => {
                 faults.cuts += 1;
-                // Who it hits each decides by this number.
+                // Each participant decides by this number whether it is affected.
                 phase.send_replace(Phase::Cut(random.u64(..), number % 2 == 0));
                 sleep(Duration::from_millis(20)).await;
-                phase.send_replace(Phase::Storm);
+                phase.send_replace(Phase::Faults);
             }
         }
     }
     Ok(())
 }
 
-/// Blocks a thread of its own, so that players go on meanwhile.
+/// Runs a blocking operation on the server in its own thread, so that the users keep
+/// sending.
 async fn with(
     server: &Arc<Mutex<Server>>,
-    what: impl FnOnce(&mut Server) + Send + 'static,
+    operation: impl FnOnce(&mut Server) + Send + 'static,
 ) -> Result<(), String> {
     let server = server.clone();
     let done = spawn_blocking(move || {
-        what(&mut server.lock().unwrap_or_else(PoisonError::into_inner));
+        operation(&mut server.lock().unwrap_or_else(PoisonError::into_inner));
     });
     done.await.map_err(|error| error.to_string())
 }
 
-/// Waits until all are connected and have nothing left to say.
-async fn calm(players: &[Arc<Shared>]) -> Result<(), String> {
-    let deadline = Instant::now() + PATIENCE;
+/// Waits until all users are connected and all their messages are acknowledged.
+async fn settle(participants: &[Arc<Shared>]) -> Result<(), String> {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
-        let waiting = players.iter().find(|player| !player.is_done());
+        let waiting = participants.iter().find(|one| !one.is_done());
         let Some(waiting) = waiting else {
             return Ok(());
         };
         if Instant::now() > deadline {
-            return Err(format!("not done in time: {}", waiting.describe()));
+            return Err(format!("timeout: {}", waiting.describe()));
         }
         sleep(Duration::from_millis(20)).await;
     }

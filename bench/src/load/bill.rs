@@ -1,105 +1,109 @@
-//! What a chat uses of what is paid for, and the price of that.
+//! Billed resources of a chat, and their price.
 
 use super::ROOM;
-use crate::audience::Audience;
 use crate::client;
+use crate::listeners::Listeners;
 use crate::sender::Sender;
 use crate::target::Target;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Public list prices of Durable Objects in dollars (2026), each of a million:
-/// requests, rows written, gigabyte-seconds of duration.
+/// Public list prices of Durable Objects in dollars (2026) per million requests, rows
+/// written and gigabyte-seconds of duration.
 const REQUESTS: f64 = 0.15;
 const ROWS_WRITTEN: f64 = 1.00;
 const DURATION: f64 = 12.50;
 
-/// So many messages that come in over WebSockets are billed as one request.
-/// Those that go out are free.
-const MESSAGES_A_REQUEST: f64 = 20.0;
+/// Number of incoming WebSocket messages that are billed as one request. Outgoing
+/// messages are free.
+const MESSAGES_PER_REQUEST: f64 = 20.0;
 
-/// An object is billed for 128 MB whatever it takes, in gigabytes.
+/// An object is billed for 128 MB at any memory use, in gigabytes.
 const GIGABYTES: f64 = 0.128;
 
-/// Between two messages, and how many.
-const PACE: Duration = Duration::from_millis(100);
+/// Interval between two messages.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// Number of messages.
 const MESSAGES: u64 = 60;
 
-/// What one message used, on average.
+/// Average use per message.
 pub struct Use {
-    /// Rows written, receipts included.
+    /// Rows written, including those of receipts.
     pub rows: f64,
-    /// Receipts that came in for it.
+    /// Receipts received.
     pub receipts: f64,
-    /// Seconds of processor time: an object that does nothing may hibernate, and
-    /// is not billed then.
+    /// Seconds of processor time. An idle object hibernates and is not billed for
+    /// duration.
     pub active_seconds: f64,
 }
 
 impl Use {
-    /// In dollars.
+    /// Price of a million messages in dollars.
     pub fn price_of_a_million(&self) -> f64 {
-        let requests = (1.0 + self.receipts) / MESSAGES_A_REQUEST;
+        let requests = (1.0 + self.receipts) / MESSAGES_PER_REQUEST;
         requests * REQUESTS + self.rows * ROWS_WRITTEN + self.active_seconds * GIGABYTES * DURATION
     }
 }
 
-/// One sends at an even pace, `receivers` read and confirm.
+/// Measures one sender with a fixed interval and `receivers` that send receipts.
 pub async fn use_of(target: &Target, receivers: usize) -> Result<Use, String> {
     let mut users = client::users(target, receivers + 1);
-    let sender = users.pop().ok_or("nobody to send")?;
-    let mut audience = Audience::with_receipts();
+    let sender = users.pop().ok_or("no users")?;
+    let mut listeners = Listeners::with_receipts();
     for client in client::connect_all(target, ROOM, &users).await? {
-        audience.add(client);
+        listeners.add(client);
     }
     let mut sender = Sender::new(client::Client::connect(target, ROOM, &sender, None).await?);
-    // Who came has been told of by then.
+    // The presence updates of the connects are delivered within this time.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = target.rows_written(ROOM).await?;
-    let (cpu, receipts) = (target.cpu_seconds(), audience.tally.receipts.load(Relaxed));
-    let mut pace = interval(PACE);
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (cpu, receipts) = (target.cpu_seconds(), listeners.tally.receipts.load(Relaxed));
+    let mut sends = interval(INTERVAL);
+    sends.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for _ in 0..MESSAGES {
-        pace.tick().await;
+        sends.tick().await;
         sender.send(1, 1).await?;
     }
-    audience.reach(sender.head()).await?;
+    listeners.reach(sender.head()).await?;
     let after = target.rows_written(ROOM).await?;
     let each = |used: f64| used / MESSAGES as f64;
     Ok(Use {
         rows: each((after.rows - before.rows) as f64),
-        receipts: each((audience.tally.receipts.load(Relaxed) - receipts) as f64),
+        receipts: each((listeners.tally.receipts.load(Relaxed) - receipts) as f64),
         active_seconds: each(target.cpu_seconds() - cpu),
     })
 }
 
-/// What rooms with idle sockets use.
+/// Use of rooms with idle connections.
 pub struct Upkeep {
-    /// Alarms for each room in a month: a request each, and a row, for the next
-    /// one is set.
+    /// Alarms per room and month. Each alarm is one request, and one row for setting the
+    /// next alarm.
     pub alarms: f64,
-    /// Seconds of processor time for each room in a month. The runtime's answers
-    /// to pings are in it, though they are free: the bare object has nothing else.
+    /// Seconds of processor time per room and month. It includes the automatic answers
+    /// of the runtime to pings, which are free. The bare object has no other use.
     pub active_seconds: f64,
-    /// Rooms that 10,000 sockets are in, 100 in each.
+    /// Number of rooms for 10,000 connections, 100 in each.
     pub rooms: f64,
 }
 
-/// The `GHOST_TIMEOUT` for this measurement, and what it is by default: a room
-/// whose clients ping looks so often for some that are gone.
-pub const LOOKS_EVERY: &str = "30s";
-const LOOKS_LESS_OFTEN: f64 = 90.0 / 30.0;
+/// The `GHOST_TIMEOUT` of this measurement. A room with pinging clients checks for
+/// stale connections at this interval.
+pub const CHECK_INTERVAL: &str = "30s";
 
-/// How long idle sockets are watched: two alarms of each room.
-const WATCH: Duration = Duration::from_secs(62);
+/// The default `GHOST_TIMEOUT` in units of [`CHECK_INTERVAL`].
+const DEFAULT_INTERVAL_RATIO: f64 = 90.0 / 30.0;
+
+/// Duration of the measurement: two alarms of each room.
+const MEASURE: Duration = Duration::from_secs(62);
 const MONTH: f64 = 30.0 * 86_400.0;
 
 const IDLE_ROOMS: usize = 10;
 const PER_ROOM: usize = 100;
 
 impl Upkeep {
-    /// In dollars a month, for 10,000 sockets.
+    /// Price per month for 10,000 connections in dollars.
     pub fn price_of_a_month(&self) -> f64 {
         let million = 1e6;
         let room = self.alarms * (REQUESTS + ROWS_WRITTEN) / million
@@ -108,25 +112,25 @@ impl Upkeep {
     }
 }
 
-/// Sockets that say nothing but that they live.
+/// Measures connections that only ping.
 pub async fn upkeep(target: &Target) -> Result<Upkeep, String> {
     let users = client::users(target, PER_ROOM);
-    let mut audience = Audience::default();
+    let mut listeners = Listeners::default();
     for room in 0..IDLE_ROOMS {
         let room = format!("{ROOM}-{room}");
         for client in client::connect_all(target, &room, &users).await? {
-            audience.add(client);
+            listeners.add(client);
         }
     }
-    // All are told who came, and the first alarms are set.
+    // Until the presence updates are delivered and the first alarms are set.
     tokio::time::sleep(Duration::from_secs(12)).await;
     let (alarms, cpu) = (target.wakes(), target.cpu_seconds());
-    tokio::time::sleep(WATCH).await;
-    audience.check()?;
-    let a_month = |used: f64| used / IDLE_ROOMS as f64 / WATCH.as_secs_f64() * MONTH;
+    tokio::time::sleep(MEASURE).await;
+    listeners.check()?;
+    let per_month = |used: f64| used / IDLE_ROOMS as f64 / MEASURE.as_secs_f64() * MONTH;
     Ok(Upkeep {
-        alarms: a_month((target.wakes() - alarms) as f64) / LOOKS_LESS_OFTEN,
-        active_seconds: a_month(target.cpu_seconds() - cpu),
+        alarms: per_month((target.wakes() - alarms) as f64) / DEFAULT_INTERVAL_RATIO,
+        active_seconds: per_month(target.cpu_seconds() - cpu),
         rooms: 10_000.0 / PER_ROOM as f64,
     })
 }
@@ -136,13 +140,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_million_messages_have_their_price() {
+    fn price_of_a_million_is_rows_plus_requests_plus_duration() {
         let used = Use {
             rows: 1.0,
             receipts: 19.0,
             active_seconds: 0.001,
         };
-        // One row, one request, a thousandth of 128 MB for a second.
+        // Per message: one row, one billed request (20 incoming messages), 1 ms of
+        // 128 MB.
         assert!((used.price_of_a_million() - (1.0 + 0.15 + 0.0016)).abs() < 1e-9);
     }
 }

@@ -1,8 +1,9 @@
-//! Rooms in which one sends as fast as it is answered, and all read.
+//! Fan-out: in each room one client sends with a fixed number of messages in flight,
+//! and all clients receive.
 
 use super::ROOM;
-use crate::audience::Audience;
 use crate::client::{self, Client};
+use crate::listeners::Listeners;
 use crate::machine;
 use crate::sender::Sender;
 use crate::target::Target;
@@ -11,61 +12,61 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// What one measurement gave.
+/// Result of one measurement.
 pub struct Throughput {
-    /// How long was measured.
+    /// Duration of the measurement.
     pub seconds: f64,
-    /// Logged events that arrived at sockets in that time.
+    /// Logged events that arrived at the clients in that time.
     pub deliveries: u64,
-    /// Microseconds from each send to its ack, of those acknowledged then.
+    /// Microseconds from each send to its acknowledgement.
     pub latencies: Vec<u32>,
-    /// Share of one core that server and generator used.
+    /// Processor use of server and load generator, in cores.
     pub server_cpu: f64,
     pub generator_cpu: f64,
-    /// All messages of the run, the warm-up included.
+    /// All messages of the run, including the warm-up.
     pub messages: u64,
-    /// Receipts that were sent in all the run.
+    /// Receipts of the run, including the warm-up.
     pub receipts: u64,
 }
 
-/// Who is there, and what one of each room does.
+/// Parameters of the load.
 #[derive(Clone, Copy)]
-pub struct Crowd {
+pub struct Load {
     pub rooms: usize,
-    /// In each room.
+    /// Connections in each room.
     pub sockets: usize,
-    /// Messages that each sender has under way.
+    /// Messages in flight of each sender.
     pub in_flight: usize,
-    /// Whether those that read confirm it.
+    /// Whether the receiving clients send receipts.
     pub receipts: bool,
 }
 
-/// Sends for `measure` after a warm-up, and waits for everything to arrive.
+/// Sends for `measure` after a warm-up, then waits until every event has arrived.
 pub async fn throughput(
     target: &Target,
-    crowd: Crowd,
+    load: Load,
     warm_up: Duration,
     measure: Duration,
 ) -> Result<Throughput, String> {
-    let mut audiences = Vec::with_capacity(crowd.rooms);
-    let mut senders = Vec::with_capacity(crowd.rooms);
-    for room in 0..crowd.rooms {
-        let users = client::users(target, crowd.sockets);
-        let name = match crowd.rooms {
+    let mut all_listeners = Vec::with_capacity(load.rooms);
+    let mut senders = Vec::with_capacity(load.rooms);
+    for room in 0..load.rooms {
+        let users = client::users(target, load.sockets);
+        let name = match load.rooms {
             1 => ROOM.to_owned(),
             _ => format!("{ROOM}-{room}"),
         };
         let mut clients = client::connect_all(target, &name, &users)
             .await?
             .into_iter();
-        let sender: Client = clients.next().ok_or("nobody to send")?;
+        let sender: Client = clients.next().ok_or("no users")?;
         senders.push(Sender::new(sender));
-        let mut audience = match crowd.receipts {
-            true => Audience::with_receipts(),
-            false => Audience::default(),
+        let mut listeners = match load.receipts {
+            true => Listeners::with_receipts(),
+            false => Listeners::default(),
         };
-        clients.for_each(|client| audience.add(client));
-        audiences.push(audience);
+        clients.for_each(|client| listeners.add(client));
+        all_listeners.push(listeners);
     }
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -73,13 +74,13 @@ pub async fn throughput(
     let mut sending = JoinSet::new();
     for (room, mut sender) in senders.into_iter().enumerate() {
         let (stop, measuring) = (stop.clone(), measuring.clone());
-        let tally = audiences[room].tally.clone();
+        let tally = all_listeners[room].tally.clone();
         sending.spawn(async move {
             let mut latencies = Vec::with_capacity(1 << 12);
             let more = |_| !stop.load(Relaxed);
             let before = sender.head();
             let head = sender
-                .run(crowd.in_flight, more, &tally, |micros| {
+                .run(load.in_flight, more, &tally, |micros| {
                     if measuring.load(Relaxed) {
                         latencies.push(micros);
                     }
@@ -90,20 +91,20 @@ pub async fn throughput(
         });
     }
 
-    let delivered = |audiences: &[Audience]| -> u64 {
-        let each = audiences.iter();
-        each.map(|audience| audience.tally.deliveries.load(Relaxed))
+    let delivered = |all_listeners: &[Listeners]| -> u64 {
+        let each = all_listeners.iter();
+        each.map(|listeners| listeners.tally.deliveries.load(Relaxed))
             .sum()
     };
     tokio::time::sleep(warm_up).await;
-    let before = delivered(&audiences);
+    let before = delivered(&all_listeners);
     let (server, generator) = (target.cpu_seconds(), machine::own_cpu_seconds());
     let start = Instant::now();
     measuring.store(true, Relaxed);
     tokio::time::sleep(measure).await;
     measuring.store(false, Relaxed);
     let seconds = start.elapsed().as_secs_f64();
-    let deliveries = delivered(&audiences) - before;
+    let deliveries = delivered(&all_listeners) - before;
     let server_cpu = (target.cpu_seconds() - server) / seconds;
     let generator_cpu = (machine::own_cpu_seconds() - generator) / seconds;
 
@@ -113,9 +114,9 @@ pub async fn throughput(
         let (room, before, head, latencies) = sent.map_err(|e| e.to_string())??;
         messages += head - before;
         all_latencies.extend(latencies);
-        audiences[room].reach(head).await?;
+        all_listeners[room].reach(head).await?;
     }
-    let receipts = audiences.iter();
+    let receipts = all_listeners.iter();
     Ok(Throughput {
         seconds,
         deliveries,
@@ -124,7 +125,7 @@ pub async fn throughput(
         generator_cpu,
         messages,
         receipts: receipts
-            .map(|audience| audience.tally.receipts.load(Relaxed))
+            .map(|listeners| listeners.tally.receipts.load(Relaxed))
             .sum(),
     })
 }

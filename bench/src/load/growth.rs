@@ -1,4 +1,4 @@
-//! Rooms that are alike but for the length of their logs, used in turns.
+//! Latency in rooms with logs of different lengths. The rooms are used in turns.
 
 use super::ROOM;
 use crate::client::{self, Client};
@@ -6,32 +6,33 @@ use crate::sender::Sender;
 use crate::target::Target;
 use std::time::Instant;
 
-/// How long the logs are, in events.
+/// Lengths of the logs, in events.
 pub const LOGS: [u64; 3] = [1_000, 10_000, 100_000];
 
-/// How often each thing is done in each room.
-const TIMES: usize = 60;
+/// Number of measurements of each kind in each room.
+const REPETITIONS: usize = 60;
 
-/// What is asked for when somebody comes back.
+/// Number of events that a reconnecting user has missed.
 const REPLAYED: u64 = 100;
 
-/// Messages in flight while a log is filled.
+/// Messages in flight while a log is written.
 const FILLING: usize = 128;
 
-/// Microseconds in one room.
+/// Measurements of one room, in microseconds.
 #[derive(Default)]
 pub struct Room {
-    /// Somebody new: from the connect to being in the room.
+    /// A new user: from the connect until it has joined.
     pub joins: Vec<u32>,
-    /// Somebody who missed [`REPLAYED`] events: from the connect to the last.
+    /// A user who missed [`REPLAYED`] events: from the connect to the last event.
     pub replays: Vec<u32>,
-    /// From a send to its ack.
+    /// From a send to its acknowledgement.
     pub sends: Vec<u32>,
 }
 
+/// Measures all rooms.
 pub async fn growth(target: &Target) -> Result<[Room; LOGS.len()], String> {
-    let mut users = client::users(target, 2 * TIMES + 1).into_iter();
-    let owner = users.next().ok_or("nobody to send")?;
+    let mut users = client::users(target, 2 * REPETITIONS + 1).into_iter();
+    let owner = users.next().ok_or("no users")?;
     let names = LOGS.map(|events| format!("{ROOM}-{events}"));
     let mut senders = Vec::new();
     for (name, events) in names.iter().zip(LOGS) {
@@ -40,17 +41,17 @@ pub async fn growth(target: &Target) -> Result<[Room; LOGS.len()], String> {
         senders.push(sender);
     }
     let mut rooms: [Room; LOGS.len()] = Default::default();
-    while let (Some(newcomer), Some(returned)) = (users.next(), users.next()) {
+    while let (Some(new_user), Some(returning_user)) = (users.next(), users.next()) {
         for ((room, name), sender) in rooms.iter_mut().zip(&names).zip(&mut senders) {
             let start = Instant::now();
-            let client = Client::connect(target, name, &newcomer, None).await?;
+            let client = Client::connect(target, name, &new_user, None).await?;
             room.joins.push(start.elapsed().as_micros() as u32);
             client.cut();
 
             let head = sender.head();
             let start = Instant::now();
             let since = Some(head - REPLAYED);
-            let mut client = Client::connect(target, name, &returned, since).await?;
+            let mut client = Client::connect(target, name, &returning_user, since).await?;
             while client.sequence.last() < head {
                 client.read(|_| {}).await?;
             }

@@ -1,38 +1,39 @@
-//! Sockets on which nothing happens, and the memory that they take.
+//! Memory of idle connections.
 
 use super::ROOM;
-use crate::audience::Audience;
 use crate::client;
+use crate::listeners::Listeners;
 use crate::target::Target;
 use std::time::Duration;
 
-/// In each room: as many as gateways can tell of each other in time.
+/// Connections per room.
 const PER_ROOM: usize = 100;
 
-/// After all are there, for what is still being told; then the runtime puts
-/// objects to sleep that nothing has happened in for 10 s.
-const SETTLED: Duration = Duration::from_secs(2);
-const ASLEEP: Duration = Duration::from_secs(12);
+/// Time for the presence updates after all connects.
+const SETTLE: Duration = Duration::from_secs(2);
 
-/// Kilobytes of the server's memory that each of `sockets` takes: when they have
-/// just come, and when nothing has happened for a while.
+/// Time after which objects have hibernated. The runtime evicts them after 10 s.
+const HIBERNATION: Duration = Duration::from_secs(12);
+
+/// Returns kilobytes of server memory per connection, after the connects and after
+/// hibernation.
 pub async fn memory(target: &Target, sockets: usize) -> Result<(f64, f64), String> {
-    // What a server takes once that has done each thing before is not a socket's.
+    // The warm-up allocates memory that does not depend on the number of connections.
     let users = client::users(target, PER_ROOM);
     drop(client::connect_all(target, "warm-up", &users).await?);
-    tokio::time::sleep(SETTLED).await;
+    tokio::time::sleep(SETTLE).await;
     let before = target.memory();
-    let mut audience = Audience::default();
+    let mut listeners = Listeners::default();
     for room in 0..sockets / PER_ROOM {
         let room = format!("{ROOM}-{room}");
         for client in client::connect_all(target, &room, &users).await? {
-            audience.add(client);
+            listeners.add(client);
         }
     }
     let each = || (target.memory() as f64 - before as f64) / 1024.0 / sockets as f64;
-    tokio::time::sleep(SETTLED).await;
+    tokio::time::sleep(SETTLE).await;
     let awake = each();
-    tokio::time::sleep(ASLEEP).await;
-    audience.check()?;
+    tokio::time::sleep(HIBERNATION).await;
+    listeners.check()?;
     Ok((awake, each()))
 }

@@ -1,4 +1,4 @@
-//! The loads: each puts one started server to work and says what that gave.
+//! Loads. Each module drives one started server and returns its measurements.
 
 pub mod bill;
 pub mod fanout;
@@ -9,5 +9,5 @@ pub mod rush;
 pub mod steady;
 pub mod wake;
 
-/// The room that load goes to where one is enough.
+/// The room of loads that use a single room.
 pub const ROOM: &str = "bench";

@@ -1,8 +1,8 @@
-//! A service that publishes over HTTP to a room where some listen.
+//! A service publishes over HTTP to a room with listeners.
 
 use super::ROOM;
-use crate::audience::Audience;
 use crate::client::{self, CONTENT};
+use crate::listeners::Listeners;
 use crate::target::Target;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -10,23 +10,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// How many listen.
+/// Number of listeners.
 const SOCKETS: usize = 10;
 
-/// How many requests are under way at any time.
+/// Number of concurrent requests.
 const REQUESTS: usize = 16;
 
-/// What one measurement gave.
+/// Result of one measurement.
 pub struct Published {
     pub seconds: f64,
-    /// Events that were answered in that time.
+    /// Published events in that time.
     pub messages: u64,
-    /// Microseconds of each request.
+    /// Duration of each request in microseconds.
     pub latencies: Vec<u32>,
     pub server_cpu: f64,
 }
 
-/// Publishes `batch` events with each request.
+/// Publishes with `batch` events per request.
 pub async fn publish(
     target: &Arc<Target>,
     batch: usize,
@@ -34,9 +34,9 @@ pub async fn publish(
     measure: Duration,
 ) -> Result<Published, String> {
     let users = client::users(target, SOCKETS);
-    let mut audience = Audience::default();
+    let mut listeners = Listeners::default();
     for client in client::connect_all(target, ROOM, &users).await? {
-        audience.add(client);
+        listeners.add(client);
     }
     let message = json!({ "room": ROOM, "event": "newMessage", "data": { "content": CONTENT } });
     let body = match batch {
@@ -57,7 +57,7 @@ pub async fn publish(
             let mut latencies = Vec::new();
             while !stop.load(Relaxed) {
                 let start = Instant::now();
-                let answer = target.site.post("/publish", &body).await?;
+                let answer = target.endpoint.post("/publish", &body).await?;
                 if measuring.load(Relaxed) {
                     latencies.push(start.elapsed().as_micros() as u32);
                 }
@@ -66,11 +66,13 @@ pub async fn publish(
                     None => std::slice::from_ref(&answer),
                 };
                 if answers.len() != batch {
-                    return Err(format!("{batch} published, the answer is {answer}"));
+                    return Err(format!(
+                        "{batch} events were published, but the answer is {answer}"
+                    ));
                 }
                 let seq = |answer: &Value| answer["seq"].as_u64();
                 let last = answers.iter().map(seq).max().flatten();
-                let last = last.ok_or_else(|| format!("without seq: {answer}"))?;
+                let last = last.ok_or_else(|| format!("an answer without seq: {answer}"))?;
                 head.fetch_max(last, Relaxed);
             }
             Ok::<_, String>(latencies)
@@ -89,7 +91,7 @@ pub async fn publish(
     while let Some(done) = requests.join_next().await {
         latencies.extend(done.map_err(|e| e.to_string())??);
     }
-    audience.reach(head.load(Relaxed)).await?;
+    listeners.reach(head.load(Relaxed)).await?;
     Ok(Published {
         seconds,
         messages: (latencies.len() * batch) as u64,

@@ -1,8 +1,8 @@
-//! Many that come at once: for the first time, or again.
+//! Many simultaneous connects, of new users or of users that resume.
 
 use super::ROOM;
-use crate::audience::{Audience, Counted};
-use crate::client::{self, Client, PATIENCE, User};
+use crate::client::{self, Client, TIMEOUT, User};
+use crate::listeners::{Counted, Listeners};
 use crate::sender::Sender;
 use crate::target::Target;
 use std::sync::Arc;
@@ -11,34 +11,34 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Another room, in which a server that has just been started compiles its code.
+/// A separate room for the warm-up, in which the server compiles its code.
 const WARM_UP_ROOM: &str = "warm-up";
 
-/// What a rush of clients gave.
+/// Result of one measurement.
 pub struct Rush {
-    /// From the first connect to the last client having what it came for.
+    /// From the first connect until the last client is complete.
     pub seconds: f64,
-    /// Microseconds that each client waited.
+    /// Microseconds until each client was complete.
     pub waits: Vec<u32>,
-    /// Presence and membership events that arrived at all sockets meanwhile.
+    /// Presence and membership events that arrived at all clients meanwhile.
     pub others: u64,
 }
 
-/// All `users` connect at the same time and each waits for event `until`
-/// (`connected` alone when there is nothing to wait for).
+/// Connects all `users` at the same time. A client is complete when it has joined and
+/// received event `until`.
 async fn rush(
     target: &Arc<Target>,
     room: &'static str,
     users: Vec<User>,
     since: Option<u64>,
     until: u64,
-    audience: &mut Audience,
+    listeners: &mut Listeners,
 ) -> Result<Rush, String> {
-    let before = audience.tally.others.load(Relaxed);
+    let before = listeners.tally.others.load(Relaxed);
     let mut connecting = JoinSet::new();
     let start = Instant::now();
     for user in users {
-        let (target, tally) = (target.clone(), audience.tally.clone());
+        let (target, tally) = (target.clone(), listeners.tally.clone());
         connecting.spawn(async move {
             let start = Instant::now();
             let mut client = Client::connect(&target, room, &user, since).await?;
@@ -55,16 +55,16 @@ async fn rush(
         while let Some(done) = connecting.join_next().await {
             let (client, wait) = done.map_err(|e| e.to_string())??;
             waits.push(wait);
-            // It goes on reading: the others' arrivals are sent to it too.
-            audience.add(client);
+            // The client keeps reading, because it receives presence updates.
+            listeners.add(client);
         }
         Ok::<_, String>(start.elapsed().as_secs_f64())
     };
-    let seconds = timeout(PATIENCE, all)
+    let seconds = timeout(TIMEOUT, all)
         .await
-        .map_err(|_| "a connect was never answered".to_owned())??;
-    audience.check()?;
-    let others = audience.tally.others.load(Relaxed) - before;
+        .map_err(|_| "a connect was not answered in time".to_owned())??;
+    listeners.check()?;
+    let others = listeners.tally.others.load(Relaxed) - before;
     Ok(Rush {
         seconds,
         waits,
@@ -72,10 +72,10 @@ async fn rush(
     })
 }
 
-/// `count` users connect to one room at once, after a quarter of that to another
-/// room: code is compiled then.
+/// Connects `count` users to one room at once. A quarter of that connects to another
+/// room before, as a warm-up.
 pub async fn spike(target: &Arc<Target>, count: usize) -> Result<Rush, String> {
-    // A server that has run for a second is not what rushes are about.
+    // A cold server is not the subject of this measurement.
     let some = client::users(target, count / 4);
     rush(
         target,
@@ -83,22 +83,22 @@ pub async fn spike(target: &Arc<Target>, count: usize) -> Result<Rush, String> {
         some,
         None,
         0,
-        &mut Audience::default(),
+        &mut Listeners::default(),
     )
     .await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let all = client::users(target, count);
-    rush(target, ROOM, all, None, 0, &mut Audience::default()).await
+    rush(target, ROOM, all, None, 0, &mut Listeners::default()).await
 }
 
-/// `count` clients are cut off, `missed` events happen, all come back at once
-/// and resume by `since`.
+/// Disconnects `count` clients, sends `missed` events, and reconnects all clients at
+/// once with `since`.
 pub async fn reconnect(target: &Arc<Target>, count: usize, missed: u64) -> Result<Rush, String> {
     let mut users = client::users(target, count + 1);
-    let publisher = users.pop().ok_or("nobody to publish")?;
+    let publisher = users.pop().ok_or("no users")?;
     let mut sender = Sender::new(Client::connect(target, ROOM, &publisher, None).await?);
     let clients = client::connect_all(target, ROOM, &users).await?;
-    // A room that has a past.
+    // Some events before the disconnect.
     let since = sender.send(10, 1).await?;
     for mut client in clients {
         while client.sequence.last() < since {
@@ -106,11 +106,11 @@ pub async fn reconnect(target: &Arc<Target>, count: usize, missed: u64) -> Resul
         }
         client.cut();
     }
-    // The server needs a moment to notice; then nobody is there.
+    // Time for the server to notice the disconnects.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let head = sender.send(missed, 16).await?;
-    let mut audience = Audience::default();
-    let rush = rush(target, ROOM, users, Some(since), head, &mut audience).await?;
-    audience.reach(head).await?;
+    let mut listeners = Listeners::default();
+    let rush = rush(target, ROOM, users, Some(since), head, &mut listeners).await?;
+    listeners.reach(head).await?;
     Ok(rush)
 }

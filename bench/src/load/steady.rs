@@ -1,9 +1,9 @@
-//! Messages at a fixed rate to many sockets, whether the server keeps up or not
-//! (an open loop): each is due at its time, and its latency counts from then.
+//! Messages at a fixed rate to many clients (an open loop). Each message is due at a
+//! fixed time and its latency counts from then, also if the server does not keep up.
 
 use super::ROOM;
 use crate::check::Line;
-use crate::client::{self, Broken, CONNECTING, Client, PATIENCE, PING};
+use crate::client::{self, CONNECTING, Client, Failure, PING, TIMEOUT};
 use crate::machine;
 use crate::target::Target;
 use futures_util::stream::{self, StreamExt};
@@ -16,67 +16,67 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at, sleep, sleep_until};
 
-/// After all are connected: what is told about who came has been told then.
+/// Time for the presence updates after all connects.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// After the last message was seen everywhere: what comes now is too much.
-const AFTER: Duration = Duration::from_millis(200);
+/// Time after the last message in which an additional event would arrive.
+const EXTRA: Duration = Duration::from_millis(200);
 
-/// When each message is due, and which of them count.
+/// Times of the messages.
 #[derive(Clone, Copy)]
 struct Schedule {
     begin: Instant,
     rate: u32,
     /// The head of the log before the first.
     head: u64,
-    /// How many there are, and how many of them warm up.
+    /// Number of messages, and how many of them belong to the warm-up.
     total: u64,
     warm_up: u64,
 }
 
 impl Schedule {
-    /// When the message with this number is due; the first is 1.
+    /// Returns when a message is due. The first message has number 1.
     fn due(&self, number: u64) -> Instant {
         self.begin + Duration::from_secs_f64((number - 1) as f64 / f64::from(self.rate))
     }
 
-    /// When counting begins and ends.
+    /// Returns begin and end of the measurement.
     fn window(&self) -> (Instant, Instant) {
         (self.due(self.warm_up + 1), self.due(self.total + 1))
     }
 }
 
-/// What one receiving socket has.
+/// Measurements of one receiving client.
 #[derive(Default)]
 struct Received {
-    /// The last `seq`.
-    seen: AtomicU64,
-    /// Messages that arrived in the window.
+    /// The last received `seq`.
+    last: AtomicU64,
+    /// Messages that arrived during the measurement.
     deliveries: AtomicU64,
-    /// Microseconds, of each message that counts.
+    /// Latency of each measured message in microseconds.
     latencies: Mutex<Vec<u32>>,
-    /// Its connection has ended.
-    gone: AtomicBool,
+    /// Whether its connection has ended.
+    disconnected: AtomicBool,
 }
 
-/// What one measurement gave.
+/// Result of one measurement.
 pub struct Steady {
     pub seconds: f64,
-    /// Messages that arrived at receiving sockets in that time.
+    /// Messages that arrived at receiving clients in that time.
     pub deliveries: u64,
-    /// Microseconds from when a message was due to each socket that has it.
+    /// Microseconds from the due time of a message to its arrival, for each client.
     pub latencies: Vec<u32>,
-    /// From the last message being due until all had everything, or until
-    /// nobody waited any longer.
+    /// From the due time after the last message until every connected client had all
+    /// messages.
     pub drain: Duration,
-    /// Deliveries that had not happened by then.
+    /// Deliveries that were missing at that time.
     pub missing: u64,
-    /// Shares of one core.
+    /// Processor use in cores.
     pub server_cpu: f64,
     pub generator_cpu: f64,
 }
 
-/// `rate` messages a second to a room of `sockets` besides the sender's.
+/// Sends `rate` messages per second to a room with `sockets` receiving clients.
 pub async fn steady(
     target: &Target,
     sockets: usize,
@@ -85,26 +85,26 @@ pub async fn steady(
     measure: Duration,
 ) -> Result<Steady, String> {
     let mut users = client::users(target, sockets + 1);
-    let sender = users.pop().ok_or("nobody to send")?;
-    let (report, mut broken) = mpsc::unbounded_channel();
+    let sender = users.pop().ok_or("no users")?;
+    let (report, mut failures) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
     let mut all = Vec::with_capacity(sockets);
-    let agreed = Arc::new(OnceLock::new());
+    let schedule_cell = Arc::new(OnceLock::new());
     let mut connecting = stream::iter(&users)
         .map(|user| Client::connect(target, ROOM, user, None))
         .buffer_unordered(CONNECTING);
     while let Some(client) = connecting.next().await {
         let client = client?;
         let received = Arc::new(Received::default());
-        received.seen.store(client.sequence.last(), Relaxed);
+        received.last.store(client.sequence.last(), Relaxed);
         all.push(received.clone());
-        let (report, agreed) = (report.clone(), agreed.clone());
-        // At once: a client that does not answer pings is let go.
+        let (report, schedule_cell) = (report.clone(), schedule_cell.clone());
+        // Reads from now on, because the server closes clients that do not answer pings.
         tasks.spawn(async move {
-            let broken = receive(client, &agreed, &received).await;
-            received.gone.store(true, Relaxed);
-            // Nobody listens any more when the run is over already.
-            let _ = report.send(broken);
+            let failure = receive(client, &schedule_cell, &received).await;
+            received.disconnected.store(true, Relaxed);
+            // The receiver is gone if the run is already over.
+            let _ = report.send(failure);
         });
     }
     let sender = Client::connect(target, ROOM, &sender, None).await?;
@@ -116,7 +116,7 @@ pub async fn steady(
         total: count(warm_up + measure),
         warm_up: count(warm_up),
     };
-    let schedule = *agreed.get_or_init(|| schedule);
+    let schedule = *schedule_cell.get_or_init(|| schedule);
     let acknowledged = Arc::new(AtomicU64::new(0));
     tasks.spawn({
         let acknowledged = acknowledged.clone();
@@ -135,29 +135,32 @@ pub async fn steady(
     let generator_cpu = (machine::own_cpu_seconds() - generator) / cpu_time;
 
     let last = schedule.head + schedule.total;
-    let mut said = BTreeSet::new();
-    let behind = |one: &Received| last.saturating_sub(one.seen.load(Relaxed));
-    // Who is gone gets nothing any more.
-    let waits = |one: &Arc<Received>| behind(one) > 0 && !one.gone.load(Relaxed);
+    let mut printed = BTreeSet::new();
+    let behind = |one: &Received| last.saturating_sub(one.last.load(Relaxed));
+    // Disconnected clients receive nothing more.
+    let waits = |one: &Arc<Received>| behind(one) > 0 && !one.disconnected.load(Relaxed);
     let answered = || acknowledged.load(Relaxed) == schedule.total;
-    while (all.iter().any(waits) || !answered()) && to.elapsed() < PATIENCE {
-        check(&mut broken, &mut said)?;
+    while (all.iter().any(waits) || !answered()) && to.elapsed() < TIMEOUT {
+        check(&mut failures, &mut printed)?;
         sleep(Duration::from_millis(5)).await;
     }
     let drain = to.elapsed();
     let missing = all.iter().map(|one| behind(one)).sum();
-    sleep(AFTER).await;
-    check(&mut broken, &mut said)?;
-    let gone = all.iter().filter(|one| one.gone.load(Relaxed)).count();
-    if gone > 0 {
-        eprintln!("{gone} sockets did not stay");
+    sleep(EXTRA).await;
+    check(&mut failures, &mut printed)?;
+    let disconnected = all
+        .iter()
+        .filter(|one| one.disconnected.load(Relaxed))
+        .count();
+    if disconnected > 0 {
+        eprintln!("{disconnected} clients were disconnected");
     }
     if missing == 0 && !answered() {
-        return Err("all has arrived, but not all was acknowledged".to_owned());
+        return Err("all messages arrived, but not all were acknowledged".to_owned());
     }
-    if let Some(one) = all.iter().find(|one| one.seen.load(Relaxed) > last) {
-        let seen = one.seen.load(Relaxed);
-        return Err(format!("an event {seen} after the last, {last}"));
+    if let Some(one) = all.iter().find(|one| one.last.load(Relaxed) > last) {
+        let seq = one.last.load(Relaxed);
+        return Err(format!("event {seq} arrived, but the last event is {last}"));
     }
     let mut latencies = Vec::with_capacity(sockets * count(measure) as usize);
     for one in &all {
@@ -175,19 +178,19 @@ pub async fn steady(
     })
 }
 
-/// Fails when a server broke a promise. One that lets sockets go did not keep
-/// up; what they then lack is counted.
+/// Returns an error if the server violated a promise. Disconnects are only printed:
+/// the server did not keep up, and the missing deliveries are counted.
 fn check(
-    broken: &mut mpsc::UnboundedReceiver<Broken>,
-    said: &mut BTreeSet<String>,
+    failures: &mut mpsc::UnboundedReceiver<Failure>,
+    printed: &mut BTreeSet<String>,
 ) -> Result<(), String> {
-    while let Ok(broken) = broken.try_recv() {
-        match broken {
-            Broken::Promise(what) => return Err(what),
-            Broken::Gone(why) => {
-                // Each reason once, not for a thousand sockets.
-                if said.insert(why.clone()) {
-                    eprintln!("a socket did not stay: {why}");
+    while let Ok(failure) = failures.try_recv() {
+        match failure {
+            Failure::Violation(what) => return Err(what),
+            Failure::Disconnected(reason) => {
+                // Each reason is printed once, not once per client.
+                if printed.insert(reason.clone()) {
+                    eprintln!("a client was disconnected: {reason}");
                 }
             }
         }
@@ -195,8 +198,12 @@ fn check(
     Ok(())
 }
 
-/// Reads, checks and takes the time until it is dropped or something breaks.
-async fn receive(mut client: Client, agreed: &OnceLock<Schedule>, received: &Received) -> Broken {
+/// Reads, checks and measures until the connection ends or the task is aborted.
+async fn receive(
+    mut client: Client,
+    schedule: &OnceLock<Schedule>,
+    received: &Received,
+) -> Failure {
     let mut ping = interval_at(tokio::time::Instant::now() + PING, PING);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut arrived: Vec<(u64, Instant)> = Vec::new();
@@ -215,11 +222,11 @@ async fn receive(mut client: Client, agreed: &OnceLock<Schedule>, received: &Rec
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for (seq, at) in arrived.drain(..) {
-            let Some(schedule) = agreed.get().filter(|schedule| schedule.head < seq) else {
-                return Broken::Promise(format!("message {seq} before one was sent"));
+            let Some(schedule) = schedule.get().filter(|schedule| schedule.head < seq) else {
+                return Failure::Violation(format!("message {seq} arrived before the first send"));
             };
             let (from, to) = schedule.window();
-            received.seen.store(seq, Relaxed);
+            received.last.store(seq, Relaxed);
             if from <= at && at < to {
                 received.deliveries.fetch_add(1, Relaxed);
             }
@@ -229,25 +236,27 @@ async fn receive(mut client: Client, agreed: &OnceLock<Schedule>, received: &Rec
                 latencies.push(latency.as_micros() as u32);
             }
         }
-        if let Err(broken) = read {
-            return broken;
+        if let Err(failure) = read {
+            return failure;
         }
     }
 }
 
-/// Sends what is due, and holds the answers to their order: so it is known which
-/// `seq` was due when.
-async fn send(mut client: Client, schedule: Schedule, answered: &AtomicU64) -> Broken {
+/// Sends each message when it is due. Asserts that the acknowledgements have
+/// consecutive `seq`s, because the due time is derived from the `seq`.
+async fn send(mut client: Client, schedule: Schedule, answered: &AtomicU64) -> Failure {
     let mut ping = interval_at(tokio::time::Instant::now() + PING, PING);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut sent, mut acknowledged) = (0, 0);
     loop {
-        let mut wrong = None;
+        let mut violation = None;
         let reading = client.read(|line| {
             if let Line::Ack { id, seq } = line {
                 acknowledged += 1;
                 if (*id, *seq) != (acknowledged, schedule.head + acknowledged) {
-                    wrong = Some(format!("ack {id} with seq {seq}, {acknowledged} was next"));
+                    violation = Some(format!(
+                        "ack {id} with seq {seq}, expected ack {acknowledged}"
+                    ));
                 }
             }
         });
@@ -259,15 +268,15 @@ async fn send(mut client: Client, schedule: Schedule, answered: &AtomicU64) -> B
                     sent += 1;
                     client.queue_message(sent);
                 }
-                client.socket.flush().await.map_err(Broken::from)
+                client.socket.flush().await.map_err(Failure::from)
             }
         };
-        if let Some(wrong) = wrong {
-            return Broken::Promise(wrong);
+        if let Some(violation) = violation {
+            return Failure::Violation(violation);
         }
         answered.store(acknowledged, Relaxed);
-        if let Err(broken) = done {
-            return broken;
+        if let Err(failure) = done {
+            return failure;
         }
     }
 }
@@ -277,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_window_begins_with_the_first_message_that_counts() {
+    fn the_window_begins_after_the_warm_up() {
         let begin = Instant::now();
         let schedule = Schedule {
             begin,

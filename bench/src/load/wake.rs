@@ -1,4 +1,4 @@
-//! Rooms that sleep, each with one socket, and are woken one by one.
+//! Latency of waking hibernated rooms, each with one connection.
 
 use super::ROOM;
 use crate::client;
@@ -7,32 +7,32 @@ use crate::sender::Sender;
 use crate::target::Target;
 use std::time::{Duration, Instant};
 
-/// How many are woken.
-const SLEEPERS: usize = 30;
+/// Number of rooms.
+const HIBERNATED: usize = 30;
 
-/// The runtime puts an object to sleep when nothing has happened for 10 s.
-const ASLEEP: Duration = Duration::from_millis(11_500);
+/// Time after which objects have hibernated. The runtime evicts them after 10 s.
+const HIBERNATION: Duration = Duration::from_millis(11_500);
 
-/// Microseconds from a frame on a sleeping room's socket to its ack, of each
-/// room; and the same again at once, when it is awake.
+/// Returns the microseconds from a send to its acknowledgement for each room: while it
+/// is hibernated, and directly afterwards.
 pub async fn wake(target: &Target) -> Result<(Vec<u32>, Vec<u32>), String> {
-    let users = client::users(target, SLEEPERS);
-    let mut senders = Vec::with_capacity(SLEEPERS);
+    let users = client::users(target, HIBERNATED);
+    let mut senders = Vec::with_capacity(HIBERNATED);
     for (room, user) in users.iter().enumerate() {
         let room = format!("{ROOM}-{room}");
         let mut sender = Sender::new(Client::connect(target, &room, user, None).await?);
-        // A room that has something to read when it wakes.
+        // A log that the room reads when it wakes.
         sender.send(10, 1).await?;
         senders.push(sender);
     }
-    tokio::time::sleep(ASLEEP).await;
-    let (mut asleep, mut awake) = (Vec::new(), Vec::new());
+    tokio::time::sleep(HIBERNATION).await;
+    let (mut hibernated, mut awake) = (Vec::new(), Vec::new());
     for sender in &mut senders {
-        for latencies in [&mut asleep, &mut awake] {
+        for latencies in [&mut hibernated, &mut awake] {
             let start = Instant::now();
             sender.send(1, 1).await?;
             latencies.push(start.elapsed().as_micros() as u32);
         }
     }
-    Ok((asleep, awake))
+    Ok((hibernated, awake))
 }

@@ -1,78 +1,87 @@
-//! More than a room can take: what becomes of latency, memory, receivers that do
-//! not read and everybody else. See docs/reliability.md.
+//! Overload: latency, memory and slow consumers under more load than a room accepts,
+//! and the effect of hostile clients on others. See docs/reliability.md.
 
-mod talker;
+mod sender;
 
-use crate::audience::Audience;
 use crate::client::{Client, User};
 use crate::dialect::Dialect;
+use crate::listeners::Listeners;
 use crate::machine;
 use crate::socket::{Socket, SocketError};
-use crate::target::Site;
+use crate::target::Endpoint;
 use clap::Args;
 use roomcast_harness::{Server, Token};
+use sender::{Behaviour, Results, lock, run_sender};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use talker::{Heard, Manner, lock, talk};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 /// Options of `overload`.
 #[derive(Args)]
 pub struct Options {
-    /// How long more is offered than can be taken.
+    /// Duration of the overload in seconds.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..))]
     seconds: u64,
-    /// How often it is measured what a hostile connection does to the others.
+    /// Number of measurements with a hostile client.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 }
 
 const ROOM: &str = "overload";
 
-/// Who talks, who listens, who is connected and reads nothing.
-const TALKERS: usize = 50;
-const LISTENERS: usize = 20;
-const DEAF: usize = 5;
+/// Number of clients that send.
+const SENDERS: usize = 50;
 
-/// `MAX_UNACKED_BYTES` of the run: less than is said in it, so that who does not
-/// read is cut before its end.
+/// Number of clients that receive.
+const LISTENERS: usize = 20;
+
+/// Number of clients that are connected and do not read.
+const NON_READING: usize = 5;
+
+/// `MAX_UNACKED_BYTES` of the run. Less than the sent data, so that clients that do not
+/// read are closed before the end.
 const UNACKED: &str = "1000000";
 
-/// What workerd may have at the most: a platform's isolate has 128 MB, and the
-/// runtime with its buffers as much again, twice.
-const MEMORY: u64 = 512 << 20;
+/// Limit for the memory of workerd: four times the 128 MB of an isolate, for the
+/// isolate, the runtime and its buffers.
+const MAX_MEMORY: u64 = 512 << 20;
 
-/// What a refusing server may take for an ack, at the 99th percentile.
-const LATENCY: Duration = Duration::from_secs(1);
+/// Limit for the 99th percentile of acknowledgement latency under overload.
+const MAX_LATENCY: Duration = Duration::from_secs(1);
 
-/// The others, beside somebody hostile: how many, and how often each says
-/// something.
+/// Number and rate (messages per second) of the other clients in the room of a hostile
+/// client.
 const OTHERS: usize = 20;
 const OTHERS_RATE: f64 = 5.0;
-const QUIET: Duration = Duration::from_secs(8);
 
-/// How much worse a hostile connection may make it for them.
-const WORSE: f64 = 2.0;
+/// Duration of each latency measurement.
+const MEASURE: Duration = Duration::from_secs(8);
 
-/// Runs all parts. `Ok(false)` when a promise was broken.
+/// Limit for the latency ratio with and without a hostile client.
+const MAX_RATIO: f64 = 2.0;
+
+/// Runs all parts. Returns `Ok(false)` if a promise was violated.
 pub async fn run(options: Options) -> Result<bool, String> {
     let sustained = sustained().await?;
-    println!("sustained: {sustained:.0} messages/s, {TALKERS} talk and {LISTENERS} listen");
+    println!(
+        "sustained: {sustained:.0} messages/s with {SENDERS} senders and {LISTENERS} listeners"
+    );
     let bounded = overload(sustained * 3.0, Duration::from_secs(options.seconds)).await?;
     let hostile = hostile(options.rounds).await?;
     Ok(bounded && hostile)
 }
 
-/// A server with these settings and somebody who can look at it.
-struct Place {
-    site: Arc<Site>,
+/// A server and its endpoint.
+struct Setup {
+    endpoint: Arc<Endpoint>,
     server: Server,
 }
 
-impl Place {
+impl Setup {
+    /// Starts roomcast with these settings.
     async fn start(vars: &[(&str, &str)]) -> Result<Self, String> {
         let vars: Vec<(String, String)> = vars
             .iter()
@@ -85,8 +94,8 @@ impl Place {
         })
         .await
         .map_err(|error| error.to_string())?;
-        let site = Arc::new(Site::running(&server.url(""), server.secret()).await?);
-        Ok(Place { site, server })
+        let endpoint = Arc::new(Endpoint::running(&server.url(""), server.secret()).await?);
+        Ok(Setup { endpoint, server })
     }
 
     fn user(&self, name: String) -> User {
@@ -95,41 +104,41 @@ impl Place {
         User { name, token }
     }
 
-    /// Lets so many talk, each in this manner.
-    fn talkers(
+    /// Starts `count` clients with this behaviour.
+    fn senders(
         &self,
         name: &str,
         count: usize,
-        manner: Manner,
+        behaviour: Behaviour,
         start: Instant,
-    ) -> (JoinSet<()>, Arc<Mutex<Heard>>) {
-        let heard = Arc::<Mutex<Heard>>::default();
+    ) -> (JoinSet<()>, Arc<Mutex<Results>>) {
+        let results = Arc::<Mutex<Results>>::default();
         let mut tasks = JoinSet::new();
         for number in 0..count {
             let user = self.user(format!("{name}-{number}"));
-            let (site, heard) = (self.site.clone(), heard.clone());
-            tasks.spawn(talk(site, user, ROOM, manner, start, heard));
+            let (endpoint, results) = (self.endpoint.clone(), results.clone());
+            tasks.spawn(run_sender(endpoint, user, ROOM, behaviour, start, results));
         }
-        (tasks, heard)
+        (tasks, results)
     }
 
-    async fn listeners(&self, count: usize) -> Result<Audience, String> {
-        let mut audience = Audience::default();
+    async fn listeners(&self, count: usize) -> Result<Listeners, String> {
+        let mut listeners = Listeners::default();
         for number in 0..count {
             let user = self.user(format!("listener-{number}"));
-            let client = Client::open(&self.site, Dialect::Room, ROOM, &user, None, |_, _| {});
-            audience.add(client.await?);
+            let client = Client::open(&self.endpoint, Dialect::Room, ROOM, &user, None, |_, _| {});
+            listeners.add(client.await?);
         }
-        Ok(audience)
+        Ok(listeners)
     }
 
-    /// The number of each message in the log; fails on one that is there twice.
+    /// Returns the `seq` of each message in the log. Fails if a message is in it twice.
     async fn log(&self) -> Result<HashMap<String, u64>, String> {
         let mut log = HashMap::new();
         let mut after = 0;
         loop {
             let path = format!("/rooms/{ROOM}/messages?after={after}&limit=1000");
-            let page = self.site.get(&path).await?;
+            let page = self.endpoint.get(&path).await?;
             for event in page["events"].as_array().into_iter().flatten() {
                 let id = event["data"]["messageId"].as_str().unwrap_or_default();
                 after = event["data"]["seq"].as_u64().unwrap_or(after);
@@ -144,78 +153,79 @@ impl Place {
     }
 }
 
-/// Messages a second that a room takes when nobody is refused anything.
+/// Measures the messages per second that a room accepts without rate limits.
 async fn sustained() -> Result<f64, String> {
-    let many = [
+    let no_limits = [
         ("MESSAGES_PER_SECOND", "1000000"),
         ("MESSAGES_BURST", "1000000"),
         ("COMMANDS_PER_SECOND", "1000000"),
         ("COMMANDS_BURST", "1000000"),
     ];
-    let place = Place::start(&many).await?;
-    let mut audience = place.listeners(LISTENERS).await?;
-    let (_talkers, heard) = place.talkers("talker", TALKERS, Manner::InFlight(4), Instant::now());
+    let setup = Setup::start(&no_limits).await?;
+    let mut listeners = setup.listeners(LISTENERS).await?;
+    let (_senders, results) =
+        setup.senders("sender", SENDERS, Behaviour::InFlight(4), Instant::now());
     sleep(Duration::from_secs(2)).await;
-    let before = lock(&heard).acks.len();
+    let before = lock(&results).acks.len();
     let measured = Duration::from_secs(5);
     sleep(measured).await;
-    audience.check()?;
-    let acked = lock(&heard).acks.len() - before;
+    listeners.check()?;
+    let acked = lock(&results).acks.len() - before;
     Ok(acked as f64 / measured.as_secs_f64())
 }
 
-/// Three times as much for a while, at default limits.
+/// Sends at `rate` for a while, with the default limits.
 async fn overload(rate: f64, time: Duration) -> Result<bool, String> {
-    let place = Place::start(&[
+    let setup = Setup::start(&[
         ("MAX_UNACKED_BYTES", UNACKED),
         ("RETENTION_EVENTS", "10000000"),
     ])
     .await?;
-    let mut audience = place.listeners(LISTENERS).await?;
-    let mut deaf = Vec::new();
-    for number in 0..DEAF {
-        let user = place.user(format!("deaf-{number}"));
+    let mut listeners = setup.listeners(LISTENERS).await?;
+    let mut non_reading = Vec::new();
+    for number in 0..NON_READING {
+        let user = setup.user(format!("non-reading-{number}"));
         let path = Dialect::Room.path(ROOM, None, &user.token);
-        let (address, host) = (place.site.address, &place.site.host);
+        let (address, host) = (setup.endpoint.address, &setup.endpoint.host);
         let socket = Socket::open(address, host, &path, &user.token).await;
-        deaf.push(socket.map_err(|error| error.to_string())?);
+        non_reading.push(socket.map_err(|error| error.to_string())?);
     }
-    let pid = place.server.pid();
+    let pid = setup.server.pid();
     let (memory_before, start) = (machine::memory(pid), Instant::now());
-    let each = Manner::Rate(rate / TALKERS as f64);
-    let (mut talkers, heard) = place.talkers("talker", TALKERS, each, start);
+    let each = Behaviour::Rate(rate / SENDERS as f64);
+    let (mut senders, results) = setup.senders("sender", SENDERS, each, start);
     let mut peak = memory_before;
     while start.elapsed() < time {
         sleep(Duration::from_millis(100)).await;
         peak = peak.max(machine::memory(pid));
-        audience.check()?;
+        listeners.check()?;
     }
-    talkers.shutdown().await;
-    let log = place.log().await?;
-    audience.reach(log.len() as u64).await?;
-    let mut cut = 0;
-    for socket in deaf {
-        cut += u32::from(is_cut(socket).await);
+    senders.shutdown().await;
+    let log = setup.log().await?;
+    listeners.reach(log.len() as u64).await?;
+    let mut closed = 0;
+    for socket in non_reading {
+        closed += u32::from(is_closed(socket).await);
     }
 
-    let heard = lock(&heard);
+    let results = lock(&results);
     let seconds = time.as_secs_f64();
     println!(
-        "offered {rate:.0} messages/s for {seconds:.0} s: {:.0} acknowledged and {:.0} refused a second, \
-         {} failed; closed, by code: {:?}; turned away at the door: {:.0} a second",
-        heard.acks.len() as f64 / seconds,
-        heard.refused as f64 / seconds,
-        heard.failed,
-        heard.closed,
-        heard.turned_away as f64 / seconds,
+        "offered {rate:.0} messages/s for {seconds:.0} s: {:.0} acknowledged and {:.0} refused per second, \
+         {} failed; closes by code: {:?}; connects refused with 429: {:.0} per second",
+        results.acks.len() as f64 / seconds,
+        results.refused as f64 / seconds,
+        results.failed,
+        results.closed,
+        results.refused_connects as f64 / seconds,
     );
     let mut slowest = Duration::ZERO;
     for window in 0..time.as_secs().div_ceil(10) as u32 {
-        let of_window = |(at, _): &&(u32, u32)| at / 10_000 == window;
-        let mut waits: Vec<u32> = heard
+        let in_window = |(at, _): &&(u32, u32)| at / 10_000 == window;
+        let mut waits: Vec<u32> = results
             .acks
             .iter()
-            .filter(of_window)
+            .filter(in_window)
             .map(|ack| ack.1)
             .collect();
         let p99 = quantile(&mut waits, 0.99);
@@ -229,39 +239,42 @@ async fn overload(rate: f64, time: Duration) -> Result<bool, String> {
     }
     let mib = |bytes: u64| bytes >> 20;
     println!(
-        "  memory: {} MiB before, {} MiB at the most; {cut} of {DEAF} that read nothing were cut",
+        "  memory: {} MiB before, {} MiB peak; {closed} of {NON_READING} clients that do not read were closed",
         mib(memory_before),
         mib(peak)
     );
-    let lost = heard
+    let lost = results
         .acknowledged
         .iter()
         .filter(|(id, seq)| log.get(*id) != Some(seq));
     let lost = lost.count();
     println!(
-        "  {} acknowledged, lost {lost}; {LISTENERS} listeners saw all {} events once, in order",
-        heard.acknowledged.len(),
+        "  {} acknowledged, {lost} lost; {LISTENERS} listeners received all {} events once, in order",
+        results.acknowledged.len(),
         log.len()
     );
-    let mut kept = true;
-    for (broken, what) in [
+    let mut passed = true;
+    for (violated, what) in [
         (lost > 0, "acknowledged messages are not in the log"),
-        (heard.failed > 0, "there were failures"),
-        (heard.refused == 0, "nothing was refused"),
-        (peak > MEMORY, "too much memory"),
-        (slowest > LATENCY, "acknowledged too late"),
-        ((cut as usize) < DEAF, "who did not read was not cut"),
+        (results.failed > 0, "commands failed"),
+        (results.refused == 0, "no message was refused"),
+        (peak > MAX_MEMORY, "the memory limit was exceeded"),
+        (slowest > MAX_LATENCY, "the latency limit was exceeded"),
+        (
+            (closed as usize) < NON_READING,
+            "a client that does not read was not closed",
+        ),
     ] {
-        if broken {
-            println!("  broken: {what}");
-            kept = false;
+        if violated {
+            println!("  violated: {what}");
+            passed = false;
         }
     }
-    Ok(kept)
+    Ok(passed)
 }
 
-/// Reads what is left; whether the server has ended it.
-async fn is_cut(mut socket: Socket) -> bool {
+/// Reads the remaining data. Returns `true` if the server has closed the connection.
+async fn is_closed(mut socket: Socket) -> bool {
     let ends = async {
         loop {
             match socket.next(|_| ()) {
@@ -278,49 +291,57 @@ async fn is_cut(mut socket: Socket) -> bool {
     timeout(Duration::from_secs(5), ends).await.unwrap_or(false)
 }
 
-/// What somebody hostile does to the others in the room.
+/// Measures the latency of other clients with and without a hostile client.
 async fn hostile(rounds: u32) -> Result<bool, String> {
-    let mut kept = true;
-    for manner in [Manner::Flood, Manner::Junk, Manner::Pages] {
-        let place = Place::start(&[]).await?;
-        let mut audience = place.listeners(1).await?;
+    let mut passed = true;
+    for behaviour in [Behaviour::Flood, Behaviour::Malformed, Behaviour::Pages] {
+        let setup = Setup::start(&[]).await?;
+        let mut listeners = setup.listeners(1).await?;
         let start = Instant::now();
-        let rate = Manner::Rate(OTHERS_RATE);
-        let (_others, heard) = place.talkers("other", OTHERS, rate, start);
-        sleep(QUIET).await;
-        let (mut alone, mut beside, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let rate = Behaviour::Rate(OTHERS_RATE);
+        let (_others, results) = setup.senders("other", OTHERS, rate, start);
+        sleep(MEASURE).await;
+        let (mut without_hostile, mut with_hostile, mut ratios) =
+            (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
-            let without = waits(&heard).await;
-            let (tasks, _) = place.talkers("hostile", 1, manner, start);
-            let with = waits(&heard).await;
+            let without = p99(&results).await;
+            let (tasks, _) = setup.senders("hostile", 1, behaviour, start);
+            let with = p99(&results).await;
             drop(tasks);
             sleep(Duration::from_secs(1)).await;
             ratios.push(with.as_secs_f64() / without.as_secs_f64());
-            alone.push(without.as_secs_f64() * 1e3);
-            beside.push(with.as_secs_f64() * 1e3);
+            without_hostile.push(without.as_secs_f64() * 1e3);
+            with_hostile.push(with.as_secs_f64() * 1e3);
         }
-        audience.check()?;
-        let (alone, beside, ratio) = (spread(alone), spread(beside), spread(ratios));
-        println!(
-            "{manner:?}: ack p99 of {OTHERS} others {alone} ms alone, {beside} ms beside it: {ratio}×"
+        listeners.check()?;
+        let (without, with, ratio) = (
+            spread(without_hostile),
+            spread(with_hostile),
+            spread(ratios),
         );
-        if ratio.median > WORSE {
-            println!("  broken: more than {WORSE}×");
-            kept = false;
+        println!(
+            "{behaviour:?}: ack p99 of {OTHERS} other clients {without} ms without, {with} ms with it: {ratio}×"
+        );
+        if ratio.median > MAX_RATIO {
+            println!("  violated: more than {MAX_RATIO}×");
+            passed = false;
         }
     }
-    Ok(kept)
+    Ok(passed)
 }
 
-/// The 99th percentile over a while.
-async fn waits(heard: &Mutex<Heard>) -> Duration {
-    let before = lock(heard).acks.len();
-    sleep(QUIET).await;
-    let mut waits: Vec<u32> = lock(heard).acks[before..].iter().map(|ack| ack.1).collect();
+/// Measures the 99th percentile of acknowledgement latency for [`MEASURE`].
+async fn p99(results: &Mutex<Results>) -> Duration {
+    let before = lock(results).acks.len();
+    sleep(MEASURE).await;
+    let mut waits: Vec<u32> = lock(results).acks[before..]
+        .iter()
+        .map(|ack| ack.1)
+        .collect();
     quantile(&mut waits, 0.99)
 }
 
-/// By nearest rank, of microseconds.
+/// Returns a quantile of microseconds by nearest rank.
 fn quantile(micros: &mut [u32], share: f64) -> Duration {
     micros.sort_unstable();
     let index = (micros.len() as f64 * share).ceil() as usize;

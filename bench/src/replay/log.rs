@@ -1,15 +1,15 @@
-//! The format of chat logs: one message a line, in the order they were said,
-//! four fields separated by tabs.
+//! The format of chat logs: one message per line in chronological order, four fields
+//! separated by tabs.
 //!
 //! ```text
 //! 2026-03-14T08:00:03.866Z <tab> team:kyiv <tab> tariq <tab> text
 //! ```
 //!
-//! The time is RFC 3339, in UTC (`Z`) or with an offset. Room and user are names of the
-//! contract's alphabet. In the text `\n`, `\t`, `\r`, `\\` and `\u{hex}` stand
-//! for the character. Empty lines and lines that begin with `#` are passed over.
+//! The time is RFC 3339, in UTC (`Z`) or with an offset. Room and user are valid names
+//! of roomcast. In the text `\n`, `\t`, `\r`, `\\` and `\u{hex}` are escapes. Empty
+//! lines and lines that begin with `#` are ignored.
 
-/// One thing somebody said.
+/// One message of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// Milliseconds since 1970.
@@ -19,9 +19,9 @@ pub struct Line {
     pub text: String,
 }
 
-/// Reads a whole log; fails with the number of the first line that is not one.
+/// Parses a log. The error contains the number of the first invalid line.
 pub fn parse(log: &str) -> Result<Vec<Line>, String> {
-    // Not `lines()`: that would take away a `\r` that belongs to the text.
+    // Not `lines()`, which would remove a `\r` at the end of the text.
     log.split('\n')
         .enumerate()
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
@@ -34,7 +34,7 @@ fn parse_line(line: &str) -> Result<Line, &'static str> {
     let mut field = || {
         fields
             .next()
-            .ok_or("four fields separated by tabs are wanted")
+            .ok_or("four fields separated by tabs are required")
     };
     let (at, room, user, text) = (field()?, field()?, field()?, field()?);
     if fields.next().is_some() {
@@ -43,14 +43,14 @@ fn parse_line(line: &str) -> Result<Line, &'static str> {
     for (name, extra) in [(room, "_.:-@"), (user, "_.:-")] {
         let fits = |c: char| c.is_ascii_alphanumeric() || extra.contains(c);
         if name.is_empty() || name.len() > 128 || !name.chars().all(fits) {
-            return Err("not a name of a room or user");
+            return Err("invalid room or user name");
         }
     }
     Ok(Line {
-        at: parse_rfc3339(at).ok_or("not an RFC 3339 time")?,
+        at: parse_rfc3339(at).ok_or("invalid RFC 3339 time")?,
         room: room.to_owned(),
         user: user.to_owned(),
-        text: unescape(text).ok_or("an escape that is none of \\n \\t \\r \\\\ \\u{hex}")?,
+        text: unescape(text).ok_or("unknown escape: only \\n \\t \\r \\\\ \\u{hex} are allowed")?,
     })
 }
 
@@ -78,7 +78,7 @@ fn unescape(text: &str) -> Option<String> {
     Some(out)
 }
 
-/// Days from 1970-01-01 to a date of the Gregorian calendar
+/// Returns the days from 1970-01-01 to a date of the Gregorian calendar
 /// (<https://howardhinnant.github.io/date_algorithms.html#days_from_civil>).
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
@@ -88,7 +88,7 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-/// The other way round: year, month, day.
+/// Returns year, month and day of a number of days since 1970-01-01.
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
@@ -105,7 +105,8 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     (year, month, of_year - (153 * shifted + 2) / 5 + 1)
 }
 
-/// Milliseconds since 1970; none for what is no time, or one before 1970.
+/// Parses a time to milliseconds since 1970. Returns `None` for an invalid time or a
+/// time before 1970.
 fn parse_rfc3339(text: &str) -> Option<u64> {
     let number = |range: std::ops::Range<usize>| -> Option<i64> {
         let digits = text.get(range)?;
@@ -152,7 +153,7 @@ fn parse_rfc3339(text: &str) -> Option<u64> {
     u64::try_from((minutes * 60 + second) * 1000 + millis).ok()
 }
 
-/// Milliseconds since 1970 as RFC 3339 in UTC, to the second.
+/// Formats milliseconds since 1970 as RFC 3339 in UTC, without the fraction.
 pub fn rfc3339(millis: u64) -> String {
     let seconds = (millis / 1000) as i64;
     let (year, month, day) = civil_from_days(seconds.div_euclid(86_400));
@@ -166,8 +167,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_four_fields() {
-        let log = "# said\n\n2026-03-14T08:00:03.866Z\tteam:kyiv\ttariq\ta\\nb\\tc\\\\n\\u{2028}\n";
+    fn parse_reads_four_fields_and_rejects_invalid_lines() {
+        let log =
+            "# comment\n\n2026-03-14T08:00:03.866Z\tteam:kyiv\ttariq\ta\\nb\\tc\\\\n\\u{2028}\n";
         let line = &parse(log).expect("a log")[0];
         assert_eq!(line.room, "team:kyiv");
         assert_eq!(line.text, "a\nb\tc\\n\u{2028}");
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_rfc3339() {
+    fn parse_rfc3339_accepts_only_rfc3339_times() {
         assert_eq!(parse_rfc3339("1970-01-01T00:00:00Z"), Some(0));
         assert_eq!(
             parse_rfc3339("2000-02-29T12:00:00.5+02:00"),

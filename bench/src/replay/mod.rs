@@ -1,19 +1,18 @@
-//! Drives rooms from a chat log through real sockets: each user of a room is a
-//! member with a socket, some go offline and come back, some are cut off in
-//! the middle of a message and say it again. It ends with a check that what
-//! every member saw, and what the room tells over HTTP, equals the log.
+//! Replays a chat log through real connections. Each user of a room is a member with a
+//! connection. Some members disconnect and reconnect, some lose their connection during
+//! a send and send the message again. At the end, the events that every member received
+//! and the messages over HTTP must be equal to the log.
 //!
-//! Within a room one line follows the other: somebody else speaks only when
-//! what was said before is acknowledged. That makes the log's order the one
-//! that the room must have. Rooms run side by side.
+//! Within a room, another user sends only when all earlier lines are acknowledged.
+//! Therefore the room must have the order of the log. Rooms run concurrently.
 
 pub mod log;
 mod member;
 
-use crate::target::{Peer, Site, Start, Target};
+use crate::target::{Endpoint, Peer, Start, Target};
 use clap::Args;
 use log::Line;
-use member::{Leaving, Member, Order, Returning, Tally};
+use member::{Action, Ending, Member, ResumeFrom, Tally};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -27,46 +26,45 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// Options of `replay`.
 #[derive(Args)]
 pub struct Options {
-    /// The chat log: one message a line, tab separated: RFC 3339 time, room,
-    /// user, text (with \n, \t, \r, \\ and \u{hex} as escapes).
+    /// The chat log: one message per line with tab-separated fields: RFC 3339 time, room,
+    /// user, text (with the escapes \n, \t, \r, \\ and \u{hex}).
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/chat.log"))]
     log: PathBuf,
-    /// How many times as fast as it was said.
+    /// Speed relative to the times in the log.
     #[arg(long, default_value_t = 1.0)]
     speed: f64,
-    /// As fast as the server answers.
+    /// Ignore the times in the log and send as fast as the server answers.
     #[arg(long, conflicts_with = "speed")]
     max_speed: bool,
-    /// A running server, such as http://localhost:8787, instead of an own one.
+    /// A running server, such as http://localhost:8787, instead of a new one.
     #[arg(long, requires = "secret")]
     url: Option<String>,
     /// The JWT_SECRET of the running server.
     #[arg(long)]
     secret: Option<String>,
-    /// Messages of one user that may be under way at once. The default is 8,
-    /// with --url 1: limits of a running server are met by waiting.
+    /// Maximal number of messages in flight per user. The default is 8, or 1 with --url,
+    /// because a running server has rate limits.
     #[arg(long)]
     in_flight: Option<usize>,
-    /// Who goes offline when.
+    /// Seed of the disconnects.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// How long the slowest thing may take that is waited for. Only a limit to end
-/// a replay that hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Limit for every wait. It ends a replay that hangs.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Differences that are printed; the rest are counted.
-const SHOWN: usize = 20;
+/// Maximal number of printed differences.
+const MAX_PRINTED: usize = 20;
 
-/// What was not as it must be.
+/// Differences from the log.
 #[derive(Default)]
 struct Differences {
     count: usize,
     first: Vec<String>,
 }
 
-/// What was said in one room, in order, and what differs from it.
+/// The lines of one room in order, and the differences from them.
 pub struct Script {
     pub room: String,
     pub lines: Vec<Line>,
@@ -74,24 +72,28 @@ pub struct Script {
 }
 
 impl Script {
-    /// Something is not as it must be.
-    pub fn wrong(&self, what: String) {
+    /// Records a difference.
+    pub fn report(&self, what: String) {
         let mut differences = self
             .differences
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         differences.count += 1;
-        if differences.first.len() < SHOWN {
+        if differences.first.len() < MAX_PRINTED {
             differences.first.push(what);
         }
     }
 
-    /// Whether the data of a `newMessage` is the line that its `seq` says.
+    /// Compares the data of a `newMessage` with the line of its `seq`. Returns the
+    /// difference as the error.
     pub fn compare(&self, data: &Value) -> Result<(), String> {
         let seq = data["seq"].as_u64().unwrap_or(0);
         let index = (seq as usize).wrapping_sub(1);
         let Some(line) = self.lines.get(index) else {
-            return Err(format!("event {seq} of {}", self.lines.len()));
+            return Err(format!(
+                "event {seq}, but the log has {} lines",
+                self.lines.len()
+            ));
         };
         let expected = [
             ("content", line.text.as_str()),
@@ -105,7 +107,7 @@ impl Script {
                 let found: String = found.chars().take(200).collect();
                 let expected: String = expected.chars().take(200).collect();
                 return Err(format!(
-                    "event {seq}: {key} is {found}, said was {expected:?}"
+                    "event {seq}: {key} is {found}, expected {expected:?}"
                 ));
             }
         }
@@ -113,7 +115,7 @@ impl Script {
     }
 }
 
-/// Replays; answers whether everything was as it must be.
+/// Replays a log. Returns `Ok(false)` if there is a difference.
 pub async fn run(options: Options) -> Result<bool, String> {
     let text = std::fs::read_to_string(&options.log)
         .map_err(|error| format!("{}: {error}", options.log.display()))?;
@@ -127,9 +129,9 @@ pub async fn run(options: Options) -> Result<bool, String> {
         return Err("--speed must be above 0".to_owned());
     }
 
-    // Kept until the end: dropping it ends the server.
-    let (site, _server) = match (&options.url, &options.secret) {
-        (Some(url), Some(secret)) => (Arc::new(Site::running(url, secret).await?), None),
+    // `_server` lives until the end of the replay, because dropping it ends the server.
+    let (endpoint, _server) = match (&options.url, &options.secret) {
+        (Some(url), Some(secret)) => (Arc::new(Endpoint::running(url, secret).await?), None),
         _ => {
             let start = Start {
                 log_level: "warn".to_owned(),
@@ -137,10 +139,10 @@ pub async fn run(options: Options) -> Result<bool, String> {
                 settings: Vec::new(),
             };
             let target = Target::start(Peer::Roomcast, &start);
-            (target.site.clone(), Some(target))
+            (target.endpoint.clone(), Some(target))
         }
     };
-    // A running server may have had the same rooms before.
+    // A suffix for running servers, which may already have rooms with these names.
     let suffix = match options.url {
         Some(_) => format!(":replay-{:x}", now_millis()),
         None => String::new(),
@@ -162,12 +164,14 @@ pub async fn run(options: Options) -> Result<bool, String> {
         })
         .collect();
 
-    // A wrong secret is better told once than by every member.
+    // A wrong secret is reported here once, not by every member.
     if let Some(script) = scripts.first() {
-        site.get(&format!("/rooms/{}/members", script.room)).await?;
+        endpoint
+            .get(&format!("/rooms/{}/members", script.room))
+            .await?;
     }
 
-    let pace = Pace {
+    let schedule = Schedule {
         start: Instant::now(),
         first,
         speed: (!options.max_speed).then_some(options.speed),
@@ -182,10 +186,10 @@ pub async fn run(options: Options) -> Result<bool, String> {
     let mut members = 0;
     for script in &scripts {
         let room = Room {
-            site: site.clone(),
+            endpoint: endpoint.clone(),
             script: script.clone(),
             tally: tally.clone(),
-            pace,
+            schedule,
             in_flight,
             random: seeds.fork(),
         };
@@ -193,12 +197,11 @@ pub async fn run(options: Options) -> Result<bool, String> {
         running.spawn(room.drive());
     }
     eprintln!(
-        "replaying {total} lines of {} rooms with {members} members {}",
+        "replaying {total} lines of {} rooms with {members} members at {}",
         scripts.len(),
-        pace.speed
-            .map_or("as fast as it goes".to_owned(), |s| format!(
-                "at {s}× speed"
-            )),
+        schedule
+            .speed
+            .map_or("maximal speed".to_owned(), |s| format!("{s}× speed")),
     );
 
     let mut progress = tokio::time::interval(Duration::from_secs(1));
@@ -211,10 +214,10 @@ pub async fn run(options: Options) -> Result<bool, String> {
                 }
             }
             _ = progress.tick() => {
-                let said = tally.acknowledged.load(Relaxed);
-                let seen = tally.seen.load(Relaxed);
-                let seconds = pace.start.elapsed().as_secs();
-                eprintln!("{seconds:>5} s  {said} of {total} lines said, {seen} events seen");
+                let acknowledged = tally.acknowledged.load(Relaxed);
+                let received = tally.received.load(Relaxed);
+                let seconds = schedule.start.elapsed().as_secs();
+                eprintln!("{seconds:>5} s  {acknowledged} of {total} lines acknowledged, {received} events received");
             }
         }
     }
@@ -223,7 +226,7 @@ pub async fn run(options: Options) -> Result<bool, String> {
         .unwrap_or_else(|poisoned| poisoned.into_inner());
     summary(
         &tally,
-        pace.start.elapsed(),
+        schedule.start.elapsed(),
         total,
         scripts.len(),
         members,
@@ -243,14 +246,17 @@ fn summary(
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);
     let seconds = elapsed.as_secs_f64();
     println!(
-        "lines said and acknowledged  {} of {total}",
+        "lines acknowledged           {} of {total}",
         count(&tally.acknowledged)
     );
     println!("rooms, members               {rooms}, {members}");
-    println!("events seen and compared     {}", count(&tally.seen));
-    println!("  missed while away          {}", count(&tally.missed));
-    println!("  seen a second time         {}", count(&tally.seen_again));
-    println!("sockets                      {}", count(&tally.sockets));
+    println!("events received and compared {}", count(&tally.received));
+    println!("  missed while disconnected  {}", count(&tally.missed));
+    println!(
+        "  received again             {}",
+        count(&tally.received_again)
+    );
+    println!("connections                  {}", count(&tally.sockets));
     println!(
         "  closed, cut                {}, {}",
         count(&tally.closed),
@@ -260,23 +266,23 @@ fn summary(
         "  cut while sending          {}",
         count(&tally.cut_while_sending)
     );
-    println!("  came back by since         {}", count(&tally.by_since));
-    println!("  came back by cursor        {}", count(&tally.by_cursor));
-    println!("repeated sends, told apart   {}", count(&tally.duplicates));
+    println!("  resumed by since           {}", count(&tally.by_since));
+    println!("  resumed by cursor          {}", count(&tally.by_cursor));
+    println!("resends found as duplicates  {}", count(&tally.duplicates));
     println!(
-        "presence, membership         {}",
+        "presence, membership events  {}",
         count(&tally.presence_and_membership)
     );
     println!(
-        "took                         {seconds:.1} s, {:.0} lines/s, {:.0} events/s",
+        "duration                     {seconds:.1} s, {:.0} lines/s, {:.0} events/s",
         total as f64 / seconds,
-        count(&tally.seen) as f64 / seconds,
+        count(&tally.received) as f64 / seconds,
     );
     for difference in &differences.first {
         println!("DIFFERENT: {difference}");
     }
     match differences.count {
-        0 => println!("what every member saw equals the log"),
+        0 => println!("the events of every member are equal to the log"),
         count => println!("{count} differences from the log"),
     }
 }
@@ -287,17 +293,17 @@ fn now_millis() -> u128 {
         .map_or(0, |since| since.as_millis())
 }
 
-/// When lines are due.
+/// Due times of the lines.
 #[derive(Clone, Copy)]
-struct Pace {
+struct Schedule {
     start: Instant,
-    /// The time of the first line, in ms since 1970.
+    /// The time of the first line in milliseconds since 1970.
     first: u64,
-    /// None: at once.
+    /// The speed, or `None` for immediate sends.
     speed: Option<f64>,
 }
 
-impl Pace {
+impl Schedule {
     async fn wait_for(&self, line: &Line) {
         if let Some(speed) = self.speed {
             let after = (line.at.saturating_sub(self.first)) as f64 / 1000.0 / speed;
@@ -306,27 +312,27 @@ impl Pace {
     }
 }
 
-/// One room's replay.
+/// The replay of one room.
 struct Room {
-    site: Arc<Site>,
+    endpoint: Arc<Endpoint>,
     script: Arc<Script>,
     tally: Arc<Tally>,
-    pace: Pace,
+    schedule: Schedule,
     in_flight: usize,
     random: fastrand::Rng,
 }
 
-/// One member as the room's driver knows it.
-struct Seat {
-    orders: mpsc::UnboundedSender<Order>,
-    /// When it comes back, as an index of a line, if it is away.
-    back_at: Option<usize>,
+/// The driver's handle of a member.
+struct MemberHandle {
+    actions: mpsc::UnboundedSender<Action>,
+    /// If it is disconnected: the line at which it reconnects.
+    reconnect_at: Option<usize>,
 }
 
-impl Seat {
-    fn order(&self, order: Order) {
-        // A member that is gone has said why.
-        let _ = self.orders.send(order);
+impl MemberHandle {
+    fn send(&self, action: Action) {
+        // A member that has stopped has reported the reason.
+        let _ = self.actions.send(action);
     }
 }
 
@@ -339,144 +345,159 @@ impl Room {
             .collect()
     }
 
-    /// Plays the script with all its members, then checks the room itself.
+    /// Replays the script with all members, then checks the room over HTTP.
     async fn drive(mut self) {
         let (acked, mut acks) = mpsc::unbounded_channel();
-        let mut lives = JoinSet::new();
-        let mut seats: BTreeMap<String, Seat> = BTreeMap::new();
+        let mut tasks = JoinSet::new();
+        let mut members: BTreeMap<String, MemberHandle> = BTreeMap::new();
         for user in self.users() {
-            let (orders, receiver) = mpsc::unbounded_channel();
+            let (actions, receiver) = mpsc::unbounded_channel();
             let member = Member {
-                site: self.site.clone(),
+                endpoint: self.endpoint.clone(),
                 script: self.script.clone(),
                 user: user.clone(),
                 tally: self.tally.clone(),
                 acked: acked.clone(),
                 state: Default::default(),
             };
-            lives.spawn(member.run(receiver));
-            let seat = Seat {
-                orders,
-                back_at: None,
+            tasks.spawn(member.run(receiver));
+            let handle = MemberHandle {
+                actions,
+                reconnect_at: None,
             };
-            seats.insert(user, seat);
+            members.insert(user, handle);
         }
         drop(acked);
-        // Everybody is to see everything: the first line waits for all.
-        self.all(&seats, Order::Join, "could not join").await;
+        // The first line is sent after all have joined, so that every member receives
+        // every line.
+        self.all(&members, Action::Join, "could not join").await;
 
-        let mut open = 0;
+        let mut in_flight = 0;
         let mut previous = "";
         let script = self.script.clone();
         for (index, line) in script.lines.iter().enumerate() {
-            self.pace.wait_for(line).await;
+            self.schedule.wait_for(line).await;
             let allowed = if line.user == previous {
                 self.in_flight - 1
             } else {
                 0
             };
-            while open > allowed {
-                match timeout(PATIENCE, acks.recv()).await {
-                    Ok(Some(_)) => open -= 1,
-                    _ => return script.wrong(format!("{}: no answer to a line", script.room)),
+            while in_flight > allowed {
+                match timeout(TIMEOUT, acks.recv()).await {
+                    Ok(Some(_)) => in_flight -= 1,
+                    _ => return script.report(format!("{}: no answer to a line", script.room)),
                 }
             }
             while acks.try_recv().is_ok() {
-                open -= 1;
+                in_flight -= 1;
             }
-            self.come_back(index, &line.user, &mut seats);
-            let speaker = &seats[&line.user];
-            // Rarely: cut off before the answer can have come.
+            self.reconnect(index, &line.user, &mut members);
+            let sender = &members[&line.user];
+            // 6 of 256 sends lose their connection before the answer.
             if self.random.u8(..) < 6 {
-                speaker.order(Order::SayAndVanish(index));
+                sender.send(Action::SendAndCut(index));
             } else {
-                speaker.order(Order::Say(index));
+                sender.send(Action::Send(index));
             }
-            open += 1;
+            in_flight += 1;
             previous = &line.user;
-            self.go_away(index, &line.user, &mut seats);
+            self.disconnect(index, &line.user, &mut members);
         }
 
-        self.all(&seats, Order::Finish, "never saw everything")
+        self.all(&members, Action::Finish, "did not receive everything")
             .await;
-        drop(seats);
-        lives.join_all().await;
+        drop(members);
+        tasks.join_all().await;
         if let Err(error) = self.check_over_http().await {
-            script.wrong(format!("{}: {error}", script.room));
+            script.report(format!("{}: {error}", script.room));
         }
     }
 
-    /// Gives every member the order that `order` makes and waits until all
-    /// have answered; `what` is wrong with those who do not.
+    /// Sends every member an action and waits until all have notified. `what` is
+    /// reported for members that do not in time.
     async fn all(
         &self,
-        seats: &BTreeMap<String, Seat>,
-        order: impl Fn(oneshot::Sender<()>) -> Order,
+        members: &BTreeMap<String, MemberHandle>,
+        action: impl Fn(oneshot::Sender<()>) -> Action,
         what: &str,
     ) {
         let mut waiting = JoinSet::new();
-        for (user, seat) in seats {
-            let (done, answer) = oneshot::channel();
-            seat.order(order(done));
-            let wrong = format!("{user} in {} {what}", self.script.room);
+        for (user, member) in members {
+            let (done, notified) = oneshot::channel();
+            member.send(action(done));
+            let failure = format!("{user} in {} {what}", self.script.room);
             let script = self.script.clone();
             waiting.spawn(async move {
-                if !matches!(timeout(PATIENCE, answer).await, Ok(Ok(()))) {
-                    script.wrong(wrong);
+                if !matches!(timeout(TIMEOUT, notified).await, Ok(Ok(()))) {
+                    script.report(failure);
                 }
             });
         }
         waiting.join_all().await;
     }
 
-    /// Brings back who is due, and who is about to speak.
-    fn come_back(&mut self, index: usize, speaker: &str, seats: &mut BTreeMap<String, Seat>) {
-        for (user, seat) in seats {
-            let due = seat
-                .back_at
-                .is_some_and(|at| at <= index || user == speaker);
+    /// Reconnects the members that are due at this line, and its sender.
+    fn reconnect(
+        &mut self,
+        index: usize,
+        sender: &str,
+        members: &mut BTreeMap<String, MemberHandle>,
+    ) {
+        for (user, member) in members {
+            let due = member
+                .reconnect_at
+                .is_some_and(|at| at <= index || user == sender);
             if due {
-                seat.back_at = None;
-                seat.order(Order::Return(if self.random.bool() {
-                    Returning::Since
+                member.reconnect_at = None;
+                member.send(Action::Reconnect(if self.random.bool() {
+                    ResumeFrom::Since
                 } else {
-                    Returning::Cursor
+                    ResumeFrom::Cursor
                 }));
             }
         }
     }
 
-    /// Now and then sends somebody away for up to 40 lines, never more than
-    /// half of the room.
-    fn go_away(&mut self, index: usize, speaker: &str, seats: &mut BTreeMap<String, Seat>) {
-        let away = seats.values().filter(|seat| seat.back_at.is_some()).count();
-        if self.random.u8(..) >= 24 || away * 2 >= seats.len() {
+    /// Disconnects a random member for up to 40 lines in 24 of 256 cases, unless half of
+    /// the members are disconnected already.
+    fn disconnect(
+        &mut self,
+        index: usize,
+        sender: &str,
+        members: &mut BTreeMap<String, MemberHandle>,
+    ) {
+        let disconnected = members
+            .values()
+            .filter(|member| member.reconnect_at.is_some())
+            .count();
+        if self.random.u8(..) >= 24 || disconnected * 2 >= members.len() {
             return;
         }
-        let others: Vec<&mut Seat> = seats
+        let others: Vec<&mut MemberHandle> = members
             .iter_mut()
-            .filter(|(user, seat)| *user != speaker && seat.back_at.is_none())
-            .map(|(_, seat)| seat)
+            .filter(|(user, member)| *user != sender && member.reconnect_at.is_none())
+            .map(|(_, member)| member)
             .collect();
         let choice = self.random.usize(..others.len().max(1));
-        if let Some(seat) = others.into_iter().nth(choice) {
-            seat.back_at = Some(index + self.random.usize(1..=40));
-            seat.order(Order::Leave(if self.random.bool() {
-                Leaving::Close
+        if let Some(member) = others.into_iter().nth(choice) {
+            member.reconnect_at = Some(index + self.random.usize(1..=40));
+            member.send(Action::Disconnect(if self.random.bool() {
+                Ending::Close
             } else {
-                Leaving::Cut
+                Ending::Cut
             }));
         }
     }
 
-    /// `GET /rooms/{room}/{what}` as a service.
+    /// Sends `GET /rooms/{room}/{what}` as a service.
     async fn get(&self, what: &str) -> Result<Value, String> {
-        self.site
+        self.endpoint
             .get(&format!("/rooms/{}/{what}", self.script.room))
             .await
     }
 
-    /// The room's history equals the log, and nobody has anything left to get.
+    /// Checks that the messages over HTTP are equal to the log and that no member has
+    /// queued events.
     async fn check_over_http(&self) -> Result<(), String> {
         let script = &self.script;
         let mut after = 0;
@@ -484,15 +505,18 @@ impl Room {
             let page = self
                 .get(&format!("messages?after={after}&limit=500"))
                 .await?;
-            let events = page["events"].as_array().ok_or("no events over HTTP")?;
+            let events = page["events"].as_array().ok_or("over HTTP: no events")?;
             for event in events {
                 let data = &event["data"];
                 if data["seq"].as_u64() != Some(after + 1) {
-                    return Err(format!("over HTTP {} follows {after}", data["seq"]));
+                    return Err(format!(
+                        "over HTTP: event {} follows event {after}",
+                        data["seq"]
+                    ));
                 }
                 script
                     .compare(data)
-                    .map_err(|e| format!("over HTTP, {e}"))?;
+                    .map_err(|e| format!("over HTTP: {e}"))?;
                 after += 1;
             }
             if page["more"] != true || events.is_empty() {
@@ -501,12 +525,12 @@ impl Room {
         }
         let total = script.lines.len() as u64;
         if after != total {
-            return Err(format!("over HTTP {after} events, {total} were said"));
+            return Err(format!("over HTTP: {after} events instead of {total}"));
         }
         let members = self.get("members").await?;
-        for member in members.as_array().ok_or("no members over HTTP")? {
+        for member in members.as_array().ok_or("over HTTP: no members")? {
             if member["delivered"].as_u64() != Some(total) || member["queued"].as_u64() != Some(0) {
-                return Err(format!("everything was delivered, but {member}"));
+                return Err(format!("over HTTP: not everything is delivered: {member}"));
             }
         }
         Ok(())
@@ -519,7 +543,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn an_event_is_compared_with_its_line() {
+    fn compare_accepts_only_the_line_of_the_seq() {
         let script = Script {
             room: "r".to_owned(),
             lines: log::parse("2026-03-14T08:00:03Z\tr\talice\thi\n").expect("a log"),

@@ -1,7 +1,7 @@
-//! Sockets that read and check everything in the background.
+//! Clients that read and check all events in background tasks.
 
 use crate::check::Line;
-use crate::client::{Broken, Client, PATIENCE, PING};
+use crate::client::{Client, Failure, PING, TIMEOUT};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -9,17 +9,18 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at};
 
-/// What the reading sockets have counted together.
+/// Counts over all listeners.
 #[derive(Default)]
 pub struct Tally {
-    /// Logged events that arrived, over all sockets.
+    /// Logged events that arrived.
     pub deliveries: AtomicU64,
-    /// Presence, membership and the like, over all sockets.
+    /// Presence, membership and other ephemeral events that arrived.
     pub others: AtomicU64,
     /// Receipts that were sent.
     pub receipts: AtomicU64,
 }
 
+/// Counts of one read, added to a [`Tally`] afterwards.
 #[derive(Default)]
 pub struct Counted {
     deliveries: u64,
@@ -41,33 +42,33 @@ impl Counted {
     }
 }
 
-/// How often a socket with receipts sends one, when there is something new.
+/// Minimal interval between two receipts of a client.
 pub const RECEIPTS: Duration = Duration::from_secs(1);
 
-/// Reads until it is told to stop by being dropped; `seen` follows the last
-/// event it has.
+/// Reads until the connection ends or the task is aborted. `seen` is set to the last
+/// received event.
 async fn listen(
     mut client: Client,
     tally: &Tally,
     seen: &AtomicU64,
     receipts: bool,
-) -> Result<(), Broken> {
-    let ticks = |period| {
-        let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks
+) -> Result<(), Failure> {
+    let interval = |period| {
+        let mut interval = interval_at(tokio::time::Instant::now() + period, period);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        interval
     };
-    let (mut ping, mut receipt) = (ticks(PING), ticks(RECEIPTS));
-    let mut told = client.sequence.last();
-    seen.store(told, Relaxed);
+    let (mut ping, mut receipt) = (interval(PING), interval(RECEIPTS));
+    let mut acknowledged = client.sequence.last();
+    seen.store(acknowledged, Relaxed);
     loop {
         let mut counted = Counted::default();
         tokio::select! {
             read = client.read(|line| counted.count(line)) => read?,
             _ = ping.tick() => client.ping().await?,
             _ = receipt.tick(), if receipts => {
-                if client.sequence.last() > told {
-                    told = client.sequence.last();
+                if client.sequence.last() > acknowledged {
+                    acknowledged = client.sequence.last();
                     client.queue_receipt(None);
                     client.socket.flush().await?;
                     tally.receipts.fetch_add(1, Relaxed);
@@ -79,8 +80,8 @@ async fn listen(
     }
 }
 
-/// Sockets that read in the background until this is dropped.
-pub struct Audience {
+/// Clients that read in the background until this is dropped.
+pub struct Listeners {
     pub tally: Arc<Tally>,
     receipts: bool,
     seen: Vec<Arc<AtomicU64>>,
@@ -89,10 +90,10 @@ pub struct Audience {
     report: mpsc::UnboundedSender<String>,
 }
 
-impl Default for Audience {
+impl Default for Listeners {
     fn default() -> Self {
         let (report, failures) = mpsc::unbounded_channel();
-        Audience {
+        Listeners {
             tally: Arc::default(),
             receipts: false,
             seen: Vec::new(),
@@ -103,16 +104,16 @@ impl Default for Audience {
     }
 }
 
-impl Audience {
-    /// One whose sockets say what they have, each every [`RECEIPTS`] at the most.
+impl Listeners {
+    /// Listeners that send receipts, each at most once per [`RECEIPTS`].
     pub fn with_receipts() -> Self {
-        Audience {
+        Listeners {
             receipts: true,
-            ..Audience::default()
+            ..Listeners::default()
         }
     }
 
-    /// Lets a client listen.
+    /// Adds a client, which reads from now on.
     pub fn add(&mut self, client: Client) {
         let seen = Arc::new(AtomicU64::new(client.sequence.last()));
         self.seen.push(seen.clone());
@@ -121,13 +122,13 @@ impl Audience {
         let receipts = self.receipts;
         self.tasks.spawn(async move {
             if let Err(failure) = listen(client, &tally, &seen, receipts).await {
-                // Nobody listens any more when the run is over already.
+                // The receiver is gone if the run is already over.
                 let _ = report.send(failure.into());
             }
         });
     }
 
-    /// Fails with what the first socket complained about, if one has.
+    /// Returns the first failure of a listener, if there is one.
     pub fn check(&mut self) -> Result<(), String> {
         match self.failures.try_recv() {
             Ok(failure) => Err(failure),
@@ -135,22 +136,25 @@ impl Audience {
         }
     }
 
-    /// Waits until every socket has seen the event `head`, and no more.
+    /// Waits until every listener has received event `head`. Fails if a later event
+    /// arrives.
     pub async fn reach(&mut self, head: u64) -> Result<(), String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             self.check()?;
             let behind = self.seen.iter().filter(|seen| seen.load(Relaxed) < head);
             match behind.count() {
                 0 => break,
                 count if Instant::now() > deadline => {
-                    return Err(format!("{count} sockets never saw event {head}"));
+                    return Err(format!("{count} sockets did not receive event {head}"));
                 }
                 _ => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         }
         match self.seen.iter().map(|seen| seen.load(Relaxed)).max() {
-            Some(last) if last > head => Err(format!("an event {last} after the last, {head}")),
+            Some(last) if last > head => Err(format!(
+                "event {last} arrived, but the last event is {head}"
+            )),
             _ => Ok(()),
         }
     }
