@@ -105,7 +105,7 @@ export class User {
   }
 
   waitForTyping(text) {
-    return this.until(() => this.page.locator('#typing').innerText(), (shown) => shown.trim() === text, 'typing');
+    return this.until(() => this.page.locator('#typing').innerText(), (shown) => shown.trim() === text, text);
   }
 
   /** The texts of all shown messages, from top to bottom. */
@@ -125,7 +125,7 @@ export class User {
       value = await read();
       if (matches(value)) return;
     }
-    assert.deepEqual(value, expected);
+    assert.fail(`not ${JSON.stringify(expected)} but ${JSON.stringify(value)} after ${TIMEOUT} ms`);
   }
 
   /** Simulates a switch to another tab (`hidden`) or back (`visible`). */

@@ -55,9 +55,6 @@ async fn the_acknowledgement_comes_in_or_before_the_frame_with_the_event() {
     let text = alice.frames.join("\n");
     for id in 1..=20 {
         let ack = text.find(&format!(r#""ack":{id},"#)).expect("an ack");
-        let event = text.find(&format!(r#""seq":{id},"timestamp""#));
-        let event = text[ack..].find(&format!(r#""seq":{id},"#)).is_some() || event.is_some();
-        assert!(event);
         let own_event = text
             .match_indices("newMessage")
             .nth(id as usize - 1)
