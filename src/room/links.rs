@@ -149,6 +149,14 @@ impl Links {
         idle
     }
 
+    /// The connection that [`Links::next_portion`] returned has nothing to read, so
+    /// the portion does not count.
+    pub fn skip_portion(&mut self, gateway: &str) {
+        if let Some(link) = self.0.get_mut(gateway) {
+            link.portions = link.portions.saturating_sub(1);
+        }
+    }
+
     /// What waits for a gateway, as the body of a push; nothing more is on its
     /// way if there is none.
     pub fn take(
@@ -431,6 +439,18 @@ mod tests {
         links.queue_text(GATEWAY, "c:1".into(), &"x".repeat(1 << 20), None, Some(1));
         items(&mut links);
         assert_eq!(links.next_portion(GATEWAY), Some(conns[0]));
+    }
+
+    #[test]
+    fn a_connection_with_nothing_to_read_takes_no_portion() {
+        let mut links = Links::default();
+        let conn = super::super::output::conn(1);
+        links.queue(GATEWAY, Item::Out { to: "d:1".into() }, "");
+        for _ in 0..=MAX_PORTIONS {
+            links.catch_up(GATEWAY, conn);
+            assert_eq!(links.next_portion(GATEWAY), Some(conn));
+            links.skip_portion(GATEWAY);
+        }
     }
 
     #[test]

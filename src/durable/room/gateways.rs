@@ -214,6 +214,7 @@ impl Live {
             self.announce_gap(conn);
             // It is gone, or what was missing was past retention.
             let Some(portion) = self.room.next_portion(conn) else {
+                self.links.borrow_mut().skip_portion(gateway);
                 continue;
             };
             match self.portion(portion.after, portion.upto) {
