@@ -18,6 +18,7 @@
 
 use super::catch_up::Portion;
 use super::links::Links;
+use super::tick::utf16_length;
 use super::{Attachment, Change, ConnId, Delivery, Frame, Output, Room};
 use roomcast_proto::access::TokenId;
 use roomcast_proto::error::{Error, ErrorCode};
@@ -126,15 +127,15 @@ impl Gateways {
         }
     }
 
-    fn connections_of(&self, gateway: &str) -> Vec<Remote> {
-        let remotes = self.remotes.values();
-        let here = remotes.filter(|remote| *remote.gateway == *gateway);
-        here.cloned().collect()
+    fn connections_of(&self, gateway: &str) -> Vec<(ConnId, Remote)> {
+        let remotes = self.remotes.iter();
+        let here = remotes.filter(|(_, remote)| *remote.gateway == *gateway);
+        here.map(|(conn, remote)| (conn, remote.clone())).collect()
     }
 
     /// Asks a gateway which connections it still has, and how far each is.
     fn probe_connections(&mut self, gateway: &str, head: u64) {
-        for Remote { id, .. } in self.connections_of(gateway) {
+        for (_, Remote { id, .. }) in self.connections_of(gateway) {
             let (to, at) = (id.to_string(), head);
             self.outboxes.queue(gateway, Item::Is { to, at }, "");
         }
@@ -299,11 +300,11 @@ impl Room {
             }
             (Output::Parted { conn }, Some(remote)) => {
                 let to = remote.id.to_string();
-                Some(self.leave_gateway(conn, Item::Out { to }))
+                self.leave_gateway(conn, Item::Out { to })
             }
             (Output::Close { conn, why }, Some(remote)) => {
                 let to = remote.id.to_string();
-                Some(self.leave_gateway(conn, Item::Close { to, why }))
+                self.leave_gateway(conn, Item::Close { to, why })
             }
             (Output::Joined { .. } | Output::CatchUp { .. } | Output::Parted { .. }, None) => None,
             (output, _) => Some(output),
@@ -311,13 +312,9 @@ impl Room {
     }
 
     /// A connection is not of the room any more, which its gateway must hear.
-    fn leave_gateway(&mut self, conn: ConnId, word: Item) -> Output {
-        let change = match self.gateways.remove(conn) {
-            Some(remote) => self.gateways.must_deliver(&remote, word),
-            // It is known here, or `route` would not have come to this.
-            None => Change::RemoveSubscriber(String::new()),
-        };
-        Output::Store(change)
+    fn leave_gateway(&mut self, conn: ConnId, word: Item) -> Option<Output> {
+        let remote = self.gateways.remove(conn)?;
+        Some(Output::Store(self.gateways.must_deliver(&remote, word)))
     }
 
     /// Queues a delivery for the gateways. What is left is for the room's own
@@ -453,12 +450,9 @@ impl Room {
         let retry = self.gateways.outboxes.failed(gateway);
         if retry == Retry::Never {
             self.gateways.outboxes.give_up(gateway, now);
-            for remote in self.gateways.connections_of(gateway) {
-                let Some(conn) = self.gateways.by_id.get(&remote.id).copied() else {
-                    continue;
-                };
+            for (conn, remote) in self.gateways.connections_of(gateway) {
                 let to = remote.id.to_string();
-                out.push(self.leave_gateway(conn, Item::Lost { to }));
+                out.extend(self.leave_gateway(conn, Item::Lost { to }));
                 self.disconnect(conn, ABNORMAL, now, out);
             }
         }
@@ -512,12 +506,5 @@ impl Room {
 
     pub(super) fn probe_gateways(&mut self, now: Millis) {
         self.gateways.outboxes.probe(now);
-    }
-}
-
-fn utf16_length(text: &str) -> usize {
-    match text.is_ascii() {
-        true => text.len(),
-        false => text.encode_utf16().count(),
     }
 }

@@ -329,6 +329,13 @@ mod tests {
 
     const GATEWAY: &str = "n0";
 
+    fn joined(to: &str) -> Item {
+        Item::In {
+            to: to.to_owned(),
+            after: 0,
+        }
+    }
+
     fn items(links: &mut Links) -> Vec<Item> {
         let body = links.take(GATEWAY, Push::default).expect("something waits");
         let body = body.expect("JSON");
@@ -339,14 +346,7 @@ mod tests {
     fn a_backlog_drops_events_and_keeps_answers_and_last_words() {
         let mut links = Links::default();
         let (one, other) = ("c:1".to_owned(), "d:1".to_owned());
-        links.queue(
-            GATEWAY,
-            Item::In {
-                to: one.clone(),
-                after: 0,
-            },
-            "",
-        );
+        links.queue(GATEWAY, joined(&one), "");
         links.queue_text(GATEWAY, one.clone(), "answer", None, None);
         let large = "x".repeat(MAX_WAITING);
         let all = Item::All {
@@ -379,14 +379,7 @@ mod tests {
     fn a_join_whose_answer_is_too_large_to_keep_is_dropped_with_it() {
         let mut links = Links::default();
         let to = "c:1".to_owned();
-        links.queue(
-            GATEWAY,
-            Item::In {
-                to: to.clone(),
-                after: 0,
-            },
-            "",
-        );
+        links.queue(GATEWAY, joined(&to), "");
         links.queue_text(
             GATEWAY,
             to.clone(),
@@ -477,14 +470,7 @@ mod tests {
         links.queue(GATEWAY, Item::Out { to: "d:1".into() }, "");
         items(&mut links);
         links.missed(GATEWAY);
-        links.queue(
-            GATEWAY,
-            Item::In {
-                to: to.clone(),
-                after: 0,
-            },
-            "",
-        );
+        links.queue(GATEWAY, joined(&to), "");
         links.queue_text(GATEWAY, to.clone(), "answer", None, None);
         links.queue(
             GATEWAY,

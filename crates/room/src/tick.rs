@@ -255,7 +255,8 @@ impl Tick {
     }
 }
 
-fn utf16_length(text: &str) -> usize {
+/// The length in UTF-16 units, by which JavaScript cuts.
+pub(super) fn utf16_length(text: &str) -> usize {
     if text.is_ascii() {
         text.len()
     } else {
