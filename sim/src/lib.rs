@@ -18,6 +18,7 @@ pub mod flapping;
 pub mod http;
 pub mod names;
 pub mod native;
+mod pieces;
 pub mod socketio;
 pub mod tokens;
 pub mod world;

@@ -8,6 +8,7 @@
 //! | 3 | a binary frame |
 //! | 4 | reconnect at the position in a query |
 
+use super::pieces::{Piece, pieces};
 use super::world::{self, Net, RoomOutput, Server};
 use roomcast_gateway::{Frame as SocketFrame, Protocol};
 use roomcast_proto::command::Command;
@@ -24,32 +25,12 @@ use serde_json::value::RawValue;
 const HEALTHY: &str =
     r#"{"event":"sendMessage","data":{"roomId":"r","content":"ok","messageId":"healthy"},"id":77}"#;
 
-enum Piece<'a> {
-    Later(Millis),
-    Hibernate,
-    Binary(&'a [u8]),
-    Reconnect(&'a [u8]),
-    Text(String),
-}
-
-fn pieces(input: &[u8]) -> impl Iterator<Item = Piece<'_>> {
-    // More pieces are slower and reach no other states.
-    input.split(|byte| *byte == 0).take(8).map(|piece| {
-        let rest = piece.get(1..).unwrap_or_default();
-        match piece.first() {
-            Some(1) => Piece::Later(u64::from(rest.first().copied().unwrap_or(1)) * 10),
-            Some(2) => Piece::Hibernate,
-            Some(3) => Piece::Binary(rest),
-            Some(4) => Piece::Reconnect(rest),
-            // The runtime replaces invalid UTF-8.
-            _ => Piece::Text(String::from_utf8_lossy(piece).into_owned()),
-        }
-    })
-}
+/// The clock advances in units of 10 ms.
+const UNIT: Millis = 10;
 
 pub fn run(input: &[u8]) {
     world::begin();
-    for piece in pieces(input) {
+    for piece in pieces(input, UNIT) {
         if let Piece::Text(text) = piece {
             assert_parsed_like_json(&text);
         }
@@ -149,7 +130,7 @@ fn on_a_room(input: &[u8]) {
         *alice = format!("alice-{connections}");
         server.connect(alice, "alice", position);
     };
-    for piece in pieces(input) {
+    for piece in pieces(input, UNIT) {
         let frame = match &piece {
             Piece::Later(by) => {
                 server.now += by;
@@ -234,7 +215,7 @@ fn on_a_gateway(input: &[u8]) {
     };
     let mut alice = join(&mut net, "alice");
     let mut bob = join(&mut net, "bob");
-    for piece in pieces(input) {
+    for piece in pieces(input, UNIT) {
         let (socket_frame, frame) = match &piece {
             Piece::Later(by) => {
                 net.advance(*by);

@@ -8,6 +8,7 @@
 //! | 3 | a binary frame, that is, an attachment |
 //! | 4 | reconnect with this offset, or with the last one if it is empty |
 
+use super::pieces::{Piece, pieces};
 use super::world::{self, NOW, Net};
 use bytes::Bytes;
 use roomcast_gateway::{
@@ -81,27 +82,8 @@ impl App for Mirror {
     }
 }
 
-enum Piece<'a> {
-    Later(Millis),
-    Hibernate,
-    Binary(&'a [u8]),
-    Reconnect(&'a [u8]),
-    Text(String),
-}
-
-fn pieces(input: &[u8]) -> impl Iterator<Item = Piece<'_>> {
-    // More pieces are slower and reach no other states.
-    input.split(|byte| *byte == 0).take(8).map(|piece| {
-        let rest = piece.get(1..).unwrap_or_default();
-        match piece.first() {
-            Some(1) => Piece::Later(u64::from(rest.first().copied().unwrap_or(1)) * 100),
-            Some(2) => Piece::Hibernate,
-            Some(3) => Piece::Binary(rest),
-            Some(4) => Piece::Reconnect(rest),
-            _ => Piece::Text(String::from_utf8_lossy(piece).into_owned()),
-        }
-    })
-}
+/// The clock advances in units of 100 ms.
+const UNIT: Millis = 100;
 
 pub fn run(input: &[u8]) {
     world::begin();
@@ -166,7 +148,7 @@ fn test_mirror(input: &[u8]) {
     // An echo can be larger than the packet: the answer to CONNECT contains a `sid`.
     let larger = (2 * world::MAX_PAYLOAD).to_string();
     let (mut one, mut other) = (Fixture::new(&[]), Fixture::new(&[("MAX_PAYLOAD", &larger)]));
-    for piece in pieces(input) {
+    for piece in pieces(input, UNIT) {
         let frame = match piece {
             Piece::Later(by) => {
                 one.now += by;
@@ -320,7 +302,7 @@ fn test_chat(input: &[u8]) {
     let config = world::config(&[("MAX_ROOMS_PER_CONNECTION", "3")]);
     let mut net = Net::new("0", config.clone());
     let mut alice = join(&mut net, None);
-    for piece in pieces(input) {
+    for piece in pieces(input, UNIT) {
         net.sent.clear();
         net.closed.clear();
         net.closed_by_rooms.clear();

@@ -229,6 +229,20 @@ pub struct Server {
     lives: u64,
 }
 
+/// Returns the request of a member to connect to a room.
+pub fn hello(id: &str, user: &str, position: Position) -> Hello {
+    Hello {
+        connection_id: id.to_owned(),
+        user: user.to_owned(),
+        rights: Rights::MEMBER,
+        expires: u64::MAX,
+        address: None,
+        position,
+        status: Status::Online,
+        token: TokenId::default(),
+    }
+}
+
 impl Server {
     pub fn new(name: &str, config: Rc<Config>) -> Self {
         let disk = Disk {
@@ -259,16 +273,7 @@ impl Server {
 
     /// Connects a socket to the room.
     pub fn connect(&mut self, id: &str, user: &str, position: Position) {
-        let hello = Hello {
-            connection_id: id.to_owned(),
-            user: user.to_owned(),
-            rights: Rights::MEMBER,
-            expires: u64::MAX,
-            address: None,
-            position,
-            status: Status::Online,
-            token: TokenId::default(),
-        };
+        let hello = hello(id, user, position);
         self.room.admit(&hello, self.now).expect("limits are high");
         let mut out = Vec::new();
         let conn = self.room.connect(hello, self.now, &mut out);

@@ -2,16 +2,14 @@
 //! lost, repeated and delayed, and all objects can be evicted. The promises to clients
 //! hold for every order of steps.
 
+mod cases;
+
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 use roomcast_gateway::chat::Chat;
 use roomcast_gateway::{App, EngineServer, Frame, Gateway, Output, Protocol, SocketId, Stored};
-use roomcast_proto::access::{Rights, TokenId};
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::position::Position;
-use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
-use roomcast_room::Hello;
 use roomcast_room::gateways::Retry;
 use roomcast_room::service::Request;
 use roomcast_sim::world::{self, NOW, Server, connect_info, identity};
@@ -806,23 +804,8 @@ impl Client {
     }
 }
 
-/// The same 2,000 cases in every run, or random ones with `GATEWAYS_CASES=30000`.
-fn cases() -> ProptestConfig {
-    let more = std::env::var("GATEWAYS_CASES").ok();
-    let (cases, rng_seed) = match more.and_then(|cases| cases.parse().ok()) {
-        Some(cases) => (cases, RngSeed::Random),
-        None => (2_000, RngSeed::Fixed(1)),
-    };
-    ProptestConfig {
-        cases,
-        rng_seed,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
-}
-
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(cases::cases("GATEWAYS_CASES", 2_000))]
 
     #[test]
     fn promises_hold_with_lost_repeated_and_delayed_requests(
@@ -951,19 +934,11 @@ fn presence_that_changes_during_catch_up_is_received() {
     let gateway = GATEWAYS[0];
     let mut server = Server::new("a", world::config(&[]));
     let join = |server: &mut Server, id: &str, since| {
-        let hello = Hello {
-            connection_id: id.into(),
-            user: id.into(),
-            rights: Rights::MEMBER,
-            expires: u64::MAX,
-            address: None,
-            position: Position {
-                since,
-                ..Position::default()
-            },
-            status: Status::Online,
-            token: TokenId::default(),
+        let position = Position {
+            since,
+            ..Position::default()
         };
+        let hello = world::hello(id, id, position);
         let join = ToRoom::Join {
             hello,
             id: Some(1),

@@ -6,14 +6,12 @@
 
 use proptest::prelude::*;
 use roomcast::config::Config;
-use roomcast_proto::access::{Rights, TokenId};
 use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
-use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
 use roomcast_room::log::{Bounds, Page, Range, Row};
 use roomcast_room::service::{Request, Served};
-use roomcast_room::{Attachment, Change, ConnId, Frame, Hello, Member, Output, Room, Snapshot};
+use roomcast_room::{Attachment, Change, ConnId, Frame, Member, Output, Room, Snapshot};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -277,19 +275,11 @@ impl World {
     }
 
     fn connect(&mut self, user: &str, since: Option<u64>) {
-        let hello = Hello {
-            connection_id: self.sockets.len().to_string(),
-            user: user.into(),
-            rights: Rights::MEMBER,
-            expires: u64::MAX,
-            address: None,
-            position: Position {
-                since,
-                ..Position::default()
-            },
-            status: Status::Online,
-            token: TokenId::default(),
+        let position = Position {
+            since,
+            ..Position::default()
         };
+        let hello = roomcast_sim::world::hello(&self.sockets.len().to_string(), user, position);
         self.room
             .admit(&hello, self.now)
             .expect("within the limits");
