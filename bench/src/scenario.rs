@@ -431,7 +431,7 @@ impl Scenario {
         }
     }
 
-    /// Whether rows per message are counted.
+    /// The scenario counts rows per message.
     pub fn counts_rows(self) -> bool {
         matches!(self, Scenario::FanOut { .. })
     }

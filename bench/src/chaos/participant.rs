@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-/// What all participants do at the moment.
+/// The current activity of all participants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Send messages, resends and receipts.
@@ -26,7 +26,7 @@ pub enum Phase {
     Settle,
 }
 
-/// What a participant has received.
+/// The events that a participant has received.
 #[derive(Default)]
 pub struct Record {
     /// Logged events in the order of their arrival: `seq` and digest.

@@ -37,7 +37,7 @@ pub struct Load {
     pub sockets: usize,
     /// Messages in flight of each sender.
     pub in_flight: usize,
-    /// Whether the receiving clients send receipts.
+    /// The receiving clients send receipts.
     pub receipts: bool,
 }
 

@@ -55,7 +55,7 @@ struct Received {
     deliveries: AtomicU64,
     /// Latency of each measured message in microseconds.
     latencies: Mutex<Vec<u32>>,
-    /// Whether its connection has ended.
+    /// Its connection has ended.
     disconnected: AtomicBool,
 }
 

@@ -104,7 +104,7 @@ pub struct Member {
 #[derive(Default)]
 pub struct State {
     socket: Option<Socket>,
-    /// Whether `connected` has arrived on this connection.
+    /// `connected` has arrived on this connection.
     connected: bool,
     /// The position of this connection; `None` for the first one.
     resume_from: Option<ResumeFrom>,

@@ -55,7 +55,7 @@ struct Remote {
     unknown: TokenBucket,
 }
 
-/// What the host must do before a token can be verified.
+/// The step that the host must take before a token can be verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyStep {
     /// Fetch the set from [`Keys::url`] and pass the result to [`Keys::fetched`].

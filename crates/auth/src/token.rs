@@ -16,7 +16,7 @@ use std::fmt;
 /// allows at most 60.
 pub const LEEWAY_SECONDS: i64 = 60;
 
-/// What the claims of a token must contain, and the default for `rooms`.
+/// The required values of claims, and the default for `rooms`.
 pub(crate) struct ClaimRules<'a> {
     /// The required `iss`; `None` allows any.
     pub(crate) issuer: Option<&'a str>,

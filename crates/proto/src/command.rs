@@ -81,7 +81,7 @@ pub enum Command {
 pub struct Send {
     /// The room; `None` if the client sent no `roomId`.
     pub room: Option<String>,
-    /// What is sent.
+    /// The content of the event.
     pub body: Body,
     /// The sender's id for the event. A repetition with the same id is not broadcast
     /// again.

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 /// Fields of a message that the server sets. A sender's values for them are dropped.
 const SERVER_FIELDS: [&str; 5] = ["roomId", "messageId", "senderId", "seq", "timestamp"];
 
-/// What a sender sends, as JSON text on one line. The server passes it on unchanged.
+/// The part of an event that the sender provides, as JSON text on one line. The server passes it on unchanged.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
     /// A chat message.
@@ -65,7 +65,7 @@ impl Body {
     }
 }
 
-/// What the server adds to an event in a room.
+/// The fields that the server adds to an event in a room.
 #[derive(Clone, Copy, Debug)]
 pub struct Stamp<'a> {
     /// The room.

@@ -16,7 +16,7 @@ const RETRY_AFTER: Millis = SECOND;
 /// Time after the start of a refresh that never ended before the next.
 const GIVEN_UP_AFTER: Millis = 5 * SECOND;
 
-/// What the host must do before a token can be checked.
+/// The step that the host must take before a token can be checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshStep {
     /// Request the revocations after [`RevocationCache::head`] and report the result by

@@ -52,7 +52,7 @@ impl Connect<'_> {
     }
 }
 
-/// Whether a client that is disconnected can resume.
+/// Says if a disconnected client can resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resumable {
     /// Its record is kept, if it has a `pid`.

@@ -10,7 +10,7 @@ use crate::time::Millis;
 /// megabyte.
 const PAGE_BYTES: f64 = 32.0 * 1024.0;
 
-/// What a connection asks for. Some kinds share a token bucket.
+/// The kinds of requests of a connection. Some kinds share a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Any command; taken in addition to the other kinds.
