@@ -41,7 +41,7 @@ dev: tools .dev.vars
 	@exec wrangler dev --port $(port) --inspector-port 0
 
 test: .dev.vars build
-	@scripts/build sabotage
+	@scripts/build failpoints
 	# Apart, because cargo compiles the crates below xtask again when it is tested
 	# along with the others, which use some of them with other features.
 	cargo test --package xtask
@@ -67,7 +67,7 @@ lint: tools
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --target wasm32-unknown-unknown --features dev-tokens -- -D warnings
-	cargo clippy --target wasm32-unknown-unknown --features sabotage -- -D warnings
+	cargo clippy --target wasm32-unknown-unknown --features failpoints -- -D warnings
 
 bench: tools build
 	@command -v redis-server >/dev/null || scripts/debian redis-server

@@ -15,7 +15,9 @@
 //!
 //! The shell is there only when built for the Workers runtime (wasm32):
 //! - `http::serve`: the Worker's entry point and what its routes do
-//! - `durable`: the Durable Object, its SQLite store, sockets, timers, alarms
+//! - `objects`: the Durable Objects: runtime events to inputs of the core, its outputs to
+//!   calls of the runtime
+//! - `runtime`: SQL, sockets, alarms, requests to objects, settings, failpoints
 
 #![warn(unused_qualifications)]
 // The bindings that are generated for the Workers runtime need it, nobody else.
@@ -25,4 +27,6 @@ pub mod config;
 pub mod http;
 
 #[cfg(target_arch = "wasm32")]
-mod durable;
+mod objects;
+#[cfg(target_arch = "wasm32")]
+mod runtime;

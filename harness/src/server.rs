@@ -24,7 +24,7 @@ impl Worker {
         Worker::built("release")
     }
 
-    /// A build flavour of roomcast: `release`, `dev`, `conformance` or `sabotage`.
+    /// A build flavour of roomcast: `release`, `dev`, `conformance` or `failpoints`.
     pub fn built(flavour: &str) -> Self {
         build(flavour);
         Worker::in_folder(&root().join("build").join(flavour))

@@ -1,6 +1,6 @@
 //! Panics, storage errors and a full disk cause no outage and no false
 //! acknowledgement. Most tests use a build with failpoints; see
-//! `src/durable/sabotage.rs`.
+//! `src/runtime/failpoint.rs`.
 
 use super::{service, token};
 use roomcast_harness::{Client, Server, Worker};
@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, MutexGuard};
 /// A server with failpoints. All rooms share one isolate, so only one test at a
 /// time may use it.
 static WITH_FAILPOINTS: LazyLock<Mutex<Server>> =
-    LazyLock::new(|| Mutex::new(Server::start_worker(&Worker::built("sabotage"), &[])));
+    LazyLock::new(|| Mutex::new(Server::start_worker(&Worker::built("failpoints"), &[])));
 
 async fn server_with_failpoints() -> MutexGuard<'static, Server> {
     WITH_FAILPOINTS.lock().await
@@ -21,7 +21,7 @@ async fn server_with_failpoints() -> MutexGuard<'static, Server> {
 /// Arms failpoints: the code fails once when it next reaches each of them.
 async fn arm(server: &Server, points: &[&str]) {
     let body = json!({ "points": points });
-    let armed = server.post("/sabotage", &service(), body).await;
+    let armed = server.post("/failpoints", &service(), body).await;
     assert_eq!(armed.status, 200);
 }
 
@@ -75,7 +75,7 @@ async fn a_panic_in_a_room_closes_no_socket_and_loses_no_event() {
         arm(&server, &[point]).await;
         let answer = send_until_acknowledged(&mut alice, message("m")).await;
         assert_eq!(answer["seq"], 2, "{point}");
-        assert!(server.output().contains(&format!("sabotaged: {point}")));
+        assert!(server.output().contains(&format!("failpoint: {point}")));
         // All sockets keep working, in this room and in others.
         send_until_acknowledged(&mut bob, message("after")).await;
         send_until_acknowledged(&mut carol, message("after")).await;
@@ -90,7 +90,7 @@ async fn a_panic_in_a_room_closes_no_socket_and_loses_no_event() {
 async fn an_alarm_runs_again_after_a_panic() {
     // The alarm looks for stale connections after 3 s.
     let server = Server::start_worker(
-        &Worker::built("sabotage"),
+        &Worker::built("failpoints"),
         &[("GHOST_TIMEOUT", "3s"), ("PRESENCE_GRACE", "1s")],
     );
     let mut alice = Client::join(&server, "alarm", &token("alice")).await;
@@ -101,7 +101,7 @@ async fn an_alarm_runs_again_after_a_panic() {
     stale.send_text("ping").await;
     server
         .wait_for_log("the panic", |_| {
-            server.output().contains("sabotaged: Alarm")
+            server.output().contains("failpoint: Alarm")
         })
         .await;
     send_until_acknowledged(&mut alice, message("after")).await;
@@ -131,7 +131,7 @@ async fn a_panic_in_a_gateway_closes_no_socket_and_loses_no_event() {
         send_until_acknowledged(&mut members[0], in_room("before")).await;
         arm(&server, &[point]).await;
         send_until_acknowledged(&mut members[0], in_room("m")).await;
-        assert!(server.output().contains(&format!("sabotaged: {point}")));
+        assert!(server.output().contains(&format!("failpoint: {point}")));
         send_until_acknowledged(&mut members[1], in_room("after")).await;
         for member in &mut members {
             let seen: Vec<u64> = member.logged(3).await.iter().map(Client::seq).collect();
@@ -159,7 +159,7 @@ async fn a_leave_is_delivered_to_a_gateway_that_panics_on_the_delivery() {
     at_room.start("leaveRoom", json!({})).await;
     server
         .wait_for_log("the panic", |_| {
-            server.output().contains("sabotaged: GatewayPush")
+            server.output().contains("failpoint: GatewayPush")
         })
         .await;
     // The panic discarded the memory of the room as well. The room delivers the
@@ -213,7 +213,7 @@ async fn a_possible_duplicate_is_refused_while_the_log_cannot_be_read() {
     alice.send("typing", json!({ "isTyping": true })).await;
     server
         .wait_for_log("the panic", |_| {
-            server.output().contains("sabotaged: Frame")
+            server.output().contains("failpoint: Frame")
         })
         .await;
     arm(&server, &["Read"]).await;

@@ -37,7 +37,7 @@ pub enum Flavour {
     Release,
     Dev,
     Conformance,
-    Sabotage,
+    Failpoints,
 }
 
 impl Flavour {
@@ -46,9 +46,11 @@ impl Flavour {
             "release" => Flavour::Release,
             "dev" => Flavour::Dev,
             "conformance" => Flavour::Conformance,
-            "sabotage" => Flavour::Sabotage,
+            "failpoints" => Flavour::Failpoints,
             _ => {
-                bail!("unknown flavour `{name}`: it must be release, dev, conformance or sabotage")
+                bail!(
+                    "unknown flavour `{name}`: it must be release, dev, conformance or failpoints"
+                )
             }
         })
     }
@@ -58,7 +60,7 @@ impl Flavour {
             Flavour::Release => "release",
             Flavour::Dev => "dev",
             Flavour::Conformance => "conformance",
-            Flavour::Sabotage => "sabotage",
+            Flavour::Failpoints => "failpoints",
         }
     }
 
@@ -67,7 +69,7 @@ impl Flavour {
             Flavour::Release => None,
             Flavour::Dev => Some("dev-tokens"),
             Flavour::Conformance => Some("conformance"),
-            Flavour::Sabotage => Some("sabotage"),
+            Flavour::Failpoints => Some("failpoints"),
         }
     }
 }

@@ -55,7 +55,7 @@ const CLOCK_OFFSETS: (i64, i64) = (-3_000, 3_000);
 /// Number of lines of the server's output that are printed after a failure.
 const OUTPUT_LINES: usize = 40;
 
-/// Failpoints that panic; see `src/durable/sabotage.rs`.
+/// Failpoints that panic; see `src/runtime/failpoint.rs`.
 const FAILPOINTS: [&str; 7] = [
     "Frame",
     "Tick",
@@ -110,7 +110,7 @@ pub async fn run(options: Options) -> Result<bool, String> {
     ];
     let server = spawn_blocking(move || {
         // The same code with failpoints and an adjustable clock.
-        Server::start_worker(&Worker::built("sabotage"), &vars)
+        Server::start_worker(&Worker::built("failpoints"), &vars)
     })
     .await
     .map_err(|error| error.to_string())?;
@@ -231,14 +231,14 @@ async fn inject_faults(
                 faults.clock_steps += 1;
                 let ahead = random.i64(CLOCK_OFFSETS.0..CLOCK_OFFSETS.1);
                 let _ = endpoint
-                    .post("/sabotage", &json!({ "ahead": ahead }).to_string())
+                    .post("/failpoints", &json!({ "ahead": ahead }).to_string())
                     .await;
             }
             1 => {
                 faults.panics += 1;
                 let point = FAILPOINTS[random.usize(..FAILPOINTS.len())];
                 let body = json!({ "points": [point] });
-                let _ = endpoint.post("/sabotage", &body.to_string()).await;
+                let _ = endpoint.post("/failpoints", &body.to_string()).await;
             }
             2..6 => {
                 faults.kills += 1;

@@ -2,8 +2,8 @@
 //! read them.
 
 use super::Call;
-use crate::durable::complain;
 use crate::http::problem::{CONTENT_TYPE, Problem};
+use crate::runtime::complain;
 use roomcast_proto::error::Error;
 use worker::{Headers, Response, ResponseBuilder};
 

@@ -2,8 +2,10 @@
 //! browsers' pages.
 
 use super::Call;
-use crate::durable::{catch_up, prepare, redeem_ticket};
 use crate::http::problem::Problem;
+use crate::objects::revocations::catch_up;
+use crate::objects::tickets;
+use crate::runtime::keys::prepare;
 use roomcast_auth::{Credentials, token};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::error::Error;
@@ -28,7 +30,7 @@ impl Call<'_> {
         else {
             return self.identity(room).await;
         };
-        let redeemed = match redeem_ticket(self.env, ticket).await {
+        let redeemed = match tickets::redeem(self.env, ticket).await {
             Ok(identity) => self.recheck(identity).await,
             Err(error) => Err(error),
         };

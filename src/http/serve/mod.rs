@@ -21,7 +21,8 @@ mod tokens;
 use super::problem::Problem;
 use super::route::{self, Address, Query, Route};
 use crate::config::Config;
-use crate::durable::{complain, now, settings};
+use crate::runtime::settings::settings;
+use crate::runtime::{complain, now};
 use answer::{Handled, answer_json, answer_problem};
 use roomcast_proto::error::Error;
 use roomcast_proto::log_record::LogRecord;
@@ -55,9 +56,9 @@ async fn handle(request: web_sys::Request, env: &Env) -> Handled {
     let url = request.url();
     let url = Address::of(&url);
     let method = request.method();
-    #[cfg(feature = "sabotage")]
-    if url.path == "/sabotage" {
-        let planned = crate::durable::plan_sabotage(&request).await;
+    #[cfg(feature = "failpoints")]
+    if url.path == "/failpoint" {
+        let planned = crate::runtime::failpoint::plan(&request).await;
         return answer_json(planned.map_or(400, |()| 200), b"{}".to_vec());
     }
     let route = route::find(&method, url.path)?;

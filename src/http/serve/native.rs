@@ -3,8 +3,10 @@
 use super::Call;
 use super::answer::{Handled, failed};
 use super::objects::{ascii_json, relay};
-use crate::durable::{HELLO_HEADER, NATIVE, ROOM_HEADER, ROOMS, fresh_id};
 use crate::http::problem::Problem;
+use crate::objects::gateway::NATIVE;
+use crate::runtime::headers;
+use crate::runtime::{ROOMS, fresh_id};
 use roomcast_auth::{Credentials, SUBPROTOCOL};
 use roomcast_gateway::{ConnectInfo, Protocol};
 use roomcast_proto::access::Rights;
@@ -43,8 +45,8 @@ impl Call<'_> {
         let hello = ascii_json(&hello).map_err(failed)?;
         let headers = [
             ("upgrade", "websocket"),
-            (ROOM_HEADER, room),
-            (HELLO_HEADER, &hello),
+            (headers::ROOM, room),
+            (headers::CONNECT, &hello),
         ];
         let response = self.object(ROOMS, room, &headers, None).await?;
         if response.status() != 101 {

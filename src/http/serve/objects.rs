@@ -2,10 +2,10 @@
 
 use super::Call;
 use super::answer::{Handled, answer_json, failed};
-use crate::durable::{
-    DOOR_HEADER, GATEWAY_HEADER, GATEWAYS, ROOM_HEADER, ROOMS, Visit, call, read,
-};
 use crate::http::problem::Problem;
+use crate::objects::gateway::Visit;
+use crate::runtime::headers;
+use crate::runtime::{GATEWAYS, ROOMS, call, read};
 use roomcast_gateway::ConnectInfo;
 use roomcast_gateway::handshake::Ask;
 use roomcast_proto::error::Error;
@@ -21,7 +21,7 @@ impl Call<'_> {
 
     pub(super) async fn ask(&self, room: &str, request: &ServiceRequest) -> Handled {
         let body = serde_json::to_string(request).map_err(failed)?;
-        let headers = [(ROOM_HEADER, room)];
+        let headers = [(headers::ROOM, room)];
         self.object(ROOMS, room, &headers, Some(body.into())).await
     }
 
@@ -41,7 +41,10 @@ impl Call<'_> {
     ) -> Handled {
         let upgrades = matches!(ask, None | Some(Ask::WebSocket { .. }));
         let visit = ascii_json(&Visit { door, ask }).map_err(failed)?;
-        let mut headers = vec![(GATEWAY_HEADER, gateway), (DOOR_HEADER, &visit)];
+        let mut headers = vec![
+            (headers::GATEWAY, gateway),
+            (headers::GATEWAY_CONNECT, &visit),
+        ];
         if upgrades {
             headers.push(("upgrade", "websocket"));
         }

@@ -2,8 +2,8 @@
 
 use super::Call;
 use super::answer::{Handled, answer_json, failed};
-use crate::durable::read;
 use crate::http::publish::{self, Addressed};
+use crate::runtime::read;
 use futures_util::{StreamExt, stream};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::error::{Error, Result};

@@ -3,8 +3,9 @@
 
 use super::Call;
 use super::answer::{Handled, answer_json, answer_problem, failed};
-use crate::durable::{issue_ticket, revoke};
 use crate::http::problem::Problem;
+use crate::objects::revocations::revoke;
+use crate::objects::tickets;
 use roomcast_auth::Credentials;
 use roomcast_auth::revocation::RevocationTarget;
 use roomcast_proto::error::Error;
@@ -38,7 +39,7 @@ impl Call<'_> {
         };
         let identity = self.verify(token).await;
         let identity = identity.map_err(|error| self.reject("auth", "", error))?;
-        let issued = issue_ticket(self.env, identity).await;
+        let issued = tickets::issue(self.env, identity).await;
         let (ticket, until) = issued.map_err(|error| self.reject("rate", "", error))?;
         let answer = json!({ "ticket": ticket, "expiresAt": roomcast_proto::time::rfc3339(until) });
         answer_json(201, answer.to_string().into_bytes())

@@ -1,9 +1,9 @@
 //! What the room wants done is done: stored, sent, replayed, closed, logged.
 
 use super::{Live, Portion, Unready};
-use crate::durable::revocations;
-use crate::durable::runtime::{self, now};
-use crate::durable::sabotage::{self, Point};
+use crate::objects::revocations;
+use crate::runtime::failpoint::{self, Point};
+use crate::runtime::{self, now};
 use js_sys::JsString;
 use roomcast_proto::access::TokenId;
 use roomcast_proto::disconnect::Disconnect;
@@ -45,7 +45,7 @@ impl Live {
                         runtime::ext(state).set_told(&0.into());
                     }
                     if let Change::Append(row) = change {
-                        sabotage::panics(Point::Stored);
+                        failpoint::panics(Point::Stored);
                         stored = Some((row.body, body));
                     }
                 }

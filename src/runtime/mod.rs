@@ -2,7 +2,13 @@
 //! objects, and sends that take a JavaScript string, so that one string is made
 //! a tick, whatever number of sockets it goes to.
 
-use super::sabotage;
+pub mod alarm_clock;
+pub mod failpoint;
+pub mod headers;
+pub mod keys;
+pub mod settings;
+pub mod sql;
+
 use js_sys::{Array, JsString, Object, Promise, Reflect};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
@@ -288,12 +294,12 @@ pub fn ext(state: &State) -> &StateExt {
 /// runtime has been seen to report it late.
 pub fn pinged(state: &State, socket: &Socket) -> Option<Millis> {
     let at = ext(state).auto_response_timestamp(socket).ok().flatten()?;
-    Some((at.get_time() + sabotage::ahead()) as Millis)
+    Some((at.get_time() + failpoint::ahead()) as Millis)
 }
 
 /// The time. Stands still while a handler runs.
 pub fn now() -> Millis {
-    (js_sys::Date::now() + sabotage::ahead()) as Millis
+    (js_sys::Date::now() + failpoint::ahead()) as Millis
 }
 
 /// Answers a client's close frame. The runtime answers by itself from

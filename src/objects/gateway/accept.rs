@@ -1,8 +1,8 @@
 //! Who comes: sockets, native and of Engine.IO, and requests of long-polling.
 
 use super::Object;
-use crate::durable::refuse;
-use crate::durable::runtime::{self, Socket};
+use crate::objects::refuse;
+use crate::runtime::{self, Socket};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use roomcast_gateway::handshake::{Ask, Error as HandshakeError};

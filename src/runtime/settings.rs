@@ -21,6 +21,6 @@ pub fn settings(env: &Env) -> Result<Rc<Config>, ConfigError> {
 }
 
 /// In an object, which is asked nothing while they cannot be used.
-pub(super) fn of_object(env: &Env) -> worker::Result<Rc<Config>> {
+pub fn of_object(env: &Env) -> worker::Result<Rc<Config>> {
     settings(env).map_err(|error| Error::RustError(error.to_string()))
 }

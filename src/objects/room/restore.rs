@@ -2,10 +2,10 @@
 //! sockets. Where the frames of each go.
 
 use super::Live;
-use crate::durable::clock::Clock;
-use crate::durable::runtime::{self, Socket, fresh_id, now};
-use crate::durable::settings;
-use crate::durable::store::Store;
+use crate::objects::room::store::Store;
+use crate::runtime::alarm_clock::AlarmClock;
+use crate::runtime::settings;
+use crate::runtime::{self, Socket, fresh_id, now};
 use js_sys::JsString;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
@@ -45,7 +45,7 @@ impl Live {
             began,
             pages: VecDeque::new(),
             batcher: Default::default(),
-            clock: Clock::default(),
+            clock: AlarmClock::default(),
             replay: None,
             line_break: JsString::from("\n"),
             registered: 0,

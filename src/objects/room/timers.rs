@@ -1,9 +1,9 @@
 //! When things are done: the end of ticks, timers and alarms.
 
 use super::{Live, Object};
-use crate::durable::clock::{self, Due};
-use crate::durable::runtime::{self, now};
-use crate::durable::sabotage::{self, Point};
+use crate::runtime::alarm_clock::{self, Due};
+use crate::runtime::failpoint::{self, Point};
+use crate::runtime::{self, now};
 use roomcast_proto::log_record::LogRecord;
 use std::rc::Rc;
 use std::time::Duration;
@@ -109,9 +109,9 @@ impl Object {
                     live.advance(state);
                 })?;
             }
-            Due::Alarm(at) => return clock::set_alarm(&self.state, at).await,
+            Due::Alarm(at) => return alarm_clock::set_alarm(&self.state, at).await,
             Due::AskAlarm => {
-                let set = clock::alarm(&self.state).await?;
+                let set = alarm_clock::alarm(&self.state).await?;
                 self.with(None, |live, _| live.clock.alarm_is(set))?;
             }
         }
@@ -133,7 +133,7 @@ impl Live {
     pub(super) fn advance(&mut self, state: &State) {
         let mut out = Vec::new();
         self.room.advance(now(), &mut out);
-        sabotage::panics(Point::Tick);
+        failpoint::panics(Point::Tick);
         self.run(state, out);
     }
 

@@ -5,8 +5,8 @@
 //! - `positions`: up to which event the sockets of a room have had it
 //! - `spills`: attachments that are too long for a socket
 
-use super::revocations::REGISTERED_KEY;
-use super::sql::{Db, js, number, text};
+use crate::objects::revocations::REGISTERED_KEY;
+use crate::runtime::sql::{Db, js, number, text};
 use roomcast_proto::time::Millis;
 use std::collections::HashMap;
 use worker::Result;
@@ -18,11 +18,11 @@ const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS spills (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID",
 ];
 
-pub struct Clients {
+pub struct ClientStore {
     db: Db,
 }
 
-impl Clients {
+impl ClientStore {
     /// Opens the storage of the gateway `name`, and says its name: without one,
     /// which a woken object may lack, it must be there.
     pub fn open(
@@ -31,7 +31,7 @@ impl Clients {
     ) -> Result<(Self, String)> {
         let mut db = Db::open(storage, SCHEMA)?;
         let name = db.name("gateway", name)?;
-        Ok((Clients { db }, name))
+        Ok((ClientStore { db }, name))
     }
 
     /// Whether the registry of revocations knows of this gateway.

@@ -1,33 +1,33 @@
 //! The Durable Object of a gateway: what the runtime calls, and when what is done.
-//! `wake` builds it, `visits` lets in who comes, `outputs` carries out what the
-//! gateway decides, `others` is for what other objects have to do with it.
+//! `restore` builds it, `accept` lets in who comes, `effects` carries out what the
+//! gateway decides, `rpc` is for what other objects have to do with it.
 
-mod others;
-mod outputs;
-mod visits;
-mod wake;
+mod accept;
+mod effects;
+mod restore;
+mod rpc;
+mod store;
 
-pub use visits::Visit;
+pub use accept::Visit;
 
-use super::clients::Clients;
-use super::clock::{self, Clock, Due};
-use super::revocations::REVOKED_HEADER;
-use super::room::LINK_HEADER;
-use super::runtime::{self, Socket, now};
-use super::sabotage::{self, Point};
 use crate::config::Config;
+use crate::runtime::alarm_clock::{self, AlarmClock, Due};
+use crate::runtime::failpoint::{self, Point};
+use crate::runtime::headers;
+use crate::runtime::{self, Socket, now};
 use futures_channel::oneshot;
 use js_sys::{Map, Uint8Array};
-use others::Find;
 use roomcast_auth::revocation::RevocationDelta;
 use roomcast_gateway::Authentication;
 use roomcast_gateway::{Answer, ClientId, Frame, PollId, SocketId};
 use roomcast_proto::time::Millis;
+use rpc::Find;
 use slotmap::SecondaryMap;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
+use store::ClientStore;
 use wasm_bindgen::prelude::*;
 use worker::{Delay, DurableObject, Env, Request, Response, Result, State, durable_object};
 
@@ -35,13 +35,6 @@ use worker::{Delay, DurableObject, Env, Request, Response, Result, State, durabl
 type Application = roomcast_gateway::chat::Chat;
 #[cfg(feature = "conformance")]
 type Application = roomcast_gateway::echo::Echo;
-
-/// Of the Worker's requests: who is at the door, and what is asked for.
-pub const DOOR_HEADER: &str = "x-roomcast-door";
-/// The gateway's name, in all requests but those of rooms.
-pub const GATEWAY_HEADER: &str = "x-roomcast-gateway";
-/// Of another gateway's: what was saved under a `pid`.
-const FIND_HEADER: &str = "x-roomcast-find";
 
 /// What is due within this time is seen to by a timer, which keeps the gateway
 /// awake, what is later by the alarm, which costs a row.
@@ -67,7 +60,7 @@ struct Live {
     config: Rc<Config>,
     name: String,
     gateway: roomcast_gateway::Gateway<Application>,
-    store: Clients,
+    store: ClientStore,
     sockets: SecondaryMap<SocketId, Socket>,
     polls: HashMap<PollId, oneshot::Sender<Answer>>,
     /// Whether it can sleep between pings. One that cannot has nothing of
@@ -75,7 +68,7 @@ struct Live {
     /// a one only when its object sleeps, if the object closes it before it has
     /// said anything.
     sleeps: bool,
-    clock: Clock,
+    clock: AlarmClock,
     /// Whether the registry of revocations knows that there are sockets here.
     registered: bool,
     /// What cannot be done at once.
@@ -110,20 +103,20 @@ impl DurableObject for Gateway {
 
     async fn fetch(&self, mut request: Request) -> Result<Response> {
         let headers = request.headers();
-        if let Some(name) = headers.get(LINK_HEADER)? {
+        if let Some(name) = headers.get(headers::LINK)? {
             let body = request.text().await?;
             return self.object.pushed(name, &body);
         }
-        let name = headers.get(GATEWAY_HEADER)?.unwrap_or_default();
-        if headers.get(FIND_HEADER)?.is_some() {
+        let name = headers.get(headers::GATEWAY)?.unwrap_or_default();
+        if headers.get(headers::FIND)?.is_some() {
             let find: Find = serde_json::from_slice(&request.bytes().await?)?;
             return self.object.asked(name, &find);
         }
-        if headers.get(REVOKED_HEADER)?.is_some() {
+        if headers.get(headers::REVOKED)?.is_some() {
             let news: RevocationDelta = serde_json::from_slice(&request.bytes().await?)?;
             return self.object.revoked(name, &news);
         }
-        let visit = headers.get(DOOR_HEADER)?.unwrap_or_default();
+        let visit = headers.get(headers::GATEWAY_CONNECT)?.unwrap_or_default();
         let visit: Visit = serde_json::from_str(&visit)?;
         self.object.visit(name, visit, request).await
     }
@@ -131,7 +124,7 @@ impl DurableObject for Gateway {
     async fn alarm(&self) -> Result<Response> {
         let asleep = self.object.live.borrow().is_none();
         self.object.act(None, |live, state| {
-            sabotage::panics(Point::GatewayAlarm);
+            failpoint::panics(Point::GatewayAlarm);
             live.clock.alarm_rang();
             if asleep {
                 live.gateway.woken_by_alarm(live.began);
@@ -211,7 +204,7 @@ impl Object {
                 None => Frame::Binary(Uint8Array::new(message).to_vec().into()),
             };
             live.gateway.engine.frame(place, frame, live.began);
-            sabotage::panics(Point::GatewayFrame);
+            failpoint::panics(Point::GatewayFrame);
         })
     }
 
@@ -233,9 +226,9 @@ impl Object {
                     live.advance(state);
                 })
             }
-            Due::Alarm(at) => clock::set_alarm(&self.state, at).await,
+            Due::Alarm(at) => alarm_clock::set_alarm(&self.state, at).await,
             Due::AskAlarm => {
-                let set = clock::alarm(&self.state).await?;
+                let set = alarm_clock::alarm(&self.state).await?;
                 self.act(None, |live, _| live.clock.alarm_is(set))
             }
         }

@@ -1,18 +1,19 @@
 //! The Durable Object of a room: what the runtime calls, and what is asked of it.
-//! `wake` builds it, `outputs` carries out what the room decides, `ticks` says
+//! `restore` builds it, `effects` carries out what the room decides, `timers` says
 //! when, `gateways` is for connections whose sockets are elsewhere.
 
+mod effects;
 mod gateways;
-mod outputs;
-mod ticks;
-mod wake;
+mod restore;
+mod store;
+mod timers;
 
-use super::clock::Clock;
-use super::revocations::{self, Place, REVOKED_HEADER, Told};
-use super::runtime::{self, Socket, now};
-use super::sabotage::{self, Point};
-use super::store::Store;
+use super::revocations::{self, Place, Told};
 use crate::config::Config;
+use crate::runtime::alarm_clock::AlarmClock;
+use crate::runtime::failpoint::{self, Point};
+use crate::runtime::headers;
+use crate::runtime::{self, Socket, keys, now};
 use futures_channel::oneshot;
 use js_sys::JsString;
 use roomcast_auth::revocation::RevocationDelta;
@@ -29,18 +30,12 @@ use slotmap::SecondaryMap;
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use store::Store;
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen::prelude::*;
 use worker::wasm_bindgen_futures::future_to_promise;
 use worker::worker_sys::DurableObjectState;
 use worker::{Env, Error, Request, Response, ResponseBuilder, Result, State, WebSocketPair};
-
-/// Headers of the Worker's requests to the object. A request from outside never
-/// reaches the object as it is, so nobody else can set them.
-pub const ROOM_HEADER: &str = "x-roomcast-room";
-pub const HELLO_HEADER: &str = "x-roomcast-hello";
-/// Of a gateway's requests to a room, and of a room's to a gateway.
-pub const LINK_HEADER: &str = "x-roomcast-link";
 
 #[wasm_bindgen]
 pub struct Room {
@@ -72,7 +67,7 @@ struct Live {
     /// When what is being done began.
     began: Millis,
     batcher: Batcher,
-    clock: Clock,
+    clock: AlarmClock,
     /// The replay that was sent last: after an outage all ask for the same.
     replay: Option<(u64, u64, Rc<Vec<Portion>>)>,
     line_break: JsString,
@@ -118,13 +113,13 @@ impl Room {
     /// A response, or a promise of one.
     pub fn fetch(&self, request: web_sys::Request) -> JsResult<JsValue> {
         let headers = request.headers();
-        let room = headers.get(ROOM_HEADER)?;
-        if let Some(hello) = headers.get(HELLO_HEADER)? {
+        let room = headers.get(headers::ROOM)?;
+        if let Some(hello) = headers.get(headers::CONNECT)? {
             let hello: Hello = serde_json::from_str(&hello).map_err(Error::from)?;
             return Ok(self.object.connect(room, hello)?.into());
         }
-        let revoked = headers.has(REVOKED_HEADER)?;
-        let of_gateway = headers.has(LINK_HEADER)?;
+        let revoked = headers.has(headers::REVOKED)?;
+        let of_gateway = headers.has(headers::LINK)?;
         let object = Rc::clone(&self.object);
         let answer = async move {
             let request = Request::from(request);
@@ -142,7 +137,7 @@ impl Room {
 
     pub fn alarm(&self) -> JsResult {
         self.object.with(None, |live, state| {
-            sabotage::panics(Point::Alarm);
+            failpoint::panics(Point::Alarm);
             live.clock.alarm_rang();
             live.age();
             let sockets = &live.sockets;
@@ -163,7 +158,7 @@ impl Room {
             let frame = text.as_deref().map_or(Frame::Binary, Frame::Text);
             let mut out = Vec::new();
             live.room.receive(conn, frame, now(), &mut out);
-            sabotage::panics(Point::Frame);
+            failpoint::panics(Point::Frame);
             live.run(state, out);
             Some(live.room.is_full())
         })?;
@@ -298,7 +293,7 @@ impl Object {
             // One that went while the object slept is not among the open ones
             // that were found when it woke.
             let conn = socket.place().or_else(|| {
-                let conn = live.room.recall(wake::attachment(socket)?, now());
+                let conn = live.room.recall(restore::attachment(socket)?, now());
                 live.place(conn, socket.clone());
                 Some(conn)
             });
@@ -355,7 +350,7 @@ impl Object {
     /// Fetches what a token takes to be judged, and goes on.
     async fn prepare(self: Rc<Self>, unready: Unready) -> Result<()> {
         let config = self.with(None, |live, _| live.config.clone())?;
-        let ready = super::prepare(&self.env, &config, &unready.token).await;
+        let ready = keys::prepare(&self.env, &config, &unready.token).await;
         self.with(None, |live, state| live.authenticate(state, unready, ready))?;
         self.settle(false)
     }

@@ -8,11 +8,11 @@
 //! close what it concerns and go back to sleep; who has no sockets any more says
 //! that, and is told nothing until it has.
 
-use super::gateway::GATEWAY_HEADER;
-use super::room::ROOM_HEADER;
-use super::runtime::{self, GATEWAYS, REVOCATIONS, ROOMS, complain, now};
-use super::sql::{Db, js, number, text};
-use super::{clock, refuse};
+use super::refuse;
+use crate::runtime::alarm_clock;
+use crate::runtime::headers;
+use crate::runtime::sql::{Db, js, number, text};
+use crate::runtime::{self, GATEWAYS, REVOCATIONS, ROOMS, complain, now};
 use futures_util::{StreamExt, stream};
 use roomcast_auth::revocation::{
     MAX_REVOCATIONS, RefreshStep, Revocation, RevocationCache, RevocationDelta, RevocationList,
@@ -28,9 +28,6 @@ use worker::{
     Delay, DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, State,
     durable_object,
 };
-
-/// Of the registry's requests to rooms and gateways.
-pub const REVOKED_HEADER: &str = "x-roomcast-revoked";
 
 /// The name of the one object.
 const NAME: &str = "all";
@@ -219,7 +216,7 @@ impl DurableObject for Revocations {
         };
         if revokes {
             // By an alarm, which is tried again whatever happens to this object.
-            clock::set_alarm(&self.state, now()).await?;
+            alarm_clock::set_alarm(&self.state, now()).await?;
         }
         Ok(ResponseBuilder::new().fixed(answer))
     }
@@ -250,7 +247,7 @@ impl DurableObject for Revocations {
             }
         }
         if !all {
-            clock::set_alarm(&self.state, now() + RETRY_AFTER).await?;
+            alarm_clock::set_alarm(&self.state, now() + RETRY_AFTER).await?;
         }
         Response::empty()
     }
@@ -274,10 +271,10 @@ impl Revocations {
     async fn tell(&self, key: &str, news: &RevocationDelta) -> Result<Told> {
         let place: Place = serde_json::from_str(key)?;
         let (binding, name, header) = match &place {
-            Place::Room(name) => (ROOMS, name, ROOM_HEADER),
-            Place::Gateway(name) => (GATEWAYS, name, GATEWAY_HEADER),
+            Place::Room(name) => (ROOMS, name, headers::ROOM),
+            Place::Gateway(name) => (GATEWAYS, name, headers::GATEWAY),
         };
-        let headers = [(header, name.as_str()), (REVOKED_HEADER, "1")];
+        let headers = [(header, name.as_str()), (headers::REVOKED, "1")];
         let news = serde_json::to_string(news)?;
         match runtime::ask(&self.env, binding, name, &headers, news).await? {
             (200, told) => Ok(serde_json::from_str(&told)?),

@@ -10,10 +10,10 @@
 //!
 //! Rows written are the dearest line of the bill, so they are counted.
 
-use super::revocations::REGISTERED_KEY;
-use super::runtime;
-use super::sabotage::{self, Point};
-use super::sql::{Db, js, number, text};
+use crate::objects::revocations::REGISTERED_KEY;
+use crate::runtime;
+use crate::runtime::failpoint::{self, Point};
+use crate::runtime::sql::{Db, js, number, text};
 use js_sys::JsString;
 use roomcast_proto::time::Millis;
 use roomcast_room::gateways::Kept;
@@ -122,7 +122,7 @@ impl Store {
     fn recent(&self) -> Recent {
         let sql = self.db.sql.clone();
         Box::new(move |since| {
-            sabotage::fails(Point::Read).map_err(runtime::complain)?;
+            failpoint::fails(Point::Read).map_err(runtime::complain)?;
             let mut recent = Vec::new();
             let mut before = js(i64::MAX as u64);
             loop {
@@ -147,7 +147,7 @@ impl Store {
 
     /// Stores a change. `body` is the text of the row to append.
     pub fn apply(&mut self, change: &Change, body: &JsString) -> Result<()> {
-        sabotage::fails(Point::Write)?;
+        failpoint::fails(Point::Write)?;
         match change {
             Change::Append(row) => self.append(row, body),
             Change::PutMember(user, member) => self.put_member(user, member),

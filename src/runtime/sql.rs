@@ -1,6 +1,6 @@
 //! SQL, and how many rows it wrote: the dearest line of the bill.
 
-use super::runtime::{Cursor, Sql};
+use super::{Cursor, Sql};
 use js_sys::Array;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::{Error, Result};

@@ -1,14 +1,14 @@
 //! When an object is to be called again: by a timer, which keeps it awake, or by
 //! its one alarm, which does not.
 
-use super::sabotage;
+use crate::runtime::failpoint;
 use js_sys::Date;
 use roomcast_proto::time::Millis;
 use worker::{Result, ScheduledTime, State};
 
 /// What is set.
 #[derive(Default)]
-pub struct Clock {
+pub struct AlarmClock {
     timer: Option<Millis>,
     alarm: Alarm,
 }
@@ -32,7 +32,7 @@ pub enum Due {
     AskAlarm,
 }
 
-impl Clock {
+impl AlarmClock {
     /// What is to be set, if anything: only what is due before what is set.
     pub fn due(&mut self, timer: Option<Millis>, alarm: Option<Millis>) -> Vec<Due> {
         let mut due = Vec::new();
@@ -77,11 +77,11 @@ impl Clock {
 }
 
 pub async fn set_alarm(state: &State, at: Millis) -> Result<()> {
-    let at = ScheduledTime::new(Date::new(&(at as f64 - sabotage::ahead()).into()));
+    let at = ScheduledTime::new(Date::new(&(at as f64 - failpoint::ahead()).into()));
     state.storage().set_alarm(at).await
 }
 
 pub async fn alarm(state: &State) -> Result<Option<Millis>> {
     let set = state.storage().get_alarm().await?;
-    Ok(set.and_then(|at| Millis::try_from(at + sabotage::ahead() as i64).ok()))
+    Ok(set.and_then(|at| Millis::try_from(at + failpoint::ahead() as i64).ok()))
 }

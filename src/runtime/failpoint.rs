@@ -1,7 +1,7 @@
-//! Failures on demand, to test what becomes of them: with the feature `sabotage`
+//! Failures on demand, to test what becomes of them: with the feature `failpoint`
 //! only, which is in no build that is deployed.
 //!
-//! `POST /sabotage` with `{"points":["Tick"],"ahead":-2000}` has the code fail the
+//! `POST /failpoint` with `{"points":["Tick"],"ahead":-2000}` has the code fail the
 //! next time it passes each of these [`Point`]s, once for each time it is named,
 //! and steps the clock to so many milliseconds ahead of the machine's.
 
@@ -28,7 +28,7 @@ pub enum Point {
     Read,
 }
 
-#[cfg(not(feature = "sabotage"))]
+#[cfg(not(feature = "failpoints"))]
 mod imp {
     use super::Point;
 
@@ -43,7 +43,7 @@ mod imp {
     }
 }
 
-#[cfg(feature = "sabotage")]
+#[cfg(feature = "failpoints")]
 mod imp {
     use super::Point;
     use js_sys::{Array, JsString, Reflect, global};
@@ -53,7 +53,7 @@ mod imp {
 
     /// Where it is kept: by JavaScript, for a panic takes the memory of
     /// everything else.
-    const KEPT: &str = "sabotage";
+    const KEPT: &str = "failpoints";
 
     fn kept(field: &str) -> JsValue {
         Reflect::get(&global(), &KEPT.into())
@@ -87,12 +87,12 @@ mod imp {
     }
 
     pub fn panics(point: Point) {
-        assert!(!is_due(point), "sabotaged: {point:?}");
+        assert!(!is_due(point), "failpoint: {point:?}");
     }
 
     pub fn fails(point: Point) -> worker::Result<()> {
         match is_due(point) {
-            true => Err(Error::RustError(format!("sabotaged: {point:?}"))),
+            true => Err(Error::RustError(format!("failpoint: {point:?}"))),
             false => Ok(()),
         }
     }

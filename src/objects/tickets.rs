@@ -2,10 +2,11 @@
 //! it deletes the row, and the answer waits until that is stored, so it is good
 //! once, whatever happens in between.
 
-use super::runtime::{self, TICKETS, fresh_id, now};
-use super::sql::{Db, js, text};
-use super::{clock, refuse, settings};
+use super::refuse;
 use crate::config::Config;
+use crate::runtime::sql::{Db, js, text};
+use crate::runtime::{self, TICKETS, fresh_id, now};
+use crate::runtime::{alarm_clock, settings};
 use roomcast_auth::ticket;
 use roomcast_proto::access::Identity;
 use roomcast_proto::error::Error as ClientError;
@@ -112,7 +113,7 @@ impl DurableObject for Tickets {
             Ok((answer, !std::mem::replace(&mut live.armed, true)))
         })?;
         if arm {
-            clock::set_alarm(&self.state, now() + CLEAN_AFTER).await?;
+            alarm_clock::set_alarm(&self.state, now() + CLEAN_AFTER).await?;
         }
         match answer {
             Ok(body) => Ok(ResponseBuilder::new().fixed(body)),
@@ -126,7 +127,7 @@ impl DurableObject for Tickets {
             Ok(live.armed)
         })?;
         if more {
-            clock::set_alarm(&self.state, now() + CLEAN_AFTER).await?;
+            alarm_clock::set_alarm(&self.state, now() + CLEAN_AFTER).await?;
         }
         Response::empty()
     }

@@ -1,10 +1,10 @@
 //! The object wakes: sessions from its sockets, clients from its storage.
 
 use super::{Application, Live, NATIVE};
-use crate::durable::clients::Clients;
-use crate::durable::clock::Clock;
-use crate::durable::runtime::{self, Socket, fresh_id, now};
-use crate::durable::settings;
+use crate::objects::gateway::store::ClientStore;
+use crate::runtime::alarm_clock::AlarmClock;
+use crate::runtime::settings;
+use crate::runtime::{self, Socket, fresh_id, now};
 use js_sys::Map;
 use roomcast_gateway::{App, EngineServer, SocketId, Stored};
 use roomcast_proto::disconnect::Disconnect;
@@ -32,7 +32,8 @@ impl Live {
     pub(super) fn wake(state: &State, env: &Env, name: Option<String>) -> Result<Self> {
         let began = now();
         let config = settings::of_object(env)?;
-        let (store, name) = Clients::open(&state.storage(), || name.or_else(|| state.id().name()))?;
+        let (store, name) =
+            ClientStore::open(&state.storage(), || name.or_else(|| state.id().name()))?;
         // Native clients ping by a text of their own; Engine.IO is pinged, and
         // where that is so often that a timer is needed, nothing is gained.
         let is_native = name.starts_with(NATIVE);
@@ -55,7 +56,7 @@ impl Live {
             name,
             sockets: SecondaryMap::new(),
             polls: HashMap::new(),
-            clock: Clock::default(),
+            clock: AlarmClock::default(),
             registered,
             sleeps,
             later: VecDeque::new(),

@@ -1,8 +1,8 @@
 //! What the gateway wants done is done: sent, stored, closed, logged.
 
-use super::wake::SPILLED;
+use super::restore::SPILLED;
 use super::{Later, Live};
-use crate::durable::runtime::{self, fresh_id, now};
+use crate::runtime::{self, fresh_id, now};
 use js_sys::JsString;
 use roomcast_gateway::{Credentials, Frame, Output, SocketId};
 use roomcast_proto::log_record::LogRecord;

@@ -1,11 +1,11 @@
 //! Other objects: rooms, other gateways, the registry of revocations. What they
 //! ask, and what they are asked.
 
-use super::{FIND_HEADER, GATEWAY_HEADER, Later, Live, Object};
-use crate::durable::revocations::{self, Place, Told};
-use crate::durable::room::{LINK_HEADER, ROOM_HEADER};
-use crate::durable::runtime::{self, GATEWAYS, ROOMS};
-use crate::durable::sabotage::{self, Point};
+use super::{Later, Live, Object};
+use crate::objects::revocations::{self, Place, Told};
+use crate::runtime::failpoint::{self, Point};
+use crate::runtime::headers;
+use crate::runtime::{self, GATEWAYS, ROOMS, keys};
 use roomcast_auth::revocation::RevocationDelta;
 use roomcast_gateway::handshake::shard_of;
 use roomcast_gateway::{App, Authentication, Credentials};
@@ -74,7 +74,7 @@ impl Object {
                     return Ok(());
                 };
                 let config = self.act(None, |live, _| live.config.clone())?;
-                let ready = crate::durable::prepare(&self.env, &config, token).await;
+                let ready = keys::prepare(&self.env, &config, token).await;
                 self.act(None, |live, _| live.authenticate(it, ready))
             }
             Later::Find { client, pid, user } => {
@@ -94,7 +94,7 @@ impl Object {
     }
 
     pub(super) async fn forward(&self, room: &str, request: &LinkRequest) -> Result<()> {
-        let headers = [(ROOM_HEADER, room), (LINK_HEADER, "1")];
+        let headers = [(headers::ROOM, room), (headers::LINK, "1")];
         let body = Some(serde_json::to_string(request)?.into());
         let response = runtime::call(&self.env, ROOMS, room, &headers, body).await?;
         match response.status() {
@@ -109,7 +109,7 @@ impl Object {
             return Err(Error::RustError("a push that is none".into()));
         };
         let pushed = self.act(Some(name), |live, _| {
-            sabotage::panics(Point::GatewayPush);
+            failpoint::panics(Point::GatewayPush);
             let gateway = &mut live.gateway;
             gateway
                 .app
@@ -142,7 +142,7 @@ impl Object {
         if let Some(record) = here {
             return Ok(record);
         }
-        let headers = [(GATEWAY_HEADER, name), (FIND_HEADER, "1")];
+        let headers = [(headers::GATEWAY, name), (headers::FIND, "1")];
         let find = serde_json::to_string(find)?;
         let (_, record) = runtime::ask(&self.env, GATEWAYS, name, &headers, find).await?;
         Ok(Some(record).filter(|record| !record.is_empty()))

@@ -3,7 +3,7 @@
 //! it is kept for the whole isolate, in [`Keys`]; what is under way is never
 //! shared, for what one request began another cannot await.
 
-use super::runtime::{complain, now};
+use super::{complain, now};
 use crate::config::Config;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use futures_util::StreamExt;
@@ -50,7 +50,7 @@ pub async fn prepare(
     token: &str,
 ) -> std::result::Result<(), ClientError> {
     look_at_signature(config, token).await;
-    super::revocations::catch_up(env, &config.auth.revoked).await
+    crate::objects::revocations::catch_up(env, &config.auth.revoked).await
 }
 
 async fn look_at_signature(config: &Config, token: &str) {

@@ -1,8 +1,9 @@
 //! Requests between the room and the gateways. What they say is decided by
 //! [`roomcast_room::gateways`].
 
-use super::{LINK_HEADER, Live, Object};
-use crate::durable::runtime::{self, GATEWAYS, now};
+use super::{Live, Object};
+use crate::runtime::headers;
+use crate::runtime::{self, GATEWAYS, now};
 use js_sys::JsString;
 use roomcast_proto::access::TokenId;
 use roomcast_proto::link::{Pushed, Request as LinkRequest};
@@ -90,7 +91,7 @@ impl Object {
 
     /// Sends a push. Fails if the gateway does not take it.
     async fn push_once(&self, gateway: &str, body: &JsString) -> Result<()> {
-        let headers = [(LINK_HEADER, gateway)];
+        let headers = [(headers::LINK, gateway)];
         let body = Some(body.clone().into());
         let answer = runtime::call(&self.env, GATEWAYS, gateway, &headers, body).await?;
         let pushed = match answer.status() {

@@ -1,0 +1,23 @@
+//! The headers of requests between the Worker and its Durable Objects. The Worker
+//! creates a new request for each object, so a client cannot set these headers.
+
+/// The name of the room that the request is for.
+pub const ROOM: &str = "x-roomcast-room";
+
+/// The request of a connection to join a room ([`roomcast_room::Hello`]), as JSON.
+pub const CONNECT: &str = "x-roomcast-hello";
+
+/// A request between a room and a gateway ([`roomcast_proto::link`]).
+pub const LINK: &str = "x-roomcast-link";
+
+/// The name of the gateway that the request is for.
+pub const GATEWAY: &str = "x-roomcast-gateway";
+
+/// A request of a client to a gateway, as JSON.
+pub const GATEWAY_CONNECT: &str = "x-roomcast-door";
+
+/// The request of a gateway for the record of a client at another gateway.
+pub const FIND: &str = "x-roomcast-find";
+
+/// A list of new revocations ([`roomcast_auth::revocation::RevocationDelta`]).
+pub const REVOKED: &str = "x-roomcast-revoked";
