@@ -12,7 +12,7 @@
 //!
 //! The input has three bytes per step, see `World::step`.
 
-use super::tokens::sign;
+use super::signing::sign;
 use super::world::{self, NOW, Server};
 use roomcast::config::Config;
 use roomcast_gateway::chat::Chat;

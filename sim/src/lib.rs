@@ -19,6 +19,7 @@ pub mod http;
 pub mod names;
 pub mod native;
 mod pieces;
+mod signing;
 pub mod socketio;
 pub mod tokens;
 pub mod world;

@@ -7,10 +7,9 @@
 //! | `j` | a JWK Set |
 //! | `h` | one line each for `Authorization`, `Sec-WebSocket-Protocol` and the query |
 
-use super::world::{self, NOW, SECRET};
+use super::signing::{sign, signature};
+use super::world::{self, NOW};
 use base64ct::{Base64UrlUnpadded, Encoding};
-use jwt_compact::Algorithm;
-use jwt_compact::alg::{Hs256, Hs256Key};
 use roomcast::http::route::Query;
 use roomcast_auth::Credentials;
 use roomcast_auth::jwk::KeySet;
@@ -42,20 +41,6 @@ pub fn run(input: &[u8]) {
         b'h' => credentials(text),
         _ => {}
     }
-}
-
-/// Signs a header and claims with HS256. They need not be valid.
-pub fn sign(header: &str, claims: &[u8]) -> String {
-    let header = Base64UrlUnpadded::encode_string(header.as_bytes());
-    let claims = Base64UrlUnpadded::encode_string(claims);
-    let signed = format!("{header}.{claims}");
-    format!("{signed}.{}", signature(&signed))
-}
-
-fn signature(signed: &str) -> String {
-    use jwt_compact::AlgorithmSignature;
-    let signature = Hs256.sign(&Hs256Key::new(SECRET), signed.as_bytes());
-    Base64UrlUnpadded::encode_string(&signature.as_bytes())
 }
 
 fn token(token: &str) {

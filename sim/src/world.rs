@@ -2,6 +2,7 @@
 //! ([`Net`]). They execute the outputs of the core as the Durable Objects do, and assert
 //! the invariants of each output.
 
+use super::signing::{SECRET, sign};
 use roomcast::config::Config;
 use roomcast_gateway::chat::Chat;
 use roomcast_gateway::{
@@ -33,8 +34,6 @@ use std::rc::Rc;
 
 /// The time at the start of each run.
 pub const NOW: Millis = 1_800_000_000_000;
-
-pub const SECRET: &str = "a secret of thirty-two bytes, yes";
 
 /// `MAX_FRAME_BYTES`. Small, so that oversized frames are small inputs.
 pub const MAX_FRAME: usize = 1_024;
@@ -83,7 +82,7 @@ pub fn begin() {
 /// The identity of a user with a token for all rooms.
 pub fn identity(user: &str) -> Identity {
     let claims = format!(r#"{{"sub":"{user}","exp":{}}}"#, NOW / 1_000 + 1_000_000);
-    let token = super::tokens::sign(r#"{"alg":"HS256"}"#, claims.as_bytes());
+    let token = sign(r#"{"alg":"HS256"}"#, claims.as_bytes());
     let auth = config(&[]).auth.clone();
     auth.verify(&token, NOW).expect("a token")
 }
