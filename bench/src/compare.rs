@@ -186,7 +186,9 @@ pub async fn run(comparison: &Comparison, scenarios: &[(Scenario, Peer)]) -> Res
         crate::save(&comparison.json, &json)?;
     }
     println!("{}", to_markdown(comparison, &date, &machine, &all));
-    eprintln!("figures: {}", comparison.json.display());
+    let path = comparison.json.canonicalize();
+    let path = path.as_ref().unwrap_or(&comparison.json);
+    eprintln!("figures: {}", path.display());
     Ok(())
 }
 
