@@ -8,12 +8,13 @@
 //! | data of the older build | covered by |
 //! | --- | --- |
 //! | log, members, cursors (journal and checkpoint), epochs, connections at gateways | this module |
-//! | clients and positions of gateways, spilled attachments, revocations, tickets, alarms | this module |
+//! | clients and positions of gateways, revocations, tickets, alarms | this module |
 //! | attachments of hibernated sockets of gateways | tests of `crates/gateway/src/engine/hibernation.rs` and `crates/gateway/src/chat/record.rs` |
 //! | attachments of hibernated sockets of rooms | this module, by the column `subscribers.attachment`, which has the same form |
 //!
 //! workerd keeps the attachments of sockets in memory, so a killed server leaves
-//! none.
+//! none. The table `spills` of the fixture has attachments that were too long for a
+//! socket. Without the socket, the gateway deletes them when it starts.
 //!
 //! With [`SETTINGS`], no event, `messageId` or token of the fixture expires. A
 //! revocation expires after 400 days, and a client that was disconnected before the
