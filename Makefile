@@ -69,10 +69,13 @@ lint: tools
 	cargo clippy --target wasm32-unknown-unknown --features dev-tokens -- -D warnings
 	cargo clippy --target wasm32-unknown-unknown --features failpoints -- -D warnings
 
+# With BASELINE=DIR, the folder of another build, the two builds are compared.
+BASELINE ?=
+
 bench: tools build
-	@command -v redis-server >/dev/null || scripts/debian redis-server
+	@[ -n "$(BASELINE)" ] || command -v redis-server >/dev/null || scripts/debian redis-server
 	@node bench/module.mjs
-	cargo run --release -p roomcast-bench -- run $(BENCH)
+	cargo run --release -p roomcast-bench -- run $(if $(BASELINE),--baseline $(BASELINE)) $(BENCH)
 
 # The log spans hours; `REPLAY="--speed 600"` keeps its rhythm.
 REPLAY ?= --max-speed

@@ -50,11 +50,13 @@ impl Spread {
         Some(Spread { median, min, max })
     }
 
-    fn json(&self, values: &[f64]) -> Value {
+    /// Returns the spread and the values that it was computed from.
+    pub fn json(&self, values: &[f64]) -> Value {
         json!({ "median": self.median, "min": self.min, "max": self.max, "rounds": values })
     }
 
-    fn text(&self, digits: usize) -> String {
+    /// Returns `median (min–max)`.
+    pub fn text(&self, digits: usize) -> String {
         let number = |value: f64| grouped(value, digits);
         if self.min == self.max {
             number(self.median)
@@ -267,7 +269,7 @@ impl Report {
 }
 
 /// Formats a number with thousands separators: `12,345.6`.
-fn grouped(value: f64, digits: usize) -> String {
+pub fn grouped(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
     let mut out = String::new();

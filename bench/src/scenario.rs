@@ -155,6 +155,14 @@ impl Metric {
         }
     }
 
+    /// Returns `true` if more is better. Less is better for times, memory and costs.
+    pub fn is_rate(self) -> bool {
+        matches!(
+            self,
+            Metric::Deliveries | Metric::Messages | Metric::Connects | Metric::Replayed
+        )
+    }
+
     /// Number of decimals.
     pub fn digits(self) -> usize {
         match self {

@@ -103,6 +103,21 @@ impl Server {
     /// Starts any Worker after shell commands, which can set resource limits for
     /// workerd.
     pub fn start_after(prelude: &str, worker: &Worker, vars: &[(&str, &str)]) -> Server {
+        Server::start_with(prelude, None, worker, vars)
+    }
+
+    /// Starts any Worker on a copy of the storage of another server, which
+    /// [`Server::pack_storage`] has written to `archive`.
+    pub fn start_from(archive: &Path, worker: &Worker, vars: &[(&str, &str)]) -> Server {
+        Server::start_with("", Some(archive), worker, vars)
+    }
+
+    fn start_with(
+        prelude: &str,
+        archive: Option<&Path>,
+        worker: &Worker,
+        vars: &[(&str, &str)],
+    ) -> Server {
         let mut all = vec![
             ("JWT_SECRET", SECRET),
             ("DEFAULT_ROOMS", "*"),
@@ -122,6 +137,9 @@ impl Server {
             .expect("a temporary folder")
             .keep();
         std::fs::create_dir(dir.join("storage")).expect("a folder for storage");
+        if let Some(archive) = archive {
+            tar("-xzf", archive, &dir.join("storage"));
+        }
         std::fs::write(dir.join("prelude"), prelude).expect("a prelude");
         let address = free_address();
         let config = dir.join("config.capnp");
@@ -203,6 +221,11 @@ impl Server {
         }
     }
 
+    /// Writes the storage to a `.tar.gz` file. workerd must not be running.
+    pub fn pack_storage(&self, archive: &Path) {
+        tar("-czf", archive, &self.dir.join("storage"));
+    }
+
     /// Starts workerd again on the same storage and port. Kills it first if it is
     /// running.
     pub fn restart(&mut self) {
@@ -280,6 +303,21 @@ impl Drop for Server {
         drop(self.watchdog.stdin.take());
         let _ = self.watchdog.wait();
     }
+}
+
+/// Packs or unpacks everything in a folder.
+fn tar(action: &str, archive: &Path, folder: &Path) {
+    let status = Command::new("tar")
+        .args([action.as_ref(), archive.as_os_str()])
+        .arg("-C")
+        .arg(folder)
+        .arg(".")
+        .status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "tar {action} {} failed",
+        archive.display()
+    );
 }
 
 /// Starts workerd under a shell that kills it when the input of the shell ends.

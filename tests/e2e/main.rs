@@ -20,6 +20,7 @@ mod http;
 mod keys;
 mod leaks;
 mod limits;
+mod old_data;
 mod presence;
 mod retention;
 mod revocation;
