@@ -332,16 +332,16 @@ impl Server {
     /// log for connections that catch up.
     pub fn take_push(&mut self, gateway: &str, reads: usize) -> Option<String> {
         for _ in 0..reads {
-            let Some((conn, portion)) = self.room.next_read(gateway) else {
+            let Some(read) = self.room.next_read(gateway) else {
                 break;
             };
-            let (after, upto) = (portion.range.after, portion.range.upto);
+            let (after, upto) = (read.portion.range.after, read.portion.range.upto);
             let mut rows = self.disk.rows.iter();
             let row = rows.find(|row| row.last > after).expect("no holes");
             let last = row.last.min(upto);
             let text = slice(row.first, &row.body, after, upto);
             lines(text);
-            self.room.log_read(conn, portion, last, text);
+            self.room.log_read(read, last, text);
         }
         let body = self.room.take_delivery(gateway)?;
         Some(body.expect("a push is JSON"))

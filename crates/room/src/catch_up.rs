@@ -6,6 +6,7 @@
 //! next portion. No batch ends between the last portion and the first live event, so
 //! there is no hole between them.
 
+use crate::ids::ConnId;
 use crate::seq_range::SeqRange;
 use std::collections::VecDeque;
 
@@ -28,6 +29,15 @@ pub struct Portion {
     pub range: SeqRange,
     /// `true` for older events that the client has requested.
     pub is_past: bool,
+}
+
+/// A part of the log that the host must read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRead {
+    /// The connection that receives it.
+    pub conn: ConnId,
+    /// The events.
+    pub portion: Portion,
 }
 
 impl CatchUp {

@@ -8,7 +8,7 @@ use roomcast_proto::limits::{Allowance, ConnectionLimits, SlowConsumerGuard};
 use roomcast_proto::link::client_of;
 use roomcast_proto::time::Millis;
 
-/// A connection: its persistent part, and what is lost in hibernation.
+/// A connection: its persistent part, and the state that is lost in hibernation.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) attachment: Attachment,

@@ -1,4 +1,4 @@
-//! The connections at gateways, and what waits for the gateways.
+//! The connections at gateways, and the items that wait for the gateways.
 
 use crate::catch_up::Portion;
 use crate::delivery::{CustomFrame, Delivery, utf16_length};

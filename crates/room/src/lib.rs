@@ -22,7 +22,7 @@
 //! | `connections` | connections and how each of them catches up ([`catch_up`]) |
 //! | `presence` | status and typing of users (`roster`), queued ephemeral events |
 //! | `batch` | everything that was accepted since the last flush |
-//! | `gateway_links` | subscriptions of gateways, and what waits for each gateway (`outbox`) |
+//! | `gateway_links` | subscriptions of gateways, and the items that wait for each gateway (`outbox`) |
 //! | `admission` | limits of new connections, bans |
 //! | `timers` | deadlines, short and long |
 //!

@@ -7,7 +7,7 @@ use roomcast_proto::time::{Millis, rfc3339};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// A user who has joined the room and not left it. `read <= delivered <= head`.
+/// A member: a user that has joined the room and not left it. `read <= delivered <= head`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
     /// The time at which the user joined.

@@ -192,7 +192,8 @@ impl Members {
         true
     }
 
-    /// Returns what must be stored, announced and answered for the moved cursors.
+    /// Ends the collection of moved cursors. Returns the change to store, the cursors to
+    /// announce and the answers to send.
     pub(crate) fn flush_cursors(&mut self) -> FlushedCursors {
         let moved = std::mem::take(&mut self.moved);
         let mut entries = Vec::with_capacity(moved.len());

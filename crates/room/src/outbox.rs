@@ -1,4 +1,4 @@
-//! The outboxes: what waits for each gateway.
+//! The outboxes: the items that wait for each gateway.
 //!
 //! The room sends one request at a time to each gateway, which keeps the order. Items that
 //! are added meanwhile go into the next request.
@@ -31,7 +31,7 @@ const BACKOFF: [Millis; 5] = [5_000, 10_000, 20_000, 30_000, 30_000];
 /// join again.
 const PROBE_INTERVAL: Millis = MINUTE;
 
-/// What happens after a failed delivery.
+/// The next step after a failed delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
     /// The host sends the same delivery again after this time.
@@ -43,7 +43,7 @@ pub enum Retry {
     Never,
 }
 
-/// What waits for one gateway.
+/// The items that wait for one gateway, and the state of the deliveries to it.
 #[derive(Default)]
 struct GatewayOutbox {
     items: Vec<Item>,
@@ -73,7 +73,7 @@ struct GivenUp {
     probe_at: Option<Millis>,
 }
 
-/// What the room learns when a gateway has acknowledged a delivery.
+/// The result of a delivery that the gateway has acknowledged.
 #[derive(Default)]
 pub(crate) struct Acknowledgement {
     /// The gateway was unreachable before, and items for it were dropped, so the room must

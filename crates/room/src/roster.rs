@@ -13,7 +13,7 @@ struct UserConnection {
     status: Status,
 }
 
-/// The presence of a user who has connections, or whose grace period has not ended.
+/// The presence of a user with connections or within its grace period.
 #[derive(Debug, Default)]
 struct UserPresence {
     /// The connections in the order in which they joined.
@@ -53,7 +53,7 @@ pub(crate) struct Roster {
     changed: Vec<UserId>,
 }
 
-/// What a closed connection changes for its user.
+/// The consequences of a closed connection for its user.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Departure {
     /// It was the last connection of the user.
@@ -62,13 +62,28 @@ pub(crate) struct Departure {
     pub(crate) was_typing: bool,
 }
 
-/// What a user who leaves the room leaves behind.
+/// The presence that [`Roster::remove`] removed.
 #[derive(Debug, Default)]
 pub(crate) struct Removed {
     /// The connections of the user.
     pub(crate) connections: Vec<ConnId>,
     /// The user was shown as typing.
     pub(crate) was_typing: bool,
+}
+
+/// A status that differs from the announced one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct StatusChange {
+    pub(crate) user: UserId,
+    pub(crate) status: Status,
+}
+
+/// The result of [`Roster::expire`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Expired {
+    pub(crate) ended: Vec<Ended>,
+    /// The time of the next end.
+    pub(crate) next: Option<Millis>,
 }
 
 /// A state that ended because its time is over.
@@ -92,7 +107,7 @@ impl Roster {
         presence.flat_map(|presence| presence.connections.iter().map(|one| one.conn))
     }
 
-    /// Returns the number of users who have a connection, whatever their status is.
+    /// Returns the number of users with a connection. Their status does not matter.
     pub(crate) fn connected_users(&self) -> usize {
         let users = self.users.values();
         users
@@ -143,7 +158,7 @@ impl Roster {
         }
     }
 
-    /// Removes a user who has left the room.
+    /// Removes a user that has left the room.
     pub(crate) fn remove(&mut self, user: &str) -> Removed {
         let presence = self.users.remove(user).unwrap_or_default();
         let connections = presence.connections.into_iter();
@@ -164,9 +179,8 @@ impl Roster {
         was != until.is_some()
     }
 
-    /// Ends typing indicators and grace periods whose time is over. Returns them, and the
-    /// time of the next end.
-    pub(crate) fn expire(&mut self, now: Millis) -> (Vec<Ended>, Option<Millis>) {
+    /// Ends typing indicators and grace periods whose time is over.
+    pub(crate) fn expire(&mut self, now: Millis) -> Expired {
         let mut ended = Vec::new();
         let mut next = None;
         for (user, presence) in &mut self.users {
@@ -178,7 +192,7 @@ impl Roster {
                 self.changed.push(user.clone());
             }
         }
-        (ended, next)
+        Expired { ended, next }
     }
 
     /// Returns `true` if the status of a user may have changed.
@@ -186,9 +200,9 @@ impl Roster {
         !self.changed.is_empty()
     }
 
-    /// Returns the users whose status differs from the announced one, with the new status,
-    /// which counts as announced from now on.
-    pub(crate) fn take_changes(&mut self) -> Vec<(UserId, Status)> {
+    /// Returns the statuses that differ from the announced ones. They count as announced from
+    /// now on.
+    pub(crate) fn take_changes(&mut self) -> Vec<StatusChange> {
         let mut changes = Vec::new();
         for user in std::mem::take(&mut self.changed) {
             let Some(presence) = self.users.get_mut(&user) else {
@@ -197,7 +211,10 @@ impl Roster {
             let status = presence.status();
             if presence.announced.unwrap_or(Status::Offline) != status {
                 presence.announced = Some(status);
-                changes.push((user.clone(), status));
+                changes.push(StatusChange {
+                    user: user.clone(),
+                    status,
+                });
             }
             if presence.connections.is_empty() && presence.grace_until.is_none() {
                 self.users.remove(&user);
@@ -232,18 +249,27 @@ mod tests {
         (Roster::default(), "alice".into())
     }
 
+    fn changes(roster: &mut Roster) -> Vec<Status> {
+        let changes = roster.take_changes().into_iter();
+        changes.map(|change| change.status).collect()
+    }
+
+    fn expired(ended: Vec<Ended>, next: Option<Millis>) -> Expired {
+        Expired { ended, next }
+    }
+
     #[test]
     fn the_status_is_that_of_the_most_available_connection() {
         let (mut roster, alice) = roster();
         roster.join(&alice, conn(1), Status::Away);
-        assert_eq!(roster.take_changes(), [(alice.clone(), Status::Away)]);
+        assert_eq!(changes(&mut roster), [Status::Away]);
         roster.join(&alice, conn(2), Status::Online);
         roster.set_status(&alice, conn(1), Status::Busy);
-        assert_eq!(roster.take_changes(), [(alice.clone(), Status::Online)]);
+        assert_eq!(changes(&mut roster), [Status::Online]);
         roster.leave(&alice, conn(2), 99);
-        assert_eq!(roster.take_changes(), [(alice.clone(), Status::Busy)]);
+        assert_eq!(changes(&mut roster), [Status::Busy]);
         roster.set_status(&alice, conn(1), Status::Busy);
-        assert_eq!(roster.take_changes(), [], "only when it changes");
+        assert_eq!(changes(&mut roster), [], "only when it changes");
     }
 
     #[test]
@@ -253,15 +279,15 @@ mod tests {
         roster.take_changes();
         let departure = roster.leave(&alice, conn(1), 5_000);
         assert!(departure.was_last && !departure.was_typing);
-        assert_eq!(roster.expire(4_999), (vec![], Some(5_000)));
+        assert_eq!(roster.expire(4_999), expired(vec![], Some(5_000)));
         assert_eq!(roster.status("alice"), Status::Online);
         roster.join(&alice, conn(2), Status::Online);
         roster.expire(5_000);
-        assert_eq!(roster.take_changes(), []);
+        assert_eq!(changes(&mut roster), []);
         roster.leave(&alice, conn(2), 10_000);
         let ended = vec![Ended::Grace(alice.clone())];
-        assert_eq!(roster.expire(10_000), (ended, None));
-        assert_eq!(roster.take_changes(), [(alice, Status::Offline)]);
+        assert_eq!(roster.expire(10_000), expired(ended, None));
+        assert_eq!(changes(&mut roster), [Status::Offline]);
         assert!(roster.users.is_empty(), "nothing is kept");
     }
 
@@ -271,9 +297,9 @@ mod tests {
         roster.join(&alice, conn(1), Status::Online);
         assert!(roster.set_typing(&alice, Some(5_000)));
         assert!(!roster.set_typing(&alice, Some(6_000)), "announced before");
-        assert_eq!(roster.expire(5_500), (vec![], Some(6_000)));
+        assert_eq!(roster.expire(5_500), expired(vec![], Some(6_000)));
         let ended = vec![Ended::Typing(alice.clone())];
-        assert_eq!(roster.expire(6_000), (ended, None));
+        assert_eq!(roster.expire(6_000), expired(ended, None));
         roster.set_typing(&alice, Some(9_000));
         assert!(roster.leave(&alice, conn(1), 99_000).was_typing);
     }

@@ -1,4 +1,4 @@
-//! Requests of services: what the Worker sends to the object of a room.
+//! The requests of services, which the Worker sends to the object of a room.
 //!
 //! During a deploy the Worker and the object may run different versions. Fields are
 //! therefore only added, with a default.

@@ -3,8 +3,8 @@
 use crate::attachment::Attachment;
 use roomcast_proto::link::Item;
 
-/// What the room stores of a connection at a gateway. The JSON of the two variants has no
-/// field in common, so it needs no tag.
+/// The stored record of a connection at a gateway. The JSON of the two variants has no field
+/// in common, so it needs no tag.
 #[derive(Debug)]
 pub enum StoredSubscriber {
     /// The connection is subscribed to the room.

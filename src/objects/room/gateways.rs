@@ -112,11 +112,11 @@ impl Object {
 impl Live {
     /// The next push to a gateway, with what is read of the log for it.
     fn take_push(&mut self, gateway: &str) -> Option<serde_json::Result<String>> {
-        while let Some((conn, portion)) = self.room.next_read(gateway) {
-            match self.portion(portion.range) {
+        while let Some(read) = self.room.next_read(gateway) {
+            match self.portion(read.portion.range) {
                 Ok((last, text)) => {
                     let text = String::from(text);
-                    self.room.log_read(conn, portion, last, &text);
+                    self.room.log_read(read, last, &text);
                 }
                 Err(error) => {
                     self.log(LogRecord::error(format!("replay failed: {error}")));

@@ -36,9 +36,9 @@ impl Room {
             self.close_expired(now, out);
         }
         if self.timers.is_due(Timer::PresenceTimeout, now) {
-            let (ended, next) = self.presence.roster.expire(now);
-            self.timers.set(Timer::PresenceTimeout, next);
-            for ended in ended {
+            let expired = self.presence.roster.expire(now);
+            self.timers.set(Timer::PresenceTimeout, expired.next);
+            for ended in expired.ended {
                 if let Ended::Typing(user) = ended {
                     let line = event::user_typing(&self.name, &user, false);
                     self.queue_event(&user, line, now);
@@ -170,9 +170,9 @@ impl Room {
         for event in self.presence.take_queue() {
             self.batch.broadcast(event);
         }
-        for (user, status) in self.presence.roster.take_changes() {
-            let line = self.presence_update(&user, status);
-            let except = Except::User(user);
+        for change in self.presence.roster.take_changes() {
+            let line = self.presence_update(&change.user, change.status);
+            let except = Except::User(change.user);
             self.batch.broadcast(EphemeralEvent { except, line });
         }
     }

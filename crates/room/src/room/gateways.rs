@@ -6,7 +6,7 @@
 
 use super::Room;
 use crate::batch::{Arrival, Welcome};
-use crate::catch_up::{CatchUp, Portion};
+use crate::catch_up::{CatchUp, LogRead, Portion};
 use crate::connection::Connection;
 use crate::frame::Frame;
 use crate::gateway_links::{Subscription, TextEvents};
@@ -331,21 +331,22 @@ impl Room {
     /// Returns the part of the log that the host must read for the next delivery to a
     /// gateway. The host calls [`Room::log_read`] and asks again, until the result is
     /// `None`.
-    pub fn next_read(&mut self, gateway: &str) -> Option<(ConnId, Portion)> {
+    pub fn next_read(&mut self, gateway: &str) -> Option<LogRead> {
         loop {
             let conn = self.gateways.next_portion(gateway)?;
             self.announce_gaps(conn);
             if let Some(portion) = self.next_portion(conn) {
-                return Some((conn, portion));
+                return Some(LogRead { conn, portion });
             }
             // The connection is closed, or the events that it lacks have expired.
             self.gateways.skip_portion(gateway);
         }
     }
 
-    /// The host has read the portion of [`Room::next_read`] up to the event `last`: `text`
-    /// contains its events.
-    pub fn log_read(&mut self, conn: ConnId, portion: Portion, last: u64, text: &str) {
+    /// The host has read the part of the log that [`Room::next_read`] returned, up to the
+    /// event `last`. `text` contains the events.
+    pub fn log_read(&mut self, read: LogRead, last: u64, text: &str) {
+        let LogRead { conn, portion } = read;
         let events = TextEvents::of_portion(&portion, last);
         self.gateways.unicast(conn, text, events);
         let head = self.log.head();
