@@ -1,13 +1,15 @@
 //! The room: the parts of its state, and the queries about it.
 //!
-//! The inputs are in the submodules: `connect` (connections and membership), `commands`
-//! (frames of clients), `gateways` (requests of gateways and deliveries to them), `service`
-//! (requests of services), `flush` (the batch, timers and the alarm), `send` (events).
+//! The inputs are in the submodules: `connect` (connections), `membership` (join and leave),
+//! `commands` (frames of clients), `send` (events), `service` (requests of services),
+//! `gateways` (requests of gateways and deliveries to them), `flush` (the end of a batch,
+//! timers and the alarm).
 
 mod commands;
 mod connect;
 mod flush;
 mod gateways;
+mod membership;
 mod send;
 mod service;
 
