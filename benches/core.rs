@@ -17,8 +17,8 @@ use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
-use roomcast_room::log::Bounds;
-use roomcast_room::{ConnId, Frame, Hello, Room, Snapshot};
+use roomcast_room::log::LogBounds;
+use roomcast_room::{ConnId, ConnectRequest, Frame, Room, Snapshot};
 use std::hint::black_box;
 use std::rc::Rc;
 
@@ -42,7 +42,7 @@ fn room() -> Room {
     let snapshot = Snapshot {
         life: "1".into(),
         epoch: "e".into(),
-        bounds: Bounds::default(),
+        bounds: LogBounds::default(),
         members: Default::default(),
         journal: Vec::new(),
         recent: None,
@@ -50,8 +50,8 @@ fn room() -> Room {
     Room::new("bench".into(), config.room.clone(), snapshot)
 }
 
-fn hello(user: usize) -> Hello {
-    Hello {
+fn hello(user: usize) -> ConnectRequest {
+    ConnectRequest {
         connection_id: format!("connection-{user}"),
         user: format!("user-{user}"),
         token: Default::default(),
@@ -71,7 +71,7 @@ fn crowded(sockets: usize) -> (Room, ConnId) {
         .map(|user| room.connect(hello(user), NOW, &mut out))
         .collect();
     for later in [0, 2_000, 4_000] {
-        room.advance(NOW + later, &mut out);
+        room.flush(NOW + later, &mut out);
     }
     (room, conns[0])
 }
@@ -120,7 +120,7 @@ fn tick(c: &mut Criterion) {
                 },
                 |room| {
                     let mut out = Vec::new();
-                    room.advance(NOW + 5_000, &mut out);
+                    room.flush(NOW + 5_000, &mut out);
                     out
                 },
                 BatchSize::LargeInput,
@@ -145,8 +145,8 @@ fn encode(c: &mut Criterion) {
                 },
                 |room| {
                     let mut out = Vec::new();
-                    room.advance(NOW, &mut out);
-                    room.advance(NOW + 2_000, &mut out);
+                    room.flush(NOW, &mut out);
+                    room.flush(NOW + 2_000, &mut out);
                     out
                 },
                 BatchSize::LargeInput,

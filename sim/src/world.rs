@@ -21,11 +21,12 @@ use roomcast_proto::position::Position;
 use roomcast_proto::raw_object::{RawObject, TEXT, WHOLE};
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
-use roomcast_room::gateways::{Kept, Retry};
-use roomcast_room::log::{Bounds, Page, Range, Row};
+use roomcast_room::history::{HistoryPage, HistoryQuery};
+use roomcast_room::log::{LogBatch, LogBounds, StoredText};
 use roomcast_room::service::{Request, Served};
 use roomcast_room::{
-    Attachment, Change, ConnId, Delivery, Frame, Hello, Member, Output, Room, Snapshot,
+    Attachment, CallId, Change, ConnId, ConnectRequest, Delivery, Frame, Member, Output, Retry,
+    Room, Snapshot, StoredSubscriber,
 };
 use serde_json::value::RawValue;
 use std::cell::Cell;
@@ -201,10 +202,10 @@ pub fn answers_in<'a>(frames: impl Iterator<Item = &'a str>) -> Vec<u32> {
 #[derive(Default)]
 struct Disk {
     epoch: String,
-    rows: Vec<Row>,
+    rows: Vec<LogBatch>,
     members: BTreeMap<String, Member>,
     journal: Vec<String>,
-    /// Stored connections at gateways: the gateway and the JSON of [`Kept`], by id.
+    /// Stored connections at gateways: the gateway and the JSON of [`StoredSubscriber`], by id.
     subscribers: BTreeMap<String, (String, String)>,
 }
 
@@ -229,8 +230,8 @@ pub struct Server {
 }
 
 /// Returns the request of a member to connect to a room.
-pub fn hello(id: &str, user: &str, position: Position) -> Hello {
-    Hello {
+pub fn hello(id: &str, user: &str, position: Position) -> ConnectRequest {
+    ConnectRequest {
         connection_id: id.to_owned(),
         user: user.to_owned(),
         rights: Rights::MEMBER,
@@ -313,7 +314,7 @@ impl Server {
         for command in commands {
             let mut out = Vec::new();
             self.room
-                .link(&gateway, command, |_, _| false, self.now, &mut out);
+                .gateway_command(&gateway, command, |_, _| false, self.now, &mut out);
             self.run(out);
         }
     }
@@ -321,7 +322,7 @@ impl Server {
     /// Returns the gateways to which deliveries start.
     pub fn start_pushes(&mut self) -> Vec<String> {
         let mut out = Vec::new();
-        let gateways = self.room.start_pushes(&mut out);
+        let gateways = self.room.start_deliveries(&mut out);
         self.run(out);
         gateways
     }
@@ -330,32 +331,33 @@ impl Server {
     /// log for connections that catch up.
     pub fn take_push(&mut self, gateway: &str, reads: usize) -> Option<String> {
         for _ in 0..reads {
-            let Some((conn, portion)) = self.room.next_read(gateway) else {
+            let Some(read) = self.room.next_read(gateway) else {
                 break;
             };
-            let (after, upto) = (portion.after, portion.upto);
+            let (after, upto) = (read.portion.range.after, read.portion.range.upto);
             let mut rows = self.disk.rows.iter();
             let row = rows.find(|row| row.last > after).expect("no holes");
             let last = row.last.min(upto);
             let text = slice(row.first, &row.body, after, upto);
             lines(text);
-            self.room.read(gateway, conn, portion, last, text);
+            self.room.log_read(read, last, text);
         }
-        let body = self.room.take_push(gateway)?;
+        let body = self.room.take_delivery(gateway)?;
         Some(body.expect("a push is JSON"))
     }
 
     /// The gateway has acknowledged a delivery.
     pub fn push_reached(&mut self, gateway: &str, pushed: &Pushed) {
         let mut out = Vec::new();
-        self.room.push_reached(gateway, pushed, self.now, &mut out);
+        self.room
+            .delivery_acknowledged(gateway, pushed, self.now, &mut out);
         self.run(out);
     }
 
     /// A delivery to a gateway has failed.
     pub fn push_failed(&mut self, gateway: &str) -> Retry {
         let mut out = Vec::new();
-        let retry = self.room.push_failed(gateway, self.now, &mut out);
+        let retry = self.room.delivery_failed(gateway, self.now, &mut out);
         self.run(out);
         retry
     }
@@ -363,7 +365,7 @@ impl Server {
     /// Runs the alarm of the room. It may run at any time.
     pub fn alarm(&mut self) {
         let mut out = Vec::new();
-        self.room.alarm(|_| None, self.now, &mut out);
+        self.room.handle_alarm(|_| None, self.now, &mut out);
         self.run(out);
     }
 
@@ -377,7 +379,7 @@ impl Server {
 
     pub fn advance(&mut self) {
         let mut out = Vec::new();
-        self.room.advance(self.now, &mut out);
+        self.room.flush(self.now, &mut out);
         self.run(out);
     }
 
@@ -385,11 +387,13 @@ impl Server {
     pub fn serve(&mut self, request: Request) -> Option<String> {
         self.calls += 1;
         let mut out = Vec::new();
-        let served = self.room.serve(request, self.calls, self.now, &mut out);
+        let served = self
+            .room
+            .serve(request, CallId(self.calls), self.now, &mut out);
         self.run(out);
         let answer = match served {
-            Ok(Served::Now(json, _)) => json,
-            Ok(Served::Page(range)) => self.page(range),
+            Ok(Served::Now(json) | Served::Created(json)) => json,
+            Ok(Served::Page(query)) => self.page(query),
             Ok(Served::Later) => return None,
             Err(error) => event::error_fields(&error),
         };
@@ -397,13 +401,13 @@ impl Server {
         Some(answer)
     }
 
-    fn page(&self, range: Range) -> String {
-        let mut page = Page::new(range, self.room.floor());
-        let mut rows: Vec<&Row> = self.disk.rows.iter().collect();
-        if range.newest {
+    fn page(&self, query: HistoryQuery) -> String {
+        let mut page = HistoryPage::new(query, self.room.floor());
+        let mut rows: Vec<&LogBatch> = self.disk.rows.iter().collect();
+        if query.newest {
             rows.reverse();
         }
-        rows.into_iter().all(|row| page.take(row.first, &row.body));
+        rows.into_iter().all(|row| page.add(row.first, &row.body));
         let page = page.finish(self.head(), self.room.epoch());
         assert_json(&page);
         page
@@ -418,18 +422,19 @@ impl Server {
         assert_eq!(self.head(), head, "all events must be stored");
         for socket in std::mem::take(&mut self.sockets).into_values() {
             let attachment = socket.attachment.clone().expect("attached");
-            let conn = self.room.recall(attachment, self.now);
+            let conn = self.room.restore_connection(attachment, self.now);
             self.sockets.insert(conn, socket);
         }
-        for (gateway, kept) in self.disk.subscribers.values() {
-            let kept = Kept::parse(kept).expect("a stored connection is parsed");
-            self.room.restore_subscriber(gateway, kept, self.now);
+        for (gateway, json) in self.disk.subscribers.values() {
+            let subscriber = StoredSubscriber::parse(json);
+            let subscriber = subscriber.expect("a stored connection is parsed");
+            self.room.restore_subscriber(gateway, subscriber, self.now);
         }
     }
 
     /// Asserts that the room answers all read requests and knows its connections.
     pub fn assert_sound(&mut self) {
-        let all = Range {
+        let all = HistoryQuery {
             after: 0,
             before: u64::MAX,
             limit: u64::MAX,
@@ -437,7 +442,7 @@ impl Server {
         };
         for request in [
             Request::Messages(all),
-            Request::Messages(Range {
+            Request::Messages(HistoryQuery {
                 newest: true,
                 limit: 3,
                 ..all
@@ -466,18 +471,18 @@ impl Server {
                 Output::Store(change) => self.store(change),
                 Output::Send { conn, frame } => self.send(conn, frame),
                 Output::Deliver(delivery) => self.deliver(delivery),
-                Output::Replay { conn, after, upto } => {
+                Output::Replay { conn, range } => {
                     let rows = self.disk.rows.iter();
                     let frames: Vec<_> = rows
-                        .map(|row| slice(row.first, &row.body, after, upto).to_owned())
+                        .map(|row| slice(row.first, &row.body, range.after, range.upto).to_owned())
                         .filter(|frame| !frame.is_empty())
                         .collect();
                     for frame in frames {
                         self.send(conn, frame);
                     }
                 }
-                Output::Page { conn, id, range } => {
-                    let frame = framing::ack(id, &self.page(range));
+                Output::Page { conn, id, query } => {
+                    let frame = framing::ack(id, &self.page(query));
                     self.run(vec![Output::Send { conn, frame }]);
                 }
                 Output::Attach { conn } => {
@@ -486,12 +491,17 @@ impl Server {
                         socket.attachment = attachment;
                     }
                 }
-                Output::Joined { .. } | Output::CatchUp { .. } | Output::Parted { .. } => {
+                Output::Subscribed { .. }
+                | Output::CatchUp { .. }
+                | Output::Unsubscribed { .. } => {
                     panic!("the room routes outputs for connections at gateways")
                 }
-                Output::Close { conn, why } => {
+                Output::Close { conn, reason } => {
                     if let Some(socket) = self.sockets.remove(&conn) {
-                        self.outputs.push(RoomOutput::Closed { to: socket.id, why });
+                        self.outputs.push(RoomOutput::Closed {
+                            to: socket.id,
+                            why: reason,
+                        });
                     }
                 }
                 Output::Reply { answers, .. } => {
@@ -535,8 +545,8 @@ impl Server {
         lines(&text);
         let own: Vec<ConnId> = self.sockets.keys().copied().collect();
         for conn in own.into_iter().filter(|conn| !frames.contains_key(conn)) {
-            if self.room.receives(conn, delivery.tick) {
-                self.send(conn, text.clone());
+            if self.room.receives(conn, delivery.batch) {
+                self.send(conn, text.to_string());
             }
         }
     }
@@ -561,7 +571,7 @@ impl Server {
             Change::RemoveMember(user) => {
                 disk.members.remove(&*user);
             }
-            Change::Cursors(moved) => {
+            Change::AppendJournal(moved) => {
                 assert_json(&moved);
                 disk.journal.push(moved);
             }
@@ -571,9 +581,13 @@ impl Server {
                 }
                 disk.journal.clear();
             }
-            Change::PutSubscriber { id, gateway, kept } => {
-                let kept = kept.json().expect("JSON");
-                disk.subscribers.insert(id, (gateway, kept));
+            Change::PutSubscriber {
+                id,
+                gateway,
+                subscriber,
+            } => {
+                let json = subscriber.json().expect("JSON");
+                disk.subscribers.insert(id, (gateway, json));
             }
             Change::RemoveSubscriber(id) => {
                 disk.subscribers.remove(&id);
@@ -595,7 +609,7 @@ impl Server {
 }
 
 fn open(name: &str, config: &Rc<Config>, disk: &Disk, life: u64) -> Room {
-    let mut bounds = Bounds::default();
+    let mut bounds = LogBounds::default();
     for row in disk.rows.first().into_iter().chain(disk.rows.last()) {
         bounds.extend(row.first, row.last, row.at);
     }
@@ -608,7 +622,11 @@ fn open(name: &str, config: &Rc<Config>, disk: &Disk, life: u64) -> Room {
         journal: disk.journal.clone(),
         recent: Some(Box::new(move |since| {
             let rows = rows.iter().filter(|row| row.at >= since);
-            Ok(rows.map(|row| (row.first, row.body.clone())).collect())
+            let text = |row: &LogBatch| StoredText {
+                first: row.first,
+                body: row.body.to_string(),
+            };
+            Ok(rows.map(text).collect())
         })),
     };
     Room::new(name.to_owned(), config.room.clone(), snapshot)

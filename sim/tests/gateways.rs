@@ -10,7 +10,8 @@ use roomcast_gateway::{App, EngineServer, Frame, Gateway, Output, Protocol, Sock
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
-use roomcast_room::gateways::Retry;
+use roomcast_room::Retry;
+use roomcast_room::history::HistoryQuery;
 use roomcast_room::service::Request;
 use roomcast_sim::world::{self, NOW, Server, connect_info, identity};
 use serde_json::{Value, json};
@@ -618,7 +619,7 @@ impl World {
             host.server.now = self.now;
             let over = host.backoff.extract_if(.., |_, until| *until <= self.now);
             for (name, _) in over {
-                host.server.room.look_for(name);
+                host.server.room.probe_gateway(name);
             }
             host.server.alarm();
             self.queue_outputs(&room);
@@ -679,14 +680,12 @@ impl World {
             let Some(host) = self.rooms.get_mut(room) else {
                 continue;
             };
-            let log = host
-                .server
-                .serve(Request::Messages(roomcast_room::log::Range {
-                    after: 0,
-                    before: u64::MAX,
-                    limit: 1_000,
-                    newest: false,
-                }));
+            let log = host.server.serve(Request::Messages(HistoryQuery {
+                after: 0,
+                before: u64::MAX,
+                limit: 1_000,
+                newest: false,
+            }));
             let log: Value = serde_json::from_str(&log.expect("a page")).expect("JSON");
             let mut logged = BTreeMap::new();
             for event in log["events"].as_array().expect("events") {

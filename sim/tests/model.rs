@@ -9,9 +9,10 @@ use roomcast::config::Config;
 use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
-use roomcast_room::log::{Bounds, Page, Range, Row};
+use roomcast_room::history::{HistoryPage, HistoryQuery};
+use roomcast_room::log::{LogBatch, LogBounds, StoredText};
 use roomcast_room::service::{Request, Served};
-use roomcast_room::{Attachment, Change, ConnId, Frame, Member, Output, Room, Snapshot};
+use roomcast_room::{Attachment, CallId, Change, ConnId, Frame, Member, Output, Room, Snapshot};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -78,7 +79,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// The storage of the room.
 #[derive(Clone, Default)]
 struct Disk {
-    rows: Vec<Row>,
+    rows: Vec<LogBatch>,
     members: BTreeMap<String, Member>,
     journal: Vec<String>,
 }
@@ -129,7 +130,7 @@ fn config() -> Rc<Config> {
 }
 
 fn open(config: &Rc<Config>, disk: &Disk) -> Room {
-    let mut bounds = Bounds::default();
+    let mut bounds = LogBounds::default();
     for row in disk.rows.first().into_iter().chain(disk.rows.last()) {
         bounds.extend(row.first, row.last, row.at);
     }
@@ -142,7 +143,11 @@ fn open(config: &Rc<Config>, disk: &Disk) -> Room {
         journal: disk.journal.clone(),
         recent: Some(Box::new(move |since| {
             let rows = rows.iter().filter(|row| row.at >= since);
-            Ok(rows.map(|row| (row.first, row.body.clone())).collect())
+            let text = |row: &LogBatch| StoredText {
+                first: row.first,
+                body: row.body.to_string(),
+            };
+            Ok(rows.map(text).collect())
         })),
     };
     Room::new("r".into(), config.room.clone(), snapshot)
@@ -306,7 +311,7 @@ impl World {
 
     fn advance(&mut self) {
         let mut out = Vec::new();
-        self.room.advance(self.now, &mut out);
+        self.room.flush(self.now, &mut out);
         self.run(out);
     }
 
@@ -318,7 +323,7 @@ impl World {
             if socket.open {
                 let attachment = socket.attachment.clone().expect("attached");
                 assert_eq!(attachment.joined, socket.joined);
-                let conn_id = self.room.recall(attachment, self.now);
+                let conn_id = self.room.restore_connection(attachment, self.now);
                 self.conns.insert(conn_id, index);
             }
         }
@@ -337,7 +342,7 @@ impl World {
                             Some(None) => {}
                             None => {
                                 if let Some(frame) = &delivery.shared
-                                    && self.room.receives(conn, delivery.tick)
+                                    && self.room.receives(conn, delivery.batch)
                                 {
                                     self.receive(conn, frame);
                                 }
@@ -345,12 +350,12 @@ impl World {
                         }
                     }
                 }
-                Output::Replay { conn, after, upto } => {
+                Output::Replay { conn, range } => {
                     let frames: Vec<String> = self
                         .disk
                         .rows
                         .iter()
-                        .map(|row| slice(row.first, &row.body, after, upto).to_owned())
+                        .map(|row| slice(row.first, &row.body, range.after, range.upto).to_owned())
                         .filter(|frame| !frame.is_empty())
                         .collect();
                     for frame in frames {
@@ -366,7 +371,9 @@ impl World {
                 | Output::Reply { .. }
                 | Output::Authenticate { .. }
                 | Output::Log(_) => {}
-                Output::Joined { .. } | Output::Parted { .. } | Output::CatchUp { .. } => {
+                Output::Subscribed { .. }
+                | Output::Unsubscribed { .. }
+                | Output::CatchUp { .. } => {
                     panic!("no connection is at a gateway")
                 }
                 Output::Close { .. } => {
@@ -393,7 +400,7 @@ impl World {
             Change::RemoveMember(user) => {
                 self.disk.members.remove(&*user);
             }
-            Change::Cursors(moved) => self.disk.journal.push(moved),
+            Change::AppendJournal(moved) => self.disk.journal.push(moved),
             Change::Checkpoint(members) => {
                 for (user, member) in members {
                     self.disk.members.insert(user.to_string(), member);
@@ -518,8 +525,10 @@ impl World {
 
     fn members(&mut self) -> BTreeMap<String, (u64, u64, u64)> {
         let mut out = Vec::new();
-        let Ok(Served::Now(json, _)) = self.room.serve(Request::Members, 0, self.now, &mut out)
-        else {
+        let served = self
+            .room
+            .serve(Request::Members, CallId(0), self.now, &mut out);
+        let Ok(Served::Now(json)) = served else {
             panic!("members must be returned immediately");
         };
         let members: Vec<Value> = serde_json::from_str(&json).expect("JSON");
@@ -554,15 +563,15 @@ impl World {
             }
         }
         // The log contains each message once.
-        let range = Range {
+        let query = HistoryQuery {
             after: 0,
             before: u64::MAX,
             limit: 1_000_000,
             newest: false,
         };
-        let mut page = Page::new(range, 0);
+        let mut page = HistoryPage::new(query, 0);
         for row in &self.disk.rows {
-            page.take(row.first, &row.body);
+            page.add(row.first, &row.body);
         }
         let page: Value = serde_json::from_str(&page.finish(head, "e")).expect("JSON");
         let mut ids: Vec<String> = page["events"]

@@ -7,7 +7,7 @@ use roomcast_proto::error::{Error, Result};
 use roomcast_proto::name;
 use roomcast_proto::position::Position;
 use roomcast_proto::raw_object::{ROOM, USER, whole};
-use roomcast_room::log::Range;
+use roomcast_room::history::HistoryQuery;
 use std::borrow::Cow;
 
 /// The description of all routes, in OpenAPI 3.1.
@@ -190,9 +190,9 @@ impl Query {
 
     /// `after`, `before` and `limit`: from `after` on, or, with `before`
     /// alone, the newest before it.
-    pub fn range(&self) -> Result<Range> {
+    pub fn range(&self) -> Result<HistoryQuery> {
         let (after, before) = (self.seq("after")?, self.seq("before")?);
-        Ok(Range {
+        Ok(HistoryQuery {
             after: after.unwrap_or(0),
             before: before.unwrap_or(u64::MAX),
             limit: self

@@ -4,7 +4,7 @@
 /// The name of the room that the request is for.
 pub const ROOM: &str = "x-roomcast-room";
 
-/// The request of a connection to join a room ([`roomcast_room::Hello`]), as JSON.
+/// The request of a connection to join a room ([`roomcast_room::ConnectRequest`]), as JSON.
 pub const CONNECT: &str = "x-roomcast-hello";
 
 /// A request between a room and a gateway ([`roomcast_proto::link`]).

@@ -1,55 +1,59 @@
 //! When a batch ends.
 //!
-//! A batch ends by turns of the event loop, not by the clock: with the next turn, so
-//! that frames which have already arrived are taken in, and a few turns later while
-//! fewer things wait than went out with the last batch. Where the last batch had one
-//! thing, nothing else is waited for: what waits goes out at once. Every few such
-//! batches the next turn is looked at all the same, for what came with it shows that
-//! the room has become busy. So a quiet room answers without delay, and a busy one
-//! gathers. docs/performance.md has the figures.
+//! A batch ends by turns of the event loop, not by the clock. It ends with the next turn,
+//! so that frames that have already arrived are included, or a few turns later while fewer
+//! items wait than the last batch had. If the last batch had one item, the batch ends at
+//! once. Every fourth such batch also looks at the next turn: if more has arrived by then,
+//! the room has become busy. So a quiet room answers without delay and a busy room
+//! combines. docs/performance.md has the measurements.
 //!
-//! The host calls [`Batcher::input`] when something has come in and
-//! [`Batcher::turn`] with each turn of the event loop that it awaited. Where either
-//! returns `true`, the host flushes the batch and calls [`Batcher::flushed`]. Then it
-//! asks [`Batcher::schedule`] whether to await the next turn.
+//! The host calls [`Batcher::input`] after each input and [`Batcher::turn`] with each turn
+//! of the event loop that it awaited. If either returns `true`, the host calls
+//! [`Batcher::flushed`] and flushes the batch. Then it asks [`Batcher::schedule`] whether to
+//! await the next turn.
 
 use roomcast_proto::time::Millis;
 
-/// Turns of the event loop that a batch waits at most while fewer things wait than
-/// went out with the last one.
+/// The maximum number of turns of the event loop that a batch waits while fewer items wait
+/// than the last batch had.
 pub const MAX_TURNS: u32 = 4;
 
-/// How long a batch takes at most while frames come in: milliseconds, and
-/// connections for each millisecond more. The runtime lets timers wait as long as
-/// there is something to read, so a flood would keep all others waiting. Ending a
-/// batch takes some 20 µs per connection, which must not use up all the time.
-const MAX_BATCH: (Millis, usize) = (3, 5);
+/// The longest duration of a batch while frames arrive, without connections. The runtime
+/// delays timers as long as there is input, so a flood would delay all answers.
+const MAX_BATCH_TIME: Millis = 3;
 
-/// Of so many batches that wait for nothing, one looks at the turn after it, which
-/// costs a timer: more often costs a quiet room, less often a busy one as it begins.
+/// The batch may take a millisecond longer for each so many connections. A flush takes
+/// about 20 µs per connection, which must not use up all the time.
+const CONNECTIONS_PER_MILLI: usize = 5;
+
+/// Of so many batches that do not wait, one looks at the turn after it, which costs a
+/// timer. A smaller number costs a quiet room more; a larger number delays the start of
+/// combining in a room that becomes busy.
 const QUIET_BATCHES: u32 = 4;
 
-/// Decides when a batch ends. See the module.
+/// Decides when a batch ends. The module documentation explains how to use it.
 #[derive(Debug, Default)]
 pub struct Batcher {
-    /// Turns that the batch may still take; 0 when no batch has begun.
+    /// The number of turns that the batch may still wait; 0 if no batch has begun.
     turns: u32,
     /// The host awaits a turn.
     awaits_turn: bool,
+    /// The start of the batch.
     began: Millis,
-    /// Things that went out with the last batch.
+    /// The number of items in the last batch.
     last: usize,
-    /// Batches that waited for nothing.
+    /// The number of batches that did not wait.
     quiet: u32,
 }
 
 impl Batcher {
-    /// Something has come in. Returns `true` if the batch ends now. `waiting` things
-    /// wait for its end, for `connections` connections; `full`: it takes no more.
+    /// Something has arrived. Returns `true` if the batch ends now. `waiting` items wait
+    /// for its end, `connections` is the number of connections, and `full` tells that the
+    /// batch must not grow.
     pub fn input(&mut self, waiting: usize, connections: usize, full: bool, now: Millis) -> bool {
         let begins = waiting > 0 && self.turns == 0;
         let quiet = begins && self.last <= 1;
-        let longest = MAX_BATCH.0 + (connections / MAX_BATCH.1) as Millis;
+        let longest = MAX_BATCH_TIME + (connections / CONNECTIONS_PER_MILLI) as Millis;
         let overdue = self.turns > 0 && now >= self.began + longest;
         if begins || overdue {
             self.began = now;
@@ -63,8 +67,8 @@ impl Batcher {
         full || quiet || overdue
     }
 
-    /// The turn of the event loop that the host awaited. Returns `true` if the batch
-    /// ends now.
+    /// The turn of the event loop that the host awaited has come. Returns `true` if the
+    /// batch ends now.
     pub fn turn(&mut self, waiting: usize) -> bool {
         self.awaits_turn = false;
         if self.turns == 0 {
@@ -77,22 +81,22 @@ impl Batcher {
         self.turns == 0
     }
 
-    /// Returns `true` if the host awaits a turn of the event loop already.
+    /// Returns `true` if the host already awaits a turn of the event loop.
     pub fn awaits_turn(&self) -> bool {
         self.awaits_turn
     }
 
-    /// Returns `true` if the host is to await the next turn of the event loop, and
-    /// does not yet. `busy`: it has something of its own to do then.
+    /// Returns `true` if the host must await the next turn of the event loop and does not
+    /// do so yet. `busy` tells that the host needs the turn for work of its own.
     pub fn schedule(&mut self, busy: bool) -> bool {
         let schedule = !self.awaits_turn && (self.turns > 0 || busy);
         self.awaits_turn |= schedule;
         schedule
     }
 
-    /// A batch of so many things has gone out.
-    pub fn flushed(&mut self, things: usize) {
-        self.last = things;
+    /// A batch with this number of items is flushed.
+    pub fn flushed(&mut self, items: usize) {
+        self.last = items;
     }
 }
 
@@ -114,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_room_gathers_as_many_things_as_last_time_for_four_turns_at_most() {
+    fn a_busy_room_waits_for_as_many_items_as_last_time_for_at_most_four_turns() {
         let mut batcher = Batcher::default();
         batcher.flushed(3);
         assert!(!batcher.input(1, 2, false, 0));
@@ -134,7 +138,7 @@ mod tests {
         assert!(!batcher.input(1, 10, false, 0));
         assert!(batcher.input(2, 10, true, 0), "full");
         assert!(!batcher.input(2, 10, false, 4));
-        assert!(batcher.input(2, 10, false, 5), "3 ms and 10/5");
+        assert!(batcher.input(2, 10, false, 5), "after 3 ms and 10/5 ms");
     }
 
     #[test]
@@ -144,7 +148,7 @@ mod tests {
         batcher.input(1, 2, false, 0);
         assert!(batcher.schedule(false));
         batcher.input(2, 2, false, 0);
-        assert!(!batcher.schedule(false), "it is awaited already");
+        assert!(!batcher.schedule(false), "a turn is awaited");
         let mut idle = Batcher::default();
         assert!(!idle.schedule(false));
         assert!(idle.schedule(true), "for the host");

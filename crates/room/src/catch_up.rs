@@ -1,130 +1,81 @@
-//! Catching up: a connection at a gateway that is behind gets the log in
+//! Catching up: a connection at a gateway that lacks events receives them from the log in
 //! portions, and is live again at the head.
 //!
-//! While it is behind, it gets ephemeral events as all connections do, but no logged
-//! events. Those are not queued for it: the log is read when the gateway is ready for a
-//! portion. The order of calls, for each portion:
-//!
-//! 1. [`Room::gap`]: what retention has removed meanwhile is announced.
-//! 2. [`Room::next_portion`]: from where to where the log is to be read.
-//! 3. [`Room::given`]: with the last event that was read. The connection is live
-//!    when that is the head.
-//!
-//! The three take place without a batch ending in between, so that what comes
-//! live goes on where the last portion ends.
+//! While it catches up, the connection receives ephemeral events as usual, but no logged
+//! events. Those are not queued for it: the log is read when the gateway is ready for the
+//! next portion. No batch ends between the last portion and the first live event, so
+//! there is no hole between them.
 
-use super::{ConnId, Output, Room};
-use roomcast_proto::event;
+use crate::ids::ConnId;
+use crate::seq_range::SeqRange;
 use std::collections::VecDeque;
 
-/// Most bytes of a portion, unless a single row has more.
+/// The largest portion in bytes, unless a single row is larger.
 pub const PORTION_BYTES: usize = 256 * 1024;
 
-/// How far a connection that is behind has been given the log.
+/// The state of a connection that catches up.
 #[derive(Debug, Default)]
-pub(super) struct CatchUp {
-    /// Parts of the past that it asked for, each after one event up to another:
-    /// they come before the rest.
-    past: VecDeque<(u64, u64)>,
-    /// The last event that it was given besides.
+pub(crate) struct CatchUp {
+    /// Ranges of older events that the client has requested. They are sent first.
+    past: VecDeque<SeqRange>,
+    /// Sequence number up to which the connection has received all other events.
     at: u64,
 }
 
-/// The next part of the log for a connection that is behind.
+/// The next part of the log for a connection that catches up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Portion {
-    /// The last event before it.
-    pub after: u64,
-    /// Its last event, if it can be given at once.
-    pub upto: u64,
-    /// Whether it is a part of the past, older than what the connection has.
+    /// The events that the connection lacks. The portion may end before `range.upto`.
+    pub range: SeqRange,
+    /// `true` for older events that the client has requested.
     pub is_past: bool,
 }
 
-impl Portion {
-    /// What a gateway is told of a text with the events up to `last`: what the
-    /// connection must have had before, and what it has then.
-    pub fn events(&self, last: u64) -> (Option<u64>, Option<u64>) {
-        ((!self.is_past).then_some(self.after), Some(last))
-    }
+/// A part of the log that the host must read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRead {
+    /// The connection that receives it.
+    pub conn: ConnId,
+    /// The events.
+    pub portion: Portion,
 }
 
-impl Room {
-    /// A connection at a gateway has been given the log up to `after`, and the
-    /// room is beyond that.
-    pub(super) fn fall_behind(&mut self, conn: ConnId, after: u64, out: &mut Vec<Output>) {
-        if let Some(this) = self.conn_mut(conn) {
-            this.catch_up = Some(CatchUp {
-                at: after,
-                ..CatchUp::default()
-            });
-            out.push(Output::CatchUp { conn });
+impl CatchUp {
+    /// Creates the state of a connection that has received all events up to `at`.
+    pub(crate) fn new(at: u64) -> Self {
+        CatchUp {
+            past: VecDeque::new(),
+            at,
         }
     }
 
-    /// A connection at a gateway that has been given the log from `upto` on gets
-    /// a part of the past as well, ahead of what it has yet to get. Everything up
-    /// to the head has been delivered.
-    pub(super) fn give_past(&mut self, conn: ConnId, after: u64, upto: u64, out: &mut Vec<Output>) {
-        let at = self.bounds.head;
-        if let Some(this) = self.conn_mut(conn).filter(|_| after < upto) {
-            let catch_up = this.catch_up.get_or_insert_with(|| CatchUp {
-                at,
-                ..CatchUp::default()
-            });
-            catch_up.past.push_front((after, upto));
-            out.push(Output::CatchUp { conn });
-        }
+    /// Adds older events that the client has requested.
+    pub(crate) fn add_past(&mut self, range: SeqRange) {
+        self.past.push_front(range);
     }
 
-    /// What a connection that is behind is to be given next. `None`: it is live,
-    /// or gone.
-    pub fn next_portion(&self, conn: ConnId) -> Option<Portion> {
-        let catch_up = self.conn(conn)?.catch_up.as_ref()?;
-        let past = catch_up.past.front();
-        let (after, upto) = *past.unwrap_or(&(catch_up.at, self.bounds.head));
-        Some(Portion {
-            after,
-            upto,
+    /// Returns the next portion. `head` is the last event of the log.
+    pub(crate) fn next_portion(&self, head: u64) -> Portion {
+        let past = self.past.front().copied();
+        Portion {
+            range: past.unwrap_or(SeqRange {
+                after: self.at,
+                upto: head,
+            }),
             is_past: past.is_some(),
-        })
-    }
-
-    /// Skips events of the next portion that are past retention. Returns what was
-    /// skipped, and the `gap` event of which the connection must be told.
-    pub fn gap(&mut self, conn: ConnId) -> Option<(Portion, String)> {
-        let portion = self.next_portion(conn)?;
-        let floor = self.floor().min(portion.upto);
-        if portion.after >= floor {
-            return None;
         }
-        self.given(conn, floor);
-        let line = event::gap(&self.name, portion.after + 1, floor);
-        let skipped = Portion {
-            upto: floor,
-            ..portion
-        };
-        Some((skipped, line))
     }
 
-    /// A connection has been given its next portion, up to the event `last`.
-    pub fn given(&mut self, conn: ConnId, last: u64) {
-        let head = self.bounds.head;
-        let Some(this) = self.conn_mut(conn) else {
-            return;
-        };
-        let Some(catch_up) = &mut this.catch_up else {
-            return;
-        };
-        match catch_up.past.front_mut() {
-            Some((after, upto)) if last < *upto => *after = last,
+    /// The connection has been sent the next portion up to the event `last`. Returns `true`
+    /// if it has caught up.
+    pub(crate) fn sent(&mut self, last: u64, head: u64) -> bool {
+        match self.past.front_mut() {
+            Some(range) if last < range.upto => range.after = last,
             Some(_) => {
-                catch_up.past.pop_front();
+                self.past.pop_front();
             }
-            None => catch_up.at = last,
+            None => self.at = last,
         }
-        if catch_up.past.is_empty() && catch_up.at >= head {
-            this.catch_up = None;
-        }
+        self.past.is_empty() && self.at >= head
     }
 }

@@ -10,18 +10,19 @@ pub struct RoomConfig {
     pub limits: ConnectionLimits,
     /// `DEDUPE_WINDOW`: how long a `messageId` is remembered. Default 10 min.
     pub dedupe_window: Millis,
-    /// `RETENTION_EVENTS`: how many logged events a room keeps. Default 10,000.
+    /// `RETENTION_EVENTS`: the number of logged events that a room keeps. Default 10,000.
     pub retention_events: u64,
-    /// `RETENTION_DAYS`: for how long, in days, fractions allowed. Default 7.
+    /// `RETENTION_DAYS`: how long a room keeps logged events. Default 7 days.
     pub retention_age: Millis,
-    /// `PRESENCE_GRACE_MS`: how long after its last connection a user is still
-    /// shown as before. Default 5,000.
+    /// `PRESENCE_GRACE_MS`: how long the status of a user stays after the last connection
+    /// has closed. Default 5,000.
     pub presence_grace: Millis,
-    /// `TYPING_TTL_MS`: when a typing indicator expires by itself. Default 5,000.
+    /// `TYPING_TTL_MS`: the time after which a typing indicator expires. Default 5,000.
     pub typing_ttl: Millis,
-    /// `MAX_CONNECTIONS_PER_USER`: connections of one user in one room. Default 10.
+    /// `MAX_CONNECTIONS_PER_USER`: the maximum number of connections of a user in a room.
+    /// Default 10.
     pub max_connections_per_user: usize,
-    /// `MAX_MEMBERS`: members of a room. Default 10,000.
+    /// `MAX_MEMBERS`: the maximum number of members of a room. Default 10,000.
     pub max_members: usize,
 }
 

@@ -1,61 +1,69 @@
-//! Which sends were seen already. A send with the sender's own `messageId` is
-//! remembered by a 128-bit hash of both; an id the server made says by itself
-//! where its event is, so it need not be remembered at all.
+//! Detection of repeated sends.
+//!
+//! A send with a `messageId` of the sender is remembered by a 128-bit hash of both. An id
+//! that the server has made contains the position of its event, so it is not remembered.
 
 use roomcast_proto::raw_object::{RawObject, TEXT};
 use roomcast_proto::time::{Millis, parse_rfc3339};
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// How many sends are remembered at the most, about 20 MB of them. A room that
-/// takes more than this within the window forgets the oldest early.
-pub const MAX_REMEMBERED: usize = 250_000;
+/// The maximum number of remembered sends, about 20 MB. A room with more sends within the
+/// dedupe window forgets the oldest early.
+const MAX_REMEMBERED: usize = 250_000;
 
-/// Where a send went.
+/// The event of an accepted send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    pub seq: u64,
-    pub at: Millis,
+pub(crate) struct Seen {
+    /// Sequence number of the event.
+    pub(crate) seq: u64,
+    /// The time at which it was accepted.
+    pub(crate) at: Millis,
 }
 
+/// The hash of a sender and a message id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key(u128);
+pub(crate) struct DedupeKey(u128);
 
-impl Key {
-    pub fn new(sender: &str, message_id: &str) -> Self {
+impl DedupeKey {
+    pub(crate) fn new(sender: &str, message_id: &str) -> Self {
         let half = |salt: u8| {
             let mut hasher = DefaultHasher::new();
             (salt, sender, message_id).hash(&mut hasher);
             u128::from(hasher.finish())
         };
-        Key(half(0) << 64 | half(1))
+        DedupeKey(half(0) << 64 | half(1))
     }
 }
 
+/// The accepted sends of the dedupe window.
 #[derive(Debug, Default)]
-pub struct Dedupe {
-    seen: HashMap<Key, Seen>,
-    order: VecDeque<(Millis, Key)>,
+pub(crate) struct Dedupe {
+    seen: HashMap<DedupeKey, Seen>,
+    /// The keys in the order in which they were added, with the time of each.
+    order: VecDeque<(Millis, DedupeKey)>,
 }
 
 impl Dedupe {
-    /// Takes in stored events, a line each, the first being number `first`.
-    pub fn recall(&mut self, first: u64, body: &str, window: Millis) {
+    /// Adds stored events, one per line. `first` is the sequence number of the first.
+    pub(crate) fn restore(&mut self, first: u64, body: &str, window: Millis) {
         for (seq, line) in (first..).zip(body.split('\n')) {
-            if let Some((key, at)) = remembered(line) {
+            if let Some((key, at)) = key_of(line) {
                 self.insert(key, Seen { seq, at }, window);
             }
         }
     }
 
-    pub fn get(&self, key: Key, now: Millis, window: Millis) -> Option<Seen> {
+    /// Returns the event of a send within the window.
+    pub(crate) fn get(&self, key: DedupeKey, now: Millis, window: Millis) -> Option<Seen> {
         self.seen
             .get(&key)
             .copied()
             .filter(|seen| seen.at + window > now)
     }
 
-    pub fn insert(&mut self, key: Key, seen: Seen, window: Millis) {
+    /// Adds a send. Forgets the sends before the window.
+    pub(crate) fn insert(&mut self, key: DedupeKey, seen: Seen, window: Millis) {
         while self
             .order
             .front()
@@ -72,30 +80,31 @@ impl Dedupe {
     }
 }
 
-/// Under what key a stored event is remembered, and when it was accepted.
-fn remembered(line: &str) -> Option<(Key, Millis)> {
-    // Looks at what the server wrote and at nothing else: what senders gave may
-    // be JSON that is not text, such as half a surrogate pair.
+/// Returns the key of a stored event and the time at which it was accepted.
+fn key_of(line: &str) -> Option<(DedupeKey, Millis)> {
+    // Decodes only the fields that the server wrote. A sender's strings may contain a lone
+    // surrogate, which cannot be decoded.
     let envelope = RawObject::parse(line, "an envelope").ok()?;
     let stamp = envelope.raw("meta").or_else(|| envelope.raw("data"))?;
     let stamp = RawObject::parse(stamp.get(), "a stamp").ok()?;
     let field = |name| stamp.required(name, TEXT).ok();
     Some((
-        Key::new(&field("senderId")?, &field("messageId")?),
+        DedupeKey::new(&field("senderId")?, &field("messageId")?),
         parse_rfc3339(&field("timestamp")?)?,
     ))
 }
 
-/// An id for a send that came without one: `{epoch}-{seq}-{at}-{check}`, the
-/// numbers in base 16. The check ties it to its sender, so that sent again by
-/// the same sender it is known, and by another it is not.
-pub fn make_id(epoch: &str, sender: &str, seen: Seen) -> String {
+/// Returns an id for a send without one: `{epoch}-{seq}-{at}-{check}`, with the numbers in
+/// base 16. The check contains the sender, so that the id is recognised only if the same
+/// sender uses it.
+pub(crate) fn make_id(epoch: &str, sender: &str, seen: Seen) -> String {
     let check = check(epoch, sender, seen);
     format!("{epoch}-{:x}-{:x}-{check:x}", seen.seq, seen.at)
 }
 
-/// What [`make_id`] put into `id`, if it made it for this sender and epoch.
-pub fn read_id(epoch: &str, sender: &str, id: &str) -> Option<Seen> {
+/// Returns the event for which [`make_id`] made `id`. Returns `None` if the id was not made
+/// for this sender and epoch.
+pub(crate) fn read_id(epoch: &str, sender: &str, id: &str) -> Option<Seen> {
     let mut numbers = id
         .strip_prefix(epoch)?
         .strip_prefix('-')?
@@ -122,17 +131,21 @@ mod tests {
     #[test]
     fn a_send_is_remembered_for_the_window() {
         let mut dedupe = Dedupe::default();
-        let key = Key::new("alice", "m1");
+        let key = DedupeKey::new("alice", "m1");
         dedupe.insert(key, Seen { seq: 1, at: 100 }, 1000);
         assert_eq!(dedupe.get(key, 1099, 1000), Some(Seen { seq: 1, at: 100 }));
         assert_eq!(dedupe.get(key, 1100, 1000), None);
-        assert_eq!(dedupe.get(Key::new("bob", "m1"), 100, 1000), None);
-        dedupe.insert(Key::new("alice", "m2"), Seen { seq: 2, at: 2000 }, 1000);
+        assert_eq!(dedupe.get(DedupeKey::new("bob", "m1"), 100, 1000), None);
+        dedupe.insert(
+            DedupeKey::new("alice", "m2"),
+            Seen { seq: 2, at: 2000 },
+            1000,
+        );
         assert_eq!(dedupe.seen.len(), 1, "the old one is forgotten");
     }
 
     #[test]
-    fn an_id_of_the_server_is_known_again_from_its_sender_alone() {
+    fn an_id_of_the_server_is_recognised_from_its_sender_only() {
         let seen = Seen {
             seq: 300,
             at: 1_795_420_800_123,

@@ -1,339 +1,123 @@
-//! The room: a log; everything else is a cursor into it or a rumour about it.
+//! The room: an append-only log, its members and its connections.
 //!
-//! A state machine without I/O. It is told what happened and when, and answers
-//! with [`Output`]s for the shell to carry out: store this, send that. Its whole
-//! state is rebuilt from what was stored ([`Snapshot`]) and from what its
-//! sockets carry ([`Attachment`]), so hibernation, a crash and a new deploy are
-//! the same to it.
+//! Cursors are positions in the log: delivery, read receipts, the offline queue, resuming
+//! and history all read the log after an event. Presence and typing are ephemeral: they are
+//! kept in memory and never stored.
 //!
-//! What it does is in `connections` (coming, going, membership), `gateways` (the
-//! same for sockets at gateways), `commands` (what connections ask for),
-//! [`service`] (what services ask for) and `advance` (what time does); what it is
-//! made of in the other modules.
+//! The crate does no I/O and reads no clock. A host owns the sockets, the storage, the
+//! timers and the requests to gateways. It passes input with the current time and carries
+//! out the [`Output`]s that come back. The whole state of a room is restored from storage
+//! ([`Snapshot`]) and from the records of its sockets ([`Attachment`]). Hibernation, a
+//! crash and a deploy are therefore the same to it.
+//!
+//! # Parts
+//!
+//! [`Room`] connects the parts of the state and executes the inputs. Each part has a module
+//! of its own and does not know the room.
+//!
+//! | part | state |
+//! | --- | --- |
+//! | `event_log` | epoch and bounds of the log, recent sends (`dedupe`) |
+//! | `members` | members, moved cursors, journal, acknowledgements that wait |
+//! | `connections` | connections and how each of them catches up ([`catch_up`]) |
+//! | `presence` | status and typing of users (`roster`), queued ephemeral events |
+//! | `batch` | everything that was accepted since the last flush |
+//! | `gateway_links` | subscriptions of gateways, and the items that wait for each gateway (`outbox`) |
+//! | `admission` | limits of new connections, bans |
+//! | `timers` | deadlines, short and long |
+//!
+//! Further modules: [`batcher`] decides when a batch ends; [`log`] has the rows and bounds
+//! of the log; [`history`] builds pages of the log; [`service`] has the requests of
+//! services; [`config`] has the settings.
+//!
+//! # Order of calls
+//!
+//! For each event of the runtime:
+//!
+//! 1. [`Room::retention_cutoff`] before a connection, a request or an alarm. If it returns a
+//!    time: look up the rows and call [`Room::expire_log`].
+//! 2. One input:
+//!    - a new connection: [`Room::admit`], then [`Room::connect`].
+//!    - a frame, or the end of a socket: [`Room::receive`], [`Room::disconnect`].
+//!    - a request of a service: [`Room::serve`].
+//!    - a request of a gateway: [`Room::gateway_command`] for each of its commands.
+//!    - revoked tokens: [`Room::close_revoked`].
+//!    - the timer: [`Room::flush`]. The alarm: [`Room::handle_alarm`].
+//! 3. For each output, in order: [`Room::route`], then carry out the output that it returns.
+//! 4. [`batcher::Batcher::input`] with [`Room::waiting`] and [`Room::is_full`], which tells
+//!    when to call [`Room::flush`].
+//! 5. [`Room::start_deliveries`]. For each gateway that it returns, send deliveries until
+//!    there are no more:
+//!    1. [`Room::next_read`]. While it returns a part of the log: read it, call
+//!       [`Room::log_read`]. No other input may come in between.
+//!    2. [`Room::take_delivery`]. Stop if it returns `None`.
+//!    3. Wait until the changes are durable, then send the delivery to the gateway.
+//!    4. [`Room::delivery_acknowledged`] with its answer, or [`Room::delivery_failed`],
+//!       which tells what to do next.
+//! 6. [`Room::timer_at`] and [`Room::alarm_at`], and set a timer and an alarm for them.
+//!
+//! After hibernation: create the room with [`Room::new`], call [`Room::restore_connection`]
+//! for each open socket and [`Room::restore_subscriber`] for each stored record. After a
+//! failure of storage, [`Room::take_outboxes`] before and [`Room::set_outboxes`] between the
+//! two. Call [`Room::recover`] if the memory of the last sent event survived.
+//!
+//! # Outputs
+//!
+//! | output | the host |
+//! | --- | --- |
+//! | [`Output::Store`] | stores the change before it carries out the next output. If that fails: drops the remaining outputs, answers `internal` for each of [`Delivery::acked`] among them and to the waiting calls, and creates the room again from storage |
+//! | [`Output::Send`] | sends the frame, then calls [`Room::sent`]. If that returns `true`, calls [`Room::check_slow`]. If sending fails, drops the socket and calls [`Room::disconnect`] with 1006 |
+//! | [`Output::Deliver`] | sends each custom frame, and the shared frame to all other connections for which [`Room::receives`] returns `true` |
+//! | [`Output::Replay`] | reads the events from the log and sends them in large frames |
+//! | [`Output::Page`] | reads the page, sends it as the answer, and calls [`Room::page_sent`] |
+//! | [`Output::Attach`] | attaches [`Room::attachment`] to the socket |
+//! | [`Output::Close`] | closes the socket and drops its key; does not call [`Room::disconnect`] for it |
+//! | [`Output::Reply`] | answers the call |
+//! | [`Output::Authenticate`] | verifies the token, at once or later, then calls [`Room::authenticated`] |
+//! | [`Output::Log`] | writes the log record |
+//! | [`Output::Subscribed`], [`Output::CatchUp`], [`Output::Unsubscribed`] | nothing: [`Room::route`] takes them |
 
-mod advance;
+#![warn(missing_docs, unreachable_pub)]
+
+mod admission;
+mod attachment;
+mod batch;
 pub mod batcher;
 pub mod catch_up;
-mod commands;
 pub mod config;
+mod connection;
 mod connections;
-pub mod dedupe;
-pub mod gateways;
-pub mod links;
+mod dedupe;
+mod delivery;
+mod ephemeral;
+mod event_log;
+mod frame;
+mod gateway_links;
+pub mod history;
+mod ids;
 pub mod log;
-pub mod member;
-pub mod output;
-pub mod presence;
-mod remote;
+mod member;
+mod members;
+mod outbox;
+mod output;
+mod presence;
+mod room;
+mod roster;
+mod seq_range;
 pub mod service;
-pub mod tick;
+mod snapshot;
+mod subscriber;
+mod timers;
 
-pub use commands::Frame;
+pub use attachment::Attachment;
+pub use delivery::{CustomFrame, Delivery, PendingAck};
+pub use frame::Frame;
+pub use ids::{CallId, ConnId};
 pub use member::Member;
-pub use output::{CallId, Change, ConnId, Custom, Delivery, Output};
-pub use roomcast_proto::link::Hello;
-
-use roomcast_proto::access::{Rights, TokenId};
-
-use catch_up::CatchUp;
-use config::RoomConfig;
-use dedupe::Dedupe;
-use gateways::Gateways;
-use log::Bounds;
-use member::Cursor;
-use presence::Roster;
-use roomcast_proto::error::{Error, Result};
-use roomcast_proto::limits::{
-    Allowance, ConnectionLimits, FloodGuard, KeyedRateLimiter, SlowConsumerGuard,
-};
-use roomcast_proto::name::UserId;
-use roomcast_proto::status::Status;
-use roomcast_proto::time::Millis;
-use serde::{Deserialize, Serialize};
-use slotmap::SlotMap;
-use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
-use tick::{Except, Gets, Tick};
-
-/// What lives in storage, as read when the object wakes.
-#[derive(Default)]
-pub struct Snapshot {
-    /// Names this waking of the room: no other has the same.
-    pub life: String,
-    pub epoch: String,
-    pub bounds: Bounds,
-    pub members: Vec<(String, Member)>,
-    /// Cursors that moved since the members were written.
-    pub journal: Vec<String>,
-    /// Where there is a log.
-    pub recent: Option<Recent>,
-}
-
-/// Reads the rows stored since a time: their first event and their body. Asked
-/// once, by the first send that has an id of its own: a room that wakes for
-/// anything else need not read ten minutes of log. Fails when storage does.
-pub type Recent = Box<dyn Fn(Millis) -> std::result::Result<Vec<(u64, String)>, ()>>;
-
-/// What lives with a socket.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Attachment {
-    pub id: String,
-    pub user: String,
-    pub rights: Rights,
-    pub expires: Millis,
-    pub status: Status,
-    pub joined: bool,
-    /// The connection has been given every event after this one.
-    pub from: u64,
-    /// Its socket is at a gateway, not the room's own.
-    #[serde(default)]
-    pub remote: bool,
-    #[serde(default)]
-    pub token: TokenId,
-}
-
-/// One socket.
-#[derive(Debug)]
-struct Conn {
-    id: String,
-    user: UserId,
-    rights: Rights,
-    expires: Millis,
-    status: Status,
-    /// Gets what the room sends. Ends with membership.
-    joined: bool,
-    /// The first tick whose delivery it gets; what was before comes by replay.
-    live_from: u64,
-    from: u64,
-    /// Its socket is at a gateway: it is in the room only while it is joined.
-    remote: bool,
-    /// At a gateway: how far it has been given the log in portions, while it is
-    /// behind. `None`: it is live.
-    catch_up: Option<CatchUp>,
-    /// By what its token is known when that is revoked.
-    token: TokenId,
-    allowance: Allowance,
-    reader: SlowConsumerGuard,
-}
-
-impl Conn {
-    fn new(attachment: Attachment, limits: &ConnectionLimits, now: Millis) -> Self {
-        Conn {
-            id: attachment.id,
-            user: attachment.user.into(),
-            rights: attachment.rights,
-            expires: attachment.expires,
-            status: attachment.status,
-            joined: attachment.joined,
-            live_from: 0,
-            from: attachment.from,
-            remote: attachment.remote,
-            catch_up: None,
-            token: attachment.token,
-            allowance: Allowance::full(limits, now),
-            reader: SlowConsumerGuard::new(now),
-        }
-    }
-
-    fn require(&self, right: Rights) -> Result<()> {
-        if !self.joined {
-            return Err(Error::not_joined());
-        }
-        if !self.rights.has(right) {
-            return Err(Error::forbidden("the token does not allow this here"));
-        }
-        Ok(())
-    }
-}
-
-pub struct Room {
-    name: String,
-    config: Rc<RoomConfig>,
-    epoch: String,
-    bounds: Bounds,
-    members: HashMap<UserId, Member>,
-    conns: SlotMap<ConnId, Conn>,
-    roster: Roster,
-    dedupe: Dedupe,
-    /// What `dedupe` has yet to take in.
-    recent: Option<Recent>,
-    tick: Tick,
-    /// Ticks that were delivered since the room woke.
-    ticks: u64,
-    /// Lines about users, waiting for [`RUMOUR_DELAY`].
-    rumours: Vec<(Except, String)>,
-    /// When, and when at the latest.
-    rumours_due: Option<(Millis, Millis)>,
-    /// Members whose cursors moved, waiting for [`CURSOR_DELAY`]: whether the
-    /// others are to be told of `(delivered, read)`.
-    cursors: HashMap<UserId, (bool, bool)>,
-    cursors_due: Option<Millis>,
-    /// Answers that wait for the cursors: id and data.
-    cursor_answers: Vec<(ConnId, u32, String)>,
-    /// Rows in the journal, and whose cursors they hold.
-    journal: usize,
-    journalled: HashSet<UserId>,
-    /// Events that were not stored, since the room woke.
-    ephemerals: u64,
-    /// Connects per address.
-    doors: KeyedRateLimiter,
-    floods: FloodGuard,
-    /// No token expires before this.
-    expiry: Option<Millis>,
-    /// When to look for sockets that are gone without a close.
-    ghost_check: Option<Millis>,
-    /// Connections at gateways whose membership ended: gone with the tick.
-    parting: Vec<ConnId>,
-    gateways: Gateways,
-}
-
-impl Room {
-    pub fn new(name: String, config: Rc<RoomConfig>, snapshot: Snapshot) -> Self {
-        let mut members: HashMap<UserId, Member> = snapshot
-            .members
-            .into_iter()
-            .map(|(user, member)| (user.into(), member))
-            .collect();
-        let mut journalled = HashSet::new();
-        for entry in &snapshot.journal {
-            // Written by this very code; what cannot be read is from a version
-            // to come, and cursors that stay behind only repeat events.
-            let cursors: Vec<Cursor> = serde_json::from_str(entry).unwrap_or_default();
-            for cursor in &cursors {
-                if let Some((user, member)) = members.get_key_value(cursor.0.as_str()) {
-                    let (user, mut member) = (user.clone(), member.clone());
-                    member.recall(cursor);
-                    members.insert(user.clone(), member);
-                    journalled.insert(user);
-                }
-            }
-        }
-        Room {
-            name,
-            epoch: snapshot.epoch,
-            bounds: snapshot.bounds,
-            members,
-            conns: SlotMap::with_key(),
-            roster: Roster::default(),
-            dedupe: Dedupe::default(),
-            recent: snapshot.recent,
-            tick: Tick::default(),
-            ticks: 0,
-            rumours: Vec::new(),
-            rumours_due: None,
-            cursors: HashMap::new(),
-            cursors_due: None,
-            cursor_answers: Vec::new(),
-            journal: snapshot.journal.len(),
-            journalled,
-            ephemerals: 0,
-            doors: KeyedRateLimiter::default(),
-            floods: FloodGuard::new(&config.limits, 0),
-            config,
-            expiry: None,
-            ghost_check: None,
-            parting: Vec::new(),
-            gateways: Gateways::new(snapshot.life),
-        }
-    }
-
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub fn epoch(&self) -> &str {
-        &self.epoch
-    }
-
-    pub fn bounds(&self) -> &Bounds {
-        &self.bounds
-    }
-
-    /// Events up to this one are past retention.
-    pub fn floor(&self) -> u64 {
-        self.bounds.floor(&self.config)
-    }
-
-    pub fn attachment(&self, conn: ConnId) -> Option<Attachment> {
-        self.conn(conn).map(|conn| Attachment {
-            id: conn.id.clone(),
-            user: conn.user.to_string(),
-            rights: conn.rights,
-            expires: conn.expires,
-            status: conn.status,
-            joined: conn.joined,
-            from: conn.from,
-            remote: conn.remote,
-            token: conn.token.clone(),
-        })
-    }
-
-    pub fn is_joined(&self, conn: ConnId) -> bool {
-        self.conn(conn).is_some_and(|conn| conn.joined)
-    }
-
-    /// Whether a connection gets what a tick delivers to everybody.
-    pub fn receives(&self, conn: ConnId, tick: u64) -> bool {
-        self.gets(conn, tick) == Gets::All
-    }
-
-    fn gets(&self, conn: ConnId, tick: u64) -> Gets {
-        let conn = self
-            .conn(conn)
-            .filter(|conn| conn.joined && conn.live_from <= tick && conn.rights.has(Rights::READ));
-        match conn {
-            None => Gets::Nothing,
-            Some(conn) if conn.catch_up.is_some() => Gets::Ephemeral,
-            Some(_) => Gets::All,
-        }
-    }
-
-    /// How many connections there are, those at gateways among them.
-    pub fn connections(&self) -> usize {
-        self.conns.len()
-    }
-
-    /// How many things wait for the end of the tick.
-    pub fn waiting(&self) -> usize {
-        self.tick.waiting()
-    }
-
-    /// Whether the tick should end without waiting for more.
-    pub fn is_full(&self) -> bool {
-        self.tick.is_full()
-    }
-
-    /// When [`Room::advance`] is to be called next: soon, so by a timer.
-    pub fn timer(&self) -> Option<Millis> {
-        [
-            self.rumours_due.map(|(due, _)| due),
-            self.cursors_due,
-            self.roster.deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    /// When [`Room::alarm`] is to be called next: later, so by an alarm that
-    /// lets the object sleep.
-    pub fn alarm_at(&self) -> Option<Millis> {
-        [
-            self.expiry,
-            self.ghost_check,
-            self.probe_at(),
-            self.bounds.ages_at(&self.config),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    fn conn(&self, conn: ConnId) -> Option<&Conn> {
-        self.conns.get(conn)
-    }
-
-    fn conn_mut(&mut self, conn: ConnId) -> Option<&mut Conn> {
-        self.conns.get_mut(conn)
-    }
-}
+pub use outbox::{Outboxes, Retry};
+pub use output::{Change, Output};
+pub use room::Room;
+pub use roomcast_proto::link::Hello as ConnectRequest;
+pub use seq_range::SeqRange;
+pub use snapshot::{ReadFailed, ReadRecent, Snapshot};
+pub use subscriber::StoredSubscriber;

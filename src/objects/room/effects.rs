@@ -12,8 +12,7 @@ use roomcast_proto::framing;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::log_text::slice;
 use roomcast_room::catch_up::PORTION_BYTES;
-use roomcast_room::output::ConnId;
-use roomcast_room::{Change, Delivery, Output};
+use roomcast_room::{Change, ConnId, Delivery, Output, SeqRange};
 use std::collections::HashSet;
 use std::rc::Rc;
 use worker::{Error, Result, State};
@@ -25,7 +24,7 @@ const REPLAY_FRAME: u32 = 256 * 1024;
 impl Live {
     /// Carries out what the room wants done, in order.
     pub(super) fn run(&mut self, state: &State, out: Vec<Output>) {
-        let mut stored: Option<(String, JsString)> = None;
+        let mut stored: Option<(Rc<String>, JsString)> = None;
         let mut outputs = out.into_iter();
         while let Some(output) = outputs.next() {
             let Some(output) = self.room.route(output) else {
@@ -53,17 +52,19 @@ impl Live {
                     self.send(state, conn, &JsString::from(frame.as_str()), frame.len());
                 }
                 Output::Deliver(delivery) => self.deliver(state, delivery, stored.take()),
-                Output::Replay { conn, after, upto } => {
-                    if let Err(error) = self.replay(state, conn, after, upto) {
+                Output::Replay { conn, range } => {
+                    if let Err(error) = self.replay(state, conn, range) {
                         self.log(LogRecord::error(format!("replay failed: {error}")));
                         return self.fail(outputs);
                     }
                 }
-                Output::Page { conn, id, range } => self.pages.push_back((conn, id, range)),
+                Output::Page { conn, id, query } => self.pages.push_back((conn, id, query)),
                 Output::Attach { conn } => self.attach(conn),
                 // For connections at gateways: the room has routed them.
-                Output::Joined { .. } | Output::CatchUp { .. } | Output::Parted { .. } => {}
-                Output::Close { conn, why } => self.close(conn, why),
+                Output::Subscribed { .. }
+                | Output::CatchUp { .. }
+                | Output::Unsubscribed { .. } => {}
+                Output::Close { conn, reason } => self.close(conn, reason),
                 Output::Reply { call, answers } => {
                     if let Some(call) = self.calls.remove(&call) {
                         // A caller that went away needs no answer.
@@ -114,11 +115,10 @@ impl Live {
         for output in rest {
             match output {
                 Output::Deliver(delivery) => {
-                    for (conn, id) in delivery.acked {
-                        let answer = framing::error(Some(id), &ClientError::internal());
+                    for ack in delivery.acked {
                         let output = Output::Send {
-                            conn,
-                            frame: answer,
+                            conn: ack.conn,
+                            frame: framing::error(Some(ack.id), &ClientError::internal()),
                         };
                         if let Some(Output::Send { conn, frame }) = self.room.route(output)
                             && let Some(socket) = self.sockets.get(conn)
@@ -129,7 +129,7 @@ impl Live {
                     }
                 }
                 close @ Output::Close { .. } => match self.room.route(close) {
-                    Some(Output::Close { conn, why }) => self.close(conn, why),
+                    Some(Output::Close { conn, reason }) => self.close(conn, reason),
                     Some(Output::Store(change)) => {
                         if let Err(error) = self.store.apply(&change, &JsString::from("")) {
                             self.log(LogRecord::error(format!("storing failed: {error}")));
@@ -177,7 +177,7 @@ impl Live {
             self.room.disconnect(conn, 1006, now(), &mut out);
         } else if self.room.sent(conn, bytes) {
             let pinged = runtime::pinged(state, socket);
-            self.room.judge_slow(conn, pinged, now(), &mut out);
+            self.room.check_slow(conn, pinged, now(), &mut out);
         }
         if !out.is_empty() {
             self.run(state, out);
@@ -188,22 +188,21 @@ impl Live {
         &mut self,
         state: &State,
         delivery: Delivery,
-        stored: Option<(String, JsString)>,
+        stored: Option<(Rc<String>, JsString)>,
     ) {
         let text = delivery.shared;
-        // Mostly it is the very row that was stored: the same string serves.
+        // Usually the shared frame is the row that was stored: one string serves both.
         let shared = text.as_ref().map(|shared| match stored {
-            Some((body, frame)) if body == *shared => (frame, shared.len()),
+            Some((body, frame)) if Rc::ptr_eq(&body, shared) => (frame, shared.len()),
             _ => (JsString::from(shared.as_str()), shared.len()),
         });
-        let (after, at) = delivery.events;
         let mut served = HashSet::with_capacity(delivery.custom.len());
         for custom in delivery.custom {
             served.insert(custom.conn);
             let mut frame = JsString::from(custom.private.as_str());
             if let Some((shared, _)) = &shared {
-                for run in custom.shared.iter().flatten() {
-                    let part = shared.slice(run.start as u32, run.end as u32);
+                for part in &custom.shared {
+                    let part = shared.slice(part.start as u32, part.end as u32);
                     frame = if frame.length() == 0 {
                         part
                     } else {
@@ -221,28 +220,22 @@ impl Live {
         };
         let own = self.sockets.keys();
         let live =
-            own.filter(|conn| !served.contains(conn) && self.room.receives(*conn, delivery.tick));
+            own.filter(|conn| !served.contains(conn) && self.room.receives(*conn, delivery.batch));
         for conn in live.collect::<Vec<_>>() {
             self.send(state, conn, &frame, bytes);
         }
-        if at > after {
-            runtime::ext(state).set_told(&(at as f64).into());
+        if !delivery.events.is_empty() {
+            runtime::ext(state).set_told(&(delivery.events.upto as f64).into());
         }
     }
 
     /// Sends what is stored as it is stored, in large frames.
-    pub(super) fn replay(
-        &mut self,
-        state: &State,
-        conn: ConnId,
-        after: u64,
-        upto: u64,
-    ) -> Result<()> {
+    pub(super) fn replay(&mut self, state: &State, conn: ConnId, range: SeqRange) -> Result<()> {
         let frames = match &self.replay {
-            Some((from, to, frames)) if (*from, *to) == (after, upto) => frames.clone(),
+            Some((sent, frames)) if *sent == range => frames.clone(),
             _ => {
-                let frames = Rc::new(self.frames(after, upto)?);
-                self.replay = Some((after, upto, frames.clone()));
+                let frames = Rc::new(self.frames(range)?);
+                self.replay = Some((range, frames.clone()));
                 frames
             }
         };
@@ -252,9 +245,10 @@ impl Live {
         Ok(())
     }
 
-    /// The next portion of the log after `after`, at most up to `upto`: its last
-    /// event, and its text.
-    pub(super) fn portion(&self, after: u64, upto: u64) -> Result<Portion> {
+    /// Returns the next portion of the log at the start of `range`: its last event, and
+    /// its text.
+    pub(super) fn portion(&self, range: SeqRange) -> Result<Portion> {
+        let SeqRange { after, upto } = range;
         let (mut last, mut text) = (after, JsString::from(""));
         self.store
             .rows_while(after, upto, |first, last_of_row, body| {
@@ -279,7 +273,8 @@ impl Live {
         Ok((last, text))
     }
 
-    pub(super) fn frames(&self, after: u64, upto: u64) -> Result<Vec<Portion>> {
+    pub(super) fn frames(&self, range: SeqRange) -> Result<Vec<Portion>> {
+        let SeqRange { after, upto } = range;
         let mut frames = Vec::new();
         let mut frame: Option<JsString> = None;
         self.store.rows(after, upto, |first, last, body| {
@@ -306,16 +301,16 @@ impl Live {
     /// Answers one of those who asked for a page. To read it may take as long as
     /// a hundred messages do, so who asks for many at once gets one a turn.
     pub(super) fn next_page(&mut self, state: &State) {
-        let Some((conn, id, range)) = self.pages.pop_front() else {
+        let Some((conn, id, query)) = self.pages.pop_front() else {
             return;
         };
         let answer = if !self.room.is_joined(conn) {
             framing::error(Some(id), &ClientError::not_joined())
         } else {
-            match self.store.page(range, self.room.floor()) {
+            match self.store.page(query, self.room.floor()) {
                 Ok(page) => {
                     let page = page.finish(self.room.bounds().head, self.room.epoch());
-                    self.room.paged(conn, page.len());
+                    self.room.page_sent(conn, page.len());
                     framing::ack(id, &page)
                 }
                 Err(error) => {

@@ -1,5 +1,5 @@
 //! Requests between the room and the gateways. What they say is decided by
-//! [`roomcast_room::gateways`].
+//! [`roomcast_room::Room`].
 
 use super::{Live, Object};
 use crate::runtime::headers;
@@ -8,7 +8,7 @@ use js_sys::JsString;
 use roomcast_proto::access::TokenId;
 use roomcast_proto::link::{Pushed, Request as LinkRequest};
 use roomcast_proto::log_record::LogRecord;
-use roomcast_room::gateways::Retry;
+use roomcast_room::Retry;
 use std::rc::Rc;
 use std::time::Duration;
 use worker::{Delay, Error, Request, Response, Result};
@@ -32,7 +32,8 @@ impl Object {
                 |user: &str, token: &TokenId| config.auth.revoked.covers(user, token, now);
             for command in request.commands {
                 let mut out = Vec::new();
-                live.room.link(&gateway, command, is_revoked, now, &mut out);
+                live.room
+                    .gateway_command(&gateway, command, is_revoked, now, &mut out);
                 live.run(state, out);
             }
             live.room.is_full()
@@ -45,13 +46,13 @@ impl Object {
     pub(super) async fn push(self: &Rc<Self>, gateway: String) -> Result<()> {
         let pushed = self.push_all(&gateway).await;
         if pushed.is_err() {
-            let stopped = self.with(None, |live, _| live.room.pushes_stopped(&gateway));
+            let stopped = self.with(None, |live, _| live.room.deliveries_stopped(&gateway));
             // If the room cannot be read, its memory of pushes is lost as well.
             if let Err(error) = stopped {
                 runtime::complain(error);
             }
             Delay::from(STOPPED).await;
-            self.with(None, |live, _| live.room.look_for(&gateway))?;
+            self.with(None, |live, _| live.room.probe_gateway(&gateway))?;
             Rc::clone(self).arm();
         }
         pushed
@@ -70,7 +71,7 @@ impl Object {
             while let Err(error) = self.push_once(gateway, &body).await {
                 let retry = self.with(None, |live, state| {
                     let mut out = Vec::new();
-                    let retry = live.room.push_failed(gateway, now(), &mut out);
+                    let retry = live.room.delivery_failed(gateway, now(), &mut out);
                     live.run(state, out);
                     retry
                 })?;
@@ -81,7 +82,7 @@ impl Object {
                 runtime::complain(error);
                 if let Retry::Later(wait) = retry {
                     Delay::from(Duration::from_millis(wait)).await;
-                    self.with(None, |live, _| live.room.look_for(gateway))?;
+                    self.with(None, |live, _| live.room.probe_gateway(gateway))?;
                 }
                 break;
             }
@@ -101,7 +102,8 @@ impl Object {
         };
         self.with(None, |live, state| {
             let mut out = Vec::new();
-            live.room.push_reached(gateway, &pushed, now(), &mut out);
+            live.room
+                .delivery_acknowledged(gateway, &pushed, now(), &mut out);
             live.run(state, out);
         })
     }
@@ -110,11 +112,11 @@ impl Object {
 impl Live {
     /// The next push to a gateway, with what is read of the log for it.
     fn take_push(&mut self, gateway: &str) -> Option<serde_json::Result<String>> {
-        while let Some((conn, portion)) = self.room.next_read(gateway) {
-            match self.portion(portion.after, portion.upto) {
+        while let Some(read) = self.room.next_read(gateway) {
+            match self.portion(read.portion.range) {
                 Ok((last, text)) => {
                     let text = String::from(text);
-                    self.room.read(gateway, conn, portion, last, &text);
+                    self.room.log_read(read, last, &text);
                 }
                 Err(error) => {
                     self.log(LogRecord::error(format!("replay failed: {error}")));
@@ -125,6 +127,6 @@ impl Live {
                 }
             }
         }
-        self.room.take_push(gateway)
+        self.room.take_delivery(gateway)
     }
 }

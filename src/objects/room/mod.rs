@@ -21,11 +21,9 @@ use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use roomcast_room::batcher::Batcher;
-use roomcast_room::links::Links;
-use roomcast_room::log::Range;
-use roomcast_room::output::{CallId, ConnId};
+use roomcast_room::history::HistoryQuery;
 use roomcast_room::service::{Request as ServiceRequest, Served};
-use roomcast_room::{self as room, Frame, Hello};
+use roomcast_room::{self as room, CallId, ConnId, ConnectRequest, Frame, Outboxes, SeqRange};
 use slotmap::SecondaryMap;
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -50,7 +48,7 @@ struct Object {
     turn: OnceCell<Closure<dyn FnMut()>>,
     /// What waits for gateways, while the room is read again after a failure of
     /// storage.
-    outboxes: RefCell<Option<Links>>,
+    outboxes: RefCell<Option<Outboxes>>,
 }
 
 /// The object awake: the room and what it is connected to.
@@ -62,14 +60,14 @@ struct Live {
     sockets: SecondaryMap<ConnId, Socket>,
     calls: HashMap<CallId, oneshot::Sender<Result<String, ClientError>>>,
     /// Pages that were asked for, with the ids of the answers.
-    pages: VecDeque<(ConnId, u32, Range)>,
+    pages: VecDeque<(ConnId, u32, HistoryQuery)>,
     last_call: CallId,
     /// When what is being done began.
     began: Millis,
     batcher: Batcher,
     clock: AlarmClock,
     /// The replay that was sent last: after an outage all ask for the same.
-    replay: Option<(u64, u64, Rc<Vec<Portion>>)>,
+    replay: Option<(SeqRange, Rc<Vec<Portion>>)>,
     line_break: JsString,
     /// Until when the registry of revocations knows that there are sockets of
     /// the room's own, and until when it should.
@@ -115,7 +113,7 @@ impl Room {
         let headers = request.headers();
         let room = headers.get(headers::ROOM)?;
         if let Some(hello) = headers.get(headers::CONNECT)? {
-            let hello: Hello = serde_json::from_str(&hello).map_err(Error::from)?;
+            let hello: ConnectRequest = serde_json::from_str(&hello).map_err(Error::from)?;
             return Ok(self.object.connect(room, hello)?.into());
         }
         let revoked = headers.has(headers::REVOKED)?;
@@ -143,7 +141,7 @@ impl Room {
             let sockets = &live.sockets;
             let pinged = |conn: ConnId| runtime::pinged(state, sockets.get(conn)?);
             let mut out = Vec::new();
-            live.room.alarm(pinged, now(), &mut out);
+            live.room.handle_alarm(pinged, now(), &mut out);
             live.run(state, out);
         })?;
         Rc::clone(&self.object).arm();
@@ -211,7 +209,11 @@ impl Object {
         Ok(done)
     }
 
-    fn connect(self: &Rc<Self>, name: Option<String>, hello: Hello) -> Result<web_sys::Response> {
+    fn connect(
+        self: &Rc<Self>,
+        name: Option<String>,
+        hello: ConnectRequest,
+    ) -> Result<web_sys::Response> {
         let admitted = self.with(name, |live, state| {
             live.age();
             let now = now();
@@ -250,17 +252,17 @@ impl Object {
         let (sender, receiver) = oneshot::channel();
         let served = self.with(name, |live, state| {
             live.age();
-            live.last_call += 1;
+            live.last_call.0 += 1;
             let call = live.last_call;
             let mut out = Vec::new();
             let served = live.room.serve(request, call, now(), &mut out);
             live.run(state, out);
             match served {
                 Ok(_) if live.broken => Ok(Err(ClientError::internal())),
-                Ok(Served::Page(range)) => {
-                    let page = live.store.page(range, live.room.floor())?;
+                Ok(Served::Page(query)) => {
+                    let page = live.store.page(query, live.room.floor())?;
                     let page = page.finish(live.room.bounds().head, live.room.epoch());
-                    Ok::<_, Error>(Ok(Served::Now(page, false)))
+                    Ok::<_, Error>(Ok(Served::Now(page)))
                 }
                 Ok(Served::Later) => {
                     live.calls.insert(call, sender);
@@ -272,7 +274,8 @@ impl Object {
         let full = self.with(None, |live, _| live.room.is_full())?;
         self.settle(full)?;
         let answer = match served {
-            Ok(Served::Now(json, new)) => Ok((json, if new { 201 } else { 200 })),
+            Ok(Served::Now(json)) => Ok((json, 200)),
+            Ok(Served::Created(json)) => Ok((json, 201)),
             // Dropped unanswered only when storing failed.
             Ok(_) => receiver
                 .await
@@ -293,7 +296,9 @@ impl Object {
             // One that went while the object slept is not among the open ones
             // that were found when it woke.
             let conn = socket.place().or_else(|| {
-                let conn = live.room.recall(restore::attachment(socket)?, now());
+                let conn = live
+                    .room
+                    .restore_connection(restore::attachment(socket)?, now());
                 live.place(conn, socket.clone());
                 Some(conn)
             });

@@ -10,9 +10,7 @@ use js_sys::JsString;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
 use roomcast_proto::log_record::LogRecord;
-use roomcast_room::links::Links;
-use roomcast_room::output::ConnId;
-use roomcast_room::{self as room, Attachment};
+use roomcast_room::{self as room, Attachment, CallId, ConnId, Outboxes};
 use slotmap::SecondaryMap;
 use std::collections::{HashMap, VecDeque};
 use wasm_bindgen::JsCast;
@@ -24,7 +22,7 @@ impl Live {
         state: &State,
         env: &Env,
         name: Option<String>,
-        outboxes: Option<Links>,
+        outboxes: Option<Outboxes>,
     ) -> Result<Self> {
         let began = now();
         let config = settings::of_object(env)?;
@@ -41,7 +39,7 @@ impl Live {
             store,
             sockets: SecondaryMap::new(),
             calls: HashMap::new(),
-            last_call: 0,
+            last_call: CallId::default(),
             began,
             pages: VecDeque::new(),
             batcher: Default::default(),
@@ -66,7 +64,7 @@ impl Live {
             }
             match attachment(&socket) {
                 Some(attachment) => {
-                    let conn = live.room.recall(attachment, began);
+                    let conn = live.room.restore_connection(attachment, began);
                     live.place(conn, socket);
                 }
                 // Accepted just when storing failed.
@@ -80,8 +78,8 @@ impl Live {
         if let Some(outboxes) = outboxes {
             live.room.set_outboxes(outboxes);
         }
-        for (gateway, kept) in subscribers {
-            live.room.restore_subscriber(&gateway, kept, began);
+        for (gateway, subscriber) in subscribers {
+            live.room.restore_subscriber(&gateway, subscriber, began);
         }
         // All have been sent what there is, unless the memory of that was lost.
         let head = live.room.bounds().head;

@@ -16,9 +16,9 @@ use crate::runtime::failpoint::{self, Point};
 use crate::runtime::sql::{Db, js, number, text};
 use js_sys::JsString;
 use roomcast_proto::time::Millis;
-use roomcast_room::gateways::Kept;
-use roomcast_room::log::{Bounds, Page, Range, Row};
-use roomcast_room::{Change, Member, Recent, Snapshot};
+use roomcast_room::history::{HistoryPage, HistoryQuery};
+use roomcast_room::log::{LogBatch, LogBounds, StoredText};
+use roomcast_room::{Change, Member, ReadFailed, ReadRecent, Snapshot, StoredSubscriber};
 use wasm_bindgen::JsCast;
 use worker::{Error, Result};
 
@@ -38,7 +38,7 @@ const SCHEMA: &[&str] = &[
 const CHUNK: u32 = 256;
 
 /// A connection at a gateway, and the gateway.
-type Subscriber = (String, Kept);
+type Subscriber = (String, StoredSubscriber);
 
 pub struct Store {
     db: Db,
@@ -86,7 +86,7 @@ impl Store {
                 WHERE last IN ((SELECT min(last) FROM log), (SELECT max(last) FROM log))",
             &[],
         )?;
-        let mut bounds = Bounds::default();
+        let mut bounds = LogBounds::default();
         let (mut members, mut journal, mut subscribers) = (Vec::new(), Vec::new(), Vec::new());
         for row in &rows {
             match number(row, 0) {
@@ -101,8 +101,8 @@ impl Store {
                 }
                 1 => journal.push(text(row, 1)),
                 2 => {
-                    let kept = Kept::parse(&text(row, 2));
-                    subscribers.extend(kept.map(|kept| (text(row, 1), kept)));
+                    let subscriber = StoredSubscriber::parse(&text(row, 2));
+                    subscribers.extend(subscriber.map(|subscriber| (text(row, 1), subscriber)));
                 }
                 _ => bounds.extend(number(row, 2), number(row, 3), number(row, 4)),
             }
@@ -119,10 +119,10 @@ impl Store {
     }
 
     /// Reads the log since a time, from its end: there is no index by time.
-    fn recent(&self) -> Recent {
+    fn recent(&self) -> ReadRecent {
         let sql = self.db.sql.clone();
         Box::new(move |since| {
-            failpoint::fails(Point::Read).map_err(runtime::complain)?;
+            failpoint::fails(Point::Read).map_err(failed)?;
             let mut recent = Vec::new();
             let mut before = js(i64::MAX as u64);
             loop {
@@ -130,9 +130,12 @@ impl Store {
                     "SELECT first, at, body FROM log WHERE last < ? ORDER BY last DESC LIMIT ?",
                     &[before, CHUNK.into()],
                 );
-                let rows = rows.map_err(|error| runtime::complain(Error::from(error)))?;
+                let rows = rows.map_err(|error| failed(error.into()))?;
                 let young = rows.iter().take_while(|row| number(row, 1) >= since);
-                recent.extend(young.map(|row| (number(row, 0), text(row, 2))));
+                recent.extend(young.map(|row| StoredText {
+                    first: number(row, 0),
+                    body: text(row, 2),
+                }));
                 match rows.last() {
                     Some(last) if rows.len() as u32 == CHUNK && number(last, 1) >= since => {
                         before = last.get(0);
@@ -155,7 +158,7 @@ impl Store {
                 "DELETE FROM members WHERE user = ?",
                 &[user.as_ref().into()],
             ),
-            Change::Cursors(moved) => self
+            Change::AppendJournal(moved) => self
                 .db
                 .write("INSERT INTO cursors (moved) VALUES (?)", &[moved.into()]),
             Change::Checkpoint(members) => {
@@ -173,7 +176,11 @@ impl Store {
                     &[js(*upto), js(*before)],
                 )
             }
-            Change::PutSubscriber { id, gateway, kept } => self.put_subscriber(id, gateway, kept),
+            Change::PutSubscriber {
+                id,
+                gateway,
+                subscriber,
+            } => self.put_subscriber(id, gateway, subscriber),
             Change::RemoveSubscriber(id) => self.db.write(
                 "DELETE FROM subscribers WHERE id = ?",
                 &[id.as_str().into()],
@@ -187,7 +194,7 @@ impl Store {
         }
     }
 
-    fn append(&mut self, row: &Row, body: &JsString) -> Result<()> {
+    fn append(&mut self, row: &LogBatch, body: &JsString) -> Result<()> {
         let cursor = self.db.sql.append(
             &self.append,
             row.last as f64,
@@ -254,23 +261,23 @@ impl Store {
     }
 
     /// A page of the log.
-    pub fn page(&self, range: Range, floor: u64) -> Result<Page> {
-        let mut page = Page::new(range, floor);
-        let (mut after, mut before) = (range.after.max(floor), range.before.min(i64::MAX as u64));
-        let order = if range.newest { "DESC" } else { "ASC" };
-        let query = format!(
+    pub fn page(&self, query: HistoryQuery, floor: u64) -> Result<HistoryPage> {
+        let mut page = HistoryPage::new(query, floor);
+        let (mut after, mut before) = (query.after.max(floor), query.before.min(i64::MAX as u64));
+        let order = if query.newest { "DESC" } else { "ASC" };
+        let sql = format!(
             "SELECT first, last, body FROM log WHERE last > ? AND first < ? ORDER BY last {order} LIMIT ?"
         );
         loop {
             let rows = self
                 .db
-                .query(&query, &[js(after), js(before), CHUNK.into()])?;
+                .query(&sql, &[js(after), js(before), CHUNK.into()])?;
             for row in &rows {
                 let (first, last) = (number(row, 0), number(row, 1));
-                if !page.take(first, &text(row, 2)) {
+                if !page.add(first, &text(row, 2)) {
                     return Ok(page);
                 }
-                (after, before) = if range.newest {
+                (after, before) = if query.newest {
                     (after, first)
                 } else {
                     (last, before)
@@ -298,11 +305,16 @@ impl Store {
         Ok((last.first().map_or(0, |row| number(row, 0)), None))
     }
 
-    fn put_subscriber(&mut self, id: &str, gateway: &str, kept: &Kept) -> Result<()> {
-        let kept = kept.json()?;
+    fn put_subscriber(
+        &mut self,
+        id: &str,
+        gateway: &str,
+        subscriber: &StoredSubscriber,
+    ) -> Result<()> {
+        let json = subscriber.json()?;
         self.db.write(
             "INSERT OR REPLACE INTO subscribers (id, gateway, attachment) VALUES (?, ?, ?)",
-            &[id.into(), gateway.into(), kept.into()],
+            &[id.into(), gateway.into(), json.into()],
         )
     }
 
@@ -310,4 +322,10 @@ impl Store {
     pub fn take_rows_written(&mut self) -> u64 {
         self.db.take_rows_written()
     }
+}
+
+/// Logs why the recent events cannot be read.
+fn failed(error: Error) -> ReadFailed {
+    runtime::complain(error);
+    ReadFailed
 }

@@ -66,7 +66,7 @@ impl Object {
     pub(super) fn arm(self: Rc<Self>) {
         let gateways = self.with(None, |live, state| {
             let mut out = Vec::new();
-            let gateways = live.room.start_pushes(&mut out);
+            let gateways = live.room.start_deliveries(&mut out);
             live.run(state, out);
             gateways
         });
@@ -132,22 +132,22 @@ impl Live {
 
     pub(super) fn advance(&mut self, state: &State) {
         let mut out = Vec::new();
-        self.room.advance(now(), &mut out);
+        self.room.flush(now(), &mut out);
         failpoint::panics(Point::Tick);
         self.run(state, out);
     }
 
     /// Hides what is past retention by age.
     pub(super) fn age(&mut self) {
-        if let Some(limit) = self.room.age_limit(now()) {
+        if let Some(limit) = self.room.retention_cutoff(now()) {
             match self.store.aged(limit) {
-                Ok((aged, oldest_at)) => self.room.aged(aged, oldest_at),
+                Ok((upto, oldest_at)) => self.room.expire_log(upto, oldest_at),
                 Err(error) => self.log(LogRecord::error(error.to_string())),
             }
         }
     }
 
     pub(super) fn arm(&mut self) -> Vec<Due> {
-        self.clock.due(self.room.timer(), self.room.alarm_at())
+        self.clock.due(self.room.timer_at(), self.room.alarm_at())
     }
 }

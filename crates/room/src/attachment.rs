@@ -1,0 +1,36 @@
+//! The persistent part of a connection.
+
+use roomcast_proto::access::{Rights, TokenId};
+use roomcast_proto::name::UserId;
+use roomcast_proto::status::Status;
+use roomcast_proto::time::Millis;
+use serde::{Deserialize, Serialize};
+
+/// The persistent part of a connection: attached to its socket, or stored for a connection
+/// at a gateway. The room restores the connection from it after hibernation.
+///
+/// Attachments of older versions must stay readable: fields are only added, with a default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The id of the connection, unique for each connection.
+    pub id: String,
+    /// The user.
+    pub user: UserId,
+    /// The rights of the user in the room.
+    pub rights: Rights,
+    /// The time at which the token expires.
+    pub expires: Millis,
+    /// The presence status that the client has set.
+    pub status: Status,
+    /// `true` while the connection receives the events of the room. Becomes `false` when
+    /// the user leaves.
+    pub joined: bool,
+    /// Sequence number after which the connection has been sent every event.
+    pub from: u64,
+    /// `true` if the socket is at a gateway.
+    #[serde(default)]
+    pub remote: bool,
+    /// The claims by which the token can be revoked.
+    #[serde(default)]
+    pub token: TokenId,
+}

@@ -1,0 +1,81 @@
+//! One connection of a room.
+
+use crate::attachment::Attachment;
+use crate::catch_up::CatchUp;
+use roomcast_proto::access::Rights;
+use roomcast_proto::error::{Error, Result};
+use roomcast_proto::limits::{Allowance, ConnectionLimits, SlowConsumerGuard};
+use roomcast_proto::link::client_of;
+use roomcast_proto::time::Millis;
+
+/// A connection: its persistent part, and the state that is lost in hibernation.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) attachment: Attachment,
+    /// The first batch whose delivery the connection receives. Earlier events come by
+    /// replay.
+    pub(crate) live_from: u64,
+    /// Set while a connection at a gateway catches up.
+    pub(crate) catch_up: Option<CatchUp>,
+    /// The rate limits of the connection.
+    pub(crate) allowance: Allowance,
+    pub(crate) slow_consumer: SlowConsumerGuard,
+}
+
+/// The part of a batch that a connection receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Receives {
+    All,
+    /// All but the logged events, which a connection that catches up reads from the log.
+    Ephemeral,
+    Nothing,
+}
+
+impl Connection {
+    /// Creates a connection that was active at `active_at`.
+    pub(crate) fn new(
+        attachment: Attachment,
+        limits: &ConnectionLimits,
+        active_at: Millis,
+        now: Millis,
+    ) -> Self {
+        Connection {
+            attachment,
+            live_from: 0,
+            catch_up: None,
+            allowance: Allowance::full(limits, now),
+            slow_consumer: SlowConsumerGuard::new(active_at),
+        }
+    }
+
+    /// Checks that the connection has joined and that its token grants `right`.
+    pub(crate) fn require(&self, right: Rights) -> Result<()> {
+        if !self.attachment.joined {
+            return Err(Error::not_joined());
+        }
+        if !self.attachment.rights.has(right) {
+            return Err(Error::forbidden(
+                "the token does not allow this in the room",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns the part of a batch that the connection receives.
+    pub(crate) fn receives(&self, batch: u64) -> Receives {
+        let attachment = &self.attachment;
+        let is_live = attachment.joined && self.live_from <= batch;
+        if !is_live || !attachment.rights.has(Rights::READ) {
+            Receives::Nothing
+        } else if self.catch_up.is_some() {
+            Receives::Ephemeral
+        } else {
+            Receives::All
+        }
+    }
+
+    /// Returns `true` if this is a connection of a client at a gateway.
+    pub(crate) fn is_of_client(&self, client: &str) -> bool {
+        self.attachment.remote && client_of(&self.attachment.id) == client
+    }
+}

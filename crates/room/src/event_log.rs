@@ -1,0 +1,206 @@
+//! The log of a room as the room knows it: its epoch, its bounds, and the recent sends.
+//!
+//! The events themselves are in storage.
+
+use crate::config::RoomConfig;
+use crate::dedupe::{self, Dedupe, DedupeKey, Seen};
+use crate::log::{LogBatch, LogBounds};
+use crate::snapshot::ReadRecent;
+use roomcast_proto::command::Send;
+use roomcast_proto::error::{Error, Result};
+use roomcast_proto::event;
+use roomcast_proto::position::Position;
+use roomcast_proto::time::{Millis, rfc3339};
+
+/// The epoch, the bounds and the recent sends of a log.
+pub(crate) struct EventLog {
+    epoch: String,
+    bounds: LogBounds,
+    dedupe: Dedupe,
+    /// Reads the sends from before the restart, until they have been read.
+    recent: Option<ReadRecent>,
+    /// The number of ephemeral events since the restart.
+    ephemeral_events: u64,
+}
+
+/// The position from which a connection receives the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Start {
+    /// Sequence number of the last event before it.
+    pub(crate) after: u64,
+    /// `true` if the requested position is not valid any more.
+    pub(crate) reset: bool,
+}
+
+/// An accepted send.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) message_id: String,
+    pub(crate) seen: Seen,
+    /// `true` if the send repeats an earlier one, so that it is not logged again.
+    pub(crate) duplicate: bool,
+}
+
+impl Accepted {
+    /// Returns the answer to the send.
+    pub(crate) fn receipt(&self) -> String {
+        event::receipt(
+            &self.message_id,
+            self.seen.seq,
+            &rfc3339(self.seen.at),
+            self.duplicate,
+        )
+    }
+}
+
+impl EventLog {
+    pub(crate) fn new(epoch: String, bounds: LogBounds, recent: Option<ReadRecent>) -> Self {
+        EventLog {
+            epoch,
+            bounds,
+            dedupe: Dedupe::default(),
+            recent,
+            ephemeral_events: 0,
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    pub(crate) fn bounds(&self) -> &LogBounds {
+        &self.bounds
+    }
+
+    /// Returns the sequence number of the last stored event.
+    pub(crate) fn head(&self) -> u64 {
+        self.bounds.head
+    }
+
+    /// Returns the sequence number up to which events have expired.
+    pub(crate) fn floor(&self, config: &RoomConfig) -> u64 {
+        self.bounds.floor(config)
+    }
+
+    /// Accepts a send and gives it a sequence number, or recognises it as a repetition.
+    /// `pending` is the number of events in the batch, which are not stored yet.
+    pub(crate) fn accept(
+        &mut self,
+        sender: &str,
+        send: &Send,
+        pending: u64,
+        config: &RoomConfig,
+        now: Millis,
+    ) -> Result<Accepted> {
+        let window = config.dedupe_window;
+        let last = self.bounds.head + pending;
+        let seen = Seen {
+            seq: last + 1,
+            at: now,
+        };
+        let Some(id) = &send.message_id else {
+            return Ok(Accepted {
+                message_id: dedupe::make_id(&self.epoch, sender, seen),
+                seen,
+                duplicate: false,
+            });
+        };
+        let key = DedupeKey::new(sender, id);
+        self.read_recent(window, now)?;
+        let before = self.dedupe.get(key, now, window).or_else(|| {
+            dedupe::read_id(&self.epoch, sender, id).filter(|before| before.seq <= last)
+        });
+        if before.is_none() {
+            self.dedupe.insert(key, seen, window);
+        }
+        Ok(Accepted {
+            message_id: id.clone(),
+            seen: before.unwrap_or(seen),
+            duplicate: before.is_some(),
+        })
+    }
+
+    /// Reads the sends from before the restart, once.
+    fn read_recent(&mut self, window: Millis, now: Millis) -> Result<()> {
+        let Some(recent) = &self.recent else {
+            return Ok(());
+        };
+        let texts = recent(now.saturating_sub(window)).map_err(|_| Error::internal())?;
+        for text in texts {
+            self.dedupe.restore(text.first, &text.body, window);
+        }
+        self.recent = None;
+        Ok(())
+    }
+
+    /// Returns an id for an ephemeral event without one.
+    pub(crate) fn ephemeral_id(&mut self, sender: &str, now: Millis) -> String {
+        let at = Seen {
+            seq: self.bounds.head,
+            at: now,
+        };
+        self.ephemeral_events += 1;
+        let id = dedupe::make_id(&self.epoch, sender, at);
+        // The event has no position in the log, so `read_id` must not recognise the id.
+        format!("{id}-{:x}", self.ephemeral_events)
+    }
+
+    /// Returns the position from which a user receives the log. `delivered` is the
+    /// delivered cursor of a member.
+    pub(crate) fn start(
+        &self,
+        position: &Position,
+        delivered: Option<u64>,
+        config: &RoomConfig,
+    ) -> Start {
+        let (head, floor) = (self.head(), self.floor(config));
+        let epoch = position.epoch.as_ref();
+        let other_epoch = epoch.is_some_and(|epoch| *epoch != self.epoch);
+        match position.since {
+            Some(since) if other_epoch || since > head => Start {
+                after: floor,
+                reset: true,
+            },
+            Some(since) => Start {
+                after: since,
+                reset: false,
+            },
+            None => {
+                let history = position
+                    .history
+                    .map_or(head, |events| head.saturating_sub(events).max(floor));
+                Start {
+                    after: delivered.unwrap_or(head).min(history),
+                    reset: false,
+                }
+            }
+        }
+    }
+
+    /// Returns the time at which a batch is stored. It is never before that of the last
+    /// batch, also if the clock was set back.
+    pub(crate) fn storage_time(&self, now: Millis) -> Millis {
+        now.max(self.bounds.last_at)
+    }
+
+    /// Appends a batch.
+    pub(crate) fn append(&mut self, batch: &LogBatch) {
+        self.bounds.head = batch.last;
+        self.bounds.last_at = batch.at;
+        self.bounds.oldest_at.get_or_insert(batch.at);
+    }
+
+    /// Marks all expired events as deleted. Returns the sequence number up to which events
+    /// have expired.
+    pub(crate) fn trim(&mut self, config: &RoomConfig) -> u64 {
+        self.bounds.trimmed = self.floor(config);
+        self.bounds.trimmed
+    }
+
+    /// Marks events up to `upto` as expired by age. The next row was stored at
+    /// `oldest_at`.
+    pub(crate) fn expire(&mut self, upto: u64, oldest_at: Option<Millis>) {
+        self.bounds.expired = self.bounds.expired.max(upto);
+        self.bounds.oldest_at = oldest_at;
+    }
+}

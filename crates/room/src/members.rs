@@ -1,0 +1,241 @@
+//! The members of a room, and the cursors that have moved and are not stored yet.
+//!
+//! Moved cursors are stored together: one row of the journal for all members whose cursors
+//! moved within a short time. After [`MAX_JOURNAL_ROWS`] rows the members themselves are
+//! written, and the journal is deleted. An acknowledgement is answered when its cursor is
+//! stored.
+
+use crate::ids::ConnId;
+use crate::member::{Cursor, JournalEntry, Member};
+use crate::output::Change;
+use roomcast_proto::error::{Error, Result};
+use roomcast_proto::name::UserId;
+use roomcast_proto::time::Millis;
+use serde_json::json;
+use std::collections::{HashMap, HashSet};
+
+/// The maximum number of rows in the journal before the members are written.
+const MAX_JOURNAL_ROWS: usize = 512;
+
+/// The members and their journal.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    map: HashMap<UserId, Member>,
+    /// Members with changes that are not in the journal yet.
+    moved: HashMap<UserId, Moved>,
+    /// The number of rows in the journal.
+    journal_rows: usize,
+    /// Members with cursors in the journal.
+    journalled: HashSet<UserId>,
+    /// Answers that wait for the journal.
+    waiting_acks: Vec<CursorAck>,
+}
+
+/// The cursors of a member that have moved and must be announced.
+#[derive(Clone, Copy, Debug, Default)]
+struct Moved {
+    delivered: bool,
+    read: bool,
+}
+
+/// The answer to an acknowledgement.
+#[derive(Debug)]
+pub(crate) struct CursorAck {
+    pub(crate) conn: ConnId,
+    pub(crate) id: u32,
+    /// The data of the answer.
+    pub(crate) data: String,
+}
+
+/// The result of an acknowledgement.
+#[derive(Debug)]
+pub(crate) struct Acknowledged {
+    /// The position of the cursor.
+    pub(crate) seq: u64,
+    /// `true` if a cursor has moved.
+    pub(crate) moved: bool,
+}
+
+/// A moved cursor that must be announced.
+#[derive(Debug)]
+pub(crate) struct CursorMoved {
+    pub(crate) user: UserId,
+    pub(crate) cursor: Cursor,
+    pub(crate) seq: u64,
+}
+
+/// The result of [`Members::flush_cursors`].
+#[derive(Debug)]
+pub(crate) struct FlushedCursors {
+    pub(crate) change: Option<Change>,
+    pub(crate) moved: Vec<CursorMoved>,
+    pub(crate) acks: Vec<CursorAck>,
+}
+
+impl Members {
+    /// Restores the members from storage. `journal` contains the rows of the journal.
+    pub(crate) fn restore(members: Vec<(String, Member)>, journal: &[String]) -> Self {
+        let members = members.into_iter();
+        let mut restored = Members {
+            map: members
+                .map(|(user, member)| (user.into(), member))
+                .collect(),
+            journal_rows: journal.len(),
+            ..Members::default()
+        };
+        for row in journal {
+            // Only a later version can have written a row that is not readable. Cursors
+            // that stay behind only repeat events.
+            let entries: Vec<JournalEntry> = serde_json::from_str(row).unwrap_or_default();
+            for entry in entries {
+                if let Some(member) = restored.map.get_mut(&entry.user) {
+                    member.restore(&entry);
+                    restored.journalled.insert(entry.user);
+                }
+            }
+        }
+        restored
+    }
+
+    pub(crate) fn get(&self, user: &str) -> Option<&Member> {
+        self.map.get(user)
+    }
+
+    pub(crate) fn contains(&self, user: &str) -> bool {
+        self.map.contains_key(user)
+    }
+
+    /// Returns the number of members.
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub(crate) fn users(&self) -> impl Iterator<Item = &UserId> {
+        self.map.keys()
+    }
+
+    /// Returns the users in alphabetical order.
+    pub(crate) fn sorted_users(&self) -> Vec<&UserId> {
+        let mut users: Vec<&UserId> = self.map.keys().collect();
+        users.sort();
+        users
+    }
+
+    /// Adds a member. Returns the change to store.
+    pub(crate) fn add(&mut self, user: &UserId, member: Member) -> Change {
+        self.map.insert(user.clone(), member.clone());
+        Change::PutMember(user.clone(), member)
+    }
+
+    /// Removes a member with its cursors. Returns the user and the change to store.
+    pub(crate) fn remove(&mut self, user: &str) -> Option<(UserId, Change)> {
+        let (user, _) = self.map.remove_entry(user)?;
+        self.moved.remove(&user);
+        self.journalled.remove(&user);
+        let change = Change::RemoveMember(user.clone());
+        Some((user, change))
+    }
+
+    /// Moves a cursor to `seq`, never back.
+    pub(crate) fn acknowledge(
+        &mut self,
+        user: &UserId,
+        cursor: Cursor,
+        seq: u64,
+    ) -> Result<Acknowledged> {
+        let member = self.map.get_mut(user).ok_or_else(Error::not_joined)?;
+        let before = (member.delivered, member.read);
+        let seq = match cursor {
+            Cursor::Delivered => {
+                member.deliver(seq);
+                member.delivered
+            }
+            Cursor::Read => {
+                member.read(seq);
+                member.read
+            }
+        };
+        let delivered = member.delivered != before.0;
+        let read = member.read != before.1;
+        let moved = delivered || read;
+        if moved {
+            let moved = self.moved.entry(user.clone()).or_default();
+            moved.delivered |= delivered;
+            moved.read |= read;
+        }
+        Ok(Acknowledged { seq, moved })
+    }
+
+    /// Adds an answer that is sent with the next [`Members::flush_cursors`].
+    pub(crate) fn wait_for_flush(&mut self, ack: CursorAck) {
+        self.waiting_acks.push(ack);
+    }
+
+    /// Returns `true` if answers wait for [`Members::flush_cursors`].
+    pub(crate) fn has_waiting_acks(&self) -> bool {
+        !self.waiting_acks.is_empty()
+    }
+
+    /// Drops the answers to a closed connection.
+    pub(crate) fn forget(&mut self, conn: ConnId) {
+        self.waiting_acks.retain(|ack| ack.conn != conn);
+    }
+
+    /// Sets the time at which the last connection of a member closed. Returns `false` if
+    /// the user is not a member.
+    pub(crate) fn set_last_seen(&mut self, user: &UserId, now: Millis) -> bool {
+        let Some(member) = self.map.get_mut(user) else {
+            return false;
+        };
+        member.last_seen = now;
+        self.moved.entry(user.clone()).or_default();
+        true
+    }
+
+    /// Ends the collection of moved cursors. Returns the change to store, the cursors to
+    /// announce and the answers to send.
+    pub(crate) fn flush_cursors(&mut self) -> FlushedCursors {
+        let moved = std::mem::take(&mut self.moved);
+        let mut entries = Vec::with_capacity(moved.len());
+        let mut announced = Vec::with_capacity(moved.len());
+        for (user, moved) in moved {
+            let Some(member) = self.map.get(&user) else {
+                continue;
+            };
+            entries.push(JournalEntry {
+                user: user.clone(),
+                delivered: member.delivered,
+                read: member.read,
+                last_seen: member.last_seen,
+            });
+            let mut announce = |cursor, seq| {
+                let user = user.clone();
+                announced.push(CursorMoved { user, cursor, seq });
+            };
+            if moved.delivered {
+                announce(Cursor::Delivered, member.delivered);
+            }
+            if moved.read {
+                announce(Cursor::Read, member.read);
+            }
+            self.journalled.insert(user);
+        }
+        FlushedCursors {
+            change: (!entries.is_empty()).then(|| self.store(&entries)),
+            moved: announced,
+            acks: std::mem::take(&mut self.waiting_acks),
+        }
+    }
+
+    fn store(&mut self, entries: &[JournalEntry]) -> Change {
+        self.journal_rows += 1;
+        if self.journal_rows <= MAX_JOURNAL_ROWS {
+            return Change::AppendJournal(json!(entries).to_string());
+        }
+        self.journal_rows = 0;
+        let journalled = std::mem::take(&mut self.journalled).into_iter();
+        let members =
+            journalled.filter_map(|user| Some((user.clone(), self.map.get(&user)?.clone())));
+        Change::Checkpoint(members.collect())
+    }
+}

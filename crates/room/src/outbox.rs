@@ -1,0 +1,505 @@
+//! The outboxes: the items that wait for each gateway.
+//!
+//! The room sends one request at a time to each gateway, which keeps the order. Items that
+//! are added meanwhile go into the next request.
+
+use crate::ids::ConnId;
+use roomcast_proto::link::{Item, Push};
+use roomcast_proto::time::{MINUTE, Millis};
+use std::collections::{HashMap, HashSet, VecDeque};
+
+/// The maximum size of the texts that wait for a gateway. Above it the events among them
+/// are dropped; they come again from the log.
+const MAX_WAITING: usize = 32 << 20;
+
+/// Maximum number of portions of the log (see [`crate::catch_up`]) in a delivery. Together
+/// they have about 1 MiB, so that a gateway does not spend long on one delivery. The other
+/// items do not count: a busy room must not delay a catch-up.
+const MAX_PORTIONS: usize = 4;
+
+/// Delays of the retries of a failed delivery, in milliseconds.
+const RETRIES: [Millis; 3] = [20, 100, 500];
+
+/// After the retries the gateway counts as unreachable. The items that wait for it are
+/// dropped, because it asks for missing events. The room tries again after these delays in
+/// milliseconds, then gives the gateway up, after about as long as the default of
+/// `GHOST_TIMEOUT`.
+const BACKOFF: [Millis; 5] = [5_000, 10_000, 20_000, 30_000, 30_000];
+
+/// Interval of the deliveries to a gateway that was given up, until one arrives or the
+/// gateway sends a request. Its clients receive nothing until it learns that they have to
+/// join again.
+const PROBE_INTERVAL: Millis = MINUTE;
+
+/// The next step after a failed delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The host sends the same delivery again after this time.
+    Again(Millis),
+    /// The gateway is unreachable. After this time the host calls
+    /// [`Room::probe_gateway`](crate::Room::probe_gateway) and continues.
+    Later(Millis),
+    /// The gateway is given up.
+    Never,
+}
+
+/// The items that wait for one gateway, and the state of the deliveries to it.
+#[derive(Default)]
+struct GatewayOutbox {
+    items: Vec<Item>,
+    /// The texts of the items, without separators.
+    texts: String,
+    /// Connections that catch up, in the order in which they receive a portion.
+    catching_up: VecDeque<ConnId>,
+    /// Number of portions in the next delivery.
+    portions: usize,
+    /// `true` while the host sends deliveries.
+    busy: bool,
+    /// The number of the last delivery.
+    number: u64,
+    /// The items in the delivery that is being sent which must arrive.
+    unacknowledged: Vec<Item>,
+    /// Failures of the delivery that is being sent.
+    attempts: usize,
+    /// How many times in a row the gateway was unreachable.
+    failures: usize,
+    given_up: Option<GivenUp>,
+}
+
+/// State of a gateway that was given up: only items that must arrive wait for it.
+#[derive(Clone, Copy)]
+struct GivenUp {
+    /// The time of the next probe; `None` during a probe.
+    probe_at: Option<Millis>,
+}
+
+/// The result of a delivery that the gateway has acknowledged.
+#[derive(Default)]
+pub(crate) struct Acknowledgement {
+    /// The gateway was unreachable before, and items for it were dropped, so the room must
+    /// probe its connections.
+    pub(crate) was_unreachable: bool,
+    /// The items of the delivery that the room stores until they are acknowledged: see
+    /// [`Item::must_deliver`].
+    pub(crate) delivered: Vec<Item>,
+}
+
+/// The outboxes of a room by the names of the gateways. They survive a failure of storage:
+/// see [`Room::take_outboxes`](crate::Room::take_outboxes).
+#[derive(Default)]
+pub struct Outboxes(HashMap<String, GatewayOutbox>);
+
+impl Outboxes {
+    fn outbox(&mut self, gateway: &str) -> &mut GatewayOutbox {
+        // `entry` would copy the name each time.
+        if !self.0.contains_key(gateway) {
+            let outbox = GatewayOutbox::default();
+            self.0.insert(gateway.to_owned(), outbox);
+        }
+        self.0.get_mut(gateway).expect("inserted above")
+    }
+
+    /// Adds an item with its text; empty if the item has none.
+    ///
+    /// For an unreachable gateway, texts are dropped: a probe finds out which events its
+    /// connections lack. A join is dropped with its answer, so that the probe finds the
+    /// connection unknown and the gateway answers the join by an error.
+    pub(crate) fn queue(&mut self, gateway: &str, item: Item, text: &str) {
+        let outbox = self.outbox(gateway);
+        let is_kept = text.is_empty() && !matches!(item, Item::In { .. });
+        if outbox.failures == 0 || is_kept {
+            outbox.items.push(item);
+            outbox.texts.push_str(text);
+        }
+    }
+
+    /// Adds a connection that catches up.
+    pub(crate) fn catch_up(&mut self, gateway: &str, conn: ConnId) {
+        let outbox = self.outbox(gateway);
+        if !outbox.catching_up.contains(&conn) {
+            outbox.catching_up.push_back(conn);
+        }
+    }
+
+    /// Returns the connection that receives the next portion, if the next delivery can
+    /// contain one more. The caller passes the connection to [`Outboxes::catch_up`] again
+    /// unless it has caught up.
+    pub(crate) fn next_portion(&mut self, gateway: &str) -> Option<ConnId> {
+        let outbox = self.0.get_mut(gateway)?;
+        if outbox.failures > 0 || outbox.portions >= MAX_PORTIONS {
+            return None;
+        }
+        let conn = outbox.catching_up.pop_front()?;
+        outbox.portions += 1;
+        Some(conn)
+    }
+
+    /// The connection that [`Outboxes::next_portion`] returned has nothing to read, so the
+    /// portion does not count.
+    pub(crate) fn skip_portion(&mut self, gateway: &str) {
+        if let Some(outbox) = self.0.get_mut(gateway) {
+            outbox.portions = outbox.portions.saturating_sub(1);
+        }
+    }
+
+    /// The room was restored. Forgets which connections catch up: the room probes its
+    /// connections, and those that lack events join again.
+    pub(crate) fn restart(&mut self) {
+        for outbox in self.0.values_mut() {
+            outbox.catching_up.clear();
+        }
+    }
+
+    /// Returns the gateways for which something waits and to which the host sends nothing.
+    /// They count as being sent to from now on.
+    pub(crate) fn start(&mut self) -> Vec<String> {
+        let mut gateways = Vec::new();
+        for (gateway, outbox) in &mut self.0 {
+            if outbox.busy || outbox.is_suspended() {
+                continue;
+            }
+            if !outbox.items.is_empty() || !outbox.catching_up.is_empty() {
+                outbox.busy = true;
+                gateways.push(gateway.clone());
+            }
+        }
+        gateways
+    }
+
+    /// Removes everything that waits for a gateway and returns it as the body of a
+    /// delivery. `header` returns a delivery without number and items. Returns `None` if
+    /// nothing waits: the host stops sending to the gateway.
+    pub(crate) fn take(
+        &mut self,
+        gateway: &str,
+        header: impl FnOnce() -> Push,
+    ) -> Option<serde_json::Result<String>> {
+        let outbox = self.0.get_mut(gateway)?;
+        if outbox.items.is_empty() || outbox.is_suspended() {
+            outbox.busy = false;
+            return None;
+        }
+        outbox.number += 1;
+        outbox.portions = 0;
+        let push = Push {
+            number: outbox.number,
+            items: std::mem::take(&mut outbox.items),
+            ..header()
+        };
+        let must_deliver = push.items.iter().filter(|item| item.must_deliver());
+        outbox.unacknowledged = must_deliver.cloned().collect();
+        Some(push.body(&std::mem::take(&mut outbox.texts)))
+    }
+
+    /// The gateway has acknowledged the delivery.
+    pub(crate) fn acknowledged(&mut self, gateway: &str) -> Acknowledgement {
+        let outbox = self.0.get_mut(gateway);
+        outbox.map_or_else(Acknowledgement::default, |outbox| {
+            outbox.given_up = None;
+            outbox.attempts = 0;
+            Acknowledgement {
+                was_unreachable: std::mem::take(&mut outbox.failures) > 0,
+                delivered: std::mem::take(&mut outbox.unacknowledged),
+            }
+        })
+    }
+
+    /// The delivery has failed.
+    pub(crate) fn failed(&mut self, gateway: &str) -> Retry {
+        let Some(outbox) = self.0.get_mut(gateway) else {
+            return Retry::Never;
+        };
+        let again = RETRIES.get(outbox.attempts).copied();
+        outbox.attempts += 1;
+        match again {
+            Some(delay) => Retry::Again(delay),
+            None => self.unreachable(gateway).map_or(Retry::Never, Retry::Later),
+        }
+    }
+
+    /// The gateway is unreachable. Drops the items that may be lost. Returns the delay of
+    /// the next try, or `None` if the gateway must be given up.
+    fn unreachable(&mut self, gateway: &str) -> Option<Millis> {
+        let outbox = self.0.get_mut(gateway)?;
+        let delay = BACKOFF.get(outbox.failures).copied();
+        outbox.attempts = 0;
+        outbox.failures += 1;
+        outbox.texts.clear();
+        outbox.items.retain(Item::must_deliver);
+        let unacknowledged = std::mem::take(&mut outbox.unacknowledged);
+        outbox.items.splice(0..0, unacknowledged);
+        delay.filter(|_| outbox.given_up.is_none())
+    }
+
+    /// The host has stopped sending to a gateway because of an error in the room.
+    pub(crate) fn stopped(&mut self, gateway: &str) {
+        self.unreachable(gateway);
+        if let Some(outbox) = self.0.get_mut(gateway) {
+            outbox.busy = false;
+            outbox.failures = 0;
+        }
+    }
+
+    /// Drops items for slow gateways: events, which come again from the log, and then
+    /// answers that do not fit either. Returns the gateways; the room must probe their
+    /// connections.
+    pub(crate) fn shed(&mut self) -> Vec<String> {
+        let mut slow = Vec::new();
+        for (gateway, outbox) in &mut self.0 {
+            if outbox.texts.len() > MAX_WAITING {
+                outbox.shed();
+                slow.push(gateway.clone());
+            }
+        }
+        slow
+    }
+
+    /// Gives a gateway up. It may still work: it may remember the number of the last
+    /// delivery, and a delivery may be in progress. Items that must arrive wait until the
+    /// gateway sends a request or is probed.
+    pub(crate) fn give_up(&mut self, gateway: &str, now: Millis) {
+        let Some(outbox) = self.0.get_mut(gateway) else {
+            return;
+        };
+        let mut items = std::mem::take(&mut outbox.items);
+        items.retain(Item::must_deliver);
+        *outbox = GatewayOutbox {
+            items,
+            busy: outbox.busy,
+            number: outbox.number,
+            given_up: Some(GivenUp {
+                probe_at: Some(now + PROBE_INTERVAL),
+            }),
+            ..GatewayOutbox::default()
+        };
+    }
+
+    /// The gateway has sent a request, so it is not given up any more.
+    pub(crate) fn active(&mut self, gateway: &str) {
+        if let Some(outbox) = self.0.get_mut(gateway) {
+            outbox.given_up = None;
+        }
+    }
+
+    /// Returns the time at which [`Outboxes::probe`] must be called.
+    pub(crate) fn probe_at(&self) -> Option<Millis> {
+        let outboxes = self.0.values().filter(|outbox| !outbox.items.is_empty());
+        outboxes
+            .filter_map(|outbox| outbox.given_up?.probe_at)
+            .min()
+    }
+
+    /// Starts the probes of gateways that were given up whose time has come.
+    pub(crate) fn probe(&mut self, now: Millis) {
+        let outboxes = self.0.values_mut();
+        for given_up in outboxes.filter_map(|outbox| outbox.given_up.as_mut()) {
+            given_up.probe_at = given_up.probe_at.filter(|at| *at > now);
+        }
+    }
+}
+
+impl GatewayOutbox {
+    /// Returns `true` if the gateway was given up and is not being probed.
+    fn is_suspended(&self) -> bool {
+        self.given_up
+            .is_some_and(|given_up| given_up.probe_at.is_some())
+    }
+
+    /// See [`Outboxes::shed`].
+    fn shed(&mut self) {
+        let texts = std::mem::take(&mut self.texts);
+        let mut rest = texts.as_str();
+        let mut kept = Vec::with_capacity(self.items.len());
+        // A join is dropped with its answer.
+        let mut unanswered = HashSet::new();
+        for item in std::mem::take(&mut self.items) {
+            let (text, after) = rest.split_at_checked(item.bytes()).unwrap_or((rest, ""));
+            rest = after;
+            match &item {
+                Item::All { .. } | Item::One { at: Some(_), .. } => continue,
+                Item::One { to, .. } if self.texts.len() + text.len() > MAX_WAITING / 2 => {
+                    unanswered.insert(to.clone());
+                    continue;
+                }
+                _ => {}
+            }
+            self.texts.push_str(text);
+            kept.push(item);
+        }
+        kept.retain(|item| match item {
+            Item::In { to, .. } => !unanswered.contains(to),
+            _ => true,
+        });
+        self.items = kept;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::conn;
+
+    const GATEWAY: &str = "n0";
+
+    fn joined(to: &str) -> Item {
+        Item::In {
+            to: to.to_owned(),
+            after: 0,
+        }
+    }
+
+    fn text(outboxes: &mut Outboxes, to: &str, text: &str, at: Option<u64>) {
+        let item = Item::One {
+            to: to.to_owned(),
+            bytes: text.len(),
+            after: None,
+            at,
+        };
+        outboxes.queue(GATEWAY, item, text);
+    }
+
+    fn items(outboxes: &mut Outboxes) -> Vec<Item> {
+        let body = outboxes.take(GATEWAY, Push::default);
+        let body = body.expect("something waits");
+        let body = body.expect("JSON");
+        Push::parse(&body).expect("a push").0.items
+    }
+
+    #[test]
+    fn a_backlog_drops_events_and_keeps_answers_and_items_that_must_arrive() {
+        let mut outboxes = Outboxes::default();
+        let (one, other) = ("c:1".to_owned(), "d:1".to_owned());
+        outboxes.queue(GATEWAY, joined(&one), "");
+        text(&mut outboxes, &one, "answer", None);
+        let large = "x".repeat(MAX_WAITING);
+        let all = Item::All {
+            bytes: large.len(),
+            not: Vec::new(),
+            after: 0,
+            at: 1,
+        };
+        outboxes.queue(GATEWAY, all, &large);
+        outboxes.queue(GATEWAY, Item::Out { to: other.clone() }, "");
+        assert_eq!(outboxes.shed(), [GATEWAY]);
+        assert!(outboxes.shed().is_empty(), "once");
+        let kept = [
+            Item::In {
+                to: one.clone(),
+                after: 0,
+            },
+            Item::One {
+                to: one,
+                bytes: "answer".len(),
+                after: None,
+                at: None,
+            },
+            Item::Out { to: other },
+        ];
+        assert_eq!(items(&mut outboxes), kept);
+    }
+
+    #[test]
+    fn a_join_whose_answer_is_too_large_to_keep_is_dropped_with_it() {
+        let mut outboxes = Outboxes::default();
+        let to = "c:1".to_owned();
+        outboxes.queue(GATEWAY, joined(&to), "");
+        text(&mut outboxes, &to, &"x".repeat(MAX_WAITING + 1), None);
+        outboxes.shed();
+        outboxes.queue(
+            GATEWAY,
+            Item::Is {
+                to: to.clone(),
+                at: 1,
+            },
+            "",
+        );
+        // The gateway answers the join by an error when it is probed.
+        assert_eq!(items(&mut outboxes), [Item::Is { to, at: 1 }]);
+    }
+
+    #[test]
+    fn a_gateway_that_was_given_up_gets_items_that_must_arrive_when_it_sends_a_request() {
+        let mut outboxes = Outboxes::default();
+        let lost = Item::Lost { to: "c:1".into() };
+        text(&mut outboxes, "c:1", "answer", None);
+        outboxes.give_up(GATEWAY, 0);
+        outboxes.queue(GATEWAY, lost.clone(), "");
+        assert!(outboxes.start().is_empty(), "it is suspended");
+        outboxes.active(GATEWAY);
+        assert_eq!(outboxes.start(), [GATEWAY]);
+        assert_eq!(items(&mut outboxes)[0], lost);
+        // If that delivery fails too, nothing is lost, and the gateway is not given up at
+        // once.
+        assert_eq!(outboxes.unreachable(GATEWAY), Some(BACKOFF[0]));
+        assert_eq!(items(&mut outboxes)[0], lost);
+    }
+
+    #[test]
+    fn a_gateway_that_was_given_up_is_probed_after_the_interval() {
+        let mut outboxes = Outboxes::default();
+        outboxes.queue(GATEWAY, Item::Lost { to: "c:1".into() }, "");
+        outboxes.give_up(GATEWAY, 0);
+        assert_eq!(outboxes.probe_at(), Some(MINUTE));
+        outboxes.probe(MINUTE - 1);
+        assert!(outboxes.start().is_empty());
+        outboxes.probe(MINUTE);
+        assert_eq!(outboxes.start(), [GATEWAY]);
+        items(&mut outboxes);
+        outboxes.acknowledged(GATEWAY);
+        assert_eq!(outboxes.probe_at(), None);
+    }
+
+    #[test]
+    fn connections_take_turns_until_the_delivery_has_all_its_portions() {
+        let mut outboxes = Outboxes::default();
+        let conns = [conn(1), conn(2)];
+        for conn in conns {
+            outboxes.catch_up(GATEWAY, conn);
+            outboxes.catch_up(GATEWAY, conn);
+        }
+        assert_eq!(outboxes.start(), [GATEWAY]);
+        for n in 0..MAX_PORTIONS {
+            let conn = outboxes
+                .next_portion(GATEWAY)
+                .expect("there is room for one more");
+            assert_eq!(conn, conns[n % 2]);
+            outboxes.catch_up(GATEWAY, conn);
+        }
+        assert_eq!(outboxes.next_portion(GATEWAY), None, "the delivery is full");
+        // Other items do not count.
+        text(&mut outboxes, "c:1", &"x".repeat(1 << 20), Some(1));
+        items(&mut outboxes);
+        assert_eq!(outboxes.next_portion(GATEWAY), Some(conns[0]));
+    }
+
+    #[test]
+    fn connections_without_a_portion_do_not_count() {
+        let mut outboxes = Outboxes::default();
+        for _ in 0..=MAX_PORTIONS {
+            outboxes.catch_up(GATEWAY, conn(1));
+            assert!(outboxes.next_portion(GATEWAY).is_some());
+            outboxes.skip_portion(GATEWAY);
+        }
+    }
+
+    #[test]
+    fn a_join_at_an_unreachable_gateway_is_dropped_with_its_answer() {
+        let mut outboxes = Outboxes::default();
+        let to = "c:1".to_owned();
+        outboxes.queue(GATEWAY, Item::Out { to: "d:1".into() }, "");
+        items(&mut outboxes);
+        outboxes.unreachable(GATEWAY);
+        outboxes.queue(GATEWAY, joined(&to), "");
+        text(&mut outboxes, &to, "answer", None);
+        outboxes.queue(
+            GATEWAY,
+            Item::Is {
+                to: to.clone(),
+                at: 1,
+            },
+            "",
+        );
+        let out = Item::Out { to: "d:1".into() };
+        assert_eq!(items(&mut outboxes), [out, Item::Is { to, at: 1 }]);
+    }
+}

@@ -1,0 +1,171 @@
+//! The room: the parts of its state, and the queries about it.
+//!
+//! The inputs are in the submodules: `connect` (connections), `membership` (join and leave),
+//! `commands` (frames of clients), `send` (events), `service` (requests of services),
+//! `gateways` (requests of gateways and deliveries to them), `flush` (the end of a batch,
+//! timers and the alarm).
+
+mod commands;
+mod connect;
+mod flush;
+mod gateways;
+mod membership;
+mod send;
+mod service;
+
+use crate::admission::Admission;
+use crate::attachment::Attachment;
+use crate::batch::Batch;
+use crate::config::RoomConfig;
+use crate::connection::Receives;
+use crate::connections::Connections;
+use crate::event_log::EventLog;
+use crate::gateway_links::GatewayLinks;
+use crate::ids::ConnId;
+use crate::log::LogBounds;
+use crate::members::Members;
+use crate::presence::PresenceTracker;
+use crate::snapshot::Snapshot;
+use crate::timers::{Timer, TimerTable};
+use roomcast_proto::name::UserId;
+use roomcast_proto::time::Millis;
+use std::rc::Rc;
+
+/// A room: the log with its members, connections and subscriptions of gateways.
+///
+/// The room does no I/O and reads no clock. Its methods are of four kinds:
+///
+/// - Inputs take the current time and a list to which they append [`Output`]s. The host
+///   carries the outputs out in order, each after [`Room::route`].
+/// - Scheduling tells the host what to do and when: [`Room::timer_at`], [`Room::alarm_at`],
+///   [`Room::waiting`], [`Room::is_full`], [`Room::start_deliveries`],
+///   [`Room::retention_cutoff`].
+/// - Results of what the host has done: [`Room::sent`], [`Room::page_sent`],
+///   [`Room::authenticated`], [`Room::log_read`], [`Room::delivery_acknowledged`] and others.
+/// - Queries about the state, such as [`Room::bounds`] and [`Room::attachment`].
+///
+/// The [crate documentation](crate) explains the order of calls.
+///
+/// [`Output`]: crate::Output
+pub struct Room {
+    name: String,
+    config: Rc<RoomConfig>,
+    log: EventLog,
+    members: Members,
+    connections: Connections,
+    presence: PresenceTracker,
+    batch: Batch,
+    /// The number of batches since the restart.
+    batches: u64,
+    gateways: GatewayLinks,
+    admission: Admission,
+    timers: TimerTable,
+}
+
+impl Room {
+    /// Creates the room from its stored state. The host restores the connections with
+    /// [`Room::restore_connection`] and [`Room::restore_subscriber`].
+    pub fn new(name: String, config: Rc<RoomConfig>, snapshot: Snapshot) -> Self {
+        let mut room = Room {
+            name,
+            log: EventLog::new(snapshot.epoch, snapshot.bounds, snapshot.recent),
+            members: Members::restore(snapshot.members, &snapshot.journal),
+            connections: Connections::default(),
+            presence: PresenceTracker::default(),
+            batch: Batch::default(),
+            batches: 0,
+            gateways: GatewayLinks::new(snapshot.life),
+            admission: Admission::new(&config.limits),
+            timers: TimerTable::default(),
+            config,
+        };
+        room.schedule_retention();
+        room
+    }
+
+    /// Returns the name of the room.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the epoch of the log.
+    pub fn epoch(&self) -> &str {
+        self.log.epoch()
+    }
+
+    /// Returns the bounds of the log.
+    pub fn bounds(&self) -> &LogBounds {
+        self.log.bounds()
+    }
+
+    /// Returns the sequence number up to which events have expired.
+    pub fn floor(&self) -> u64 {
+        self.log.floor(&self.config)
+    }
+
+    /// Returns the persistent part of a connection.
+    pub fn attachment(&self, conn: ConnId) -> Option<Attachment> {
+        let connection = self.connections.get(conn)?;
+        Some(connection.attachment.clone())
+    }
+
+    /// Returns `true` if the connection has joined the room.
+    pub fn is_joined(&self, conn: ConnId) -> bool {
+        self.connections.is_joined(conn)
+    }
+
+    /// Returns `true` if the connection receives the shared frame of a batch.
+    pub fn receives(&self, conn: ConnId, batch: u64) -> bool {
+        self.connections.receives(conn, batch) == Receives::All
+    }
+
+    /// Returns the number of connections, including those at gateways.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Returns the number of items that wait for the end of the batch, for
+    /// [`Batcher`](crate::batcher::Batcher).
+    pub fn waiting(&self) -> usize {
+        self.batch.waiting()
+    }
+
+    /// Returns `true` if the batch should end without waiting for more.
+    pub fn is_full(&self) -> bool {
+        self.batch.is_full()
+    }
+
+    /// Returns the time at which the host must call [`Room::flush`], by a timer: the time
+    /// is near.
+    pub fn timer_at(&self) -> Option<Millis> {
+        self.timers.next_short()
+    }
+
+    /// Returns the time at which the host must call [`Room::handle_alarm`], by an alarm, so
+    /// that the room can hibernate until then.
+    pub fn alarm_at(&self) -> Option<Millis> {
+        // The time of the next probe depends on what waits in the outboxes, which changes
+        // often. So it is computed here instead of being kept in the table.
+        let times = [self.timers.next_long(), self.gateways.probe_at()];
+        times.into_iter().flatten().min()
+    }
+
+    fn schedule_retention(&mut self) {
+        let at = self.log.bounds().next_expiry(&self.config);
+        self.timers.set(Timer::LogRetention, at);
+    }
+
+    /// Queues an ephemeral event about `user` for all other users.
+    fn queue_event(&mut self, user: &UserId, line: String, now: Millis) {
+        let connections = self.connections.len();
+        self.presence
+            .queue(user, line, connections, &mut self.timers, now);
+    }
+
+    /// Schedules the presence updates of users whose status may have changed.
+    fn schedule_presence(&mut self, now: Millis) {
+        let connections = self.connections.len();
+        self.presence
+            .schedule_changes(connections, &mut self.timers, now);
+    }
+}

@@ -1,0 +1,463 @@
+//! Frames of clients and the commands in them.
+
+use super::Room;
+use super::send::Origin;
+use crate::ephemeral::{EphemeralEvent, Except};
+use crate::event_log::Start;
+use crate::frame::Frame;
+use crate::history::HistoryQuery;
+use crate::ids::ConnId;
+use crate::member::Cursor;
+use crate::members::CursorAck;
+use crate::output::Output;
+use crate::seq_range::SeqRange;
+use crate::timers::Timer;
+use roomcast_proto::access::{Identity, Rights};
+use roomcast_proto::command::Command;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::limits::{Kind, Penalty};
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::position::Position;
+use roomcast_proto::status::Status;
+use roomcast_proto::time::{Millis, rfc3339};
+use roomcast_proto::{event, framing};
+use serde_json::json;
+
+/// How a command is answered.
+pub(super) enum Answer {
+    /// With this data.
+    Now(String),
+    /// Later, or not at all.
+    Later,
+}
+
+/// Whether a connection stays open after a penalty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AfterPenalty {
+    Open,
+    Closed,
+}
+
+impl Room {
+    /// A frame of a client has arrived.
+    pub fn receive(&mut self, conn: ConnId, frame: Frame, now: Millis, out: &mut Vec<Output>) {
+        if self.batch.is_arriving(conn) {
+            // `connected` comes before any answer.
+            self.flush(now, out);
+        }
+        let limit = self.config.limits.max_frame_bytes;
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        connection.slow_consumer.on_activity(now);
+        if connection.attachment.expires <= now {
+            return self.close(conn, Disconnect::Expired, now, out);
+        }
+        let text = match frame {
+            Frame::Text(text) if text.len() > limit => {
+                return self.reject(conn, Disconnect::TooLarge, now, out);
+            }
+            Frame::Binary => return self.reject(conn, Disconnect::Malformed, now, out),
+            Frame::Text(text) => text,
+        };
+        if text == framing::PING {
+            out.push(Output::Send {
+                conn,
+                frame: framing::PONG.to_owned(),
+            });
+            return;
+        }
+        let incoming = match framing::decode(text) {
+            Ok(incoming) => incoming,
+            Err(reason) => return self.reject(conn, reason, now, out),
+        };
+        for one in incoming {
+            if let Err(error) = self.take_token(conn, Kind::Command, now) {
+                // An answer to each command would be larger than the flood itself, so the
+                // rest of the frame gets none.
+                self.batch.send(conn, &framing::error(one.id, &error));
+                self.penalize(conn, now, out);
+                return;
+            }
+            let done = one
+                .command
+                .and_then(|command| self.execute(conn, one.id, command, now, out));
+            match (done, one.id) {
+                (Ok(Answer::Now(data)), Some(id)) => {
+                    self.batch.send(conn, &framing::ack(id, &data));
+                }
+                (Ok(_), _) => {}
+                (Err(error), id) => {
+                    self.batch.send(conn, &framing::error(id, &error));
+                    if error.code == ErrorCode::RateLimited
+                        && self.penalize(conn, now, out) == AfterPenalty::Closed
+                    {
+                        return;
+                    }
+                }
+            }
+            // A command may have closed the connection.
+            if !self.connections.contains(conn) {
+                return;
+            }
+        }
+    }
+
+    /// Closes a connection because of a malformed or too large frame.
+    fn reject(&mut self, conn: ConnId, reason: Disconnect, now: Millis, out: &mut Vec<Output>) {
+        if let Some(connection) = self.connections.get(conn) {
+            out.push(Output::Log(
+                LogRecord::reject("malformed")
+                    .user(&connection.attachment.user)
+                    .connection(&connection.attachment.id)
+                    .with("code", reason.code()),
+            ));
+        }
+        self.close(conn, reason, now, out);
+    }
+
+    /// Counts a rejected command. Closes the connection if there were too many.
+    fn penalize(&mut self, conn: ConnId, now: Millis, out: &mut Vec<Output>) -> AfterPenalty {
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return AfterPenalty::Closed;
+        };
+        let limits = &self.config.limits;
+        let penalty = self.admission.penalize(connection, limits, now);
+        if penalty != Penalty::Again {
+            let record = LogRecord::reject("rate")
+                .user(&connection.attachment.user)
+                .connection(&connection.attachment.id);
+            out.push(Output::Log(record.with("closed", penalty.is_final())));
+        }
+        if !penalty.is_final() {
+            return AfterPenalty::Open;
+        }
+        self.close(conn, Disconnect::TooFast, now, out);
+        AfterPenalty::Closed
+    }
+
+    fn take_token(&mut self, conn: ConnId, kind: Kind, now: Millis) -> Result<()> {
+        let limits = &self.config.limits;
+        self.connections.take_token(conn, kind, limits, now)
+    }
+
+    /// The host has read a page of this number of bytes for a connection. Large pages use
+    /// up the rate limit of requests.
+    pub fn page_sent(&mut self, conn: ConnId, bytes: usize) {
+        if let Some(connection) = self.connections.get_mut(conn) {
+            let limits = &self.config.limits;
+            connection.allowance.charge_page(bytes, limits);
+        }
+    }
+
+    fn execute(
+        &mut self,
+        conn: ConnId,
+        id: Option<u32>,
+        command: Command,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<Answer> {
+        // Without `roomId`, the command is for this room.
+        if command.room().is_some_and(|room| room != self.name) {
+            return Err(match command {
+                Command::Join { .. } => {
+                    Error::bad_request("`roomId` must be the room of this socket")
+                }
+                _ => Error::not_joined(),
+            });
+        }
+        match command {
+            Command::Join { position, .. } => {
+                self.take_token(conn, Kind::Join, now)?;
+                self.rejoin(conn, id, &position, now, out)
+            }
+            Command::Leave { .. } => {
+                self.take_token(conn, Kind::Join, now)?;
+                let user = self.connections.require(conn, Rights::NONE)?;
+                self.remove_member(&user, Some(conn), now, out);
+                Ok(Answer::Now(format!(r#"{{"roomId":"{}"}}"#, self.name)))
+            }
+            Command::Send(send) => {
+                let user = self.connections.require(conn, Rights::WRITE)?;
+                self.take_token(conn, Kind::Message, now)?;
+                if send.volatile {
+                    let envelope = self.ephemeral(&user, &send, Origin::Client, now);
+                    self.batch.broadcast(EphemeralEvent {
+                        except: Except::Connection(conn),
+                        line: envelope.line,
+                    });
+                    return Ok(Answer::Now("{}".into()));
+                }
+                let accepted = self.accept(&user, &send, Origin::Client, now)?;
+                if let Some(id) = id {
+                    let answer = framing::ack(id, &accepted.receipt());
+                    self.batch.ack(conn, id, &answer);
+                }
+                Ok(Answer::Later)
+            }
+            Command::Delivered { seq, .. } => {
+                self.acknowledge(conn, id, Cursor::Delivered, seq, now)
+            }
+            Command::Read { seq, .. } => self.acknowledge(conn, id, Cursor::Read, seq, now),
+            Command::Typing { is_typing, .. } => self.set_typing(conn, is_typing, now),
+            Command::Presence { status } => self.set_status(conn, status, now, out),
+            Command::Sync { after, limit, .. } => {
+                self.connections.require(conn, Rights::READ)?;
+                self.take_token(conn, Kind::Request, now)?;
+                if let Some(id) = id {
+                    let query = HistoryQuery {
+                        after,
+                        before: u64::MAX,
+                        limit,
+                        newest: false,
+                    };
+                    out.push(Output::Page { conn, id, query });
+                }
+                Ok(Answer::Later)
+            }
+            Command::Refresh { token } => {
+                self.take_token(conn, Kind::Request, now)?;
+                let connection = self.connections.get(conn).ok_or_else(Error::internal)?;
+                out.push(Output::Authenticate {
+                    connection: connection.attachment.id.clone(),
+                    id,
+                    token,
+                });
+                Ok(Answer::Later)
+            }
+        }
+    }
+
+    fn set_typing(&mut self, conn: ConnId, is_typing: bool, now: Millis) -> Result<Answer> {
+        let user = self.connections.require(conn, Rights::PRESENCE)?;
+        self.take_token(conn, Kind::Signal, now)?;
+        let until = is_typing.then(|| now + self.config.typing_ttl);
+        if let Some(until) = until {
+            self.timers.set_earliest(Timer::PresenceTimeout, until);
+        }
+        if self.presence.roster.set_typing(&user, until) {
+            let line = event::user_typing(&self.name, &user, is_typing);
+            self.queue_event(&user, line, now);
+        }
+        Ok(Answer::Now("{}".into()))
+    }
+
+    fn set_status(
+        &mut self,
+        conn: ConnId,
+        status: Status,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<Answer> {
+        let user = self.connections.require(conn, Rights::PRESENCE)?;
+        self.take_token(conn, Kind::Signal, now)?;
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.attachment.status = status;
+        }
+        self.presence.roster.set_status(&user, conn, status);
+        self.schedule_presence(now);
+        out.push(Output::Attach { conn });
+        let status = status.as_str();
+        Ok(Answer::Now(format!(r#"{{"status":"{status}"}}"#)))
+    }
+
+    /// `joinRoom` on a connection of the room: joins again after a leave, or requests older
+    /// events than the connection has received.
+    fn rejoin(
+        &mut self,
+        conn: ConnId,
+        id: Option<u32>,
+        position: &Position,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<Answer> {
+        // A connection at a gateway whose membership has just ended stays.
+        self.gateways.cancel_leave(conn);
+        // Earlier events are sent first, so that the replay ends at the head and live
+        // events begin there.
+        self.flush(now, out);
+        let connection = self.connections.get(conn).ok_or_else(Error::internal)?;
+        let attachment = &connection.attachment;
+        if !attachment.rights.has(Rights::READ) {
+            return Err(Error::forbidden(
+                "the token does not allow this in the room",
+            ));
+        }
+        let (user, remote) = (attachment.user.clone(), attachment.remote);
+        // The events after this one have been sent to the connection.
+        let sent_after = attachment.joined.then_some(attachment.from);
+        self.admit_member(&user)?;
+        let requests_past = position.since.is_some() || position.history.is_some();
+        let start = match sent_after {
+            None => self.join(conn, position, now, out),
+            Some(_) if requests_past => self.start(&user, position),
+            Some(from) => Start {
+                after: from,
+                reset: false,
+            },
+        };
+        let head = self.log.head();
+        if let Some(connection) = self.connections.get_mut(conn) {
+            let from = &mut connection.attachment.from;
+            *from = (*from).min(start.after);
+        }
+        out.push(Output::Attach { conn });
+        // A new membership is stored before it is announced.
+        let changes = self.batch.take_changes().into_iter();
+        out.extend(changes.map(Output::Store));
+        if let Some(id) = id {
+            let answer = self.join_answer(&user, head, start);
+            out.push(Output::Send {
+                conn,
+                frame: framing::ack(id, &answer),
+            });
+        }
+        // Events that the connection has been sent are not sent again.
+        let range = SeqRange {
+            after: start.after,
+            upto: sent_after.unwrap_or(head),
+        };
+        match sent_after {
+            _ if !remote => self.replay(conn, range, out),
+            None if range.is_empty() => {}
+            None => self.start_catch_up(conn, range.after, out),
+            Some(_) => self.send_past(conn, range, out),
+        }
+        Ok(Answer::Later)
+    }
+
+    /// Returns the answer to `joinRoom`.
+    pub(super) fn join_answer(&self, user: &str, head: u64, start: Start) -> String {
+        let member = self.members.get(user).cloned().unwrap_or_default();
+        let users = self.members.sorted_users();
+        let roster = &self.presence.roster;
+        let mut answer = json!({
+            "roomId": self.name,
+            "epoch": self.log.epoch(),
+            "seq": head,
+            "delivered": member.delivered,
+            "read": member.read,
+            "members": users
+                .iter()
+                .map(|user| json!({ "userId": &***user, "status": roster.status(user) }))
+                .collect::<Vec<_>>(),
+        });
+        if start.reset {
+            answer["reset"] = true.into();
+        }
+        answer.to_string()
+    }
+
+    fn acknowledge(
+        &mut self,
+        conn: ConnId,
+        id: Option<u32>,
+        cursor: Cursor,
+        seq: u64,
+        now: Millis,
+    ) -> Result<Answer> {
+        let user = self.connections.require(conn, Rights::READ)?;
+        if seq > self.log.head() {
+            return Err(Error::bad_field(
+                "seq",
+                "at most the `seq` of the room's last event",
+            ));
+        }
+        let acknowledged = self.members.acknowledge(&user, cursor, seq)?;
+        if acknowledged.moved {
+            self.schedule_cursor_flush(now);
+        }
+        let data = format!(r#"{{"seq":{}}}"#, acknowledged.seq);
+        if self.timers.get(Timer::CursorFlush).is_none() {
+            return Ok(Answer::Now(data));
+        }
+        if let Some(id) = id {
+            self.members.wait_for_flush(CursorAck { conn, id, data });
+        }
+        Ok(Answer::Later)
+    }
+
+    /// The host has verified the token of [`Output::Authenticate`]: `identity` is the
+    /// result. Commands of the connection may have been executed since.
+    pub fn authenticated(
+        &mut self,
+        connection: &str,
+        id: Option<u32>,
+        identity: Result<Identity>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        // The connection may have been closed since.
+        let Some(conn) = self.connections.find(|one| one.attachment.id == connection) else {
+            return;
+        };
+        let done = identity.and_then(|identity| self.replace_token(conn, identity, now, out));
+        match (done, id) {
+            (Ok(Answer::Now(data)), Some(id)) => self.batch.send(conn, &framing::ack(id, &data)),
+            (Ok(_), _) => {}
+            (Err(error), id) => self.batch.send(conn, &framing::error(id, &error)),
+        }
+    }
+
+    fn replace_token(
+        &mut self,
+        conn: ConnId,
+        identity: Identity,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<Answer> {
+        let rights = identity.rights(&self.name);
+        let connection = self.connections.get_mut(conn).ok_or_else(Error::internal)?;
+        let attachment = &mut connection.attachment;
+        if identity.user != *attachment.user || !rights.has(Rights::READ) {
+            out.push(Output::Log(
+                LogRecord::reject("auth")
+                    .user(&attachment.user)
+                    .connection(&attachment.id),
+            ));
+            self.close(conn, Disconnect::Forbidden, now, out);
+            return Ok(Answer::Later);
+        }
+        attachment.token = identity.token;
+        let expires = identity.expires;
+        self.set_rights(conn, rights, expires, now, out);
+        Ok(Answer::Now(format!(
+            r#"{{"expiresAt":"{}"}}"#,
+            rfc3339(expires)
+        )))
+    }
+
+    /// Gives a connection the rights of its new token. A connection at a gateway that may
+    /// not read any more is unsubscribed. Only gateways of an older version send such
+    /// rights.
+    pub(super) fn set_rights(
+        &mut self,
+        conn: ConnId,
+        rights: Rights,
+        expires: Millis,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        let attachment = &mut connection.attachment;
+        if attachment.remote && !rights.has(Rights::READ) {
+            out.push(Output::Unsubscribed { conn });
+            return self.disconnect(conn, Disconnect::Forbidden.code(), now, out);
+        }
+        attachment.rights = rights;
+        attachment.expires = expires;
+        if !rights.has(Rights::PRESENCE) && attachment.status != Status::default() {
+            attachment.status = Status::default();
+            let user = attachment.user.clone();
+            let roster = &mut self.presence.roster;
+            roster.set_status(&user, conn, Status::default());
+            self.schedule_presence(now);
+        }
+        self.timers.set_earliest(Timer::TokenExpiry, expires);
+        out.push(Output::Attach { conn });
+    }
+}

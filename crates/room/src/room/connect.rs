@@ -1,0 +1,311 @@
+//! Connections: connect, welcome, disconnect, replay.
+
+use super::Room;
+use crate::attachment::Attachment;
+use crate::batch::{Arrival, Welcome};
+use crate::connection::Connection;
+use crate::ids::ConnId;
+use crate::output::Output;
+use crate::seq_range::SeqRange;
+use crate::timers::Timer;
+use roomcast_proto::access::{Rights, TokenId};
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::{Error, Result};
+use roomcast_proto::event;
+use roomcast_proto::limits::Limits;
+use roomcast_proto::link::Hello as ConnectRequest;
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::status::Status;
+use roomcast_proto::time::{Millis, rfc3339};
+use serde::Serialize;
+
+/// The data of the event `connected`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Connected<'a> {
+    connection_id: &'a str,
+    user_id: &'a str,
+    room_id: &'a str,
+    epoch: &'a str,
+    seq: u64,
+    delivered: u64,
+    expires_at: String,
+    limits: Limits,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    reset: bool,
+}
+
+impl Room {
+    /// Checks the limits for a new connection.
+    ///
+    /// # Errors
+    ///
+    /// Returns `rateLimited` if the address connects too often, the user is banned after a
+    /// flood or has too many connections, and `conflict` if the room is full.
+    pub fn admit(&mut self, request: &ConnectRequest, now: Millis) -> Result<()> {
+        self.admission.admit(request, &self.config.limits, now)?;
+        self.admit_connection(&request.user)
+    }
+
+    /// Checks the limits that also hold for a connection that subscribes again.
+    pub(super) fn admit_connection(&self, user: &str) -> Result<()> {
+        let connections = self.presence.roster.connections(user).count();
+        if connections >= self.config.max_connections_per_user {
+            return Err(Error::rate_limited("connections of this user", 1_000));
+        }
+        self.admit_member(user)
+    }
+
+    /// Adds a connection with a socket of its own, which joins at once. [`Room::admit`] has
+    /// accepted the request. The event `connected` and the missed events are sent with the
+    /// next flush, so that the memberships of all clients that connect in the same batch
+    /// are stored together.
+    pub fn connect(
+        &mut self,
+        request: ConnectRequest,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> ConnId {
+        self.add_connection(request, Welcome::Connected, now, out)
+    }
+
+    /// Adds a connection that joins the room.
+    pub(super) fn add_connection(
+        &mut self,
+        request: ConnectRequest,
+        welcome: Welcome,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> ConnId {
+        let attachment = Attachment {
+            id: request.connection_id,
+            user: request.user.into(),
+            rights: request.rights,
+            expires: request.expires,
+            // A client at a gateway has one status for all its rooms.
+            status: match request.rights.has(Rights::PRESENCE) {
+                true => request.status,
+                false => Status::default(),
+            },
+            joined: false,
+            from: 0,
+            remote: welcome != Welcome::Connected,
+            token: request.token,
+        };
+        let connection = Connection::new(attachment, &self.config.limits, now, now);
+        let conn = self.insert_connection(connection, now);
+        let start = self.join(conn, &request.position, now, out);
+        self.batch.welcome(Arrival {
+            conn,
+            start,
+            welcome,
+        });
+        conn
+    }
+
+    /// Restores a connection after hibernation.
+    pub fn restore_connection(&mut self, attachment: Attachment, now: Millis) -> ConnId {
+        // Only the runtime knows when the client was active last.
+        let connection = Connection::new(attachment, &self.config.limits, 0, now);
+        let attachment = &connection.attachment;
+        let (user, status) = (attachment.user.clone(), attachment.status);
+        let joined = attachment.joined;
+        let conn = self.insert_connection(connection, now);
+        if joined {
+            self.presence.roster.restore(&user, conn, status);
+        }
+        conn
+    }
+
+    fn insert_connection(&mut self, connection: Connection, now: Millis) -> ConnId {
+        let expires = connection.attachment.expires;
+        self.timers.set_earliest(Timer::TokenExpiry, expires);
+        let check = now + self.config.limits.ghost_timeout;
+        self.timers.set_earliest(Timer::KeepaliveCheck, check);
+        self.connections.insert(connection)
+    }
+
+    /// Sends the first message to a connection that has joined: `connected` with the state
+    /// of the room at `head`, or the answer to `joinRoom`; then the events up to `head`.
+    pub(super) fn welcome(&mut self, arrival: &Arrival, head: u64, out: &mut Vec<Output>) {
+        if let Welcome::JoinAnswer(id) = arrival.welcome {
+            return self.welcome_remote(arrival, id, head, out);
+        }
+        let conn = arrival.conn;
+        let Some(connection) = self.connections.get(conn) else {
+            return;
+        };
+        let attachment = &connection.attachment;
+        let member = self.members.get(&attachment.user);
+        let connected = Connected {
+            connection_id: &attachment.id,
+            user_id: &attachment.user,
+            room_id: &self.name,
+            epoch: self.log.epoch(),
+            seq: head,
+            delivered: member.map_or(0, |member| member.delivered),
+            expires_at: rfc3339(attachment.expires),
+            limits: Limits::of(&self.config.limits),
+            reset: arrival.start.reset,
+        };
+        out.push(Output::Log(
+            LogRecord::info("connect")
+                .user(&attachment.user)
+                .connection(&attachment.id),
+        ));
+        out.push(Output::Attach { conn });
+        out.push(Output::Send {
+            conn,
+            frame: event::connected(&connected),
+        });
+        // Another connection of the user may have left the room since.
+        if attachment.joined {
+            let range = SeqRange {
+                after: arrival.start.after,
+                upto: head,
+            };
+            self.replay(conn, range, out);
+        }
+    }
+
+    /// The socket of a connection was closed, with this close code.
+    pub fn disconnect(&mut self, conn: ConnId, code: u16, now: Millis, out: &mut Vec<Output>) {
+        let Some(connection) = self.connections.remove(conn) else {
+            return;
+        };
+        self.batch.forget(conn);
+        self.members.forget(conn);
+        self.gateways.cancel_leave(conn);
+        let attachment = connection.attachment;
+        let user = attachment.user;
+        if !attachment.remote {
+            out.push(Output::Log(
+                LogRecord::info("disconnect")
+                    .user(&user)
+                    .connection(&attachment.id)
+                    .with("code", code),
+            ));
+        }
+        if !attachment.joined {
+            return;
+        }
+        let grace_until = now + self.config.presence_grace;
+        let departure = self.presence.roster.leave(&user, conn, grace_until);
+        if departure.was_typing {
+            let line = event::user_typing(&self.name, &user, false);
+            self.queue_event(&user, line, now);
+        }
+        if departure.was_last {
+            self.timers
+                .set_earliest(Timer::PresenceTimeout, grace_until);
+            if self.members.set_last_seen(&user, now) {
+                self.schedule_cursor_flush(now);
+            }
+        }
+        self.schedule_presence(now);
+    }
+
+    /// Closes the socket of a connection.
+    pub(super) fn close(
+        &mut self,
+        conn: ConnId,
+        reason: Disconnect,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        if self.connections.contains(conn) {
+            out.push(Output::Close { conn, reason });
+            self.disconnect(conn, reason.code(), now, out);
+        }
+    }
+
+    /// Closes the room's own sockets whose user and token are revoked; gateways close
+    /// theirs. Returns `true` if own sockets are left.
+    pub fn close_revoked(
+        &mut self,
+        is_revoked: impl Fn(&str, &TokenId) -> bool,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let is_own_and_revoked = |connection: &Connection| {
+            let attachment = &connection.attachment;
+            !attachment.remote && is_revoked(&attachment.user, &attachment.token)
+        };
+        for conn in self.connections.filter(is_own_and_revoked) {
+            if let Some(connection) = self.connections.get(conn) {
+                let attachment = &connection.attachment;
+                let record = LogRecord::info("revoke").user(&attachment.user);
+                out.push(Output::Log(record.connection(&attachment.id)));
+            }
+            self.close(conn, Disconnect::Revoked, now, out);
+        }
+        let own = self
+            .connections
+            .find(|connection| !connection.attachment.remote);
+        own.is_some()
+    }
+
+    /// The host has sent this number of bytes to a socket. Returns `true` if the client may
+    /// be a slow consumer, so that the host must call [`Room::check_slow`].
+    pub fn sent(&mut self, conn: ConnId, bytes: usize) -> bool {
+        let limit = self.config.limits.max_unacked_bytes;
+        self.connections
+            .get_mut(conn)
+            .is_some_and(|connection| connection.slow_consumer.on_sent(bytes, limit))
+    }
+
+    /// Closes a slow consumer, which can resume. `pinged` is the time of the last ping on
+    /// its socket: the connection stays open if that is newer than its last activity.
+    pub fn check_slow(
+        &mut self,
+        conn: ConnId,
+        pinged: Option<Millis>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        if connection.slow_consumer.check_ping(pinged, now) {
+            return;
+        }
+        let record = LogRecord::reject("slow")
+            .user(&connection.attachment.user)
+            .connection(&connection.attachment.id)
+            .with("unackedBytes", connection.slow_consumer.unacked());
+        out.push(Output::Log(record));
+        self.close(conn, Disconnect::TooSlow, now, out);
+    }
+
+    /// Sends a part of the log to one of the room's own sockets. If some of the events have
+    /// expired, sends `gap` first.
+    pub(super) fn replay(&mut self, conn: ConnId, range: SeqRange, out: &mut Vec<Output>) {
+        let floor = self.floor().min(range.upto);
+        if range.after < floor {
+            out.push(Output::Send {
+                conn,
+                frame: event::gap(&self.name, range.after + 1, floor),
+            });
+        }
+        let range = SeqRange {
+            after: range.after.max(floor),
+            upto: range.upto,
+        };
+        if !range.is_empty() {
+            self.log_replay(conn, range, out);
+            out.push(Output::Replay { conn, range });
+        }
+    }
+
+    pub(super) fn log_replay(&self, conn: ConnId, range: SeqRange, out: &mut Vec<Output>) {
+        if let Some(connection) = self.connections.get(conn) {
+            out.push(Output::Log(
+                LogRecord::info("replay")
+                    .user(&connection.attachment.user)
+                    .connection(&connection.attachment.id)
+                    .with("after", range.after)
+                    .with("events", range.len()),
+            ));
+        }
+    }
+}

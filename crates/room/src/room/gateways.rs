@@ -1,0 +1,463 @@
+//! Connections at gateways: requests of the gateways, and deliveries to them.
+//!
+//! To a room, a connection at a gateway is a connection like those of its own sockets.
+//! [`Room::route`] takes the outputs for such connections and queues them; the host sends
+//! the queued items by one request at a time to each gateway.
+
+use super::Room;
+use crate::batch::{Arrival, Welcome};
+use crate::catch_up::{CatchUp, LogRead, Portion};
+use crate::connection::Connection;
+use crate::frame::Frame;
+use crate::gateway_links::{Subscription, TextEvents};
+use crate::ids::ConnId;
+use crate::outbox::{Outboxes, Retry};
+use crate::output::{Change, Output};
+use crate::seq_range::SeqRange;
+use crate::subscriber::StoredSubscriber;
+use roomcast_proto::access::{Rights, TokenId};
+use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::link::{Command, Hello as ConnectRequest, Item, Pushed, client_of};
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::time::Millis;
+use roomcast_proto::{event, framing};
+use std::rc::Rc;
+
+/// Close code of a connection that ended without a close frame (RFC 6455, 7.4.1).
+const ABNORMAL: u16 = 1006;
+
+/// Close code of a normal closure (RFC 6455, 7.4.1).
+const NORMAL: u16 = 1000;
+
+/// Close code of a restart of the service (IANA).
+const SERVICE_RESTART: u16 = 1012;
+
+/// Why a connection at a gateway joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum JoinCause {
+    /// The client has sent `joinRoom`.
+    Client,
+    /// The gateway subscribes the client again, after a missed delivery.
+    Gateway,
+}
+
+impl Room {
+    /// Executes a command of a gateway for one of its connections. `is_revoked` returns
+    /// `true` if the token of a user was revoked. The host carries the outputs out before
+    /// the next command of the request.
+    pub fn gateway_command(
+        &mut self,
+        gateway: &Rc<str>,
+        command: Command,
+        is_revoked: impl Fn(&str, &TokenId) -> bool,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        self.gateways.active(gateway);
+        let subscription = Subscription {
+            gateway: gateway.clone(),
+            id: command.connection().into(),
+        };
+        let known = self.gateways.find(&subscription.id);
+        match command {
+            Command::Join {
+                hello: request,
+                id,
+                again,
+            } => {
+                let user = request.user.clone();
+                let cause = match again {
+                    true => JoinCause::Gateway,
+                    false => JoinCause::Client,
+                };
+                let joined = match is_revoked(&request.user, &request.token) {
+                    true => Err(Error::unauthorized("the token was revoked")),
+                    false => self.subscribe(request, id, cause, now, out),
+                };
+                match joined {
+                    Ok(conn) => self.gateways.add(conn, subscription),
+                    Err(error) => {
+                        // The client of a new subscription has sent no command.
+                        let answer =
+                            (cause == JoinCause::Client).then(|| framing::error(id, &error));
+                        self.refuse(&subscription, &user, answer, error.code, out);
+                    }
+                }
+            }
+            Command::Frame { frame, .. } => match known {
+                Some(conn) => self.receive(conn, Frame::Text(&frame), now, out),
+                // The connection was given up, or the room was deleted.
+                None => {
+                    let id = framing::decode_line(&frame).id;
+                    let answer = framing::error(id, &Error::internal());
+                    let to = subscription.id.to_string();
+                    self.gateways.queue(gateway, Item::Lost { to });
+                    self.gateways
+                        .queue_text(&subscription, &answer, TextEvents::None);
+                }
+            },
+            Command::Gone { code, .. } => {
+                if let Some(conn) = known.or_else(|| self.connection_of(&subscription.id)) {
+                    self.unsubscribe(conn, code, now, out);
+                }
+            }
+            Command::Refresh {
+                rights, expires, ..
+            } => {
+                if let Some(conn) = known {
+                    self.set_rights(conn, rights, expires, now, out);
+                }
+            }
+        }
+    }
+
+    /// Joins a connection of a gateway. Another connection of the same client is replaced.
+    fn subscribe(
+        &mut self,
+        request: ConnectRequest,
+        id: Option<u32>,
+        cause: JoinCause,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<ConnId> {
+        if !request.rights.has(Rights::READ) {
+            return Err(Error::forbidden("the token does not open this room"));
+        }
+        let client = client_of(&request.connection_id);
+        let mut connections = self.presence.roster.connections(&request.user);
+        let replaced = connections.find(|conn| self.is_of_client(*conn, client));
+        drop(connections);
+        if let Some(conn) = replaced {
+            self.unsubscribe(conn, SERVICE_RESTART, now, out);
+        }
+        match cause {
+            JoinCause::Client => self.admit(&request, now)?,
+            JoinCause::Gateway => {
+                // Refused if the user has left the room since.
+                let mut leaving = self.gateways.leaving().iter();
+                let has_left = leaving.any(|conn| self.is_of_client(*conn, client));
+                if has_left || !self.members.contains(&request.user) {
+                    return Err(Error::not_joined());
+                }
+                self.admit_connection(&request.user)?;
+            }
+        }
+        Ok(self.add_connection(request, Welcome::JoinAnswer(id), now, out))
+    }
+
+    /// Returns the connection of the client that `connection` belongs to, whichever of its
+    /// connections that is.
+    fn connection_of(&self, connection: &str) -> Option<ConnId> {
+        let client = client_of(connection);
+        self.connections
+            .find(|connection| connection.is_of_client(client))
+    }
+
+    fn is_of_client(&self, conn: ConnId, client: &str) -> bool {
+        self.connections
+            .get(conn)
+            .is_some_and(|connection| connection.is_of_client(client))
+    }
+
+    /// Refuses a join.
+    fn refuse(
+        &mut self,
+        subscription: &Subscription,
+        user: &str,
+        answer: Option<String>,
+        code: ErrorCode,
+        out: &mut Vec<Output>,
+    ) {
+        let to = subscription.id.to_string();
+        match answer {
+            // If the answer is lost, the gateway learns of it with the client's next
+            // command.
+            Some(line) => {
+                self.gateways
+                    .queue_text(subscription, &line, TextEvents::None);
+                self.gateways.queue(&subscription.gateway, Item::Out { to });
+            }
+            None => {
+                let change = self.gateways.must_deliver(subscription, Item::Out { to });
+                out.push(Output::Store(change));
+            }
+        }
+        out.push(Output::Log(
+            LogRecord::reject("rate")
+                .user(user)
+                .connection(&subscription.id)
+                .with("code", code.as_str()),
+        ));
+    }
+
+    /// Removes a connection whose gateway knows that it has ended.
+    fn unsubscribe(&mut self, conn: ConnId, code: u16, now: Millis, out: &mut Vec<Output>) {
+        if let Some(subscription) = self.gateways.remove(conn) {
+            let change = Change::RemoveSubscriber(subscription.id.to_string());
+            out.push(Output::Store(change));
+        }
+        self.disconnect(conn, code, now, out);
+    }
+
+    /// Removes connections at gateways whose membership has ended. Their last frame is
+    /// part of the batch.
+    pub(super) fn finish_leave(&mut self, now: Millis, out: &mut Vec<Output>) {
+        for conn in self.gateways.take_leaving() {
+            // The connection may have joined again.
+            let connection = self.connections.get(conn);
+            if connection.is_some_and(|connection| !connection.attachment.joined) {
+                out.push(Output::Unsubscribed { conn });
+                self.disconnect(conn, NORMAL, now, out);
+            }
+        }
+    }
+
+    /// Sends the answer to `joinRoom` and starts the catch-up.
+    pub(super) fn welcome_remote(
+        &mut self,
+        arrival: &Arrival,
+        id: Option<u32>,
+        head: u64,
+        out: &mut Vec<Output>,
+    ) {
+        let (conn, start) = (arrival.conn, arrival.start);
+        let is_joined = |connection: &&Connection| connection.attachment.joined;
+        let Some(connection) = self.connections.get(conn).filter(is_joined) else {
+            return;
+        };
+        out.push(Output::Attach { conn });
+        out.push(Output::Subscribed {
+            conn,
+            after: start.after,
+        });
+        if let Some(id) = id {
+            let answer = self.join_answer(&connection.attachment.user, head, start);
+            out.push(Output::Send {
+                conn,
+                frame: framing::ack(id, &answer),
+            });
+        }
+        let range = SeqRange {
+            after: start.after,
+            upto: head,
+        };
+        if !range.is_empty() {
+            self.log_replay(conn, range, out);
+            self.start_catch_up(conn, start.after, out);
+        }
+    }
+
+    /// A connection at a gateway that has received the events up to `after` starts to catch
+    /// up.
+    pub(super) fn start_catch_up(&mut self, conn: ConnId, after: u64, out: &mut Vec<Output>) {
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.catch_up = Some(CatchUp::new(after));
+            out.push(Output::CatchUp { conn });
+        }
+    }
+
+    /// Sends older events to a connection at a gateway, before the events that it still
+    /// lacks. All events up to the head have been delivered.
+    pub(super) fn send_past(&mut self, conn: ConnId, range: SeqRange, out: &mut Vec<Output>) {
+        if !range.is_empty() && self.connections.contains(conn) {
+            let head = self.log.head();
+            self.connections.request_past(conn, range, head);
+            out.push(Output::CatchUp { conn });
+        }
+    }
+
+    /// Queues an output for the gateway of its connection. Returns the output that the host
+    /// carries out instead, if there is one. The host calls this for each output, just
+    /// before it would carry it out.
+    pub fn route(&mut self, output: Output) -> Option<Output> {
+        if let Output::Deliver(delivery) = output {
+            return Some(Output::Deliver(self.gateways.route_delivery(delivery)));
+        }
+        let conn = output.connection();
+        let Some(subscription) = conn.and_then(|conn| self.gateways.get(conn)).cloned() else {
+            return match output {
+                // The connection has ended since.
+                Output::Subscribed { .. }
+                | Output::CatchUp { .. }
+                | Output::Unsubscribed { .. } => None,
+                output => Some(output),
+            };
+        };
+        match output {
+            Output::Send { conn, frame } => {
+                self.gateways.unicast(conn, &frame, TextEvents::None);
+                None
+            }
+            Output::Attach { conn } => Some(Output::Store(Change::PutSubscriber {
+                id: subscription.id.to_string(),
+                gateway: subscription.gateway.to_string(),
+                subscriber: StoredSubscriber::Subscribed(self.attachment(conn)?),
+            })),
+            Output::Subscribed { after, .. } => {
+                let to = subscription.id.to_string();
+                self.gateways
+                    .queue(&subscription.gateway, Item::In { to, after });
+                None
+            }
+            Output::CatchUp { conn } => {
+                self.announce_gaps(conn);
+                if self.next_portion(conn).is_some() {
+                    self.gateways.catch_up(conn);
+                }
+                None
+            }
+            Output::Unsubscribed { conn } => {
+                let change = self.gateways.end(conn, |to| Item::Out { to });
+                change.map(Output::Store)
+            }
+            Output::Close { conn, reason } => {
+                let item = |to| Item::Close { to, why: reason };
+                self.gateways.end(conn, item).map(Output::Store)
+            }
+            output => Some(output),
+        }
+    }
+
+    /// Returns the gateways to which the host must start to send deliveries. Drops items
+    /// for slow gateways. The host calls this after each input.
+    pub fn start_deliveries(&mut self, out: &mut Vec<Output>) -> Vec<String> {
+        for gateway in self.gateways.shed(self.log.head()) {
+            let record = LogRecord::reject("slow").with("gateway", gateway);
+            out.push(Output::Log(record));
+        }
+        self.gateways.start_deliveries()
+    }
+
+    /// Returns the part of the log that the host must read for the next delivery to a
+    /// gateway. The host calls [`Room::log_read`] and asks again, until the result is
+    /// `None`.
+    pub fn next_read(&mut self, gateway: &str) -> Option<LogRead> {
+        loop {
+            let conn = self.gateways.next_portion(gateway)?;
+            self.announce_gaps(conn);
+            if let Some(portion) = self.next_portion(conn) {
+                return Some(LogRead { conn, portion });
+            }
+            // The connection is closed, or the events that it lacks have expired.
+            self.gateways.skip_portion(gateway);
+        }
+    }
+
+    /// The host has read the part of the log that [`Room::next_read`] returned, up to the
+    /// event `last`. `text` contains the events.
+    pub fn log_read(&mut self, read: LogRead, last: u64, text: &str) {
+        let LogRead { conn, portion } = read;
+        let events = TextEvents::of_portion(&portion, last);
+        self.gateways.unicast(conn, text, events);
+        let head = self.log.head();
+        self.connections.portion_sent(conn, last, head);
+        if self.next_portion(conn).is_some() {
+            self.gateways.catch_up(conn);
+        }
+    }
+
+    fn next_portion(&self, conn: ConnId) -> Option<Portion> {
+        self.connections.next_portion(conn, self.log.head())
+    }
+
+    /// Skips the expired events of the next portions, and announces them by `gap`.
+    fn announce_gaps(&mut self, conn: ConnId) {
+        let (head, floor) = (self.log.head(), self.floor());
+        while let Some(portion) = self.next_portion(conn) {
+            let floor = floor.min(portion.range.upto);
+            if portion.range.after >= floor {
+                break;
+            }
+            self.connections.portion_sent(conn, floor, head);
+            let line = event::gap(&self.name, portion.range.after + 1, floor);
+            let events = TextEvents::of_portion(&portion, floor);
+            self.gateways.unicast(conn, &line, events);
+        }
+    }
+
+    /// Returns the body of the next delivery to a gateway. Returns `None` if nothing waits:
+    /// the host stops sending to the gateway.
+    pub fn take_delivery(&mut self, gateway: &str) -> Option<serde_json::Result<String>> {
+        let epoch = self.log.epoch();
+        self.gateways.take_delivery(gateway, &self.name, epoch)
+    }
+
+    /// A gateway has acknowledged a delivery. Its answer names connections that it does not
+    /// have.
+    pub fn delivery_acknowledged(
+        &mut self,
+        gateway: &str,
+        answer: &Pushed,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let acknowledgement = self.gateways.acknowledged(gateway);
+        for id in acknowledgement.delivered.iter().filter_map(Item::to) {
+            let change = Change::RemoveSubscriber(id.to_owned());
+            out.push(Output::Store(change));
+        }
+        for id in &answer.gone {
+            if let Some(conn) = self.gateways.find(id) {
+                self.unsubscribe(conn, ABNORMAL, now, out);
+            }
+        }
+        if acknowledgement.was_unreachable {
+            self.probe_gateway(gateway);
+        }
+    }
+
+    /// A delivery has failed. With [`Retry::Never`] the gateway is given up: its connections
+    /// are removed, and presence follows. If the gateway answers later, it learns that they
+    /// have to join again.
+    pub fn delivery_failed(&mut self, gateway: &str, now: Millis, out: &mut Vec<Output>) -> Retry {
+        let retry = self.gateways.failed(gateway, now);
+        if retry == Retry::Never {
+            for conn in self.gateways.connections_of(gateway) {
+                let change = self.gateways.end(conn, |to| Item::Lost { to });
+                out.extend(change.map(Output::Store));
+                self.disconnect(conn, ABNORMAL, now, out);
+            }
+        }
+        retry
+    }
+
+    /// Asks a gateway that was unreachable which of its connections still exist.
+    pub fn probe_gateway(&mut self, gateway: &str) {
+        let head = self.log.head();
+        self.gateways.probe_connections(gateway, head);
+    }
+
+    /// The host has stopped sending to a gateway because of an error in the room. The host
+    /// waits, calls [`Room::probe_gateway`] and continues.
+    pub fn deliveries_stopped(&mut self, gateway: &str) {
+        self.gateways.stopped(gateway);
+    }
+
+    /// Restores a connection at a gateway from its stored record.
+    pub fn restore_subscriber(&mut self, gateway: &str, subscriber: StoredSubscriber, now: Millis) {
+        match subscriber {
+            StoredSubscriber::Ended(item) => self.gateways.queue(gateway, item),
+            StoredSubscriber::Subscribed(attachment) => {
+                let id: Rc<str> = attachment.id.as_str().into();
+                let to = attachment.id.clone();
+                let conn = self.restore_connection(attachment, now);
+                let gateway: Rc<str> = gateway.into();
+                // The connection may have ended while the room was not in memory.
+                let at = self.log.head();
+                self.gateways.queue(&gateway, Item::Is { to, at });
+                self.gateways.add(conn, Subscription { gateway, id });
+            }
+        }
+    }
+
+    /// Removes the outboxes and returns them. Everything in them was stored, so they survive
+    /// a failure of storage, after which the host creates the room again.
+    pub fn take_outboxes(&mut self) -> Outboxes {
+        self.gateways.take_outboxes()
+    }
+
+    /// Sets the outboxes that [`Room::take_outboxes`] returned.
+    pub fn set_outboxes(&mut self, outboxes: Outboxes) {
+        self.gateways.set_outboxes(outboxes);
+    }
+}

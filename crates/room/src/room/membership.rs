@@ -1,0 +1,137 @@
+//! Membership: join and leave.
+
+use super::Room;
+use crate::event_log::Start;
+use crate::ids::ConnId;
+use crate::member::Member;
+use crate::output::Output;
+use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::event;
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::name::UserId;
+use roomcast_proto::position::Position;
+use roomcast_proto::time::Millis;
+
+impl Room {
+    /// Checks that the user is a member or can become one.
+    pub(super) fn admit_member(&self, user: &str) -> Result<()> {
+        if !self.members.contains(user) && self.members.len() >= self.config.max_members {
+            return Err(Error::new(ErrorCode::Conflict, "the room is full"));
+        }
+        Ok(())
+    }
+
+    /// Joins a connection to the room, and its user if it is not a member. Returns the
+    /// position from which the connection receives the log.
+    pub(super) fn join(
+        &mut self,
+        conn: ConnId,
+        position: &Position,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Start {
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return Start::default();
+        };
+        let attachment = &mut connection.attachment;
+        let (user, id) = (attachment.user.clone(), attachment.id.clone());
+        let member = self.members.get(&user);
+        let delivered = member.map(|member| member.delivered);
+        let start = self.log.start(position, delivered, &self.config);
+        attachment.joined = true;
+        attachment.from = start.after;
+        connection.live_from = self.batches + 1;
+        let status = attachment.status;
+        self.add_member(&user, start.after, Some(&id), now, out);
+        self.presence.roster.join(&user, conn, status);
+        self.schedule_presence(now);
+        self.presence.postpone_flush(&mut self.timers);
+        start
+    }
+
+    /// Returns the position from which a user receives the log.
+    pub(super) fn start(&self, user: &str, position: &Position) -> Start {
+        let member = self.members.get(user);
+        let delivered = member.map(|member| member.delivered);
+        self.log.start(position, delivered, &self.config)
+    }
+
+    /// Makes a user a member. Returns `false` if it is one already. `connection` is the id
+    /// of the connection that joins.
+    pub(super) fn add_member(
+        &mut self,
+        user: &UserId,
+        delivered: u64,
+        connection: Option<&str>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        if self.members.contains(user) {
+            return false;
+        }
+        let mut member = Member::new(now, delivered);
+        if connection.is_some() {
+            // A crash can prevent the room from noticing the end of the connection.
+            member.last_seen = now;
+        }
+        let change = self.members.add(user, member);
+        self.batch.store(change);
+        let record = LogRecord::info("join").user(user);
+        out.push(Output::Log(match connection {
+            Some(id) => record.connection(id),
+            None => record,
+        }));
+        let line = event::user_joined(&self.name, user);
+        self.queue_event(user, line, now);
+        true
+    }
+
+    /// Ends the membership of a user and deletes its cursors. Its sockets stay open but
+    /// receive nothing more. They are sent `userLeft`, except the one that asked. Returns
+    /// `false` if the user is not a member.
+    pub(super) fn remove_member(
+        &mut self,
+        user: &str,
+        asked_by: Option<ConnId>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        if !self.members.contains(user) {
+            return false;
+        }
+        if self.members.has_waiting_acks() {
+            // A connection at a gateway is removed with its membership, and its answers
+            // would be lost.
+            self.flush_cursors(now, out);
+        }
+        let Some((user, change)) = self.members.remove(user) else {
+            return false;
+        };
+        self.batch.store(change);
+        let removed = self.presence.roster.remove(&user);
+        if removed.was_typing {
+            let line = event::user_typing(&self.name, &user, false);
+            self.queue_event(&user, line, now);
+        }
+        for conn in removed.connections {
+            let Some(connection) = self.connections.get_mut(conn) else {
+                continue;
+            };
+            connection.attachment.joined = false;
+            if connection.attachment.remote {
+                // The item for its gateway must arrive, and its stored record changes with
+                // the membership. Both happen at the end of the batch.
+                self.gateways.start_leave(conn);
+                continue;
+            }
+            if asked_by != Some(conn) {
+                self.batch.send(conn, &event::user_left(&self.name, &user));
+            }
+            out.push(Output::Attach { conn });
+        }
+        out.push(Output::Log(LogRecord::info("leave").user(&user)));
+        let line = event::user_left(&self.name, &user);
+        self.queue_event(&user, line, now);
+        true
+    }
+}

@@ -1,0 +1,220 @@
+//! Requests of services.
+
+use super::Room;
+use super::send::Origin;
+use crate::ephemeral::{EphemeralEvent, Except};
+use crate::ids::CallId;
+use crate::output::{Change, Output};
+use crate::service::{Publication, Request, Served};
+use crate::snapshot::Snapshot;
+use roomcast_proto::command::Send;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::envelope::Body;
+use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::event;
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::name::{self, UserId};
+use roomcast_proto::time::{Millis, rfc3339};
+use serde_json::{Value, json};
+
+impl Room {
+    /// Executes a request of a service. `call` identifies it in [`Output::Reply`].
+    ///
+    /// # Errors
+    ///
+    /// Returns `conflict` if the room is full, and `notFound` if the user is not a member.
+    pub fn serve(
+        &mut self,
+        request: Request,
+        call: CallId,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<Served> {
+        let done = |json: Value| Ok(Served::Now(json.to_string()));
+        match request {
+            Request::Publish { sender, messages } => {
+                // Events for a user are kept even if the user has never connected.
+                if let Some(owner) = name::personal_room_owner(&self.name)
+                    && name::is_user(owner)
+                {
+                    let head = self.log.head();
+                    self.add_member(&owner.into(), head, None, now, out);
+                }
+                self.publish(&sender.into(), messages, call, now);
+                Ok(Served::Later)
+            }
+            Request::Messages(query) => Ok(Served::Page(query)),
+            Request::Presence => done(self.presence_json()),
+            Request::Members => {
+                let users = self.members.sorted_users();
+                done(users.iter().map(|user| self.member_json(user)).collect())
+            }
+            Request::AddMember { user } => {
+                self.admit_member(&user)?;
+                let user: UserId = user.into();
+                let created = self.add_member(&user, self.log.head(), None, now, out);
+                self.flush(now, out);
+                let json = self.member_json(&user).to_string();
+                Ok(match created {
+                    true => Served::Created(json),
+                    false => Served::Now(json),
+                })
+            }
+            Request::RemoveMember { user } => {
+                if !self.remove_member(&user, None, now, out) {
+                    let error = "the user is not a member of the room";
+                    return Err(Error::new(ErrorCode::NotFound, error));
+                }
+                self.flush(now, out);
+                done(json!({ "roomId": self.name, "userId": user }))
+            }
+            Request::Kick { user } => {
+                let conns = self
+                    .connections
+                    .filter(|connection| *connection.attachment.user == *user);
+                let closed = conns.len();
+                out.push(Output::Log(
+                    LogRecord::info("kick")
+                        .user(&user)
+                        .with("connections", closed),
+                ));
+                for conn in conns {
+                    self.close(conn, Disconnect::Kicked, now, out);
+                }
+                done(json!({ "closed": closed }))
+            }
+            Request::Delete { epoch } => {
+                self.delete(epoch.clone(), now, out);
+                done(json!({ "roomId": self.name, "epoch": epoch }))
+            }
+        }
+    }
+
+    fn publish(&mut self, sender: &UserId, messages: Vec<Publication>, call: CallId, now: Millis) {
+        self.batch.begin(now);
+        let roster = &self.presence.roster;
+        let online = roster.connected_users();
+        let users = self.members.users();
+        let queued = users
+            .filter(|user| roster.connections(user).next().is_none())
+            .count();
+        let mut answers = Vec::with_capacity(messages.len());
+        for message in messages {
+            let answer = self.publish_one(sender, message, now);
+            answers.push(match answer {
+                Ok(Published { mut answer, logged }) => {
+                    answer["roomId"] = self.name.as_str().into();
+                    answer["online"] = online.into();
+                    answer["queued"] = if logged { queued } else { 0 }.into();
+                    answer.to_string()
+                }
+                Err(error) => format!(r#"{{"error":{}}}"#, event::error_fields(&error)),
+            });
+        }
+        self.batch.reply(call, format!("[{}]", answers.join(",")));
+    }
+
+    fn publish_one(
+        &mut self,
+        sender: &UserId,
+        message: Publication,
+        now: Millis,
+    ) -> Result<Published> {
+        let limit = self.config.limits.max_frame_bytes;
+        if message.data.get().len() > limit {
+            let error = format!("`data` must have at most {limit} bytes");
+            return Err(Error::new(ErrorCode::TooLarge, error));
+        }
+        let send = Send {
+            room: None,
+            body: Body::published(message.event, &message.data),
+            message_id: message.message_id,
+            volatile: message.volatile,
+        };
+        if send.volatile {
+            let envelope = self.ephemeral(sender, &send, Origin::Service, now);
+            self.batch.broadcast(EphemeralEvent {
+                except: Except::Nobody,
+                line: envelope.line,
+            });
+            return Ok(Published {
+                answer: json!({
+                    "messageId": envelope.message_id,
+                    "timestamp": rfc3339(now),
+                }),
+                logged: false,
+            });
+        }
+        let accepted = self.accept(sender, &send, Origin::Service, now)?;
+        let mut answer = json!({
+            "seq": accepted.seen.seq,
+            "messageId": accepted.message_id,
+            "timestamp": rfc3339(accepted.seen.at),
+        });
+        if accepted.duplicate {
+            answer["duplicate"] = true.into();
+        }
+        Ok(Published {
+            answer,
+            logged: true,
+        })
+    }
+
+    /// Deletes the log and the members, closes all connections and begins a new epoch.
+    fn delete(&mut self, epoch: String, now: Millis, out: &mut Vec<Output>) {
+        // Accepted events are stored and answered before.
+        self.flush(now, out);
+        for conn in self.connections.filter(|_| true) {
+            self.close(conn, Disconnect::RoomDeleted, now, out);
+        }
+        out.push(Output::Store(Change::Wipe {
+            epoch: epoch.clone(),
+        }));
+        out.push(Output::Log(LogRecord::info("delete")));
+        let snapshot = Snapshot {
+            epoch,
+            ..Snapshot::default()
+        };
+        let empty = Room::new(self.name.clone(), self.config.clone(), snapshot);
+        let deleted = std::mem::replace(self, empty);
+        // Keys of connections must not be used again.
+        self.connections = deleted.connections;
+        // The outputs above refer to subscriptions.
+        self.gateways = deleted.gateways;
+        // Rate limits and bans survive deletion.
+        self.admission = deleted.admission;
+    }
+
+    fn member_json(&self, user: &str) -> Value {
+        let member = self.members.get(user);
+        member.map_or(Value::Null, |member| {
+            member.json(user, self.log.bounds(), &self.config)
+        })
+    }
+
+    fn presence_json(&self) -> Value {
+        let users = self.members.sorted_users();
+        let users = users.into_iter().map(|user| {
+            let connections = self.presence.roster.connections(user).count();
+            let member = self.members.get(user);
+            // Connected users have no `lastSeen`.
+            let last_seen = member
+                .map(|member| member.last_seen)
+                .filter(|at| connections == 0 && *at > 0);
+            json!({
+                "userId": &**user,
+                "status": self.presence.roster.status(user),
+                "connections": connections,
+                "lastSeen": last_seen.map(rfc3339),
+            })
+        });
+        json!({ "users": users.collect::<Vec<_>>() })
+    }
+}
+
+/// An accepted publication.
+struct Published {
+    answer: Value,
+    /// `false` if the event is ephemeral.
+    logged: bool,
+}

@@ -1,0 +1,306 @@
+//! The presence of each user: connections, status, typing indicator.
+
+use crate::ids::ConnId;
+use roomcast_proto::name::UserId;
+use roomcast_proto::status::Status;
+use roomcast_proto::time::{Millis, sooner};
+use std::collections::HashMap;
+
+/// A connection of a user and the status that it has set.
+#[derive(Debug)]
+struct UserConnection {
+    conn: ConnId,
+    status: Status,
+}
+
+/// The presence of a user with connections or within its grace period.
+#[derive(Debug, Default)]
+struct UserPresence {
+    /// The connections in the order in which they joined.
+    connections: Vec<UserConnection>,
+    /// The status that was announced last.
+    announced: Option<Status>,
+    /// The end of the grace period after the last connection closed. Until then the
+    /// announced status stays.
+    grace_until: Option<Millis>,
+    /// The time at which the typing indicator expires.
+    typing_until: Option<Millis>,
+}
+
+impl UserPresence {
+    /// Returns the most available status of the connections.
+    fn status(&self) -> Status {
+        if self.grace_until.is_some() {
+            return self.announced.unwrap_or(Status::Offline);
+        }
+        self.connections
+            .iter()
+            .map(|connection| connection.status)
+            .max()
+            .unwrap_or(Status::Offline)
+    }
+
+    fn add(&mut self, conn: ConnId, status: Status) {
+        self.connections.push(UserConnection { conn, status });
+    }
+}
+
+/// The presence of all users of a room.
+#[derive(Debug, Default)]
+pub(crate) struct Roster {
+    users: HashMap<UserId, UserPresence>,
+    /// Users whose status may differ from the announced one.
+    changed: Vec<UserId>,
+}
+
+/// The consequences of a closed connection for its user.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Departure {
+    /// It was the last connection of the user.
+    pub(crate) was_last: bool,
+    /// The typing indicator of the user has ended with it.
+    pub(crate) was_typing: bool,
+}
+
+/// The presence that [`Roster::remove`] removed.
+#[derive(Debug, Default)]
+pub(crate) struct Removed {
+    /// The connections of the user.
+    pub(crate) connections: Vec<ConnId>,
+    /// The user was shown as typing.
+    pub(crate) was_typing: bool,
+}
+
+/// A status that differs from the announced one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct StatusChange {
+    pub(crate) user: UserId,
+    pub(crate) status: Status,
+}
+
+/// The result of [`Roster::expire`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Expired {
+    pub(crate) ended: Vec<Ended>,
+    /// The time of the next end.
+    pub(crate) next: Option<Millis>,
+}
+
+/// A state that ended because its time is over.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Typing(UserId),
+    Grace(UserId),
+}
+
+impl Roster {
+    /// Returns the status of a user as the other members see it.
+    pub(crate) fn status(&self, user: &str) -> Status {
+        self.users
+            .get(user)
+            .map_or(Status::Offline, UserPresence::status)
+    }
+
+    /// Returns the connections of a user.
+    pub(crate) fn connections(&self, user: &str) -> impl Iterator<Item = ConnId> {
+        let presence = self.users.get(user).into_iter();
+        presence.flat_map(|presence| presence.connections.iter().map(|one| one.conn))
+    }
+
+    /// Returns the number of users with a connection. Their status does not matter.
+    pub(crate) fn connected_users(&self) -> usize {
+        let users = self.users.values();
+        users
+            .filter(|presence| !presence.connections.is_empty())
+            .count()
+    }
+
+    /// A connection has joined. Ends a grace period.
+    pub(crate) fn join(&mut self, user: &UserId, conn: ConnId, status: Status) {
+        let presence = self.users.entry(user.clone()).or_default();
+        presence.add(conn, status);
+        presence.grace_until = None;
+        self.changed.push(user.clone());
+    }
+
+    /// Restores a connection after hibernation. Its status was announced before.
+    pub(crate) fn restore(&mut self, user: &UserId, conn: ConnId, status: Status) {
+        let presence = self.users.entry(user.clone()).or_default();
+        presence.add(conn, status);
+        presence.announced = Some(presence.status());
+    }
+
+    /// Sets the status of a connection.
+    pub(crate) fn set_status(&mut self, user: &UserId, conn: ConnId, status: Status) {
+        if let Some(presence) = self.users.get_mut(user)
+            && let Some(connection) = presence.connections.iter_mut().find(|one| one.conn == conn)
+        {
+            connection.status = status;
+            self.changed.push(user.clone());
+        }
+    }
+
+    /// A connection was closed. If it was the last one of the user, the typing indicator
+    /// ends and a grace period begins.
+    pub(crate) fn leave(&mut self, user: &UserId, conn: ConnId, grace_until: Millis) -> Departure {
+        let Some(presence) = self.users.get_mut(user) else {
+            return Departure::default();
+        };
+        presence.connections.retain(|one| one.conn != conn);
+        if !presence.connections.is_empty() {
+            self.changed.push(user.clone());
+            return Departure::default();
+        }
+        presence.grace_until = Some(grace_until);
+        Departure {
+            was_last: true,
+            was_typing: presence.typing_until.take().is_some(),
+        }
+    }
+
+    /// Removes a user that has left the room.
+    pub(crate) fn remove(&mut self, user: &str) -> Removed {
+        let presence = self.users.remove(user).unwrap_or_default();
+        let connections = presence.connections.into_iter();
+        Removed {
+            connections: connections.map(|one| one.conn).collect(),
+            was_typing: presence.typing_until.is_some(),
+        }
+    }
+
+    /// Sets the time at which the typing indicator of a user expires, or ends it with
+    /// `None`. Returns `true` if this starts or ends the indicator.
+    pub(crate) fn set_typing(&mut self, user: &UserId, until: Option<Millis>) -> bool {
+        let Some(presence) = self.users.get_mut(user) else {
+            return false;
+        };
+        let was = presence.typing_until.is_some();
+        presence.typing_until = until;
+        was != until.is_some()
+    }
+
+    /// Ends typing indicators and grace periods whose time is over.
+    pub(crate) fn expire(&mut self, now: Millis) -> Expired {
+        let mut ended = Vec::new();
+        let mut next = None;
+        for (user, presence) in &mut self.users {
+            if has_ended(&mut presence.typing_until, now, &mut next) {
+                ended.push(Ended::Typing(user.clone()));
+            }
+            if has_ended(&mut presence.grace_until, now, &mut next) {
+                ended.push(Ended::Grace(user.clone()));
+                self.changed.push(user.clone());
+            }
+        }
+        Expired { ended, next }
+    }
+
+    /// Returns `true` if the status of a user may have changed.
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// Returns the statuses that differ from the announced ones. They count as announced from
+    /// now on.
+    pub(crate) fn take_changes(&mut self) -> Vec<StatusChange> {
+        let mut changes = Vec::new();
+        for user in std::mem::take(&mut self.changed) {
+            let Some(presence) = self.users.get_mut(&user) else {
+                continue;
+            };
+            let status = presence.status();
+            if presence.announced.unwrap_or(Status::Offline) != status {
+                presence.announced = Some(status);
+                changes.push(StatusChange {
+                    user: user.clone(),
+                    status,
+                });
+            }
+            if presence.connections.is_empty() && presence.grace_until.is_none() {
+                self.users.remove(&user);
+            }
+        }
+        changes
+    }
+}
+
+/// Clears a deadline and returns `true` if it is over. Otherwise `next` is at most the
+/// deadline.
+fn has_ended(until: &mut Option<Millis>, now: Millis, next: &mut Option<Millis>) -> bool {
+    match *until {
+        Some(at) if at <= now => {
+            *until = None;
+            true
+        }
+        Some(at) => {
+            sooner(next, at);
+            false
+        }
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::conn;
+
+    fn roster() -> (Roster, UserId) {
+        (Roster::default(), "alice".into())
+    }
+
+    fn changes(roster: &mut Roster) -> Vec<Status> {
+        let changes = roster.take_changes().into_iter();
+        changes.map(|change| change.status).collect()
+    }
+
+    fn expired(ended: Vec<Ended>, next: Option<Millis>) -> Expired {
+        Expired { ended, next }
+    }
+
+    #[test]
+    fn the_status_is_that_of_the_most_available_connection() {
+        let (mut roster, alice) = roster();
+        roster.join(&alice, conn(1), Status::Away);
+        assert_eq!(changes(&mut roster), [Status::Away]);
+        roster.join(&alice, conn(2), Status::Online);
+        roster.set_status(&alice, conn(1), Status::Busy);
+        assert_eq!(changes(&mut roster), [Status::Online]);
+        roster.leave(&alice, conn(2), 99);
+        assert_eq!(changes(&mut roster), [Status::Busy]);
+        roster.set_status(&alice, conn(1), Status::Busy);
+        assert_eq!(changes(&mut roster), [], "only when it changes");
+    }
+
+    #[test]
+    fn a_user_is_offline_after_a_grace_period_in_which_it_can_reconnect() {
+        let (mut roster, alice) = roster();
+        roster.join(&alice, conn(1), Status::Online);
+        roster.take_changes();
+        let departure = roster.leave(&alice, conn(1), 5_000);
+        assert!(departure.was_last && !departure.was_typing);
+        assert_eq!(roster.expire(4_999), expired(vec![], Some(5_000)));
+        assert_eq!(roster.status("alice"), Status::Online);
+        roster.join(&alice, conn(2), Status::Online);
+        roster.expire(5_000);
+        assert_eq!(changes(&mut roster), []);
+        roster.leave(&alice, conn(2), 10_000);
+        let ended = vec![Ended::Grace(alice.clone())];
+        assert_eq!(roster.expire(10_000), expired(ended, None));
+        assert_eq!(changes(&mut roster), [Status::Offline]);
+        assert!(roster.users.is_empty(), "nothing is kept");
+    }
+
+    #[test]
+    fn typing_expires_and_ends_with_the_last_connection() {
+        let (mut roster, alice) = roster();
+        roster.join(&alice, conn(1), Status::Online);
+        assert!(roster.set_typing(&alice, Some(5_000)));
+        assert!(!roster.set_typing(&alice, Some(6_000)), "announced before");
+        assert_eq!(roster.expire(5_500), expired(vec![], Some(6_000)));
+        let ended = vec![Ended::Typing(alice.clone())];
+        assert_eq!(roster.expire(6_000), expired(ended, None));
+        roster.set_typing(&alice, Some(9_000));
+        assert!(roster.leave(&alice, conn(1), 99_000).was_typing);
+    }
+}

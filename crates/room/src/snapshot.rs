@@ -1,0 +1,31 @@
+//! The stored state from which a room is restored.
+
+use crate::log::{LogBounds, StoredText};
+use crate::member::Member;
+use roomcast_proto::time::Millis;
+
+/// The stored state of a room.
+#[derive(Default)]
+pub struct Snapshot {
+    /// Identifies this instance of the room. A new one for each restart.
+    pub life: String,
+    /// The epoch of the log.
+    pub epoch: String,
+    /// The bounds of the log.
+    pub bounds: LogBounds,
+    /// The members as of the last checkpoint.
+    pub members: Vec<(String, Member)>,
+    /// The rows of the journal since the checkpoint.
+    pub journal: Vec<String>,
+    /// Reads the recent events, if there is a log.
+    pub recent: Option<ReadRecent>,
+}
+
+/// Reads the events that were stored at or after a time. The room calls it once, with the
+/// first send that has a message id of the sender: most restarts do not need the events of
+/// the last ten minutes.
+pub type ReadRecent = Box<dyn Fn(Millis) -> Result<Vec<StoredText>, ReadFailed>>;
+
+/// Storage could not be read. The host has logged the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadFailed;
