@@ -1,7 +1,7 @@
 //! Failures on demand, to test what becomes of them: with the feature `failpoint`
 //! only, which is in no build that is deployed.
 //!
-//! `POST /failpoint` with `{"points":["Tick"],"ahead":-2000}` has the code fail the
+//! `POST /failpoints` with `{"points":["Tick"],"ahead":-2000}` has the code fail the
 //! next time it passes each of these [`Point`]s, once for each time it is named,
 //! and steps the clock to so many milliseconds ahead of the machine's.
 
