@@ -1,11 +1,12 @@
-# What there is to do with roomcast. `make dev` and `make test` install what
-# they need; everything is quick the second time.
+# The commands of roomcast. Each installs the tools that it needs and that are
+# missing. `npm run dev|build|test|deploy|types` do the same without make.
 
-# $(call given,NAME,DEFAULT): what the command line of make sets NAME to. The
+# $(call given,NAME,DEFAULT): the value of NAME on make's command line. The
 # environment does not count: login shells set USER, and hosts set PORT.
 given = $(if $(filter command,$(firstword $(origin $1))),$($1),$2)
 
 port := $(call given,PORT,8787)
+env := $(call given,ENV)
 
 # The tools of package.json, Node 22 among them, come first.
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
@@ -14,20 +15,20 @@ export WRANGLER_SEND_METRICS = false
 .PHONY: help dev test conformance token build lint bench replay chaos overload fuzz audit deploy clean
 
 help:
-	@echo "make dev      serve on http://localhost:8787 (PORT=)"
-	@echo "make test     all tests: core, end to end on workerd, browser"
-	@echo "make conformance  an echo on the Socket.IO layers, for protocol suites (PORT=)"
-	@echo "make token    print a token: USER_ID=alice ROOMS='a b*' TTL=1h ROLE=service"
-	@echo "make build    the Worker as it is deployed, into build/release"
-	@echo "make lint     formatting and clippy"
-	@echo "make bench    against other ways to do the same, in one run"
-	@echo "make replay   a chat log through real rooms, checked at the end"
-	@echo "make chaos    kill, cut off, put to sleep; then check that nothing is lost (ROUNDS=)"
-	@echo "make fuzz     what comes from outside, at random (FUZZ_SECONDS= FUZZ_TARGETS=)"
-	@echo "make overload three times what a room can take, and somebody hostile"
-	@echo "make audit    licences, sources and known flaws of what is built in"
-	@echo "make deploy   to Cloudflare (npx wrangler deploy)"
-	@echo "make clean    forget what was built and stored here"
+	@echo "make dev          serve on http://localhost:8787 (PORT=8788)"
+	@echo "make test         run all tests: core, end to end on workerd, browser, other clients"
+	@echo "make token        print a token: USER_ID=alice ROOMS='a b*' TTL=1h ROLE=service"
+	@echo "make build        build the Worker that is deployed, into build/release"
+	@echo "make deploy       build and deploy to Cloudflare (ENV=staging, DEPLOY=--dry-run)"
+	@echo "make lint         check formatting and run clippy"
+	@echo "make conformance  serve an echo on the Socket.IO layers, for protocol suites (PORT=)"
+	@echo "make bench        compare the speed with alternatives (BENCH='--only 100x16')"
+	@echo "make replay       replay a chat log in real rooms and verify the result"
+	@echo "make chaos        inject failures, then verify that nothing is lost (ROUNDS=10 SEED=)"
+	@echo "make overload     measure three times the load of a room, and hostile clients"
+	@echo "make fuzz         fuzz everything that reads input (FUZZ_SECONDS= FUZZ_TARGETS=)"
+	@echo "make audit        check licences, sources and known vulnerabilities of dependencies"
+	@echo "make clean        remove builds and local storage"
 
 tools:
 	@scripts/tools
@@ -36,21 +37,15 @@ tools:
 	@test -f $@ || cp $< $@
 	@touch $@
 
-dev: tools .dev.vars
-	@scripts/port $(port) $@
-	@exec wrangler dev --port $(port) --inspector-port 0
+dev:
+	@scripts/dev --port $(port)
 
-test: .dev.vars build
-	@scripts/build failpoints
-	# Apart, because cargo compiles the crates below xtask again when it is tested
-	# along with the others, which use some of them with other features.
-	cargo test --package xtask
-	cargo test --workspace --exclude xtask
-	scripts/client-test
+test:
+	@scripts/test
 
-# Short times, so that a protocol suite need not wait.
+# The times are short, so that a protocol suite runs fast.
 conformance: tools .dev.vars
-	@scripts/port $(port) $@
+	@scripts/port $(port)
 	@ROOMCAST_FLAVOUR=conformance exec wrangler dev build/conformance/index.js --port $(port) \
 		--inspector-port 0 --persist-to .wrangler/conformance --var PING_INTERVAL_MS:300 \
 		--var PING_TIMEOUT_MS:200 --var CONNECT_TIMEOUT_MS:1000 --var MAX_PAYLOAD:1000000
@@ -77,20 +72,20 @@ bench: tools build
 	@node bench/module.mjs
 	cargo run --release -p roomcast-bench -- run $(if $(BASELINE),--baseline $(BASELINE)) $(BENCH)
 
-# The log spans hours; `REPLAY="--speed 600"` keeps its rhythm.
+# The log spans hours. `REPLAY="--speed 600"` replays it 600 times as fast.
 REPLAY ?= --max-speed
 
 replay: tools build
 	cargo run --release -p roomcast-bench -- replay $(REPLAY)
 
-# `make chaos ROUNDS=200`; with SEED= the same faults again.
+# The same SEED gives the same failures.
 ROUNDS ?= 10
 SEED ?=
 
 chaos: tools build
 	cargo run --release -p roomcast-bench -- chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
 
-# `make fuzz FUZZ_SECONDS=60 FUZZ_TARGETS="native tokens"`; each target so long.
+# Each target runs for FUZZ_SECONDS: `make fuzz FUZZ_SECONDS=60 FUZZ_TARGETS="native tokens"`.
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?=
 
@@ -103,8 +98,8 @@ overload: tools build
 audit:
 	@scripts/audit
 
-deploy: tools
-	wrangler deploy
+deploy:
+	@scripts/deploy $(if $(env),--env $(env)) $(DEPLOY)
 
 clean:
 	rm -rf target fuzz/target build .wrangler

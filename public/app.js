@@ -1,4 +1,4 @@
-/** The demo page: a form to come in by, and the room. */
+/** The demo page: the form to join a room, and the room. */
 
 import { nativeTransport } from './lib/native.js';
 import { Members } from './members.js';
@@ -12,7 +12,7 @@ import { Timeline } from './ui/timeline.js';
 
 const HISTORY = 50;
 
-/** The library of Socket.IO is fetched by those alone who want it. */
+/** The Socket.IO library is fetched only if it is used. */
 const TRANSPORTS = {
   native: async () => nativeTransport,
   socketio: async () => (await import('./lib/socketio.js')).socketioTransport(),
@@ -41,11 +41,11 @@ async function join() {
   };
   const pasted = $('token-field').hidden ? null : $('token').value.trim();
   if (pasted !== null) identity.name = readToken(pasted) ?? '';
-  const allowed = 'Letters without accents, digits and . _ : - please';
+  const allowed = 'Use letters without accents, digits and . _ : -';
   const valid = [
-    complain('name', pasted === null && !isName(identity.name) && (identity.name ? allowed : 'What shall the others call you?')),
-    complain('room', !isRoom(identity.room) && (identity.room ? `${allowed}; also @` : 'Which room?')),
-    complain('token', pasted !== null && !identity.name && 'This is not a token'),
+    setFieldError('name', pasted === null && !isName(identity.name) && (identity.name ? allowed : 'Enter a name')),
+    setFieldError('room', !isRoom(identity.room) && (identity.room ? `${allowed} @` : 'Enter a room')),
+    setFieldError('token', pasted !== null && !identity.name && 'This is not a token'),
   ].every(Boolean);
   if (!valid) return $('join-form').querySelector('[aria-invalid=true]').focus();
   $('join-button').disabled = true;
@@ -59,16 +59,16 @@ async function join() {
       $('token-field').hidden = false;
       $('token').focus();
     } else if (error.field) {
-      complain(error.field, error.message);
+      setFieldError(error.field, error.message);
     } else {
-      $('join-error').textContent = `That did not work: ${error.message}.`;
+      $('join-error').textContent = `Could not join: ${error.message}.`;
     }
   } finally {
     $('join-button').disabled = false;
   }
 }
 
-/** A fresh token at every call, beginning with one that is at hand. */
+/** Returns a function that returns `first` and then a new token for each call. */
 function tokens(identity, first) {
   return async () => {
     const token = first ?? (await devToken(identity));
@@ -77,8 +77,8 @@ function tokens(identity, first) {
   };
 }
 
-/** Whether there was nothing to say against the field. */
-function complain(field, text) {
+/** Shows an error at the field. Returns `true` if there is none. */
+function setFieldError(field, text) {
   $(`${field}-error`).textContent = text || '';
   $(field).setAttribute('aria-invalid', Boolean(text));
   return !text;
@@ -108,7 +108,7 @@ function enter(identity, transport, getToken) {
     timeline.receipts();
   };
   client.on('state', (state) => {
-    // A screen reader is not to hear the whole past.
+    // A screen reader must not read the whole replay aloud.
     if (state.name === 'live') {
       $('scroller').setAttribute('aria-busy', 'true');
       if (state.missed) timeline.divide('While you were away');
@@ -127,7 +127,7 @@ function enter(identity, transport, getToken) {
   client.on('reset', () => {
     members.forget();
     timeline.clear();
-    timeline.notice({ text: 'The room has started over.' });
+    timeline.notice({ text: 'The room was deleted and is empty again.' });
   });
   client.on('newMessage', (message) => {
     members.setTyping(message.senderId, false);
@@ -137,7 +137,7 @@ function enter(identity, transport, getToken) {
   client.on('custom', (event) => timeline.notice(describe(event)));
   client.on('gap', ({ from, to }) => {
     const which = from === to ? `Event ${from} is` : `Events ${from} to ${to} are`;
-    timeline.notice({ text: `${which} older than what this room keeps.`, kind: 'gap' });
+    timeline.notice({ text: `${which} older than the room keeps.`, kind: 'gap' });
   });
   client.on('messageDelivered', ({ userId, seq }) => {
     members.delivered(userId, seq);
@@ -215,13 +215,13 @@ async function showEarlier(client, timeline) {
     timeline.earlier(events.map((event) => (event.event === 'newMessage' ? event.data : describe(event))));
     $('earlier').hidden = events.length === 0 || timeline.oldest <= 1 || more === false;
   } catch (error) {
-    toast(`Earlier messages could not be had: ${error.message}.`);
+    toast(`Earlier messages could not be loaded: ${error.message}.`);
   } finally {
     $('earlier').disabled = false;
   }
 }
 
-/** An event of a kind that this page knows nothing of. */
+/** Returns a custom event as text. */
 function describe({ event, data, meta }) {
   const text = typeof data === 'string' ? data : JSON.stringify(data);
   const { senderId, seq, timestamp } = meta ?? {};

@@ -1,6 +1,6 @@
 /**
- * Who is in the room, how they are and how far they have come. Fed with the
- * room's events; without a DOM.
+ * The members of the room, with presence, typing and cursors. Updated by the room's
+ * events. Does not use the DOM.
  */
 
 const AVAILABLE = ['online', 'busy', 'away', 'offline'];
@@ -14,7 +14,7 @@ export class Members {
     this.#self = self;
   }
 
-  /** Everybody, oneself first, then the most available. */
+  /** Returns all members: the own user first, then by availability. */
   list() {
     return [...this.#members]
       .map(([userId, member]) => ({ userId, self: userId === this.#self, ...member }))
@@ -31,13 +31,13 @@ export class Members {
     return this.others().filter((member) => member.typing).map((member) => member.userId);
   }
 
-  /** The answer to `joinRoom`: what is not in it is no longer so. Cursors stay:
+  /** Replaces the members by those of the answer to `joinRoom`. Cursors stay, because
    * they never move back. */
   replace(members) {
     const before = this.#members;
     this.#members = new Map();
     for (const { userId, ...member } of members) {
-      this.#members.set(userId, before.get(userId) ?? nobodyYet());
+      this.#members.set(userId, before.get(userId) ?? newMember());
       this.#update(userId, { ...member, typing: false });
     }
   }
@@ -46,7 +46,7 @@ export class Members {
     this.#members.clear();
   }
 
-  /** The connection is lost, and with it the news. */
+  /** Clears typing indicators when the connection is lost. */
   stopTyping() {
     for (const userId of this.#members.keys()) this.#update(userId, { typing: false });
   }
@@ -75,8 +75,7 @@ export class Members {
     this.#update(userId, { delivered: seq, read: seq });
   }
 
-  /** How far event `seq` has come: whom it reached, who read it, and whether
-   * that is all others. */
+  /** Returns the users that received and read event `seq`, and the mark for it. */
   progress(seq) {
     const others = this.others();
     const delivered = others.filter((member) => member.delivered >= seq);
@@ -87,12 +86,12 @@ export class Members {
   }
 
   #update(userId, changes) {
-    const member = this.#members.get(userId) ?? nobodyYet();
+    const member = this.#members.get(userId) ?? newMember();
     const delivered = Math.max(member.delivered, changes.delivered ?? 0);
     const read = Math.max(member.read, changes.read ?? 0);
     this.#members.set(userId, { ...member, ...changes, delivered, read });
   }
 }
 
-const nobodyYet = () => ({ status: 'offline', lastSeen: undefined, typing: false, delivered: 0, read: 0 });
+const newMember = () => ({ status: 'offline', lastSeen: undefined, typing: false, delivered: 0, read: 0 });
 const names = (members) => members.map((member) => member.userId);

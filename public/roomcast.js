@@ -7,18 +7,22 @@
  *   room.connect();
  *   await room.send('hi');
  *
- * It comes back by itself and misses nothing: it resumes after the last event
- * it has seen, and what was sent but not acknowledged is sent again under the
- * same `messageId`, which the room takes once.
+ * The client reconnects and misses nothing. It resumes after the last event that
+ * it received. It sends unacknowledged messages again with the same `messageId`,
+ * and the room accepts each of them once.
  *
- * Told to listeners, besides the events of the contract under their own names:
- *   state   { name }: `idle`, `connecting`, `live` (with `missed`, the events
- *           that are about to be replayed), `waiting` for the next try (with
- *           `retryAt` and the `reason`), `offline` after `disconnect`, or
- *           `stopped` (with the `reason`) where trying again is of no use
- *   ready   the answer to `joinRoom`, with the `members`: the replay is over
- *   reset   the room's log started over: forget what was shown
- *   custom  { event, data, meta }: an event that is not the contract's
+ * It needs `WebSocket`: a browser, Node 22, Deno or Bun. For Node 20, use
+ * socket.io-client, or set `globalThis.WebSocket` to that of the package `ws`.
+ *
+ * Events for listeners, besides those of docs/protocol.md under their own names:
+ *   state   { name }: `idle`, `connecting`, `live` (with `missed`, the number of
+ *           events that are about to be replayed), `waiting` for the next attempt
+ *           (with `retryAt` and `reason`), `offline` after `disconnect`, or
+ *           `stopped` (with `reason`) if another attempt cannot succeed
+ *   ready   the answer to `joinRoom`, with `members`: the replay is complete
+ *   reset   the room has a new log: discard the events that are shown
+ *   custom  { event, data, meta }: an event that docs/protocol.md does not list, or
+ *           whose `data` is not an object where it must be one
  *   outbox  the messages that wait for their acknowledgement
  */
 import { nativeTransport } from './lib/native.js';
@@ -30,19 +34,20 @@ const OWN_EVENTS = new Set([
   'newMessage', 'messageDelivered', 'messageRead', 'userTyping',
   'presenceUpdate', 'userJoined', 'userLeft', 'gap', 'error',
 ]);
-/** Full jitter: a random time up to this, which doubles with every failure. */
+/** Full jitter: the delay is random, up to a limit that doubles with each failure. */
 const BACKOFF = { first: 500, most: 30_000 };
-/** A connection that held for so long was a good one. */
+/** A connection that stays open for this time resets the delay. */
 const STABLE_AFTER = 5_000;
-/** A token is renewed so long before it expires, or halfway if that is later. */
+/** A token is renewed this long before it expires, or at half its time if that is
+ * later. */
 const RENEW_BEFORE = 60_000;
 const RENEW_AGAIN = 5_000;
-/** Messages on their way at a time: with one, none overtakes another that was
- * refused for being too fast. */
+/** Messages in flight. With one, no message overtakes another that the rate limit
+ * refused. */
 const WINDOW = 1;
-/** Receipts wait so long for further ones: cursors are cumulative. */
+/** Receipts are combined for this time, because cursors are cumulative. */
 const RECEIPT_DELAY = 100;
-/** The room forgets a typing user after 5 s. */
+/** A typing indicator expires in the room after 5 s. */
 const TYPING_AGAIN = 3_000;
 const TYPING_PAUSE = 3_000;
 const MAX_TIMEOUT = 2 ** 31 - 1;
@@ -50,28 +55,28 @@ const MAX_TIMEOUT = 2 ** 31 - 1;
 const ignore = () => {};
 
 export class RoomClient {
-  /** Who the server says this is, and the newest `seq` seen. */
+  /** The user id that the server reports, and the `seq` of the newest event. */
   userId = null;
   lastSeq = null;
   state = { name: 'idle' };
 
   #options;
   #listeners = new Map();
-  /** Number of the latest dial; whatever belongs to an earlier one is void. */
-  #dial = 0;
+  /** Number of the newest attempt to connect. Callbacks of earlier ones are ignored. */
+  #attempt = 0;
   #failures = 0;
   #link = null;
-  /** The link whose replay is over. What came back in it needs no resending,
-   * however long ago it was sent. */
-  #caughtUp = null;
+  /** The link whose replay is complete. Messages are sent only after that: those
+   * that arrive in the replay need not be sent again. */
+  #replayed = null;
   #epoch;
   #limits = {};
   #status = 'online';
   #refused;
   #outbox = [];
   #paused = false;
-  #told = { delivered: 0, read: 0 };
-  #toTell = { delivered: 0, read: 0 };
+  #confirmed = { delivered: 0, read: 0 };
+  #toConfirm = { delivered: 0, read: 0 };
   #receiptTimer;
   #typing = { since: 0, timer: undefined };
   #retryTimer;
@@ -81,12 +86,12 @@ export class RoomClient {
   /**
    * @param {object} options
    * @param {string} options.room
-   * @param {() => Promise<string>} options.getToken asked before every dial;
-   *   an error with `fatal: true` ends the attempts
-   * @param {string} [options.url] of the server; the page's own by default
-   * @param {number} [options.history] events before the head to begin with
+   * @param {() => Promise<string>} options.getToken called before each
+   *   attempt; an error with `fatal: true` ends the attempts
+   * @param {string} [options.url] of the server; by default the origin of the page
+   * @param {number} [options.history] events before the head to start with
    * @param {{ load(): object[], save(outbox: object[]): void }} [options.store]
-   *   keeps the outbox, for instance over a reload
+   *   keeps the outbox, for example over a reload
    * @param {object} [options.transport] `nativeTransport` of lib/native.js by
    *   default, or a `socketioTransport()` of lib/socketio.js
    */
@@ -97,7 +102,7 @@ export class RoomClient {
     }
   }
 
-  /** Calls `listener` at each `event`. Answers a function that ends this. */
+  /** Calls `listener` for each `event`. Returns a function that removes it. */
   on(event, listener) {
     const listeners = this.#listeners.get(event) ?? new Set();
     this.#listeners.set(event, listeners.add(listener));
@@ -117,42 +122,42 @@ export class RoomClient {
     return this.#outbox.map(({ messageId, data }) => ({ messageId, data }));
   }
 
-  // ---- being connected
+  // ---- the connection
 
   connect() {
     if (['connecting', 'live'].includes(this.state.name)) return;
     this.#failures = 0;
     this.#refused = undefined;
-    this.#dialNow();
+    this.#open();
   }
 
-  /** Something happened that may change the outlook: try now, or see whether
-   * the connection still is one. */
+  /** Connects at once if it waits for the next attempt. Checks the connection if
+   * there is one. Call it when the network or the page comes back. */
   wake() {
-    if (this.state.name === 'waiting') this.#dialNow();
+    if (this.state.name === 'waiting') this.#open();
     else if (this.state.name === 'live') this.#link.probe();
   }
 
-  /** Until `connect`. The user stays a member and misses nothing. */
+  /** Disconnects until `connect`. The user stays a member and misses nothing. */
   disconnect() {
-    this.#hangUp({ name: 'offline' });
+    this.#close({ name: 'offline' });
   }
 
-  /** Ends the membership, and with it the queue of what is missed. */
+  /** Ends the membership, and with it the offline queue. */
   async leave() {
     if (this.#link) await this.#link.request('leaveRoom', {}).catch(ignore);
     this.disconnect();
   }
 
-  async #dialNow() {
+  async #open() {
     clearTimeout(this.#retryTimer);
-    const dial = ++this.#dial;
-    const current = (handler) => (...args) => dial === this.#dial && handler(...args);
+    const attempt = ++this.#attempt;
+    const current = (handler) => (...args) => attempt === this.#attempt && handler(...args);
     this.#setState({ name: 'connecting' });
     let token;
     try {
       token = await this.#options.getToken();
-      if (dial !== this.#dial) return;
+      if (attempt !== this.#attempt) return;
       const resume = this.lastSeq === null
         ? { history: this.#options.history }
         : { since: this.lastSeq, epoch: this.#epoch };
@@ -165,9 +170,9 @@ export class RoomClient {
         },
       );
     } catch (error) {
-      if (dial !== this.#dial) return;
+      if (attempt !== this.#attempt) return;
       const fatal = error.fatal || error instanceof SyntaxError;
-      if (fatal) this.#hangUp({ name: 'stopped', reason: error.message });
+      if (fatal) this.#close({ name: 'stopped', reason: error.message });
       else this.#retry(error.message, error.retryAfterMs);
     }
   }
@@ -175,9 +180,9 @@ export class RoomClient {
   #connected(data) {
     if (this.#epoch !== undefined && (data.reset || data.epoch !== this.#epoch)) {
       this.lastSeq = null;
-      this.#told = { delivered: 0, read: 0 };
-      this.#toTell = { delivered: 0, read: 0 };
-      this.#tell('reset');
+      this.#confirmed = { delivered: 0, read: 0 };
+      this.#toConfirm = { delivered: 0, read: 0 };
+      this.#notify('reset');
     }
     this.#epoch = data.epoch;
     this.#limits = data.limits ?? {};
@@ -188,16 +193,16 @@ export class RoomClient {
     this.#setState({ name: 'live', missed: this.lastSeq === null ? 0 : data.seq - this.lastSeq });
     const link = this.#link;
     if (this.#status !== 'online') this.setStatus(this.#status).catch(ignore);
-    // Answered after the replay, so it also marks the end of that.
+    // The answer comes after the replay, so it marks the end of the replay.
     link.request('joinRoom', {}).then((joined) => {
       if (link !== this.#link) return;
       this.lastSeq ??= joined.seq;
       for (const cursor of ['delivered', 'read']) {
-        this.#told[cursor] = Math.max(this.#told[cursor], joined[cursor]);
+        this.#confirmed[cursor] = Math.max(this.#confirmed[cursor], joined[cursor]);
       }
-      this.#caughtUp = link;
-      this.#tell('ready', joined);
-      this.#receiptsSoon();
+      this.#replayed = link;
+      this.#notify('ready', joined);
+      this.#scheduleReceipts();
       this.#pump();
     }, (error) => this.#failed(link, error));
   }
@@ -206,16 +211,16 @@ export class RoomClient {
     const refusedAgain = (code === 4401 || status === 401) && token === this.#refused;
     if (code === 4401 || status === 401) this.#refused = token;
     if (code === 4403 || refusedAgain || [400, 403, 404].includes(status)) {
-      this.#hangUp({ name: 'stopped', reason: message || 'refused' });
+      this.#close({ name: 'stopped', reason: message || 'refused' });
     } else {
       this.#retry(message, retryAfterMs);
     }
   }
 
-  /** A request failed where it should not. */
+  /** Handles the failure of a request that must succeed. */
   #failed(link, error) {
     if (link !== this.#link || error.code === 'disconnected') return;
-    if (error.code === 'notJoined') this.#hangUp({ name: 'stopped', reason: 'no longer a member of this room' });
+    if (error.code === 'notJoined') this.#close({ name: 'stopped', reason: 'no longer a member of this room' });
     else {
       link.close();
       this.#retry(error.message, error.retryAfterMs);
@@ -223,15 +228,15 @@ export class RoomClient {
   }
 
   #retry(reason, atLeast = 0) {
-    this.#hangUp();
+    this.#close();
     const most = Math.min(BACKOFF.most, BACKOFF.first * 2 ** this.#failures++);
     const delay = Math.max(atLeast, Math.random() * most);
-    this.#retryTimer = setTimeout(() => this.#dialNow(), delay);
+    this.#retryTimer = setTimeout(() => this.#open(), delay);
     this.#setState({ name: 'waiting', reason, retryAt: Date.now() + delay });
   }
 
-  #hangUp(state) {
-    this.#dial += 1;
+  #close(state) {
+    this.#attempt += 1;
     for (const timer of [this.#retryTimer, this.#stableTimer, this.#renewTimer, this.#receiptTimer]) clearTimeout(timer);
     this.#receiptTimer = undefined;
     this.#endTyping();
@@ -254,41 +259,43 @@ export class RoomClient {
         const { expiresAt } = await link.request('refreshToken', { token: await this.#options.getToken() });
         if (link === this.#link) this.#renewAt(expiresAt);
       } catch {
-        // Once it has expired the socket is closed, and a new token fetched.
+        // When the token expires, the server closes the socket, and a new token is fetched.
         if (link === this.#link) this.#renewIn(RENEW_AGAIN);
       }
     }, Math.min(Math.max(delay, 1_000), MAX_TIMEOUT));
   }
 
-  // ---- what comes in
+  // ---- events of the server
 
   #event(event, data, meta) {
-    const seq = meta?.seq ?? (event === 'newMessage' ? data.seq : undefined);
+    // Older logs may have messages of services whose `data` is not an object.
+    const known = OWN_EVENTS.has(event) && typeof data === 'object' && data !== null;
+    const seq = meta?.seq ?? (event === 'newMessage' && known ? data.seq : undefined);
     if (seq !== undefined) {
       if (this.lastSeq !== null && seq <= this.lastSeq) return;
       if (this.lastSeq !== null && seq > this.lastSeq + 1) {
-        // Must not happen. Asking again from here is always right.
+        // Must not happen. Resuming from here is always correct.
         return this.#retry(`event ${this.lastSeq + 1} is missing`);
       }
       this.lastSeq = seq;
       this.#receipt('delivered', seq);
     }
+    if (!known) return this.#notify('custom', { event, data, meta });
     if (event === 'gap') this.lastSeq = Math.max(this.lastSeq ?? 0, data.to);
     if (event === 'newMessage' && data.senderId === this.userId) this.#settle(data.messageId, data);
-    if (OWN_EVENTS.has(event)) this.#tell(event, data, meta);
-    else this.#tell('custom', { event, data, meta });
+    this.#notify(event, data, meta);
     if (event === 'userLeft' && data.userId === this.userId) {
-      this.#hangUp({ name: 'stopped', reason: 'no longer a member of this room' });
+      this.#close({ name: 'stopped', reason: 'no longer a member of this room' });
     }
   }
 
-  // ---- what goes out
+  // ---- commands
 
-  /** Sends a message, now or once connected. Answers the room's receipt. */
+  /** Sends a message, now or when connected. Returns the acknowledgement. */
   send(content, { messageId = newId(), ...fields } = {}) {
     const data = { ...fields, content };
     const bytes = new TextEncoder().encode(JSON.stringify(data)).length;
-    // With some room for what goes around it.
+    // Leaves space for the rest of the frame.
     if (bytes > (this.#limits.maxFrameBytes ?? 65_536) - 400) {
       const error = { code: 'tooLarge', message: 'the message is too long' };
       return Promise.reject(new RoomError(error));
@@ -300,18 +307,18 @@ export class RoomClient {
     });
   }
 
-  /** Sends a custom event; unlike a message it is not kept for later. */
+  /** Sends a custom event. Unlike a message, it needs a connection. */
   emit(event, data, { volatile = false } = {}) {
     return this.request('emit', { event, data, volatile });
   }
 
-  /** Asks the server, and answers what it does. Needs a connection. */
+  /** Sends a command and returns the answer. Needs a connection. */
   request(event, data) {
     if (this.#link && this.state.name === 'live') return this.#link.request(event, data);
     return Promise.reject(new RoomError({ code: 'disconnected', message: 'not connected' }));
   }
 
-  /** The messages before `seq`, oldest first: `{ events, more }`. */
+  /** Returns the events before `seq`, oldest first: `{ events, more }`. */
   async before(seq, limit = 50) {
     const address = new URL(`/rooms/${encodeURIComponent(this.room)}/messages`, this.#options.url);
     address.search = new URLSearchParams({ before: seq, limit });
@@ -322,23 +329,23 @@ export class RoomClient {
     throw new RoomError({ code: error, message });
   }
 
-  /** Everything up to `seq` has been seen by the user. */
+  /** Marks everything up to `seq` as read. */
   read(seq) {
     this.#receipt('read', seq);
   }
 
-  /** `online`, `away`, `busy` or `offline` (shown so, still receiving). Holds
-   * for the connections to come. */
+  /** Sets the status: `online`, `away`, `busy` or `offline` (shown as offline, but
+   * still receiving). Later connections have it as well. */
   async setStatus(status) {
     this.#status = status;
     if (this.state.name === 'live') await this.request('setPresence', { status });
   }
 
-  /** Call it at every key. The others are told now and then, and of the end:
-   * at a pause, or at once with `false`. */
+  /** Call it for every key. Sends an indicator every few seconds, and its end after
+   * a pause, or at once with `false`. */
   typing(isTyping = true) {
     if (!isTyping) {
-      if (this.#typing.since && this.#link) this.#tellTyping(false);
+      if (this.#typing.since && this.#link) this.#sendTyping(false);
       return this.#endTyping();
     }
     if (this.state.name !== 'live') return;
@@ -346,7 +353,7 @@ export class RoomClient {
     this.#typing.timer = setTimeout(() => this.typing(false), TYPING_PAUSE);
     if (Date.now() - this.#typing.since < TYPING_AGAIN) return;
     this.#typing.since = Date.now();
-    this.#tellTyping(true);
+    this.#sendTyping(true);
   }
 
   #endTyping() {
@@ -354,14 +361,14 @@ export class RoomClient {
     this.#typing = { since: 0, timer: undefined };
   }
 
-  #tellTyping(isTyping) {
+  #sendTyping(isTyping) {
     this.request('typingIndicator', { isTyping }).catch(ignore);
   }
 
-  /** Sends what waits, oldest first. */
+  /** Sends the waiting messages, oldest first. */
   #pump() {
     const link = this.#link;
-    if (!link || link !== this.#caughtUp || this.#paused) return;
+    if (!link || link !== this.#replayed || this.#paused) return;
     for (const item of this.#outbox.slice(0, WINDOW)) {
       if (item.link === link) continue;
       item.link = link;
@@ -400,51 +407,51 @@ export class RoomClient {
 
   #outboxChanged() {
     this.#options.store?.save(this.outbox);
-    this.#tell('outbox', this.outbox);
+    this.#notify('outbox', this.outbox);
   }
 
   #receipt(cursor, seq) {
-    if (seq <= this.#toTell[cursor]) return;
-    this.#toTell[cursor] = seq;
-    this.#receiptsSoon();
+    if (seq <= this.#toConfirm[cursor]) return;
+    this.#toConfirm[cursor] = seq;
+    this.#scheduleReceipts();
   }
 
-  #receiptsSoon() {
+  #scheduleReceipts() {
     this.#receiptTimer ??= setTimeout(() => {
       this.#receiptTimer = undefined;
-      this.#tellReceipts();
+      this.#sendReceipts();
     }, RECEIPT_DELAY);
   }
 
-  /** Reading implies delivery, so mostly one of the two is enough. */
-  #tellReceipts() {
+  /** A read receipt implies delivery, so one of the two is enough in most cases. */
+  #sendReceipts() {
     if (this.state.name !== 'live') return;
     const link = this.#link;
     const confirm = (cursor, event) => {
-      const seq = this.#toTell[cursor];
-      if (seq <= this.#told[cursor]) return;
+      const seq = this.#toConfirm[cursor];
+      if (seq <= this.#confirmed[cursor]) return;
       link.request(event, { seq }).then(
-        (answer) => (this.#told[cursor] = Math.max(this.#told[cursor], answer.seq)),
+        (answer) => (this.#confirmed[cursor] = Math.max(this.#confirmed[cursor], answer.seq)),
         (error) => this.#failed(link, error),
       );
     };
     confirm('read', 'messageRead');
-    if (this.#toTell.delivered > this.#toTell.read) confirm('delivered', 'messageDelivered');
+    if (this.#toConfirm.delivered > this.#toConfirm.read) confirm('delivered', 'messageDelivered');
   }
 
-  // ---- telling
+  // ---- listeners
 
   #setState(state) {
     this.state = state;
-    this.#tell('state', state);
+    this.#notify('state', state);
   }
 
-  #tell(event, ...args) {
+  #notify(event, ...args) {
     for (const listener of this.#listeners.get(event) ?? []) {
       try {
         listener(...args);
       } catch (error) {
-        // One listener's fault is neither the others' nor the connection's.
+        // An exception in a listener must not affect other listeners or the connection.
         console.error(error);
       }
     }

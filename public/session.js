@@ -1,16 +1,17 @@
-/** Who this tab is, in which room, and with what token. */
+/** The user, room and token of this tab. */
 
 const NAME = /^[A-Za-z0-9._:-]{1,128}$/;
 const ROOM = /^[A-Za-z0-9._:@-]{1,128}$/;
 const TOKEN = /^[\w-]+\.[\w-]+\.[\w-]+$/;
 const TRANSPORTS = ['native', 'socketio'];
-const PATIENCE = 10_000;
+const TIMEOUT = 10_000;
 
 export const isName = (text) => NAME.test(text);
 export const isRoom = (text) => ROOM.test(text);
 
-/** The room stands in the address, to be shared; name and transport belong to
- * the tab, so that two tabs are two users. An address may name all three. */
+/** Returns the remembered user, room and transport. The room is in the URL, so that
+ * it can be shared. Name and transport are stored per tab, so that two tabs can be
+ * two users. A URL may contain all three. */
 export function remembered() {
   const query = new URLSearchParams(location.search);
   const transport = query.get('transport') ?? sessionStorage.getItem('roomcast.transport');
@@ -31,7 +32,7 @@ export function remember({ name, room, transport }) {
   history.replaceState(null, '', address);
 }
 
-/** Back to the form, also after a reload. */
+/** Forgets the user, so that a reload shows the form. */
 export function forget() {
   const address = new URL(location.href);
   address.searchParams.delete('name');
@@ -39,7 +40,7 @@ export function forget() {
   sessionStorage.removeItem('roomcast.name');
 }
 
-/** Keeps the outbox over a reload of the tab. */
+/** Returns a store that keeps the outbox over a reload of the tab. */
 export function outboxStore({ name, room }) {
   const key = `roomcast.outbox ${room} ${name}`;
   return {
@@ -54,15 +55,15 @@ export function outboxStore({ name, room }) {
 export class TokenError extends Error {
   constructor(message, { fatal = false, field, missing = false } = {}) {
     super(message);
-    /** Asking again is of no use. */
+    /** Another attempt cannot succeed. */
     this.fatal = fatal;
     this.field = field;
-    /** The server has no development tokens at all. */
+    /** The server has no route for development tokens. */
     this.missing = missing;
   }
 }
 
-/** A token of the development-only route. */
+/** Requests a token from the route that exists in development only. */
 export async function devToken({ name, room }) {
   let answer;
   try {
@@ -70,21 +71,21 @@ export async function devToken({ name, room }) {
       method: 'POST',
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify({ user: name, rooms: [room] }),
-      signal: AbortSignal.timeout(PATIENCE),
+      signal: AbortSignal.timeout(TIMEOUT),
     });
   } catch {
     throw new TokenError('the server cannot be reached');
   }
   if (answer.ok) return (await answer.json()).token;
   if (answer.status === 404) {
-    throw new TokenError('this server gives out no tokens', { fatal: true, missing: true });
+    throw new TokenError('this server issues no tokens', { fatal: true, missing: true });
   }
   const { detail, field } = await answer.json().catch(() => ({}));
   const known = { user: 'name', rooms: 'room' }[field];
   throw new TokenError(detail ?? `the server answered ${answer.status}`, { fatal: answer.status < 500, field: known });
 }
 
-/** The user id in a pasted token; the server checks the rest. */
+/** Returns the user id in a pasted token, or `null`. The server verifies the token. */
 export function readToken(token) {
   try {
     if (!TOKEN.test(token)) return null;

@@ -1,8 +1,8 @@
 /**
  * The native framing over a WebSocket: JSON objects separated by line breaks.
- * Carries events and answers; knows nothing of what they mean.
+ * Carries events and answers without interpreting them.
  *
- * A transport is anything with
+ * A transport is an object with
  *   open({ url, room, token, since, epoch, history }, handlers) -> link
  * where `handlers` has
  *   connected(data)             once, first
@@ -10,19 +10,20 @@
  *   closed({ code, message, status?, retryAfterMs? })   once, last
  * and a link has
  *   request(event, data) -> Promise of the answer's data
- *   probe()    is anybody there? If not, `closed` follows soon
- *   close()    goodbye; no `closed` follows
- * so another can take this one's place: lib/socketio.js is one.
+ *   probe()    checks the connection; if it is dead, `closed` follows
+ *   close()    ends the connection; no `closed` follows
+ * lib/socketio.js is another transport.
  */
 import { refusal, RoomError } from './refusal.js';
 
-/** The room reaps sockets that are silent for 90 s. */
+/** The room closes a socket as stale after 90 s without a ping. */
 const PING_EVERY = 25_000;
-/** The server cuts who gives no sign while it is sent much: also after so many characters. */
+/** The server closes slow consumers, so the client also pings after this many
+ * characters. */
 const PING_AFTER = 4 * 1024 * 1024;
-/** For an answer to a ping or a request, and for a socket to open. */
-const PATIENCE = 10_000;
-const PROBE_PATIENCE = 4_000;
+/** Timeout of a ping, of a request, and of opening the socket. */
+const TIMEOUT = 10_000;
+const PROBE_TIMEOUT = 4_000;
 
 export const nativeTransport = {
   open: (target, handlers) => new NativeLink(target, handlers),
@@ -38,17 +39,22 @@ class NativeLink {
   #waiting = new Map();
   #pinger;
   #read = 0;
-  /** Runs out unless something is heard. */
+  /** Ends the connection unless a frame arrives before it. */
   #deadline;
 
   constructor(target, handlers) {
+    if (globalThis.WebSocket === undefined) {
+      const text = 'this runtime has no WebSocket: use Node 22 or later, or set globalThis.WebSocket';
+      // Another attempt would fail the same way.
+      throw Object.assign(new Error(text), { fatal: true });
+    }
     this.#handlers = handlers;
     const address = new URL(`/rooms/${encodeURIComponent(target.room)}/ws`, target.url);
     address.protocol = address.protocol.replace('http', 'ws');
     for (const name of ['since', 'epoch', 'history']) {
       if (target[name] !== undefined) address.searchParams.set(name, target[name]);
     }
-    // The token travels in a header, never in an address: those get logged.
+    // The token is in a header and never in the URL, because URLs are logged.
     const socket = new WebSocket(address, ['roomcast.v1', `bearer.${target.token}`]);
     this.#socket = socket;
     let opened = false;
@@ -58,7 +64,7 @@ class NativeLink {
       const why = opened ? { code, message: reason } : await whyRefused(target);
       this.#end({ code, ...why });
     };
-    this.#expect(PATIENCE, 'the server does not answer');
+    this.#expect(TIMEOUT, 'the server does not answer');
   }
 
   request(event, data) {
@@ -69,16 +75,16 @@ class NativeLink {
         this.#waiting.delete(id);
         reject(new RoomError({ code: 'timeout', message: `no answer to ${event}` }));
         this.probe();
-      }, PATIENCE);
+      }, TIMEOUT);
       this.#waiting.set(id, { resolve, reject, timer });
       this.#socket.send(JSON.stringify({ event, data, id }));
     });
   }
 
-  probe(patience = PROBE_PATIENCE) {
+  probe(timeout = PROBE_TIMEOUT) {
     if (this.#ended || !this.#connected) return;
     this.#socket.send('ping');
-    this.#expect(patience, 'the connection is dead');
+    this.#expect(timeout, 'the connection is dead');
   }
 
   close() {
@@ -93,7 +99,7 @@ class NativeLink {
     this.#read += frame.length;
     if (this.#read >= PING_AFTER) {
       this.#read = 0;
-      this.probe(PATIENCE);
+      this.probe(TIMEOUT);
     }
     for (const line of frame.split('\n')) {
       if (this.#ended) return;
@@ -102,16 +108,17 @@ class NativeLink {
       try {
         message = JSON.parse(line);
       } catch {
-        return this.#end({ code: 4400, message: 'the server sent something that is not JSON' });
+        return this.#end({ code: 4400, message: 'the server sent a line that is not JSON' });
       }
+      if (typeof message !== 'object' || message === null) continue;
       if (message.ack !== undefined) this.#answered(message);
       else if (this.#connected) this.#handlers.event(message.event, message.data, message.meta);
       else if (message.event === 'connected') {
         this.#connected = true;
-        // The room knows from here on that this client pings; and workerd ends
-        // connections late of clients that never said anything.
-        this.probe(PATIENCE);
-        this.#pinger = setInterval(() => this.probe(PATIENCE), PING_EVERY);
+        // From here on the room expects pings. Without a frame from the client,
+        // workerd would also close the connection late.
+        this.probe(TIMEOUT);
+        this.#pinger = setInterval(() => this.probe(TIMEOUT), PING_EVERY);
         this.#handlers.connected(message.data);
       }
     }
@@ -126,8 +133,8 @@ class NativeLink {
     else request.resolve(data);
   }
 
-  #expect(patience, otherwise) {
-    this.#deadline ??= setTimeout(() => this.#end({ code: 1006, message: otherwise }), patience);
+  #expect(timeout, otherwise) {
+    this.#deadline ??= setTimeout(() => this.#end({ code: 1006, message: otherwise }), timeout);
   }
 
   #end(why) {
@@ -135,7 +142,7 @@ class NativeLink {
     this.#ended = true;
     clearInterval(this.#pinger);
     clearTimeout(this.#deadline);
-    // A dead connection takes its time to close; nobody waits for that.
+    // A dead connection closes late. The client does not wait for it.
     const socket = this.#socket;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
@@ -148,7 +155,7 @@ class NativeLink {
   }
 }
 
-/** Browsers do not tell why an upgrade was refused. */
+/** Returns why the upgrade was refused, which browsers do not report. */
 async function whyRefused(target) {
   return (await refusal(target)) ?? { message: 'the server cannot be reached' };
 }

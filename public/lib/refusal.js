@@ -1,8 +1,8 @@
-/** What the other side, or the way there, refused: the same for all transports. */
+/** Errors and refusals, the same for all transports. */
 
-const PATIENCE = 10_000;
+const TIMEOUT = 10_000;
 
-/** `code` is for programs. */
+/** An error with a `code` of docs/protocol.md, or `disconnected` or `timeout`. */
 export class RoomError extends Error {
   constructor({ code, message, retryAfterMs }) {
     super(message || code);
@@ -13,26 +13,26 @@ export class RoomError extends Error {
 }
 
 /**
- * Why a connection was refused or ended, as `{ status, message, … }`: the same
- * token at a plain route of the same room is refused on the same grounds.
- * Nothing where it is not refused, or nobody is there.
+ * Returns why a connection was refused or ended, as `{ status, message, … }`. It
+ * sends the same token to an HTTP route of the same room, which refuses it for the
+ * same reason. Returns `undefined` if the route accepts it or cannot be reached.
  */
 export async function refusal({ url, room, token }) {
   const address = new URL(`/rooms/${encodeURIComponent(room)}/messages?limit=1`, url);
   try {
     const answer = await fetch(address, {
       headers: { authorization: `Bearer ${token}` },
-      signal: AbortSignal.timeout(PATIENCE),
+      signal: AbortSignal.timeout(TIMEOUT),
     });
     if (answer.status === 403) return { status: 403, message: 'the token does not open this room' };
     if (!answer.ok) return await problem(answer);
   } catch {
-    // Nobody there.
+    // The server cannot be reached.
   }
   return undefined;
 }
 
-/** An HTTP refusal as `{ status, error, message, retryAfterMs? }`. */
+/** Returns an HTTP refusal as `{ status, error, message, retryAfterMs? }`. */
 export async function problem(answer) {
   const { code, detail, title } = await answer.json().catch(() => ({}));
   const seconds = Number(answer.headers.get('retry-after'));

@@ -1,38 +1,37 @@
 /**
- * Socket.IO, with the library's own client: a transport as in native.js.
+ * Socket.IO with the official client: a transport as in native.js.
  *
- * When and how often to try is the session's business, as ever; the library
- * keeps its heartbeats, its fallback to long-polling and its recovery: one
- * socket serves link after link, so that it can show the server where it was.
- * Where the server recovers it, what was missed comes by itself, and nothing is
- * asked for but who is there now; otherwise the room is joined from `since`.
+ * RoomClient decides when to connect. The library does heartbeats, the fallback to
+ * long-polling and connection state recovery. For recovery, all links of a client
+ * use one socket. If the server recovers it, the missed events arrive by themselves,
+ * and the link only requests the members. Otherwise it joins the room from `since`.
  */
 import { io } from '../vendor/socket.io.esm.min.js';
 import { refusal, RoomError } from './refusal.js';
 
-/** For a connection and its room, for an answer, and for a probe. */
-const PATIENCE = 10_000;
-const PROBE_PATIENCE = 4_000;
+/** Timeouts of connecting and joining, of an answer, and of a probe. */
+const TIMEOUT = 10_000;
+const PROBE_TIMEOUT = 4_000;
 
-/** What a refusal of the room would have been over HTTP. */
+/** The HTTP status of each error code. */
 const STATUS = { badRequest: 400, unauthorized: 401, forbidden: 403, notFound: 404, conflict: 409, rateLimited: 429 };
 
-/** A transport for one client. */
+/** Returns a transport for one client. */
 export function socketioTransport() {
   const line = { socket: null, token: undefined };
   return {
     open(target, handlers) {
       line.token = target.token;
       line.socket ??= io(`${new URL(target.url).origin}/chat`, {
-        // A function, so that each connection has the token of its day.
+        // A function, so that each connection uses the newest token.
         auth: (give) => give({ token: line.token }),
-        // The token travels in a packet, never in an address.
+        // The token is in a packet and never in a URL.
         transports: ['websocket', 'polling'],
         tryAllTransports: true,
         reconnection: false,
         autoConnect: false,
         forceNew: true,
-        timeout: PATIENCE,
+        timeout: TIMEOUT,
       });
       return new SocketIoLink(line, target, handlers);
     },
@@ -44,14 +43,14 @@ class SocketIoLink {
   #socket;
   #target;
   #handlers;
-  /** The server has let the socket in; after that, it is in the room. */
+  /** `#entered`: the server accepted the socket. `#connected`: it is in the room. */
   #entered = false;
   #connected = false;
   #ended = false;
-  /** Events that came before it was known where the room is: to be told then. */
+  /** Events that arrived before the answer to `joinRoom`. */
   #held = [];
   #waiting = new Set();
-  /** Runs out unless something is heard. */
+  /** Ends the connection unless an event arrives before it. */
   #deadline;
   #listeners;
 
@@ -66,9 +65,9 @@ class SocketIoLink {
       disconnect: (reason) => this.#dropped(reason),
     };
     for (const [event, listener] of Object.entries(this.#listeners)) this.#socket.on(event, listener);
-    this.#socket.onAny(this.#heard);
-    this.#expect(PATIENCE, 'the server does not answer');
-    // What the last link could not send was its own affair.
+    this.#socket.onAny(this.#received);
+    this.#expect(TIMEOUT, 'the server does not answer');
+    // Discards what the previous link could not send.
     this.#socket.sendBuffer = [];
     this.#socket.connect();
   }
@@ -79,7 +78,7 @@ class SocketIoLink {
         return reject(new RoomError({ code: 'disconnected', message: 'not connected' }));
       }
       this.#waiting.add(reject);
-      this.#socket.timeout(PATIENCE).emit(event, { ...data, roomId: this.#target.room }, (late, answer) => {
+      this.#socket.timeout(TIMEOUT).emit(event, { ...data, roomId: this.#target.room }, (late, answer) => {
         if (!this.#waiting.delete(reject)) return;
         if (late) {
           reject(new RoomError({ code: 'timeout', message: `no answer to ${event}` }));
@@ -93,11 +92,11 @@ class SocketIoLink {
     });
   }
 
-  /** The library answers pings but sends none: anything that is answered will
-   * do, be it by a refusal. */
+  /** The library answers pings but sends none, so this sends a command. A refusal
+   * is an answer as well. */
   probe() {
     if (this.#ended || !this.#connected) return;
-    this.#expect(PROBE_PATIENCE, 'the connection is dead');
+    this.#expect(PROBE_TIMEOUT, 'the connection is dead');
     this.request('sync', { after: 0, limit: 1 }).catch(() => {});
   }
 
@@ -106,12 +105,12 @@ class SocketIoLink {
     this.#end({ code: 1000, message: 'closed' });
   }
 
-  #heard = (event, data, second) => {
+  #received = (event, data, second) => {
     this.#alive();
     if (event === 'connected' && !this.#connected) return this.#enter(data);
     // The last argument of a logged event is its offset, for the library.
     const meta = typeof second === 'object' ? second : undefined;
-    // The user's personal room is on this socket too.
+    // The socket also receives events of the user's personal room.
     const room = meta?.roomId ?? data?.roomId;
     if (room !== undefined && room !== this.#target.room) return undefined;
     if (this.#connected) return this.#handlers?.event(event, data, meta);
@@ -133,7 +132,7 @@ class SocketIoLink {
     }
   }
 
-  /** `data` is the server's word; without, it may not even have been asked. */
+  /** `data` is the error of the server. Without it, the server may be unreachable. */
   #refused({ data, message }) {
     if (data) this.#end({ code: 1006, status: STATUS[data.code], message: data.message });
     else if (message === 'Invalid namespace') this.#end({ code: 1006, status: 404, message: 'the server has no /chat' });
@@ -144,7 +143,7 @@ class SocketIoLink {
     if (reason !== 'io server disconnect') {
       return this.#end({ code: 1006, message: 'the connection was lost' });
     }
-    // Told to go: for the token, which a fresh one puts right, or by somebody.
+    // The server disconnected the client: for its token, or by a kick.
     this.#fail();
     const why = await refusal({ ...this.#target, token: this.#line.token });
     return this.#end({ code: 4403, message: 'kicked', ...(why && { code: 1006, ...why }) });
@@ -156,8 +155,8 @@ class SocketIoLink {
     this.#deadline = undefined;
   }
 
-  #expect(patience, otherwise) {
-    this.#deadline ??= setTimeout(() => this.#end({ code: 1006, message: otherwise }), patience);
+  #expect(timeout, otherwise) {
+    this.#deadline ??= setTimeout(() => this.#end({ code: 1006, message: otherwise }), timeout);
   }
 
   #end(why) {
@@ -166,13 +165,13 @@ class SocketIoLink {
     clearTimeout(this.#deadline);
     const [socket, handlers] = [this.#socket, this.#handlers];
     for (const [event, listener] of Object.entries(this.#listeners)) socket.off(event, listener);
-    socket.offAny(this.#heard);
-    // After a goodbye the server has nothing to recover, so a lost connection
-    // goes without one.
+    socket.offAny(this.#received);
+    // After a regular disconnect the server recovers nothing, so a lost connection
+    // is closed without one.
     if (handlers && socket.connected) socket.io.engine.close();
     else socket.disconnect();
-    // A socket whose offset may be another's (the library keeps it), or further
-    // on than what was told, is not used again: the room is joined from `since`.
+    // The library keeps the offset. A socket is not used again if its offset may be
+    // ahead of the events that the handlers received: the next link joins from `since`.
     const spent = !handlers || (this.#entered && !this.#connected);
     if (spent || socket.connected) this.#line.socket = null;
     this.#fail();

@@ -1,4 +1,4 @@
-/** The field where messages are written. */
+/** The message field. */
 
 import { $ } from './dom.js';
 

@@ -1,5 +1,5 @@
-/** How the connection is: a word in the header, and a line below it when there
- * is something to know or to do. */
+/** Shows the state of the connection: a word in the header, and a banner below it if
+ * the user should know or do something. */
 
 import { $ } from './dom.js';
 
@@ -23,7 +23,7 @@ export class Connection {
     const { state } = this.#client;
     const { word, line, action, act } = this.#describe(state);
     $('chat').dataset.connection = state.name;
-    // Told once a change, not at every second that passes.
+    // A screen reader reads each change once, not every second.
     if ($('connection-text').textContent !== word) $('connection-text').textContent = word;
     const on = ['idle', 'offline', 'stopped'].includes(state.name);
     $('toggle-text').textContent = on ? 'Go online' : 'Go offline';
@@ -46,7 +46,7 @@ export class Connection {
         this.#ticker = setTimeout(() => this.changed(), 250);
         return {
           word: 'Reconnecting',
-          line: `Connection lost. Trying again ${seconds ? `in ${seconds} s` : 'now'}.${this.#kept()}`,
+          line: `Connection lost. Trying again ${seconds ? `in ${seconds} s` : 'now'}.${this.#waitingText()}`,
           action: 'Try now',
           act: () => this.#client.wake(),
         };
@@ -54,7 +54,7 @@ export class Connection {
       case 'offline':
         return {
           word: 'Offline',
-          line: `You are offline; the room keeps what you miss.${this.#kept()}`,
+          line: `You are offline. The room keeps the messages that you miss.${this.#waitingText()}`,
         };
       case 'stopped':
         return {
@@ -68,7 +68,7 @@ export class Connection {
     }
   }
 
-  #kept() {
+  #waitingText() {
     const waiting = this.#client.outbox.length;
     return waiting ? ` ${waiting} ${waiting === 1 ? 'message waits' : 'messages wait'} to be sent.` : '';
   }

@@ -1,9 +1,8 @@
-/** The few things about elements that every view needs. Text goes in as text,
- * never as HTML. */
+/** Helpers for elements. Text is always inserted as text, never as HTML. */
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element with properties (or, after `class`, `data-`, `aria-`, attributes)
+/** Creates an element with properties (or, after `class`, `data-`, `aria-`, attributes)
  * and children. */
 export function el(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
@@ -24,14 +23,14 @@ export function icon(name) {
   return svg;
 }
 
-/** A disc with the first letters of a name, in a colour of the name's own. */
+/** Returns a disc with the initials of a name, in the colour of the name. */
 export function avatar(name) {
   const letters = name.split(/[._:-]+/).filter(Boolean).slice(0, 2).map((part) => part[0]);
   return tint(el('span', { class: 'avatar', 'aria-hidden': 'true' }, (letters.join('') || '?').toUpperCase()), name);
 }
 
 export function tint(element, name) {
-  // FNV-1a, then the golden angle: names that differ little differ in colour.
+  // FNV-1a and the golden angle give similar names different colours.
   let hash = 0x811c9dc5;
   for (const letter of name) hash = Math.imul(hash ^ letter.codePointAt(0), 0x01000193) >>> 0;
   element.style.setProperty('--hue', Math.round((hash * 137.508) % 360));
@@ -41,14 +40,15 @@ export function tint(element, name) {
 /** `alice`, `alice and bob`, `alice, bob and carol`. */
 export const listing = new Intl.ListFormat('en', { type: 'conjunction' });
 
-/** Calls `work` once, soon, however often it is asked to. */
+/** Returns a function that combines its calls: `work` runs once, 16 ms after the
+ * first of them. */
 export function soon(work) {
-  let asked = false;
+  let scheduled = false;
   return () => {
-    if (asked) return;
-    asked = true;
+    if (scheduled) return;
+    scheduled = true;
     setTimeout(() => {
-      asked = false;
+      scheduled = false;
       work();
     }, 16);
   };
@@ -63,7 +63,7 @@ export function toast(text) {
     note.remove();
   };
   const toasts = $('toasts');
-  // The same thing over and over is one thing.
+  // A repeated text replaces the earlier toast.
   for (const other of toasts.children) if (other.firstChild.textContent === text) other.remove();
   toasts.append(note);
 }

@@ -1,4 +1,4 @@
-/** The list of members, the line of who is typing, and the status selector. */
+/** The list of members, the typing indicators, and the status selector. */
 
 import { $, avatar, el, listing, soon, tint } from './dom.js';
 
@@ -57,8 +57,7 @@ function since(time) {
   return ago.format(Math.round(minutes / 1_440), 'day');
 }
 
-/** The panel is always there on a wide screen and comes at a button on a narrow
- * one. */
+/** Sets up the panel. A wide screen always shows it; a narrow one has a button for it. */
 export function setUpPanel() {
   const [panel, toggle] = [$('people'), $('people-toggle')];
   const show = (open) => {

@@ -1,11 +1,11 @@
 /**
- * The messages: in the order of the room's log, and after them what waits to be
- * sent. Keeps to the bottom while the reader is there.
+ * The messages, in the order of the room's log, followed by the unsent ones. It
+ * scrolls with new messages while it is at the bottom.
  */
 
 import { $, avatar, el, icon, listing, soon, tint } from './dom.js';
 
-/** Messages of one sender within this time stand together. */
+/** Messages of one sender within this time form a group. */
 const TOGETHER = 5 * 60_000;
 const NEAR = 48;
 
@@ -29,25 +29,25 @@ export class Timeline {
   #onRead;
   /** In the order shown: { kind, element, seq?, at, senderId?, mark? }. */
   #entries = [];
-  /** Own messages without their event yet, by messageId. */
+  /** Own messages whose event has not arrived, by messageId. */
   #pending = new Map();
-  /** Own messages that are not read by everybody yet. */
+  /** Own messages that some members have not read. */
   #unfinished = new Set();
   #atBottom = true;
   #unread = 0;
   #divider;
   #size = '';
-  /** The newest of others' events shown. */
+  /** The highest `seq` shown. */
   #newest = 0;
 
-  /** `onRead(seq)` is called when everything up to `seq` has been seen. */
+  /** `onRead(seq)` is called when the user has seen everything up to `seq`. */
   constructor({ self, members, onRead }) {
     this.#self = self;
     this.#members = members;
     this.#onRead = onRead;
     this.#scroller.onscroll = () => this.#scrolled();
     $('jump').onclick = () => this.toBottom();
-    // The keyboard of a phone, or the composer growing, takes space away.
+    // The keyboard of a phone and a growing composer reduce the height.
     new ResizeObserver(() => this.#follow()).observe(this.#scroller);
     this.clear();
   }
@@ -92,7 +92,7 @@ export class Timeline {
     this.#appear(entry, mine);
   }
 
-  /** An own message that has not come back from the room yet. */
+  /** Shows an own message whose event has not arrived. */
   pending({ messageId, data }) {
     if (this.#pending.has(messageId)) return;
     const entry = this.#bubble({ content: data.content, senderId: this.#self, mine: true });
@@ -106,7 +106,7 @@ export class Timeline {
     this.toBottom();
   }
 
-  /** An own message was refused. `false` where it is not shown. */
+  /** Marks an own message as refused. Returns `false` if it is not shown. */
   failed(messageId, reason) {
     const entry = this.#pending.get(messageId);
     if (!entry) return false;
@@ -117,20 +117,20 @@ export class Timeline {
     return true;
   }
 
-  /** An event of the room that is not a message, or a word about the log. */
+  /** Shows an event that is not a message, or a notice about the log. */
   notice({ label, text, seq, timestamp, kind = 'notice' }) {
     const element = el('li', { class: `notice ${kind}` }, ...labelled(label, text));
     this.#appear({ kind, element, seq, at: timestamp ? Date.parse(timestamp) : Date.now() }, false);
   }
 
-  /** What comes next is new to the reader. */
+  /** Inserts a divider before the next messages. */
   divide(text) {
     this.#removeDivider();
     this.#divider = { kind: 'divider', at: Date.now(), element: el('li', { class: 'divider' }, el('span', {}, text)) };
     this.#place(this.#divider, this.#firstPending());
   }
 
-  /** Older events, oldest first, before all others. */
+  /** Inserts older events, oldest first, before all others. */
   earlier(messages) {
     const { scrollHeight, scrollTop } = this.#scroller;
     messages.forEach((message, index) => {
@@ -148,12 +148,12 @@ export class Timeline {
     this.#scroller.scrollTop = scrollTop + this.#scroller.scrollHeight - scrollHeight;
   }
 
-  /** Cursors moved. */
+  /** Updates the marks after cursors have moved. */
   receipts = soon(() => {
     for (const entry of this.#unfinished) this.#stamp(entry);
   });
 
-  /** The page may have become visible. */
+  /** Marks the messages as read if the page is visible and at the bottom. */
   look() {
     if (document.visibilityState !== 'visible' || !this.#atBottom) return;
     this.#setUnread(0);
@@ -205,7 +205,7 @@ export class Timeline {
     this.#arrange(index);
   }
 
-  /** A new day gets a line; a sender's run of messages one name. */
+  /** Shows a line for each new day, and the name once for a group of messages. */
   #arrange(index) {
     const entry = this.#entries[index];
     if (!entry) return;
@@ -254,7 +254,7 @@ export class Timeline {
     return entry;
   }
 
-  /** Time and mark of a message. */
+  /** Updates time and mark of a message. */
   #stamp(entry) {
     if (entry.kind !== 'message') return;
     entry.time.textContent = clock.format(entry.at);
@@ -264,10 +264,10 @@ export class Timeline {
     let text = exact.format(entry.at);
     if (entry.seq !== undefined) {
       const progress = this.#members.progress(entry.seq);
-      // Whoever joins later does not make it unread again.
+      // A member that joins later does not make it unread again.
       if (!(RANK.indexOf(entry.mark) > RANK.indexOf(progress.mark))) entry.mark = progress.mark;
       if (entry.mark === 'read') this.#unfinished.delete(entry);
-      text = `${text} · no. ${entry.seq} · ${wayOf(progress)}`;
+      text = `${text} · no. ${entry.seq} · ${describeProgress(progress)}`;
     } else if (entry.reason) {
       text = entry.reason;
     }
@@ -293,14 +293,14 @@ export class Timeline {
     $('empty').hidden = this.#entries.length > 0;
   }
 
-  // ---- where the reader is
+  // ---- scrolling
 
   #scrolled() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
     const size = `${scrollHeight} ${clientHeight}`;
     const resized = size !== this.#size;
     this.#size = size;
-    // Something came or went: that is not the reader going elsewhere.
+    // The content changed its size. The user did not scroll.
     if (resized && this.#atBottom) return this.#follow();
     this.#atBottom = scrollHeight - scrollTop - clientHeight < NEAR;
     this.#jumpChanged();
@@ -326,13 +326,13 @@ export class Timeline {
 
 const labelled = (label, text) => (label ? [el('b', {}, label), ' ', text] : [text]);
 
-function wayOf({ delivered, read, others }) {
-  if (!others) return 'nobody else is in the room';
+function describeProgress({ delivered, read, others }) {
+  if (!others) return 'no other members';
   const onlyDelivered = delivered.filter((name) => !read.includes(name));
   const parts = [];
   if (read.length) parts.push(`read by ${listing.format(read)}`);
   if (onlyDelivered.length) parts.push(`delivered to ${listing.format(onlyDelivered)}`);
-  return parts.join(', ') || 'on its way to the others';
+  return parts.join(', ') || 'not delivered to other members yet';
 }
 
 function nameDay(at) {

@@ -352,6 +352,30 @@ test('an exception in a listener does not affect the client', async () => {
   mock.restoreAll();
 });
 
+test('an event with malformed data is reported as custom and the next events arrive', async () => {
+  const it = setUp();
+  const custom = [];
+  it.client.on('custom', ({ event, data }) => custom.push([event, data]));
+  await it.connect();
+  const { handlers } = it.transport.link;
+  [null, 'text', 7].forEach((data, index) => handlers.event('newMessage', data, { seq: index + 1, senderId: 'service' }));
+  handlers.event('userLeft', null);
+  it.deliver(4);
+  assert.deepEqual(custom, [['newMessage', null], ['newMessage', 'text'], ['newMessage', 7], ['userLeft', null]]);
+  assert.deepEqual(it.seen, [4]);
+  assert.equal(it.client.state.name, 'live');
+});
+
+test('without WebSocket it stops with a reason instead of reconnecting', async () => {
+  mock.property(globalThis, 'WebSocket', undefined);
+  const it = setUp({ transport: nativeTransport });
+  it.client.connect();
+  await advance(3_600_000);
+  assert.deepEqual(it.states, ['connecting', 'stopped']);
+  assert.match(it.client.state.reason, /no WebSocket/);
+  mock.restoreAll();
+});
+
 // ---- the native framing
 
 class FakeSocket {

@@ -325,7 +325,7 @@ test('an invalid name is explained beside its field', async () => {
   await alice.page.goto(server.url);
   const name = alice.page.getByLabel('Your name');
   await alice.click('Join the room');
-  await alice.page.getByText('What shall the others call you?').waitFor();
+  await alice.page.getByText('Enter a name').waitFor();
   await name.fill('Zoë B');
   await alice.page.keyboard.press('Enter');
   await alice.page.getByText('Letters without accents').waitFor();
@@ -349,7 +349,7 @@ testEachTransport('a kicked user sees the reason and stays disconnected; a delet
   await alice.waitForConnection('live');
 
   await server.call('DELETE', `/rooms/${room}`);
-  for (const user of [alice, bob]) await user.page.getByText('The room has started over.').waitFor();
+  for (const user of [alice, bob]) await user.page.getByText('The room was deleted and is empty again.').waitFor();
   await Promise.all([alice.waitForConnection('live'), bob.waitForConnection('live')]);
   await alice.write('new');
   await bob.waitForTexts(['new']);
