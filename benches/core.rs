@@ -1,13 +1,13 @@
-//! The core by itself, natively: what a message costs before storage and
-//! sockets. `cargo bench --bench core`
+//! Benchmarks of the core alone, without storage and sockets.
+//! `cargo bench --bench core` runs them.
 //!
-//! | group | |
+//! | group | measures |
 //! | --- | --- |
-//! | `decode` | a frame to commands |
-//! | `accept` | a frame to an event that waits in the tick |
-//! | `tick` | 16 waiting events to a row and a frame for all |
-//! | `encode` | what each of 100 who came within a tick is told |
-//! | `replay` | what somebody missed, cut out of the rows of the log |
+//! | `decode` | decoding a frame to commands |
+//! | `accept` | accepting 16 frames into the batch |
+//! | `flush` | making a row and the frames of all sockets from a batch of 16 events |
+//! | `welcome` | making the first frames of 100 connections that join in one batch |
+//! | `replay` | cutting missed events out of a row of the log |
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use roomcast::config::Config;
@@ -26,7 +26,7 @@ const NOW: Millis = 1_800_000_000_000;
 
 const MESSAGE: &str = r#"{"event":"sendMessage","data":{"content":"the quick brown fox jumps over the lazy dog, and then it rests."},"id":7}"#;
 
-/// Messages in a tick, as with 16 in flight.
+/// Messages in a batch, as with 16 in flight.
 const IN_FLIGHT: usize = 16;
 
 fn room() -> Room {
@@ -50,7 +50,7 @@ fn room() -> Room {
     Room::new("bench".into(), config.room.clone(), snapshot)
 }
 
-fn hello(user: usize) -> ConnectRequest {
+fn connect_request(user: usize) -> ConnectRequest {
     ConnectRequest {
         connection_id: format!("connection-{user}"),
         user: format!("user-{user}"),
@@ -63,15 +63,15 @@ fn hello(user: usize) -> ConnectRequest {
     }
 }
 
-/// A room with `sockets` in it, of which all has been told.
+/// Returns a room with `sockets` connections, whose joins and presence have been sent.
 fn crowded(sockets: usize) -> (Room, ConnId) {
     let mut room = room();
     let mut out = Vec::new();
     let conns: Vec<ConnId> = (0..sockets)
-        .map(|user| room.connect(hello(user), NOW, &mut out))
+        .map(|user| room.connect(connect_request(user), NOW, &mut out))
         .collect();
-    for later in [0, 2_000, 4_000] {
-        room.flush(NOW + later, &mut out);
+    for delay in [0, 2_000, 4_000] {
+        room.flush(NOW + delay, &mut out);
     }
     (room, conns[0])
 }
@@ -107,8 +107,8 @@ fn accept(c: &mut Criterion) {
         });
 }
 
-fn tick(c: &mut Criterion) {
-    let mut group = c.benchmark_group("tick");
+fn flush(c: &mut Criterion) {
+    let mut group = c.benchmark_group("flush");
     group.throughput(Throughput::Elements(IN_FLIGHT as u64));
     for sockets in [2, 100, 500] {
         group.bench_function(format!("16 events, {sockets} sockets"), |b| {
@@ -130,8 +130,8 @@ fn tick(c: &mut Criterion) {
     group.finish();
 }
 
-fn encode(c: &mut Criterion) {
-    c.benchmark_group("encode")
+fn welcome(c: &mut Criterion) {
+    c.benchmark_group("welcome")
         .throughput(Throughput::Elements(100))
         .bench_function("100 arrivals", |b| {
             b.iter_batched_ref(
@@ -139,7 +139,7 @@ fn encode(c: &mut Criterion) {
                     let mut room = room();
                     let mut out = Vec::new();
                     for user in 0..100 {
-                        room.connect(hello(user), NOW, &mut out);
+                        room.connect(connect_request(user), NOW, &mut out);
                     }
                     room
                 },
@@ -164,5 +164,5 @@ fn replay(c: &mut Criterion) {
         });
 }
 
-criterion_group!(core, decode, accept, tick, encode, replay);
+criterion_group!(core, decode, accept, flush, welcome, replay);
 criterion_main!(core);

@@ -5,8 +5,9 @@ import { SignJWT } from "jose";
 
 const usage = `usage: make token [USER_ID=alice] [ROOMS='general team-*'] [TTL=1h] [ROLE=service]
 
-Without ROOMS the token opens what DEFAULT_ROOMS says. ROOMS may also be the
-JSON of the claim: ROOMS='{"team-*":["read"]}'. Names with _ . : - are fine.`;
+Without ROOMS the token opens the rooms of DEFAULT_ROOMS. ROOMS may also be the
+JSON of the claim: ROOMS='{"team-*":["read"]}'. USER_ID is 1 to 128 of
+A-Z a-z 0-9 . _ : -`;
 
 let values;
 try {
