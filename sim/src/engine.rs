@@ -20,7 +20,8 @@ use super::world::{self, NOW};
 use base64ct::{Base64, Encoding};
 use engineioxide_core::{Packet, ProtocolVersion};
 use roomcast_gateway::{
-    Answer, EngineServer, Frame, Gateway, Output, PollId, Polled, PostBody, Protocol, SocketId,
+    Answer, Attachments, EngineServer, Frame, Output, PollId, Polled, PostBody, Protocol, SocketId,
+    SocketIoServer,
 };
 use roomcast_proto::time::Millis;
 use serde_json::Value;
@@ -66,7 +67,8 @@ fn assert_packets(answer: &Answer) {
 
 /// A gateway with one session.
 struct Fixture {
-    gateway: Gateway<Mirror>,
+    server: SocketIoServer,
+    mirror: Mirror,
     now: Millis,
     sid: String,
     socket: Option<SocketId>,
@@ -79,7 +81,8 @@ struct Fixture {
 impl Fixture {
     fn new(protocol: Protocol, on_socket: bool) -> Self {
         let mut fixture = Fixture {
-            gateway: gateway(),
+            server: server(),
+            mirror: Mirror::default(),
             now: NOW,
             sid: String::new(),
             socket: None,
@@ -95,7 +98,7 @@ impl Fixture {
     fn open(&mut self, protocol: Protocol, on_socket: bool) {
         let info = world::connect_info(protocol, None);
         let open = if on_socket {
-            let socket = self.gateway.engine.open_socket(info, None, self.now);
+            let socket = self.server.engine.open_socket(info, None, self.now);
             self.socket = Some(socket.expect("accepted"));
             let sent = self.settle();
             let Some((_, Frame::Text(open))) = sent.into_iter().next() else {
@@ -103,7 +106,7 @@ impl Fixture {
             };
             open
         } else {
-            self.gateway.engine.open_polling(info, self.now).body
+            self.server.engine.open_polling(info, self.now).body
         };
         let open = open.strip_prefix('0').expect("an open packet");
         let open: Value = serde_json::from_str(open).expect("JSON");
@@ -112,13 +115,13 @@ impl Fixture {
     }
 
     fn is_open(&self) -> bool {
-        self.gateway.engine.session_by_sid(&self.sid).is_some()
+        self.server.engine.session_by_sid(&self.sid).is_some()
     }
 
     /// Executes the outputs. Returns the frames that were sent over sockets.
     fn settle(&mut self) -> Vec<(SocketId, Frame)> {
         let mut sent = Vec::new();
-        for output in self.gateway.settle(self.now) {
+        for output in self.mirror.settle(&mut self.server, self.now) {
             match output {
                 Output::Send { socket, frame } => sent.push((socket, frame)),
                 Output::Broadcast { sockets, text } => {
@@ -156,21 +159,21 @@ impl Fixture {
 
     fn post(&mut self, body: &[u8]) {
         let (was_open, polls) = (self.is_open(), self.socket.is_none());
-        self.gateway.app.messages.clear();
-        let answer = match self.gateway.engine.begin_post(&self.sid, self.now) {
+        self.mirror.messages.clear();
+        let answer = match self.server.engine.begin_post(&self.sid, self.now) {
             Ok(limits) => {
                 let body = match body.len() <= limits.max_bytes {
                     true => PostBody::Complete(body.to_vec()),
                     false => PostBody::TooLarge,
                 };
-                self.gateway.engine.post(&self.sid, body, self.now)
+                self.server.post(&self.sid, body, self.now)
             }
             Err(answer) => answer,
         };
         self.settle();
         if !was_open || !polls {
             assert_eq!(answer.status, 400);
-            assert!(self.gateway.app.messages.is_empty());
+            assert!(self.mirror.messages.is_empty());
             return;
         }
         if body.len() > world::MAX_PAYLOAD {
@@ -182,7 +185,7 @@ impl Fixture {
         let Some(packets) = payload(body) else {
             assert_eq!((answer.status, self.is_open()), (400, false));
             assert!(
-                self.gateway.app.messages.is_empty(),
+                self.mirror.messages.is_empty(),
                 "a malformed body must have no effect"
             );
             return;
@@ -200,8 +203,8 @@ impl Fixture {
                 }
             }
         }
-        if self.gateway.app.bare {
-            assert_eq!(self.gateway.app.messages, expected);
+        if self.mirror.bare {
+            assert_eq!(self.mirror.messages, expected);
             assert_eq!(self.is_open(), stays_open);
         }
         // Packets after a close are ignored.
@@ -214,7 +217,7 @@ impl Fixture {
     }
 
     fn poll(&mut self) {
-        let polled = self.gateway.engine.poll(&self.sid, self.now);
+        let polled = self.server.engine.poll(&self.sid, self.now);
         match polled {
             Polled::Now(answer) => assert_packets(&answer),
             Polled::Later(poll) => {
@@ -227,9 +230,9 @@ impl Fixture {
 
     fn advance(&mut self, by: Millis) {
         self.now += by;
-        self.gateway.advance(&|_| None, self.now);
+        self.server.advance(&|_| None, self.now);
         self.settle();
-        let next = self.gateway.deadline();
+        let next = self.server.deadline();
         assert!(
             next.is_none_or(|at| at > self.now),
             "no timer may be overdue"
@@ -241,29 +244,30 @@ impl Fixture {
         if !self.is_open() || self.socket.is_none() || self.candidate.is_some() {
             return;
         }
-        let bare = self.gateway.app.bare;
-        let namespaces = std::mem::take(&mut self.gateway.app.namespaces);
-        self.gateway = gateway();
-        self.gateway.app.bare = bare;
+        let bare = self.mirror.bare;
+        let namespaces = std::mem::take(&mut self.mirror.namespaces);
+        self.server = server();
+        self.mirror = Mirror::default();
+        self.mirror.bare = bare;
         for (_, record) in std::mem::take(&mut self.records) {
-            let place = self.gateway.engine.restore_socket(&record, self.now);
+            let place = self.server.restore_socket(&record, self.now);
             let place = place.expect("an attachment is restored");
             self.socket = Some(place);
             self.records.push((place, record));
         }
         assert!(self.is_open());
         let session = self
-            .gateway
+            .server
             .engine
             .session_by_sid(&self.sid)
             .expect("is open");
-        self.gateway.app.namespaces = namespaces
+        self.mirror.namespaces = namespaces
             .into_iter()
             .map(|(_, nsp)| (session, nsp))
             .collect();
-        for (_, nsp) in &self.gateway.app.namespaces {
+        for (_, nsp) in &self.mirror.namespaces {
             assert_eq!(
-                self.gateway.engine.session_in_namespace(&self.sid, nsp),
+                self.server.session_in_namespace(&self.sid, nsp),
                 Some(session)
             );
         }
@@ -280,7 +284,7 @@ impl Fixture {
             b'g' => self.poll(),
             b'q' => {
                 if let Some(poll) = self.waiting {
-                    self.gateway.engine.cancelled(poll);
+                    self.server.engine.cancelled(poll);
                     self.settle();
                     assert!(!self.is_open());
                 }
@@ -288,12 +292,12 @@ impl Fixture {
             b't' | b'b' => {
                 if let Some(socket) = self.socket {
                     let frame = if *kind == b't' { text() } else { binary() };
-                    self.gateway.engine.frame(socket, frame, self.now);
+                    self.server.frame(socket, frame, self.now);
                 }
             }
             b'o' => {
                 let info = world::connect_info(Protocol::SocketIo, None);
-                let (engine, sid) = (&mut self.gateway.engine, self.sid.clone());
+                let (engine, sid) = (&mut self.server.engine, self.sid.clone());
                 if let Ok(socket) = engine.open_socket(info, Some(&sid), self.now) {
                     let free = self.candidate.is_none() && self.socket.is_none();
                     self.candidate.get_or_insert(socket);
@@ -307,7 +311,7 @@ impl Fixture {
                 if let Some(socket) = self.candidate {
                     let frame = if *kind == b'u' { text() } else { binary() };
                     let upgrades = matches!(&frame, Frame::Text(text) if text.starts_with('5'));
-                    self.gateway.engine.frame(socket, frame, self.now);
+                    self.server.frame(socket, frame, self.now);
                     if upgrades {
                         self.socket = self.candidate.take();
                     }
@@ -320,7 +324,7 @@ impl Fixture {
                 };
                 if let Some(socket) = place.take() {
                     self.records.retain(|(one, _)| *one != socket);
-                    self.gateway.engine.closed(socket, 1006);
+                    self.server.engine.closed(socket, 1006);
                     self.settle();
                     assert_eq!(self.is_open(), *kind == b'y');
                 }
@@ -339,10 +343,10 @@ impl Fixture {
     }
 }
 
-fn gateway() -> Gateway<Mirror> {
+fn server() -> SocketIoServer {
     let config = world::config(&[("PING_INTERVAL_MS", "5000"), ("PING_TIMEOUT_MS", "2000")]);
     let engine = EngineServer::new("0".into(), config.gateway.clone(), world::fresh);
-    Gateway::new(engine, Mirror::default())
+    SocketIoServer::new(engine, Attachments::Keep)
 }
 
 pub fn run(input: &[u8]) {
@@ -356,7 +360,7 @@ pub fn run(input: &[u8]) {
         false => Protocol::SocketIo,
     };
     let mut fixture = Fixture::new(protocol, kind & 2 == 2);
-    fixture.gateway.app.bare = bare;
+    fixture.mirror.bare = bare;
     for piece in rest.split(|byte| *byte == 0).take(32) {
         fixture.piece(piece);
     }
@@ -364,16 +368,16 @@ pub fn run(input: &[u8]) {
     fixture.socket = None;
     fixture.candidate = None;
     fixture.waiting = None;
-    fixture.gateway.app.bare = true;
+    fixture.mirror.bare = true;
     fixture.open(Protocol::EngineIo, false);
     fixture.post("4héllo\u{1e}bAQID\u{1e}3".as_bytes());
     assert_eq!(
-        fixture.gateway.app.messages,
+        fixture.mirror.messages,
         [
             Frame::Text("héllo".into()),
             Frame::Binary(vec![1, 2, 3].into())
         ]
     );
-    let polled = fixture.gateway.engine.poll(&fixture.sid, fixture.now);
+    let polled = fixture.server.engine.poll(&fixture.sid, fixture.now);
     assert!(matches!(polled, Polled::Later(_)));
 }

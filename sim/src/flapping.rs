@@ -15,11 +15,9 @@
 use super::signing::sign;
 use super::world::{self, NOW, Server};
 use roomcast::config::Config;
-use roomcast_gateway::chat::Chat;
 use roomcast_gateway::handshake::shard_of;
 use roomcast_gateway::{
-    App, Authentication, ClientId, ConnectInfo, EngineServer, Frame, Gateway, Output, Protocol,
-    SocketId,
+    Authentication, ClientId, ConnectInfo, EngineServer, Frame, Gateway, Output, Protocol, SocketId,
 };
 use roomcast_proto::link::{Command, Push};
 use roomcast_proto::time::Millis;
@@ -73,7 +71,7 @@ impl Token {
 
 /// A gateway with its storage.
 struct GatewayHost {
-    gateway: Gateway<Chat>,
+    gateway: Gateway,
     /// Saved clients by `pid`: user and record.
     saved: BTreeMap<String, (String, String)>,
     /// The current gateway of clients by `pid`, if they have moved.
@@ -182,10 +180,11 @@ impl World {
     fn new() -> Self {
         let config = world::config(&[]);
         let host = |name: &str| GatewayHost {
-            gateway: Gateway::new(
-                EngineServer::new(name.to_owned(), config.gateway.clone(), world::fresh),
-                Chat::default(),
-            ),
+            gateway: Gateway::new(EngineServer::new(
+                name.to_owned(),
+                config.gateway.clone(),
+                world::fresh,
+            )),
             saved: BTreeMap::new(),
             moved: BTreeMap::new(),
         };
@@ -272,7 +271,7 @@ impl World {
             address: None,
             recovers: true,
         };
-        let socket = host.gateway.engine.open_socket(info, None, self.now);
+        let socket = host.gateway.server.engine.open_socket(info, None, self.now);
         self.sessions.push(Session {
             user,
             gateway,
@@ -295,8 +294,8 @@ impl World {
             return;
         };
         let (gateway, socket) = (this.gateway, this.socket);
-        let engine = &mut self.hosts[gateway].gateway.engine;
-        engine.frame(socket, Frame::Text(packet), now);
+        let server = &mut self.hosts[gateway].gateway.server;
+        server.frame(socket, Frame::Text(packet), now);
         self.settle(gateway);
     }
 
@@ -363,7 +362,7 @@ impl World {
             return;
         }
         let this = self.sessions.remove(session % self.sessions.len());
-        let engine = &mut self.hosts[this.gateway].gateway.engine;
+        let engine = &mut self.hosts[this.gateway].gateway.server.engine;
         engine.closed(this.socket, 1006);
         self.settle(this.gateway);
     }
@@ -390,7 +389,7 @@ impl World {
         self.now += millis;
         for gateway in 0..self.hosts.len() {
             let host = &mut self.hosts[gateway];
-            host.gateway.engine.set_now(self.now);
+            host.gateway.server.engine.set_now(self.now);
             // The clients answer pings.
             let now = self.now;
             host.gateway.advance(&|_| Some(now), now);
@@ -428,19 +427,19 @@ impl World {
                 pid,
                 record,
             } => {
-                let Gateway { engine, app } = &mut self.hosts[gateway].gateway;
-                app.found(engine, client, &pid, record, self.now);
+                let core = &mut self.hosts[gateway].gateway;
+                core.found(client, &pid, record, self.now);
                 self.settle(gateway);
             }
             Delayed::Authenticate { gateway, it } => {
                 let identity = world::verify(&self.config, it.credentials, self.now);
-                let Gateway { engine, app } = &mut self.hosts[gateway].gateway;
-                app.authenticated(engine, it.request, identity, self.now);
+                let core = &mut self.hosts[gateway].gateway;
+                core.authenticated(it.request, identity, self.now);
                 self.settle(gateway);
             }
             Delayed::Request { gateway, room } => {
-                let Gateway { engine, app } = &mut self.hosts[gateway].gateway;
-                let commands = app.take_commands(engine, &room);
+                let core = &mut self.hosts[gateway].gateway;
+                let commands = core.take_commands(&room);
                 self.settle(gateway);
                 if let Some(commands) = commands {
                     self.request(gateway, &room, commands);
@@ -455,8 +454,8 @@ impl World {
     fn find(&mut self, by: usize, pid: &str, user: &str) -> Option<String> {
         let host = shard_of(pid).filter(|host| *host < self.hosts.len())?;
         let at = self.hosts[host].moved.get(pid).copied().unwrap_or(host);
-        let Gateway { engine, app } = &mut self.hosts[at].gateway;
-        app.evict(engine, pid, user);
+        let core = &mut self.hosts[at].gateway;
+        core.evict(pid, user);
         self.settle(at);
         let found = self.hosts[at].saved.get(pid).filter(|(of, _)| of == user);
         let record = found.map(|(_, record)| record.clone());
@@ -496,8 +495,8 @@ impl World {
         let body = self.deliveries.get_mut(&key).and_then(VecDeque::pop_front);
         let body = body.expect("one delivery per queued operation");
         let (push, texts) = Push::parse(&body).expect("a push");
-        let Gateway { engine, app } = &mut self.hosts[gateway].gateway;
-        let pushed = app.handle_push(engine, push, &texts, self.now);
+        let core = &mut self.hosts[gateway].gateway;
+        let pushed = core.handle_push(push, &texts, self.now);
         self.settle(gateway);
         let server = self.rooms.get_mut(room).expect("a room");
         server.push_reached(&gateway.to_string(), &pushed);
@@ -505,7 +504,7 @@ impl World {
     }
 
     fn settle(&mut self, gateway: usize) {
-        self.hosts[gateway].gateway.engine.set_now(self.now);
+        self.hosts[gateway].gateway.server.engine.set_now(self.now);
         loop {
             let outputs = self.hosts[gateway].gateway.settle(self.now);
             if outputs.is_empty() {

@@ -205,11 +205,11 @@ fn on_a_gateway(input: &[u8]) {
     let mut net = Net::new("n0", config.clone());
     let join = |net: &mut Net, user: &str| {
         let connect = world::connect_info(Protocol::Native, Some(world::identity(user)));
-        let socket = net.gateway.engine.open_native(connect, net.now);
+        let socket = net.gateway.server.engine.open_native(connect, net.now);
         net.settle();
         let join = r#"{"event":"joinRoom","data":"r"}"#.to_owned();
-        let engine = &mut net.gateway.engine;
-        engine.frame(socket, SocketFrame::Text(join), net.now);
+        let server = &mut net.gateway.server;
+        server.frame(socket, SocketFrame::Text(join), net.now);
         net.settle();
         socket
     };
@@ -227,7 +227,7 @@ fn on_a_gateway(input: &[u8]) {
                 continue;
             }
             Piece::Reconnect(_) => {
-                net.gateway.engine.closed(alice, 1000);
+                net.gateway.server.engine.closed(alice, 1000);
                 net.settle();
                 alice = join(&mut net, "alice");
                 continue;
@@ -238,7 +238,7 @@ fn on_a_gateway(input: &[u8]) {
         net.sent.clear();
         net.closed.clear();
         net.closed_by_rooms.clear();
-        net.gateway.engine.frame(alice, socket_frame, net.now);
+        net.gateway.server.frame(alice, socket_frame, net.now);
         net.settle();
         let why = net.closed.iter().find(|(socket, _)| *socket == alice);
         let why = why.map(|(_, code)| *code);
@@ -265,7 +265,7 @@ fn on_a_gateway(input: &[u8]) {
     }
     net.sent.clear();
     let healthy = SocketFrame::Text(HEALTHY.to_owned());
-    net.gateway.engine.frame(bob, healthy, net.now);
+    net.gateway.server.frame(bob, healthy, net.now);
     net.settle();
     assert_eq!(world::answers_in(sent_to(&net, bob)), [77]);
     net.assert_sound();

@@ -12,7 +12,8 @@ use super::pieces::{Piece, pieces};
 use super::world::{self, NOW, Net};
 use bytes::Bytes;
 use roomcast_gateway::{
-    App, EngineEvent, EngineServer, Frame, Gateway, Output, Protocol, SessionId, SocketId,
+    Attachments, ConnectionEvent, EngineServer, Frame, Output, Protocol, SessionId, SocketId,
+    SocketIoServer,
 };
 use roomcast_proto::time::Millis;
 use serde_json::Value;
@@ -32,13 +33,19 @@ pub struct Mirror {
     events: Vec<Received>,
 }
 
-impl App for Mirror {
-    const KEEPS_ATTACHMENTS: bool = true;
+impl Mirror {
+    /// Handles the events of connections and returns the outputs.
+    pub fn settle(&mut self, server: &mut SocketIoServer, now: Millis) -> Vec<Output> {
+        while let Some(event) = server.next_event(now) {
+            self.handle_event(server, event);
+        }
+        server.engine.take_outputs()
+    }
 
-    fn handle_event(&mut self, engine: &mut EngineServer, up: EngineEvent, _now: Millis) {
-        match up {
-            EngineEvent::Message { frame, .. } => self.messages.push(frame),
-            EngineEvent::Connect {
+    fn handle_event(&mut self, server: &mut SocketIoServer, event: ConnectionEvent) {
+        match event {
+            ConnectionEvent::Message { frame, .. } => self.messages.push(frame),
+            ConnectionEvent::Connect {
                 session,
                 nsp,
                 number,
@@ -47,16 +54,16 @@ impl App for Mirror {
                 world::assert_json(&auth);
                 assert!(auth.trim_start().starts_with('{'));
                 if nsp == "/refused" {
-                    engine.refuse(session, &nsp, r#"{"message":"no"}"#);
+                    server.refuse(session, &nsp, r#"{"message":"no"}"#);
                 } else {
                     assert!(self.namespaces.insert((session, nsp.clone())), "{nsp}");
                     // The session may have ended, or the client has disconnected.
-                    let waits = engine.is_connecting(session, number);
-                    let accepted = engine.accept(session, &nsp, None, r#"{"sid":"x"}"#.into());
+                    let waits = server.is_connecting(session, number);
+                    let accepted = server.accept(session, &nsp, None, r#"{"sid":"x"}"#.into());
                     assert_eq!(accepted, waits);
                 }
             }
-            EngineEvent::Event {
+            ConnectionEvent::Event {
                 session,
                 nsp,
                 ack,
@@ -66,16 +73,18 @@ impl App for Mirror {
                 assert!(self.namespaces.contains(&(session, nsp.clone())));
                 let list: Vec<&RawValue> = serde_json::from_str(&args).expect("a list");
                 assert!(!list.is_empty(), "an event has a name");
-                engine.emit(session, &nsp, &args, attachments.clone());
+                server.emit(session, &nsp, &args, attachments.clone());
                 if let Some(ack) = ack {
-                    engine.acknowledge(session, &nsp, ack, &args, attachments.clone());
+                    server.acknowledge(session, &nsp, ack, &args, attachments.clone());
                 }
                 self.events.push((nsp, args, attachments));
             }
-            EngineEvent::Disconnected { session, nsp, .. } => {
+            ConnectionEvent::Disconnected { session, nsp, .. } => {
                 self.namespaces.remove(&(session, nsp));
             }
-            EngineEvent::Opened { .. } | EngineEvent::Frame { .. } | EngineEvent::Closed { .. } => {
+            ConnectionEvent::Opened { .. }
+            | ConnectionEvent::Frame { .. }
+            | ConnectionEvent::Closed { .. } => {
                 panic!("there are no native sockets");
             }
         }
@@ -93,7 +102,8 @@ pub fn run(input: &[u8]) {
 
 /// A gateway with one session.
 struct Fixture {
-    gateway: Gateway<Mirror>,
+    server: SocketIoServer,
+    mirror: Mirror,
     socket: Option<SocketId>,
     now: Millis,
 }
@@ -106,7 +116,8 @@ impl Fixture {
             world::fresh,
         );
         let mut fixture = Fixture {
-            gateway: Gateway::new(engine, Mirror::default()),
+            server: SocketIoServer::new(engine, Attachments::Keep),
+            mirror: Mirror::default(),
             socket: None,
             now: NOW,
         };
@@ -117,14 +128,14 @@ impl Fixture {
     fn open(&mut self) {
         let identity = world::identity("alice");
         let connect = world::connect_info(Protocol::SocketIo, Some(identity));
-        let socket = self.gateway.engine.open_socket(connect, None, self.now);
+        let socket = self.server.engine.open_socket(connect, None, self.now);
         self.socket = Some(socket.expect("accepted"));
         self.settle();
     }
 
     fn settle(&mut self) -> Vec<Frame> {
         let mut sent = Vec::new();
-        for output in self.gateway.settle(self.now) {
+        for output in self.mirror.settle(&mut self.server, self.now) {
             match output {
                 Output::Send { frame, .. } => sent.push(frame),
                 Output::Close { .. } => self.socket = None,
@@ -136,7 +147,7 @@ impl Fixture {
 
     fn handle_event(&mut self, frame: Frame) -> Vec<Frame> {
         if let Some(socket) = self.socket {
-            self.gateway.engine.frame(socket, frame, self.now);
+            self.server.frame(socket, frame, self.now);
         }
         self.settle()
     }
@@ -152,7 +163,7 @@ fn test_mirror(input: &[u8]) {
         let frame = match piece {
             Piece::Later(by) => {
                 one.now += by;
-                one.gateway.advance(&|_| None, one.now);
+                one.server.advance(&|_| None, one.now);
                 one.settle();
                 continue;
             }
@@ -163,8 +174,8 @@ fn test_mirror(input: &[u8]) {
         if one.socket.is_none() {
             one.open();
         }
-        one.gateway.app.events.clear();
-        other.gateway.app.events.clear();
+        one.mirror.events.clear();
+        other.mirror.events.clear();
         let sent = one.handle_event(frame);
         for frame in sent {
             if let Frame::Text(text) = &frame {
@@ -181,17 +192,17 @@ fn test_mirror(input: &[u8]) {
             assert!(other.socket.is_some(), "a written packet must be valid");
         }
         // Namespaces and events are equal, and none is repeated.
-        assert_eq!(other.gateway.app.events, one.gateway.app.events);
+        assert_eq!(other.mirror.events, one.mirror.events);
     }
     // A new session must work.
     one.open();
-    one.gateway.app.events.clear();
+    one.mirror.events.clear();
     one.handle_event(Frame::Text("40".into()));
     let event = r#"451-["x",{"_placeholder":true,"num":0}]"#;
     one.handle_event(Frame::Text(event.into()));
     one.handle_event(Frame::Binary(vec![1].into()));
     one.handle_event(Frame::Text(r#"42["healthy"]"#.into()));
-    let events = &one.gateway.app.events;
+    let events = &one.mirror.events;
     assert_eq!(events.last().expect("an event").1, r#"["healthy"]"#);
 }
 
@@ -241,7 +252,11 @@ struct Client {
 fn join(net: &mut Net, before: Option<&Client>) -> Client {
     let identity = world::identity("alice");
     let connect = world::connect_info(Protocol::SocketIo, Some(identity));
-    let socket = net.gateway.engine.open_socket(connect, None, net.now);
+    let socket = net
+        .gateway
+        .server
+        .engine
+        .open_socket(connect, None, net.now);
     let socket = socket.expect("accepted");
     net.settle();
     let auth = before.map_or(String::new(), |client| {
@@ -255,7 +270,7 @@ fn join(net: &mut Net, before: Option<&Client>) -> Client {
     for packet in [format!("40{auth}"), r#"420["joinRoom","r"]"#.to_owned()] {
         net.sent.clear();
         net.gateway
-            .engine
+            .server
             .frame(socket, Frame::Text(packet), net.now);
         net.settle();
         client.receive(net);
@@ -322,7 +337,7 @@ fn test_chat(input: &[u8]) {
                 if !known.is_empty() {
                     alice.offset = known.to_owned();
                 }
-                net.gateway.engine.closed(alice.socket, 1006);
+                net.gateway.server.engine.closed(alice.socket, 1006);
                 net.settle();
                 alice = join(&mut net, Some(&alice));
                 continue;
@@ -331,13 +346,13 @@ fn test_chat(input: &[u8]) {
                 // It can complete an earlier event.
                 expected = None;
                 let frame = Frame::Binary(bytes.to_vec().into());
-                net.gateway.engine.frame(alice.socket, frame, net.now);
+                net.gateway.server.frame(alice.socket, frame, net.now);
                 net.settle();
             }
             Piece::Text(text) => {
                 expected = (!text.starts_with('5')).then(|| Vec::from_iter(expected_ack(&text)));
                 let frame = Frame::Text(format!("4{text}"));
-                net.gateway.engine.frame(alice.socket, frame, net.now);
+                net.gateway.server.frame(alice.socket, frame, net.now);
                 net.settle();
             }
         }
@@ -360,7 +375,7 @@ fn test_chat(input: &[u8]) {
     net.sent.clear();
     let healthy = r#"4277["sendMessage",{"roomId":"r","content":"ok"}]"#;
     let frame = Frame::Text(healthy.to_owned());
-    net.gateway.engine.frame(bob.socket, frame, net.now);
+    net.gateway.server.frame(bob.socket, frame, net.now);
     net.settle();
     assert_eq!(bob.receive(&net), [77]);
     net.assert_sound();

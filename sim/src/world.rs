@@ -4,9 +4,8 @@
 
 use super::signing::{SECRET, sign};
 use roomcast::config::Config;
-use roomcast_gateway::chat::Chat;
 use roomcast_gateway::{
-    App, ConnectInfo, EngineServer, Frame as SocketFrame, Gateway, Output as ToShell, Stored,
+    ConnectInfo, EngineServer, Frame as SocketFrame, Gateway, Output as ToShell, Stored,
 };
 use roomcast_gateway::{Credentials, Protocol, SocketId};
 use roomcast_proto::access::{Identity, Rights, TokenId};
@@ -645,7 +644,7 @@ struct Saved {
 /// A gateway with its rooms.
 pub struct Net {
     config: Rc<Config>,
-    pub gateway: Gateway<Chat>,
+    pub gateway: Gateway,
     pub now: Millis,
     rooms: BTreeMap<String, Server>,
     /// Sent frames with their sockets.
@@ -666,7 +665,7 @@ impl Net {
         let engine = EngineServer::new(name.to_owned(), config.gateway.clone(), fresh);
         Net {
             config,
-            gateway: Gateway::new(engine, Chat::default()),
+            gateway: Gateway::new(engine),
             now: NOW,
             rooms: BTreeMap::new(),
             sent: Vec::new(),
@@ -680,7 +679,7 @@ impl Net {
 
     /// Executes outputs until there are none.
     pub fn settle(&mut self) {
-        self.gateway.engine.set_now(self.now);
+        self.gateway.server.engine.set_now(self.now);
         let mut forward = Vec::new();
         loop {
             let outputs = self.gateway.settle(self.now);
@@ -731,16 +730,16 @@ impl Net {
             }
             ToShell::StorePosition { .. } | ToShell::TrackPosition { .. } => {}
             ToShell::Find { client, pid, user } => {
-                let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
-                app.evict(engine, &pid, &user);
+                let core = &mut self.gateway;
+                core.evict(&pid, &user);
                 let saved = self.saved.get(&pid).filter(|saved| saved.user == user);
                 let record = saved.map(|saved| saved.record.clone());
-                app.found(engine, client, &pid, record, self.now);
+                core.found(client, &pid, record, self.now);
             }
             ToShell::Authenticate(it) => {
                 let identity = verify(&self.config, it.credentials, self.now);
-                let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
-                app.authenticated(engine, it.request, identity, self.now);
+                let core = &mut self.gateway;
+                core.authenticated(it.request, identity, self.now);
             }
             ToShell::Log(entry) => assert_json(&entry.line(self.now)),
         }
@@ -750,16 +749,16 @@ impl Net {
         // Serializes the commands, as a request between objects does.
         let commands = serde_json::to_string(&commands).expect("commands are JSON");
         let commands: Vec<ToRoom> = serde_json::from_str(&commands).expect("commands are read");
-        let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
+        let core = &mut self.gateway;
         if !self.rooms.contains_key(name) {
             if self.rooms.len() == MAX_ROOMS {
-                return app.forward_failed(engine, name, commands);
+                return core.forward_failed(name, commands);
             }
             let server = Server::new(name, self.config.clone());
             self.rooms.insert(name.to_owned(), server);
         }
         let server = self.rooms.get_mut(name).expect("a room");
-        let gateway = engine.name().to_owned();
+        let gateway = core.server.engine.name().to_owned();
         server.link(&gateway, commands);
         server.settle();
         server.start_pushes();
@@ -770,7 +769,7 @@ impl Net {
                     self.closed_by_rooms.push(*why);
                 }
             }
-            let pushed = app.handle_push(engine, push, &texts, self.now);
+            let pushed = core.handle_push(push, &texts, self.now);
             server.push_reached(&gateway, &pushed);
             server.settle();
         }
@@ -786,28 +785,28 @@ impl Net {
     /// Advances the clock.
     pub fn advance(&mut self, by: Millis) {
         self.now += by;
-        self.gateway.engine.set_now(self.now);
+        self.gateway.server.engine.set_now(self.now);
         self.gateway.advance(&|_| None, self.now);
         self.settle();
     }
 
     /// Takes the queued commands for a room.
     fn take(&mut self, room: &str) -> Option<Vec<ToRoom>> {
-        let Gateway { engine, app } = &mut self.gateway;
-        app.take_commands(engine, room)
+        let core = &mut self.gateway;
+        core.take_commands(room)
     }
 
     /// Hibernates the gateway: discards the memory, keeps sockets and storage. Returns the
     /// socket ids before and after.
     pub fn hibernate(&mut self) -> BTreeMap<SocketId, SocketId> {
         self.settle();
-        let name = self.gateway.engine.name().to_owned();
+        let name = self.gateway.server.engine.name().to_owned();
         let config = self.config.gateway.clone();
-        self.gateway = Gateway::new(EngineServer::new(name, config, fresh), Chat::default());
-        self.gateway.engine.set_now(self.now);
+        self.gateway = Gateway::new(EngineServer::new(name, config, fresh));
+        self.gateway.server.engine.set_now(self.now);
         let mut sockets = BTreeMap::new();
         for (before, record) in std::mem::take(&mut self.records) {
-            let socket = self.gateway.engine.restore_socket(&record, self.now);
+            let socket = self.gateway.restore_socket(&record, self.now);
             let socket = socket.expect("an attachment is restored");
             sockets.insert(before, socket);
             self.records.insert(socket, record);
@@ -818,8 +817,8 @@ impl Net {
             clients: clients.collect(),
             ..Stored::default()
         };
-        let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
-        app.restore(engine, stored, self.now);
+        let core = &mut self.gateway;
+        core.restore(stored, self.now);
         self.settle();
         sockets
     }

@@ -5,8 +5,9 @@
 mod cases;
 
 use proptest::prelude::*;
-use roomcast_gateway::chat::Chat;
-use roomcast_gateway::{App, EngineServer, Frame, Gateway, Output, Protocol, SocketId, Stored};
+use roomcast_gateway::{
+    EngineServer, Frame, Gateway, Output, PositionKey, Protocol, SocketId, Stored,
+};
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
@@ -151,14 +152,14 @@ impl RoomHost {
 
 /// A gateway with its storage.
 struct GatewayHost {
-    gateway: Gateway<Chat>,
+    gateway: Gateway,
     /// Rooms with queued commands.
     pending: BTreeSet<String>,
     records: BTreeMap<SocketId, String>,
     clients: BTreeMap<String, String>,
-    positions: HashMap<String, u64>,
+    positions: HashMap<PositionKey, u64>,
     /// See [`Output::TrackPosition`].
-    reached: HashMap<String, u64>,
+    reached: HashMap<PositionKey, u64>,
 }
 
 /// State of a subscription as its client knows it.
@@ -203,10 +204,10 @@ struct World {
     messages: u32,
 }
 
-fn fresh_gateway(name: &str) -> Gateway<Chat> {
+fn fresh_gateway(name: &str) -> Gateway {
     let config = world::config(&[]);
     let engine = EngineServer::new(name.to_owned(), config.gateway.clone(), world::fresh);
-    Gateway::new(engine, Chat::default())
+    Gateway::new(engine)
 }
 
 impl World {
@@ -265,7 +266,7 @@ impl World {
         }
         let here = &mut self.gateways[gateway].gateway;
         let connect = connect_info(Protocol::Native, Some(identity(user)));
-        let socket = here.engine.open_native(connect, self.now);
+        let socket = here.server.engine.open_native(connect, self.now);
         self.clients.push(Client {
             user,
             gateway,
@@ -290,8 +291,8 @@ impl World {
         };
         let text = json!({ "event": event, "data": data, "id": this.last_id }).to_string();
         let (gateway, socket) = (this.gateway, this.socket);
-        let engine = &mut self.gateways[gateway].gateway.engine;
-        engine.frame(socket, Frame::Text(text), now);
+        let server = &mut self.gateways[gateway].gateway.server;
+        server.frame(socket, Frame::Text(text), now);
         self.settle(gateway);
     }
 
@@ -372,7 +373,7 @@ impl World {
         let this = self.clients.remove(client % self.clients.len());
         let host = &mut self.gateways[this.gateway];
         host.records.remove(&this.socket);
-        host.gateway.engine.closed(this.socket, 1001);
+        host.gateway.server.engine.closed(this.socket, 1001);
         self.settle(this.gateway);
     }
 
@@ -397,7 +398,11 @@ impl World {
 
     /// Executes the outputs of a gateway.
     fn settle(&mut self, gateway: usize) {
-        self.gateways[gateway].gateway.engine.set_now(self.now);
+        self.gateways[gateway]
+            .gateway
+            .server
+            .engine
+            .set_now(self.now);
         loop {
             let host = &mut self.gateways[gateway];
             let outputs = host.gateway.settle(self.now);
@@ -437,7 +442,7 @@ impl World {
                 host.clients.remove(&client);
             }
             Output::StorePosition { room, at } => {
-                host.positions.insert(room, at);
+                host.positions.insert(PositionKey::Room(room), at);
             }
             Output::TrackPosition { key, at: Some(at) } => {
                 host.reached.insert(key, at);
@@ -467,8 +472,8 @@ impl World {
         if !self.gateways[gateway].pending.contains(room) {
             return;
         }
-        let Gateway { engine, app } = &mut self.gateways[gateway].gateway;
-        let commands = app.take_commands(engine, room);
+        let core = &mut self.gateways[gateway].gateway;
+        let commands = core.take_commands(room);
         self.settle(gateway);
         let Some(commands) = commands else {
             self.gateways[gateway].pending.remove(room);
@@ -488,8 +493,8 @@ impl World {
         }
         if matches!(outcome, Outcome::Lost | Outcome::Unanswered) {
             // Gateways do not retry requests.
-            let Gateway { engine, app } = &mut self.gateways[gateway].gateway;
-            app.forward_failed(engine, room, commands);
+            let core = &mut self.gateways[gateway].gateway;
+            core.forward_failed(room, commands);
             self.settle(gateway);
         }
     }
@@ -541,9 +546,9 @@ impl World {
     /// Delivers to a gateway. Returns its response.
     fn deliver(&mut self, gateway: usize, body: &str) -> Pushed {
         let (push, texts) = Push::parse(body).expect("a push");
-        let Gateway { engine, app } = &mut self.gateways[gateway].gateway;
-        engine.set_now(self.now);
-        let pushed = app.handle_push(engine, push, &texts, self.now);
+        let core = &mut self.gateways[gateway].gateway;
+        core.server.engine.set_now(self.now);
+        let pushed = core.handle_push(push, &texts, self.now);
         self.settle(gateway);
         pushed
     }
@@ -584,10 +589,10 @@ impl World {
         let host = &mut self.gateways[gateway];
         host.pending.clear();
         host.gateway = fresh_gateway(GATEWAYS[gateway]);
-        host.gateway.engine.set_now(self.now);
+        host.gateway.server.engine.set_now(self.now);
         let mut moved = BTreeMap::new();
         for (before, record) in std::mem::take(&mut host.records) {
-            let socket = host.gateway.engine.restore_socket(&record, self.now);
+            let socket = host.gateway.restore_socket(&record, self.now);
             let socket = socket.expect("an attachment is restored");
             moved.insert(before, socket);
             host.records.insert(socket, record);
@@ -601,8 +606,8 @@ impl World {
             positions: host.reached.clone(),
             panicked,
         };
-        let Gateway { engine, app } = &mut host.gateway;
-        app.restore(engine, stored, self.now);
+        let core = &mut host.gateway;
+        core.restore(stored, self.now);
         self.settle(gateway);
     }
 
@@ -610,7 +615,7 @@ impl World {
         self.now += millis;
         for gateway in 0..GATEWAYS.len() {
             let here = &mut self.gateways[gateway].gateway;
-            here.engine.set_now(self.now);
+            here.server.engine.set_now(self.now);
             here.advance(&|_| None, self.now);
             self.settle(gateway);
         }

@@ -1,9 +1,8 @@
 //! Deliveries of a room to a gateway that are lost or repeated.
 
 use roomcast::config::Config;
-use roomcast_gateway::chat::Chat;
 use roomcast_gateway::{
-    App, AuthRequest, ConnectInfo, Credentials, EngineServer, Gateway, Output, Protocol, SocketId,
+    AuthRequest, ConnectInfo, Credentials, EngineServer, Gateway, Output, Protocol, SocketId,
 };
 use roomcast_harness::{SECRET, Token};
 use roomcast_proto::access::{Identity, TokenId};
@@ -25,7 +24,7 @@ fn fresh() -> String {
 /// A gateway with one native client, `alice`, in the room `r` at event 3.
 struct Fixture {
     socket: SocketId,
-    gateway: Gateway<Chat>,
+    gateway: Gateway,
     id: String,
     number: u64,
 }
@@ -68,18 +67,15 @@ impl Fixture {
             recovers: false,
         };
         let engine = EngineServer::new("n0".into(), config.gateway.clone(), fresh);
-        let mut gateway = Gateway::new(engine, Chat::default());
-        let socket = gateway.engine.open_native(connect, NOW);
+        let mut gateway = Gateway::new(engine);
+        let socket = gateway.server.engine.open_native(connect, NOW);
         gateway.settle(NOW);
         let join = r#"{"event":"joinRoom","data":"r"}"#.to_owned();
         gateway
-            .engine
+            .server
             .frame(socket, roomcast_gateway::Frame::Text(join), NOW);
         gateway.settle(NOW);
-        let commands = gateway
-            .app
-            .take_commands(&mut gateway.engine, "r")
-            .expect("a join");
+        let commands = gateway.take_commands("r").expect("a join");
         let Command::Join { hello, .. } = &commands[0] else {
             panic!("not a join: {commands:?}");
         };
@@ -98,7 +94,7 @@ impl Fixture {
     /// The client sends a frame. Returns the outputs.
     fn send(&mut self, text: String) -> Vec<Output> {
         let frame = roomcast_gateway::Frame::Text(text);
-        self.gateway.engine.frame(self.socket, frame, NOW);
+        self.gateway.server.frame(self.socket, frame, NOW);
         self.gateway.settle(NOW)
     }
 
@@ -112,22 +108,22 @@ impl Fixture {
         let request = authentications.next().expect("an authentication").request;
         let now = roomcast_harness::now() as u64 * 1_000;
         let identity = config().auth.verify(token, now);
-        let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
-        app.authenticated(engine, request, identity, NOW);
+        let core = &mut self.gateway;
+        core.authenticated(request, identity, NOW);
         self.gateway.settle(NOW);
     }
 
     /// The request with these commands fails.
     fn fail(&mut self, commands: Vec<Command>) {
-        let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
-        app.forward_failed(engine, "r", commands);
+        let core = &mut self.gateway;
+        core.forward_failed("r", commands);
         assert!(self.take().is_none(), "commands are not retried at once");
     }
 
     /// Returns the commands for the room a minute later.
     fn take_later(&mut self) -> Option<Vec<Command>> {
         let later = NOW + 60_000;
-        self.gateway.engine.set_now(later);
+        self.gateway.server.engine.set_now(later);
         self.gateway.advance(&|_| None, later);
         self.gateway.settle(later);
         self.take()
@@ -164,8 +160,8 @@ impl Fixture {
             number: self.number,
             items,
         };
-        let (app, engine) = (&mut self.gateway.app, &mut self.gateway.engine);
-        app.handle_push(engine, push, &texts, NOW);
+        let core = &mut self.gateway;
+        core.handle_push(push, &texts, NOW);
         self.gateway.settle(NOW)
     }
 
@@ -198,8 +194,8 @@ impl Fixture {
 
     /// Takes the queued commands for the room.
     fn take(&mut self) -> Option<Vec<Command>> {
-        let Gateway { engine, app } = &mut self.gateway;
-        app.take_commands(engine, "r")
+        let core = &mut self.gateway;
+        core.take_commands("r")
     }
 
     /// If the gateway resubscribes: the position of its request.
@@ -310,11 +306,8 @@ fn a_probe_for_an_unknown_connection_returns_gone() {
         ],
         ..Push::default()
     };
-    let (app, engine) = (&mut fixture.gateway.app, &mut fixture.gateway.engine);
-    assert_eq!(
-        app.handle_push(engine, push, &["", ""], NOW).gone,
-        ["unknown"]
-    );
+    let core = &mut fixture.gateway;
+    assert_eq!(core.handle_push(push, &["", ""], NOW).gone, ["unknown"]);
 }
 
 #[test]
@@ -360,9 +353,7 @@ fn a_refresh_waits_for_its_authentication_and_other_commands_do_not() {
             false => Err(Error::internal()),
         };
         let asked = waiting.request.clone();
-        gateway
-            .app
-            .authenticated(&mut gateway.engine, asked, identity.clone(), NOW);
+        gateway.authenticated(asked, identity.clone(), NOW);
         let out = gateway.settle(NOW);
         let expected = if ready { "expiresAt" } else { "internal" };
         assert!(has_answer(&out, expected), "{out:?}");
@@ -371,15 +362,13 @@ fn a_refresh_waits_for_its_authentication_and_other_commands_do_not() {
             connection: "another".into(),
             id: None,
         };
-        gateway
-            .app
-            .authenticated(&mut gateway.engine, gone, identity, NOW);
+        gateway.authenticated(gone, identity, NOW);
         assert!(gateway.settle(NOW).is_empty());
     }
     // A connection whose token was revoked is closed.
     let gateway = &mut fixture.gateway;
     let is_revoked = |user: &str, _: &TokenId| user == "alice";
-    gateway.app.close_revoked(&mut gateway.engine, &is_revoked);
+    gateway.close_revoked(&is_revoked);
     let closed = gateway.settle(NOW);
     let closed = closed
         .iter()

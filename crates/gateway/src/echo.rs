@@ -7,65 +7,55 @@
 //!   what it sent as `auth`. `message` is answered by `message-back` with the same
 //!   arguments. `message-with-ack` is acknowledged with its arguments.
 
-use crate::app::App;
-use crate::engine::EngineServer;
-use crate::event::EngineEvent;
+use crate::frame::Frame;
 use crate::ids::SessionId;
-use crate::output::Frame;
+use crate::socketio::{ConnectionEvent, SocketIoServer};
 use bytes::Bytes;
 use engineioxide_core::Packet;
-use roomcast_proto::time::Millis;
 use serde_json::json;
 use serde_json::value::RawValue;
 
 const NAMESPACES: [&str; 2] = ["/", "/custom"];
 
-/// The application that sends back what it receives.
-#[derive(Debug, Default)]
-pub struct Echo;
-
-impl App for Echo {
-    const KEEPS_ATTACHMENTS: bool = true;
-
-    fn handle_event(&mut self, engine: &mut EngineServer, event: EngineEvent, _now: Millis) {
-        match event {
-            EngineEvent::Message { session, frame } => {
-                let packet = match frame {
-                    Frame::Text(text) => Packet::Message(text.into()),
-                    Frame::Binary(bytes) => Packet::Binary(bytes),
-                };
-                engine.send_packet(session, packet);
-            }
-            EngineEvent::Connect {
-                session, nsp, auth, ..
-            } => connect(engine, session, &nsp, &auth),
-            EngineEvent::Event {
-                session,
-                nsp,
-                ack,
-                args,
-                attachments,
-            } => echo_event(engine, session, &nsp, ack, &args, attachments),
-            EngineEvent::Opened { .. }
-            | EngineEvent::Frame { .. }
-            | EngineEvent::Closed { .. }
-            | EngineEvent::Disconnected { .. } => {}
+/// Handles an event by sending back what was received.
+pub(crate) fn handle_event(server: &mut SocketIoServer, event: ConnectionEvent) {
+    match event {
+        ConnectionEvent::Message { session, frame } => {
+            let packet = match frame {
+                Frame::Text(text) => Packet::Message(text.into()),
+                Frame::Binary(bytes) => Packet::Binary(bytes),
+            };
+            server.engine.send_packet(session, packet);
         }
+        ConnectionEvent::Connect {
+            session, nsp, auth, ..
+        } => connect(server, session, &nsp, &auth),
+        ConnectionEvent::Event {
+            session,
+            nsp,
+            ack,
+            args,
+            attachments,
+        } => echo_event(server, session, &nsp, ack, &args, attachments),
+        ConnectionEvent::Opened { .. }
+        | ConnectionEvent::Frame { .. }
+        | ConnectionEvent::Closed { .. }
+        | ConnectionEvent::Disconnected { .. } => {}
     }
 }
 
-fn connect(engine: &mut EngineServer, session: SessionId, nsp: &str, auth: &str) {
+fn connect(server: &mut SocketIoServer, session: SessionId, nsp: &str, auth: &str) {
     if !NAMESPACES.contains(&nsp) {
-        return engine.refuse(session, nsp, r#"{"message":"Invalid namespace"}"#);
+        return server.refuse(session, nsp, r#"{"message":"Invalid namespace"}"#);
     }
-    let sid = json!({ "sid": engine.new_id() }).to_string();
-    if engine.accept(session, nsp, None, sid) {
-        engine.emit(session, nsp, &format!(r#"["auth",{auth}]"#), Vec::new());
+    let sid = json!({ "sid": server.engine.new_id() }).to_string();
+    if server.accept(session, nsp, None, sid) {
+        server.emit(session, nsp, &format!(r#"["auth",{auth}]"#), Vec::new());
     }
 }
 
 fn echo_event(
-    engine: &mut EngineServer,
+    server: &mut SocketIoServer,
     session: SessionId,
     nsp: &str,
     ack: Option<i64>,
@@ -85,10 +75,10 @@ fn echo_event(
     match (name.get(), ack) {
         (r#""message""#, _) => {
             let args = list(Some(r#""message-back""#));
-            engine.emit(session, nsp, &args, attachments);
+            server.emit(session, nsp, &args, attachments);
         }
         (r#""message-with-ack""#, Some(ack)) => {
-            engine.acknowledge(session, nsp, ack, &list(None), attachments);
+            server.acknowledge(session, nsp, ack, &list(None), attachments);
         }
         _ => {}
     }

@@ -1,52 +1,152 @@
-//! The connection of the protocol layers and the application.
+//! A gateway: the protocol layers and the application on them.
 
-use crate::app::{App, LastSeen};
+use crate::chat::Chat;
 use crate::engine::EngineServer;
-use crate::output::Output;
+use crate::host::{IsRevoked, LastSeen, Stored};
+use crate::ids::{ClientId, SocketId};
+use crate::output::{AuthRequest, Output};
+use crate::socketio::{Attachments, ConnectionEvent, SocketIoServer};
+use roomcast_proto::access::Identity;
+use roomcast_proto::error::Result;
+use roomcast_proto::link::{Command as ToRoom, Push, Pushed};
 use roomcast_proto::time::Millis;
 
-/// An [`EngineServer`] and the [`App`] on it. The crate documentation has the order of
-/// calls.
-pub struct Gateway<A> {
-    /// The sockets and sessions.
-    pub engine: EngineServer,
-    /// The application.
-    pub app: A,
+/// The connections of a gateway and the clients on them. The crate documentation has the
+/// order of calls.
+pub struct Gateway {
+    /// The sockets, sessions and namespaces.
+    pub server: SocketIoServer,
+    chat: Chat,
+    application: Application,
 }
 
-impl<A: App> Gateway<A> {
+/// The receiver of the events of connections.
+enum Application {
+    Chat,
+    #[cfg(feature = "conformance")]
+    Echo,
+}
+
+impl Gateway {
     /// Returns a gateway without connections.
-    pub fn new(mut engine: EngineServer, app: A) -> Self {
-        engine.keeps_attachments = A::KEEPS_ATTACHMENTS;
-        Gateway { engine, app }
+    pub fn new(engine: EngineServer) -> Self {
+        Gateway {
+            server: SocketIoServer::new(engine, Attachments::Drop),
+            chat: Chat::default(),
+            application: Application::Chat,
+        }
+    }
+
+    /// Returns a gateway without connections that sends back what it receives, in place
+    /// of the chat.
+    #[cfg(feature = "conformance")]
+    pub fn echo(engine: EngineServer) -> Self {
+        Gateway {
+            server: SocketIoServer::new(engine, Attachments::Keep),
+            chat: Chat::default(),
+            application: Application::Echo,
+        }
     }
 
     /// Passes the queued events to the application until none is left. Returns the
     /// outputs since the last call.
     pub fn settle(&mut self, now: Millis) -> Vec<Output> {
-        while let Some(event) = self.engine.next_event() {
-            self.app.handle_event(&mut self.engine, event, now);
+        while let Some(event) = self.server.next_event(now) {
+            self.handle_event(event, now);
         }
-        self.engine.take_outputs()
+        self.server.engine.take_outputs()
     }
 
-    /// Returns the time at which [`Gateway::advance`] has to be called next.
+    fn handle_event(&mut self, event: ConnectionEvent, now: Millis) {
+        match self.application {
+            Application::Chat => self.chat.handle_event(&mut self.server, event, now),
+            #[cfg(feature = "conformance")]
+            Application::Echo => crate::echo::handle_event(&mut self.server, event),
+        }
+    }
+
+    /// Returns the time at which [`Gateway::advance`] has to be called next: for a ping,
+    /// a timeout, a token that expires, or a retry.
     pub fn deadline(&self) -> Option<Millis> {
-        [self.engine.deadline(), self.app.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let deadlines = [self.server.deadline(), self.chat.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
-    /// An alarm woke the gateway from hibernation. [`Gateway::advance`] has to follow.
+    /// An alarm woke the gateway from hibernation. The deadlines that were in memory are
+    /// lost, so the [`Gateway::advance`] that has to follow checks everything.
     pub fn woken_by_alarm(&mut self, now: Millis) {
-        self.engine.woken_by_alarm(now);
-        self.app.woken_by_alarm(now);
+        self.server.engine.woken_by_alarm(now);
+        self.chat.woken_by_alarm(now);
     }
 
-    /// Does everything that is due at `now`: pings, timeouts, retries.
+    /// Does everything that is due at `now`.
     pub fn advance(&mut self, last_seen: LastSeen, now: Millis) {
-        self.engine.advance(last_seen, now);
-        self.app.advance(&mut self.engine, last_seen, now);
+        self.server.advance(last_seen, now);
+        self.chat.advance(&mut self.server, last_seen, now);
+    }
+
+    /// Restores a socket that is still open after hibernation; see
+    /// [`SocketIoServer::restore_socket`].
+    pub fn restore_socket(&mut self, record: &str, now: Millis) -> Option<SocketId> {
+        self.server.restore_socket(record, now)
+    }
+
+    /// Restores the clients after hibernation or a panic. Called once, after
+    /// [`Gateway::restore_socket`] for all sockets.
+    pub fn restore(&mut self, stored: Stored, now: Millis) {
+        self.chat.restore_clients(&mut self.server, stored, now);
+    }
+
+    /// Returns `true` if more commands for the room are likely to arrive in this turn
+    /// of the event loop, so that the host waits before it calls
+    /// [`Gateway::take_commands`].
+    pub fn is_batching(&self, room: &str) -> bool {
+        self.chat.is_batching(room)
+    }
+
+    /// Returns the commands that wait for a room, for one request. Returns `None` if
+    /// there are none; then the next one causes another [`Output::Forward`].
+    ///
+    /// Commands that were taken before count as delivered, unless
+    /// [`Gateway::forward_failed`] was called.
+    pub fn take_commands(&mut self, room: &str) -> Option<Vec<ToRoom>> {
+        self.chat.take_commands(&mut self.server, room)
+    }
+
+    /// The request with these commands to a room failed. The room may have received
+    /// them.
+    pub fn forward_failed(&mut self, room: &str, commands: Vec<ToRoom>) {
+        self.chat.request_failed(&mut self.server, room, commands);
+    }
+
+    /// Handles a delivery of a room and returns the answer. `texts` has one text per
+    /// item.
+    pub fn handle_push(&mut self, push: Push, texts: &[&str], now: Millis) -> Pushed {
+        self.chat.deliver(&mut self.server, push, texts, now)
+    }
+
+    /// The host has verified the credentials of [`Output::Authenticate`].
+    pub fn authenticated(&mut self, request: AuthRequest, identity: Result<Identity>, now: Millis) {
+        self.chat
+            .token_verified(&mut self.server, request, identity, now);
+    }
+
+    /// Closes the connections whose token was revoked.
+    pub fn close_revoked(&mut self, is_revoked: IsRevoked) {
+        self.chat.close_revoked(&mut self.server, is_revoked);
+    }
+
+    /// The host has looked for the record of [`Output::Find`]; `record` is `None` if
+    /// there is none.
+    pub fn found(&mut self, client: ClientId, pid: &str, record: Option<String>, now: Millis) {
+        self.chat
+            .record_found(&mut self.server, client, pid, record, now);
+    }
+
+    /// The client with this `pid` and user resumes on another connection, here or at
+    /// another gateway. Closes its connection if it is still open. Called before the
+    /// host takes the record of the client out of the storage.
+    pub fn evict(&mut self, pid: &str, user: &str) {
+        self.chat.evict_client(&mut self.server, pid, user);
     }
 }

@@ -15,12 +15,21 @@
 //! | --- | --- | --- |
 //! | Engine.IO | `engine` | sockets; sessions on a WebSocket or on long-polling; upgrade, heartbeat, slow consumers, rate limit of new connections |
 //! | Socket.IO | `socketio` | namespaces, CONNECT, events, acknowledgements, attachments |
-//! | clients | [`chat`] | one client per native socket or namespace: commands, subscriptions to rooms, deliveries, connection state recovery |
+//! | clients | `chat` | one client per native socket or namespace: commands, subscriptions to rooms, deliveries, connection state recovery |
 //!
-//! [`EngineServer`] holds the two lower layers. It queues an [`EngineEvent`] for
-//! everything that the clients layer has to know. The clients layer implements [`App`].
-//! The conformance build replaces it by an echo, so that the public test suites can
-//! check the two lower layers. [`Gateway`] connects an [`EngineServer`] and an [`App`].
+//! Each layer knows only those above it in this table. [`EngineServer`] queues events,
+//! which [`SocketIoServer`] takes. [`SocketIoServer`] queues a [`ConnectionEvent`] for
+//! everything that the application has to know. [`Gateway`] passes these to the chat; the
+//! conformance build passes them to an echo, so that the public test suites can check the
+//! two lower layers.
+//!
+//! Where to find it:
+//!
+//! - A CONNECT times out in `socketio::session` (`is_overdue`).
+//! - The `exp` of a token is enforced in `chat::timers` (`check_client`).
+//! - The id of an acknowledgement is passed on with the event
+//!   ([`ConnectionEvent::Event`]); the room answers the command with this id, and
+//!   [`SocketIoServer::acknowledge`] sends the answer.
 //!
 //! Further modules: [`handshake`] parses requests to `/socket.io/`; `translate`
 //! converts between the native framing and Socket.IO events; `recovery_offset` encodes
@@ -36,23 +45,23 @@
 //!      [`EngineServer::open_native`], [`EngineServer::open_socket`] or
 //!      [`EngineServer::open_polling`]. An upgrade of an existing session is not
 //!      admitted again.
-//!    - a frame, or the end of a socket: [`EngineServer::frame`],
+//!    - a frame, or the end of a socket: [`SocketIoServer::frame`],
 //!      [`EngineServer::closed`].
 //!    - a polling request: [`EngineServer::poll`], [`EngineServer::cancelled`];
 //!      [`EngineServer::begin_post`] before its body is read, and
-//!      [`EngineServer::post`] with the body.
-//!    - a delivery of a room: [`App::handle_push`].
-//!    - revoked tokens: [`App::close_revoked`].
+//!      [`SocketIoServer::post`] with the body.
+//!    - a delivery of a room: [`Gateway::handle_push`].
+//!    - revoked tokens: [`Gateway::close_revoked`].
 //!    - a timer or an alarm: [`Gateway::woken_by_alarm`] if an alarm woke the gateway
 //!      from hibernation, then [`Gateway::advance`].
-//! 3. [`Gateway::settle`], which passes the queued events to the [`App`] and returns
+//! 3. [`Gateway::settle`], which passes the queued events to the application and returns
 //!    the outputs. Carry them out in order and call [`Gateway::settle`] again until it
 //!    returns none.
 //! 4. [`Gateway::deadline`], and set a timer or an alarm for it.
 //!
 //! After hibernation or a panic: create the [`EngineServer`] with the same name, call
-//! [`EngineServer::set_now`], call [`EngineServer::restore_socket`] for each socket
-//! that is still open, then [`App::restore`] once, then continue with step 3. A host
+//! [`EngineServer::set_now`], call [`Gateway::restore_socket`] for each socket
+//! that is still open, then [`Gateway::restore`] once, then continue with step 3. A host
 //! that was woken by its alarm calls [`Gateway::woken_by_alarm`] after that.
 //!
 //! # Outputs
@@ -61,41 +70,43 @@
 //! | --- | --- |
 //! | [`Output::Send`], [`Output::Broadcast`] | sends the frame to each socket, then calls [`EngineServer::sent`]. If that returns `true`, calls [`EngineServer::check_slow`]. If sending fails, drops the socket and calls [`EngineServer::closed`] with 1006 |
 //! | [`Output::Close`] | closes the socket and drops its key; does not call [`EngineServer::closed`] for it |
-//! | [`Output::Attach`] | attaches the record to the socket, for [`EngineServer::restore_socket`] |
+//! | [`Output::Attach`] | attaches the record to the socket, for [`Gateway::restore_socket`] |
 //! | [`Output::Answer`] | answers the polling request that waits |
-//! | [`Output::Forward`] | repeats: waits while [`App::is_batching`], calls [`App::take_commands`], sends the commands to the room, calls [`App::forward_failed`] if that fails; until [`App::take_commands`] returns `None` |
+//! | [`Output::Forward`] | repeats: waits while [`Gateway::is_batching`], calls [`Gateway::take_commands`], sends the commands to the room, calls [`Gateway::forward_failed`] if that fails; until [`Gateway::take_commands`] returns `None` |
 //! | [`Output::Save`], [`Output::Forget`] | stores or deletes the record of a client. Keeps records that are marked `gone` as long as clients can resume |
 //! | [`Output::TrackPosition`] | keeps the position in memory that survives a panic of the instance |
 //! | [`Output::StorePosition`] | stores the position |
-//! | [`Output::Find`] | calls [`App::evict`] at the gateway that has the record, takes the record out of its storage, then calls [`App::found`] here |
-//! | [`Output::Authenticate`] | verifies the credentials, at once or later, then calls [`App::authenticated`] |
+//! | [`Output::Find`] | calls [`Gateway::evict`] at the gateway that has the record, takes the record out of its storage, then calls [`Gateway::found`] here |
+//! | [`Output::Authenticate`] | verifies the credentials, at once or later, then calls [`Gateway::authenticated`] |
 //! | [`Output::Log`] | writes the log record |
 //!
 //! An output that fails is logged, and the following ones are carried out.
 
 #![warn(missing_docs, unreachable_pub)]
 
-mod app;
-pub mod chat;
+mod answer;
+mod chat;
 pub mod config;
+mod connect_info;
 #[cfg(feature = "conformance")]
-pub mod echo;
+mod echo;
 mod engine;
-mod event;
+mod frame;
 mod gateway;
 pub mod handshake;
+mod host;
 mod ids;
 mod output;
 mod recovery_offset;
 mod socketio;
 mod translate;
 
-pub use app::{App, IsRevoked, LastSeen, Stored};
-pub use engine::{
-    Answer, ConnectInfo, EngineServer, Polled, PostBody, PostLimits, Protocol, Receiver,
-    UNAUTHENTICATED_BYTES,
-};
-pub use event::EngineEvent;
+pub use answer::Answer;
+pub use connect_info::{ConnectInfo, Protocol};
+pub use engine::{EngineServer, Polled, PostBody, PostLimits, UNAUTHENTICATED_BYTES};
+pub use frame::Frame;
 pub use gateway::Gateway;
+pub use host::{IsRevoked, LastSeen, Stored};
 pub use ids::{ClientId, PollId, SessionId, SocketId};
-pub use output::{AuthRequest, Authentication, Credentials, Frame, Output};
+pub use output::{AuthRequest, Authentication, Credentials, Output, PositionKey};
+pub use socketio::{Attachments, ConnectionEvent, DisconnectCause, Receiver, SocketIoServer};

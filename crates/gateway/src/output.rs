@@ -1,31 +1,13 @@
 //! The effects that the host carries out for a gateway. The crate documentation says
 //! how.
 
-use crate::engine::Answer;
+use crate::answer::Answer;
+use crate::frame::Frame;
 use crate::ids::{ClientId, PollId, SocketId};
-use bytes::Bytes;
 use roomcast_proto::access::Identity;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::log_record::LogRecord;
-
-/// A frame of a WebSocket.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Frame {
-    /// A text frame.
-    Text(String),
-    /// A binary frame.
-    Binary(Bytes),
-}
-
-impl Frame {
-    /// Returns the length in bytes.
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Frame::Text(text) => text.len(),
-            Frame::Binary(bytes) => bytes.len(),
-        }
-    }
-}
+use std::fmt;
 
 /// An effect of the gateway on the outside. The host carries out outputs in order.
 #[derive(Debug)]
@@ -54,7 +36,7 @@ pub enum Output {
         reason: &'static str,
     },
     /// Attaches a record to a socket, in place of the one before. Input of
-    /// [`crate::EngineServer::restore_socket`].
+    /// [`crate::SocketIoServer::restore_socket`].
     Attach {
         /// The socket.
         socket: SocketId,
@@ -68,7 +50,7 @@ pub enum Output {
         /// The answer.
         answer: Answer,
     },
-    /// Commands wait for this room; see [`crate::App::take_commands`]. Not repeated
+    /// Commands wait for this room; see [`crate::Gateway::take_commands`]. Not repeated
     /// until that returned `None`.
     Forward {
         /// The name of the room.
@@ -91,15 +73,14 @@ pub enum Output {
         client: String,
     },
     /// The position up to which events were delivered. Kept in memory that survives a
-    /// panic, for [`crate::App::restore`].
+    /// panic, for [`crate::Gateway::restore`].
     TrackPosition {
-        /// A room; or a room and a client that is behind the other clients of the room.
-        /// Only the latter contains a space.
-        key: String,
+        /// The subject of the position.
+        key: PositionKey,
         /// The highest `seq` that was delivered; `None` if the client has caught up.
         at: Option<u64>,
     },
-    /// Stores the position of a room, for [`crate::App::restore`].
+    /// Stores the position of a room, for [`crate::Gateway::restore`].
     StorePosition {
         /// The name of the room.
         room: String,
@@ -107,7 +88,7 @@ pub enum Output {
         at: u64,
     },
     /// Finds the saved record of a client that resumes. Answered by
-    /// [`crate::App::found`].
+    /// [`crate::Gateway::found`].
     Find {
         /// The client that resumes.
         client: ClientId,
@@ -116,10 +97,47 @@ pub enum Output {
         /// The user of the client. A record of another user is not returned.
         user: String,
     },
-    /// Verifies credentials. Answered by [`crate::App::authenticated`].
+    /// Verifies credentials. Answered by [`crate::Gateway::authenticated`].
     Authenticate(Authentication),
     /// Writes a log record.
     Log(LogRecord),
+}
+
+/// The subject of a delivered position. Hosts store it as text, by `Display` and
+/// [`PositionKey::parse`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PositionKey {
+    /// All clients of a room, except for those that lag.
+    Room(String),
+    /// A client that lags behind the other clients of a room.
+    Lagging {
+        /// The name of the room.
+        room: String,
+        /// The connection id of the client.
+        client: String,
+    },
+}
+
+impl PositionKey {
+    /// Returns the key with this text. The names of rooms contain no space.
+    pub fn parse(text: &str) -> Self {
+        match text.split_once(' ') {
+            None => PositionKey::Room(text.to_owned()),
+            Some((room, client)) => PositionKey::Lagging {
+                room: room.to_owned(),
+                client: client.to_owned(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for PositionKey {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            PositionKey::Room(room) => f.write_str(room),
+            PositionKey::Lagging { room, client } => write!(f, "{room} {client}"),
+        }
+    }
 }
 
 impl Output {
@@ -138,7 +156,7 @@ impl Output {
 pub struct Authentication {
     /// The credentials to verify.
     pub credentials: Credentials,
-    /// Passed back to [`crate::App::authenticated`] as it is.
+    /// Passed back to [`crate::Gateway::authenticated`] as it is.
     pub request: AuthRequest,
 }
 
@@ -169,7 +187,7 @@ pub enum AuthRequest {
         sid: String,
         /// The namespace.
         nsp: String,
-        /// The number of the CONNECT; see [`crate::EngineServer::is_connecting`].
+        /// The number of the CONNECT; see [`crate::SocketIoServer::is_connecting`].
         number: u64,
         /// The `auth` of the CONNECT, a JSON object.
         auth: String,

@@ -45,7 +45,7 @@ impl Object {
                 {
                     return Err(ClientError::unauthorized("the token was revoked"));
                 }
-                live.gateway.engine.admit(&door, live.began)
+                live.gateway.server.engine.admit(&door, live.began)
             })?;
             if let Err(error) = admitted {
                 return refuse(&error);
@@ -59,18 +59,18 @@ impl Object {
                 });
             }
             Some(Ask::Open) => self.act(Some(name), |live, _| {
-                live.gateway.engine.open_polling(door, live.began)
+                live.gateway.server.engine.open_polling(door, live.began)
             })?,
             Some(Ask::Post { sid }) => {
                 let begun = self.act(Some(name.clone()), |live, _| {
-                    live.gateway.engine.begin_post(&sid, live.began)
+                    live.gateway.server.engine.begin_post(&sid, live.began)
                 })?;
                 match begun {
                     Err(answer) => answer,
                     Ok(limits) => {
                         let body = read_post(&request, limits).await;
                         self.act(Some(name), |live, _| {
-                            live.gateway.engine.post(&sid, body, live.began)
+                            live.gateway.server.post(&sid, body, live.began)
                         })?
                     }
                 }
@@ -78,7 +78,7 @@ impl Object {
             Some(Ask::Poll { sid }) => {
                 let (sender, receiver) = oneshot::channel();
                 let polled = self.act(Some(name), |live, _| {
-                    let polled = live.gateway.engine.poll(&sid, live.began);
+                    let polled = live.gateway.server.engine.poll(&sid, live.began);
                     if let Polled::Later(poll) = polled {
                         live.polls.insert(poll, sender);
                     }
@@ -108,7 +108,7 @@ impl Object {
             if let Some(object) = object.upgrade()
                 && let Err(error) = object.act(None, |live, _| {
                     live.polls.remove(&poll);
-                    live.gateway.engine.cancelled(poll);
+                    live.gateway.server.engine.cancelled(poll);
                 })
             {
                 runtime::complain(error);
@@ -130,7 +130,7 @@ impl Object {
         open: impl FnOnce(&mut EngineServer, Millis) -> std::result::Result<SocketId, HandshakeError>,
     ) -> Result<Response> {
         self.act(Some(name), |live, state| {
-            let place = match open(&mut live.gateway.engine, live.began) {
+            let place = match open(&mut live.gateway.server.engine, live.began) {
                 Ok(place) => place,
                 Err(error) => {
                     let body = error.json().into_bytes();

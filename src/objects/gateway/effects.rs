@@ -70,10 +70,11 @@ impl Live {
             }
             Output::Forget { client } => self.store.forget(&client)?,
             Output::TrackPosition { key, at: Some(at) } => {
-                self.reached.set(&key.into(), &(at as f64).into());
+                self.reached
+                    .set(&key.to_string().into(), &(at as f64).into());
             }
             Output::TrackPosition { key, at: None } => {
-                self.reached.delete(&key.into());
+                self.reached.delete(&key.to_string().into());
             }
             Output::StorePosition { room, at } => self.store.set_position(&room, at)?,
             Output::Find { client, pid, user } => {
@@ -120,12 +121,15 @@ impl Live {
         if !sent {
             // Closed under our hands: its close event is on the way.
             self.displace(place);
-            self.gateway.engine.closed(place, 1006);
-        } else if self.gateway.engine.sent(place, bytes)
+            self.gateway.server.engine.closed(place, 1006);
+        } else if self.gateway.server.engine.sent(place, bytes)
             && let Some(socket) = self.sockets.get(place)
         {
             let heard = runtime::pinged(state, socket);
-            self.gateway.engine.check_slow(place, heard, self.began);
+            self.gateway
+                .server
+                .engine
+                .check_slow(place, heard, self.began);
         }
     }
 

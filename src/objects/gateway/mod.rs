@@ -31,11 +31,6 @@ use store::ClientStore;
 use wasm_bindgen::prelude::*;
 use worker::{Delay, DurableObject, Env, Request, Response, Result, State, durable_object};
 
-#[cfg(not(feature = "conformance"))]
-type Application = roomcast_gateway::chat::Chat;
-#[cfg(feature = "conformance")]
-type Application = roomcast_gateway::echo::Echo;
-
 /// What is due within this time is seen to by a timer, which keeps the gateway
 /// awake, what is later by the alarm, which costs a row.
 const BY_TIMER: Millis = 1_500;
@@ -59,7 +54,7 @@ struct Object {
 struct Live {
     config: Rc<Config>,
     name: String,
-    gateway: roomcast_gateway::Gateway<Application>,
+    gateway: roomcast_gateway::Gateway,
     store: ClientStore,
     sockets: SecondaryMap<SocketId, Socket>,
     polls: HashMap<PollId, oneshot::Sender<Answer>>,
@@ -173,7 +168,7 @@ impl Object {
                 empty => empty.insert(Live::wake(&self.state, &self.env, name)?),
             };
             live.began = now();
-            live.gateway.engine.set_now(live.began);
+            live.gateway.server.engine.set_now(live.began);
             let done = what(live, &self.state);
             live.settle(&self.state);
             let due = live.due();
@@ -203,7 +198,7 @@ impl Object {
                 Some(text) => Frame::Text(text),
                 None => Frame::Binary(Uint8Array::new(message).to_vec().into()),
             };
-            live.gateway.engine.frame(place, frame, live.began);
+            live.gateway.server.frame(place, frame, live.began);
             failpoint::panics(Point::GatewayFrame);
         })
     }
@@ -212,7 +207,7 @@ impl Object {
         self.act(None, |live, _| {
             if let Some(place) = socket.place() {
                 live.displace(place);
-                live.gateway.engine.closed(place, code);
+                live.gateway.server.engine.closed(place, code);
             }
         })
     }

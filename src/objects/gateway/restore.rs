@@ -1,12 +1,12 @@
 //! The object wakes: sessions from its sockets, clients from its storage.
 
-use super::{Application, Live, NATIVE};
+use super::{Live, NATIVE};
 use crate::objects::gateway::store::ClientStore;
 use crate::runtime::alarm_clock::AlarmClock;
 use crate::runtime::settings;
 use crate::runtime::{self, Socket, fresh_id, now};
 use js_sys::Map;
-use roomcast_gateway::{App, EngineServer, SocketId, Stored};
+use roomcast_gateway::{EngineServer, PositionKey, SocketId, Stored};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
 use roomcast_proto::log_record::LogRecord;
@@ -50,8 +50,12 @@ impl Live {
         // that the registry is asked again with the next who connects.
         let registered = store.registered() && config.auth.revoked.is_known();
         let known: Option<Map> = runtime::ext(state).told().dyn_into().ok();
+        #[cfg(not(feature = "conformance"))]
+        let gateway = roomcast_gateway::Gateway::new(engine);
+        #[cfg(feature = "conformance")]
+        let gateway = roomcast_gateway::Gateway::echo(engine);
         let mut live = Live {
-            gateway: roomcast_gateway::Gateway::new(engine, Application::default()),
+            gateway,
             config,
             name,
             sockets: SecondaryMap::new(),
@@ -84,7 +88,7 @@ impl Live {
                 }
                 None => Some(record),
             });
-            match record.and_then(|record| live.gateway.engine.restore_socket(&record, began)) {
+            match record.and_then(|record| live.gateway.restore_socket(&record, began)) {
                 Some(place) => live.place(place, socket),
                 // One that was on its way to become a session's.
                 None => runtime::close(
@@ -104,17 +108,24 @@ impl Live {
                 let mut positions = HashMap::new();
                 known.for_each(&mut |at, key| {
                     if let (Some(key), Some(at)) = (key.as_string(), at.as_f64()) {
-                        positions.insert(key, at as u64);
+                        positions.insert(PositionKey::parse(&key), at as u64);
                     }
                 });
-                // It may sleep before anything else comes. Those of single
-                // clients, with a space, are for who is behind in this life.
-                for (room, at) in positions.iter().filter(|(key, _)| !key.contains(' ')) {
-                    live.store.set_position(room, *at)?;
+                // The object may hibernate before the next delivery. The positions of
+                // lagging clients are only for this restore.
+                for (key, at) in &positions {
+                    if let PositionKey::Room(room) = key {
+                        live.store.set_position(room, *at)?;
+                    }
                 }
                 positions
             }
-            None => live.store.positions()?,
+            None => {
+                let stored = live.store.positions()?.into_iter();
+                stored
+                    .map(|(room, at)| (PositionKey::Room(room), at))
+                    .collect()
+            }
         };
         let stored = Stored {
             clients: records,
@@ -122,7 +133,7 @@ impl Live {
             panicked: known.is_some(),
         };
         let gateway = &mut live.gateway;
-        gateway.app.restore(&mut gateway.engine, stored, began);
+        gateway.restore(stored, began);
         live.settle(state);
         live.log(
             LogRecord::info("wake")

@@ -8,7 +8,7 @@ use crate::runtime::headers;
 use crate::runtime::{self, GATEWAYS, ROOMS, keys};
 use roomcast_auth::revocation::RevocationDelta;
 use roomcast_gateway::handshake::shard_of;
-use roomcast_gateway::{App, Authentication, Credentials};
+use roomcast_gateway::{Authentication, Credentials};
 use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::link::{Push, Request as LinkRequest};
 use roomcast_proto::log_record::LogRecord;
@@ -44,14 +44,14 @@ impl Object {
             Later::Forward(room) => loop {
                 // The rule by which rooms end their ticks.
                 for _ in 0..MAX_TURNS {
-                    if !self.act(None, |live, _| live.gateway.app.is_batching(&room))? {
+                    if !self.act(None, |live, _| live.gateway.is_batching(&room))? {
                         break;
                     }
                     Delay::from(Duration::ZERO).await;
                 }
                 let commands = self.act(None, |live, _| {
                     let gateway = &mut live.gateway;
-                    gateway.app.take_commands(&mut gateway.engine, &room)
+                    gateway.take_commands(&room)
                 })?;
                 let Some(commands) = commands else {
                     return Ok(());
@@ -62,9 +62,7 @@ impl Object {
                     runtime::complain(error);
                     self.act(None, |live, _| {
                         let (gateway, commands) = (&mut live.gateway, request.commands);
-                        gateway
-                            .app
-                            .forward_failed(&mut gateway.engine, &room, commands);
+                        gateway.forward_failed(&room, commands);
                     })?;
                 }
             },
@@ -86,8 +84,7 @@ impl Object {
                 });
                 self.act(None, |live, _| {
                     let (gateway, now) = (&mut live.gateway, live.began);
-                    let engine = &mut gateway.engine;
-                    gateway.app.found(engine, client, &find.pid, record, now);
+                    gateway.found(client, &find.pid, record, now);
                 })
             }
         }
@@ -111,9 +108,7 @@ impl Object {
         let pushed = self.act(Some(name), |live, _| {
             failpoint::panics(Point::GatewayPush);
             let gateway = &mut live.gateway;
-            gateway
-                .app
-                .handle_push(&mut gateway.engine, push, &texts, live.began)
+            gateway.handle_push(push, &texts, live.began)
         })?;
         if pushed.gone.is_empty() {
             // Mostly: to read a body costs the room more than all the rest.
@@ -179,7 +174,7 @@ impl Object {
         let here = self.act(Some(name), |live, state| {
             live.config.auth.revoked.learn(&news.revocations);
             live.enforce(state);
-            let here = !live.gateway.engine.is_empty();
+            let here = !live.gateway.server.engine.is_empty();
             if !here {
                 live.registered = false;
                 live.store.set_registered(false)?;
@@ -202,11 +197,7 @@ impl Live {
     pub(super) fn enforce(&mut self, state: &State) {
         let (gateway, now) = (&mut self.gateway, self.began);
         let revoked = &self.config.auth.revoked;
-        gateway
-            .app
-            .close_revoked(&mut gateway.engine, &|user, token| {
-                revoked.covers(user, token, now)
-            });
+        gateway.close_revoked(&|user, token| revoked.covers(user, token, now));
         self.settle(state);
     }
 
@@ -218,17 +209,13 @@ impl Live {
             Credentials::Identity(identity) => auth.recheck(*identity, now),
         });
         let gateway = &mut self.gateway;
-        gateway
-            .app
-            .authenticated(&mut gateway.engine, it.request, identity, now);
+        gateway.authenticated(it.request, identity, now);
     }
 
     /// What was saved under a `pid`. Whoever still has it is here no more.
     pub(super) fn give(&mut self, state: &State, find: &Find) -> Option<String> {
         let gateway = &mut self.gateway;
-        gateway
-            .app
-            .evict(&mut gateway.engine, &find.pid, &find.user);
+        gateway.evict(&find.pid, &find.user);
         self.settle(state);
         let taken = self.store.take(&find.pid, &find.user);
         let moves = !find.by.is_empty() && find.by != self.name;

@@ -1,7 +1,7 @@
 //! A client and its subscriptions.
 
-use crate::engine::{EngineServer, Receiver};
 use crate::ids::{SessionId, SocketId};
+use crate::socketio::{Receiver, SocketIoServer};
 use crate::{recovery_offset, translate};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::limits::Allowance;
@@ -149,7 +149,7 @@ impl Subscription {
 impl Client {
     /// Returns a connected client without subscriptions.
     pub(super) fn new(
-        engine: &EngineServer,
+        server: &SocketIoServer,
         id: String,
         framing: Framing,
         identity: Rc<Identity>,
@@ -164,9 +164,9 @@ impl Client {
             phase: Phase::Connected,
             subscriptions: Vec::new(),
             version: 0,
-            tag: u64::from_str_radix(&engine.new_id(), 16).unwrap_or_default() >> 32,
+            tag: u64::from_str_radix(&server.engine.new_id(), 16).unwrap_or_default() >> 32,
             pid: None,
-            allowance: Allowance::full(&engine.config.limits, now),
+            allowance: Allowance::full(&server.engine.config.limits, now),
         }
     }
 
@@ -184,8 +184,13 @@ impl Client {
     }
 
     /// Returns a new subscription id, which begins with the id of the client.
-    pub(super) fn new_subscription_id(&self, engine: &EngineServer) -> String {
-        format!("{}{}{}", self.id, link::CLIENT_SEPARATOR, engine.new_id())
+    pub(super) fn new_subscription_id(&self, server: &SocketIoServer) -> String {
+        format!(
+            "{}{}{}",
+            self.id,
+            link::CLIENT_SEPARATOR,
+            server.engine.new_id()
+        )
     }
 
     /// Returns the request to join a room with this subscription id.

@@ -1,10 +1,11 @@
 //! Frames, events and commands of clients.
 
-use super::Chat;
 use super::client::{Subscription, SubscriptionState};
-use crate::engine::EngineServer;
+use super::state::Chat;
+use crate::frame::Frame;
 use crate::ids::ClientId;
-use crate::output::{AuthRequest, Authentication, Credentials, Frame, Output};
+use crate::output::{AuthRequest, Authentication, Credentials, Output};
+use crate::socketio::SocketIoServer;
 use crate::translate;
 use roomcast_proto::access::Rights;
 use roomcast_proto::command::Command;
@@ -23,52 +24,52 @@ impl Chat {
     /// Handles a frame of a native client.
     pub(super) fn handle_frame(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         frame: Frame,
         now: Millis,
     ) {
-        let limit = engine.config.limits.max_frame_bytes;
+        let limit = server.engine.config.limits.max_frame_bytes;
         let text = match frame {
             Frame::Text(text) if text.len() <= limit => text,
-            Frame::Text(_) => return self.reject(engine, key, Disconnect::TooLarge),
-            Frame::Binary(_) => return self.reject(engine, key, Disconnect::Malformed),
+            Frame::Text(_) => return self.reject(server, key, Disconnect::TooLarge),
+            Frame::Binary(_) => return self.reject(server, key, Disconnect::Malformed),
         };
         if text == framing::PING {
-            return self.send(engine, key, framing::PONG);
+            return self.send(server, key, framing::PONG);
         }
         match framing::decode(&text) {
             Ok(lines) => {
                 for line in lines {
-                    if !self.handle_line(engine, key, line, now) {
+                    if !self.handle_line(server, key, line, now) {
                         return;
                     }
                 }
             }
-            Err(why) => self.reject(engine, key, why),
+            Err(why) => self.reject(server, key, why),
         }
     }
 
-    fn reject(&mut self, engine: &mut EngineServer, key: ClientId, why: Disconnect) {
+    fn reject(&mut self, server: &mut SocketIoServer, key: ClientId, why: Disconnect) {
         if let Some(client) = self.clients.get(key) {
             let record = client.log_record(LogRecord::reject("malformed"));
-            engine.log(record.with("code", why.code()));
+            server.engine.log(record.with("code", why.code()));
         }
-        self.close(engine, key, why);
+        self.close(server, key, why);
     }
 
     /// Handles an event of a Socket.IO client, as the line of the native framing that it
     /// stands for. `is_binary` is `true` if the event has attachments.
     pub(super) fn handle_socketio_event(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         ack: Option<i64>,
         args: &str,
         is_binary: bool,
         now: Millis,
     ) {
-        let limit = engine.config.limits.max_frame_bytes;
+        let limit = server.engine.config.limits.max_frame_bytes;
         let id = ack.and_then(|ack| u32::try_from(ack).ok());
         let line = match args.len() <= limit {
             true => translate::event_to_line(args, id),
@@ -90,13 +91,13 @@ impl Chat {
         };
         match error {
             Some(error) => {
-                if self.take_command_allowance(engine, key, id, now) {
-                    self.send(engine, key, &framing::error(id, &error));
+                if self.take_command_allowance(server, key, id, now) {
+                    self.send(server, key, &framing::error(id, &error));
                 }
             }
             None => {
                 if let Some(line) = line {
-                    self.handle_line(engine, key, framing::decode_line(&line), now);
+                    self.handle_line(server, key, framing::decode_line(&line), now);
                 }
             }
         }
@@ -106,7 +107,7 @@ impl Chat {
     /// command was answered.
     fn take_command_allowance(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         id: Option<u32>,
         now: Millis,
@@ -114,12 +115,12 @@ impl Chat {
         let Some(client) = self.clients.get_mut(key) else {
             return false;
         };
-        let limits = &engine.config.limits;
+        let limits = &server.engine.config.limits;
         match client.allowance.take(Kind::Command, limits, now) {
             Ok(()) => true,
             Err(error) => {
-                self.send(engine, key, &framing::error(id, &error));
-                self.penalize(engine, key, now);
+                self.send(server, key, &framing::error(id, &error));
+                self.penalize(server, key, now);
                 false
             }
         }
@@ -127,19 +128,22 @@ impl Chat {
 
     /// Counts a `rateLimited` error. Returns `false` if the client was disconnected,
     /// because it has been over its limits for too long.
-    fn penalize(&mut self, engine: &mut EngineServer, key: ClientId, now: Millis) -> bool {
+    fn penalize(&mut self, server: &mut SocketIoServer, key: ClientId, now: Millis) -> bool {
         let Some(client) = self.clients.get_mut(key) else {
             return false;
         };
         let user = &client.identity.user;
-        let (limits, guard) = (&engine.config.limits, &mut engine.admission.flood_guard);
+        let (limits, guard) = (
+            &server.engine.config.limits,
+            &mut server.engine.admission.flood_guard,
+        );
         let penalty = client.allowance.refuse(guard, user, limits, now);
         if penalty != Penalty::Again {
             let record = client.log_record(LogRecord::reject("rate"));
-            engine.log(record.with("closed", penalty.is_final()));
+            server.engine.log(record.with("closed", penalty.is_final()));
         }
         if penalty.is_final() {
-            self.close(engine, key, Disconnect::TooFast);
+            self.close(server, key, Disconnect::TooFast);
         }
         !penalty.is_final()
     }
@@ -148,19 +152,19 @@ impl Chat {
     /// limits, so that the rest of the frame is dropped.
     fn handle_line(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         incoming: Incoming,
         now: Millis,
     ) -> bool {
         let Incoming { line, id, command } = incoming;
-        if !self.take_command_allowance(engine, key, id, now) {
+        if !self.take_command_allowance(server, key, id, now) {
             return false;
         }
-        let done = command.and_then(|command| self.execute(engine, key, id, command, line, now));
+        let done = command.and_then(|command| self.execute(server, key, id, command, line, now));
         if let Err(error) = done {
-            self.send(engine, key, &framing::error(id, &error));
-            if error.code == ErrorCode::RateLimited && !self.penalize(engine, key, now) {
+            self.send(server, key, &framing::error(id, &error));
+            if error.code == ErrorCode::RateLimited && !self.penalize(server, key, now) {
                 return false;
             }
         }
@@ -172,7 +176,7 @@ impl Chat {
     /// text.
     fn execute(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         id: Option<u32>,
         command: Command,
@@ -180,18 +184,18 @@ impl Chat {
         now: Millis,
     ) -> Result<()> {
         match command {
-            Command::Presence { status } => self.set_presence(engine, key, id, status, now),
-            Command::Refresh { token } => self.refresh(engine, key, id, &token, now),
+            Command::Presence { status } => self.set_presence(server, key, id, status, now),
+            Command::Refresh { token } => self.refresh(server, key, id, &token, now),
             Command::Join { room, position } => {
                 let room = room.ok_or_else(room_required)?;
                 let subscription = self.clients.subscription(key, &room);
                 match subscription.map(|subscription| subscription.state) {
                     Some(SubscriptionState::Joining | SubscriptionState::Joined) => {
-                        self.forward_line(engine, key, &room, line);
+                        self.forward_line(server, key, &room, line);
                         Ok(())
                     }
                     Some(SubscriptionState::Leaving) | None => {
-                        self.join(engine, key, &room, position, id, now)
+                        self.join(server, key, &room, position, id, now)
                     }
                 }
             }
@@ -200,10 +204,10 @@ impl Chat {
                 let subscription = self.clients.subscription_mut(key, room);
                 let subscription = subscription.ok_or_else(Error::not_joined)?;
                 subscription.state = SubscriptionState::Leaving;
-                self.forward_line(engine, key, room, line);
+                self.forward_line(server, key, room, line);
                 Ok(())
             }
-            command => self.forward_command(engine, key, &command, line, now),
+            command => self.forward_command(server, key, &command, line, now),
         }
     }
 
@@ -211,7 +215,7 @@ impl Chat {
     /// knows only its own commands, so the gateway counts as well.
     fn forward_command(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         command: &Command,
         line: &str,
@@ -220,59 +224,59 @@ impl Chat {
         let room = command.room().ok_or_else(room_required)?;
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
         client.subscription(room).ok_or_else(Error::not_joined)?;
-        let limits = &engine.config.limits;
+        let limits = &server.engine.config.limits;
         match command {
             Command::Send(_) => client.allowance.take(Kind::Message, limits, now)?,
             Command::Typing { .. } => client.allowance.take(Kind::Signal, limits, now)?,
             _ => {}
         }
-        self.forward_line(engine, key, room, line);
+        self.forward_line(server, key, room, line);
         Ok(())
     }
 
     fn set_presence(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         id: Option<u32>,
         status: Status,
         now: Millis,
     ) -> Result<()> {
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
-        let limits = &engine.config.limits;
+        let limits = &server.engine.config.limits;
         client.allowance.take(Kind::Signal, limits, now)?;
         client.status = status;
         let status = status.as_str();
         let line = format!(r#"{{"event":"setPresence","data":{{"status":"{status}"}}}}"#);
-        self.forward_to_all_rooms(engine, key, |_, connection| ToRoom::Frame {
+        self.forward_to_all_rooms(server, key, |_, connection| ToRoom::Frame {
             connection,
             frame: line.clone(),
         });
-        self.save(engine, key);
-        self.answer(engine, key, id, &format!(r#"{{"status":"{status}"}}"#));
+        self.save(server, key);
+        self.answer(server, key, id, &format!(r#"{{"status":"{status}"}}"#));
         Ok(())
     }
 
     /// Sends the answer to a command, if the client wants one. `data` is JSON.
     pub(super) fn answer(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         id: Option<u32>,
         data: &str,
     ) {
         if let Some(id) = id {
-            self.send(engine, key, &framing::ack(id, data));
+            self.send(server, key, &framing::ack(id, data));
         }
     }
 
-    fn forward_line(&mut self, engine: &mut EngineServer, key: ClientId, room: &str, line: &str) {
+    fn forward_line(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str, line: &str) {
         if let Some(subscription) = self.clients.subscription(key, room) {
             let command = ToRoom::Frame {
                 connection: subscription.id.clone(),
                 frame: line.to_owned(),
             };
-            self.forward(engine, room, command);
+            self.forward(server, room, command);
         }
     }
 
@@ -280,7 +284,7 @@ impl Chat {
     /// the room and the subscription id.
     pub(super) fn forward_to_all_rooms(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         command: impl Fn(&str, String) -> ToRoom,
     ) {
@@ -292,7 +296,7 @@ impl Chat {
             .map(|subscription| (subscription.room.clone(), subscription.id.clone()))
             .collect();
         for (room, id) in rooms {
-            self.forward(engine, &room, command(&room, id));
+            self.forward(server, &room, command(&room, id));
         }
     }
 
@@ -300,14 +304,14 @@ impl Chat {
     /// command, which the room answers.
     pub(super) fn join(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         room: &str,
         position: Position,
         id: Option<u32>,
         now: Millis,
     ) -> Result<()> {
-        let max = engine.config.max_rooms;
+        let max = server.engine.config.max_rooms;
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
         let personal = personal_room(&client.identity.user);
         let index = client.index_of(room);
@@ -321,15 +325,17 @@ impl Chat {
         }
         // The gateway joins the personal room, not the client.
         if room != personal {
-            let limits = &engine.config.limits;
+            let limits = &server.engine.config.limits;
             client.allowance.take(Kind::Join, limits, now)?;
         }
         let rights = client.identity.rights(room);
         if !rights.has(Rights::READ) {
-            engine.log(client.log_record(LogRecord::reject("auth").room(room)));
+            server
+                .engine
+                .log(client.log_record(LogRecord::reject("auth").room(room)));
             return Err(no_access());
         }
-        let subscription_id = client.new_subscription_id(engine);
+        let subscription_id = client.new_subscription_id(server);
         match index {
             // The client is leaving the room. The outcome of that is not for this join.
             Some(index) => {
@@ -351,24 +357,24 @@ impl Chat {
             link.subscribers.push(key);
         }
         let again = false;
-        self.forward(engine, room, ToRoom::Join { hello, id, again });
+        self.forward(server, room, ToRoom::Join { hello, id, again });
         Ok(())
     }
 
     /// Asks the host to verify the token of a `refreshToken` command.
     fn refresh(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         id: Option<u32>,
         token: &str,
         now: Millis,
     ) -> Result<()> {
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
-        let limits = &engine.config.limits;
+        let limits = &server.engine.config.limits;
         client.allowance.take(Kind::Request, limits, now)?;
         let connection = client.id.clone();
-        engine.push(Output::Authenticate(Authentication {
+        server.engine.push(Output::Authenticate(Authentication {
             credentials: Credentials::Token(token.to_owned()),
             request: AuthRequest::Refresh { connection, id },
         }));
@@ -420,7 +426,7 @@ mod tests {
             ..GatewayConfig::default()
         });
         let engine = EngineServer::new("0".into(), config, || "id".into());
-        Gateway::new(engine, Chat::default())
+        Gateway::new(server, Chat::default())
     }
 
     /// Sends a message with so many bytes of content in a room. Returns whether it was
@@ -448,7 +454,7 @@ mod tests {
             if let Some(Output::Authenticate(it)) = outputs.last() {
                 let request = it.request.clone();
                 let Gateway { engine, app } = &mut gateway;
-                app.authenticated(engine, request, Ok(identity()), NOW);
+                app.authenticated(server, request, Ok(identity()), NOW);
                 gateway.settle(NOW);
             }
         }
@@ -460,7 +466,7 @@ mod tests {
             _ => false,
         });
         let Gateway { engine, app } = &mut gateway;
-        let commands = app.take_commands(engine, "r").expect("a join");
+        let commands = app.take_commands(server, "r").expect("a join");
         let lines = commands.into_iter().filter_map(|command| match command {
             ToRoom::Frame { frame, .. } => Some(frame),
             _ => None,

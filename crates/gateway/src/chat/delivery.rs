@@ -5,11 +5,11 @@
 //! events it contains. A client that has missed an earlier event is repaired: it
 //! subscribes again and the room replays what is missing from the log.
 
-use super::Chat;
 use super::client::{Client, Framing, HeldText, Phase, SubscriptionState};
-use crate::engine::EngineServer;
+use super::state::Chat;
 use crate::ids::{ClientId, SessionId, SocketId};
 use crate::output::Output;
+use crate::socketio::SocketIoServer;
 use crate::translate::{self, BroadcastText, Line, OffsetTemplate};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
@@ -93,9 +93,9 @@ struct Target {
 impl Chat {
     /// Handles a delivery of a room and returns the subscriptions that do not exist
     /// here.
-    pub(super) fn deliver(
+    pub(crate) fn deliver(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         push: Push,
         texts: &[&str],
         now: Millis,
@@ -120,14 +120,14 @@ impl Chat {
             gone: Vec::new(),
         };
         for (item, text) in items.into_iter().zip(texts) {
-            self.deliver_item(engine, &mut delivery, item, text);
+            self.deliver_item(server, &mut delivery, item, text);
         }
         let Delivery { held, gone, .. } = delivery;
         for (key, text) in held {
-            self.send(engine, key, &text);
+            self.send(server, key, &text);
         }
-        self.report_positions(engine, &room);
-        self.finish_recoveries(engine, now);
+        self.report_positions(server, &room);
+        self.finish_recoveries(server, now);
         self.forget_room(&room);
         Pushed { gone }
     }
@@ -148,7 +148,7 @@ impl Chat {
 
     fn deliver_item(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         delivery: &mut Delivery,
         item: Item,
         text: &str,
@@ -160,13 +160,13 @@ impl Chat {
                 after,
                 up_to: at,
             };
-            return self.deliver_broadcast(engine, delivery, &broadcast);
+            return self.deliver_broadcast(server, delivery, &broadcast);
         }
         let Some(to) = item.to().map(str::to_owned) else {
             return;
         };
         match self.clients.by_subscription(&to) {
-            Some(key) => self.deliver_to_client(engine, delivery, key, to, item, text),
+            Some(key) => self.deliver_to_client(server, delivery, key, to, item, text),
             None => delivery.gone.push(to),
         }
     }
@@ -174,7 +174,7 @@ impl Chat {
     /// Handles an item for the subscription `to` of this client.
     fn deliver_to_client(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         delivery: &mut Delivery,
         key: ClientId,
         to: String,
@@ -185,7 +185,7 @@ impl Chat {
         let target = self.target(room, &to);
         match (item, target) {
             (Item::Close { why, .. }, target) if target.is_some() || self.repairs(key, room) => {
-                self.close(engine, key, why);
+                self.close(server, key, why);
             }
             // The memory of the join is lost, so the client does not know that it joined.
             (Item::One { .. }, None)
@@ -197,22 +197,22 @@ impl Chat {
                     after,
                     up_to: at,
                 };
-                self.deliver_unicast(engine, delivery, key, &unicast);
+                self.deliver_unicast(server, delivery, key, &unicast);
             }
             (Item::In { .. } | Item::Is { .. }, None) => delivery.gone.push(to),
-            (Item::In { after, .. }, Some(_)) => self.subscribed(engine, key, room, after),
+            (Item::In { after, .. }, Some(_)) => self.subscribed(server, key, room, after),
             // Applies as well to a client that has subscribed again since for a repair.
             (Item::Out { .. }, target) if target.is_some() || self.repairs(key, room) => {
                 if let Some(text) = delivery.held.remove(&key) {
-                    self.send(engine, key, &text);
+                    self.send(server, key, &text);
                 }
-                self.unsubscribed(engine, key, room);
+                self.unsubscribed(server, key, room);
             }
             (Item::Is { at, .. }, Some(target)) => {
-                self.probed(engine, delivery, key, to, target, at);
+                self.probed(server, delivery, key, to, target, at);
             }
             (Item::Lost { .. }, Some(target)) => {
-                self.subscription_lost(engine, key, room, target.state);
+                self.subscription_lost(server, key, room, target.state);
             }
             _ => {}
         }
@@ -233,7 +233,7 @@ impl Chat {
     /// `at`.
     fn probed(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         delivery: &mut Delivery,
         key: ClientId,
         id: String,
@@ -243,12 +243,12 @@ impl Chat {
         match target.state {
             // The room has accepted the client, and that delivery was lost.
             SubscriptionState::Joining => {
-                self.join_failed(engine, key, delivery.room);
+                self.join_failed(server, key, delivery.room);
                 delivery.gone.push(id);
             }
             // During a repair, the answer to the request may be lost as well.
             SubscriptionState::Joined if target.delivered.is_none_or(|seq| seq < at) => {
-                self.repair(engine, key, delivery.room);
+                self.repair(server, key, delivery.room);
             }
             SubscriptionState::Joined | SubscriptionState::Leaving => {}
         }
@@ -257,22 +257,22 @@ impl Chat {
     /// The room does not know a subscription.
     fn subscription_lost(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         room: &str,
         state: SubscriptionState,
     ) {
         match state {
-            SubscriptionState::Joining => self.join_failed(engine, key, room),
-            SubscriptionState::Joined => self.repair(engine, key, room),
+            SubscriptionState::Joining => self.join_failed(server, key, room),
+            SubscriptionState::Joined => self.repair(server, key, room),
             // The `leaveRoom` command has failed, too.
-            SubscriptionState::Leaving => self.leave_failed(engine, key, room),
+            SubscriptionState::Leaving => self.leave_failed(server, key, room),
         }
     }
 
     fn deliver_unicast(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         delivery: &mut Delivery,
         key: ClientId,
         unicast: &Unicast,
@@ -287,10 +287,10 @@ impl Chat {
                 .after
                 .is_some_and(|after| after > subscription.delivered)
             {
-                return self.repair(engine, key, room);
+                return self.repair(server, key, room);
             }
             subscription.delivered = subscription.delivered.max(up_to);
-            self.advance_position(room, up_to, engine.now());
+            self.advance_position(room, up_to, server.engine.now());
         }
         let Some(client) = self.clients.get(key) else {
             return;
@@ -298,25 +298,25 @@ impl Chat {
         if client.subscription(room).is_none() {
             // The client has left the room since and waits only for answers.
             for answer in text.split('\n').filter(|line| framing::is_answer(line)) {
-                self.send(engine, key, answer);
+                self.send(server, key, answer);
             }
             return;
         }
         match (&client.framing, &client.phase) {
-            (Framing::Native(_), Phase::Connected) => self.hold(engine, delivery, key, text),
-            _ => self.send_room_text(engine, key, room, text),
+            (Framing::Native(_), Phase::Connected) => self.hold(server, delivery, key, text),
+            _ => self.send_room_text(server, key, room, text),
         }
     }
 
     /// Holds a text for a native client back, to send it together with others.
     fn hold(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         delivery: &mut Delivery,
         key: ClientId,
         text: &str,
     ) {
-        if !self.may_receive(engine, key, delivery.room) {
+        if !self.may_receive(server, key, delivery.room) {
             return;
         }
         let held = delivery.held.entry(key).or_default();
@@ -327,13 +327,13 @@ impl Chat {
         if held.len() > MAX_FRAME
             && let Some(text) = delivery.held.remove(&key)
         {
-            self.send(engine, key, &text);
+            self.send(server, key, &text);
         }
     }
 
     fn deliver_broadcast(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         delivery: &mut Delivery,
         broadcast: &Broadcast,
     ) {
@@ -353,40 +353,40 @@ impl Chat {
             if except.contains(&key) {
                 continue;
             }
-            match self.route(engine, key, room, broadcast) {
+            match self.route(server, key, room, broadcast) {
                 Route::Skip => {}
-                Route::Repair => self.repair(engine, key, room),
+                Route::Repair => self.repair(server, key, room),
                 Route::RestAfter(seq) => {
                     let rest = slice(broadcast.after + 1, text, seq, MAX_SAFE_INTEGER);
-                    self.send_room_text(engine, key, room, rest);
+                    self.send_room_text(server, key, room, rest);
                 }
                 Route::Unauthorized => unauthorized.push(key),
                 Route::Native(socket) => match delivery.held.remove(&key) {
                     Some(mut held) => {
                         held.push('\n');
                         held.push_str(text);
-                        engine.send(socket, held);
+                        server.engine.send(socket, held);
                     }
                     None => sockets.push(socket),
                 },
                 Route::SocketIo(session, nsp, offset) => packets.add(session, nsp, offset),
-                Route::Held => self.send_room_text(engine, key, room, text),
+                Route::Held => self.send_room_text(server, key, room, text),
             }
         }
         for key in unauthorized {
-            self.close_unauthorized(engine, key, room);
+            self.close_unauthorized(server, key, room);
         }
         if broadcast.has_events() {
-            self.advance_position(room, broadcast.up_to, engine.now());
+            self.advance_position(room, broadcast.up_to, server.engine.now());
         }
         if !sockets.is_empty() {
-            engine.push(Output::Broadcast {
+            server.engine.push(Output::Broadcast {
                 sockets,
                 text: text.to_owned(),
             });
         }
         for (sessions, message) in packets.messages() {
-            engine.broadcast_message(&sessions, &message);
+            server.engine.broadcast_message(&sessions, &message);
         }
     }
 
@@ -394,7 +394,7 @@ impl Chat {
     /// its subscription.
     fn route(
         &mut self,
-        engine: &EngineServer,
+        server: &SocketIoServer,
         key: ClientId,
         room: &str,
         broadcast: &Broadcast,
@@ -427,7 +427,7 @@ impl Chat {
         }
         let is_connected = matches!(client.phase, Phase::Connected);
         if is_connected {
-            match engine.opens(client.receiver(), &client.identity.user, room) {
+            match server.opens(client.receiver(), &client.identity.user, room) {
                 Some(true) => {}
                 Some(false) => return Route::Unauthorized,
                 // An earlier item of the same delivery has closed the connection.
@@ -447,12 +447,12 @@ impl Chat {
     /// Subscribes a client again that has missed a delivery, so that the room replays
     /// what it missed from the log. The subscription has a new id, so that deliveries
     /// that are still on their way are not taken for the replay.
-    pub(super) fn repair(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+    pub(super) fn repair(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
         let rights = client.identity.rights(room);
-        let id = client.new_subscription_id(engine);
+        let id = client.new_subscription_id(server);
         let subscription = client
             .subscription_mut(room)
             .filter(|subscription| subscription.state == SubscriptionState::Joined);
@@ -468,11 +468,13 @@ impl Chat {
             history: None,
         };
         let hello = client.join_request(id, rights, position);
-        engine.log(LogRecord::info("repair").room(room).connection(&client.id));
+        server
+            .engine
+            .log(LogRecord::info("repair").room(room).connection(&client.id));
         self.positions.mark_lagging(room, &client.id);
         let (id, again) = (None, true);
-        self.forward(engine, room, ToRoom::Join { hello, id, again });
-        self.save(engine, key);
+        self.forward(server, room, ToRoom::Join { hello, id, again });
+        self.save(server, key);
     }
 
     /// Returns `true` if a client waits for the replay of what it missed in a room.
@@ -484,7 +486,7 @@ impl Chat {
     /// Sends lines of a room to a client. They are held back during a recovery.
     pub(super) fn send_room_text(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         room: &str,
         text: &str,
@@ -500,49 +502,49 @@ impl Chat {
                 text: text.to_owned(),
             });
         }
-        if self.may_receive(engine, key, room) {
-            self.send(engine, key, text);
+        if self.may_receive(server, key, room) {
+            self.send(server, key, text);
         }
     }
 
     /// The last check before lines of a room are sent to a client; see
-    /// [`EngineServer::opens`]. Closes the connection and returns `false` if it must not
+    /// [`SocketIoServer::opens`]. Closes the connection and returns `false` if it must not
     /// receive them. Returns `false` as well if it is closed already.
-    fn may_receive(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) -> bool {
+    fn may_receive(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) -> bool {
         let opens = self
             .clients
             .get(key)
-            .and_then(|client| engine.opens(client.receiver(), &client.identity.user, room));
+            .and_then(|client| server.opens(client.receiver(), &client.identity.user, room));
         if opens == Some(false) {
-            self.close_unauthorized(engine, key, room);
+            self.close_unauthorized(server, key, room);
         }
         opens == Some(true)
     }
 
     /// Closes a connection to which events of a room would have been sent although its
     /// token does not open the room. That is a bug, so it is logged as an error.
-    fn close_unauthorized(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+    fn close_unauthorized(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
         if let Some(client) = self.clients.get(key) {
             let record = LogRecord::error("event not sent: the token does not open its room");
-            engine.log(client.log_record(record).room(room));
+            server.engine.log(client.log_record(record).room(room));
         }
-        self.close(engine, key, Disconnect::Failed);
+        self.close(server, key, Disconnect::Failed);
     }
 
     /// Sends lines to a client, in its framing.
-    pub(super) fn send(&mut self, engine: &mut EngineServer, key: ClientId, text: &str) {
+    pub(super) fn send(&mut self, server: &mut SocketIoServer, key: ClientId, text: &str) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
         match (&client.framing, &mut client.phase) {
-            (Framing::Native(socket), _) => engine.send(*socket, text.to_owned()),
+            (Framing::Native(socket), _) => server.engine.send(*socket, text.to_owned()),
             (_, Phase::Recovering { held, .. }) => held.push(HeldText {
                 room: None,
                 text: text.to_owned(),
             }),
             (_, Phase::Finding { .. }) => {}
             (Framing::SocketIo { session, nsp }, Phase::Connected) => {
-                send_packets(engine, client, *session, nsp, text);
+                send_packets(server, client, *session, nsp, text);
             }
         }
     }
@@ -550,7 +552,7 @@ impl Chat {
 
 /// Sends lines to a Socket.IO client, one packet each. Malformed lines are dropped.
 fn send_packets(
-    engine: &mut EngineServer,
+    server: &mut SocketIoServer,
     client: &Client,
     session: SessionId,
     nsp: &str,
@@ -559,7 +561,7 @@ fn send_packets(
     for line in text.split('\n') {
         match translate::parse_line(line) {
             Some(Line::Ack { id, args }) => {
-                engine.acknowledge(session, nsp, id, &args, Vec::new());
+                server.acknowledge(session, nsp, id, &args, Vec::new());
             }
             Some(Line::Event { open_args, stamp }) => {
                 let offset = match (&client.pid, &stamp) {
@@ -570,7 +572,7 @@ fn send_packets(
                 };
                 let args = translate::finish_args(open_args, offset.as_deref());
                 let message = crate::socketio::event_message(nsp, &args);
-                engine.broadcast_message(&[session], &message);
+                server.engine.broadcast_message(&[session], &message);
             }
             None => {}
         }

@@ -1,12 +1,13 @@
 //! The life of clients: connect, accept, disconnect, and the requests to rooms.
 
-use super::Chat;
 use super::client::{Client, Framing, Phase, Subscription};
 use super::departures::Departure;
 use super::record::save_output;
-use crate::engine::{ConnectInfo, EngineServer};
+use super::state::Chat;
+use crate::connect_info::ConnectInfo;
 use crate::ids::{ClientId, SessionId, SocketId};
 use crate::output::{AuthRequest, Authentication, Credentials, Output};
+use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Identity;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
@@ -24,7 +25,7 @@ use std::rc::Rc;
 pub(super) struct Connect<'a> {
     pub(super) session: SessionId,
     pub(super) nsp: String,
-    /// See [`EngineServer::is_connecting`].
+    /// See [`SocketIoServer::is_connecting`].
     pub(super) number: u64,
     /// A JSON object.
     pub(super) auth: &'a str,
@@ -65,37 +66,40 @@ impl Chat {
     /// Adds the client of a native socket. The Worker has verified its token.
     pub(super) fn native_opened(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         socket: SocketId,
         id: String,
         info: ConnectInfo,
         now: Millis,
     ) {
         let Some(identity) = info.identity else {
-            return engine.close_socket(socket, Disconnect::Expired);
+            return server.engine.close_socket(socket, Disconnect::Expired);
         };
         let framing = Framing::Native(socket);
-        let key = self.add(Client::new(engine, id, framing, Rc::new(identity), now));
-        self.schedule(now + engine.config.limits.ghost_timeout);
-        self.begin(engine, key, now);
+        let key = self.add(Client::new(server, id, framing, Rc::new(identity), now));
+        self.schedule(now + server.engine.config.limits.ghost_timeout);
+        self.begin(server, key, now);
     }
 
     /// Handles a CONNECT: asks the host to verify the token.
     pub(super) fn connect_requested(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         connect: Connect,
         now: Millis,
     ) {
         let session = connect.session;
         // The client may have given up.
-        if !engine.is_connecting(session, connect.number) {
+        if !server.is_connecting(session, connect.number) {
             return;
         }
-        if !engine.config.namespaces.contains(&connect.nsp) {
-            return engine.refuse(session, &connect.nsp, r#"{"message":"Invalid namespace"}"#);
+        if !server.engine.config.namespaces.contains(&connect.nsp) {
+            return server.refuse(session, &connect.nsp, r#"{"message":"Invalid namespace"}"#);
         }
-        let (Some(info), Some(sid)) = (engine.connect_info(session), engine.sid(session)) else {
+        let (Some(info), Some(sid)) = (
+            server.engine.connect_info(session),
+            server.engine.sid(session),
+        ) else {
             return;
         };
         match connect.credentials(info) {
@@ -106,41 +110,45 @@ impl Chat {
                     number: connect.number,
                     auth: connect.auth.to_owned(),
                 };
-                engine.push(Output::Authenticate(Authentication {
+                server.engine.push(Output::Authenticate(Authentication {
                     credentials,
                     request,
                 }));
             }
-            Err(error) => self.connect_authenticated(engine, connect, Err(error), now),
+            Err(error) => self.connect_authenticated(server, connect, Err(error), now),
         }
     }
 
     /// The host has verified the token of a CONNECT.
     pub(super) fn connect_authenticated(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         connect: Connect,
         identity: Result<Identity>,
         now: Millis,
     ) {
         let session = connect.session;
         // The client may have given up, or its session may have ended.
-        let Some(info) = engine.connect_info(session).cloned() else {
+        let Some(info) = server.engine.connect_info(session).cloned() else {
             return;
         };
-        if !engine.is_connecting(session, connect.number) {
+        if !server.is_connecting(session, connect.number) {
             return;
         }
         let identity = identity.and_then(|identity| {
-            engine.admission.flood_guard.admit(&identity.user, now)?;
+            server
+                .engine
+                .admission
+                .flood_guard
+                .admit(&identity.user, now)?;
             Ok(identity)
         });
         let identity = match identity {
             Ok(identity) => Rc::new(identity),
-            Err(error) => return refuse(engine, &connect, &error),
+            Err(error) => return refuse(server, &connect, &error),
         };
         if info.identity.is_none() {
-            self.apply_token_to_session(engine, session, &identity);
+            self.apply_token_to_session(server, session, &identity);
         }
         let pid = connect.field("pid").filter(|_| info.recovers);
         let offset = connect.field("offset");
@@ -149,18 +157,18 @@ impl Chat {
             session,
             nsp: connect.nsp,
         };
-        let client = Client::new(engine, engine.new_id(), framing, identity, now);
+        let client = Client::new(server, server.engine.new_id(), framing, identity, now);
         let key = self.add(client);
         match pid {
-            None => self.begin(engine, key, now),
-            Some(pid) => self.find(engine, key, pid, offset, user),
+            None => self.begin(server, key, now),
+            Some(pid) => self.find(server, key, pid, offset, user),
         }
     }
 
     /// Asks the host for the record of a client that resumes.
     fn find(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         pid: String,
         offset: Option<String>,
@@ -172,7 +180,7 @@ impl Chat {
                 offset,
             };
         }
-        engine.push(Output::Find {
+        server.engine.push(Output::Find {
             client: key,
             pid,
             user,
@@ -180,28 +188,33 @@ impl Chat {
     }
 
     /// Accepts a client that does not resume, or cannot.
-    pub(super) fn begin(&mut self, engine: &mut EngineServer, key: ClientId, now: Millis) {
+    pub(super) fn begin(&mut self, server: &mut SocketIoServer, key: ClientId, now: Millis) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
         if let Framing::SocketIo { session, .. } = client.framing
-            && engine
+            && server
+                .engine
                 .connect_info(session)
                 .is_some_and(|info| info.recovers)
         {
-            let (name, first, second) = (engine.name(), engine.new_id(), engine.new_id());
+            let (name, first, second) = (
+                server.engine.name(),
+                server.engine.new_id(),
+                server.engine.new_id(),
+            );
             client.pid = Some(format!("{name}-{first}{second}"));
         }
-        if self.accept(engine, key) {
-            self.save(engine, key);
-            self.join_personal_room(engine, key, now);
+        if self.accept(server, key) {
+            self.save(server, key);
+            self.join_personal_room(server, key, now);
         }
     }
 
     /// Joins the personal room of the user, unless the client is in it.
     pub(super) fn join_personal_room(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         now: Millis,
     ) {
@@ -211,13 +224,13 @@ impl Chat {
         let room = personal_room(&client.identity.user);
         if client.subscription(&room).is_none() {
             // Cannot fail: every token grants access to the personal room.
-            let _ = self.join(engine, key, &room, Position::default(), None, now);
+            let _ = self.join(server, key, &room, Position::default(), None, now);
         }
     }
 
     /// Accepts a connection and sends `connected`. Returns `false` if the client does
     /// not wait for that any more; then it is removed.
-    pub(super) fn accept(&mut self, engine: &mut EngineServer, key: ClientId) -> bool {
+    pub(super) fn accept(&mut self, server: &mut SocketIoServer, key: ClientId) -> bool {
         let Some(client) = self.clients.get_mut(key) else {
             return false;
         };
@@ -227,30 +240,32 @@ impl Chat {
                 data["pid"] = pid.as_str().into();
             }
             let identity = Some(client.identity.clone());
-            if !engine.accept(*session, nsp, identity, data.to_string()) {
-                self.disconnected(engine, key, 1006, Resumable::Yes);
+            if !server.accept(*session, nsp, identity, data.to_string()) {
+                self.disconnected(server, key, 1006, Resumable::Yes);
                 return false;
             }
         }
         client.phase = Phase::Connected;
-        engine.log(client.log_record(LogRecord::info("connect")));
+        server
+            .engine
+            .log(client.log_record(LogRecord::info("connect")));
         let connected = json!({
             "event": "connected",
             "data": {
                 "connectionId": client.id,
                 "userId": client.identity.user,
                 "expiresAt": rfc3339(client.identity.expires),
-                "limits": Limits::of(&engine.config.limits),
+                "limits": Limits::of(&server.engine.config.limits),
             },
         });
-        self.send(engine, key, &connected.to_string());
+        self.send(server, key, &connected.to_string());
         true
     }
 
     /// Removes a client whose connection is closed, and tells its rooms.
     pub(super) fn disconnected(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         code: u16,
         resumable: Resumable,
@@ -261,13 +276,13 @@ impl Chat {
         match client.phase {
             Phase::Connected => {
                 let record = client.log_record(LogRecord::info("disconnect"));
-                engine.log(record.with("code", code));
+                server.engine.log(record.with("code", code));
             }
             Phase::Recovering { .. } => client.abandon_recovery(),
             Phase::Finding { .. } => {}
         }
         let then = match resumable == Resumable::Yes && client.pid.is_some() {
-            true => save_output(engine, client, true),
+            true => save_output(server, client, true),
             false => Output::Forget {
                 client: client.storage_key(),
             },
@@ -277,7 +292,7 @@ impl Chat {
         };
         self.recovering.remove(&key);
         if client.subscriptions.is_empty() {
-            engine.push(then);
+            server.engine.push(then);
         } else {
             let subscriptions = client.subscriptions.iter();
             let departure = Departure {
@@ -288,13 +303,13 @@ impl Chat {
             };
             self.departures.insert(client.id, departure);
         }
-        self.leave_rooms(engine, key, client.subscriptions, code);
+        self.leave_rooms(server, key, client.subscriptions, code);
     }
 
     /// Ends these subscriptions of a client and tells the rooms.
     pub(super) fn leave_rooms(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         subscriptions: Vec<Subscription>,
         code: u16,
@@ -303,7 +318,7 @@ impl Chat {
             self.remove_subscriber(key, &subscription.room);
             let connection = subscription.id;
             let command = ToRoom::Gone { connection, code };
-            self.forward(engine, &subscription.room, command);
+            self.forward(server, &subscription.room, command);
         }
     }
 
@@ -315,12 +330,12 @@ impl Chat {
     }
 
     /// Closes the connection of a client.
-    pub(super) fn close(&mut self, engine: &mut EngineServer, key: ClientId, why: Disconnect) {
+    pub(super) fn close(&mut self, server: &mut SocketIoServer, key: ClientId, why: Disconnect) {
         let Some(client) = self.clients.get(key) else {
             return;
         };
         match client.framing.clone() {
-            Framing::Native(socket) => engine.close_socket(socket, why),
+            Framing::Native(socket) => server.engine.close_socket(socket, why),
             // After a DISCONNECT packet, a Socket.IO client does not reconnect by
             // itself. After a plain close it does.
             Framing::SocketIo { session, nsp }
@@ -332,18 +347,18 @@ impl Chat {
                         | Disconnect::Forbidden
                 ) =>
             {
-                engine.expel(session, &nsp, why);
-                self.disconnected(engine, key, why.code(), Resumable::No);
+                server.expel(session, &nsp, why);
+                self.disconnected(server, key, why.code(), Resumable::No);
             }
-            Framing::SocketIo { session, .. } => engine.close_session(session, why),
+            Framing::SocketIo { session, .. } => server.engine.close_session(session, why),
         }
     }
 
     /// Queues a command for a room.
-    pub(super) fn forward(&mut self, engine: &mut EngineServer, room: &str, command: ToRoom) {
+    pub(super) fn forward(&mut self, server: &mut SocketIoServer, room: &str, command: ToRoom) {
         let link = self.rooms.entry(room.to_owned()).or_default();
         if link.push(command) {
-            engine.push(Output::Forward {
+            server.engine.push(Output::Forward {
                 room: room.to_owned(),
             });
         }
@@ -358,16 +373,16 @@ impl Chat {
 }
 
 /// Refuses a CONNECT because of its token or its user.
-fn refuse(engine: &mut EngineServer, connect: &Connect, error: &Error) {
+fn refuse(server: &mut SocketIoServer, connect: &Connect, error: &Error) {
     let reason = match error.code {
         ErrorCode::RateLimited => "rate",
         _ => "auth",
     };
     let record = LogRecord::reject(reason).with("code", error.code.as_str());
-    engine.log_refusal(connect.session, record);
+    server.engine.log_refusal(connect.session, record);
     let answer = json!({
         "message": error.message,
         "data": { "code": error.code.as_str(), "message": error.message },
     });
-    engine.refuse(connect.session, &connect.nsp, &answer.to_string());
+    server.refuse(connect.session, &connect.nsp, &answer.to_string());
 }

@@ -4,11 +4,11 @@
 //! it reconnects. Records are written by one version and read by the next, so their JSON
 //! does not change: fields are only added, with a default.
 
-use super::Chat;
 use super::client::{Client, Framing, Subscription, SubscriptionState};
-use crate::engine::EngineServer;
+use super::state::Chat;
 use crate::ids::ClientId;
 use crate::output::Output;
+use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Identity;
 use roomcast_proto::status::Status;
 use serde::{Deserialize, Serialize};
@@ -31,11 +31,11 @@ pub(super) struct ClientRecord {
 }
 
 impl ClientRecord {
-    fn new(engine: &EngineServer, client: &Client) -> Self {
+    fn new(server: &SocketIoServer, client: &Client) -> Self {
         let session = match &client.framing {
             Framing::Native(_) => None,
             Framing::SocketIo { session, nsp } => {
-                Some((engine.sid(*session).unwrap_or_default(), nsp.clone()))
+                Some((server.engine.sid(*session).unwrap_or_default(), nsp.clone()))
             }
         };
         let is_saved =
@@ -57,18 +57,18 @@ impl ClientRecord {
 
 impl Chat {
     /// Saves the record of a client. Called after each change of its content.
-    pub(super) fn save(&self, engine: &mut EngineServer, key: ClientId) {
+    pub(super) fn save(&self, server: &mut SocketIoServer, key: ClientId) {
         if let Some(client) = self.clients.get(key) {
-            let output = save_output(engine, client, false);
-            engine.push(output);
+            let output = save_output(server, client, false);
+            server.engine.push(output);
         }
     }
 }
 
 /// Returns the output that saves the record of a client. `gone` is `true` if the client
 /// is disconnected.
-pub(super) fn save_output(engine: &EngineServer, client: &Client, gone: bool) -> Output {
-    let record = ClientRecord::new(engine, client);
+pub(super) fn save_output(server: &SocketIoServer, client: &Client, gone: bool) -> Output {
+    let record = ClientRecord::new(server, client);
     Output::Save {
         client: client.storage_key(),
         user: client.identity.user.clone(),
@@ -98,7 +98,7 @@ mod tests {
 
     fn gateway() -> Gateway<Chat> {
         let engine = EngineServer::new("0".into(), Rc::default(), || "id".into());
-        Gateway::new(engine, Chat::default())
+        Gateway::new(server, Chat::default())
     }
 
     /// Restores a socket and the client of a record.
@@ -113,7 +113,7 @@ mod tests {
             panicked: false,
         };
         let Gateway { engine, app } = &mut gateway;
-        app.restore(engine, stored, NOW);
+        app.restore(server, stored, NOW);
         let keys = app.clients.keys();
         let key = *keys.first().expect("the client");
         (gateway, key)
@@ -123,7 +123,7 @@ mod tests {
     fn saved(gateway: &mut Gateway<Chat>, key: ClientId) -> String {
         gateway.settle(NOW);
         let Gateway { engine, app } = &mut *gateway;
-        app.save(engine, key);
+        app.save(server, key);
         match gateway.settle(NOW).pop() {
             Some(Output::Save { record, .. }) => record,
             output => panic!("no record: {output:?}"),
@@ -158,7 +158,7 @@ mod tests {
     fn native_client_of_an_older_version_is_restored_and_repaired() {
         let (mut gateway, key) = restored(r#"{"Native":{"id":"c2"}}"#, NATIVE);
         let Gateway { engine, app } = &mut gateway;
-        let commands = app.take_commands(engine, "r").expect("a join");
+        let commands = app.take_commands(server, "r").expect("a join");
         let [ToRoom::Join { hello, again, .. }] = &commands[..] else {
             panic!("no join: {commands:?}");
         };
@@ -196,15 +196,15 @@ mod tests {
         let record: ClientRecord = serde_json::from_str(SOCKET_IO).expect("a record");
         let request = authentication.request.clone();
         let Gateway { engine, app } = &mut gateway;
-        app.authenticated(engine, request, Ok(record.identity), NOW);
+        app.authenticated(server, request, Ok(record.identity), NOW);
         let outputs = gateway.settle(NOW);
         let Some(Output::Find { client, pid, .. }) = outputs.last() else {
             panic!("no request for the record: {outputs:?}");
         };
         let Gateway { engine, app } = &mut gateway;
-        app.found(engine, *client, pid, Some(SOCKET_IO.to_owned()), NOW);
+        app.found(server, *client, pid, Some(SOCKET_IO.to_owned()), NOW);
         for (room, since, epoch) in [("@alice", 4, "e1"), ("r", 9, "e2")] {
-            let commands = app.take_commands(engine, room).expect("a join");
+            let commands = app.take_commands(server, room).expect("a join");
             let [ToRoom::Join { hello, again, .. }] = &commands[..] else {
                 panic!("no join: {commands:?}");
             };

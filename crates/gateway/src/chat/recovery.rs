@@ -8,13 +8,14 @@
 //! 3. Once all rooms have answered, the client is accepted with the same `pid`, which
 //!    tells it that nothing is missing. If something is missing, it begins anew.
 
-use super::Chat;
 use super::client::{Client, Framing, HeldText, Phase, SubscriptionState};
 use super::record::{ClientRecord, save_output};
-use crate::engine::{EngineServer, RECHECK_DELAY};
+use super::state::Chat;
+use crate::engine::RECHECK_DELAY;
 use crate::ids::ClientId;
 use crate::output::Output;
 use crate::recovery_offset;
+use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::link::{Command as ToRoom, Hello};
@@ -26,9 +27,9 @@ const RECOVERY_TIMEOUT: Millis = 10 * SECOND;
 
 impl Chat {
     /// The host has looked for the record that was saved under `pid`.
-    pub(super) fn record_found(
+    pub(crate) fn record_found(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         pid: &str,
         record: Option<String>,
@@ -43,7 +44,7 @@ impl Chat {
         let Some(client) = client else {
             // The client is gone. The record is saved again, so that it can resume later.
             if let (Some(parsed), Some(record)) = (parsed, record) {
-                engine.push(Output::Save {
+                server.engine.push(Output::Save {
                     client: pid.to_owned(),
                     user: parsed.identity.user,
                     gone: true,
@@ -56,8 +57,8 @@ impl Chat {
             .filter(|record| can_resume(client, pid, record))
             .and_then(|record| Some((record, offset_of(client)?)));
         match resumed {
-            Some((record, offset)) => self.resume(engine, key, record, &offset, now),
-            None => self.begin(engine, key, now),
+            Some((record, offset)) => self.resume(server, key, record, &offset, now),
+            None => self.begin(server, key, now),
         }
     }
 
@@ -65,7 +66,7 @@ impl Chat {
     /// the last offset that it received, and is empty if it received none.
     fn resume(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         record: ClientRecord,
         offset: &[u64],
@@ -74,7 +75,7 @@ impl Chat {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
-        let joins = client.take_over(engine, record, offset);
+        let joins = client.take_over(server, record, offset);
         let can_read = |join: &Hello| join.rights.has(Rights::READ);
         let complete = joins.iter().all(|(_, join)| can_read(join));
         let deadline = now + RECOVERY_TIMEOUT;
@@ -89,19 +90,19 @@ impl Chat {
         // A recovery without a room that the current token does not open is not
         // complete.
         if joins.is_empty() || !complete {
-            return self.finish_recovery(engine, key, complete, now);
+            return self.finish_recovery(server, key, complete, now);
         }
         for (room, hello) in joins {
             let link = self.rooms.entry(room.clone()).or_default();
             link.subscribers.push(key);
             let (id, again) = (None, true);
-            self.forward(engine, &room, ToRoom::Join { hello, id, again });
+            self.forward(server, &room, ToRoom::Join { hello, id, again });
         }
     }
 
     /// Finishes the recoveries for which all rooms have answered, or that are known to
     /// be incomplete.
-    pub(super) fn finish_recoveries(&mut self, engine: &mut EngineServer, now: Millis) {
+    pub(super) fn finish_recoveries(&mut self, server: &mut SocketIoServer, now: Millis) {
         for key in self.recovering.iter().copied().collect::<Vec<_>>() {
             if let Some(Client {
                 phase:
@@ -113,7 +114,7 @@ impl Chat {
                 && (pending.is_empty() || !complete)
             {
                 let complete = *complete;
-                self.finish_recovery(engine, key, complete, now);
+                self.finish_recovery(server, key, complete, now);
             }
         }
     }
@@ -122,7 +123,7 @@ impl Chat {
     /// it missed. Otherwise it begins anew.
     pub(super) fn finish_recovery(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         complete: bool,
         now: Millis,
@@ -137,63 +138,63 @@ impl Chat {
             return;
         };
         if complete {
-            self.complete_recovery(engine, key, held, now);
+            self.complete_recovery(server, key, held, now);
         } else {
-            self.fail_recovery(engine, key, now);
+            self.fail_recovery(server, key, now);
         }
     }
 
     fn complete_recovery(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         held: Vec<HeldText>,
         now: Millis,
     ) {
-        if !self.accept(engine, key) {
+        if !self.accept(server, key) {
             return;
         }
-        self.save(engine, key);
+        self.save(server, key);
         for HeldText { room, text } in held {
             match room {
-                Some(room) => self.send_room_text(engine, key, &room, &text),
-                None => self.send(engine, key, &text),
+                Some(room) => self.send_room_text(server, key, &room, &text),
+                None => self.send(server, key, &text),
             }
         }
-        self.join_personal_room(engine, key, now);
+        self.join_personal_room(server, key, now);
     }
 
-    fn fail_recovery(&mut self, engine: &mut EngineServer, key: ClientId, now: Millis) {
+    fn fail_recovery(&mut self, server: &mut SocketIoServer, key: ClientId, now: Millis) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
-        client.sid = engine.new_id();
+        client.sid = server.engine.new_id();
         let subscriptions = std::mem::take(&mut client.subscriptions);
         // The rooms know it by another id from now on, so that deliveries for the
         // recovery are not for it.
-        self.clients.rename(key, engine.new_id());
-        self.leave_rooms(engine, key, subscriptions, 1000);
-        self.begin(engine, key, now);
+        self.clients.rename(key, server.engine.new_id());
+        self.leave_rooms(server, key, subscriptions, 1000);
+        self.begin(server, key, now);
     }
 
     /// A client with this `pid` resumes elsewhere: closes its connection here.
-    pub(super) fn evict_client(&mut self, engine: &mut EngineServer, pid: &str, user: &str) {
+    pub(crate) fn evict_client(&mut self, server: &mut SocketIoServer, pid: &str, user: &str) {
         if let Some(key) = self.clients.by_pid(pid, user)
             && let Some(client) = self.clients.get_mut(key)
         {
             if matches!(client.phase, Phase::Recovering { .. }) {
                 // The other connection resumes from where this one would have.
                 client.abandon_recovery();
-                let output = save_output(engine, client, true);
-                engine.push(output);
+                let output = save_output(server, client, true);
+                server.engine.push(output);
             }
             // The host takes the record of the `pid`. It must not be saved again when the
             // rooms know that the client is gone.
             client.pid = None;
-            self.close(engine, key, Disconnect::Normal);
+            self.close(server, key, Disconnect::Normal);
         }
         for output in self.departures.take(pid, user) {
-            engine.push(output);
+            server.engine.push(output);
         }
     }
 }
@@ -225,7 +226,7 @@ impl Client {
     /// the names of the rooms.
     fn take_over(
         &mut self,
-        engine: &EngineServer,
+        server: &SocketIoServer,
         record: ClientRecord,
         offset: &[u64],
     ) -> Vec<(String, Hello)> {
@@ -258,7 +259,7 @@ impl Client {
             };
             subscription.state = SubscriptionState::Joining;
             subscription.repairing = false;
-            subscription.id = self.new_subscription_id(engine);
+            subscription.id = self.new_subscription_id(server);
             let id = subscription.id.clone();
             let join = self.join_request(id, rights, position);
             joins.push((subscription.room.clone(), join));

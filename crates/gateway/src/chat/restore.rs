@@ -1,13 +1,13 @@
 //! Restores the clients after hibernation or a panic.
 
-use super::Chat;
 use super::client::{Client, Framing};
 use super::lifecycle::Resumable;
-use super::positions::lagging_key;
 use super::record::ClientRecord;
-use crate::app::Stored;
-use crate::engine::EngineServer;
+use super::state::Chat;
+use crate::host::Stored;
 use crate::ids::ClientId;
+use crate::output::PositionKey;
+use crate::socketio::SocketIoServer;
 use roomcast_proto::time::Millis;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,32 +15,34 @@ use std::rc::Rc;
 impl Chat {
     /// Restores the clients from their records. A client whose connection is closed is
     /// disconnected from its rooms.
-    pub(super) fn restore_clients(
+    pub(crate) fn restore_clients(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         stored: Stored,
         now: Millis,
     ) {
         for record in &stored.clients {
             if let Ok(record) = serde_json::from_str(record) {
-                self.restore_client(engine, record, &stored, now);
+                self.restore_client(server, record, &stored, now);
             }
         }
         for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
-            self.report_positions(engine, &room);
+            self.report_positions(server, &room);
         }
-        engine.close_unknown_sockets(|socket| self.clients.by_socket(socket).is_some());
-        self.schedule(now + engine.config.limits.ghost_timeout);
+        server
+            .engine
+            .close_unknown_sockets(|socket| self.clients.by_socket(socket).is_some());
+        self.schedule(now + server.engine.config.limits.ghost_timeout);
     }
 
     fn restore_client(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         record: ClientRecord,
         stored: &Stored,
         now: Millis,
     ) {
-        let (framing, is_open) = find_connection(engine, &record);
+        let (framing, is_open) = find_connection(server, &record);
         let is_socketio = record.session.is_some();
         let identity = Rc::new(record.identity);
         let client = Client {
@@ -50,9 +52,9 @@ impl Chat {
             tag: record.tag,
             sid: record.sid,
             pid: record.pid,
-            ..Client::new(engine, record.id, framing, identity.clone(), now)
+            ..Client::new(server, record.id, framing, identity.clone(), now)
         };
-        engine.set_identity(client.receiver(), identity);
+        server.set_identity(client.receiver(), identity);
         let key = self.add(client);
         self.restore_subscriptions(key, &stored.positions);
         if !is_open {
@@ -60,17 +62,17 @@ impl Chat {
                 true => Resumable::Yes,
                 false => Resumable::No,
             };
-            return self.disconnected(engine, key, 1006, resumable);
+            return self.disconnected(server, key, 1006, resumable);
         }
         // Older versions did not apply refreshed tokens to rooms.
-        self.leave_forbidden_rooms(engine, key);
-        self.repair_rooms(engine, key, stored.panicked);
+        self.leave_forbidden_rooms(server, key);
+        self.repair_rooms(server, key, stored.panicked);
         if stored.panicked {
-            self.join_personal_room(engine, key, now);
+            self.join_personal_room(server, key, now);
         }
     }
 
-    fn restore_subscriptions(&mut self, key: ClientId, positions: &HashMap<String, u64>) {
+    fn restore_subscriptions(&mut self, key: ClientId, positions: &HashMap<PositionKey, u64>) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
@@ -80,11 +82,17 @@ impl Chat {
                 // Older versions used the id of the client in all its rooms.
                 subscription.id.clone_from(&client.id);
             }
-            let behind = positions.get(&lagging_key(room, &client.id));
+            let behind = positions.get(&PositionKey::Lagging {
+                room: room.clone(),
+                client: client.id.clone(),
+            });
             subscription.delivered = match behind {
                 Some(behind) => *behind,
                 None => {
-                    let stored = positions.get(room).copied().unwrap_or(0);
+                    let stored = positions
+                        .get(&PositionKey::Room(room.clone()))
+                        .copied()
+                        .unwrap_or(0);
                     subscription.from.max(stored)
                 }
             };
@@ -100,14 +108,14 @@ impl Chat {
 
     /// Repairs the subscriptions that were being repaired; after a panic all of them,
     /// because the commands and deliveries that were in memory are lost.
-    fn repair_rooms(&mut self, engine: &mut EngineServer, key: ClientId, panicked: bool) {
+    fn repair_rooms(&mut self, server: &mut SocketIoServer, key: ClientId, panicked: bool) {
         let Some(client) = self.clients.get(key) else {
             return;
         };
         let subscriptions = client.subscriptions.iter();
         let missed = subscriptions.filter(|one| panicked || one.repairing);
         for room in missed.map(|one| one.room.clone()).collect::<Vec<_>>() {
-            self.repair(engine, key, &room);
+            self.repair(server, key, &room);
         }
     }
 }
@@ -115,15 +123,15 @@ impl Chat {
 /// Returns the framing of a client, and `true` if its connection is still open. For a
 /// closed connection the framing has a null key, which finds nothing; the client is
 /// removed at once.
-fn find_connection(engine: &EngineServer, record: &ClientRecord) -> (Framing, bool) {
+fn find_connection(server: &SocketIoServer, record: &ClientRecord) -> (Framing, bool) {
     match &record.session {
         None => {
-            let socket = engine.native_socket(&record.id);
+            let socket = server.engine.native_socket(&record.id);
             let framing = Framing::Native(socket.unwrap_or_default());
             (framing, socket.is_some())
         }
         Some((sid, nsp)) => {
-            let session = engine.session_in_namespace(sid, nsp);
+            let session = server.session_in_namespace(sid, nsp);
             let framing = Framing::SocketIo {
                 session: session.unwrap_or_default(),
                 nsp: nsp.clone(),

@@ -1,10 +1,10 @@
 //! The changes of subscriptions: accepted, ended, failed.
 
-use super::Chat;
 use super::client::{Phase, Subscription, SubscriptionState};
 use super::retries::Retry;
-use crate::engine::EngineServer;
+use super::state::Chat;
 use crate::ids::ClientId;
+use crate::socketio::SocketIoServer;
 use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
@@ -21,7 +21,7 @@ impl Chat {
     /// A room has accepted a client, which receives its events after `after`.
     pub(super) fn subscribed(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         room: &str,
         after: u64,
@@ -48,7 +48,7 @@ impl Chat {
         if subscription.repairing {
             subscription.repairing = false;
             subscription.epoch = epoch;
-            return self.save(engine, key);
+            return self.save(server, key);
         }
         if subscription.state != SubscriptionState::Leaving {
             subscription.state = SubscriptionState::Joined;
@@ -66,11 +66,11 @@ impl Chat {
             *complete &= requested == (after, epoch);
             return;
         }
-        self.save(engine, key);
+        self.save(server, key);
     }
 
     /// A client is not subscribed to a room any more, or was not accepted.
-    pub(super) fn unsubscribed(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+    pub(super) fn unsubscribed(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
         let Some(Subscription { state, .. }) = self.remove_subscription(key, room) else {
             return;
         };
@@ -80,14 +80,14 @@ impl Chat {
         let is_recovering = matches!(client.phase, Phase::Recovering { .. });
         let user = client.identity.user.clone();
         if state == SubscriptionState::Joined {
-            self.send(engine, key, &event::user_left(room, &user));
+            self.send(server, key, &event::user_left(room, &user));
         }
         let is_personal = personal_room(&user) == room;
         if is_personal && state == SubscriptionState::Joining && !is_recovering {
             // The user has as many connections as allowed.
-            return self.close(engine, key, Disconnect::TooFast);
+            return self.close(server, key, Disconnect::TooFast);
         }
-        self.save(engine, key);
+        self.save(server, key);
     }
 
     /// Removes the subscription of a client to a room, so that the client receives
@@ -120,9 +120,9 @@ impl Chat {
     }
 
     /// Handles the commands of a request to a room that failed.
-    pub(super) fn request_failed(
+    pub(crate) fn request_failed(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         room: &str,
         commands: Vec<ToRoom>,
     ) {
@@ -133,14 +133,14 @@ impl Chat {
             let key = self.clients.by_subscription(command.connection());
             match (command, key) {
                 (ToRoom::Frame { frame, connection }, Some(key)) => {
-                    self.frame_failed(engine, key, room, &frame, &connection);
+                    self.frame_failed(server, key, room, &frame, &connection);
                 }
                 (command @ ToRoom::Join { .. }, Some(key)) => {
-                    self.join_request_failed(engine, key, room, command);
+                    self.join_request_failed(server, key, room, command);
                 }
                 // The room would not know it otherwise.
                 (command @ (ToRoom::Gone { .. } | ToRoom::Refresh { .. }), _) => {
-                    self.retry(engine, room, command);
+                    self.retry(server, room, command);
                 }
                 (_, None) => {}
             }
@@ -149,7 +149,7 @@ impl Chat {
 
     fn frame_failed(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         room: &str,
         frame: &str,
@@ -161,10 +161,10 @@ impl Chat {
             .current_subscription(room, subscription)
             .is_some();
         if is_current && matches!(incoming.command, Ok(Command::Leave { .. })) {
-            self.leave_failed(engine, key, room);
+            self.leave_failed(server, key, room);
         }
         self.send(
-            engine,
+            server,
             key,
             &framing::error(incoming.id, &Error::internal()),
         );
@@ -172,7 +172,7 @@ impl Chat {
 
     fn join_request_failed(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         room: &str,
         command: ToRoom,
@@ -181,12 +181,12 @@ impl Chat {
             .clients
             .current_subscription(room, command.connection());
         match subscription {
-            Some(subscription) if subscription.repairing => self.retry(engine, room, command),
+            Some(subscription) if subscription.repairing => self.retry(server, room, command),
             Some(subscription)
                 if subscription.state == SubscriptionState::Joining
                     || !subscription.is_accepted() =>
             {
-                self.join_failed(engine, key, room);
+                self.join_failed(server, key, room);
             }
             _ => {}
         }
@@ -195,39 +195,39 @@ impl Chat {
     /// Tells a client that it was not accepted. The room may have accepted it and the
     /// delivery may be lost; then the answer to its next delivery says that the
     /// subscription does not exist.
-    pub(super) fn join_failed(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+    pub(super) fn join_failed(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
         let personal = self
             .clients
             .get(key)
             .map(|client| personal_room(&client.identity.user));
         if personal.is_some_and(|personal| personal == room) {
             // The client did not ask for it, so it would not ask again.
-            return self.close(engine, key, Disconnect::Failed);
+            return self.close(server, key, Disconnect::Failed);
         }
         let subscription = self.clients.subscription_mut(key, room);
         let command = subscription.and_then(|subscription| subscription.join_command.take());
-        self.send(engine, key, &framing::error(command, &Error::internal()));
-        self.unsubscribed(engine, key, room);
+        self.send(server, key, &framing::error(command, &Error::internal()));
+        self.unsubscribed(server, key, room);
     }
 
     /// A `leaveRoom` command has failed. The room may have executed it, so the client
     /// subscribes again.
-    pub(super) fn leave_failed(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+    pub(super) fn leave_failed(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
         match self.clients.subscription_mut(key, room) {
             Some(subscription) if !subscription.is_accepted() => {
-                self.join_failed(engine, key, room);
+                self.join_failed(server, key, room);
             }
             Some(subscription) if subscription.state == SubscriptionState::Leaving => {
                 subscription.state = SubscriptionState::Joined;
-                self.repair(engine, key, room);
+                self.repair(server, key, room);
             }
             _ => {}
         }
     }
 
     /// Sends a command to a room again later.
-    fn retry(&mut self, engine: &EngineServer, room: &str, command: ToRoom) {
-        let at = engine.now() + RETRY_DELAY;
+    fn retry(&mut self, server: &SocketIoServer, room: &str, command: ToRoom) {
+        let at = server.engine.now() + RETRY_DELAY;
         self.retries.push(Retry {
             at,
             room: room.to_owned(),
@@ -237,9 +237,9 @@ impl Chat {
     }
 
     /// Sends the commands again that are due.
-    pub(super) fn run_retries(&mut self, engine: &mut EngineServer, now: Millis) {
+    pub(super) fn run_retries(&mut self, server: &mut SocketIoServer, now: Millis) {
         for Retry { room, command, .. } in self.retries.take_due(now) {
-            self.run_retry(engine, &room, command);
+            self.run_retry(server, &room, command);
         }
         if let Some(at) = self.retries.deadline() {
             self.schedule(at);
@@ -248,27 +248,27 @@ impl Chat {
 
     /// Sends a command again, as far as it still applies: the position, the rights and
     /// the subscription of the client may have changed since.
-    fn run_retry(&mut self, engine: &mut EngineServer, room: &str, command: ToRoom) {
+    fn run_retry(&mut self, server: &mut SocketIoServer, room: &str, command: ToRoom) {
         let id = command.connection();
         let key = self.clients.by_subscription(id);
         let is_current = self.clients.current_subscription(room, id).is_some();
         match (command, key) {
-            (ToRoom::Join { .. }, Some(key)) if is_current => self.repair(engine, key, room),
+            (ToRoom::Join { .. }, Some(key)) if is_current => self.repair(server, key, room),
             (ToRoom::Refresh { connection, .. }, Some(key)) if is_current => {
-                self.refresh_rights(engine, key, room, connection);
+                self.refresh_rights(server, key, room, connection);
             }
             (ToRoom::Join { .. } | ToRoom::Refresh { .. }, _) => {}
             // The client has joined again since, and its new subscription replaces the
             // one that it left.
             (ToRoom::Gone { .. }, Some(key)) if self.clients.subscription(key, room).is_some() => {}
-            (command, _) => self.forward(engine, room, command),
+            (command, _) => self.forward(server, room, command),
         }
     }
 
     /// Tells a room the rights that the newest token of a client grants.
     fn refresh_rights(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         room: &str,
         connection: String,
@@ -279,7 +279,7 @@ impl Chat {
                 rights: client.identity.rights(room),
                 expires: client.identity.expires,
             };
-            self.forward(engine, room, refresh);
+            self.forward(server, room, refresh);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Verified tokens, and the rights of clients by their newest token.
 
-use super::Chat;
 use super::client::{Framing, Subscription};
 use super::commands::no_access;
 use super::lifecycle::Connect;
-use crate::engine::EngineServer;
+use super::state::Chat;
 use crate::ids::{ClientId, SessionId};
 use crate::output::AuthRequest;
+use crate::socketio::SocketIoServer;
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, Result};
@@ -19,9 +19,9 @@ use std::rc::Rc;
 
 impl Chat {
     /// The host has verified a token. Does nothing if the client is gone.
-    pub(super) fn token_verified(
+    pub(crate) fn token_verified(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         request: AuthRequest,
         identity: Result<Identity>,
         now: Millis,
@@ -31,9 +31,9 @@ impl Chat {
                 let Some(key) = self.clients.by_id(&connection) else {
                     return;
                 };
-                let done = identity.and_then(|it| self.token_refreshed(engine, key, id, it));
+                let done = identity.and_then(|it| self.token_refreshed(server, key, id, it));
                 if let Err(error) = done {
-                    self.send(engine, key, &framing::error(id, &error));
+                    self.send(server, key, &framing::error(id, &error));
                 }
             }
             AuthRequest::Connect {
@@ -42,14 +42,14 @@ impl Chat {
                 number,
                 auth,
             } => {
-                if let Some(session) = engine.session_by_sid(&sid) {
+                if let Some(session) = server.engine.session_by_sid(&sid) {
                     let connect = Connect {
                         session,
                         nsp,
                         number,
                         auth: &auth,
                     };
-                    self.connect_authenticated(engine, connect, identity, now);
+                    self.connect_authenticated(server, connect, identity, now);
                 }
             }
         }
@@ -57,26 +57,28 @@ impl Chat {
 
     fn token_refreshed(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         key: ClientId,
         id: Option<u32>,
         identity: Identity,
     ) -> Result<()> {
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
         if identity.user != client.identity.user {
-            engine.log(client.log_record(LogRecord::reject("auth")));
-            self.close(engine, key, Disconnect::Forbidden);
+            server
+                .engine
+                .log(client.log_record(LogRecord::reject("auth")));
+            self.close(server, key, Disconnect::Forbidden);
             return Ok(());
         }
         let identity = Rc::new(identity);
         let expires = rfc3339(identity.expires);
         match client.framing {
-            Framing::Native(_) => self.apply_token(engine, key, &identity),
+            Framing::Native(_) => self.apply_token(server, key, &identity),
             Framing::SocketIo { session, .. } => {
-                self.apply_token_to_session(engine, session, &identity);
+                self.apply_token_to_session(server, session, &identity);
             }
         }
-        self.answer(engine, key, id, &format!(r#"{{"expiresAt":"{expires}"}}"#));
+        self.answer(server, key, id, &format!(r#"{{"expiresAt":"{expires}"}}"#));
         Ok(())
     }
 
@@ -84,7 +86,7 @@ impl Chat {
     /// is the newest token of that user on the connection.
     pub(super) fn apply_token_to_session(
         &mut self,
-        engine: &mut EngineServer,
+        server: &mut SocketIoServer,
         session: SessionId,
         identity: &Rc<Identity>,
     ) {
@@ -93,31 +95,31 @@ impl Chat {
                 && client.identity.user == identity.user
         });
         for key in clients.map(|(key, _)| key).collect::<Vec<_>>() {
-            self.apply_token(engine, key, identity);
+            self.apply_token(server, key, identity);
         }
     }
 
     /// Gives a client exactly the rights of its newest token. It leaves the rooms that
     /// the token does not open; the other rooms receive its new rights.
-    fn apply_token(&mut self, engine: &mut EngineServer, key: ClientId, identity: &Rc<Identity>) {
+    fn apply_token(&mut self, server: &mut SocketIoServer, key: ClientId, identity: &Rc<Identity>) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
         client.identity = identity.clone();
-        engine.set_identity(client.receiver(), identity.clone());
-        self.leave_forbidden_rooms(engine, key);
-        self.forward_to_all_rooms(engine, key, |room, connection| ToRoom::Refresh {
+        server.set_identity(client.receiver(), identity.clone());
+        self.leave_forbidden_rooms(server, key);
+        self.forward_to_all_rooms(server, key, |room, connection| ToRoom::Refresh {
             connection,
             rights: identity.rights(room),
             expires: identity.expires,
         });
         self.schedule(identity.expires);
-        self.save(engine, key);
+        self.save(server, key);
     }
 
     /// Leaves the rooms that the token of a client does not open. The user stays a
     /// member of them: membership belongs to the user and not to the connection.
-    pub(super) fn leave_forbidden_rooms(&mut self, engine: &mut EngineServer, key: ClientId) {
+    pub(super) fn leave_forbidden_rooms(&mut self, server: &mut SocketIoServer, key: ClientId) {
         let Some(client) = self.clients.get(key) else {
             return;
         };
@@ -125,11 +127,11 @@ impl Chat {
             |one: &&Subscription| !client.identity.rights(&one.room).has(Rights::READ);
         let forbidden = client.subscriptions.iter().filter(is_forbidden);
         for room in forbidden.map(|one| one.room.clone()).collect::<Vec<_>>() {
-            self.leave_forbidden_room(engine, key, &room);
+            self.leave_forbidden_room(server, key, &room);
         }
     }
 
-    fn leave_forbidden_room(&mut self, engine: &mut EngineServer, key: ClientId, room: &str) {
+    fn leave_forbidden_room(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
         let error = no_access();
         let subscription = self.clients.subscription_mut(key, room);
         let join_command = subscription.and_then(|one| one.join_command.take());
@@ -137,12 +139,12 @@ impl Chat {
             return;
         };
         if join_command.is_some() {
-            self.send(engine, key, &framing::error(join_command, &error));
+            self.send(server, key, &framing::error(join_command, &error));
         }
         if subscription.is_accepted() {
-            self.send(engine, key, &event::room_closed(room, error.code.as_str()));
+            self.send(server, key, &event::room_closed(room, error.code.as_str()));
         }
         let code = Disconnect::Forbidden.code();
-        self.leave_rooms(engine, key, vec![subscription], code);
+        self.leave_rooms(server, key, vec![subscription], code);
     }
 }

@@ -1,11 +1,11 @@
 //! Rate limits of new connections.
 
-use super::{ConnectInfo, EngineServer};
+use crate::config::GatewayConfig;
+use crate::connect_info::ConnectInfo;
 use roomcast_proto::error::Error;
 use roomcast_proto::limits::{
     CONNECTS, ConnectionLimits, FloodGuard, KeyedRateLimiter, network_of,
 };
-use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 
 /// The subject of the `rateLimited` error for an address with too many refused
@@ -30,49 +30,53 @@ impl Admission {
             flood_guard: FloodGuard::new(limits, 0),
         }
     }
-}
 
-impl EngineServer {
-    /// Counts a new connection of this address and user. Returns an error if there were
-    /// too many, or if the user is banned. Not called for an upgrade of an existing
-    /// session.
-    pub fn admit(&mut self, info: &ConnectInfo, now: Millis) -> Result<(), Error> {
-        let address = info
-            .address
-            .as_deref()
-            .map_or(Ok(()), |address| self.admit_address(info, address, now));
-        let user = info.identity.as_ref().map_or(Ok(()), |identity| {
-            self.admission.flood_guard.admit(&identity.user, now)
-        });
-        address.and(user).inspect_err(|error| {
-            self.log(LogRecord::reject("rate").with("code", error.code.as_str()));
-        })
+    /// See [`super::EngineServer::admit`].
+    pub(super) fn admit(
+        &mut self,
+        info: &ConnectInfo,
+        config: &GatewayConfig,
+        now: Millis,
+    ) -> Result<(), Error> {
+        let address = match &info.address {
+            Some(address) => self.admit_address(info, address, config, now),
+            None => Ok(()),
+        };
+        let user = match &info.identity {
+            Some(identity) => self.flood_guard.admit(&identity.user, now),
+            None => Ok(()),
+        };
+        address.and(user)
     }
 
     fn admit_address(
         &mut self,
         info: &ConnectInfo,
         address: &str,
+        config: &GatewayConfig,
         now: Millis,
     ) -> Result<(), Error> {
         let network = network_of(address);
-        let Admission {
-            connects,
-            refused_connects,
-            ..
-        } = &mut self.admission;
         if info.identity.is_none() {
-            let rate = self.config.refused_connects;
-            refused_connects.check(&network, REFUSED_CONNECTS, rate, now)?;
+            let rate = config.refused_connects;
+            self.refused_connects
+                .check(&network, REFUSED_CONNECTS, rate, now)?;
         }
-        connects.admit(&network, CONNECTS, self.config.limits.connects, now)
+        self.connects
+            .admit(&network, CONNECTS, config.limits.connects, now)
     }
 
     /// Counts a refused CONNECT of this address.
-    pub(crate) fn count_refused_connect(&mut self, address: &str) {
-        let (network, rate) = (network_of(address), self.config.refused_connects);
+    pub(super) fn count_refused_connect(
+        &mut self,
+        address: &str,
+        config: &GatewayConfig,
+        now: Millis,
+    ) {
+        let (network, rate) = (network_of(address), config.refused_connects);
         // Over the limit, `admit` refuses the next connection.
-        let counts = &mut self.admission.refused_connects;
-        let _ = counts.admit(&network, REFUSED_CONNECTS, rate, self.now);
+        let _ = self
+            .refused_connects
+            .admit(&network, REFUSED_CONNECTS, rate, now);
     }
 }

@@ -4,8 +4,9 @@
 //! together by one alarm, and the gateway can hibernate in between. With a shorter
 //! interval each session has its own times and the host uses timers.
 
-use super::{EngineServer, Session, Transport};
-use crate::app::LastSeen;
+use super::server::EngineServer;
+use super::sessions::{Session, Transport};
+use crate::host::LastSeen;
 use crate::ids::SessionId;
 use engineioxide_core::Packet;
 use roomcast_proto::disconnect::Disconnect;
@@ -53,7 +54,6 @@ impl EngineServer {
             session.next_ping,
             pong.map(|at| at + self.config.ping_timeout),
             session.candidate.map(|candidate| candidate.deadline),
-            session.socketio.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -70,7 +70,7 @@ impl EngineServer {
 
     /// Does the same for a deadline of something that begins at `now`; see
     /// [`RECHECK_DELAY`].
-    pub(crate) fn schedule_recheck(&mut self, id: SessionId, now: Millis) {
+    pub(super) fn schedule_recheck(&mut self, id: SessionId, now: Millis) {
         sooner(&mut self.next_deadline, now + RECHECK_DELAY);
         self.schedule(id);
     }
@@ -91,10 +91,6 @@ impl EngineServer {
 
     fn advance_session(&mut self, id: SessionId, last_seen: LastSeen, now: Millis) {
         self.check_candidate(id, now);
-        let session = self.sessions.get_mut(id);
-        if session.is_some_and(|session| session.socketio.is_overdue(now)) {
-            return self.end_session(id, Packet::Close, Disconnect::NoHandshake);
-        }
         if self.has_missed_ping(id, last_seen, now) {
             return self.end_session(id, Packet::Close, Disconnect::Ghost);
         }
@@ -170,138 +166,5 @@ impl EngineServer {
             session.next_ping = Some(now);
             self.next_deadline = Some(now);
         }
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::engine::{ConnectInfo, Protocol};
-    use crate::output::{Frame, Output};
-    use std::rc::Rc;
-
-    pub(in crate::engine) const NOW: Millis = 1_800_000_000_000;
-
-    pub(in crate::engine) fn engine() -> EngineServer {
-        EngineServer::new("0".into(), Rc::default(), || "id".into())
-    }
-
-    pub(in crate::engine) fn connect_info() -> ConnectInfo {
-        ConnectInfo {
-            protocol: Protocol::SocketIo,
-            identity: None,
-            error: None,
-            address: None,
-            recovers: false,
-        }
-    }
-
-    pub(in crate::engine) fn only_session(engine: &EngineServer) -> SessionId {
-        let ids = engine.sessions.ids();
-        *ids.first().expect("a session")
-    }
-
-    /// Connects the only session to a namespace.
-    pub(in crate::engine) fn join(engine: &mut EngineServer) {
-        let session = only_session(engine);
-        engine.receive_message(session, Frame::Text("0".to_owned()), NOW);
-        assert!(engine.accept(session, "/", None, "{}".to_owned()));
-    }
-
-    /// Takes the outputs and returns the number of pings among them.
-    fn pings(engine: &mut EngineServer) -> usize {
-        let is_ping = |output: &Output| match output {
-            Output::Send {
-                frame: Frame::Text(text),
-                ..
-            } => text == "2",
-            _ => false,
-        };
-        let outputs = engine.take_outputs();
-        outputs.iter().filter(|output| is_ping(output)).count()
-    }
-
-    /// Opens a session at [`NOW`], in a namespace or not. Returns the record of its
-    /// socket and the time at which the gateway is woken next.
-    fn hibernated(in_namespace: bool) -> (String, Millis) {
-        let mut awake = engine();
-        let socket = awake.open_socket(connect_info(), None, NOW);
-        socket.expect("a socket");
-        if in_namespace {
-            join(&mut awake);
-        }
-        let recheck = awake.deadline().expect("the recheck");
-        awake.advance(&|_| None, recheck);
-        let due = awake.deadline().expect("a ping");
-        let mut outputs = awake.take_outputs().into_iter().rev();
-        let record = outputs.find_map(|output| match output {
-            Output::Attach { record, .. } => Some(record),
-            _ => None,
-        });
-        (record.expect("the record of the socket"), due)
-    }
-
-    /// Hibernates between alarms; `last_seen` returns the time of the last pong that
-    /// the runtime answered. Returns when, after [`NOW`], and by which code the socket
-    /// is closed.
-    fn closed(
-        in_namespace: bool,
-        last_seen: fn(Millis) -> Option<Millis>,
-    ) -> Option<(Millis, u16)> {
-        let (record, mut due) = hibernated(in_namespace);
-        while due < NOW + 300 * SECOND {
-            let mut woken = engine();
-            woken.restore_socket(&record, due).expect("the socket");
-            woken.woken_by_alarm(due);
-            woken.advance(&|_| last_seen(due), due);
-            // A deadline within a second keeps the gateway awake.
-            while let Some(soon) = woken.deadline().filter(|at| *at < due + SECOND) {
-                due = soon;
-                woken.advance(&|_| last_seen(due), due);
-            }
-            let code = woken.take_outputs().iter().find_map(|output| match output {
-                Output::Close { code, .. } => Some(*code),
-                _ => None,
-            });
-            if let Some(code) = code {
-                return Some((due - NOW, code));
-            }
-            due = woken.deadline().expect("the next ping");
-        }
-        None
-    }
-
-    #[test]
-    fn woken_gateway_pings_once_however_late_its_alarm_is() {
-        let (record, due) = hibernated(false);
-        for late in [0, 3, 15_000] {
-            let mut woken = engine();
-            let socket = woken.restore_socket(&record, due + late);
-            socket.expect("the socket");
-            woken.woken_by_alarm(due + late);
-            woken.advance(&|_| None, due + late);
-            assert_eq!(pings(&mut woken), 1, "{late} ms late");
-            woken.advance(&|_| None, due + late);
-            assert_eq!(pings(&mut woken), 0, "once");
-            assert!(woken.deadline().is_some_and(|next| next > due + late));
-        }
-    }
-
-    #[test]
-    fn hibernating_gateway_closes_session_without_valid_token() {
-        let timeout = 10 * SECOND + TIMEOUT_EXTENSION;
-        assert_eq!(closed(false, Some), Some((timeout, 4408)));
-    }
-
-    #[test]
-    fn hibernating_gateway_closes_session_that_answers_no_pings() {
-        assert_eq!(closed(true, |_| None), Some((75 * SECOND, 4408)));
-        // The client answers the first two pings, 5 ms after each.
-        let twice = |at: Millis| {
-            let pong = |n: Millis| Some(NOW + n * 25 * SECOND + 5).filter(|pong| *pong <= at);
-            pong(2).or(pong(1))
-        };
-        assert_eq!(closed(true, twice), Some((125 * SECOND, 4408)));
-        assert_eq!(closed(true, Some), None, "a client that answers stays");
     }
 }

@@ -1,19 +1,19 @@
 //! Opens sockets and sessions.
 
+use super::event::EngineEvent;
 use super::polling::UPGRADE_TIMEOUT;
-use super::sessions::Candidate;
-use super::{EngineServer, Receiver, Role, Session, Transport};
-use crate::event::EngineEvent;
+use super::server::EngineServer;
+use super::sessions::{Authentication, Candidate, Session, Transport};
+use super::sockets::Role;
+use crate::connect_info::ConnectInfo;
 use crate::handshake::Error as HandshakeError;
 use crate::ids::{SessionId, SocketId};
 use crate::output::Output;
-use crate::socketio::SocketIoSession;
-use roomcast_proto::access::Identity;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
 use roomcast_proto::limits::TokenBucket;
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::rc::Rc;
 
@@ -21,46 +21,26 @@ use std::rc::Rc;
 /// a timer to the sum of ping interval and ping timeout.
 const MAX_TIMER: Millis = i32::MAX as Millis;
 
-/// The protocol of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Protocol {
-    /// The native framing on a WebSocket.
-    Native,
-    /// Engine.IO without Socket.IO; for the conformance build.
-    EngineIo,
-    /// Socket.IO on Engine.IO.
-    SocketIo,
-}
-
-/// The properties of a connection, from the request that opened it. Sockets carry them
-/// over hibernation, so the names of the fields in JSON do not change.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ConnectInfo {
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The identity of the token of the request, if there was a valid one.
-    pub identity: Option<Identity>,
-    /// The error of the token of the request, if there was an invalid one.
-    #[serde(rename = "fault")]
-    pub error: Option<Error>,
-    /// The IP address of the client, for the limits per address.
-    pub address: Option<String>,
-    /// The client supports connection state recovery. Other clients would pass the
-    /// offsets of events to their handlers.
-    pub recovers: bool,
-}
-
 impl EngineServer {
+    /// Counts a new connection of this address and user. Returns an error if there were
+    /// too many, or if the user is banned. Not called for an upgrade of an existing
+    /// session.
+    pub fn admit(&mut self, info: &ConnectInfo, now: Millis) -> Result<(), Error> {
+        let admitted = self.admission.admit(info, &self.config, now);
+        admitted.inspect_err(|error| {
+            self.log(LogRecord::reject("rate").with("code", error.code.as_str()));
+        })
+    }
+
     /// Opens a native socket.
     pub fn open_native(&mut self, info: ConnectInfo, now: Millis) -> SocketId {
         let socket = self.sockets.insert(Role::Native, now);
         let id = self.new_id();
         self.sockets.set_native_id(socket, &id);
         if let Some(identity) = &info.identity {
-            self.set_identity(Receiver::Native(socket), Rc::new(identity.clone()));
+            self.set_socket_identity(socket, Rc::new(identity.clone()));
         }
-        self.attach_native(socket, &id);
-        self.push_event(EngineEvent::Opened { socket, id, info });
+        self.push_event(EngineEvent::NativeOpened { socket, id, info });
         socket
     }
 
@@ -93,7 +73,6 @@ impl EngineServer {
         self.sockets.set_role(socket, Role::Session(id));
         let open = self.open_packet(id, false);
         self.send(socket, open);
-        self.attach(id);
         socket
     }
 
@@ -124,18 +103,17 @@ impl EngineServer {
         now: Millis,
     ) -> SessionId {
         let sid = format!("{}-{}{}", self.name, self.new_id(), self.new_id());
-        let socketio = SocketIoSession::new(&info, &self.config, now);
-        let id = self.add_session(sid, info, transport, socketio, now);
-        self.schedule_recheck(id, now);
+        let id = self.add_session(sid, info, transport, now);
+        self.schedule(id);
+        self.push_event(EngineEvent::Opened { session: id });
         id
     }
 
-    pub(super) fn add_session(
+    fn add_session(
         &mut self,
         sid: String,
         info: ConnectInfo,
         transport: Transport,
-        socketio: SocketIoSession,
         now: Millis,
     ) -> SessionId {
         let session = Session {
@@ -149,9 +127,39 @@ impl EngineServer {
             overhead: TokenBucket::full(self.config.limits.commands, now),
             is_posting: false,
             refusal_logged: false,
-            socketio,
+            authentication: Authentication::Pending { held_bytes: 0 },
         };
         self.sessions.insert(session)
+    }
+
+    /// Restores a native socket that is still open after hibernation.
+    pub(crate) fn restore_native(&mut self, id: &str) -> SocketId {
+        // The time of its last frame is not known.
+        let socket = self.sockets.insert(Role::Native, 0);
+        self.sockets.set_native_id(socket, id);
+        socket
+    }
+
+    /// Restores a session whose socket is still open after hibernation. `last_activity`
+    /// is the time of its last packet.
+    pub(crate) fn restore_session(
+        &mut self,
+        sid: String,
+        info: ConnectInfo,
+        last_activity: Option<Millis>,
+        now: Millis,
+    ) -> (SocketId, SessionId) {
+        // The time of its last frame is not known.
+        let socket = self.sockets.insert(Role::Native, 0);
+        let id = self.add_session(sid, info, Transport::Socket(socket), now);
+        self.sockets.set_role(socket, Role::Session(id));
+        if let Some(at) = last_activity
+            && let Some(session) = self.sessions.get_mut(id)
+        {
+            session.last_activity = at;
+        }
+        self.schedule(id);
+        (socket, id)
     }
 
     /// Returns the first packet of a session, with exactly the fields of the protocol.

@@ -1,9 +1,10 @@
 //! Frames and packets of clients.
 
-use super::{EngineServer, MAX_CONNECT_BYTES, Role, UNAUTHENTICATED_BYTES};
-use crate::event::EngineEvent;
+use super::event::EngineEvent;
+use super::server::EngineServer;
+use super::sockets::Role;
+use crate::frame::Frame;
 use crate::ids::{SessionId, SocketId};
-use crate::output::Frame;
 use engineioxide_core::{Packet, ProtocolVersion};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::time::Millis;
@@ -14,13 +15,13 @@ const MAX_PROBE_BYTES: usize = 64;
 
 impl EngineServer {
     /// Handles a frame of a WebSocket.
-    pub fn frame(&mut self, socket: SocketId, frame: Frame, now: Millis) {
+    pub(crate) fn frame(&mut self, socket: SocketId, frame: Frame, now: Millis) {
         let Some(state) = self.sockets.get_mut(socket) else {
             return;
         };
         state.consumer.on_activity(now);
         match state.role {
-            Role::Native => self.push_event(EngineEvent::Frame { socket, frame }),
+            Role::Native => self.push_event(EngineEvent::NativeFrame { socket, frame }),
             Role::Candidate(id) if frame.len() > MAX_PROBE_BYTES => self.drop_candidate(id),
             Role::Candidate(id) => self.probe(id, socket, frame, now),
             Role::Session(id) => self.session_frame(id, frame, now),
@@ -31,7 +32,7 @@ impl EngineServer {
         if frame.len() > self.payload_limit_of(id) {
             return self.end_session(id, Packet::Noop, Disconnect::TooLarge);
         }
-        if self.exceeds_waiting_limit(id) {
+        if self.exceeds_held_limit(id) {
             return self.end_session(id, Packet::Noop, Disconnect::TooFast);
         }
         let packet = match frame {
@@ -46,29 +47,9 @@ impl EngineServer {
         }
     }
 
-    /// Returns the maximum size in bytes of one message or polling request of a
-    /// session.
-    pub(super) fn payload_limit_of(&self, id: SessionId) -> usize {
-        match self.sessions.get(id) {
-            Some(session) if !session.is_authenticated() => {
-                MAX_CONNECT_BYTES.min(self.config.max_payload)
-            }
-            _ => self.config.max_payload,
-        }
-    }
-
-    /// Returns `true` if a session without a valid token has more than
-    /// [`UNAUTHENTICATED_BYTES`] of CONNECTs that wait. Checked at each input, before it
-    /// is handled: the CONNECTs of one payload are handled together, and the first ones
-    /// may be answered before the others have to wait.
-    pub(super) fn exceeds_waiting_limit(&self, id: SessionId) -> bool {
-        self.sessions.get(id).is_some_and(|session| {
-            !session.is_authenticated() && session.socketio.waiting_bytes() > UNAUTHENTICATED_BYTES
-        })
-    }
-
-    /// Counts a packet that the limits of no namespace count. Ends the session and
-    /// returns `false` if it has sent too many.
+    /// Counts a packet that is limited by its number and not as a command: a noop, a
+    /// pong, and what the layer above reports. Ends the session and returns `false` if it
+    /// has sent too many.
     pub(crate) fn count_overhead(&mut self, id: SessionId, now: Millis) -> bool {
         let rate = self.config.limits.commands;
         let Some(session) = self.sessions.get_mut(id) else {
@@ -83,16 +64,20 @@ impl EngineServer {
 
     /// Handles a packet of a session. Returns `false` if clients must not send packets
     /// of this type; then the session has ended.
-    pub(super) fn receive_packet(&mut self, id: SessionId, packet: Packet, now: Millis) -> bool {
+    pub(crate) fn receive_packet(&mut self, id: SessionId, packet: Packet, now: Millis) -> bool {
         let Some(session) = self.sessions.get_mut(id) else {
             return true;
         };
         session.last_activity = now;
         match packet {
-            Packet::Message(text) => {
-                self.receive_message(id, Frame::Text(text.to_string()), now);
-            }
-            Packet::Binary(bytes) => self.receive_message(id, Frame::Binary(bytes), now),
+            Packet::Message(text) => self.push_event(EngineEvent::Message {
+                session: id,
+                frame: Frame::Text(text.to_string()),
+            }),
+            Packet::Binary(bytes) => self.push_event(EngineEvent::Message {
+                session: id,
+                frame: Frame::Binary(bytes),
+            }),
             Packet::Pong => {
                 session.pinged_at = None;
                 self.count_overhead(id, now);
@@ -115,7 +100,7 @@ impl EngineServer {
             return;
         };
         match state.role {
-            Role::Native => self.push_event(EngineEvent::Closed { socket, code }),
+            Role::Native => self.push_event(EngineEvent::NativeClosed { socket, code }),
             Role::Session(id) => self.end_session(id, Packet::Noop, Disconnect::Normal),
             Role::Candidate(id) => {
                 if let Some(session) = self.sessions.get_mut(id) {

@@ -1,8 +1,11 @@
 //! Packets and texts to clients, and slow consumers.
 
-use super::{EngineServer, Role, Transport};
+use super::server::EngineServer;
+use super::sessions::Transport;
+use super::sockets::Role;
+use crate::frame::Frame;
 use crate::ids::{SessionId, SocketId};
-use crate::output::{Frame, Output};
+use crate::output::Output;
 use engineioxide_core::Packet;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::log_record::LogRecord;

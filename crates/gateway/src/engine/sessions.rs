@@ -1,8 +1,7 @@
 //! The table of Engine.IO sessions.
 
-use super::ConnectInfo;
+use crate::connect_info::ConnectInfo;
 use crate::ids::{PollId, SessionId, SocketId};
-use crate::socketio::SocketIoSession;
 use engineioxide_core::Packet;
 use roomcast_proto::limits::TokenBucket;
 use roomcast_proto::time::Millis;
@@ -11,9 +10,9 @@ use std::collections::HashMap;
 
 /// An Engine.IO session.
 #[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) sid: String,
-    pub(crate) info: ConnectInfo,
+pub(super) struct Session {
+    pub(super) sid: String,
+    pub(super) info: ConnectInfo,
     pub(super) transport: Transport,
     /// A WebSocket that may become the transport.
     pub(super) candidate: Option<Candidate>,
@@ -23,21 +22,41 @@ pub(crate) struct Session {
     pub(super) pinged_at: Option<Millis>,
     /// The time of the last packet or polling request of the client.
     pub(super) last_activity: Millis,
-    /// Limits the packets that the limits of no namespace count: noops,
-    /// acknowledgements, CONNECTs.
+    /// Limits the packets that the layer above does not limit as commands; see
+    /// [`super::EngineServer::count_overhead`].
     pub(super) overhead: TokenBucket,
     /// The body of a POST request is being read.
     pub(super) is_posting: bool,
     /// A refusal was logged. Each connection logs at most one.
-    pub(crate) refusal_logged: bool,
-    pub(crate) socketio: SocketIoSession,
+    pub(super) refusal_logged: bool,
+    pub(super) authentication: Authentication,
 }
 
 impl Session {
     /// Returns `true` if the connection has shown a valid token.
-    pub(crate) fn is_authenticated(&self) -> bool {
-        self.info.identity.is_some() || self.socketio.is_authenticated()
+    pub(super) fn is_authenticated(&self) -> bool {
+        self.info.identity.is_some() || self.authentication == Authentication::Done
     }
+
+    /// Returns the number of bytes that the layer above holds until a token is verified.
+    pub(super) fn held_bytes(&self) -> usize {
+        match self.authentication {
+            Authentication::Pending { held_bytes } => held_bytes,
+            Authentication::Done => 0,
+        }
+    }
+}
+
+/// Says if the client of a session has shown a valid token. Set by the layer above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Authentication {
+    /// It has not, since the session was opened.
+    Pending {
+        /// Size of the messages that the layer above holds until a token is verified.
+        held_bytes: usize,
+    },
+    /// It has, or it needs none.
+    Done,
 }
 
 /// How packets reach the client of a session.
@@ -62,7 +81,7 @@ pub(super) struct Candidate {
     pub(super) socket: SocketId,
     /// The upgrade has to be complete at this time.
     pub(super) deadline: Millis,
-    /// The deadline was extended; see [`super::TIMEOUT_EXTENSION`].
+    /// The deadline was extended; see [`super::heartbeat::TIMEOUT_EXTENSION`].
     pub(super) extended: bool,
     /// The client knows that the socket works, and waits for its last poll to end.
     pub(super) probed: bool,
@@ -70,7 +89,7 @@ pub(super) struct Candidate {
 
 /// All open sessions.
 #[derive(Debug, Default)]
-pub(crate) struct Sessions {
+pub(super) struct Sessions {
     slots: SlotMap<SessionId, Session>,
     by_sid: HashMap<String, SessionId>,
 }
@@ -90,11 +109,11 @@ impl Sessions {
         Some(session)
     }
 
-    pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
         self.slots.get(id)
     }
 
-    pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+    pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.slots.get_mut(id)
     }
 

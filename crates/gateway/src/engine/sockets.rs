@@ -16,8 +16,7 @@ pub(super) struct SocketState {
     pub(super) consumer: SlowConsumerGuard,
     /// The connection id of a native socket.
     native_id: Option<String>,
-    /// The newest valid token of a native socket. See
-    /// [`super::EngineServer::opens`].
+    /// The newest valid token of a native socket.
     pub(super) identity: Option<Rc<Identity>>,
 }
 

@@ -1,13 +1,14 @@
-//! The events that the protocol layers report to the application.
+//! The events that the Socket.IO layer reports to the application.
 
-use crate::engine::ConnectInfo;
+use crate::connect_info::ConnectInfo;
+use crate::frame::Frame;
 use crate::ids::{SessionId, SocketId};
-use crate::output::Frame;
 use bytes::Bytes;
 
-/// An event of a socket, a session or a namespace, for [`crate::App::handle_event`].
+/// An event of a native socket or of a namespace. Taken by
+/// [`super::SocketIoServer::next_event`].
 #[derive(Debug)]
-pub enum EngineEvent {
+pub enum ConnectionEvent {
     /// A native socket was opened.
     Opened {
         /// The socket.
@@ -39,13 +40,13 @@ pub enum EngineEvent {
         frame: Frame,
     },
     /// A client asks to connect to a namespace. Answered by
-    /// [`crate::EngineServer::accept`] or [`crate::EngineServer::refuse`].
+    /// [`super::SocketIoServer::accept`] or [`super::SocketIoServer::refuse`].
     Connect {
         /// The session.
         session: SessionId,
         /// The namespace.
         nsp: String,
-        /// The number of this CONNECT; see [`crate::EngineServer::is_connecting`].
+        /// The number of this CONNECT; see [`super::SocketIoServer::is_connecting`].
         number: u64,
         /// The `auth` that the client sent: a JSON object.
         auth: String,
@@ -61,7 +62,7 @@ pub enum EngineEvent {
         /// The name and the arguments of the event: a JSON list.
         args: String,
         /// The attachments. Their contents are empty unless
-        /// [`crate::App::KEEPS_ATTACHMENTS`].
+        /// [`super::Attachments::Keep`] is set.
         attachments: Vec<Bytes>,
     },
     /// A client was disconnected from a namespace, or gave up its CONNECT.
@@ -70,7 +71,16 @@ pub enum EngineEvent {
         session: SessionId,
         /// The namespace.
         nsp: String,
-        /// The client sent DISCONNECT. Otherwise its session ended.
-        by_client: bool,
+        /// The cause.
+        cause: DisconnectCause,
     },
+}
+
+/// The cause of [`ConnectionEvent::Disconnected`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DisconnectCause {
+    /// The client sent DISCONNECT.
+    Packet,
+    /// The session of the client ended.
+    SessionEnded,
 }

@@ -1,6 +1,6 @@
 //! The tokens of receivers, and the last check before an event is sent.
 
-use super::EngineServer;
+use super::server::SocketIoServer;
 use crate::ids::{SessionId, SocketId};
 use roomcast_proto::access::{Identity, Rights};
 use std::rc::Rc;
@@ -14,26 +14,23 @@ pub enum Receiver<'a> {
     Namespace(SessionId, &'a str),
 }
 
-impl EngineServer {
+impl SocketIoServer {
     /// Sets the newest valid token of a receiver.
     ///
     /// If the request that opened a Socket.IO session had a token of the same user, the
     /// new token replaces it, so that a later CONNECT does not return to older rights.
     pub fn set_identity(&mut self, receiver: Receiver, identity: Rc<Identity>) {
         match receiver {
-            Receiver::Native(socket) => {
-                if let Some(state) = self.sockets.get_mut(socket) {
-                    state.identity = Some(identity);
-                }
-            }
+            Receiver::Native(socket) => self.engine.set_socket_identity(socket, identity),
             Receiver::Namespace(id, nsp) => {
-                let Some(session) = self.sessions.get_mut(id) else {
-                    return;
-                };
-                session.socketio.set_identity(nsp, identity.clone());
-                let shown = session.info.identity.as_mut();
-                if let Some(shown) = shown.filter(|shown| shown.user == identity.user) {
-                    *shown = Identity::clone(&identity);
+                if let Some(session) = self.session_mut(id) {
+                    session.set_identity(nsp, identity.clone());
+                }
+                let info = self.engine.connect_info(id);
+                let shown = info.and_then(|info| info.identity.as_ref());
+                if shown.is_some_and(|shown| shown.user == identity.user) {
+                    let identity = Identity::clone(&identity);
+                    self.engine.replace_identity(id, identity);
                     self.attach(id);
                 }
             }
@@ -48,8 +45,8 @@ impl EngineServer {
     /// clients cannot send events to the connection of another user.
     pub fn opens(&self, receiver: Receiver, user: &str, room: &str) -> Option<bool> {
         let identity = match receiver {
-            Receiver::Native(socket) => self.sockets.get(socket)?.identity.as_deref(),
-            Receiver::Namespace(id, nsp) => self.sessions.get(id)?.socketio.identity(nsp)?,
+            Receiver::Native(socket) => self.engine.socket_identity(socket)?,
+            Receiver::Namespace(id, nsp) => self.session(id)?.identity(nsp)?,
         };
         Some(identity.is_some_and(|identity| {
             identity.user == user && identity.rights(room).has(Rights::READ)

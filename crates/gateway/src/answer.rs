@@ -1,0 +1,43 @@
+//! Answers to requests of long-polling.
+
+use crate::handshake::Error as HandshakeError;
+use engineioxide_core::Packet;
+use serde_json::json;
+
+/// The separator of the packets of a polling payload.
+pub(crate) const SEPARATOR: char = '\u{1e}';
+
+/// The answer to a request of long-polling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    pub(crate) fn ok(body: String) -> Self {
+        Answer { status: 200, body }
+    }
+
+    pub(crate) fn packets(packets: impl IntoIterator<Item = Packet>) -> Self {
+        let packets: Vec<String> = packets.into_iter().map(String::from).collect();
+        Answer::ok(packets.join(&SEPARATOR.to_string()))
+    }
+
+    /// Returns the answer to a request that fails with `error`.
+    pub fn error(error: HandshakeError) -> Self {
+        Answer {
+            status: 400,
+            body: error.json(),
+        }
+    }
+
+    pub(crate) fn too_large() -> Self {
+        Answer {
+            status: 413,
+            body: json!({ "code": 3, "message": "Payload too large" }).to_string(),
+        }
+    }
+}

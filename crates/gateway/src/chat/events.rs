@@ -1,0 +1,119 @@
+//! Passes the events of connections to the clients.
+
+use super::lifecycle::{Connect, Resumable};
+use super::room_link::RoomLink;
+use super::state::Chat;
+use crate::host::IsRevoked;
+use crate::socketio::{ConnectionEvent, DisconnectCause, SocketIoServer};
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::time::Millis;
+
+impl Chat {
+    /// Handles an event of a socket, a session or a namespace.
+    pub(crate) fn handle_event(
+        &mut self,
+        server: &mut SocketIoServer,
+        event: ConnectionEvent,
+        now: Millis,
+    ) {
+        match event {
+            ConnectionEvent::Opened { socket, id, info } => {
+                self.native_opened(server, socket, id, info, now);
+            }
+            ConnectionEvent::Frame { socket, frame } => {
+                if let Some(key) = self.clients.by_socket(socket) {
+                    self.handle_frame(server, key, frame, now);
+                }
+            }
+            ConnectionEvent::Closed { socket, code } => {
+                if let Some(key) = self.clients.by_socket(socket) {
+                    self.disconnected(server, key, code, Resumable::No);
+                }
+            }
+            ConnectionEvent::Connect {
+                session,
+                nsp,
+                number,
+                auth,
+            } => {
+                let connect = Connect {
+                    session,
+                    nsp,
+                    number,
+                    auth: &auth,
+                };
+                self.connect_requested(server, connect, now);
+            }
+            ConnectionEvent::Event {
+                session,
+                nsp,
+                ack,
+                args,
+                attachments,
+            } => {
+                if let Some(key) = self.clients.by_namespace(session, nsp) {
+                    let is_binary = !attachments.is_empty();
+                    self.handle_socketio_event(server, key, ack, &args, is_binary, now);
+                }
+            }
+            ConnectionEvent::Disconnected {
+                session,
+                nsp,
+                cause,
+            } => {
+                if let Some(key) = self.clients.by_namespace(session, nsp) {
+                    let resumable = match cause {
+                        DisconnectCause::Packet => Resumable::No,
+                        DisconnectCause::SessionEnded => Resumable::Yes,
+                    };
+                    self.disconnected(server, key, 1000, resumable);
+                }
+            }
+            // Clients of bare Engine.IO are not supported.
+            ConnectionEvent::Message { session, .. } => {
+                server.engine.close_session(session, Disconnect::Malformed);
+            }
+        }
+    }
+
+    /// See [`crate::Gateway::is_batching`].
+    pub(crate) fn is_batching(&self, room: &str) -> bool {
+        self.rooms.get(room).is_some_and(RoomLink::is_batching)
+    }
+
+    /// See [`crate::Gateway::take_commands`].
+    pub(crate) fn take_commands(
+        &mut self,
+        server: &mut SocketIoServer,
+        room: &str,
+    ) -> Option<Vec<ToRoom>> {
+        let link = self.rooms.get_mut(room)?;
+        for subscription in link.take_departures() {
+            if let Some(output) = self.departures.acknowledge(&subscription) {
+                server.engine.push(output);
+            }
+        }
+        let commands = link.take_commands();
+        if commands.is_none() {
+            self.forget_room(room);
+        }
+        commands
+    }
+
+    /// Closes the connections whose token was revoked.
+    pub(crate) fn close_revoked(&mut self, server: &mut SocketIoServer, is_revoked: IsRevoked) {
+        for key in self.clients.keys() {
+            let client = self.clients.get(key);
+            let revoked =
+                client.filter(|client| is_revoked(&client.identity.user, &client.identity.token));
+            if let Some(client) = revoked {
+                server
+                    .engine
+                    .log(client.log_record(LogRecord::info("revoke")));
+                self.close(server, key, Disconnect::Revoked);
+            }
+        }
+    }
+}

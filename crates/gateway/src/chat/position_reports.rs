@@ -1,0 +1,66 @@
+//! Reports positions to the host; see [`super::positions`].
+
+use super::state::Chat;
+use crate::output::{Output, PositionKey};
+use crate::socketio::SocketIoServer;
+use roomcast_proto::time::Millis;
+
+/// The pause after the last delivery before the positions of rooms are stored. They are
+/// needed after hibernation, which follows 10 s of silence, so a busy gateway never
+/// writes them.
+const STORE_DELAY: Millis = 300;
+
+impl Chat {
+    /// The clients of a room have received its events up to `at`.
+    pub(super) fn advance_position(&mut self, room: &str, at: u64, now: Millis) {
+        if let Some(link) = self.rooms.get_mut(room)
+            && at > link.delivered
+        {
+            link.delivered = at;
+            link.is_unsaved = true;
+            self.positions.store_at = Some(now + STORE_DELAY);
+        }
+    }
+
+    /// Stores the positions of rooms if that is due.
+    pub(super) fn store_positions(&mut self, server: &mut SocketIoServer, now: Millis) {
+        if self.positions.store_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.positions.store_at = None;
+        for (room, link) in &mut self.rooms {
+            if std::mem::take(&mut link.is_unsaved) {
+                server.engine.push(Output::StorePosition {
+                    room: room.clone(),
+                    at: link.delivered,
+                });
+            }
+        }
+    }
+
+    /// Reports the position of a room and those of its clients that lag.
+    pub(super) fn report_positions(&mut self, server: &mut SocketIoServer, room: &str) {
+        let Some(link) = self.rooms.get_mut(room) else {
+            return;
+        };
+        let delivered = link.delivered;
+        if link.reported.replace(delivered) != Some(delivered) {
+            let (key, at) = (PositionKey::Room(room.to_owned()), Some(delivered));
+            server.engine.push(Output::TrackPosition { key, at });
+        }
+        for client in self.positions.take_lagging(room) {
+            let key = self.clients.by_id(&client);
+            let subscription = key.and_then(|key| self.clients.subscription(key, room));
+            let behind = subscription.filter(|one| one.repairing || one.delivered < delivered);
+            let at = behind.map(|subscription| subscription.delivered);
+            let key = PositionKey::Lagging {
+                room: room.to_owned(),
+                client: client.clone(),
+            };
+            server.engine.push(Output::TrackPosition { key, at });
+            if at.is_some() {
+                self.positions.mark_lagging(room, &client);
+            }
+        }
+    }
+}

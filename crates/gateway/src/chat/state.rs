@@ -1,0 +1,38 @@
+//! The state of the chat.
+
+use super::client::Client;
+use super::clients::Clients;
+use super::departures::Departures;
+use super::positions::DeliveryPositions;
+use super::retries::Retries;
+use super::room_link::RoomLink;
+use crate::ids::ClientId;
+use roomcast_proto::time::{Millis, sooner};
+use std::collections::{HashMap, HashSet};
+
+/// The application of a gateway: its clients and their rooms.
+#[derive(Default)]
+pub(crate) struct Chat {
+    pub(super) clients: Clients,
+    pub(super) rooms: HashMap<String, RoomLink>,
+    /// The clients in [`super::client::Phase::Recovering`].
+    pub(super) recovering: HashSet<ClientId>,
+    pub(super) departures: Departures,
+    pub(super) retries: Retries,
+    pub(super) positions: DeliveryPositions,
+    /// No client and no retry is due before this time.
+    pub(super) next_deadline: Option<Millis>,
+}
+
+impl Chat {
+    /// Takes a deadline into account.
+    pub(super) fn schedule(&mut self, at: Millis) {
+        sooner(&mut self.next_deadline, at);
+    }
+
+    /// Adds a client, whose token expires at some time.
+    pub(super) fn add(&mut self, client: Client) -> ClientId {
+        self.schedule(client.identity.expires);
+        self.clients.insert(client)
+    }
+}

@@ -1,0 +1,162 @@
+//! Messages of sessions: packets and their attachments.
+
+use super::event::{ConnectionEvent, DisconnectCause};
+use super::packet::{decode, is_event};
+use super::server::{Attachments, SocketIoServer};
+use super::session::{PartialPacket, SocketIoSession};
+use crate::frame::Frame;
+use crate::ids::SessionId;
+use bytes::Bytes;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::time::Millis;
+use serde::de::IgnoredAny;
+use socketioxide_core::Value;
+use socketioxide_core::packet::{Packet, PacketData};
+
+/// A packet that violates the protocol. Its session is closed.
+pub(super) struct Malformed;
+
+impl SocketIoServer {
+    /// Handles a message of a session.
+    pub(super) fn receive_message(&mut self, id: SessionId, frame: Frame, now: Millis) {
+        if !self.sessions.contains_key(id) {
+            // The session has bare Engine.IO, or was closed.
+            return self.push_event(ConnectionEvent::Message { session: id, frame });
+        }
+        let handled = match frame {
+            Frame::Text(text) => self.receive_text(id, &text, now),
+            Frame::Binary(bytes) => self.receive_attachment(id, bytes, now),
+        };
+        if let Err(Malformed) = handled {
+            self.engine.close_session(id, Disconnect::Malformed);
+        }
+    }
+
+    fn receive_text(&mut self, id: SessionId, text: &str, now: Millis) -> Result<(), Malformed> {
+        let (packet, missing) = decode(text).ok_or(Malformed)?;
+        let session = self.session_mut(id).ok_or(Malformed)?;
+        if session.partial.is_some() {
+            return Err(Malformed);
+        }
+        if missing == 0 {
+            return self.receive_complete(id, packet, Vec::new(), now);
+        }
+        // Only connected namespaces receive events, so nothing is kept for a client
+        // that is in none.
+        if !session.is_connected(&packet.ns) {
+            return Err(Malformed);
+        }
+        session.partial = Some(PartialPacket::new(packet, missing, now));
+        self.schedule_recheck(id, now);
+        Ok(())
+    }
+
+    fn receive_attachment(
+        &mut self,
+        id: SessionId,
+        bytes: Bytes,
+        now: Millis,
+    ) -> Result<(), Malformed> {
+        let limit = self.engine.config.max_payload;
+        let keeps = self.attachments;
+        let session = self.session_mut(id).ok_or(Malformed)?;
+        let partial = session.partial.as_mut().ok_or(Malformed)?;
+        partial.bytes += bytes.len();
+        partial.missing -= 1;
+        if partial.bytes > limit {
+            return Err(Malformed);
+        }
+        // The application still has to know the number of attachments, because it
+        // refuses events that have any.
+        let kept = match keeps {
+            Attachments::Keep => bytes,
+            Attachments::Drop => Bytes::new(),
+        };
+        partial.attachments.push(kept);
+        if partial.missing > 0 {
+            return Ok(());
+        }
+        let complete = session.partial.take().ok_or(Malformed)?;
+        self.receive_complete(id, complete.packet, complete.attachments, now)
+    }
+
+    /// Handles a packet whose attachments have all arrived.
+    fn receive_complete(
+        &mut self,
+        id: SessionId,
+        packet: Packet,
+        attachments: Vec<Bytes>,
+        now: Millis,
+    ) -> Result<(), Malformed> {
+        let nsp = packet.ns.to_string();
+        match packet.inner {
+            PacketData::Connect(auth) => {
+                let auth = match auth {
+                    Some(Value::Str(auth, _)) => auth.to_string(),
+                    _ => "{}".into(),
+                };
+                self.receive_connect(id, nsp, auth, now)
+            }
+            PacketData::Disconnect => self.receive_disconnect(id, nsp),
+            PacketData::Event(Value::Str(args, _), ack)
+            | PacketData::BinaryEvent(Value::Str(args, _), ack) => {
+                self.check_connected(id, &nsp)?;
+                if !is_event(&args) {
+                    return Err(Malformed);
+                }
+                self.push_event(ConnectionEvent::Event {
+                    session: id,
+                    nsp,
+                    ack,
+                    args: args.to_string(),
+                    attachments,
+                });
+                Ok(())
+            }
+            // The gateway asks clients for no acknowledgements, so they are dropped.
+            PacketData::EventAck(Value::Str(args, _), _)
+            | PacketData::BinaryAck(Value::Str(args, _), _) => {
+                self.check_connected(id, &nsp)?;
+                if self.engine.count_overhead(id, now) {
+                    serde_json::from_str::<Vec<IgnoredAny>>(&args).map_err(|_| Malformed)?;
+                }
+                Ok(())
+            }
+            _ => Err(Malformed),
+        }
+    }
+
+    /// Returns an error if the client is not connected to the namespace.
+    fn check_connected(&self, id: SessionId, nsp: &str) -> Result<(), Malformed> {
+        let session = self.session(id).ok_or(Malformed)?;
+        match session.is_connected(nsp) {
+            true => Ok(()),
+            false => Err(Malformed),
+        }
+    }
+
+    fn receive_disconnect(&mut self, id: SessionId, nsp: String) -> Result<(), Malformed> {
+        let session = self.session_mut(id).ok_or(Malformed)?;
+        let SocketIoSession {
+            namespaces,
+            connecting,
+            ..
+        } = session;
+        if let Some(index) = namespaces.iter().position(|one| one.name == nsp) {
+            namespaces.remove(index);
+            self.authentication_changed(id);
+            self.attach(id);
+        } else {
+            // The client does not wait for the answer to its CONNECT.
+            let index = connecting.iter().position(|connect| connect.nsp == nsp);
+            connecting.remove(index.ok_or(Malformed)?);
+            self.start_connects(id);
+        }
+        self.push_event(ConnectionEvent::Disconnected {
+            session: id,
+            nsp,
+            cause: DisconnectCause::Packet,
+        });
+        Ok(())
+    }
+}
