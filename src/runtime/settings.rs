@@ -1,11 +1,12 @@
 //! The settings: the Worker's variables, read once an isolate.
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
+use roomcast_proto::settings::SettingError;
 use std::cell::OnceCell;
 use std::rc::Rc;
 use worker::{Env, Error};
 
-pub fn settings(env: &Env) -> Result<Rc<Config>, ConfigError> {
+pub fn settings(env: &Env) -> Result<Rc<Config>, SettingError> {
     thread_local! {
         static CONFIG: OnceCell<Rc<Config>> = const { OnceCell::new() };
     }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod docs;
 mod progress;
 mod stamp;
 
@@ -17,6 +18,7 @@ const HELP: &str = "\
 Builds the Worker into build/<flavour>/ as index.js and index_bg.wasm.
 
 usage: cargo xtask build [release|dev|conformance|failpoints]
+       cargo xtask docs [--check]
 
   release      what is deployed; optimized for size, without function names
   dev          with POST /dev/token, for `wrangler dev`
@@ -28,7 +30,10 @@ Without a flavour it builds release, or what wrangler is to serve: under
 case it also points build/worker to the build.
 
 A build that is up to date is left alone. `wasm-opt` and `esbuild` come from
-node_modules, which `scripts/tools` installs.";
+node_modules, which `scripts/tools` installs.
+
+`docs` generates the reference pages in docs/ from the code. With --check it
+writes nothing, and fails if a page is stale.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -50,6 +55,8 @@ fn run(arguments: &[&str]) -> Result<()> {
     match arguments {
         ["build"] => build::run(None),
         ["build", flavour] => build::run(Some(Flavour::parse(flavour)?)),
+        ["docs"] => docs::run(docs::Mode::Write),
+        ["docs", "--check"] => docs::run(docs::Mode::Check),
         _ => bail!("unknown arguments: {}\n\n{HELP}", arguments.join(" ")),
     }
 }

@@ -1,58 +1,60 @@
 //! The settings of gateways.
 
 use roomcast_proto::limits::{ConnectionLimits, Rate};
+use roomcast_proto::settings::{List, MILLISECONDS, PerMinute, Whole};
 use roomcast_proto::time::{Millis, SECOND};
 
 /// Maximum number of gateways of one kind. The number of a gateway, with which a `sid`
 /// and a `pid` begin, is below it.
 pub const MAX_SHARDS: usize = 1_024;
 
-/// The settings of gateways, which hold the connections of `/ws` and `/socket.io/`.
-#[derive(Clone, Debug)]
-pub struct GatewayConfig {
-    /// The limits of each connection.
-    pub limits: ConnectionLimits,
-    /// `GATEWAY_SHARDS`: number of gateways over which new connections are spread. Can
-    /// be changed at any time. Default 8.
-    pub shards: usize,
-    /// `MAX_ROOMS_PER_CONNECTION`: maximum number of rooms that one connection can be
-    /// in, without the personal room of its user. Default 100.
-    pub max_rooms: usize,
-    /// `PING_INTERVAL_MS`: time between two pings of an Engine.IO session. 0 turns
-    /// pings off, so that an idle gateway hibernates; clients are then told the longest
-    /// interval that their timers can hold. Default 25,000.
-    pub ping_interval: Millis,
-    /// `PING_TIMEOUT_MS`: time within which a client has to answer a ping. Default
-    /// 20,000.
-    pub ping_timeout: Millis,
-    /// `CONNECT_TIMEOUT_MS`: time within which a session with a valid token has to
-    /// connect to a namespace. Default 45,000, as in the reference server.
-    pub connect_timeout: Millis,
-    /// `REFUSED_CONNECTS_PER_MINUTE` (300): CONNECTs without a valid token that one
-    /// gateway refuses to one address (a /64 for IPv6) before it refuses new
-    /// connections of that address.
-    pub refused_connects: Rate,
-    /// `NAMESPACES`: the namespaces that Socket.IO clients can connect to. Default `/`
-    /// and `/chat`.
-    pub namespaces: Vec<String>,
-    /// `MAX_PAYLOAD`: maximum size of one message or one polling request of Engine.IO
-    /// in bytes, as announced to clients. Default 1,000,000, as in the reference
-    /// server.
-    pub max_payload: usize,
-}
-
-impl Default for GatewayConfig {
-    fn default() -> Self {
-        GatewayConfig {
-            limits: ConnectionLimits::default(),
-            shards: 8,
-            max_rooms: 100,
-            ping_interval: 25 * SECOND,
-            ping_timeout: 20 * SECOND,
-            connect_timeout: 45 * SECOND,
-            refused_connects: Rate::per_minute(300.0),
-            namespaces: vec!["/".into(), "/chat".into()],
-            max_payload: 1_000_000,
+roomcast_proto::settings! {
+    /// The settings of gateways, which hold the connections of `/ws` and `/socket.io/`.
+    #[derive(Clone, Debug)]
+    pub struct GatewayConfig {
+        given {
+            /// The limits of each connection.
+            pub limits: ConnectionLimits,
         }
+        /// Number of gateways of each kind over which new connections are spread. Can be
+        /// changed at any time.
+        pub shards: usize = 8, ["GATEWAY_SHARDS"], Whole { min: 1, max: MAX_SHARDS };
+        /// Rooms that one connection can be in, without the personal room of its user.
+        pub max_rooms: usize = 100, ["MAX_ROOMS_PER_CONNECTION"], Whole { min: 1, max: 1_000 };
+        /// Namespaces that Socket.IO clients can connect to.
+        pub namespaces: Vec<String> = vec!["/".into(), "/chat".into()],
+            ["NAMESPACES"], NAMESPACES;
+        /// Time in milliseconds between two pings of a Socket.IO session. With 0 the server
+        /// sends no pings, so that an idle gateway hibernates; clients are then told the
+        /// longest interval that their timers can hold.
+        pub ping_interval: Millis = 25 * SECOND, ["PING_INTERVAL_MS"], MILLISECONDS;
+        /// Time in milliseconds within which a client must answer a ping.
+        pub ping_timeout: Millis = 20 * SECOND, ["PING_TIMEOUT_MS"], MILLISECONDS;
+        /// Time in milliseconds within which a Socket.IO session must connect to a namespace.
+        /// Without a valid token it is at most 10 s. The default is that of the reference
+        /// server.
+        pub connect_timeout: Millis = 45 * SECOND, ["CONNECT_TIMEOUT_MS"], MILLISECONDS;
+        /// Socket.IO CONNECTs without a valid token that a gateway refuses one address (a /64
+        /// for IPv6) per minute. Above the limit, the gateway refuses new connections of that
+        /// address.
+        pub refused_connects: Rate = Rate::per_minute(300.0),
+            ["REFUSED_CONNECTS_PER_MINUTE"], PerMinute;
+        /// Bytes of one message or one polling request of Socket.IO, as announced to clients.
+        /// The default is that of the reference server.
+        pub max_payload: usize = 1_000_000,
+            ["MAX_PAYLOAD"], Whole { min: 1_024, max: 64 << 20 };
     }
 }
+
+const NAMESPACES: List<Vec<String>> = List {
+    parse: |list| {
+        list.split([',', ' '])
+            .filter(|name| !name.is_empty())
+            .map(|name| format!("/{}", name.trim_start_matches('/')))
+            .collect()
+    },
+    #[cfg(not(target_arch = "wasm32"))]
+    bounds: "a list",
+    #[cfg(not(target_arch = "wasm32"))]
+    show: |names| format!("`{}`", names.join(" ")),
+};

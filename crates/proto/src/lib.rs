@@ -17,6 +17,7 @@
 //! | [`link`] | messages between rooms and gateways |
 //! | [`log_text`] | the stored text of logged events |
 //! | [`log_record`] | records of the operator's log |
+//! | [`settings`](mod@settings) | settings as tables |
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, unreachable_pub)]
@@ -37,5 +38,6 @@ pub mod log_text;
 pub mod name;
 pub mod position;
 pub mod raw_object;
+pub mod settings;
 pub mod status;
 pub mod time;

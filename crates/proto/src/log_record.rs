@@ -20,6 +20,15 @@ pub enum Level {
 }
 
 impl Level {
+    /// All levels, in ascending order.
+    pub const ALL: [Level; 5] = [
+        Level::Debug,
+        Level::Info,
+        Level::Warn,
+        Level::Error,
+        Level::Off,
+    ];
+
     /// Returns the level as it is written in a record.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,42 +1,34 @@
 //! The settings of a room.
 
 use roomcast_proto::limits::ConnectionLimits;
+use roomcast_proto::settings::{Days, Duration, MILLISECONDS, Whole};
 use roomcast_proto::time::{DAY, MINUTE, Millis, SECOND};
 
-/// The settings of a room.
-#[derive(Clone, Debug)]
-pub struct RoomConfig {
-    /// The limits of each connection.
-    pub limits: ConnectionLimits,
-    /// `DEDUPE_WINDOW`: how long a `messageId` is remembered. Default 10 min.
-    pub dedupe_window: Millis,
-    /// `RETENTION_EVENTS`: the number of logged events that a room keeps. Default 10,000.
-    pub retention_events: u64,
-    /// `RETENTION_DAYS`: how long a room keeps logged events. Default 7 days.
-    pub retention_age: Millis,
-    /// `PRESENCE_GRACE_MS`: how long the status of a user stays after the last connection
-    /// has closed. Default 5,000.
-    pub presence_grace: Millis,
-    /// `TYPING_TTL_MS`: the time after which a typing indicator expires. Default 5,000.
-    pub typing_ttl: Millis,
-    /// `MAX_CONNECTIONS_PER_USER`: the maximum number of connections of a user in a room.
-    /// Default 10.
-    pub max_connections_per_user: usize,
-    /// `MAX_MEMBERS`: the maximum number of members of a room. Default 10,000.
-    pub max_members: usize,
-}
-
-impl Default for RoomConfig {
-    fn default() -> Self {
-        RoomConfig {
-            limits: ConnectionLimits::default(),
-            dedupe_window: 10 * MINUTE,
-            retention_events: 10_000,
-            retention_age: 7 * DAY,
-            presence_grace: 5 * SECOND,
-            typing_ttl: 5 * SECOND,
-            max_connections_per_user: 10,
-            max_members: 10_000,
+roomcast_proto::settings! {
+    /// The settings of a room.
+    #[derive(Clone, Debug)]
+    pub struct RoomConfig {
+        given {
+            /// The limits of each connection.
+            pub limits: ConnectionLimits,
         }
+        /// Number of logged events that a room keeps.
+        pub retention_events: u64 = 10_000,
+            ["RETENTION_EVENTS"], Whole { min: 1, max: 10_000_000 };
+        /// Time for which a room keeps logged events, in days.
+        pub retention_age: Millis = 7 * DAY, ["RETENTION_DAYS"], Days { max: 36_500.0 };
+        /// Time for which a `messageId` is remembered. At most the latest 250,000 are
+        /// remembered.
+        pub dedupe_window: Millis = 10 * MINUTE, ["DEDUPE_WINDOW"], Duration { min: 0 };
+        /// Time in milliseconds after a user's last connection until the user is shown as
+        /// offline.
+        pub presence_grace: Millis = 5 * SECOND, ["PRESENCE_GRACE_MS"], MILLISECONDS;
+        /// Time in milliseconds until a typing indicator expires.
+        pub typing_ttl: Millis = 5 * SECOND, ["TYPING_TTL_MS"], MILLISECONDS;
+        /// Members of a room.
+        pub max_members: usize = 10_000, ["MAX_MEMBERS"], Whole { min: 1, max: 1_000_000 };
+        /// Connections of one user in one room.
+        pub max_connections_per_user: usize = 10,
+            ["MAX_CONNECTIONS_PER_USER"], Whole { min: 1, max: 32_768 };
     }
 }

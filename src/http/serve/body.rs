@@ -7,7 +7,7 @@ use roomcast_proto::error::{Error, ErrorCode, Result};
 impl Call<'_> {
     /// The body as text, within its limit.
     pub(super) async fn body(&self) -> Result<String> {
-        let limit = self.config.max_body_bytes;
+        let limit = self.config.worker.max_body_bytes;
         let body = read_body(&self.request, limit, MAX_DRAIN)
             .await
             .map_err(|_| Error::bad_request("the body ended before its time"))?;

@@ -74,7 +74,12 @@ impl Call<'_> {
     /// Whether a browser's page of this origin may connect.
     pub(super) fn check_origin(&self, room: &str, host: &str) -> Result<(), Problem> {
         let origin = self.header("origin");
-        if self.config.allowed_origins.allows(origin.as_deref(), host) {
+        if self
+            .config
+            .worker
+            .allowed_origins
+            .allows(origin.as_deref(), host)
+        {
             return Ok(());
         }
         let error = Error::forbidden("this origin may not connect; see ALLOWED_ORIGINS");

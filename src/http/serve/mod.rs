@@ -111,7 +111,7 @@ impl Call<'_> {
     }
 
     fn log(&self, entry: LogRecord) {
-        if entry.level >= self.config.log_level {
+        if entry.level >= self.config.worker.log_level {
             let now = now();
             worker::console_log!("{}", entry.took(now.saturating_sub(self.now)).line(now));
         }

@@ -92,7 +92,7 @@ pub(super) async fn dev_token(call: Call<'_>) -> Handled {
         expected: "a list of room patterns",
         read: |json| serde_json::from_str(json).ok(),
     };
-    if !call.config.dev_tokens {
+    if !call.config.worker.dev_tokens {
         return Err(Problem::not_found());
     }
     let body = call.body().await?;

@@ -134,7 +134,7 @@ impl Live {
     }
 
     pub(super) fn log(&self, entry: LogRecord) {
-        if entry.level >= self.config.log_level {
+        if entry.level >= self.config.worker.log_level {
             let now = now();
             let entry = entry.with("gateway", self.name.as_str());
             let entry = entry.took(now.saturating_sub(self.began));

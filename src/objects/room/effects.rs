@@ -341,7 +341,7 @@ impl Live {
     }
 
     pub(super) fn log(&mut self, entry: LogRecord) {
-        if entry.level < self.config.log_level {
+        if entry.level < self.config.worker.log_level {
             return;
         }
         let rows = self.store.take_rows_written();

@@ -1,60 +1,51 @@
 //! The limits of one connection.
 
 use super::rate_limit::Rate;
+use crate::settings::{Duration, PerMinute, PerSecond, Whole};
 use crate::time::{Millis, SECOND};
 use serde::Serialize;
 
-/// The limits of one connection, the same at rooms and at gateways. Each field names its
-/// setting and default.
-#[derive(Clone, Debug)]
-pub struct ConnectionLimits {
-    /// `MAX_FRAME_BYTES`: the largest frame a client may send. Default 64 KiB.
-    pub max_frame_bytes: usize,
-    /// `MESSAGES_PER_SECOND` (20), `MESSAGES_BURST` (40): `sendMessage` and
-    /// `emit`, per connection.
-    pub messages: Rate,
-    /// `SIGNALS_PER_SECOND` (5), `SIGNALS_BURST` (20): `typingIndicator` and
-    /// `setPresence`, per connection.
-    pub signals: Rate,
-    /// `JOINS_PER_SECOND` (5), `JOINS_BURST` (100): `joinRoom`, `leaveRoom`,
-    /// `sync` and `refreshToken`, per connection.
-    pub joins: Rate,
-    /// `COMMANDS_PER_SECOND` (1,000), `COMMANDS_BURST` (2,000): all commands
-    /// together, per connection. Bounds acknowledgements and errors as well.
-    pub commands: Rate,
-    /// `REFUSALS_PER_SECOND` (2,000), `REFUSALS_BURST` (1,000): rejected commands of
-    /// all connections of a room or a gateway together. Above it, connections that
-    /// are rejected repeatedly are closed at once.
-    pub refusals: Rate,
-    /// `FLOOD_BAN`: length of the ban after a flood disconnect. Doubles on each
-    /// repeat. Default 10 s.
-    pub flood_ban: Millis,
-    /// `CONNECTS_PER_MINUTE` (600): connections from one address (a /64 for IPv6).
-    pub connects: Rate,
-    /// `GHOST_TIMEOUT`: keepalive timeout of a connection that has pinged at least
-    /// once. Default 90 s.
-    pub ghost_timeout: Millis,
-    /// `MAX_UNACKED_BYTES`: output since the client's last activity (a frame or a
-    /// ping) after which it counts as a slow consumer. Default 32 MiB.
-    pub max_unacked_bytes: usize,
+crate::settings! {
+    /// The limits of one connection, the same at rooms and at gateways.
+    #[derive(Clone, Debug)]
+    pub struct ConnectionLimits {
+        given {}
+        /// `sendMessage` and `emit`, per connection.
+        pub messages: Rate = rate(20.0, 40.0),
+            ["MESSAGES_PER_SECOND", "MESSAGES_BURST"], PerSecond;
+        /// `typingIndicator` and `setPresence`, per connection.
+        pub signals: Rate = rate(5.0, 20.0), ["SIGNALS_PER_SECOND", "SIGNALS_BURST"], PerSecond;
+        /// `joinRoom`, `leaveRoom`, `sync` and `refreshToken`, per connection. A page of the
+        /// log counts once more for each 32 KiB.
+        pub joins: Rate = rate(5.0, 100.0), ["JOINS_PER_SECOND", "JOINS_BURST"], PerSecond;
+        /// All commands together, per connection. This limits acknowledgements and errors
+        /// as well.
+        pub commands: Rate = rate(1_000.0, 2_000.0),
+            ["COMMANDS_PER_SECOND", "COMMANDS_BURST"], PerSecond;
+        /// Rejected commands of all connections of a room or a gateway together. Above the
+        /// limit, a connection that was rejected 100 times in a row is closed at once.
+        pub refusals: Rate = rate(2_000.0, 1_000.0),
+            ["REFUSALS_PER_SECOND", "REFUSALS_BURST"], PerSecond;
+        /// Length of the ban after such a close. Doubles on each repeat, up to 64 times.
+        pub flood_ban: Millis = 10 * SECOND, ["FLOOD_BAN"], Duration { min: 0 };
+        /// Connections to a room or a gateway from one address (a /64 for IPv6), per minute.
+        pub connects: Rate = Rate::per_minute(600.0), ["CONNECTS_PER_MINUTE"], PerMinute;
+        // A row holds 2 MB, and an event with its envelope must fit into one.
+        /// Bytes of a frame of a client, and of `data` that a service publishes.
+        pub max_frame_bytes: usize = 64 * 1024,
+            ["MAX_FRAME_BYTES"], Whole { min: 256, max: 1 << 20 };
+        /// Bytes sent since the last frame or ping of a connection after which it is closed
+        /// as a slow consumer.
+        pub max_unacked_bytes: usize = 32 << 20,
+            ["MAX_UNACKED_BYTES"], Whole { min: 1_024, max: 64 << 20 };
+        /// Keepalive timeout of a connection that has pinged at least once. After it, the
+        /// connection is closed as stale.
+        pub ghost_timeout: Millis = 90 * SECOND, ["GHOST_TIMEOUT"], Duration { min: 1 };
+    }
 }
 
-impl Default for ConnectionLimits {
-    fn default() -> Self {
-        let rate = |per_second, burst| Rate { per_second, burst };
-        ConnectionLimits {
-            max_frame_bytes: 64 * 1024,
-            messages: rate(20.0, 40.0),
-            signals: rate(5.0, 20.0),
-            joins: rate(5.0, 100.0),
-            commands: rate(1_000.0, 2_000.0),
-            refusals: rate(2_000.0, 1_000.0),
-            flood_ban: 10 * SECOND,
-            connects: Rate::per_minute(600.0),
-            ghost_timeout: 90 * SECOND,
-            max_unacked_bytes: 32 * 1024 * 1024,
-        }
-    }
+fn rate(per_second: f64, burst: f64) -> Rate {
+    Rate { per_second, burst }
 }
 
 /// The limits that the event `connected` announces, so that a client can stay within
