@@ -140,7 +140,7 @@ impl Chat {
             self.send(engine, key, &framing::error(join_command, &error));
         }
         if subscription.is_accepted() {
-            self.send(engine, key, &event::room_closed(room, error.code.as_str()));
+            self.send(engine, key, &event::room_closed(room, error.code));
         }
         let code = Disconnect::Forbidden.code();
         self.leave_rooms(engine, key, vec![subscription], code);
