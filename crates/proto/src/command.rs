@@ -8,6 +8,7 @@ use crate::raw_object::{
     self, BOOLEAN, EPOCH, EVENT, Field, MESSAGE_ID, ROOM, RawObject, TEXT, WHOLE,
 };
 use crate::status::Status;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// Number of events on a page when the client sends no `limit`.
@@ -18,11 +19,16 @@ pub const MAX_LIMIT: u64 = 1_000;
 
 /// A command of a client. `room` is `None` if the client sent no `roomId`, which is
 /// allowed on a room's own socket.
-#[derive(Debug, PartialEq)]
+///
+/// The serde form is for messages between rooms and gateways, which may run different
+/// versions: names must not change, and new fields need a default. Clients send
+/// commands in the form that [`Command::parse`] reads.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// `joinRoom`: becomes a member of the room and subscribes to it.
     Join {
         /// The room.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         room: Option<String>,
         /// Where the client wants to start reading.
         position: Position,
@@ -30,6 +36,7 @@ pub enum Command {
     /// `leaveRoom`: ends the membership.
     Leave {
         /// The room.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         room: Option<String>,
     },
     /// `sendMessage` or `emit`: sends an event to the room.
@@ -37,6 +44,7 @@ pub enum Command {
     /// `messageDelivered`: moves the delivered cursor.
     Delivered {
         /// The room.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         room: Option<String>,
         /// Sequence number up to which all events are delivered.
         seq: u64,
@@ -44,6 +52,7 @@ pub enum Command {
     /// `messageRead`: moves the read cursor.
     Read {
         /// The room.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         room: Option<String>,
         /// Sequence number up to which all events are read.
         seq: u64,
@@ -51,6 +60,7 @@ pub enum Command {
     /// `typingIndicator`: starts or stops the typing indicator.
     Typing {
         /// The room.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         room: Option<String>,
         /// `true` to start, `false` to stop.
         is_typing: bool,
@@ -63,6 +73,7 @@ pub enum Command {
     /// `sync`: reads a page of the log.
     Sync {
         /// The room.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         room: Option<String>,
         /// Sequence number after which the page starts.
         after: u64,
@@ -77,16 +88,19 @@ pub enum Command {
 }
 
 /// An event to be sent to a room by `sendMessage`, by `emit` or by a service.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Send {
     /// The room; `None` if the client sent no `roomId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub room: Option<String>,
     /// The content of the event.
     pub body: Body,
     /// The sender's id for the event. A repetition with the same id is not broadcast
     /// again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_id: Option<String>,
     /// `true` if the event is ephemeral: sent to the connected members and not stored.
+    #[serde(default)]
     pub volatile: bool,
 }
 
@@ -262,6 +276,54 @@ mod tests {
                 },
             }))
         );
+    }
+
+    #[test]
+    fn the_serde_form_keeps_every_command_and_the_bytes_of_bodies() {
+        for (event, data) in [
+            (
+                "joinRoom",
+                r#"{"roomId":"r","since":1,"epoch":"e","history":2}"#,
+            ),
+            ("joinRoom", "{}"),
+            ("leaveRoom", r#""r""#),
+            (
+                "sendMessage",
+                r#"{"content":1.50,"b": [1,  2],"a":"\u00e9é\"","b":1e400,"messageId":"m"}"#,
+            ),
+            (
+                "emit",
+                r#"{"event":"x","data":{"z":1, "a":12345678901234567890.10},"volatile":true}"#,
+            ),
+            ("emit", r#"{"event":"x"}"#),
+            ("messageDelivered", r#"{"seq":7}"#),
+            ("messageRead", r#"{"roomId":"r","seq":7}"#),
+            ("typingIndicator", r#"{"isTyping":true}"#),
+            ("setPresence", r#"{"status":"away"}"#),
+            ("sync", r#"{"after":1}"#),
+            ("refreshToken", r#"{"token":"t"}"#),
+        ] {
+            let command = parse(event, data).expect("a command");
+            let json = serde_json::to_string(&command).expect("JSON");
+            let read: Command = serde_json::from_str(&json).expect("the same command");
+            assert_eq!(read, command, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_serde_form_is_stable() {
+        let send = parse("sendMessage", r#"{"content":"hi","roomId":"r"}"#).expect("a command");
+        let json = r#"{"Send":{"room":"r","body":{"Message":{"fields":{"content":"hi"}}},"volatile":false}}"#;
+        assert_eq!(serde_json::to_string(&send).expect("JSON"), json);
+        let emit = parse("emit", r#"{"event":"x","data":[1]}"#).expect("a command");
+        let json = r#"{"Send":{"body":{"Custom":{"event":"x","data":[1]}},"volatile":false}}"#;
+        assert_eq!(serde_json::to_string(&emit).expect("JSON"), json);
+        for broken in [
+            r#"{"Message":{"fields":[1]}}"#,
+            r#"{"Message":{"fields":"x"}}"#,
+        ] {
+            assert!(serde_json::from_str::<Body>(broken).is_err(), "{broken}");
+        }
     }
 
     #[test]

@@ -4,17 +4,23 @@
 use crate::event_name::NEW_MESSAGE;
 use crate::json::{on_one_line, push_number, push_string};
 use crate::raw_object::RawObject;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// Fields of a message that the server sets. A sender's values for them are dropped.
 const SERVER_FIELDS: [&str; 5] = ["roomId", "messageId", "senderId", "seq", "timestamp"];
 
-/// The part of an event that the sender provides, as JSON text on one line. The server passes it on unchanged.
-#[derive(Clone, Debug, PartialEq)]
+/// The part of an event that the sender provides, as JSON text on one line. The server
+/// passes it on unchanged.
+///
+/// The serde form, between rooms and gateways, contains the text as JSON and keeps its
+/// bytes. Only `serde_json` supports it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Body {
     /// A chat message.
     Message {
         /// The fields of the message without the braces: `"content":"hi","x":1`.
+        #[serde(with = "object_fields")]
         fields: String,
     },
     /// A custom event.
@@ -22,8 +28,45 @@ pub enum Body {
         /// The name of the event.
         event: String,
         /// Its data, any JSON value.
+        #[serde(with = "json_text")]
         data: String,
     },
+}
+
+/// The serde form of JSON text: the JSON itself.
+mod json_text {
+    use serde::de::{Deserialize, Deserializer};
+    use serde::ser::{Error, Serialize, Serializer};
+    use serde_json::value::RawValue;
+
+    pub(super) fn serialize<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+        let json: &RawValue = serde_json::from_str(text).map_err(S::Error::custom)?;
+        json.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+        Ok(<Box<RawValue>>::deserialize(d)?.get().to_owned())
+    }
+}
+
+/// The serde form of the fields of an object: the object.
+mod object_fields {
+    use serde::de::{Deserializer, Error};
+    use serde::ser::Serializer;
+
+    pub(super) fn serialize<S: Serializer>(fields: &str, serializer: S) -> Result<S::Ok, S::Error> {
+        super::json_text::serialize(&format!("{{{fields}}}"), serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+        let object = super::json_text::deserialize(d)?;
+        let fields = object
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'));
+        fields
+            .map(str::to_owned)
+            .ok_or_else(|| D::Error::custom("the fields of a message must be an object"))
+    }
 }
 
 impl Body {

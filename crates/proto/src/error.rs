@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The error codes of the protocol. Clients may depend on them; they never change
 /// their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum ErrorCode {
     /// The request is malformed or a field has a wrong value.

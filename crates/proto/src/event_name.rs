@@ -5,7 +5,7 @@
 pub const NEW_MESSAGE: &str = "newMessage";
 
 /// Names of the protocol's commands and events. Custom events may not use them.
-const PROTOCOL_NAMES: &[&str] = &[
+const PROTOCOL_NAMES: [&str; 19] = [
     "joinRoom",
     "leaveRoom",
     "sendMessage",
@@ -37,6 +37,10 @@ const SOCKET_IO_NAMES: [&str; 6] = [
     "newListener",
     "removeListener",
 ];
+
+/// All reserved names.
+#[cfg(feature = "schema")]
+pub(crate) const RESERVED: [&[&str]; 2] = [&PROTOCOL_NAMES, &SOCKET_IO_NAMES];
 
 /// Returns `true` if custom events may not have this name, because the protocol or
 /// Socket.IO uses it.

@@ -7,22 +7,26 @@
 //!
 //! | modules | contents |
 //! | --- | --- |
+//! | [`id`] | names and ids as types |
 //! | [`name`], [`time`], [`status`], [`position`] | names, times, presence status, stream positions |
 //! | [`error`], [`disconnect`] | errors and their codes, reasons for closing a socket |
 //! | [`access`] | rights, room patterns, identities |
 //! | [`command`], [`framing`] | what clients send, and the native framing |
-//! | [`event`], [`event_name`], [`envelope`] | what the server sends |
+//! | [`event`], [`event_name`], [`envelope`], [`answer`] | what the server sends |
+//! | [`http`] | requests and responses of the HTTP API |
 //! | [`raw_object`], [`json`] | reading and writing JSON |
 //! | [`limits`] | rate limits, flood protection, slow consumers |
 //! | [`link`] | messages between rooms and gateways |
 //! | [`log_text`] | the stored text of logged events |
 //! | [`log_record`] | records of the operator's log |
 //! | [`settings`](mod@settings) | settings as tables |
+//! | `schema` | JSON Schemas of all of these; only with the feature `schema` |
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs, unreachable_pub)]
 
 pub mod access;
+pub mod answer;
 pub mod command;
 pub mod disconnect;
 pub mod envelope;
@@ -30,6 +34,8 @@ pub mod error;
 pub mod event;
 pub mod event_name;
 pub mod framing;
+pub mod http;
+pub mod id;
 pub mod json;
 pub mod limits;
 pub mod link;
@@ -38,6 +44,8 @@ pub mod log_text;
 pub mod name;
 pub mod position;
 pub mod raw_object;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod settings;
 pub mod status;
 pub mod time;

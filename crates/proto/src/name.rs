@@ -9,6 +9,9 @@ pub const MAX_NAME: usize = 128;
 /// Longest name of a custom event, in bytes. All allowed characters are ASCII.
 pub const MAX_EVENT_NAME: usize = 64;
 
+/// Longest message id, in characters.
+pub const MAX_MESSAGE_ID: usize = 128;
+
 /// Returns `true` for `A-Z a-z 0-9 . _ : -`, the alphabet of user ids and custom
 /// events. Room names may also contain `@`.
 fn is_name_byte(b: u8) -> bool {
@@ -37,6 +40,12 @@ pub fn is_user(id: &str) -> bool {
 /// [reserved](crate::event_name::is_reserved).
 pub fn is_event(name: &str) -> bool {
     (1..=MAX_EVENT_NAME).contains(&name.len()) && name.bytes().all(is_name_byte)
+}
+
+/// Returns `true` if `id` is a valid message id: 1 to 128 characters without control
+/// characters.
+pub fn is_message_id(id: &str) -> bool {
+    (1..=MAX_MESSAGE_ID).contains(&id.chars().count()) && !id.chars().any(char::is_control)
 }
 
 /// Returns the name of a user's personal room. Only the user may join it, and only

@@ -15,9 +15,6 @@ use std::fmt;
 /// (RFC 8259, 6).
 pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
-/// Longest message id, in characters.
-const MAX_MESSAGE_ID: usize = 128;
-
 /// A JSON object whose values are still text, in the order in which they arrived.
 #[derive(Debug, Default)]
 pub struct RawObject<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
@@ -179,14 +176,10 @@ pub const PUBLISHED_EVENT: Field<String> = Field {
     },
 };
 
-/// A message id chosen by the sender.
+/// A message id chosen by the sender; see [`name::is_message_id`].
 pub const MESSAGE_ID: Field<String> = Field {
     expected: "a string of 1 to 128 characters without control characters",
-    read: |json| {
-        text(json).filter(|id| {
-            (1..=MAX_MESSAGE_ID).contains(&id.chars().count()) && !id.chars().any(char::is_control)
-        })
-    },
+    read: |json| text(json).filter(|id| name::is_message_id(id)),
 };
 
 /// The epoch of a log, as a client sends it back. Any string is accepted: one that is

@@ -142,7 +142,7 @@ impl Chat {
             self.send(server, key, &framing::error(join_command, &error));
         }
         if subscription.is_accepted() {
-            self.send(server, key, &event::room_closed(room, error.code.as_str()));
+            self.send(server, key, &event::room_closed(room, error.code));
         }
         let code = Disconnect::Forbidden.code();
         self.leave_rooms(server, key, vec![subscription], code);

@@ -50,7 +50,8 @@ fn rate(per_second: f64, burst: f64) -> Rate {
 
 /// The limits that the event `connected` announces, so that a client can stay within
 /// them.
-#[derive(Serialize)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
     max_frame_bytes: usize,

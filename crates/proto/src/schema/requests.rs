@@ -1,0 +1,51 @@
+//! The bodies of HTTP requests. The server reads them field by field; these types
+//! describe them.
+
+#![allow(dead_code, reason = "these types exist for their schemas")]
+
+use super::{Any, PublishedEventName, UnixTime};
+use crate::id::{MessageId, RoomName, UserId};
+use schemars::JsonSchema;
+
+/// A message of `POST /publish`, to a room or to the personal room of a user.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename_all = "camelCase", transform = super::one_of_room_and_user_id)]
+pub struct Publication {
+    /// The name of the event: `newMessage`, or a custom event.
+    #[schemars(with = "PublishedEventName")]
+    event: String,
+    /// The data of the event: any JSON of at most `MAX_FRAME_BYTES`.
+    #[schemars(with = "Any")]
+    data: (),
+    /// The room.
+    room: Option<RoomName>,
+    /// The user whose personal room is meant.
+    user_id: Option<UserId>,
+    /// The id of the event. The server makes one if it is not given.
+    message_id: Option<MessageId>,
+    /// `true` to send the event to the connected users only and not to store it.
+    #[schemars(default)]
+    volatile: Option<bool>,
+}
+
+/// Several messages for `POST /publish`.
+#[derive(Debug, JsonSchema)]
+pub struct PublicationBatch {
+    /// The messages.
+    #[schemars(length(min = 1, max = 100))]
+    messages: Vec<Publication>,
+}
+
+/// The body of `POST /revoke`. It has either `userId` or `jti`.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename_all = "camelCase", transform = super::one_of_user_id_and_jti)]
+pub struct Revocation {
+    /// Revokes the tokens of this user that were issued up to now.
+    user_id: Option<UserId>,
+    /// Revokes the token with this id.
+    #[schemars(with = "Option<super::Jti>")]
+    jti: Option<String>,
+    /// The time at which the revocation ends, within 400 days, which is the default.
+    #[schemars(with = "Option<UnixTime>")]
+    until: Option<u64>,
+}
