@@ -16,7 +16,7 @@ use roomcast_proto::time::Millis;
 pub struct Gateway {
     /// The sockets, sessions and namespaces.
     pub server: SocketIoServer,
-    chat: Chat,
+    pub(crate) chat: Chat,
     application: Application,
 }
 

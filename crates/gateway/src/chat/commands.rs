@@ -398,9 +398,10 @@ pub(super) fn no_access() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Gateway;
     use crate::config::GatewayConfig;
-    use crate::engine::{ConnectInfo, Protocol};
-    use crate::{App, Gateway};
+    use crate::connect_info::{ConnectInfo, Protocol};
+    use crate::engine::EngineServer;
     use roomcast_proto::access::{Identity, RoomPatterns, TokenId};
     use roomcast_proto::limits::ConnectionLimits;
     use std::rc::Rc;
@@ -417,7 +418,7 @@ mod tests {
         }
     }
 
-    fn gateway(max_frame_bytes: usize) -> Gateway<Chat> {
+    fn gateway(max_frame_bytes: usize) -> Gateway {
         let config = Rc::new(GatewayConfig {
             limits: ConnectionLimits {
                 max_frame_bytes,
@@ -426,7 +427,7 @@ mod tests {
             ..GatewayConfig::default()
         });
         let engine = EngineServer::new("0".into(), config, || "id".into());
-        Gateway::new(server, Chat::default())
+        Gateway::new(engine)
     }
 
     /// Sends a message with so many bytes of content in a room. Returns whether it was
@@ -440,7 +441,7 @@ mod tests {
             address: None,
             recovers: false,
         };
-        let socket = gateway.engine.open_socket(info, None, NOW);
+        let socket = gateway.server.engine.open_socket(info, None, NOW);
         let socket = socket.expect("a socket");
         let content = "x".repeat(content);
         let mut outputs = Vec::new();
@@ -449,12 +450,11 @@ mod tests {
             r#"42["joinRoom","r"]"#.to_owned(),
             format!(r#"427["sendMessage",{{"roomId":"r","content":"{content}"}}]"#),
         ] {
-            gateway.engine.frame(socket, Frame::Text(packet), NOW);
+            gateway.server.frame(socket, Frame::Text(packet), NOW);
             outputs = gateway.settle(NOW);
             if let Some(Output::Authenticate(it)) = outputs.last() {
                 let request = it.request.clone();
-                let Gateway { engine, app } = &mut gateway;
-                app.authenticated(server, request, Ok(identity()), NOW);
+                gateway.authenticated(request, Ok(identity()), NOW);
                 gateway.settle(NOW);
             }
         }
@@ -465,8 +465,7 @@ mod tests {
             } => text.starts_with(r#"437[{"error":{"code":"tooLarge""#),
             _ => false,
         });
-        let Gateway { engine, app } = &mut gateway;
-        let commands = app.take_commands(server, "r").expect("a join");
+        let commands = gateway.take_commands("r").expect("a join");
         let lines = commands.into_iter().filter_map(|command| match command {
             ToRoom::Frame { frame, .. } => Some(frame),
             _ => None,

@@ -81,7 +81,8 @@ pub(super) fn save_output(server: &SocketIoServer, client: &Client, gone: bool) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{App, ClientId, Frame, Gateway, Stored};
+    use crate::engine::EngineServer;
+    use crate::{ClientId, Frame, Gateway, Stored};
     use roomcast_proto::link::Command as ToRoom;
     use roomcast_proto::time::Millis;
     use std::rc::Rc;
@@ -96,34 +97,32 @@ mod tests {
 
     const NATIVE: &str = r#"{"id":"c2","session":null,"sid":"c2","pid":null,"identity":{"user":"bob","expires":1900000000000,"service":false,"patterns":[["r",1]],"token":{"jti":"j"}},"status":"online","version":1,"tag":9,"slots":[{"room":"r","seat":"c2:a","epoch":"e2","from":0,"version":1,"repairing":true}]}"#;
 
-    fn gateway() -> Gateway<Chat> {
+    fn gateway() -> Gateway {
         let engine = EngineServer::new("0".into(), Rc::default(), || "id".into());
-        Gateway::new(server, Chat::default())
+        Gateway::new(engine)
     }
 
     /// Restores a socket and the client of a record.
-    fn restored(socket: &str, client: &str) -> (Gateway<Chat>, ClientId) {
+    fn restored(socket: &str, client: &str) -> (Gateway, ClientId) {
         let mut gateway = gateway();
-        gateway.engine.set_now(NOW);
-        let socket = gateway.engine.restore_socket(socket, NOW);
+        gateway.server.engine.set_now(NOW);
+        let socket = gateway.restore_socket(socket, NOW);
         socket.expect("the record is valid");
         let stored = Stored {
             clients: vec![client.to_owned()],
-            positions: [("r".to_owned(), 12)].into(),
+            positions: [(crate::PositionKey::Room("r".to_owned()), 12)].into(),
             panicked: false,
         };
-        let Gateway { engine, app } = &mut gateway;
-        app.restore(server, stored, NOW);
-        let keys = app.clients.keys();
+        gateway.restore(stored, NOW);
+        let keys = gateway.chat.clients.keys();
         let key = *keys.first().expect("the client");
         (gateway, key)
     }
 
     /// Returns the record that is saved for a client.
-    fn saved(gateway: &mut Gateway<Chat>, key: ClientId) -> String {
+    fn saved(gateway: &mut Gateway, key: ClientId) -> String {
         gateway.settle(NOW);
-        let Gateway { engine, app } = &mut *gateway;
-        app.save(server, key);
+        gateway.chat.save(&mut gateway.server, key);
         match gateway.settle(NOW).pop() {
             Some(Output::Save { record, .. }) => record,
             output => panic!("no record: {output:?}"),
@@ -142,7 +141,7 @@ mod tests {
     #[test]
     fn socketio_client_of_an_older_version_is_restored() {
         let (mut gateway, key) = restored(SESSION, SOCKET_IO);
-        let client = gateway.app.clients.get(key).expect("the client");
+        let client = gateway.chat.clients.get(key).expect("the client");
         assert_eq!((&*client.id, &*client.sid), ("c1", "shown"));
         assert_eq!(client.pid.as_deref(), Some("0-p"));
         assert_eq!((client.version, client.tag), (2, 5));
@@ -157,8 +156,7 @@ mod tests {
     #[test]
     fn native_client_of_an_older_version_is_restored_and_repaired() {
         let (mut gateway, key) = restored(r#"{"Native":{"id":"c2"}}"#, NATIVE);
-        let Gateway { engine, app } = &mut gateway;
-        let commands = app.take_commands(server, "r").expect("a join");
+        let commands = gateway.take_commands("r").expect("a join");
         let [ToRoom::Join { hello, again, .. }] = &commands[..] else {
             panic!("no join: {commands:?}");
         };
@@ -174,37 +172,35 @@ mod tests {
     fn subscription_without_id_takes_that_of_the_client() {
         let record = SOCKET_IO.replace(r#""seat":"c1:b","#, "");
         let (gateway, key) = restored(SESSION, &record);
-        let subscription = gateway.app.clients.subscription(key, "r");
+        let subscription = gateway.chat.clients.subscription(key, "r");
         assert_eq!(subscription.map(|one| &*one.id), Some("c1"));
     }
 
     #[test]
     fn client_resumes_from_a_record_of_an_older_version() {
         let mut gateway = gateway();
-        gateway.engine.set_now(NOW);
+        gateway.server.engine.set_now(NOW);
         let session = SESSION.replace(r#"["/"]"#, "[]").replace("0-s", "0-t");
-        let socket = gateway.engine.restore_socket(&session, NOW);
+        let socket = gateway.restore_socket(&session, NOW);
         let socket = socket.expect("the record is valid");
         // The client has received event 4 of `@alice` and event 9 of `r`.
         let connect = r#"40{"pid":"0-p","offset":"5.2.4.9"}"#;
         let frame = Frame::Text(connect.to_owned());
-        gateway.engine.frame(socket, frame, NOW);
+        gateway.server.frame(socket, frame, NOW);
         let outputs = gateway.settle(NOW);
         let Some(Output::Authenticate(authentication)) = outputs.last() else {
             panic!("no authentication: {outputs:?}");
         };
         let record: ClientRecord = serde_json::from_str(SOCKET_IO).expect("a record");
         let request = authentication.request.clone();
-        let Gateway { engine, app } = &mut gateway;
-        app.authenticated(server, request, Ok(record.identity), NOW);
+        gateway.authenticated(request, Ok(record.identity), NOW);
         let outputs = gateway.settle(NOW);
         let Some(Output::Find { client, pid, .. }) = outputs.last() else {
             panic!("no request for the record: {outputs:?}");
         };
-        let Gateway { engine, app } = &mut gateway;
-        app.found(server, *client, pid, Some(SOCKET_IO.to_owned()), NOW);
+        gateway.found(*client, pid, Some(SOCKET_IO.to_owned()), NOW);
         for (room, since, epoch) in [("@alice", 4, "e1"), ("r", 9, "e2")] {
-            let commands = app.take_commands(server, room).expect("a join");
+            let commands = gateway.take_commands(room).expect("a join");
             let [ToRoom::Join { hello, again, .. }] = &commands[..] else {
                 panic!("no join: {commands:?}");
             };

@@ -31,6 +31,8 @@ mod receive;
 mod send;
 mod server;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use event::{ConnectionEvent, DisconnectCause};
 pub use identity::Receiver;

@@ -91,7 +91,7 @@ impl SocketIoServer {
         self.events.push_back(event);
     }
 
-    fn handle_engine_events(&mut self, now: Millis) {
+    pub(super) fn handle_engine_events(&mut self, now: Millis) {
         while let Some(event) = self.engine.next_event() {
             self.handle_engine_event(event, now);
         }
