@@ -1,10 +1,15 @@
-//! The settings: the Worker's variables, read once an isolate.
+//! The settings of the Worker, which are read once for each isolate.
 
 use crate::config::{Config, ConfigError};
 use std::cell::OnceCell;
 use std::rc::Rc;
 use worker::{Env, Error};
 
+/// Returns the settings.
+///
+/// # Errors
+///
+/// Fails if a variable is missing or has a wrong value.
 pub fn settings(env: &Env) -> Result<Rc<Config>, ConfigError> {
     thread_local! {
         static CONFIG: OnceCell<Rc<Config>> = const { OnceCell::new() };
@@ -20,7 +25,12 @@ pub fn settings(env: &Env) -> Result<Rc<Config>, ConfigError> {
     })
 }
 
-/// In an object, which is asked nothing while they cannot be used.
+/// Returns the settings in an object. The Worker sends no requests to objects while the
+/// settings have errors.
+///
+/// # Errors
+///
+/// See [`settings`].
 pub fn of_object(env: &Env) -> worker::Result<Rc<Config>> {
     settings(env).map_err(|error| Error::RustError(error.to_string()))
 }
