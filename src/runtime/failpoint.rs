@@ -1,7 +1,7 @@
 //! Failpoints: failures on demand, for tests. Only with the feature `failpoints`, which no
 //! deployed build has.
 //!
-//! `POST /failpoint` with `{"points":["Tick"],"ahead":-2000}` makes the code fail the next
+//! `POST /failpoints` with `{"points":["Tick"],"ahead":-2000}` makes the code fail the next
 //! time it passes each of these [`Point`]s, once for each time it is listed. It also sets the
 //! clock `ahead` milliseconds before that of the machine.
 

@@ -58,7 +58,7 @@ async fn handle(request: web_sys::Request, env: &Env) -> Handled {
     let url = Address::of(&url);
     let method = request.method();
     #[cfg(feature = "failpoints")]
-    if url.path == "/failpoint" {
+    if url.path == "/failpoints" {
         let planned = crate::runtime::failpoint::plan(&request).await;
         return answer_json(planned.map_or(400, |()| 200), b"{}".to_vec());
     }
