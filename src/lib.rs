@@ -1,26 +1,28 @@
 //! roomcast: real-time messaging at the edge.
 //!
-//! A Worker authenticates WebSocket upgrades and routes them to one Durable
-//! Object per room, which holds the room's sockets, presence, typing state and
-//! a stored log, and sleeps whenever nothing happens.
+//! A Worker authenticates requests and sends them to Durable Objects: one object for each room,
+//! which has the sockets, the presence and the log of the room, and gateways, whose sockets can
+//! be in many rooms. Objects hibernate while nothing happens.
 //!
-//! The core is in crates of its own, which do no I/O and are built and tested
-//! natively:
-//! - `roomcast-proto`: what clients, rooms, gateways and services send each other
-//! - `roomcast-auth`: tokens, keys, revocation, tickets, origins
-//! - `roomcast-room`: the state machine of a room; commands in, outputs out
-//! - `roomcast-gateway`: the same of sockets with many rooms; Engine.IO and Socket.IO
+//! This crate is the Worker. It decides nothing about rooms and gateways; that is the task of
+//! the core crates, which do no I/O and are tested natively: [`roomcast_proto`],
+//! [`roomcast_auth`], [`roomcast_room`] and [`roomcast_gateway`].
 //!
-//! This crate adds [`http`] (routes, bodies, problem+json) and [`config`].
+//! | folder or file | contents |
+//! | --- | --- |
+//! | [`config`] | the environment variables, and the settings that they become |
+//! | [`http`] | routes, request bodies, `application/problem+json` |
+//! | `http/serve` | the entry point `fetch`, authentication of requests |
+//! | `objects/room` | the Durable Object of a room. `store.rs` writes batches to SQL, `batch.rs` ends them, `timers.rs` sets timers and the alarm |
+//! | `objects/gateway` | the Durable Object of a gateway |
+//! | `objects/revocations.rs` | the revocation registry |
+//! | `objects/tickets.rs` | the objects that store tickets |
+//! | `runtime` | the Workers runtime: SQL, sockets, alarms, requests between objects. Imports neither `objects` nor `http` |
 //!
-//! The shell is there only when built for the Workers runtime (wasm32):
-//! - `http::serve`: the Worker's entry point and what its routes do
-//! - `objects`: the Durable Objects: runtime events to inputs of the core, its outputs to
-//!   calls of the runtime
-//! - `runtime`: SQL, sockets, alarms, requests to objects, settings, failpoints
+//! `http/serve`, `objects` and `runtime` exist only in builds for the Workers runtime (wasm32).
 
 #![warn(unused_qualifications)]
-// The bindings that are generated for the Workers runtime need it, nobody else.
+// The bindings that are generated for the Workers runtime contain unsafe code.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 pub mod config;

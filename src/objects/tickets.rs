@@ -1,171 +1,117 @@
-//! The Durable Objects that keep tickets, by user. A ticket is a row; who redeems
-//! it deletes the row, and the answer waits until that is stored, so it is good
-//! once, whatever happens in between.
+//! The Durable Objects that store tickets. All tickets of a user are in one of them.
+//!
+//! A ticket is a row. Redeeming it deletes the row, and the runtime sends the answer only after
+//! the deletion is stored, so a ticket can be used once. An alarm deletes expired tickets.
 
-use super::refuse;
 use crate::config::Config;
+use crate::runtime::Result;
+use crate::runtime::alarm_clock::set_alarm;
+use crate::runtime::host::{Active, Host, promise, promise_response};
+use crate::runtime::rpc::tickets::TicketRequest;
+use crate::runtime::rpc::{RequestError, respond};
+use crate::runtime::settings;
 use crate::runtime::sql::{Db, js, text};
-use crate::runtime::{self, TICKETS, fresh_id, now};
-use crate::runtime::{alarm_clock, settings};
-use roomcast_auth::ticket;
-use roomcast_proto::access::Identity;
-use roomcast_proto::error::Error as ClientError;
+use crate::runtime::time::now;
+use js_sys::Promise;
 use roomcast_proto::limits::KeyedRateLimiter;
 use roomcast_proto::time::{MINUTE, Millis};
-use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
-use worker::{
-    DurableObject, Env, Error, Request, Response, ResponseBuilder, Result, State, durable_object,
-};
+use std::rc::Rc;
+use wasm_bindgen::prelude::*;
+use worker::worker_sys::DurableObjectState;
+use worker::{Env, Error, Request, Response, State};
 
 const SCHEMA: &[&str] = &["CREATE TABLE IF NOT EXISTS tickets (
     ticket TEXT PRIMARY KEY, until INTEGER NOT NULL, identity TEXT NOT NULL) WITHOUT ROWID"];
 
-/// How long tickets that nobody redeemed may lie around.
-const CLEAN_AFTER: Millis = MINUTE;
+/// Interval at which expired tickets are deleted.
+const CLEAN_INTERVAL: Millis = MINUTE;
 
-#[derive(Serialize, Deserialize)]
-enum Ask {
-    Issue {
-        ticket: String,
-        until: Millis,
-        identity: Identity,
-    },
-    Redeem {
-        ticket: String,
-    },
-}
-
-async fn ask(env: &Env, shard: usize, ask: &Ask) -> std::result::Result<String, ClientError> {
-    let failed = |error: Error| {
-        runtime::complain(error);
-        ClientError::internal()
-    };
-    let ask = serde_json::to_string(ask).map_err(|error| failed(error.into()))?;
-    let shard = shard.to_string();
-    match runtime::ask(env, TICKETS, &shard, &[], ask).await {
-        Ok((200, answer)) => Ok(answer),
-        Ok((_, error)) => {
-            Err(serde_json::from_str(&error).unwrap_or_else(|_| ClientError::internal()))
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
-
-/// A new ticket, and until when it is good.
-pub async fn issue(
-    env: &Env,
-    identity: Identity,
-) -> std::result::Result<(String, Millis), ClientError> {
-    let shard = ticket::shard_of_user(&identity.user);
-    let secret = format!("{}{}", fresh_id(), fresh_id());
-    let (ticket, until) = (ticket::compose(shard, &secret), now() + ticket::LIFE);
-    let issue = Ask::Issue {
-        ticket: ticket.clone(),
-        until,
-        identity,
-    };
-    ask(env, shard, &issue).await?;
-    Ok((ticket, until))
-}
-
-/// Whose ticket it was: it is none any more.
-pub async fn redeem(env: &Env, ticket: &str) -> std::result::Result<Identity, ClientError> {
-    let refused = || ClientError::unauthorized("the ticket is none, was used, or is too old");
-    let shard = ticket::shard_of(ticket).ok_or_else(refused)?;
-    let redeem = Ask::Redeem {
-        ticket: ticket.to_owned(),
-    };
-    let identity = ask(env, shard, &redeem).await?;
-    serde_json::from_str(&identity).map_err(|_| refused())
-}
-
-#[durable_object(alarm)]
+/// The class of the object. The runtime calls its methods.
+#[wasm_bindgen]
 pub struct Tickets {
-    state: State,
-    env: Env,
-    live: RefCell<Option<Live>>,
+    host: Rc<Host<ActiveTickets>>,
 }
 
-struct Live {
-    db: Db,
-    /// Tickets of each user a minute.
-    doors: KeyedRateLimiter,
-    /// Whether the alarm is set that cleans up.
-    armed: bool,
-}
-
-impl DurableObject for Tickets {
-    fn new(state: State, env: Env) -> Self {
-        console_error_panic_hook::set_once();
-        Tickets {
-            state,
-            env,
-            live: RefCell::new(None),
-        }
-    }
-
-    async fn fetch(&self, mut request: Request) -> Result<Response> {
-        let ask: Ask = serde_json::from_slice(&request.bytes().await?)?;
-        let config = settings::of_object(&self.env)?;
-        let (answer, arm) = self.with(|live| {
-            let answer = live.answer(ask, &config)?;
-            Ok((answer, !std::mem::replace(&mut live.armed, true)))
-        })?;
-        if arm {
-            alarm_clock::set_alarm(&self.state, now() + CLEAN_AFTER).await?;
-        }
-        match answer {
-            Ok(body) => Ok(ResponseBuilder::new().fixed(body)),
-            Err(error) => refuse(&error),
-        }
-    }
-
-    async fn alarm(&self) -> Result<Response> {
-        let more = self.with(|live| {
-            live.armed = live.clean()?;
-            Ok(live.armed)
-        })?;
-        if more {
-            alarm_clock::set_alarm(&self.state, now() + CLEAN_AFTER).await?;
-        }
-        Response::empty()
-    }
-}
-
+#[wasm_bindgen]
 impl Tickets {
-    fn with<T>(&self, what: impl FnOnce(&mut Live) -> Result<T>) -> Result<T> {
-        let mut slot = self.live.borrow_mut();
-        let live = match &mut *slot {
-            Some(live) => live,
-            empty => empty.insert(Live {
-                db: Db::open(&self.state.storage(), SCHEMA)?,
-                doors: KeyedRateLimiter::default(),
-                armed: false,
-            }),
-        };
-        what(live)
+    /// Constructs the object.
+    #[wasm_bindgen(constructor)]
+    pub fn new(state: DurableObjectState, env: Env) -> Self {
+        Tickets {
+            host: Rc::new(Host::new(state, env)),
+        }
+    }
+
+    /// Handles a [`TicketRequest`].
+    pub fn fetch(&self, request: web_sys::Request) -> Promise {
+        promise_response(handle(Rc::clone(&self.host), request.into()))
+    }
+
+    /// Deletes expired tickets.
+    pub fn alarm(&self) -> Promise {
+        promise(clean(Rc::clone(&self.host)))
     }
 }
 
-impl Live {
-    fn answer(
-        &mut self,
-        ask: Ask,
-        config: &Config,
-    ) -> Result<std::result::Result<Vec<u8>, ClientError>> {
-        match ask {
-            Ask::Issue {
+async fn handle(host: Rc<Host<ActiveTickets>>, mut request: Request) -> Result<Response> {
+    let request: TicketRequest = serde_json::from_slice(&request.bytes().await?)?;
+    let config = settings::of_object(&host.env)?;
+    let mut set_clean_alarm = false;
+    let answer = host.try_with_active(|active| {
+        let answer = active.handle(request, &config);
+        set_clean_alarm = !std::mem::replace(&mut active.alarm_is_set, true);
+        answer
+    });
+    if set_clean_alarm {
+        set_alarm(&host.state, now() + CLEAN_INTERVAL).await?;
+    }
+    respond(answer)
+}
+
+async fn clean(host: Rc<Host<ActiveTickets>>) -> Result<()> {
+    let more = host.with_active(None, |active, _| {
+        active.alarm_is_set = active.delete_expired()?;
+        Ok::<_, Error>(active.alarm_is_set)
+    })??;
+    if more {
+        set_alarm(&host.state, now() + CLEAN_INTERVAL).await?;
+    }
+    Ok(())
+}
+
+/// The memory of the object.
+struct ActiveTickets {
+    db: Db,
+    /// Limits the tickets of each user.
+    limiter: KeyedRateLimiter,
+    /// The alarm that deletes expired tickets is set.
+    alarm_is_set: bool,
+}
+
+impl Active for ActiveTickets {
+    type Carried = ();
+
+    fn restore(state: &State, _env: &Env, _name: Option<String>, (): ()) -> Result<Self> {
+        Ok(ActiveTickets {
+            db: Db::open(&state.storage(), SCHEMA)?,
+            limiter: KeyedRateLimiter::default(),
+            alarm_is_set: false,
+        })
+    }
+}
+
+impl ActiveTickets {
+    fn handle(&mut self, request: TicketRequest, config: &Config) -> Result<Vec<u8>, RequestError> {
+        match request {
+            TicketRequest::Issue {
                 ticket,
                 until,
                 identity,
             } => {
-                // As many as there may be connects.
-                let connects = config.room.limits.connects;
-                let taken = self.doors.admit(&identity.user, "tickets", connects, now());
-                if let Err(error) = taken {
-                    return Ok(Err(error));
-                }
+                // A ticket is for one connect, so the same limit applies.
+                let limit = config.room.limits.connects;
+                self.limiter
+                    .admit(&identity.user, "tickets", limit, now())?;
                 self.db.write(
                     "INSERT INTO tickets (ticket, until, identity) VALUES (?, ?, ?)",
                     &[
@@ -174,21 +120,21 @@ impl Live {
                         serde_json::to_string(&identity)?.into(),
                     ],
                 )?;
-                Ok(Ok(Vec::new()))
+                Ok(Vec::new())
             }
-            Ask::Redeem { ticket } => {
+            TicketRequest::Redeem { ticket } => {
                 let rows = self.db.query(
                     "DELETE FROM tickets WHERE ticket = ? AND until > ? RETURNING identity",
                     &[ticket.into(), js(now())],
                 )?;
                 let identity = rows.first().map(|row| text(row, 0));
-                Ok(Ok(identity.unwrap_or_default().into_bytes()))
+                Ok(identity.unwrap_or_default().into_bytes())
             }
         }
     }
 
-    /// Forgets what is too old. Whether there is more to forget later.
-    fn clean(&mut self) -> Result<bool> {
+    /// Deletes expired tickets. Returns `true` if others are left.
+    fn delete_expired(&mut self) -> Result<bool> {
         self.db
             .write("DELETE FROM tickets WHERE until <= ?", &[js(now())])?;
         Ok(!self

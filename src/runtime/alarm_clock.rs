@@ -1,87 +1,132 @@
-//! When an object is to be called again: by a timer, which keeps it awake, or by
-//! its one alarm, which does not.
+//! The timer and the alarm of an object.
+//!
+//! A timer keeps the object awake; the alarm does not, but setting it costs a row. An object
+//! has one alarm, and the runtime remembers it when the object's memory is lost. The order of
+//! calls:
+//!
+//! 1. [`AlarmClock::schedule`] after each event, with the times at which the core must be
+//!    called next.
+//! 2. [`Task::run`] for each task, in the background.
+//! 3. [`AlarmClock::handle`] with the result. If it returns `true`, the core is called.
+//! 4. [`AlarmClock::alarm_fired`] in the event handler of the alarm.
 
 use crate::runtime::failpoint;
+use crate::runtime::time::now;
 use js_sys::Date;
 use roomcast_proto::time::Millis;
-use worker::{Result, ScheduledTime, State};
+use std::time::Duration;
+use worker::{Delay, Result, ScheduledTime, State};
 
-/// What is set.
+/// The timer and the alarm that are set.
 #[derive(Default)]
 pub struct AlarmClock {
     timer: Option<Millis>,
     alarm: Alarm,
 }
 
-/// What is known of the alarm, which outlives the object's memory.
+/// What is known about the alarm of the runtime.
 #[derive(Clone, Copy, Default)]
 enum Alarm {
-    /// Just woken.
+    /// Nothing: the object was just restored.
     #[default]
     Unknown,
-    /// The runtime is being asked.
-    Asking,
-    Set(Option<Millis>),
+    /// The alarm is being read.
+    Reading,
+    /// The time of the alarm, if one is set.
+    Known(Option<Millis>),
 }
 
-/// What is to be seen to.
-pub enum Due {
-    Timer(Millis),
-    Alarm(Millis),
-    /// Ask what alarm there is: an earlier one must not be put off.
-    AskAlarm,
+/// A task of the host.
+pub enum Task {
+    /// Wait until a time.
+    Wait(Millis),
+    /// Set the alarm.
+    SetAlarm(Millis),
+    /// Read the alarm, because an earlier alarm must not be replaced.
+    ReadAlarm,
+}
+
+/// The result of a [`Task`].
+pub enum Event {
+    /// The timer of this time has fired.
+    TimerFired(Millis),
+    /// The alarm was read.
+    AlarmRead(Option<Millis>),
 }
 
 impl AlarmClock {
-    /// What is to be set, if anything: only what is due before what is set.
-    pub fn due(&mut self, timer: Option<Millis>, alarm: Option<Millis>) -> Vec<Due> {
-        let mut due = Vec::new();
+    /// Returns the tasks to be called back at `timer` and at `alarm`. There are none for times
+    /// that are not before what is set already.
+    pub fn schedule(&mut self, timer: Option<Millis>, alarm: Option<Millis>) -> Vec<Task> {
+        let mut tasks = Vec::new();
         if let Some(at) = timer
             && self.timer.is_none_or(|set| at < set)
         {
             self.timer = Some(at);
-            due.push(Due::Timer(at));
+            tasks.push(Task::Wait(at));
         }
         if let Some(at) = alarm {
             match self.alarm {
                 Alarm::Unknown => {
-                    self.alarm = Alarm::Asking;
-                    due.push(Due::AskAlarm);
+                    self.alarm = Alarm::Reading;
+                    tasks.push(Task::ReadAlarm);
                 }
-                Alarm::Set(set) if set.is_none_or(|set| at < set) => {
-                    self.alarm = Alarm::Set(Some(at));
-                    due.push(Due::Alarm(at));
+                Alarm::Known(set) if set.is_none_or(|set| at < set) => {
+                    self.alarm = Alarm::Known(Some(at));
+                    tasks.push(Task::SetAlarm(at));
                 }
-                Alarm::Asking | Alarm::Set(_) => {}
+                Alarm::Reading | Alarm::Known(_) => {}
             }
         }
-        due
+        tasks
     }
 
-    /// The timer of this time has run out.
-    pub fn timer_ran(&mut self, at: Millis) {
-        if self.timer == Some(at) {
-            self.timer = None;
+    /// Handles the result of a task. Returns `true` if the timer has fired.
+    pub fn handle(&mut self, event: Event) -> bool {
+        match event {
+            Event::TimerFired(at) => {
+                if self.timer == Some(at) {
+                    self.timer = None;
+                }
+                true
+            }
+            Event::AlarmRead(alarm) => {
+                self.alarm = Alarm::Known(alarm);
+                false
+            }
         }
     }
 
-    /// The alarm has rung.
-    pub fn alarm_rang(&mut self) {
-        self.alarm = Alarm::Set(None);
-    }
-
-    /// What the runtime says of the alarm.
-    pub fn alarm_is(&mut self, set: Option<Millis>) {
-        self.alarm = Alarm::Set(set);
+    /// The alarm has fired, so none is set.
+    pub fn alarm_fired(&mut self) {
+        self.alarm = Alarm::Known(None);
     }
 }
 
+impl Task {
+    /// Runs the task. Returns `None` if there is nothing to handle.
+    pub async fn run(self, state: &State) -> Result<Option<Event>> {
+        match self {
+            Task::Wait(at) => {
+                Delay::from(Duration::from_millis(at.saturating_sub(now()))).await;
+                Ok(Some(Event::TimerFired(at)))
+            }
+            Task::SetAlarm(at) => {
+                set_alarm(state, at).await?;
+                Ok(None)
+            }
+            Task::ReadAlarm => Ok(Some(Event::AlarmRead(read_alarm(state).await?))),
+        }
+    }
+}
+
+/// Sets the alarm of an object.
 pub async fn set_alarm(state: &State, at: Millis) -> Result<()> {
-    let at = ScheduledTime::new(Date::new(&(at as f64 - failpoint::ahead()).into()));
+    let at = ScheduledTime::new(Date::new(&(at as f64 - failpoint::clock_offset()).into()));
     state.storage().set_alarm(at).await
 }
 
-pub async fn alarm(state: &State) -> Result<Option<Millis>> {
+async fn read_alarm(state: &State) -> Result<Option<Millis>> {
     let set = state.storage().get_alarm().await?;
-    Ok(set.and_then(|at| Millis::try_from(at + failpoint::ahead() as i64).ok()))
+    Ok(set.and_then(|at| Millis::try_from(at + failpoint::clock_offset() as i64).ok()))
 }

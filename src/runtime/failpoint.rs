@@ -1,30 +1,30 @@
-//! Failures on demand, to test what becomes of them: with the feature `failpoint`
-//! only, which is in no build that is deployed.
+//! Failpoints: failures on demand, for tests. Only with the feature `failpoints`, which no
+//! deployed build has.
 //!
-//! `POST /failpoints` with `{"points":["Tick"],"ahead":-2000}` has the code fail the
-//! next time it passes each of these [`Point`]s, once for each time it is named,
-//! and steps the clock to so many milliseconds ahead of the machine's.
+//! `POST /failpoints` with `{"points":["Tick"],"ahead":-2000}` makes the code fail the next
+//! time it passes each of these [`Point`]s, once for each time it is listed. It also sets the
+//! clock `ahead` milliseconds before that of the machine.
 
-/// Where the code can be made to fail.
+/// A place in the code that can fail.
 #[derive(Clone, Copy, Debug)]
 pub enum Point {
-    /// Panics after a room has taken a frame in.
+    /// Panics after a room has handled a frame.
     Frame,
-    /// Panics with a tick decided and nothing of it stored.
+    /// Panics after a batch has ended, before any of it is stored.
     Tick,
-    /// Panics with a tick stored and nobody told.
+    /// Panics after a batch was stored, before any of it is sent.
     Stored,
-    /// Panics in a room's alarm.
+    /// Panics in the alarm of a room.
     Alarm,
-    /// Panics after a gateway has taken a frame in.
+    /// Panics after a gateway has handled a frame.
     GatewayFrame,
-    /// Panics in what a gateway is sent by a room.
+    /// Panics in the delivery of a room to a gateway.
     GatewayPush,
-    /// Panics in a gateway's alarm.
+    /// Panics in the alarm of a gateway.
     GatewayAlarm,
-    /// Has storage fail to write.
+    /// Fails to write to storage.
     Write,
-    /// Has storage fail to read the log.
+    /// Fails to read the log.
     Read,
 }
 
@@ -32,13 +32,16 @@ pub enum Point {
 mod imp {
     use super::Point;
 
+    /// Panics if a test has requested it.
     pub fn panics(_: Point) {}
 
+    /// Fails if a test has requested it.
     pub fn fails(_: Point) -> worker::Result<()> {
         Ok(())
     }
 
-    pub fn ahead() -> f64 {
+    /// Returns the difference to the clock of the machine, in milliseconds.
+    pub fn clock_offset() -> f64 {
         0.0
     }
 }
@@ -51,45 +54,46 @@ mod imp {
     use worker::Error;
     use worker::wasm_bindgen_futures::JsFuture;
 
-    /// Where it is kept: by JavaScript, for a panic takes the memory of
-    /// everything else.
-    const KEPT: &str = "failpoints";
+    /// The global property with the request. JavaScript keeps it, because a panic ends the
+    /// memory of the WebAssembly instance.
+    const PLAN: &str = "failpoints";
 
-    fn kept(field: &str) -> JsValue {
-        Reflect::get(&global(), &KEPT.into())
-            .and_then(|kept| Reflect::get(&kept, &field.into()))
+    fn planned(field: &str) -> JsValue {
+        Reflect::get(&global(), &PLAN.into())
+            .and_then(|plan| Reflect::get(&plan, &field.into()))
             .unwrap_or_default()
     }
 
-    /// Does what a request asks for.
+    /// Takes a request of a test.
     pub async fn plan(request: &web_sys::Request) -> Result<(), JsValue> {
         let plan = JsFuture::from(request.json()?).await?;
-        Reflect::set(&global(), &KEPT.into(), &plan)?;
+        Reflect::set(&global(), &PLAN.into(), &plan)?;
         Ok(())
     }
 
-    /// Milliseconds.
-    pub fn ahead() -> f64 {
-        kept("ahead").as_f64().unwrap_or(0.0)
+    /// Returns the difference to the clock of the machine, in milliseconds.
+    pub fn clock_offset() -> f64 {
+        planned("ahead").as_f64().unwrap_or(0.0)
     }
 
     fn is_due(point: Point) -> bool {
-        let Ok(planned) = kept("points").dyn_into::<Array>() else {
+        let Ok(points) = planned("points").dyn_into::<Array>() else {
             return false;
         };
         let name: JsString = format!("{point:?}").into();
-        let at = planned.index_of(&name, 0);
+        let at = points.index_of(&name, 0);
         if at >= 0 {
-            // It stays a list of as many, which hurts nobody.
-            planned.set(at as u32, JsValue::NULL);
+            points.set(at as u32, JsValue::NULL);
         }
         at >= 0
     }
 
+    /// Panics if a test has requested it.
     pub fn panics(point: Point) {
         assert!(!is_due(point), "failpoint: {point:?}");
     }
 
+    /// Fails if a test has requested it.
     pub fn fails(point: Point) -> worker::Result<()> {
         match is_due(point) {
             true => Err(Error::RustError(format!("failpoint: {point:?}"))),

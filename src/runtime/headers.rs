@@ -13,11 +13,12 @@ pub const LINK: &str = "x-roomcast-link";
 /// The name of the gateway that the request is for.
 pub const GATEWAY: &str = "x-roomcast-gateway";
 
-/// A request of a client to a gateway, as JSON.
+/// The request of a client ([`ConnectRequest`](super::rpc::gateways::ConnectRequest)), as JSON.
 pub const GATEWAY_CONNECT: &str = "x-roomcast-door";
 
-/// The request of a gateway for the record of a client at another gateway.
+/// The request of a gateway for the record of a client
+/// ([`FindRequest`](super::rpc::gateways::FindRequest)).
 pub const FIND: &str = "x-roomcast-find";
 
-/// A list of new revocations ([`roomcast_auth::revocation::RevocationDelta`]).
+/// A notice of new revocations ([`roomcast_auth::revocation::RevocationDelta`]).
 pub const REVOKED: &str = "x-roomcast-revoked";

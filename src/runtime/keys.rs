@@ -1,9 +1,14 @@
-//! What takes time before a token can be judged: the keys of `JWT_JWKS_URL`, and
-//! signatures of public keys, which the platform checks (WebCrypto). What comes of
-//! it is kept for the whole isolate, in [`Keys`]; what is under way is never
-//! shared, for what one request began another cannot await.
+//! The preparation of a token check: fetches `JWT_JWKS_URL`, checks signatures of public keys
+//! with the platform's WebCrypto, and refreshes the revocations.
+//!
+//! The results are kept for the isolate, in [`Keys`] and in the revocation cache. Requests do
+//! not share a fetch in progress, because the runtime does not let a request wait for the I/O
+//! of another one.
 
-use super::{complain, now};
+use super::Result;
+use super::log::log_error;
+use super::rpc::revocations;
+use super::time::now;
 use crate::config::Config;
 use base64ct::{Base64UrlUnpadded, Encoding};
 use futures_util::StreamExt;
@@ -17,10 +22,10 @@ use roomcast_proto::error::Error as ClientError;
 use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
-use worker::{AbortController, CacheMode, Delay, Env, Error, Request, RequestInit, Result};
+use worker::{AbortController, CacheMode, Delay, Env, Error, Request, RequestInit};
 
-/// How often it is looked whether somebody else's fetch has come.
-const LOOK: Duration = Duration::from_millis(20);
+/// Interval at which a request checks whether the fetch of another request has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 #[wasm_bindgen]
 extern "C" {
@@ -31,7 +36,7 @@ extern "C" {
         algorithm: &JsValue,
         extractable: bool,
         usages: &Array,
-    ) -> std::result::Result<Promise, JsValue>;
+    ) -> Result<Promise, JsValue>;
 
     #[wasm_bindgen(catch, js_namespace = ["crypto", "subtle"], js_name = verify)]
     fn verify(
@@ -39,39 +44,40 @@ extern "C" {
         key: &JsValue,
         signature: &Uint8Array,
         data: &Uint8Array,
-    ) -> std::result::Result<Promise, JsValue>;
+    ) -> Result<Promise, JsValue>;
 }
 
-/// Sees to it that `token` can be judged, by what there is where something
-/// fails. There is a fault where nothing is.
-pub async fn prepare(
-    env: &Env,
-    config: &Config,
-    token: &str,
-) -> std::result::Result<(), ClientError> {
-    look_at_signature(config, token).await;
-    crate::objects::revocations::catch_up(env, &config.auth.revoked).await
+/// Prepares the check of `token`. If keys or revocations cannot be fetched, the last ones
+/// stay in use.
+///
+/// # Errors
+///
+/// Returns `internal` if no revocations were fetched yet.
+pub async fn prepare(env: &Env, config: &Config, token: &str) -> Result<(), ClientError> {
+    check_signature(config, token).await;
+    revocations::catch_up(env, &config.auth.revoked).await
 }
 
-async fn look_at_signature(config: &Config, token: &str) {
+/// Does the steps that [`Keys::step`] returns.
+async fn check_signature(config: &Config, token: &str) {
     let keys = &config.auth.keys;
     let mut fetched = false;
-    while let Some(task) = keys.step(token, !fetched, now()) {
-        match task {
-            // A key that is not even in the newest set is not there.
+    while let Some(step) = keys.step(token, !fetched, now()) {
+        match step {
+            // The newest set does not have the key either.
             KeyStep::Fetch if fetched => return,
             KeyStep::Fetch => {
                 fetch(keys).await;
                 fetched = true;
             }
-            // Ends, for a fetch that is not heard of for a while is given up.
-            KeyStep::Wait => Delay::from(LOOK).await,
+            // Ends, because `Keys` gives up a fetch that takes too long.
+            KeyStep::Wait => Delay::from(POLL_INTERVAL).await,
             KeyStep::Check(candidates) => {
                 for key in candidates {
-                    match check(&key, token).await {
+                    match has_signature_of(&key, token).await {
                         Ok(true) => return keys.mark_verified(token, key),
                         Ok(false) => {}
-                        Err(error) => complain(format!("a public key is no good: {error}")),
+                        Err(error) => log_error(format!("public key not usable: {error}")),
                     }
                 }
                 return;
@@ -80,10 +86,9 @@ async fn look_at_signature(config: &Config, token: &str) {
     }
 }
 
-/// Whether the signature of `token` is that of `key`.
-async fn check(key: &PublicKey, token: &str) -> Result<bool> {
-    // Both times in the words of the Web Cryptography API; an algorithm for
-    // `verify` may have more than it needs.
+/// Returns `true` if `token` is signed with `key`.
+async fn has_signature_of(key: &PublicKey, token: &str) -> Result<bool> {
+    // For `importKey` and for `verify`, which ignores the fields that it does not need.
     let algorithm = JSON::parse(match key.algorithm {
         Algorithm::EdDsa => r#"{"name":"Ed25519"}"#,
         Algorithm::Es256 => r#"{"name":"ECDSA","namedCurve":"P-256","hash":"SHA-256"}"#,
@@ -107,6 +112,7 @@ async fn check(key: &PublicKey, token: &str) -> Result<bool> {
     Ok(JsFuture::from(good).await?.is_truthy())
 }
 
+/// Fetches `JWT_JWKS_URL`.
 async fn fetch(keys: &Keys) {
     let Some(url) = keys.url() else {
         return;
@@ -115,8 +121,8 @@ async fn fetch(keys: &Keys) {
     let signal = controller.signal();
     let got = {
         let getting = pin!(get(&url, &signal));
-        let patience = pin!(Delay::from(Duration::from_millis(RETRY_AFTER)));
-        match select(getting, patience).await {
+        let timeout = pin!(Delay::from(Duration::from_millis(RETRY_AFTER)));
+        match select(getting, timeout).await {
             Either::Left((got, _)) => got,
             Either::Right(_) => Err(Error::RustError("no answer in time".into())),
         }
@@ -125,19 +131,21 @@ async fn fetch(keys: &Keys) {
     let (body, cache_control) = match got {
         Ok((body, cache_control)) => (Some(body), cache_control),
         Err(error) => {
-            complain(format!("JWT_JWKS_URL could not be fetched: {error}"));
+            log_error(format!("JWT_JWKS_URL not fetched: {error}"));
             (None, None)
         }
     };
     if let Err(error) = keys.fetched(body.as_deref(), cache_control.as_deref(), now()) {
-        complain(format!("what JWT_JWKS_URL gave was not taken: {error}"));
+        log_error(format!(
+            "the answer of JWT_JWKS_URL is not a valid key set: {error}"
+        ));
     }
 }
 
-/// The set, and what it says of how long it is good.
+/// Returns the key set and its `Cache-Control` header.
 async fn get(url: &str, signal: &worker::AbortSignal) -> Result<(String, Option<String>)> {
     let mut init = RequestInit::new();
-    // Asked for because what is known will not do, so a cache's word is no use.
+    // The keys in the isolate are too old or lack a key, so a cached answer is of no use.
     init.with_cache(CacheMode::NoStore);
     init.headers
         .set("accept", "application/jwk-set+json, application/json")?;
@@ -147,7 +155,9 @@ async fn get(url: &str, signal: &worker::AbortSignal) -> Result<(String, Option<
         .await?;
     if response.status_code() != 200 {
         let status = response.status_code();
-        return Err(Error::RustError(format!("it answered {status}")));
+        return Err(Error::RustError(format!(
+            "the server answered with status {status}"
+        )));
     }
     let cache_control = response.headers().get("cache-control")?;
     let mut body = Vec::new();
@@ -155,9 +165,12 @@ async fn get(url: &str, signal: &worker::AbortSignal) -> Result<(String, Option<
     while let Some(chunk) = chunks.next().await {
         body.extend_from_slice(&chunk?);
         if body.len() > MAX_JWKS {
-            return Err(Error::RustError("it is too long".into()));
+            return Err(Error::RustError(format!(
+                "the key set is longer than {MAX_JWKS} bytes"
+            )));
         }
     }
-    let body = String::from_utf8(body).map_err(|_| Error::RustError("it is no text".into()))?;
+    let body =
+        String::from_utf8(body).map_err(|_| Error::RustError("the key set is not UTF-8".into()))?;
     Ok((body, cache_control))
 }

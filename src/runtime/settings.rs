@@ -1,4 +1,4 @@
-//! The settings: the Worker's variables, read once an isolate.
+//! The settings of the Worker, which are read once for each isolate.
 
 use crate::config::Config;
 use roomcast_proto::settings::SettingError;
@@ -6,6 +6,11 @@ use std::cell::OnceCell;
 use std::rc::Rc;
 use worker::{Env, Error};
 
+/// Returns the settings.
+///
+/// # Errors
+///
+/// Fails if a variable is missing or has a wrong value.
 pub fn settings(env: &Env) -> Result<Rc<Config>, SettingError> {
     thread_local! {
         static CONFIG: OnceCell<Rc<Config>> = const { OnceCell::new() };
@@ -21,7 +26,12 @@ pub fn settings(env: &Env) -> Result<Rc<Config>, SettingError> {
     })
 }
 
-/// In an object, which is asked nothing while they cannot be used.
+/// Returns the settings in an object. The Worker sends no requests to objects while the
+/// settings have errors.
+///
+/// # Errors
+///
+/// See [`settings`].
 pub fn of_object(env: &Env) -> worker::Result<Rc<Config>> {
     settings(env).map_err(|error| Error::RustError(error.to_string()))
 }

@@ -1,29 +1,98 @@
-//! SQL, and how many rows it wrote: the dearest line of the bill.
+//! SQLite of an object. Rows written are the largest item of the bill, so they are counted.
 
-use super::{Cursor, Sql};
-use js_sys::Array;
-use wasm_bindgen::{JsCast, JsValue};
-use worker::{Error, Result};
+use super::Result;
+use js_sys::{Array, JsString};
+use wasm_bindgen::prelude::*;
+use worker::Error;
+
+#[wasm_bindgen]
+extern "C" {
+    /// `ctx.storage.sql`.
+    #[derive(Clone)]
+    pub type Sql;
+
+    #[wasm_bindgen(method, catch, variadic)]
+    fn exec(this: &Sql, query: &JsString, bindings: &Array) -> Result<Cursor, JsValue>;
+
+    /// `exec` with the bindings of a log row. It runs once for each batch, so it avoids the
+    /// array of bindings.
+    #[wasm_bindgen(method, catch, js_name = exec)]
+    fn exec_append(
+        this: &Sql,
+        query: &JsString,
+        last: f64,
+        first: f64,
+        at: f64,
+        body: &JsString,
+    ) -> Result<Cursor, JsValue>;
+
+    type Cursor;
+
+    #[wasm_bindgen(method, catch)]
+    fn raw(this: &Cursor) -> Result<RawCursor, JsValue>;
+
+    #[wasm_bindgen(method, getter, js_name = rowsWritten)]
+    fn rows_written(this: &Cursor) -> f64;
+
+    type RawCursor;
+
+    #[wasm_bindgen(method, catch, js_name = toArray)]
+    fn to_array(this: &RawCursor) -> Result<Array, JsValue>;
+
+    #[wasm_bindgen(method, catch)]
+    fn next(this: &RawCursor) -> Result<js_sys::IteratorNext, JsValue>;
+}
+
+impl Sql {
+    /// Reads rows as long as `take` returns `true`. Each row is an array of its columns.
+    pub fn query_while(
+        &self,
+        query: &str,
+        bindings: &[JsValue],
+        mut take: impl FnMut(&Array) -> bool,
+    ) -> Result<()> {
+        let cursor = self
+            .exec(&query.into(), &bindings.iter().collect())?
+            .raw()?;
+        loop {
+            let next = cursor.next()?;
+            if next.done() || !take(next.value().unchecked_ref()) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Returns all rows at once, because a cursor is invalid after an `await`. Each row is an
+    /// array of its columns.
+    pub fn query(&self, query: &str, bindings: &[JsValue]) -> Result<Vec<Array>> {
+        Ok(self
+            .exec(&query.into(), &bindings.iter().collect())?
+            .raw()?
+            .to_array()?
+            .iter()
+            .map(|row| row.unchecked_into())
+            .collect())
+    }
+}
 
 const META: &str =
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID";
 
-/// The key under which it stands how many statements of the schema were carried
-/// out.
+/// The key in `meta` of the number of schema statements that were executed.
 const SCHEMA_KEY: &str = "schema";
 
-/// An object's database. Every one has a table of keys and values, `meta`, which
-/// is kept in memory as well.
+/// The database of an object. Each database has a table of keys and values, `meta`, which
+/// is also kept in memory.
 pub struct Db {
-    pub sql: Sql,
+    sql: Sql,
     meta: Vec<(String, String)>,
     /// Rows written since [`Db::take_rows_written`].
     rows_written: f64,
 }
 
 impl Db {
-    /// Opens it. Each statement of `schema` is carried out once, in order; new
-    /// ones are to be put at the end.
+    /// Opens the database. Each statement of `schema` is executed once, in order. New
+    /// statements must be added at the end.
     pub fn open(storage: &worker::Storage, schema: &[&str]) -> Result<Self> {
         let sql = storage.sql();
         let sql: &JsValue = sql.as_ref();
@@ -38,8 +107,8 @@ impl Db {
             .iter()
             .map(|row| (text(row, 0), text(row, 1)))
             .collect();
-        let made = db.meta(SCHEMA_KEY).and_then(|made| made.parse().ok());
-        let missing = schema.get(made.unwrap_or(0)..).unwrap_or_default();
+        let executed = db.meta(SCHEMA_KEY).and_then(|count| count.parse().ok());
+        let missing = schema.get(executed.unwrap_or(0)..).unwrap_or_default();
         for statement in missing {
             db.write(statement, &[])?;
         }
@@ -49,26 +118,46 @@ impl Db {
         Ok(db)
     }
 
+    /// Returns the database without the table `meta`, for reads.
+    pub fn sql(&self) -> &Sql {
+        &self.sql
+    }
+
+    /// Executes a statement that writes.
     pub fn write(&mut self, query: &str, bindings: &[JsValue]) -> Result<()> {
         let cursor = self.sql.exec(&query.into(), &bindings.iter().collect())?;
-        self.count(&cursor);
+        self.rows_written += cursor.rows_written();
         Ok(())
     }
 
-    pub fn count(&mut self, cursor: &Cursor) {
+    /// Inserts a log row by `query`, whose parameters are `last`, `first`, `at` and `body`.
+    pub fn append(
+        &mut self,
+        query: &JsString,
+        last: u64,
+        first: u64,
+        at: u64,
+        body: &JsString,
+    ) -> Result<()> {
+        let (last, first, at) = (last as f64, first as f64, at as f64);
+        let cursor = self.sql.exec_append(query, last, first, at, body)?;
         self.rows_written += cursor.rows_written();
+        Ok(())
     }
 
+    /// Returns all rows of a query. See [`Sql::query`].
     pub fn query(&self, query: &str, bindings: &[JsValue]) -> Result<Vec<Array>> {
-        Ok(self.sql.query(query, bindings)?)
+        self.sql.query(query, bindings)
     }
 
+    /// Returns a value of the table `meta`.
     pub fn meta(&self, key: &str) -> Option<&str> {
         let mut meta = self.meta.iter();
         meta.find(|(known, _)| known == key)
             .map(|(_, value)| value.as_str())
     }
 
+    /// Sets a value of the table `meta`.
     pub fn set_meta(&mut self, key: &str, value: &str) -> Result<()> {
         self.write(
             "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
@@ -79,32 +168,40 @@ impl Db {
         Ok(())
     }
 
-    /// The object's name, kept under `key`: a woken object may lack it.
+    /// Returns the name of the object, which is stored in `meta` under `key`. If it is not
+    /// stored yet, stores the name that `given` returns.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the name is neither stored nor given. The runtime does not always know the
+    /// name of an object that it wakes.
     pub fn name(&mut self, key: &str, given: impl FnOnce() -> Option<String>) -> Result<String> {
         if let Some(name) = self.meta(key) {
             return Ok(name.to_owned());
         }
-        let unnamed = || Error::RustError(format!("the {key} has no name yet"));
+        let unnamed = || Error::RustError(format!("the name of the {key} is unknown"));
         let name = given().ok_or_else(unnamed)?;
         self.set_meta(key, &name)?;
         Ok(name)
     }
 
-    /// Rows written since this was asked last.
+    /// Returns the number of rows written since the last call.
     pub fn take_rows_written(&mut self) -> u64 {
         std::mem::take(&mut self.rows_written) as u64
     }
 }
 
-/// Numbers are below 2^53 by contract, so a double holds them.
+/// Returns a number as a binding. Numbers are below 2^53, so a double holds them.
 pub fn js(number: u64) -> JsValue {
     (number as f64).into()
 }
 
+/// Returns a column as a number, or 0.
 pub fn number(row: &Array, column: u32) -> u64 {
     row.get(column).as_f64().unwrap_or(0.0) as u64
 }
 
+/// Returns a column as a text, or an empty one.
 pub fn text(row: &Array, column: u32) -> String {
     row.get(column).as_string().unwrap_or_default()
 }

@@ -12,6 +12,7 @@
 //! | [`token`] | JSON Web Tokens |
 //! | [`keys`], [`jwk`] | the keys that tokens are signed with |
 //! | [`revocation`] | token revocation |
+//! | [`registration`] | registration of rooms and gateways with the revocation registry |
 //! | [`ticket`] | single-use tickets for URLs |
 //! | [`origin`] | origins from which browsers may connect |
 
@@ -23,6 +24,7 @@ mod credentials;
 pub mod jwk;
 pub mod keys;
 pub mod origin;
+pub mod registration;
 pub mod revocation;
 mod settings;
 pub mod ticket;

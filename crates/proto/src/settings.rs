@@ -206,7 +206,7 @@ impl Kind for Duration {
     #[cfg(not(target_arch = "wasm32"))]
     fn show(&self, value: &Millis) -> String {
         let units = [(DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s")];
-        let unit = units.into_iter().find(|(unit, _)| value % unit == 0);
+        let unit = units.into_iter().find(|(unit, _)| value.is_multiple_of(*unit));
         let (unit, name) = unit.unwrap_or((1, "ms"));
         format!("`{}{name}`", value / unit)
     }

@@ -3,7 +3,7 @@
 
 use super::Call;
 use crate::http::problem::{CONTENT_TYPE, Problem};
-use crate::runtime::complain;
+use crate::runtime::log::log_error;
 use roomcast_proto::error::Error;
 use worker::{Headers, Response, ResponseBuilder};
 
@@ -12,7 +12,7 @@ pub(super) type Handled = Result<web_sys::Response, Problem>;
 
 /// A failure of the platform, not of the request: logged, not told.
 pub(super) fn failed(error: impl std::fmt::Display) -> Problem {
-    complain(error);
+    log_error(error);
     Problem::from(Error::internal())
 }
 

@@ -1,7 +1,7 @@
 //! The body of a request, within its limit.
 
 use super::Call;
-use crate::runtime::{MAX_DRAIN, read_body};
+use crate::runtime::body::{MAX_DRAIN, read_body};
 use roomcast_proto::error::{Error, ErrorCode, Result};
 
 impl Call<'_> {

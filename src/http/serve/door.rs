@@ -3,9 +3,9 @@
 
 use super::Call;
 use crate::http::problem::Problem;
-use crate::objects::revocations::catch_up;
-use crate::objects::tickets;
 use crate::runtime::keys::prepare;
+use crate::runtime::rpc::revocations::catch_up;
+use crate::runtime::rpc::tickets;
 use roomcast_auth::{Credentials, token};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::error::Error;

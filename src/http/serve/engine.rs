@@ -4,6 +4,7 @@
 use super::Call;
 use super::answer::{Handled, answer_problem, failed};
 use super::objects::relay;
+use crate::runtime::rpc::gateways::GatewayKind;
 use roomcast_gateway::handshake::{self, Ask, shard_of};
 use roomcast_gateway::{Answer, ConnectInfo, Protocol};
 use roomcast_proto::log_record::LogRecord;
@@ -71,7 +72,7 @@ impl Call<'_> {
             _ => None,
         };
         let response = self
-            .visit(&shard.to_string(), door, Some(ask), body)
+            .visit(&GatewayKind::EngineIo.name(shard), door, Some(ask), body)
             .await?;
         match response.status() {
             101 => Ok(response),

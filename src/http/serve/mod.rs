@@ -21,8 +21,9 @@ mod tokens;
 use super::problem::Problem;
 use super::route::{self, Address, Query, Route};
 use crate::config::Config;
+use crate::runtime::log::log_error;
 use crate::runtime::settings::settings;
-use crate::runtime::{complain, now};
+use crate::runtime::time::now;
 use answer::{Handled, answer_json, answer_problem};
 use roomcast_proto::error::Error;
 use roomcast_proto::log_record::LogRecord;
@@ -70,7 +71,7 @@ async fn handle(request: web_sys::Request, env: &Env) -> Handled {
         return answer_json(200, route::OPENAPI.as_bytes().to_vec());
     }
     let config = settings(env).map_err(|error| {
-        complain(&error);
+        log_error(&error);
         Problem::new(500, "misconfigured", error.to_string())
     })?;
     let call = Call {

@@ -4,9 +4,10 @@ use super::Call;
 use super::answer::{Handled, failed};
 use super::objects::{ascii_json, relay};
 use crate::http::problem::Problem;
-use crate::objects::gateway::NATIVE;
 use crate::runtime::headers;
-use crate::runtime::{ROOMS, fresh_id};
+use crate::runtime::ids::fresh_id;
+use crate::runtime::rpc::ROOMS;
+use crate::runtime::rpc::gateways::GatewayKind;
 use roomcast_auth::{Credentials, SUBPROTOCOL};
 use roomcast_gateway::{ConnectInfo, Protocol};
 use roomcast_proto::access::Rights;
@@ -68,7 +69,7 @@ impl Call<'_> {
             address: self.header("cf-connecting-ip"),
             recovers: false,
         };
-        let name = format!("{NATIVE}{}", self.any_shard()?);
+        let name = GatewayKind::Native.name(self.any_shard()?);
         let response = self.visit(&name, door, None, None).await?;
         if response.status() != 101 {
             return relay(&response).await;

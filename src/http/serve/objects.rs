@@ -3,9 +3,9 @@
 use super::Call;
 use super::answer::{Handled, answer_json, failed};
 use crate::http::problem::Problem;
-use crate::objects::gateway::Visit;
 use crate::runtime::headers;
-use crate::runtime::{GATEWAYS, ROOMS, call, read};
+use crate::runtime::rpc::gateways::ConnectRequest;
+use crate::runtime::rpc::{GATEWAYS, ROOMS, call, read};
 use roomcast_gateway::ConnectInfo;
 use roomcast_gateway::handshake::Ask;
 use roomcast_proto::error::Error;
@@ -40,7 +40,7 @@ impl Call<'_> {
         body: Option<JsValue>,
     ) -> Handled {
         let upgrades = matches!(ask, None | Some(Ask::WebSocket { .. }));
-        let visit = ascii_json(&Visit { door, ask }).map_err(failed)?;
+        let visit = ascii_json(&ConnectRequest { client: door, ask }).map_err(failed)?;
         let mut headers = vec![
             (headers::GATEWAY, gateway),
             (headers::GATEWAY_CONNECT, &visit),

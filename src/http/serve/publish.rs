@@ -3,7 +3,7 @@
 use super::Call;
 use super::answer::{Handled, answer_json, failed};
 use crate::http::publish::{self, Addressed};
-use crate::runtime::read;
+use crate::runtime::rpc::read;
 use futures_util::{StreamExt, stream};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::error::{Error, Result};

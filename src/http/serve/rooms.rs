@@ -3,7 +3,7 @@
 
 use super::Call;
 use super::answer::Handled;
-use crate::runtime::fresh_id;
+use crate::runtime::ids::fresh_id;
 use roomcast_proto::access::Rights;
 use roomcast_proto::error::Error;
 use roomcast_room::service::Request as ServiceRequest;

@@ -4,8 +4,8 @@
 use super::Call;
 use super::answer::{Handled, answer_json, answer_problem, failed};
 use crate::http::problem::Problem;
-use crate::objects::revocations::revoke;
-use crate::objects::tickets;
+use crate::runtime::rpc::revocations::revoke;
+use crate::runtime::rpc::tickets;
 use roomcast_auth::Credentials;
 use roomcast_auth::revocation::RevocationTarget;
 use roomcast_proto::error::Error;

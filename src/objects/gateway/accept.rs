@@ -1,86 +1,86 @@
-//! Who comes: sockets, native and of Engine.IO, and requests of long-polling.
+//! Requests of clients: native sockets, sockets of Engine.IO, and long-polling.
 
-use super::Object;
-use crate::objects::refuse;
-use crate::runtime::{self, Socket};
+use super::GatewayObject;
+use crate::runtime::Result;
+use crate::runtime::body::read_body;
+use crate::runtime::log::log_error;
+use crate::runtime::rpc::gateways::ConnectRequest;
+use crate::runtime::rpc::refuse;
+use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use roomcast_gateway::handshake::{Ask, Error as HandshakeError};
-use roomcast_gateway::{
-    Answer, ConnectInfo, EngineServer, PollId, Polled, PostBody, PostLimits, SocketId,
-};
+use roomcast_gateway::{Answer, EngineServer, PollId, Polled, PostBody, PostLimits, SocketId};
 use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::time::Millis;
-use serde::{Deserialize, Serialize};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen::{JsCast, JsValue};
-use worker::{Delay, Error, Request, Response, ResponseBuilder, Result, WebSocketPair};
+use worker::{Delay, Error, Request, Response, ResponseBuilder, WebSocketPair};
 
-/// Somebody at the door.
-#[derive(Serialize, Deserialize)]
-pub struct Visit {
-    pub door: ConnectInfo,
-    /// `None`: a native socket.
-    pub ask: Option<Ask>,
-}
-
-impl Object {
-    /// Somebody whom the Worker let through.
-    pub(super) async fn visit(
+impl GatewayObject {
+    /// Handles a request that the Worker has accepted.
+    pub(super) async fn accept(
         self: &Rc<Self>,
         name: String,
-        visit: Visit,
+        connect: ConnectRequest,
         request: Request,
     ) -> Result<Response> {
-        let Visit { door, ask } = visit;
+        let ConnectRequest { client, ask } = connect;
         if matches!(ask, None | Some(Ask::Open | Ask::WebSocket { sid: None })) {
-            let admitted = self.act(Some(name.clone()), |live, _| {
-                live.be_registered();
-                // The Worker that let it through may not have heard of it yet.
-                if let Some(identity) = &door.identity
-                    && live.config.auth.is_revoked(identity, live.began)
+            let admitted = self.with_active(Some(name.clone()), |active, _| {
+                // The registry delivers revocations only to registered gateways.
+                if active.config.auth.revoked.is_on() {
+                    active.registration.cover(Millis::MAX, active.began);
+                }
+                // The gateway may have revocations that the Worker does not have yet.
+                if let Some(identity) = &client.identity
+                    && active.config.auth.is_revoked(identity, active.began)
                 {
                     return Err(ClientError::unauthorized("the token was revoked"));
                 }
-                live.gateway.server.engine.admit(&door, live.began)
+                active.gateway.server.engine.admit(&client, active.began)
             })?;
             if let Err(error) = admitted {
                 return refuse(&error);
             }
         }
         let answer = match ask {
-            None => return self.upgrade(name, |engine, now| Ok(engine.open_native(door, now))),
+            None => return self.upgrade(name, |engine, now| Ok(engine.open_native(client, now))),
             Some(Ask::WebSocket { sid }) => {
                 return self.upgrade(name, |engine, now| {
-                    engine.open_socket(door, sid.as_deref(), now)
+                    engine.open_socket(client, sid.as_deref(), now)
                 });
             }
-            Some(Ask::Open) => self.act(Some(name), |live, _| {
-                live.gateway.server.engine.open_polling(door, live.began)
+            Some(Ask::Open) => self.with_active(Some(name), |active, _| {
+                active
+                    .gateway
+                    .server
+                    .engine
+                    .open_polling(client, active.began)
             })?,
             Some(Ask::Post { sid }) => {
-                let begun = self.act(Some(name.clone()), |live, _| {
-                    live.gateway.server.engine.begin_post(&sid, live.began)
+                let begun = self.with_active(Some(name.clone()), |active, _| {
+                    active.gateway.server.engine.begin_post(&sid, active.began)
                 })?;
                 match begun {
                     Err(answer) => answer,
                     Ok(limits) => {
                         let body = read_post(&request, limits).await;
-                        self.act(Some(name), |live, _| {
-                            live.gateway.server.post(&sid, body, live.began)
+                        self.with_active(Some(name), |active, _| {
+                            active.gateway.server.post(&sid, body, active.began)
                         })?
                     }
                 }
             }
             Some(Ask::Poll { sid }) => {
                 let (sender, receiver) = oneshot::channel();
-                let polled = self.act(Some(name), |live, _| {
-                    let polled = live.gateway.server.engine.poll(&sid, live.began);
+                let polled = self.with_active(Some(name), |active, _| {
+                    let polled = active.gateway.server.engine.poll(&sid, active.began);
                     if let Polled::Later(poll) = polled {
-                        live.polls.insert(poll, sender);
+                        active.polls.insert(poll, sender);
                     }
                     polled
                 })?;
@@ -88,7 +88,7 @@ impl Object {
                     Polled::Now(answer) => answer,
                     Polled::Later(poll) => {
                         let _watch = self.watch(&request, poll);
-                        // Dropped unanswered only with the whole session.
+                        // Cancelled only if the session ends.
                         receiver
                             .await
                             .unwrap_or_else(|_| Answer::error(HandshakeError::UnknownSid))
@@ -101,37 +101,39 @@ impl Object {
             .fixed(answer.body.into_bytes()))
     }
 
-    /// Notices when the client gives up a request that waits.
-    pub(super) fn watch(self: &Rc<Self>, request: &Request, poll: PollId) -> Closure<dyn FnMut()> {
+    /// Cancels a polling request when the client aborts it. The closure must be kept until
+    /// then.
+    fn watch(self: &Rc<Self>, request: &Request, poll: PollId) -> Closure<dyn FnMut()> {
         let object = Rc::downgrade(self);
-        let given_up = Closure::new(move || {
+        let aborted = Closure::new(move || {
             if let Some(object) = object.upgrade()
-                && let Err(error) = object.act(None, |live, _| {
-                    live.polls.remove(&poll);
-                    live.gateway.server.engine.cancelled(poll);
+                && let Err(error) = object.with_active(None, |active, _| {
+                    active.polls.remove(&poll);
+                    active.gateway.server.engine.cancelled(poll);
                 })
             {
-                runtime::complain(error);
+                log_error(error);
             }
         });
         let listens = request
             .inner()
             .signal()
-            .add_event_listener_with_callback("abort", given_up.as_ref().unchecked_ref());
+            .add_event_listener_with_callback("abort", aborted.as_ref().unchecked_ref());
         if listens.is_err() {
-            runtime::complain("no abort signal");
+            log_error("polling request without an abort signal");
         }
-        given_up
+        aborted
     }
 
-    pub(super) fn upgrade(
+    /// Accepts a socket.
+    fn upgrade(
         self: &Rc<Self>,
         name: String,
-        open: impl FnOnce(&mut EngineServer, Millis) -> std::result::Result<SocketId, HandshakeError>,
+        open: impl FnOnce(&mut EngineServer, Millis) -> Result<SocketId, HandshakeError>,
     ) -> Result<Response> {
-        self.act(Some(name), |live, state| {
-            let place = match open(&mut live.gateway.server.engine, live.began) {
-                Ok(place) => place,
+        self.with_active(Some(name), |active, state| {
+            let key = match open(&mut active.gateway.server.engine, active.began) {
+                Ok(key) => key,
                 Err(error) => {
                     let body = error.json().into_bytes();
                     return Ok(ResponseBuilder::new().with_status(400).fixed(body));
@@ -139,7 +141,7 @@ impl Object {
             };
             let pair = WebSocketPair::new()?;
             let socket: Socket = pair.server.as_ref().clone().unchecked_into();
-            if live.sleeps {
+            if active.hibernates {
                 state
                     .as_raw()
                     .accept_websocket(&socket)
@@ -148,36 +150,39 @@ impl Object {
                 pair.server.accept()?;
                 self.listen(&socket)?;
             }
-            live.place(place, socket);
+            active.sockets.add(key, socket);
             Response::from_websocket(pair.client)
         })?
     }
 
-    /// Hears a socket that is not hibernatable.
-    pub(super) fn listen(self: &Rc<Self>, socket: &Socket) -> Result<()> {
+    /// Handles the events of a socket that is not hibernatable.
+    fn listen(self: &Rc<Self>, socket: &Socket) -> Result<()> {
         socket.set_binary_type(web_sys::BinaryType::Arraybuffer);
-        let hear = |what: &str, then: fn(&Rc<Object>, &Socket, &JsValue) -> Result<()>| {
-            let (object, this) = (Rc::downgrade(self), socket.clone());
-            let heard = Closure::<dyn FnMut(JsValue)>::new(move |event: JsValue| {
-                if let Some(object) = object.upgrade()
-                    && let Err(error) = then(&object, &this, &event)
-                {
-                    runtime::complain(error);
-                }
-            });
-            let heard = heard.into_js_value();
-            socket.add_event_listener_with_callback(what, heard.unchecked_ref())
-        };
-        hear("message", |object, socket, event| {
+        let listen =
+            |event: &str, handle: fn(&Rc<GatewayObject>, &Socket, &JsValue) -> Result<()>| {
+                let (object, this) = (Rc::downgrade(self), socket.clone());
+                let listener = Closure::<dyn FnMut(JsValue)>::new(move |event: JsValue| {
+                    if let Some(object) = object.upgrade()
+                        && let Err(error) = handle(&object, &this, &event)
+                    {
+                        log_error(error);
+                    }
+                });
+                let listener = listener.into_js_value();
+                socket.add_event_listener_with_callback(event, listener.unchecked_ref())
+            };
+        listen("message", |object, socket, event| {
             let event: &web_sys::MessageEvent = event.unchecked_ref();
-            object.message(socket, &event.data())
+            object.receive(socket, &event.data())
         })?;
-        hear("close", |object, socket, event| {
+        listen("close", |object, socket, event| {
             let code = event.unchecked_ref::<web_sys::CloseEvent>().code();
-            runtime::answer_close(socket, code);
-            object.gone(socket, code)
+            socket.answer_close(code);
+            object.closed(socket, code)
         })?;
-        hear("error", |object, socket, _| object.gone(socket, 1006))?;
+        listen("error", |object, socket, _| {
+            object.closed(socket, ABNORMAL_CLOSURE)
+        })?;
         Ok(())
     }
 }
@@ -185,7 +190,7 @@ impl Object {
 /// Reads the body of a POST request of long-polling, within its limits.
 async fn read_post(request: &Request, limits: PostLimits) -> PostBody {
     let PostLimits { max_bytes, timeout } = limits;
-    let reading = pin!(runtime::read_body(request.inner(), max_bytes, max_bytes));
+    let reading = pin!(read_body(request.inner(), max_bytes, max_bytes));
     let delay = pin!(Delay::from(Duration::from_millis(timeout)));
     match select(reading, delay).await {
         Either::Left((Ok(Some(body)), _)) => PostBody::Complete(body),

@@ -1,20 +1,22 @@
-//! What the gateway wants done is done: sent, stored, closed, logged.
+//! The outputs of the core, and frames to sockets.
 
-use super::restore::SPILLED;
-use super::{Later, Live};
-use crate::runtime::{self, fresh_id, now};
+use super::ActiveGateway;
+use super::attachment::{Attachment, MAX_ATTACHMENT};
+use super::work::Work;
+use crate::runtime::Result;
+use crate::runtime::ids::fresh_id;
+use crate::runtime::object_state::last_ping;
+use crate::runtime::socket::ABNORMAL_CLOSURE;
+use crate::runtime::time::now;
 use js_sys::JsString;
 use roomcast_gateway::{Credentials, Frame, Output, SocketId};
 use roomcast_proto::log_record::LogRecord;
-use worker::{Result, State};
+use worker::State;
 
-/// The longest attachment in characters, of which each may take two of the
-/// platform's 16,384 bytes. What is longer goes to storage.
-const MAX_ATTACHMENT: usize = 8_000;
-
-impl Live {
-    /// Carries out what is to be done, and what comes of that.
-    pub(super) fn settle(&mut self, state: &State) {
+impl ActiveGateway {
+    /// Passes the queued events to the application and carries out the outputs, until there
+    /// are none.
+    pub(super) fn drain_events(&mut self, state: &State) {
         loop {
             let out = self.gateway.settle(self.began);
             if out.is_empty() {
@@ -28,7 +30,7 @@ impl Live {
         }
     }
 
-    pub(super) fn run(&mut self, state: &State, output: Output) -> Result<()> {
+    fn run(&mut self, state: &State, output: Output) -> Result<()> {
         match output {
             Output::Send { socket, frame } => match frame {
                 Frame::Text(text) => {
@@ -47,18 +49,18 @@ impl Live {
                 code,
                 reason,
             } => {
-                if let Some(socket) = self.displace(socket) {
-                    runtime::close(&socket, code, reason);
+                if let Some(socket) = self.sockets.remove(socket) {
+                    socket.close_with(code, reason);
                 }
             }
             Output::Attach { socket, record } => self.attach(socket, &record)?,
             Output::Answer { poll, answer } => {
                 if let Some(poll) = self.polls.remove(&poll) {
-                    // A client that went away needs no answer.
+                    // Fails only if the client has gone.
                     let _ = poll.send(answer);
                 }
             }
-            Output::Forward { room } => self.later.push_back(Later::Forward(room)),
+            Output::Forward { room } => self.work.push(Work::Forward(room)),
             Output::Save {
                 client,
                 user,
@@ -70,29 +72,30 @@ impl Live {
             }
             Output::Forget { client } => self.store.forget(&client)?,
             Output::TrackPosition { key, at: Some(at) } => {
-                self.reached
+                self.positions
                     .set(&key.to_string().into(), &(at as f64).into());
             }
             Output::TrackPosition { key, at: None } => {
-                self.reached.delete(&key.to_string().into());
+                self.positions.delete(&key.to_string().into());
             }
             Output::StorePosition { room, at } => self.store.set_position(&room, at)?,
             Output::Find { client, pid, user } => {
-                self.later.push_back(Later::Find { client, pid, user });
+                self.work.push(Work::Find { client, pid, user });
             }
-            Output::Authenticate(it) => match &it.credentials {
+            Output::Authenticate(request) => match &request.credentials {
                 Credentials::Token(token) if !self.config.auth.is_ready(token, self.began) => {
-                    self.later.push_back(Later::Authenticate(it));
+                    self.work.push(Work::Authenticate(request));
                 }
-                _ => self.authenticate(it, Ok(())),
+                _ => self.authenticate(request, Ok(())),
             },
-            Output::Log(entry) => self.log(entry),
+            Output::Log(record) => self.log(record),
         }
         Ok(())
     }
 
-    pub(super) fn attach(&mut self, place: SocketId, record: &str) -> Result<()> {
-        let Some(socket) = self.sockets.get(place) else {
+    /// Writes the attachment of a socket. Stores a record that is too long for it.
+    fn attach(&mut self, socket: SocketId, record: &str) -> Result<()> {
+        let Some(socket) = self.sockets.get(socket) else {
             return Ok(());
         };
         if record.len() <= MAX_ATTACHMENT {
@@ -100,45 +103,48 @@ impl Live {
         }
         let key = fresh_id();
         self.store.spill(&key, record)?;
-        Ok(socket.attach(&JsString::from(format!("{SPILLED}{key}").as_str()))?)
+        let attachment = Attachment::spilled(&key);
+        Ok(socket.attach(&JsString::from(attachment.as_str()))?)
     }
 
-    pub(super) fn send(&mut self, state: &State, place: SocketId, frame: &JsString, bytes: usize) {
-        if let Some(socket) = self.sockets.get(place) {
-            let sent = socket.send_string(frame);
-            self.sent(state, place, sent.is_ok(), bytes);
+    fn send(&mut self, state: &State, socket: SocketId, frame: &JsString, bytes: usize) {
+        if let Some(open) = self.sockets.get(socket) {
+            let is_sent = open.send_string(frame).is_ok();
+            self.sent(state, socket, is_sent, bytes);
         }
     }
 
-    pub(super) fn send_bytes(&mut self, state: &State, place: SocketId, bytes: &[u8]) {
-        if let Some(socket) = self.sockets.get(place) {
-            let sent = socket.send_with_u8_array(bytes);
-            self.sent(state, place, sent.is_ok(), bytes.len());
+    fn send_bytes(&mut self, state: &State, socket: SocketId, bytes: &[u8]) {
+        if let Some(open) = self.sockets.get(socket) {
+            let is_sent = open.send_with_u8_array(bytes).is_ok();
+            self.sent(state, socket, is_sent, bytes.len());
         }
     }
 
-    pub(super) fn sent(&mut self, state: &State, place: SocketId, sent: bool, bytes: usize) {
-        if !sent {
-            // Closed under our hands: its close event is on the way.
-            self.displace(place);
-            self.gateway.server.engine.closed(place, 1006);
-        } else if self.gateway.server.engine.sent(place, bytes)
-            && let Some(socket) = self.sockets.get(place)
+    /// Tells the core that a frame of `bytes` bytes was sent, or that its socket has closed.
+    fn sent(&mut self, state: &State, socket: SocketId, is_sent: bool, bytes: usize) {
+        if !is_sent {
+            // The socket has closed, and its close event follows.
+            self.sockets.remove(socket);
+            self.gateway.server.engine.closed(socket, ABNORMAL_CLOSURE);
+        } else if self.gateway.server.engine.sent(socket, bytes)
+            && let Some(open) = self.sockets.get(socket)
         {
-            let heard = runtime::pinged(state, socket);
+            let last_ping = last_ping(state, open);
             self.gateway
                 .server
                 .engine
-                .check_slow(place, heard, self.began);
+                .check_slow(socket, last_ping, self.began);
         }
     }
 
-    pub(super) fn log(&self, entry: LogRecord) {
-        if entry.level >= self.config.worker.log_level {
+    /// Writes a log record.
+    pub(super) fn log(&self, record: LogRecord) {
+        if record.level >= self.config.worker.log_level {
             let now = now();
-            let entry = entry.with("gateway", self.name.as_str());
-            let entry = entry.took(now.saturating_sub(self.began));
-            worker::console_log!("{}", entry.line(now));
+            let record = record.with("gateway", self.name.as_str());
+            let record = record.took(now.saturating_sub(self.began));
+            worker::console_log!("{}", record.line(now));
         }
     }
 }

@@ -1,108 +1,109 @@
-//! The object wakes: sessions from its sockets, clients from its storage.
+//! Restores the gateway: sessions from its sockets, clients from its storage.
 
-use super::{Live, NATIVE};
-use crate::objects::gateway::store::ClientStore;
+use super::ActiveGateway;
+use super::attachment::Attachment;
+use super::store::ClientStore;
+use crate::runtime::Result;
 use crate::runtime::alarm_clock::AlarmClock;
+use crate::runtime::host::Active;
+use crate::runtime::ids::fresh_id;
+use crate::runtime::object_state::object_state;
+use crate::runtime::rpc::gateways::GatewayKind;
 use crate::runtime::settings;
-use crate::runtime::{self, Socket, fresh_id, now};
+use crate::runtime::socket::{Sockets, open_sockets};
+use crate::runtime::time::now;
 use js_sys::Map;
-use roomcast_gateway::{EngineServer, PositionKey, SocketId, Stored};
+use roomcast_auth::registration::Registration;
+use roomcast_gateway::{EngineServer, Gateway, PositionKey, Stored};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
 use roomcast_proto::log_record::LogRecord;
-use roomcast_proto::time::{Millis, SECOND};
-use slotmap::SecondaryMap;
-use std::collections::{HashMap, VecDeque};
+use roomcast_proto::time::{DAY, Millis};
+use std::collections::HashMap;
 use wasm_bindgen::JsCast;
-use worker::{Env, Result, State, WebSocketRequestResponsePair};
+use worker::{Env, State, WebSocketRequestResponsePair};
 
-/// How long a client that is gone may come back to what it was.
-const RECOVERY_WINDOW: Millis = 24 * 60 * 60 * SECOND;
+/// Time after a disconnect within which a client can resume.
+const RECOVERY_WINDOW: Millis = DAY;
 
-/// A client's answer to a ping of Engine.IO. The runtime answers it by itself
-/// without waking the object, by a packet that clients ignore, and remembers when.
+/// The answer of a client to a ping of Engine.IO. The runtime answers it with a packet that
+/// clients ignore, and remembers the time, without waking the object.
 const PONG: &str = "3";
 const NOOP: &str = "6";
 
-/// Begins an attachment that stands for one in storage.
-pub(super) const SPILLED: &str = "spilled:";
+impl Active for ActiveGateway {
+    type Carried = ();
 
-impl Live {
-    /// Builds the gateway from its storage and its sockets.
-    pub(super) fn wake(state: &State, env: &Env, name: Option<String>) -> Result<Self> {
+    fn restore(state: &State, env: &Env, name: Option<String>, (): ()) -> Result<Self> {
         let began = now();
         let config = settings::of_object(env)?;
         let (store, name) =
             ClientStore::open(&state.storage(), || name.or_else(|| state.id().name()))?;
-        // Native clients ping by a text of their own; Engine.IO is pinged, and
-        // where that is so often that a timer is needed, nothing is gained.
-        let is_native = name.starts_with(NATIVE);
+        // Native clients ping. Clients of Engine.IO are pinged; if that is so frequent that it
+        // needs a timer, the gateway cannot hibernate.
+        let kind = GatewayKind::of(&name);
         let engine = EngineServer::new(name.clone(), config.gateway.clone(), fresh_id);
-        let sleeps = is_native || engine.pings_by_alarm();
-        if sleeps {
-            let (ping, pong) = match is_native {
-                true => (framing::PING, framing::PONG),
-                false => (PONG, NOOP),
+        let hibernates = kind == GatewayKind::Native || engine.pings_by_alarm();
+        if hibernates {
+            let (ping, pong) = match kind {
+                GatewayKind::Native => (framing::PING, framing::PONG),
+                GatewayKind::EngineIo => (PONG, NOOP),
             };
             state.set_websocket_auto_response(&WebSocketRequestResponsePair::new(ping, pong)?);
         }
-        // What is known of revocations is lost with the isolate's memory: without
-        // that the registry is asked again with the next who connects.
-        let registered = store.registered() && config.auth.revoked.is_known();
-        let known: Option<Map> = runtime::ext(state).told().dyn_into().ok();
+        // A new isolate has no copy of the revocations, so the gateway registers again with
+        // its next socket. The answer contains the revocations.
+        let registration = match store.registered() && config.auth.revoked.is_known() {
+            true => Registration::restore(Millis::MAX),
+            false => Registration::default(),
+        };
+        let known: Option<Map> = object_state(state).delivered().dyn_into().ok();
         #[cfg(not(feature = "conformance"))]
-        let gateway = roomcast_gateway::Gateway::new(engine);
+        let gateway = Gateway::new(engine);
         #[cfg(feature = "conformance")]
-        let gateway = roomcast_gateway::Gateway::echo(engine);
-        let mut live = Live {
+        let gateway = Gateway::echo(engine);
+        let mut active = ActiveGateway {
             gateway,
             config,
             name,
-            sockets: SecondaryMap::new(),
+            sockets: Sockets::new(),
             polls: HashMap::new(),
             clock: AlarmClock::default(),
-            registered,
-            sleeps,
-            later: VecDeque::new(),
+            registration,
+            hibernates,
+            work: Vec::new(),
             began,
             store,
-            reached: known.clone().unwrap_or_default(),
+            positions: known.clone().unwrap_or_default(),
         };
-        runtime::ext(state).set_told(&live.reached);
+        object_state(state).set_delivered(&active.positions);
         let mut connections = 0;
         let mut spills = Vec::new();
-        for ws in state.get_websockets() {
-            let socket: Socket = ws.as_ref().clone().unchecked_into();
-            socket.forget_place();
-            if socket.ready_state() != web_sys::WebSocket::OPEN {
-                continue;
-            }
-            let record = socket
-                .attachment()
-                .ok()
-                .and_then(|record| record.as_string());
-            let record = record.and_then(|record| match record.strip_prefix(SPILLED) {
-                Some(key) => {
-                    spills.push(key.to_owned());
-                    live.store.spilled(key).ok().flatten()
+        for socket in open_sockets(state) {
+            let attachment = socket.attachment().map(Attachment::parse);
+            let record = attachment.and_then(|attachment| match attachment {
+                Attachment::Record(record) => Some(record),
+                Attachment::Spilled { key } => {
+                    let record = active.store.spilled(&key).ok().flatten();
+                    spills.push(key);
+                    record
                 }
-                None => Some(record),
             });
-            match record.and_then(|record| live.gateway.restore_socket(&record, began)) {
-                Some(place) => live.place(place, socket),
-                // One that was on its way to become a session's.
-                None => runtime::close(
-                    &socket,
-                    Disconnect::Failed.code(),
-                    Disconnect::Failed.reason(),
-                ),
+            let key = record.and_then(|record| active.gateway.restore_socket(&record, began));
+            match key {
+                Some(key) => active.sockets.add(key, socket),
+                // The socket was about to become the socket of a session.
+                None => {
+                    socket.close_with(Disconnect::Failed.code(), Disconnect::Failed.reason());
+                }
             }
             connections += 1;
         }
-        live.store
+        active
+            .store
             .clean(began.saturating_sub(RECOVERY_WINDOW), &spills)?;
-        let records = live.store.clients()?;
-        // After a panic it is known better than stored.
+        let records = active.store.clients()?;
+        // After a panic the positions in memory are newer than those in storage.
         let positions = match &known {
             Some(known) => {
                 let mut positions = HashMap::new();
@@ -111,17 +112,17 @@ impl Live {
                         positions.insert(PositionKey::parse(&key), at as u64);
                     }
                 });
-                // The object may hibernate before the next delivery. The positions of
-                // lagging clients are only for this restore.
+                // The gateway may hibernate before the next delivery. The positions of lagging
+                // clients are only for this restore.
                 for (key, at) in &positions {
                     if let PositionKey::Room(room) = key {
-                        live.store.set_position(room, *at)?;
+                        active.store.set_position(room, *at)?;
                     }
                 }
                 positions
             }
             None => {
-                let stored = live.store.positions()?.into_iter();
+                let stored = active.store.positions()?.into_iter();
                 stored
                     .map(|(room, at)| (PositionKey::Room(room), at))
                     .collect()
@@ -132,25 +133,19 @@ impl Live {
             positions,
             panicked: known.is_some(),
         };
-        let gateway = &mut live.gateway;
+        let gateway = &mut active.gateway;
         gateway.restore(stored, began);
-        live.settle(state);
-        live.log(
+        active.drain_events(state);
+        active.log(
             LogRecord::info("wake")
                 .with("connections", connections)
                 .took(now().saturating_sub(began)),
         );
-        Ok(live)
+        Ok(active)
     }
 
-    pub(super) fn place(&mut self, place: SocketId, socket: Socket) {
-        socket.set_place(place);
-        self.sockets.insert(place, socket);
-    }
-
-    pub(super) fn displace(&mut self, place: SocketId) -> Option<Socket> {
-        let socket = self.sockets.remove(place)?;
-        socket.disown();
-        Some(socket)
+    fn begin(&mut self, now: Millis) {
+        self.began = now;
+        self.gateway.server.engine.set_now(now);
     }
 }

@@ -1,15 +1,18 @@
-//! A gateway's storage: SQLite, three tables.
+//! The storage of a gateway: SQLite, three tables.
 //!
-//! - `clients`: what a client is and in which rooms, for after hibernation and,
-//!   once it is gone, for when it comes back
-//! - `positions`: up to which event the sockets of a room have had it
-//! - `spills`: attachments that are too long for a socket
+//! | table | a row is |
+//! | --- | --- |
+//! | `clients` | a client and its rooms, for hibernation and, after it has disconnected, for resuming |
+//! | `positions` | the last event of a room that the sockets have received |
+//! | `spills` | an attachment that is too long for its socket |
+//!
+//! The table `meta` has the name of the gateway and whether it is registered with the
+//! revocation registry.
 
-use crate::objects::revocations::REGISTERED_KEY;
+use crate::runtime::Result;
 use crate::runtime::sql::{Db, js, number, text};
 use roomcast_proto::time::Millis;
 use std::collections::HashMap;
-use worker::Result;
 
 const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS clients (
@@ -18,13 +21,20 @@ const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS spills (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID",
 ];
 
+/// The key in `meta` of the registration with the revocation registry.
+const REGISTERED_KEY: &str = "registered";
+
+/// The storage of a gateway.
 pub struct ClientStore {
     db: Db,
 }
 
 impl ClientStore {
-    /// Opens the storage of the gateway `name`, and says its name: without one,
-    /// which a woken object may lack, it must be there.
+    /// Opens the storage of a gateway and returns its name.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the name is neither stored nor given.
     pub fn open(
         storage: &worker::Storage,
         name: impl FnOnce() -> Option<String>,
@@ -34,17 +44,18 @@ impl ClientStore {
         Ok((ClientStore { db }, name))
     }
 
-    /// Whether the registry of revocations knows of this gateway.
+    /// Returns `true` if the gateway is registered with the revocation registry.
     pub fn registered(&self) -> bool {
         self.db.meta(REGISTERED_KEY) == Some("true")
     }
 
+    /// Stores whether the gateway is registered.
     pub fn set_registered(&mut self, registered: bool) -> Result<()> {
         let registered = if registered { "true" } else { "false" };
         self.db.set_meta(REGISTERED_KEY, registered)
     }
 
-    /// The clients that are not gone.
+    /// Returns the records of the clients that are connected.
     pub fn clients(&self) -> Result<Vec<String>> {
         let rows = self
             .db
@@ -52,6 +63,7 @@ impl ClientStore {
         Ok(rows.iter().map(|row| text(row, 0)).collect())
     }
 
+    /// Stores the record of a client. `gone`: the time at which it disconnected.
     pub fn save(&mut self, id: &str, user: &str, gone: Option<Millis>, record: &str) -> Result<()> {
         let gone = gone.map_or(wasm_bindgen::JsValue::NULL, js);
         self.db.write(
@@ -60,12 +72,13 @@ impl ClientStore {
         )
     }
 
+    /// Deletes the record of a client.
     pub fn forget(&mut self, id: &str) -> Result<()> {
         self.db
             .write("DELETE FROM clients WHERE id = ?", &[id.into()])
     }
 
-    /// What was saved of a user, which is here no more from now on.
+    /// Deletes the record of a client of `user` and returns it.
     pub fn take(&mut self, id: &str, user: &str) -> Result<Option<String>> {
         let rows = self.db.query(
             "SELECT record FROM clients WHERE id = ? AND user = ?",
@@ -78,6 +91,7 @@ impl ClientStore {
         Ok(Some(text(row, 0)))
     }
 
+    /// Returns the stored position of each room.
     pub fn positions(&self) -> Result<HashMap<String, u64>> {
         let rows = self.db.query("SELECT room, at FROM positions", &[])?;
         Ok(rows
@@ -86,6 +100,7 @@ impl ClientStore {
             .collect())
     }
 
+    /// Stores the position of a room.
     pub fn set_position(&mut self, room: &str, at: u64) -> Result<()> {
         self.db.write(
             "INSERT OR REPLACE INTO positions (room, at) VALUES (?, ?)",
@@ -93,7 +108,7 @@ impl ClientStore {
         )
     }
 
-    /// An attachment that is too long for its socket.
+    /// Stores an attachment that is too long for its socket.
     pub fn spill(&mut self, key: &str, record: &str) -> Result<()> {
         self.db.write(
             "INSERT OR REPLACE INTO spills (key, record) VALUES (?, ?)",
@@ -101,6 +116,7 @@ impl ClientStore {
         )
     }
 
+    /// Returns a stored attachment.
     pub fn spilled(&self, key: &str) -> Result<Option<String>> {
         let rows = self
             .db
@@ -108,8 +124,8 @@ impl ClientStore {
         Ok(rows.first().map(|row| text(row, 0)))
     }
 
-    /// Forgets clients that went before `limit`, spills but those in `used`,
-    /// and, where nobody is left, positions.
+    /// Deletes clients that disconnected before `limit`, attachments that are not in `used`,
+    /// and the positions if no client is connected.
     pub fn clean(&mut self, limit: Millis, used: &[String]) -> Result<()> {
         self.db
             .write("DELETE FROM clients WHERE gone < ?", &[js(limit)])?;

@@ -1,9 +1,12 @@
-//! Requests between the room and the gateways. What they say is decided by
-//! [`roomcast_room::Room`].
+//! Requests from and to gateways. [`roomcast_room::gateways`] decides what they contain, and
+//! when a failed delivery is repeated.
 
-use super::{Live, Object};
+use super::{ActiveRoom, RoomObject};
+use crate::runtime::Result;
 use crate::runtime::headers;
-use crate::runtime::{self, GATEWAYS, now};
+use crate::runtime::log::log_error;
+use crate::runtime::rpc::{GATEWAYS, call, read};
+use crate::runtime::time::now;
 use js_sys::JsString;
 use roomcast_proto::access::TokenId;
 use roomcast_proto::link::{Pushed, Request as LinkRequest};
@@ -11,118 +14,128 @@ use roomcast_proto::log_record::LogRecord;
 use roomcast_room::Retry;
 use std::rc::Rc;
 use std::time::Duration;
-use worker::{Delay, Error, Request, Response, Result};
+use worker::{Delay, Error, Request, Response};
 
-/// Delay after an error in the room before pushes to a gateway start again.
-const STOPPED: Duration = Duration::from_secs(1);
+/// Delay after an error in the room before deliveries to a gateway start again.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
-impl Object {
-    /// A request of a gateway for its connections.
-    pub(super) async fn link(
+impl RoomObject {
+    /// Handles the request of a gateway: commands of its connections.
+    pub(super) async fn handle_gateway(
         self: &Rc<Self>,
         name: Option<String>,
         mut request: Request,
     ) -> Result<Response> {
         let request: LinkRequest = serde_json::from_str(&request.text().await?)?;
-        let full = self.with(name, |live, state| {
-            live.age();
+        let full = self.host.with_active(name, |active, state| {
+            active.apply_retention();
             let (gateway, now) = (Rc::from(request.gateway), now());
-            let config = live.config.clone();
+            let config = active.config.clone();
             let is_revoked =
                 |user: &str, token: &TokenId| config.auth.revoked.covers(user, token, now);
             for command in request.commands {
                 let mut out = Vec::new();
-                live.room
+                active
+                    .room
                     .gateway_command(&gateway, command, is_revoked, now, &mut out);
-                live.run(state, out);
+                active.run(state, out);
             }
-            live.room.is_full()
+            active.room.is_full()
         })?;
-        self.settle(full)?;
+        self.continue_batch(full)?;
         Response::empty()
     }
 
-    /// Sends a gateway what waits for it, until nothing does.
-    pub(super) async fn push(self: &Rc<Self>, gateway: String) -> Result<()> {
-        let pushed = self.push_all(&gateway).await;
-        if pushed.is_err() {
-            let stopped = self.with(None, |live, _| live.room.deliveries_stopped(&gateway));
-            // If the room cannot be read, its memory of pushes is lost as well.
+    /// Sends deliveries to a gateway until its outbox is empty.
+    pub(super) async fn deliver_to_gateway(self: &Rc<Self>, gateway: String) -> Result<()> {
+        let delivered = self.empty_outbox(&gateway).await;
+        if delivered.is_err() {
+            let stopped = self
+                .host
+                .with_active(None, |active, _| active.room.deliveries_stopped(&gateway));
+            // If the room cannot be restored, its outboxes are lost as well.
             if let Err(error) = stopped {
-                runtime::complain(error);
+                log_error(error);
             }
-            Delay::from(STOPPED).await;
-            self.with(None, |live, _| live.room.probe_gateway(&gateway))?;
-            Rc::clone(self).arm();
+            Delay::from(RESTART_DELAY).await;
+            self.host
+                .with_active(None, |active, _| active.room.probe_gateway(&gateway))?;
+            self.start_background_work();
         }
-        pushed
+        delivered
     }
 
-    async fn push_all(self: &Rc<Self>, gateway: &str) -> Result<()> {
+    async fn empty_outbox(self: &Rc<Self>, gateway: &str) -> Result<()> {
         loop {
-            let body = self.with(None, |live, _| live.take_push(gateway))?;
+            let body = self
+                .host
+                .with_active(None, |active, _| active.take_delivery(gateway))?;
             let Some(body) = body else {
                 return Ok(());
             };
             let body = JsString::from(body?.as_str());
-            // Requests to other objects do not wait for what was stored, as
-            // frames do.
-            self.state.storage().sync().await?;
-            while let Err(error) = self.push_once(gateway, &body).await {
-                let retry = self.with(None, |live, state| {
+            // Unlike frames, requests to other objects do not wait for the commit.
+            self.host.state.storage().sync().await?;
+            while let Err(error) = self.send_delivery(gateway, &body).await {
+                let retry = self.host.with_active(None, |active, state| {
                     let mut out = Vec::new();
-                    let retry = live.room.delivery_failed(gateway, now(), &mut out);
-                    live.run(state, out);
+                    let retry = active.room.delivery_failed(gateway, now(), &mut out);
+                    active.run(state, out);
                     retry
                 })?;
-                if let Retry::Again(wait) = retry {
-                    Delay::from(Duration::from_millis(wait)).await;
+                if let Retry::Again(delay) = retry {
+                    Delay::from(Duration::from_millis(delay)).await;
                     continue;
                 }
-                runtime::complain(error);
-                if let Retry::Later(wait) = retry {
-                    Delay::from(Duration::from_millis(wait)).await;
-                    self.with(None, |live, _| live.room.probe_gateway(gateway))?;
+                log_error(error);
+                if let Retry::Later(delay) = retry {
+                    Delay::from(Duration::from_millis(delay)).await;
+                    self.host
+                        .with_active(None, |active, _| active.room.probe_gateway(gateway))?;
                 }
                 break;
             }
-            Rc::clone(self).arm();
+            self.start_background_work();
         }
     }
 
-    /// Sends a push. Fails if the gateway does not take it.
-    async fn push_once(&self, gateway: &str, body: &JsString) -> Result<()> {
+    /// Sends a delivery. Fails if the gateway does not accept it.
+    async fn send_delivery(&self, gateway: &str, body: &JsString) -> Result<()> {
         let headers = [(headers::LINK, gateway)];
         let body = Some(body.clone().into());
-        let answer = runtime::call(&self.env, GATEWAYS, gateway, &headers, body).await?;
+        let answer = call(&self.host.env, GATEWAYS, gateway, &headers, body).await?;
         let pushed = match answer.status() {
-            200 => serde_json::from_str(&runtime::read(&answer).await?.1)?,
+            200 => serde_json::from_str(&read(&answer).await?.1)?,
             204 => Pushed::default(),
-            status => return Err(Error::RustError(format!("a gateway answered {status}"))),
+            status => {
+                let error = format!("gateway {gateway} answered with status {status}");
+                return Err(Error::RustError(error));
+            }
         };
-        self.with(None, |live, state| {
+        self.host.with_active(None, |active, state| {
             let mut out = Vec::new();
-            live.room
+            active
+                .room
                 .delivery_acknowledged(gateway, &pushed, now(), &mut out);
-            live.run(state, out);
+            active.run(state, out);
         })
     }
 }
 
-impl Live {
-    /// The next push to a gateway, with what is read of the log for it.
-    fn take_push(&mut self, gateway: &str) -> Option<serde_json::Result<String>> {
+impl ActiveRoom {
+    /// Returns the next delivery to a gateway, after reading the log for its connections that
+    /// catch up.
+    fn take_delivery(&mut self, gateway: &str) -> Option<serde_json::Result<String>> {
         while let Some(read) = self.room.next_read(gateway) {
-            match self.portion(read.portion.range) {
+            match self.store.portion(read.portion.range) {
                 Ok((last, text)) => {
                     let text = String::from(text);
                     self.room.log_read(read, last, &text);
                 }
                 Err(error) => {
                     self.log(LogRecord::error(format!("replay failed: {error}")));
-                    // What the connection lacks is found out when the room is read
-                    // again.
-                    self.broken = true;
+                    // The restored room starts the catch-up again.
+                    self.storage_failed = true;
                     break;
                 }
             }

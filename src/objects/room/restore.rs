@@ -1,24 +1,30 @@
-//! The object wakes: the room from its storage, its connections from their
-//! sockets. Where the frames of each go.
+//! Restores the room from its storage and its connections from their sockets.
 
-use super::Live;
-use crate::objects::room::store::Store;
+use super::ActiveRoom;
+use super::store::Store;
+use crate::runtime::Result;
 use crate::runtime::alarm_clock::AlarmClock;
+use crate::runtime::host::Active;
+use crate::runtime::ids::fresh_id;
+use crate::runtime::object_state::object_state;
 use crate::runtime::settings;
-use crate::runtime::{self, Socket, fresh_id, now};
-use js_sys::JsString;
+use crate::runtime::socket::{Socket, Sockets, open_sockets};
+use crate::runtime::time::now;
+use roomcast_auth::registration::Registration;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
 use roomcast_proto::log_record::LogRecord;
-use roomcast_room::{self as room, Attachment, CallId, ConnId, Outboxes};
-use slotmap::SecondaryMap;
-use std::collections::{HashMap, VecDeque};
-use wasm_bindgen::JsCast;
-use worker::{Env, Result, State, WebSocketRequestResponsePair};
+use roomcast_proto::time::Millis;
+use roomcast_room::Attachment;
+use roomcast_room::Outboxes;
+use roomcast_room::batcher::Batcher;
+use worker::{Env, State, WebSocketRequestResponsePair};
 
-impl Live {
-    /// Builds the room from its storage and its sockets.
-    pub(super) fn wake(
+impl Active for ActiveRoom {
+    /// The outboxes of gateways contain only what is stored already.
+    type Carried = Option<Outboxes>;
+
+    fn restore(
         state: &State,
         env: &Env,
         name: Option<String>,
@@ -33,86 +39,74 @@ impl Live {
             framing::PING,
             framing::PONG,
         )?);
-        let mut live = Live {
-            room: room::Room::new(name, config.room.clone(), snapshot),
+        // A new isolate has no copy of the revocations, so the room registers again with its
+        // next socket. The answer contains the revocations.
+        let registration = match config.auth.revoked.is_known() {
+            true => Registration::restore(store.registered()),
+            false => Registration::default(),
+        };
+        let mut active = ActiveRoom {
+            room: roomcast_room::Room::new(name, config.room.clone(), snapshot),
             config,
             store,
-            sockets: SecondaryMap::new(),
-            calls: HashMap::new(),
-            last_call: CallId::default(),
-            began,
-            pages: VecDeque::new(),
-            batcher: Default::default(),
+            sockets: Sockets::new(),
+            calls: Default::default(),
+            pages: Default::default(),
+            replay: Default::default(),
+            batcher: Batcher::default(),
             clock: AlarmClock::default(),
-            replay: None,
-            line_break: JsString::from("\n"),
-            registered: 0,
-            unregistered: None,
-            unready: Vec::new(),
-            broken: false,
+            registration,
+            pending_tokens: Vec::new(),
+            began,
+            storage_failed: false,
         };
-        // What is known of revocations is lost with the isolate's memory: without
-        // that the registry is asked again with the next who connects.
-        if live.config.auth.revoked.is_known() {
-            live.registered = live.store.registered();
-        }
-        for ws in state.get_websockets() {
-            let socket: Socket = ws.as_ref().clone().unchecked_into();
-            socket.forget_place();
-            if socket.ready_state() != web_sys::WebSocket::OPEN {
-                continue;
-            }
+        for socket in open_sockets(state) {
             match attachment(&socket) {
                 Some(attachment) => {
-                    let conn = live.room.restore_connection(attachment, began);
-                    live.place(conn, socket);
+                    let conn = active.room.restore_connection(attachment, began);
+                    active.sockets.add(conn, socket);
                 }
-                // Accepted just when storing failed.
-                None => runtime::close(
-                    &socket,
-                    Disconnect::Failed.code(),
-                    Disconnect::Failed.reason(),
-                ),
+                // The socket was accepted in the event in which storing failed.
+                None => {
+                    socket.close_with(Disconnect::Failed.code(), Disconnect::Failed.reason());
+                }
             }
         }
         if let Some(outboxes) = outboxes {
-            live.room.set_outboxes(outboxes);
+            active.room.set_outboxes(outboxes);
         }
         for (gateway, subscriber) in subscribers {
-            live.room.restore_subscriber(&gateway, subscriber, began);
+            active.room.restore_subscriber(&gateway, subscriber, began);
         }
-        // All have been sent what there is, unless the memory of that was lost.
-        let head = live.room.bounds().head;
-        let told = runtime::ext(state).told().as_f64();
-        runtime::ext(state).set_told(&(head as f64).into());
-        if let Some(told) = told {
+        // After hibernation the sockets have received every event. After a panic some may lack
+        // the last batch.
+        let head = active.room.bounds().head;
+        let delivered = object_state(state).delivered().as_f64();
+        object_state(state).set_delivered(&(head as f64).into());
+        if let Some(delivered) = delivered {
             let mut out = Vec::new();
-            live.room.recover(told as u64, began, &mut out);
-            live.run(state, out);
+            active.room.recover(delivered as u64, began, &mut out);
+            active.run(state, out);
         }
-        live.log(
+        active.log(
             LogRecord::info("wake")
-                .with("connections", live.room.connections())
-                .with("seq", live.room.bounds().head)
+                .with("connections", active.room.connections())
+                .with("seq", active.room.bounds().head)
                 .took(now().saturating_sub(began)),
         );
-        Ok(live)
+        Ok(active)
     }
 
-    pub(super) fn place(&mut self, conn: ConnId, socket: Socket) {
-        socket.set_place(conn);
-        self.sockets.insert(conn, socket);
+    fn begin(&mut self, now: Millis) {
+        self.began = now;
     }
 
-    pub(super) fn displace(&mut self, conn: ConnId) -> Option<Socket> {
-        self.pages.retain(|(one, ..)| *one != conn);
-        let socket = self.sockets.remove(conn)?;
-        socket.disown();
-        Some(socket)
+    fn take_failure(&mut self) -> Option<Self::Carried> {
+        self.storage_failed.then(|| Some(self.room.take_outboxes()))
     }
 }
 
+/// Returns the attachment of a socket, if it has one.
 pub(super) fn attachment(socket: &Socket) -> Option<Attachment> {
-    let json = socket.attachment().ok()?.as_string()?;
-    serde_json::from_str(&json).ok()
+    serde_json::from_str(&socket.attachment()?).ok()
 }

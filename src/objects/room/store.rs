@@ -1,18 +1,18 @@
-//! A room's storage: SQLite, four tables.
+//! The storage of a room: SQLite, four tables.
 //!
-//! - `log`: a row a tick: the number of its last event, that of its first, when
-//!   it was stored, and the envelopes, a line each
-//! - `members`: a row a member, with its cursors as of the last checkpoint
-//! - `cursors`: the journal of what moved since, a row for all members that
-//!   moved together
-//! - `subscribers`: a row a connection at a gateway: what an own socket would have
-//!   as its attachment, or, until the gateway has heard it, the last word to it
+//! | table | a row is |
+//! | --- | --- |
+//! | `log` | a batch: its first and last event, its time, and its events, one per line |
+//! | `members` | a member with its cursors as of the last checkpoint |
+//! | `cursors` | a journal entry: the members whose cursors moved together since then |
+//! | `subscribers` | a connection at a gateway: its attachment, or, when it has ended, the item that its gateway has not acknowledged yet |
 //!
-//! Rows written are the dearest line of the bill, so they are counted.
+//! The table `meta` has the name of the room, the epoch of the log, and the registration with
+//! the revocation registry.
 
-use crate::objects::revocations::REGISTERED_KEY;
-use crate::runtime;
+use crate::runtime::Result;
 use crate::runtime::failpoint::{self, Point};
+use crate::runtime::log::log_error;
 use crate::runtime::sql::{Db, js, number, text};
 use js_sys::JsString;
 use roomcast_proto::time::Millis;
@@ -20,7 +20,7 @@ use roomcast_room::history::{HistoryPage, HistoryQuery};
 use roomcast_room::log::{LogBatch, LogBounds, StoredText};
 use roomcast_room::{Change, Member, ReadFailed, ReadRecent, Snapshot, StoredSubscriber};
 use wasm_bindgen::JsCast;
-use worker::{Error, Result};
+use worker::Error;
 
 const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS log (
@@ -33,21 +33,31 @@ const SCHEMA: &[&str] = &[
         id TEXT PRIMARY KEY, gateway TEXT NOT NULL, attachment TEXT NOT NULL) WITHOUT ROWID",
 ];
 
-/// Rows read from the log at a time, so that a long log is never in memory as a
+/// Number of log rows that are read at a time, so that a long log is never in memory as a
 /// whole.
 const CHUNK: u32 = 256;
 
-/// A connection at a gateway, and the gateway.
+/// The key in `meta` of the end of the registration with the revocation registry.
+const REGISTERED_KEY: &str = "registered";
+/// The key in `meta` of the epoch of the log.
+const EPOCH_KEY: &str = "epoch";
+
+/// The name of a gateway, and a connection there.
 type Subscriber = (String, StoredSubscriber);
 
+/// The storage of a room.
 pub struct Store {
     db: Db,
+    /// The statement that stores a batch, as a JavaScript string.
     append: JsString,
 }
 
 impl Store {
-    /// Opens the storage of the room `name`, which is made if it is not there.
-    /// Without a name, which a woken object may lack, it must be.
+    /// Opens the storage of a room and returns its name. Creates the storage if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the name is neither stored nor given.
     pub fn open(
         storage: &worker::Storage,
         name: impl FnOnce() -> Option<String>,
@@ -57,27 +67,28 @@ impl Store {
             db: Db::open(storage, SCHEMA)?,
             append: "INSERT INTO log (last, first, at, body) VALUES (?, ?, ?, ?)".into(),
         };
-        if store.db.meta("epoch").is_none() {
-            store.db.set_meta("epoch", &epoch())?;
+        if store.db.meta(EPOCH_KEY).is_none() {
+            store.db.set_meta(EPOCH_KEY, &epoch())?;
         }
         let name = store.db.name("room", name)?;
         Ok((store, name))
     }
 
-    /// Until when the registry of revocations knows of this room's sockets.
+    /// Returns the end of the registration with the revocation registry, or 0.
     pub fn registered(&self) -> Millis {
         let until = self.db.meta(REGISTERED_KEY);
         until.and_then(|until| until.parse().ok()).unwrap_or(0)
     }
 
+    /// Stores the end of the registration.
     pub fn set_registered(&mut self, until: Millis) -> Result<()> {
         self.db.set_meta(REGISTERED_KEY, &until.to_string())
     }
 
-    /// All that a room knows when it wakes, and its connections at gateways.
-    /// `life` names this waking of the room.
+    /// Reads the state of the room and its connections at gateways. `life` is the id of this
+    /// restoration.
     pub fn load(&self, life: String) -> Result<(Snapshot, Vec<Subscriber>)> {
-        // One statement: each takes as long as what it reads here.
+        // One statement, because each one has a cost of about the same as these rows.
         let rows = self.db.query(
             "SELECT 0, user, joined, delivered, read, seen FROM members
              UNION ALL SELECT 1, moved, 0, 0, 0, 0 FROM cursors
@@ -109,7 +120,7 @@ impl Store {
         }
         let snapshot = Snapshot {
             life,
-            epoch: self.db.meta("epoch").unwrap_or_default().to_owned(),
+            epoch: self.db.meta(EPOCH_KEY).unwrap_or_default().to_owned(),
             bounds,
             members,
             journal,
@@ -118,11 +129,12 @@ impl Store {
         Ok((snapshot, subscribers))
     }
 
-    /// Reads the log since a time, from its end: there is no index by time.
+    /// Returns the function that reads the log since a time. It reads from the end, because
+    /// there is no index by time.
     fn recent(&self) -> ReadRecent {
-        let sql = self.db.sql.clone();
+        let sql = self.db.sql().clone();
         Box::new(move |since| {
-            failpoint::fails(Point::Read).map_err(failed)?;
+            failpoint::fails(Point::Read).map_err(read_failed)?;
             let mut recent = Vec::new();
             let mut before = js(i64::MAX as u64);
             loop {
@@ -130,7 +142,7 @@ impl Store {
                     "SELECT first, at, body FROM log WHERE last < ? ORDER BY last DESC LIMIT ?",
                     &[before, CHUNK.into()],
                 );
-                let rows = rows.map_err(|error| failed(error.into()))?;
+                let rows = rows.map_err(read_failed)?;
                 let young = rows.iter().take_while(|row| number(row, 1) >= since);
                 recent.extend(young.map(|row| StoredText {
                     first: number(row, 0),
@@ -168,8 +180,8 @@ impl Store {
                 self.db.write("DELETE FROM cursors", &[])
             }
             Change::Trim { upto, before } => {
-                // The last row stays, though nobody is shown it any more: by it
-                // the log is known to go on where it ended.
+                // The last row stays, although it is not sent any more. The log continues
+                // with the number after it.
                 self.db.write(
                     "DELETE FROM log WHERE last <= ? AND at < ?
                      AND last < (SELECT max(last) FROM log)",
@@ -189,21 +201,15 @@ impl Store {
                 for table in ["log", "members", "cursors"] {
                     self.db.write(&format!("DELETE FROM {table}"), &[])?;
                 }
-                self.db.set_meta("epoch", epoch)
+                self.db.set_meta(EPOCH_KEY, epoch)
             }
         }
     }
 
+    /// Stores a batch.
     fn append(&mut self, row: &LogBatch, body: &JsString) -> Result<()> {
-        let cursor = self.db.sql.append(
-            &self.append,
-            row.last as f64,
-            row.first as f64,
-            row.at as f64,
-            body,
-        )?;
-        self.db.count(&cursor);
-        Ok(())
+        self.db
+            .append(&self.append, row.last, row.first, row.at, body)
     }
 
     fn put_member(&mut self, user: &str, member: &Member) -> Result<()> {
@@ -220,8 +226,8 @@ impl Store {
         )
     }
 
-    /// The log after `after` up to `upto`: each row's first and last event and
-    /// its body, which never leaves JavaScript.
+    /// Reads the log after `after` up to `upto`. Calls `take` with the first event, the last
+    /// event and the body of each row. The body stays in JavaScript.
     pub fn rows(
         &self,
         after: u64,
@@ -244,40 +250,39 @@ impl Store {
         }
     }
 
-    /// As [`Store::rows`], but a row is read only as long as `take` wants more.
-    /// Rows are whole batches, so the last may go beyond `upto`.
+    /// Reads the log as [`Store::rows`] does, as long as `take` returns `true`. A row is a whole
+    /// batch, so the last one may have events after `upto`.
     pub fn rows_while(
         &self,
         after: u64,
         upto: u64,
         mut take: impl FnMut(u64, u64, JsString) -> bool,
     ) -> Result<()> {
-        let rows = self.db.sql.query_while(
+        self.db.sql().query_while(
             "SELECT first, last, body FROM log WHERE last > ? AND first <= ? ORDER BY last",
             &[js(after), js(upto)],
             |row| take(number(row, 0), number(row, 1), row.get(2).unchecked_into()),
-        );
-        Ok(rows?)
+        )
     }
 
-    /// A page of the log.
-    pub fn page(&self, query: HistoryQuery, floor: u64) -> Result<HistoryPage> {
-        let mut page = HistoryPage::new(query, floor);
-        let (mut after, mut before) = (query.after.max(floor), query.before.min(i64::MAX as u64));
-        let order = if query.newest { "DESC" } else { "ASC" };
-        let sql = format!(
+    /// Reads a page of the log.
+    pub fn page(&self, range: HistoryQuery, floor: u64) -> Result<HistoryPage> {
+        let mut page = HistoryPage::new(range, floor);
+        let (mut after, mut before) = (range.after.max(floor), range.before.min(i64::MAX as u64));
+        let order = if range.newest { "DESC" } else { "ASC" };
+        let query = format!(
             "SELECT first, last, body FROM log WHERE last > ? AND first < ? ORDER BY last {order} LIMIT ?"
         );
         loop {
             let rows = self
                 .db
-                .query(&sql, &[js(after), js(before), CHUNK.into()])?;
+                .query(&query, &[js(after), js(before), CHUNK.into()])?;
             for row in &rows {
                 let (first, last) = (number(row, 0), number(row, 1));
                 if !page.add(first, &text(row, 2)) {
                     return Ok(page);
                 }
-                (after, before) = if query.newest {
+                (after, before) = if range.newest {
                     (after, first)
                 } else {
                     (last, before)
@@ -289,9 +294,9 @@ impl Store {
         }
     }
 
-    /// Up to which event rows were stored before `limit`, and when the next
-    /// one was.
-    pub fn aged(&self, limit: Millis) -> Result<(u64, Option<Millis>)> {
+    /// Returns the last event of the rows that were stored before `limit`, and the time of the
+    /// next row.
+    pub fn expired(&self, limit: Millis) -> Result<(u64, Option<Millis>)> {
         let next = self.db.query(
             "SELECT first, at FROM log WHERE at >= ? ORDER BY last LIMIT 1",
             &[js(limit)],
@@ -318,14 +323,14 @@ impl Store {
         )
     }
 
-    /// Rows written since this was asked last.
+    /// Returns the number of rows written since the last call.
     pub fn take_rows_written(&mut self) -> u64 {
         self.db.take_rows_written()
     }
 }
 
 /// Logs why the recent events cannot be read.
-fn failed(error: Error) -> ReadFailed {
-    runtime::complain(error);
+fn read_failed(error: Error) -> ReadFailed {
+    log_error(error);
     ReadFailed
 }

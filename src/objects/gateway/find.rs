@@ -1,0 +1,138 @@
+//! Records of clients that resume. The gateway that made a `pid` is its home: it has the record
+//! of the client, or the name of the gateway to which the client has moved.
+
+use super::{ActiveGateway, GatewayObject};
+use crate::runtime::Result;
+use crate::runtime::headers;
+use crate::runtime::log::log_error;
+use crate::runtime::rpc::gateways::{FindRequest, GatewayKind};
+use crate::runtime::rpc::{GATEWAYS, ask};
+use roomcast_gateway::ClientId;
+use roomcast_gateway::handshake::shard_of;
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::time::{DAY, Millis};
+use std::fmt::{self, Display};
+use std::rc::Rc;
+use worker::{Response, ResponseBuilder, State};
+
+/// Time for which a gateway remembers where a client has moved. Longer than most connections
+/// last.
+const MOVED_LIFETIME: Millis = 7 * DAY;
+
+/// What a gateway has stored under a `pid`. The text form is also the answer to a
+/// [`FindRequest`]; an empty answer means that nothing is stored.
+enum SavedClient {
+    /// The record of the client.
+    Record(String),
+    /// The client has moved to the gateway with this name.
+    Moved(String),
+}
+
+impl SavedClient {
+    const MOVED: &str = "moved:";
+
+    fn parse(text: String) -> Self {
+        match text.strip_prefix(Self::MOVED) {
+            Some(gateway) => SavedClient::Moved(gateway.to_owned()),
+            None => SavedClient::Record(text),
+        }
+    }
+}
+
+impl Display for SavedClient {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            SavedClient::Record(record) => f.write_str(record),
+            SavedClient::Moved(gateway) => write!(f, "{}{gateway}", Self::MOVED),
+        }
+    }
+}
+
+impl GatewayObject {
+    /// Finds the record of a client that resumes here, and passes it to the core.
+    pub(super) async fn find(self: &Rc<Self>, client: ClientId, find: FindRequest) -> Result<()> {
+        let record = self.find_record(&find).await.unwrap_or_else(|error| {
+            log_error(error);
+            None
+        });
+        self.with_active(None, |active, _| {
+            let (gateway, now) = (&mut active.gateway, active.began);
+            gateway.found(client, &find.pid, record, now);
+        })
+    }
+
+    async fn find_record(self: &Rc<Self>, find: &FindRequest) -> Result<Option<String>> {
+        let Some(home) = shard_of(&find.pid) else {
+            return Ok(None);
+        };
+        let home = GatewayKind::EngineIo.name(home);
+        let saved = match self.find_at(&home, find).await? {
+            Some(SavedClient::Moved(gateway)) => self.find_at(&gateway, find).await?,
+            saved => saved,
+        };
+        Ok(match saved {
+            Some(SavedClient::Record(record)) => Some(record),
+            Some(SavedClient::Moved(_)) | None => None,
+        })
+    }
+
+    /// Takes what a gateway has stored under the `pid`. The gateway can be this one.
+    async fn find_at(
+        self: &Rc<Self>,
+        name: &str,
+        find: &FindRequest,
+    ) -> Result<Option<SavedClient>> {
+        let here = self.with_active(None, |active, state| {
+            (active.name == name).then(|| active.take_saved(state, find))
+        })?;
+        if let Some(saved) = here {
+            return Ok(saved);
+        }
+        let headers = [(headers::GATEWAY, name), (headers::FIND, "1")];
+        let find = serde_json::to_string(find)?;
+        let (_, saved) = ask(&self.host.env, GATEWAYS, name, &headers, find).await?;
+        Ok((!saved.is_empty()).then(|| SavedClient::parse(saved)))
+    }
+
+    /// Handles the request of another gateway, to which the record belongs from now on.
+    pub(super) fn handle_find(
+        self: &Rc<Self>,
+        name: String,
+        find: &FindRequest,
+    ) -> Result<Response> {
+        let saved = self.with_active(Some(name), |active, state| active.take_saved(state, find))?;
+        let answer = saved.map(|saved| saved.to_string()).unwrap_or_default();
+        Ok(ResponseBuilder::new().fixed(answer.into_bytes()))
+    }
+}
+
+impl ActiveGateway {
+    /// Takes what is stored under a `pid` out of storage. Closes the client if it is still
+    /// connected. If the client moves to another gateway, its home stores the name of that.
+    fn take_saved(&mut self, state: &State, find: &FindRequest) -> Option<SavedClient> {
+        let gateway = &mut self.gateway;
+        gateway.evict(&find.pid, &find.user);
+        self.drain_events(state);
+        let taken = self.store.take(&find.pid, &find.user);
+        let moves = !find.by.is_empty() && find.by != self.name;
+        let is_home =
+            shard_of(&find.pid).is_some_and(|home| self.name == GatewayKind::EngineIo.name(home));
+        match taken {
+            Ok(Some(saved)) => {
+                if moves && is_home {
+                    let moved = SavedClient::Moved(find.by.clone()).to_string();
+                    let gone = Some(self.began + MOVED_LIFETIME);
+                    if let Err(error) = self.store.save(&find.pid, &find.user, gone, &moved) {
+                        self.log(LogRecord::error(format!("storing failed: {error}")));
+                    }
+                }
+                Some(SavedClient::parse(saved))
+            }
+            Ok(None) => None,
+            Err(error) => {
+                self.log(LogRecord::error(format!("reading failed: {error}")));
+                None
+            }
+        }
+    }
+}

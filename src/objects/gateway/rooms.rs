@@ -1,0 +1,74 @@
+//! Commands to rooms, and deliveries of rooms.
+
+use super::GatewayObject;
+use crate::runtime::Result;
+use crate::runtime::failpoint::{self, Point};
+use crate::runtime::headers;
+use crate::runtime::log::log_error;
+use crate::runtime::rpc::{ROOMS, call};
+use roomcast_proto::link::{Push, Request as LinkRequest};
+use roomcast_room::batcher::MAX_TURNS;
+use std::rc::Rc;
+use std::time::Duration;
+use worker::{Delay, Error, Response, ResponseBuilder};
+
+impl GatewayObject {
+    /// Sends the commands that wait for a room, until there are none.
+    pub(super) async fn forward(self: &Rc<Self>, room: &str) -> Result<()> {
+        loop {
+            // A request waits for at most as many turns of the event loop as a batch.
+            for _ in 0..MAX_TURNS {
+                if !self.with_active(None, |active, _| active.gateway.is_batching(room))? {
+                    break;
+                }
+                Delay::from(Duration::ZERO).await;
+            }
+            let (gateway, commands) = self.with_active(None, |active, _| {
+                let gateway = &mut active.gateway;
+                let commands = gateway.take_commands(room);
+                (active.name.clone(), commands)
+            })?;
+            let Some(commands) = commands else {
+                return Ok(());
+            };
+            let request = LinkRequest { gateway, commands };
+            if let Err(error) = self.send_commands(room, &request).await {
+                log_error(error);
+                self.with_active(None, |active, _| {
+                    let (gateway, commands) = (&mut active.gateway, request.commands);
+                    gateway.forward_failed(room, commands);
+                })?;
+            }
+        }
+    }
+
+    async fn send_commands(&self, room: &str, request: &LinkRequest) -> Result<()> {
+        let headers = [(headers::ROOM, room), (headers::LINK, "1")];
+        let body = Some(serde_json::to_string(request)?.into());
+        let response = call(&self.host.env, ROOMS, room, &headers, body).await?;
+        match response.status() {
+            200 => Ok(()),
+            status => Err(Error::RustError(format!(
+                "a room answered with status {status}"
+            ))),
+        }
+    }
+
+    /// Handles a delivery of a room.
+    pub(super) fn handle_delivery(self: &Rc<Self>, name: String, body: &str) -> Result<Response> {
+        let Some((push, texts)) = Push::parse(body) else {
+            return Err(Error::RustError("malformed delivery of a room".into()));
+        };
+        let pushed = self.with_active(Some(name), |active, _| {
+            failpoint::panics(Point::GatewayPush);
+            let (gateway, now) = (&mut active.gateway, active.began);
+            gateway.handle_push(push, &texts, now)
+        })?;
+        if pushed.gone.is_empty() {
+            // The usual answer has no body, because reading one costs the room more than the
+            // rest of the answer.
+            return Ok(ResponseBuilder::new().with_status(204).empty());
+        }
+        Ok(ResponseBuilder::new().fixed(serde_json::to_vec(&pushed)?))
+    }
+}

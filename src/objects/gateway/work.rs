@@ -1,0 +1,102 @@
+//! Work after an event: timers and the alarm, requests to other objects.
+
+use super::{ActiveGateway, GatewayObject};
+use crate::runtime::Result;
+use crate::runtime::alarm_clock::Task;
+use crate::runtime::object_state::last_ping;
+use crate::runtime::rpc::gateways::FindRequest;
+use roomcast_gateway::{Authentication, ClientId, SocketId};
+use roomcast_proto::time::Millis;
+use std::rc::Rc;
+use worker::State;
+
+/// Deadlines within this time use a timer, which keeps the gateway awake. Later deadlines use
+/// the alarm, which costs a row.
+const MAX_TIMER: Millis = 1_500;
+
+/// Work that an event has caused.
+pub(super) enum Work {
+    /// Send the commands that wait for a room.
+    Forward(String),
+    /// Find the record of a client that resumes.
+    Find {
+        client: ClientId,
+        pid: String,
+        user: String,
+    },
+    /// Fetch what a token check requires.
+    Authenticate(Authentication),
+}
+
+impl GatewayObject {
+    /// Passes an event to the gateway, carries out the outputs, and starts the work that they
+    /// cause.
+    pub(super) fn with_active<T>(
+        self: &Rc<Self>,
+        name: Option<String>,
+        act: impl FnOnce(&mut ActiveGateway, &State) -> T,
+    ) -> Result<T> {
+        let (result, work, registration, timers) =
+            self.host.with_active(name, |active, state| {
+                let result = act(active, state);
+                active.drain_events(state);
+                let work = std::mem::take(&mut active.work);
+                let registration = active.registration.take_request();
+                (result, work, registration, active.schedule())
+            })?;
+        for work in work {
+            self.host.spawn(Rc::clone(self).run(work));
+        }
+        if let Some(until) = registration {
+            self.host.spawn(Rc::clone(self).register(until));
+        }
+        for task in timers {
+            self.host.spawn(Rc::clone(self).run_timer(task));
+        }
+        Ok(result)
+    }
+
+    async fn run(self: Rc<Self>, work: Work) -> Result<()> {
+        match work {
+            Work::Forward(room) => self.forward(&room).await,
+            Work::Authenticate(request) => self.prepare(request).await,
+            Work::Find { client, pid, user } => {
+                let by = self.with_active(None, |active, _| active.name.clone())?;
+                self.find(client, FindRequest { pid, user, by }).await
+            }
+        }
+    }
+
+    /// Waits for a timer, or sets or reads the alarm.
+    async fn run_timer(self: Rc<Self>, task: Task) -> Result<()> {
+        if let Some(event) = task.run(&self.host.state).await? {
+            self.with_active(None, |active, state| {
+                if active.clock.handle(event) {
+                    active.advance(state);
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl ActiveGateway {
+    /// Returns the tasks for the next deadline.
+    fn schedule(&mut self) -> Vec<Task> {
+        let Some(at) = self.gateway.deadline() else {
+            return Vec::new();
+        };
+        if !self.hibernates || at <= self.began + MAX_TIMER {
+            self.clock.schedule(Some(at), None)
+        } else {
+            self.clock.schedule(None, Some(at))
+        }
+    }
+
+    /// Does everything that is due.
+    pub(super) fn advance(&mut self, state: &State) {
+        let sockets = &self.sockets;
+        let last_ping = |socket: SocketId| last_ping(state, sockets.get(socket)?);
+        self.gateway.advance(&last_ping, self.began);
+    }
+}

@@ -1,0 +1,102 @@
+//! The end of a batch. [`roomcast_room::batcher`] decides when a batch ends; this file tells
+//! it about inputs and turns of the event loop.
+
+use super::{ActiveRoom, RoomObject};
+use crate::runtime::Result;
+use crate::runtime::failpoint::{self, Point};
+use crate::runtime::log::log_error;
+use crate::runtime::time::now;
+use roomcast_proto::log_record::LogRecord;
+use std::rc::Rc;
+use wasm_bindgen::prelude::*;
+use worker::State;
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = setTimeout)]
+    fn set_timeout(callback: &Closure<dyn FnMut()>, millis: i32) -> i32;
+}
+
+impl RoomObject {
+    /// Called after each input. Ends the batch or waits for the next turn of the event loop,
+    /// and starts the work that follows the event. `full`: the batch has reached its maximum
+    /// size.
+    pub(super) fn continue_batch(self: &Rc<Self>, full: bool) -> Result<()> {
+        let await_turn = self.host.with_active(None, |active, state| {
+            let (waiting, connections) = (active.room.waiting(), active.room.connections());
+            let began = active.began;
+            if active.batcher.input(waiting, connections, full, began) {
+                active.flush_batch(state);
+            }
+            if !active.batcher.awaits_turn() {
+                active.answer_next_page(state);
+            }
+            active.batcher.schedule(!active.pages.is_empty())
+        })?;
+        if await_turn {
+            self.await_turn();
+        }
+        self.start_background_work();
+        Ok(())
+    }
+
+    /// Calls [`RoomObject::turn`] with the next turn of the event loop.
+    fn await_turn(self: &Rc<Self>) {
+        let turn = self.turn.get_or_init(|| {
+            let object = Rc::downgrade(self);
+            Closure::new(move || {
+                if let Some(object) = object.upgrade()
+                    && let Err(error) = object.turn()
+                {
+                    log_error(error);
+                }
+            })
+        });
+        set_timeout(turn, 0);
+    }
+
+    fn turn(self: &Rc<Self>) -> Result<()> {
+        let await_turn = self.host.with_active(None, |active, state| {
+            if active.batcher.turn(active.room.waiting()) {
+                active.flush_batch(state);
+            }
+            active.answer_next_page(state);
+            active.batcher.schedule(!active.pages.is_empty())
+        })?;
+        if await_turn {
+            self.await_turn();
+        }
+        self.start_background_work();
+        Ok(())
+    }
+}
+
+impl ActiveRoom {
+    /// Ends the batch, if it is not empty.
+    fn flush_batch(&mut self, state: &State) {
+        let waiting = self.room.waiting();
+        if waiting > 0 {
+            self.batcher.flushed(waiting);
+            self.advance(state);
+        }
+    }
+
+    /// Ends the batch and does everything that is due in the room.
+    pub(super) fn advance(&mut self, state: &State) {
+        let mut out = Vec::new();
+        self.room.flush(now(), &mut out);
+        failpoint::panics(Point::Tick);
+        self.run(state, out);
+    }
+
+    /// Tells the room which events have exceeded the maximum age, so that it does not send
+    /// them any more.
+    pub(super) fn apply_retention(&mut self) {
+        if let Some(limit) = self.room.retention_cutoff(now()) {
+            match self.store.expired(limit) {
+                Ok((expired, oldest_at)) => self.room.expire_log(expired, oldest_at),
+                Err(error) => self.log(LogRecord::error(error.to_string())),
+            }
+        }
+    }
+}

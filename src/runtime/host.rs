@@ -1,0 +1,149 @@
+//! The host of a Durable Object: its memory between two events.
+//!
+//! All four objects have the same life cycle. The runtime constructs the object with an empty
+//! [`Host`]. The first event restores the object's memory (an [`Active`]) from storage and
+//! sockets, and later events use it. The memory is lost by hibernation, eviction and panics.
+//! The host drops it itself when storing has failed, because it may differ from storage then.
+//! In every case the next event restores it.
+//!
+//! Each object is a class that `wasm_bindgen` exports. Its methods are the event handlers of
+//! the runtime. `worker`'s macro is not used: it creates a promise for each call, and the way
+//! through the microtask queue costs about as much as the rest of a message. Handlers that
+//! wait for something return a promise ([`promise`], [`promise_response`]).
+
+use super::Result;
+use super::log::log_error;
+use super::rpc::RequestError;
+use super::time::now;
+use js_sys::Promise;
+use roomcast_proto::time::Millis;
+use std::cell::RefCell;
+use wasm_bindgen::JsValue;
+use worker::wasm_bindgen_futures::future_to_promise;
+use worker::worker_sys::DurableObjectState;
+use worker::{Env, Response, State};
+
+/// The result of an event handler.
+pub type JsResult<T = ()> = std::result::Result<T, JsValue>;
+
+/// The memory of an object between two events.
+pub trait Active: Sized {
+    /// State that survives a failure of storage, because nothing in it depends on the failed
+    /// change.
+    type Carried: Default;
+
+    /// Restores the memory from storage and sockets. `name` is the name of the object if the
+    /// event contains it. `carried` is what [`Active::take_failure`] returned, if storing has
+    /// failed.
+    fn restore(
+        state: &State,
+        env: &Env,
+        name: Option<String>,
+        carried: Self::Carried,
+    ) -> Result<Self>;
+
+    /// Prepares for an event at `now`.
+    fn begin(&mut self, _now: Millis) {}
+
+    /// Returns `Some` if storing has failed. The host then drops the memory.
+    fn take_failure(&mut self) -> Option<Self::Carried> {
+        None
+    }
+}
+
+/// The memory of an object, and its access to the runtime.
+pub struct Host<T: Active> {
+    /// Storage, sockets and alarm of the object.
+    pub state: State,
+    /// The bindings and variables of the Worker.
+    pub env: Env,
+    active: RefCell<Option<T>>,
+    carried: RefCell<T::Carried>,
+}
+
+impl<T: Active> Host<T> {
+    /// Returns a host without memory.
+    pub fn new(state: DurableObjectState, env: Env) -> Self {
+        console_error_panic_hook::set_once();
+        Host {
+            state: state.into(),
+            env,
+            active: RefCell::new(None),
+            carried: RefCell::default(),
+        }
+    }
+
+    /// Returns `true` if the object is in memory.
+    pub fn is_active(&self) -> bool {
+        self.active.borrow().is_some()
+    }
+
+    /// Calls `act` with the memory, which is restored first if needed, and dropped afterwards
+    /// if storing has failed. `act` must not use the host.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the memory cannot be restored.
+    pub fn with_active<R>(
+        &self,
+        name: Option<String>,
+        act: impl FnOnce(&mut T, &State) -> R,
+    ) -> Result<R> {
+        let mut slot = self.active.borrow_mut();
+        let active = match &mut *slot {
+            Some(active) => active,
+            empty => empty.insert(T::restore(
+                &self.state,
+                &self.env,
+                name,
+                self.carried.take(),
+            )?),
+        };
+        active.begin(now());
+        let result = act(active, &self.state);
+        if let Some(carried) = active.take_failure() {
+            self.carried.replace(carried);
+            *slot = None;
+        }
+        Ok(result)
+    }
+
+    /// As [`Host::with_active`], for objects without sockets: drops the memory if `act` has
+    /// failed for a reason other than a refusal.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the memory cannot be restored or `act` fails.
+    pub fn try_with_active<R>(
+        &self,
+        act: impl FnOnce(&mut T) -> Result<R, RequestError>,
+    ) -> Result<R, RequestError> {
+        let result = self.with_active(None, |active, _| act(active))?;
+        if let Err(RequestError::Failed(_)) = &result {
+            self.active.take();
+        }
+        result
+    }
+
+    /// Runs `work` to its end, also if the event that started it has ended. Logs an error.
+    pub fn spawn(&self, work: impl Future<Output = Result<()>> + 'static) {
+        self.state.wait_until(async move {
+            if let Err(error) = work.await {
+                log_error(error);
+            }
+        });
+    }
+}
+
+/// Returns the promise of a response.
+pub fn promise_response(work: impl Future<Output = Result<Response>> + 'static) -> Promise {
+    future_to_promise(async move { Ok(web_sys::Response::from(work.await?).into()) })
+}
+
+/// Returns the promise of an event handler without a result.
+pub fn promise(work: impl Future<Output = Result<()>> + 'static) -> Promise {
+    future_to_promise(async move {
+        work.await?;
+        Ok(JsValue::UNDEFINED)
+    })
+}

@@ -1,0 +1,10 @@
+//! Log records of failures that no request or object reports itself.
+
+use super::time::now;
+use roomcast_proto::log_record::LogRecord;
+use std::fmt::Display;
+
+/// Writes a log record at level `error`, for the operator.
+pub fn log_error(error: impl Display) {
+    worker::console_error!("{}", LogRecord::error(error.to_string()).line(now()));
+}

@@ -1,0 +1,172 @@
+//! Requests to the revocation registry, and its notices to rooms and gateways.
+
+use super::{REVOCATIONS, ask};
+use crate::runtime::Result;
+use crate::runtime::ids::fresh_id;
+use crate::runtime::log::log_error;
+use crate::runtime::time::now;
+use roomcast_auth::registration::RETRY_DELAYS;
+use roomcast_auth::revocation::{
+    RefreshStep, Revocation, RevocationCache, RevocationDelta, RevocationTarget,
+};
+use roomcast_proto::error::Error as ClientError;
+use roomcast_proto::time::Millis;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use worker::{Delay, Env, Error};
+
+/// The name of the registry, which is one object.
+const NAME: &str = "all";
+
+/// Interval at which a request checks whether another request has fetched the first copy of
+/// the list.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A request to the registry.
+#[derive(Serialize, Deserialize)]
+pub enum RegistryRequest {
+    /// Revoke tokens. The answer is a [`Revocation`].
+    Revoke {
+        /// The tokens.
+        #[serde(rename = "whose")]
+        target: RevocationTarget,
+        /// The end of the revocation, in seconds since 1970.
+        until: u64,
+    },
+    /// The answer is the [`RevocationDelta`] after a number.
+    #[serde(rename = "News")]
+    Delta {
+        /// The number of the newest revocation that the sender has.
+        after: u64,
+    },
+    /// Deliver revocations to an object. The answer is a [`RevocationDelta`].
+    Register {
+        /// The object.
+        #[serde(rename = "place")]
+        object: RegisteredObject,
+        /// The id of this registration.
+        #[serde(rename = "life")]
+        id: String,
+        /// The end of the registration.
+        until: Millis,
+        /// The number of the newest revocation that the object has.
+        after: u64,
+    },
+}
+
+/// An object that has sockets. The registry stores it as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum RegisteredObject {
+    /// The room with this name.
+    Room(String),
+    /// The gateway with this name.
+    Gateway(String),
+}
+
+/// The answer of an object to a notice of revocations.
+#[derive(Serialize, Deserialize)]
+pub struct NoticeAnswer {
+    /// The object still has sockets. If not, the registry removes it.
+    #[serde(rename = "here")]
+    pub has_sockets: bool,
+}
+
+/// Revokes tokens.
+///
+/// # Errors
+///
+/// Returns `conflict` if the list is full, and `internal` if the registry fails.
+pub async fn revoke(
+    env: &Env,
+    revoked: &RevocationCache,
+    target: RevocationTarget,
+    until: u64,
+) -> Result<Revocation, ClientError> {
+    let failed = |error: Error| {
+        log_error(error);
+        ClientError::internal()
+    };
+    let request = RegistryRequest::Revoke { target, until };
+    let request = serde_json::to_string(&request).map_err(|error| failed(error.into()))?;
+    let (status, answer) = ask(env, REVOCATIONS, NAME, &[], request)
+        .await
+        .map_err(failed)?;
+    if status != 200 {
+        return Err(serde_json::from_str(&answer).unwrap_or_else(|_| ClientError::internal()));
+    }
+    let revocation: Revocation =
+        serde_json::from_str(&answer).map_err(|error| failed(error.into()))?;
+    revoked.learn(std::slice::from_ref(&revocation));
+    Ok(revocation)
+}
+
+/// Refreshes the isolate's copy of the list if it is too old. If that fails, the last copy
+/// stays in use.
+///
+/// # Errors
+///
+/// Returns `internal` if there is no copy yet.
+pub async fn catch_up(env: &Env, revoked: &RevocationCache) -> Result<(), ClientError> {
+    while let Some(step) = revoked.step(true, now()) {
+        match step {
+            RefreshStep::Wait => Delay::from(POLL_INTERVAL).await,
+            RefreshStep::Ask => {
+                let after = revoked.head();
+                match send::<RevocationDelta>(env, &RegistryRequest::Delta { after }).await {
+                    Ok(delta) => revoked.caught_up(delta, now()),
+                    Err(error) => {
+                        log_error(format!("revocations not refreshed: {error}"));
+                        revoked.failed(now());
+                    }
+                }
+                break;
+            }
+        }
+    }
+    match revoked.is_known() {
+        true => Ok(()),
+        false => Err(ClientError::internal()),
+    }
+}
+
+/// Registers an object until a time, and refreshes the isolate's copy of the list. Retries
+/// after [`RETRY_DELAYS`].
+///
+/// # Errors
+///
+/// Fails if every attempt has failed.
+pub async fn register(
+    env: &Env,
+    revoked: &RevocationCache,
+    object: RegisteredObject,
+    until: Millis,
+) -> Result<()> {
+    let request = RegistryRequest::Register {
+        object,
+        id: fresh_id(),
+        until,
+        after: revoked.head(),
+    };
+    let mut answer = send::<RevocationDelta>(env, &request).await;
+    for delay in RETRY_DELAYS {
+        if answer.is_ok() {
+            break;
+        }
+        Delay::from(Duration::from_millis(delay)).await;
+        answer = send::<RevocationDelta>(env, &request).await;
+    }
+    // Another request may have refreshed the copy meanwhile. The copy keeps the newer state.
+    revoked.caught_up(answer?, now());
+    Ok(())
+}
+
+async fn send<T: DeserializeOwned>(env: &Env, request: &RegistryRequest) -> Result<T> {
+    let request = serde_json::to_string(request)?;
+    match ask(env, REVOCATIONS, NAME, &[], request).await? {
+        (200, answer) => Ok(serde_json::from_str(&answer)?),
+        (status, _) => Err(Error::RustError(format!(
+            "the revocation registry answered with status {status}"
+        ))),
+    }
+}

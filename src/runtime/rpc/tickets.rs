@@ -1,0 +1,81 @@
+//! Requests to the objects that store tickets.
+
+use super::{TICKETS, ask};
+use crate::runtime::ids::fresh_id;
+use crate::runtime::log::log_error;
+use crate::runtime::time::now;
+use roomcast_auth::ticket;
+use roomcast_proto::access::Identity;
+use roomcast_proto::error::{Error as ClientError, Result};
+use roomcast_proto::time::Millis;
+use serde::{Deserialize, Serialize};
+use worker::{Env, Error};
+
+/// A request to an object that stores tickets.
+#[derive(Serialize, Deserialize)]
+pub enum TicketRequest {
+    /// Store a new ticket. The answer is empty.
+    Issue {
+        /// The ticket.
+        ticket: String,
+        /// The time at which it expires.
+        until: Millis,
+        /// The user to whom it is issued.
+        identity: Identity,
+    },
+    /// Delete a ticket. The answer is its identity, or empty if there is no such ticket.
+    Redeem {
+        /// The ticket.
+        ticket: String,
+    },
+}
+
+/// Issues a ticket. Returns the ticket and the time at which it expires.
+///
+/// # Errors
+///
+/// Returns `rateLimited` if the user requests too many tickets, and `internal` if the object
+/// fails.
+pub async fn issue(env: &Env, identity: Identity) -> Result<(String, Millis)> {
+    let shard = ticket::shard_of_user(&identity.user);
+    let secret = format!("{}{}", fresh_id(), fresh_id());
+    let (ticket, until) = (ticket::compose(shard, &secret), now() + ticket::LIFE);
+    let request = TicketRequest::Issue {
+        ticket: ticket.clone(),
+        until,
+        identity,
+    };
+    send(env, shard, &request).await?;
+    Ok((ticket, until))
+}
+
+/// Redeems a ticket. Returns the identity to which it was issued. The ticket is used up.
+///
+/// # Errors
+///
+/// Returns `unauthorized` if the ticket is not valid any more, and `internal` if the object
+/// fails.
+pub async fn redeem(env: &Env, ticket: &str) -> Result<Identity> {
+    let refused = || ClientError::unauthorized("invalid, used or expired ticket");
+    let shard = ticket::shard_of(ticket).ok_or_else(refused)?;
+    let request = TicketRequest::Redeem {
+        ticket: ticket.to_owned(),
+    };
+    let identity = send(env, shard, &request).await?;
+    serde_json::from_str(&identity).map_err(|_| refused())
+}
+
+async fn send(env: &Env, shard: usize, request: &TicketRequest) -> Result<String> {
+    let failed = |error: Error| {
+        log_error(error);
+        ClientError::internal()
+    };
+    let request = serde_json::to_string(request).map_err(|error| failed(error.into()))?;
+    match ask(env, TICKETS, &shard.to_string(), &[], request).await {
+        Ok((200, answer)) => Ok(answer),
+        Ok((_, error)) => {
+            Err(serde_json::from_str(&error).unwrap_or_else(|_| ClientError::internal()))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
