@@ -75,7 +75,7 @@ impl Revocations {
 }
 
 async fn handle(host: Rc<Host<ActiveRegistry>>, mut request: Request) -> Result<Response> {
-    let request: RegistryRequest = serde_json::from_slice(&request.bytes().await?)?;
+    let request: RegistryRequest = serde_json::from_str(&request.text().await?)?;
     let revokes = matches!(request, RegistryRequest::Revoke { .. });
     let answer = host.try_with_active(|registry| registry.handle(request));
     if revokes && answer.is_ok() {

@@ -54,7 +54,7 @@ impl Tickets {
 }
 
 async fn handle(host: Rc<Host<ActiveTickets>>, mut request: Request) -> Result<Response> {
-    let request: TicketRequest = serde_json::from_slice(&request.bytes().await?)?;
+    let request: TicketRequest = serde_json::from_str(&request.text().await?)?;
     let config = settings::of_object(&host.env)?;
     let mut set_clean_alarm = false;
     let answer = host.try_with_active(|active| {

@@ -1,4 +1,4 @@
-//! Bodies of requests.
+//! Bodies of requests and responses.
 
 use js_sys::Reflect;
 use wasm_bindgen::{JsCast, JsValue};
@@ -12,15 +12,15 @@ pub const MAX_DRAIN: usize = 32 << 20;
 /// Maximum number of bytes of a body that are read at a time.
 const BODY_CHUNK: usize = 64 * 1024;
 
-/// Reads the body of a request. Returns `None` if it is larger than `limit` bytes; then
+/// Reads a body; `None` is an empty one. Returns `None` if it is larger than `limit` bytes; then
 /// up to `drain` more bytes are read and dropped. All chunks are read into one buffer,
 /// because JavaScript frees a buffer only some time after its last use.
 pub async fn read_body(
-    request: &web_sys::Request,
+    body: Option<web_sys::ReadableStream>,
     limit: usize,
     drain: usize,
 ) -> Result<Option<Vec<u8>>, JsValue> {
-    let Some(stream) = request.body() else {
+    let Some(stream) = body else {
         return Ok(Some(Vec::new()));
     };
     let options = web_sys::ReadableStreamGetReaderOptions::new();

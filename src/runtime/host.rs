@@ -17,11 +17,12 @@ use super::rpc::RequestError;
 use super::time::now;
 use js_sys::Promise;
 use roomcast_proto::time::Millis;
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
+use std::pin::Pin;
 use wasm_bindgen::JsValue;
 use worker::wasm_bindgen_futures::future_to_promise;
 use worker::worker_sys::DurableObjectState;
-use worker::{Env, Response, State};
+use worker::{Env, Error, Response, State};
 
 /// The result of an event handler.
 pub type JsResult<T = ()> = std::result::Result<T, JsValue>;
@@ -89,23 +90,35 @@ impl<T: Active> Host<T> {
         name: Option<String>,
         act: impl FnOnce(&mut T, &State) -> R,
     ) -> Result<R> {
-        let mut slot = self.active.borrow_mut();
-        let active = match &mut *slot {
-            Some(active) => active,
-            empty => empty.insert(T::restore(
-                &self.state,
-                &self.env,
-                name,
-                self.carried.take(),
-            )?),
-        };
-        active.begin(now());
-        let result = act(active, &self.state);
-        if let Some(carried) = active.take_failure() {
-            self.carried.replace(carried);
-            *slot = None;
-        }
+        let mut active = self.begin(name)?;
+        let result = act(&mut active, &self.state);
+        self.end(active);
         Ok(result)
+    }
+
+    /// Returns the memory, restored if needed and prepared for an event. Apart from
+    /// [`Host::with_active`], so that it is compiled once and not for each closure.
+    #[inline(never)]
+    fn begin(&self, name: Option<String>) -> Result<RefMut<'_, T>> {
+        let mut slot = self.active.borrow_mut();
+        if slot.is_none() {
+            let carried = self.carried.take();
+            *slot = Some(T::restore(&self.state, &self.env, name, carried)?);
+        }
+        let active = RefMut::filter_map(slot, Option::as_mut);
+        let mut active = active.map_err(|_| Error::RustError("no memory".into()))?;
+        active.begin(now());
+        Ok(active)
+    }
+
+    /// Drops the memory if storing has failed.
+    #[inline(never)]
+    fn end(&self, mut active: RefMut<'_, T>) {
+        if let Some(carried) = active.take_failure() {
+            drop(active);
+            self.carried.replace(carried);
+            self.active.replace(None);
+        }
     }
 
     /// As [`Host::with_active`], for objects without sockets: drops the memory if `act` has
@@ -127,21 +140,36 @@ impl<T: Active> Host<T> {
 
     /// Runs `work` to its end, also if the event that started it has ended. Logs an error.
     pub fn spawn(&self, work: impl Future<Output = Result<()>> + 'static) {
-        self.state.wait_until(async move {
-            if let Err(error) = work.await {
-                log_error(error);
-            }
-        });
+        wait_until(&self.state, Box::pin(work));
     }
+}
+
+/// Work of one type, so that its promise is compiled once.
+type Work<T> = Pin<Box<dyn Future<Output = Result<T>>>>;
+
+fn wait_until(state: &State, work: Work<()>) {
+    state.wait_until(async move {
+        if let Err(error) = work.await {
+            log_error(error);
+        }
+    });
 }
 
 /// Returns the promise of a response.
 pub fn promise_response(work: impl Future<Output = Result<Response>> + 'static) -> Promise {
+    response_of(Box::pin(work))
+}
+
+fn response_of(work: Work<Response>) -> Promise {
     future_to_promise(async move { Ok(web_sys::Response::from(work.await?).into()) })
 }
 
 /// Returns the promise of an event handler without a result.
 pub fn promise(work: impl Future<Output = Result<()>> + 'static) -> Promise {
+    promise_of(Box::pin(work))
+}
+
+fn promise_of(work: Work<()>) -> Promise {
     future_to_promise(async move {
         work.await?;
         Ok(JsValue::UNDEFINED)

@@ -6,29 +6,33 @@
 //! of another one.
 
 use super::Result;
+use super::body::read_body;
 use super::log::log_error;
 use super::rpc::revocations;
 use super::time::now;
 use crate::config::Config;
 use base64ct::{Base64UrlUnpadded, Encoding};
-use futures_util::StreamExt;
-use futures_util::future::{Either, select};
 use js_sys::futures::JsFuture;
-use js_sys::{Array, JSON, Promise, Uint8Array};
+use js_sys::{Array, JSON, Object, Promise, Reflect, Uint8Array};
 use roomcast_auth::Keys;
 use roomcast_auth::jwk::{Algorithm, MAX_JWKS, PublicKey};
 use roomcast_auth::keys::{KeyStep, RETRY_AFTER};
 use roomcast_proto::error::Error as ClientError;
-use std::pin::pin;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
-use worker::{AbortController, CacheMode, Delay, Env, Error, Request, RequestInit};
+use worker::{Delay, Env, Error};
 
 /// Interval at which a request checks whether the fetch of another request has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 #[wasm_bindgen]
 extern "C" {
+    #[wasm_bindgen(catch, js_name = fetch)]
+    fn fetch_url(url: &str, options: &Object) -> Result<Promise, JsValue>;
+
+    #[wasm_bindgen(catch, js_namespace = AbortSignal, js_name = timeout)]
+    fn abort_after(millis: f64) -> Result<JsValue, JsValue>;
+
     #[wasm_bindgen(catch, js_namespace = ["crypto", "subtle"], js_name = importKey)]
     fn import_key(
         format: &str,
@@ -117,18 +121,7 @@ async fn fetch(keys: &Keys) {
     let Some(url) = keys.url() else {
         return;
     };
-    let controller = AbortController::default();
-    let signal = controller.signal();
-    let got = {
-        let getting = pin!(get(&url, &signal));
-        let timeout = pin!(Delay::from(Duration::from_millis(RETRY_AFTER)));
-        match select(getting, timeout).await {
-            Either::Left((got, _)) => got,
-            Either::Right(_) => Err(Error::RustError("no answer in time".into())),
-        }
-    };
-    controller.abort();
-    let (body, cache_control) = match got {
+    let (body, cache_control) = match get(&url).await {
         Ok((body, cache_control)) => (Some(body), cache_control),
         Err(error) => {
             log_error(format!("JWT_JWKS_URL not fetched: {error}"));
@@ -143,34 +136,32 @@ async fn fetch(keys: &Keys) {
 }
 
 /// Returns the key set and its `Cache-Control` header.
-async fn get(url: &str, signal: &worker::AbortSignal) -> Result<(String, Option<String>)> {
-    let mut init = RequestInit::new();
+async fn get(url: &str) -> Result<(String, Option<String>)> {
+    let failed = |error: String| Err(Error::RustError(error));
+    let options = Object::new();
+    let accept = Object::new();
+    Reflect::set(
+        &accept,
+        &"accept".into(),
+        &"application/jwk-set+json, application/json".into(),
+    )?;
+    Reflect::set(&options, &"headers".into(), &accept)?;
     // The keys in the isolate are too old or lack a key, so a cached answer is of no use.
-    init.with_cache(CacheMode::NoStore);
-    init.headers
-        .set("accept", "application/jwk-set+json, application/json")?;
-    let request = Request::new_with_init(url, &init)?;
-    let mut response = worker::Fetch::Request(request)
-        .send_with_signal(signal)
-        .await?;
-    if response.status_code() != 200 {
-        let status = response.status_code();
-        return Err(Error::RustError(format!(
-            "the server answered with status {status}"
-        )));
+    Reflect::set(&options, &"cache".into(), &"no-store".into())?;
+    let timeout = abort_after(RETRY_AFTER as f64)?;
+    Reflect::set(&options, &"signal".into(), &timeout)?;
+    let response = JsFuture::from(fetch_url(url, &options)?).await?;
+    let response: web_sys::Response = response.unchecked_into();
+    if response.status() != 200 {
+        let status = response.status();
+        return failed(format!("the server answered with status {status}"));
     }
     let cache_control = response.headers().get("cache-control")?;
-    let mut body = Vec::new();
-    let mut chunks = response.stream()?;
-    while let Some(chunk) = chunks.next().await {
-        body.extend_from_slice(&chunk?);
-        if body.len() > MAX_JWKS {
-            return Err(Error::RustError(format!(
-                "the key set is longer than {MAX_JWKS} bytes"
-            )));
-        }
+    let Some(body) = read_body(response.body(), MAX_JWKS, 0).await? else {
+        return failed(format!("the key set is longer than {MAX_JWKS} bytes"));
+    };
+    match String::from_utf8(body) {
+        Ok(body) => Ok((body, cache_control)),
+        Err(_) => failed("the key set is not UTF-8".into()),
     }
-    let body =
-        String::from_utf8(body).map_err(|_| Error::RustError("the key set is not UTF-8".into()))?;
-    Ok((body, cache_control))
 }

@@ -81,11 +81,25 @@ impl<'a> Variables<'a> {
         max: f64,
     ) -> Result<f64, SettingError> {
         self.parse(name, default, |text| {
-            let number = text.parse().ok();
-            number
+            parse_number(&text)
                 .filter(|value| (min..=max).contains(value))
-                .ok_or_else(|| format!("a number from {min} to {max}"))
+                .ok_or_else(|| format!("a number from {} to {}", shown(min), shown(max)))
         })
+    }
+}
+
+/// Returns the number, in the form of JSON. The parser of `serde_json` is in the Worker in
+/// any case, and the one of the standard library has tables of 10 kB.
+fn parse_number(text: &str) -> Option<f64> {
+    serde_json::from_str(text).ok()
+}
+
+/// Returns a number as text. See [`parse_number`] for the reason.
+fn shown(number: f64) -> String {
+    if number.fract() == 0.0 {
+        (number as u64).to_string()
+    } else {
+        serde_json::Value::from(number).to_string()
     }
 }
 
@@ -206,7 +220,9 @@ impl Kind for Duration {
     #[cfg(not(target_arch = "wasm32"))]
     fn show(&self, value: &Millis) -> String {
         let units = [(DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s")];
-        let unit = units.into_iter().find(|(unit, _)| value.is_multiple_of(*unit));
+        let unit = units
+            .into_iter()
+            .find(|(unit, _)| value.is_multiple_of(*unit));
         let (unit, name) = unit.unwrap_or((1, "ms"));
         format!("`{}{name}`", value / unit)
     }
@@ -227,7 +243,7 @@ pub fn parse_duration(text: &str) -> Option<Millis> {
         "d" => DAY,
         _ => return None,
     };
-    let millis = number.parse::<f64>().ok()? * unit as f64;
+    let millis = parse_number(number)? * unit as f64;
     (millis <= MAX_DURATION as f64).then_some(millis as Millis)
 }
 

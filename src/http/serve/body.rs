@@ -8,7 +8,7 @@ impl Call<'_> {
     /// The body as text, within its limit.
     pub(super) async fn body(&self) -> Result<String> {
         let limit = self.config.worker.max_body_bytes;
-        let body = read_body(&self.request, limit, MAX_DRAIN)
+        let body = read_body(self.request.body(), limit, MAX_DRAIN)
             .await
             .map_err(|_| Error::bad_request("the body ended before its time"))?;
         let body = body.ok_or_else(|| {

@@ -190,7 +190,7 @@ impl GatewayObject {
 /// Reads the body of a POST request of long-polling, within its limits.
 async fn read_post(request: &Request, limits: PostLimits) -> PostBody {
     let PostLimits { max_bytes, timeout } = limits;
-    let reading = pin!(read_body(request.inner(), max_bytes, max_bytes));
+    let reading = pin!(read_body(request.inner().body(), max_bytes, max_bytes));
     let delay = pin!(Delay::from(Duration::from_millis(timeout)));
     match select(reading, delay).await {
         Either::Left((Ok(Some(body)), _)) => PostBody::Complete(body),

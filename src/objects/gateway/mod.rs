@@ -141,11 +141,11 @@ async fn handle(object: Rc<GatewayObject>, mut request: Request) -> Result<Respo
     }
     let name = headers.get(headers::GATEWAY)?.unwrap_or_default();
     if headers.get(headers::FIND)?.is_some() {
-        let find: FindRequest = serde_json::from_slice(&request.bytes().await?)?;
+        let find: FindRequest = serde_json::from_str(&request.text().await?)?;
         return object.handle_find(name, &find);
     }
     if headers.get(headers::REVOKED)?.is_some() {
-        let delta: RevocationDelta = serde_json::from_slice(&request.bytes().await?)?;
+        let delta: RevocationDelta = serde_json::from_str(&request.text().await?)?;
         return object.revoke(name, &delta);
     }
     let connect = headers.get(headers::GATEWAY_CONNECT)?.unwrap_or_default();

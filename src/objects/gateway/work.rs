@@ -28,6 +28,14 @@ pub(super) enum Work {
     Authenticate(Authentication),
 }
 
+/// Everything that an event has caused.
+struct Caused {
+    work: Vec<Work>,
+    /// The end of the registration to request.
+    registration: Option<Millis>,
+    timers: Vec<Task>,
+}
+
 impl GatewayObject {
     /// Passes an event to the gateway, carries out the outputs, and starts the work that they
     /// cause.
@@ -36,24 +44,24 @@ impl GatewayObject {
         name: Option<String>,
         act: impl FnOnce(&mut ActiveGateway, &State) -> T,
     ) -> Result<T> {
-        let (result, work, registration, timers) =
-            self.host.with_active(name, |active, state| {
-                let result = act(active, state);
-                active.drain_events(state);
-                let work = std::mem::take(&mut active.work);
-                let registration = active.registration.take_request();
-                (result, work, registration, active.schedule())
-            })?;
-        for work in work {
+        let (result, caused) = self.host.with_active(name, |active, state| {
+            let result = act(active, state);
+            (result, active.finish_event(state))
+        })?;
+        self.start(caused);
+        Ok(result)
+    }
+
+    fn start(self: &Rc<Self>, caused: Caused) {
+        for work in caused.work {
             self.host.spawn(Rc::clone(self).run(work));
         }
-        if let Some(until) = registration {
+        if let Some(until) = caused.registration {
             self.host.spawn(Rc::clone(self).register(until));
         }
-        for task in timers {
+        for task in caused.timers {
             self.host.spawn(Rc::clone(self).run_timer(task));
         }
-        Ok(result)
     }
 
     async fn run(self: Rc<Self>, work: Work) -> Result<()> {
@@ -81,6 +89,17 @@ impl GatewayObject {
 }
 
 impl ActiveGateway {
+    /// Carries out the outputs of an event. Returns what it has caused.
+    #[inline(never)]
+    fn finish_event(&mut self, state: &State) -> Caused {
+        self.drain_events(state);
+        Caused {
+            work: std::mem::take(&mut self.work),
+            registration: self.registration.take_request(),
+            timers: self.schedule(),
+        }
+    }
+
     /// Returns the tasks for the next deadline.
     fn schedule(&mut self) -> Vec<Task> {
         let Some(at) = self.gateway.deadline() else {

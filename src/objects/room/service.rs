@@ -65,7 +65,7 @@ impl RoomObject {
         name: Option<String>,
         mut request: Request,
     ) -> Result<Response> {
-        let request: ServiceRequest = serde_json::from_slice(&request.bytes().await?)?;
+        let request: ServiceRequest = serde_json::from_str(&request.text().await?)?;
         let (reply, full) = self.host.with_active(name, |active, state| {
             active.apply_retention();
             let call = active.calls.next_id();

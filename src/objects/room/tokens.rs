@@ -27,7 +27,7 @@ impl RoomObject {
         name: Option<String>,
         mut request: Request,
     ) -> Result<Response> {
-        let delta: RevocationDelta = serde_json::from_slice(&request.bytes().await?)?;
+        let delta: RevocationDelta = serde_json::from_str(&request.text().await?)?;
         let has_sockets = self.host.with_active(name, |active, state| {
             active.config.auth.revoked.learn(&delta.revocations);
             let has_sockets = active.close_revoked(state);
