@@ -23,7 +23,10 @@ A duration is `500ms`, `90s`, `10m`, `2h` or `7d`, up to 100 years; a bare numbe
 Entries of a list are separated by commas or spaces.
 ";
 
-const SECTIONS: &[(&str, &str, fn() -> Vec<Setting>)] = &[
+/// The heading, the introduction and the settings of one section.
+type Section = (&'static str, &'static str, fn() -> Vec<Setting>);
+
+const SECTIONS: &[Section] = &[
     (
         "Tokens",
         "At least one of the first four is required. `JWT_SECRET` and `JWT_SECRET_PREVIOUS` are \

@@ -17,6 +17,9 @@ const TARGET: &str = "wasm32-unknown-unknown";
 
 const ENTRY: &str = include_str!("entry.js");
 
+/// The document of `GET /openapi.json`, which `src/http` imports by this name.
+const OPENAPI: &str = "src/http/openapi.json";
+
 /// Variables of the environment that change what cargo builds.
 const VARIABLES: [&str; 2] = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"];
 
@@ -189,13 +192,35 @@ fn inputs(root: &Path) -> Result<String> {
 fn steps(root: &Path) -> Result<Digest> {
     Digest::default()
         .add_path(&root.join("xtask"))?
-        .add_path(&root.join("package-lock.json"))
+        .add_path(&root.join("package-lock.json"))?
+        .add_path(&root.join(OPENAPI))
+}
+
+/// Returns the flags of the compiler, encoded as cargo expects them: the flags of the
+/// environment, and the removal of the path of cargo's registry from the source paths in
+/// panic messages. Without it, the Worker is larger and differs between machines.
+fn rustflags() -> Result<String> {
+    let [plain, encoded] = VARIABLES.map(|name| env::var(name).unwrap_or_default());
+    let mut flags: Vec<&str> = match encoded.as_str() {
+        "" => plain.split_whitespace().collect(),
+        encoded => encoded.split('\x1f').collect(),
+    };
+    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"));
+    let registry = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(home)
+        .context("neither CARGO_HOME nor HOME is set")?
+        .join("registry/src");
+    let remap = format!("--remap-path-prefix={}=", registry.display());
+    flags.push(&remap);
+    Ok(flags.join("\x1f"))
 }
 
 /// Compiles the crate and returns the path of the wasm file.
 fn compile(root: &Path, flavour: Flavour) -> Result<PathBuf> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
     command
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags()?)
         .args(["build", "--package", "roomcast", "--lib", "--release"])
         .args(["--target", TARGET])
         .args(["--message-format", "json-render-diagnostics"])
@@ -297,13 +322,17 @@ fn optimize(root: &Path, out: &Path) -> Result<()> {
     succeed(command, "wasm-opt")
 }
 
-/// Bundles the entry module, the glue code and the snippets of other crates.
+/// Bundles the entry module, the glue code, the snippets of other crates and the OpenAPI
+/// document.
 fn bundle(root: &Path, out: &Path) -> Result<()> {
     fs::write(out.join("entry.js"), ENTRY).context("cannot write the entry module")?;
+    fs::copy(root.join(OPENAPI), out.join("openapi.json"))
+        .with_context(|| format!("cannot copy {OPENAPI}"))?;
     let mut command = npm_tool(root, "esbuild");
     command
         .args(["entry.js", "--bundle", "--minify", "--format=esm"])
-        .args(["--external:./index_bg.wasm", "--log-level=warning"])
+        .args(["--external:./index_bg.wasm", "--loader:.json=text"])
+        .arg("--log-level=warning")
         .args(["--outfile=index.js", "--allow-overwrite"])
         .current_dir(out);
     succeed(command, "esbuild")

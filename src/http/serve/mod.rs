@@ -14,6 +14,7 @@ mod door;
 mod engine;
 mod native;
 mod objects;
+mod openapi;
 mod publish;
 mod rooms;
 mod tokens;
@@ -68,7 +69,7 @@ async fn handle(request: web_sys::Request, env: &Env) -> Handled {
         return answer_json(200, health.to_string().into_bytes());
     }
     if route == Route::OpenApi {
-        return answer_json(200, route::OPENAPI.as_bytes().to_vec());
+        return answer_json(200, openapi::text().into_bytes());
     }
     let config = settings(env).map_err(|error| {
         log_error(&error);

@@ -1,0 +1,17 @@
+//! `GET /openapi.json`: the description of all routes, in OpenAPI 3.1. The build puts
+//! `src/http/openapi.json` into the JavaScript module of the Worker, because it would be
+//! 1 % of the WebAssembly.
+
+use js_sys::JsString;
+use wasm_bindgen::prelude::*;
+
+#[wasm_bindgen(raw_module = "./openapi.json")]
+extern "C" {
+    #[wasm_bindgen(thread_local_v2, js_name = default)]
+    static DOCUMENT: JsString;
+}
+
+/// Returns the document.
+pub(super) fn text() -> String {
+    DOCUMENT.with(|document| String::from(document))
+}
