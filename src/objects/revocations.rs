@@ -17,10 +17,11 @@ use crate::runtime::sql::{Db, js, number, text};
 use crate::runtime::time::now;
 use futures_util::{StreamExt, stream};
 use js_sys::Promise;
+use roomcast_auth::registration::notice_retry_delay;
 use roomcast_auth::revocation::{MAX_REVOCATIONS, RevocationDelta, RevocationList};
 use roomcast_proto::error::{Error as ClientError, ErrorCode};
 use roomcast_proto::raw_object::MAX_SAFE_INTEGER;
-use roomcast_proto::time::{Millis, SECOND};
+use roomcast_proto::time::SECOND;
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::DurableObjectState;
@@ -43,9 +44,6 @@ const MAX_CALLS: usize = 6;
 
 /// Number of registrations that are read at a time.
 const PAGE: u32 = 60;
-
-/// Delay after a failed notice before the next attempt.
-const RETRY_DELAY: Millis = 2 * SECOND;
 
 /// The class of the object. The runtime calls its methods.
 #[wasm_bindgen]
@@ -117,8 +115,16 @@ async fn deliver(host: Rc<Host<ActiveRegistry>>) -> Result<()> {
             }
         }
     }
-    if failed {
-        set_alarm(&host.state, now() + RETRY_DELAY).await?;
+    let retry = host.with_active(None, |registry, _| {
+        registry.failures = if failed {
+            registry.failures.saturating_add(1)
+        } else {
+            0
+        };
+        failed.then(|| now() + notice_retry_delay(registry.failures))
+    })?;
+    if let Some(at) = retry {
+        set_alarm(&host.state, at).await?;
     }
     Ok(())
 }
@@ -156,6 +162,8 @@ impl Notice {
 struct ActiveRegistry {
     db: Db,
     list: RevocationList,
+    /// The number of alarms in succession after which a notice was not delivered.
+    failures: u32,
 }
 
 impl Active for ActiveRegistry {
@@ -171,6 +179,7 @@ impl Active for ActiveRegistry {
         let head = db.meta(HEAD_KEY).and_then(|head| head.parse().ok());
         Ok(ActiveRegistry {
             list: RevocationList::restore(head.unwrap_or(0), list),
+            failures: 0,
             db,
         })
     }

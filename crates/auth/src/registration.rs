@@ -11,7 +11,7 @@
 //!    host calls [`Registration::end`].
 //! 4. [`Registration::end`] when the registry removes the object, because it has no sockets.
 
-use roomcast_proto::time::{DAY, Millis};
+use roomcast_proto::time::{DAY, Millis, SECOND};
 
 /// The minimum time for which an object registers.
 pub const LIFETIME: Millis = DAY;
@@ -19,6 +19,13 @@ pub const LIFETIME: Millis = DAY;
 /// The delays before a failed registration is sent again. After the last one the host stops;
 /// the next new socket starts over.
 pub const RETRY_DELAYS: [Millis; 5] = [250, 1_000, 4_000, 16_000, 60_000];
+
+/// Returns the time in milliseconds after which the registry sends failed notices again:
+/// 2 s after the first of `failures` in succession, then twice as long each time, up to
+/// 64 s, so that an object which is gone for long costs little.
+pub fn notice_retry_delay(failures: u32) -> Millis {
+    (2 * SECOND) << failures.saturating_sub(1).min(5)
+}
 
 /// The registration of one object.
 #[derive(Debug, Default)]
@@ -77,6 +84,15 @@ mod tests {
         assert_eq!(registration.take_request(), None);
         registration.cover(now + LIFETIME + 1, now + LIFETIME);
         assert_eq!(registration.take_request(), Some(now + 2 * LIFETIME));
+    }
+
+    #[test]
+    fn failed_notices_are_repeated_at_growing_intervals() {
+        let delays = [1, 2, 3, 6, 7, u32::MAX].map(notice_retry_delay);
+        assert_eq!(
+            delays,
+            [2, 4, 8, 64, 64, 64].map(|seconds| seconds * SECOND)
+        );
     }
 
     #[test]

@@ -11,6 +11,11 @@ use roomcast_proto::error::Result;
 use roomcast_proto::link::{Command as ToRoom, Push, Pushed};
 use roomcast_proto::time::Millis;
 
+/// Time in milliseconds up to which the host waits for a deadline with a timer. Setting an
+/// alarm costs a row of storage, and a gateway hibernates after 10 s without events, so an
+/// alarm for a deadline that is near has no advantage.
+const MAX_TIMER: Millis = 1_500;
+
 /// The connections of a gateway and the clients on them. The crate documentation has the
 /// order of calls.
 pub struct Gateway {
@@ -72,6 +77,18 @@ impl Gateway {
         deadlines.into_iter().flatten().min()
     }
 
+    /// Returns the deadline if the host waits for it with a timer, which keeps the gateway
+    /// awake.
+    pub fn timer_at(&self, now: Millis) -> Option<Millis> {
+        self.deadline().filter(|at| *at <= now + MAX_TIMER)
+    }
+
+    /// Returns the deadline if the host waits for it with an alarm, so that the gateway can
+    /// hibernate until then.
+    pub fn alarm_at(&self, now: Millis) -> Option<Millis> {
+        self.deadline().filter(|at| *at > now + MAX_TIMER)
+    }
+
     /// An alarm woke the gateway from hibernation. The deadlines that were in memory are
     /// lost, so the [`Gateway::advance`] that has to follow checks everything.
     pub fn woken_by_alarm(&mut self, now: Millis) {
@@ -97,11 +114,11 @@ impl Gateway {
         self.chat.restore_clients(&mut self.server, stored, now);
     }
 
-    /// Returns `true` if more commands for the room are likely to arrive in this turn
-    /// of the event loop, so that the host waits before it calls
-    /// [`Gateway::take_commands`].
-    pub fn is_batching(&self, room: &str) -> bool {
-        self.chat.is_batching(room)
+    /// Returns `true` if more commands for the room are likely to arrive. The host waits
+    /// for the next turn of the event loop and asks again, before it calls
+    /// [`Gateway::take_commands`]. Returns `false` after a few turns at the latest.
+    pub fn awaits_turn(&mut self, room: &str) -> bool {
+        self.chat.awaits_turn(room)
     }
 
     /// Returns the commands that wait for a room, for one request. Returns `None` if

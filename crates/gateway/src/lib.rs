@@ -57,7 +57,8 @@
 //! 3. [`Gateway::settle`], which passes the queued events to the application and returns
 //!    the outputs. Carry them out in order and call [`Gateway::settle`] again until it
 //!    returns none.
-//! 4. [`Gateway::deadline`], and set a timer or an alarm for it.
+//! 4. [`Gateway::timer_at`] and [`Gateway::alarm_at`], and set the timer or the alarm. A
+//!    host that cannot hibernate sets a timer for [`Gateway::deadline`].
 //!
 //! After hibernation or a panic: create the [`EngineServer`] with the same name, call
 //! [`EngineServer::set_now`], call [`Gateway::restore_socket`] for each socket
@@ -72,8 +73,8 @@
 //! | [`Output::Close`] | closes the socket and drops its key; does not call [`EngineServer::closed`] for it |
 //! | [`Output::Attach`] | attaches the record to the socket, for [`Gateway::restore_socket`] |
 //! | [`Output::Answer`] | answers the polling request that waits |
-//! | [`Output::Forward`] | repeats: waits while [`Gateway::is_batching`], calls [`Gateway::take_commands`], sends the commands to the room, calls [`Gateway::forward_failed`] if that fails; until [`Gateway::take_commands`] returns `None` |
-//! | [`Output::Save`], [`Output::Forget`] | stores or deletes the record of a client. Keeps records that are marked `gone` as long as clients can resume |
+//! | [`Output::Forward`] | repeats: waits for turns of the event loop while [`Gateway::awaits_turn`], calls [`Gateway::take_commands`], sends the commands to the room, calls [`Gateway::forward_failed`] if that fails; until [`Gateway::take_commands`] returns `None` |
+//! | [`Output::Save`], [`Output::Forget`] | stores or deletes the record of a client. Keeps records that are marked `gone` for [`RECOVERY_WINDOW`] |
 //! | [`Output::TrackPosition`] | keeps the position in memory that survives a panic of the instance |
 //! | [`Output::StorePosition`] | stores the position |
 //! | [`Output::Find`] | calls [`Gateway::evict`] at the gateway that has the record, takes the record out of its storage, then calls [`Gateway::found`] here |
@@ -98,10 +99,12 @@ mod host;
 mod ids;
 mod output;
 mod recovery_offset;
+mod saved_client;
 mod socketio;
 mod translate;
 
 pub use answer::Answer;
+pub use chat::RECOVERY_WINDOW;
 pub use connect_info::{ConnectInfo, Protocol};
 pub use engine::{EngineServer, Polled, PostBody, PostLimits, UNAUTHENTICATED_BYTES};
 pub use frame::Frame;
@@ -109,4 +112,5 @@ pub use gateway::Gateway;
 pub use host::{IsRevoked, LastSeen, Stored};
 pub use ids::{ClientId, PollId, SessionId, SocketId};
 pub use output::{AuthRequest, Authentication, Credentials, Output, PositionKey};
+pub use saved_client::{MOVED_LIFETIME, SavedClient};
 pub use socketio::{Attachments, ConnectionEvent, DisconnectCause, Receiver, SocketIoServer};

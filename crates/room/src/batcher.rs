@@ -16,7 +16,7 @@ use roomcast_proto::time::Millis;
 
 /// The maximum number of turns of the event loop that a batch waits while fewer items wait
 /// than the last batch had.
-pub const MAX_TURNS: u32 = 4;
+const MAX_TURNS: u32 = 4;
 
 /// The longest duration of a batch while frames arrive, without connections. The runtime
 /// delays timers as long as there is input, so a flood would delay all answers.
@@ -30,6 +30,17 @@ const CONNECTIONS_PER_MILLI: usize = 5;
 /// timer. A smaller number costs a quiet room more; a larger number delays the start of
 /// combining in a room that becomes busy.
 const QUIET_BATCHES: u32 = 4;
+
+/// What decides when a batch ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// The number of items that wait for the end of the batch.
+    pub waiting: usize,
+    /// The number of connections.
+    pub connections: usize,
+    /// The batch must not grow.
+    pub is_full: bool,
+}
 
 /// Decides when a batch ends. The module documentation explains how to use it.
 #[derive(Debug, Default)]
@@ -47,13 +58,11 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Something has arrived. Returns `true` if the batch ends now. `waiting` items wait
-    /// for its end, `connections` is the number of connections, and `full` tells that the
-    /// batch must not grow.
-    pub fn input(&mut self, waiting: usize, connections: usize, full: bool, now: Millis) -> bool {
-        let begins = waiting > 0 && self.turns == 0;
+    /// Something has arrived. Returns `true` if the batch ends now.
+    pub fn input(&mut self, load: Load, now: Millis) -> bool {
+        let begins = load.waiting > 0 && self.turns == 0;
         let quiet = begins && self.last <= 1;
-        let longest = MAX_BATCH_TIME + (connections / CONNECTIONS_PER_MILLI) as Millis;
+        let longest = MAX_BATCH_TIME + (load.connections / CONNECTIONS_PER_MILLI) as Millis;
         let overdue = self.turns > 0 && now >= self.began + longest;
         if begins || overdue {
             self.began = now;
@@ -64,7 +73,7 @@ impl Batcher {
         } else if begins {
             self.turns = MAX_TURNS;
         }
-        full || quiet || overdue
+        load.is_full || quiet || overdue
     }
 
     /// The turn of the event loop that the host awaited has come. Returns `true` if the
@@ -87,9 +96,10 @@ impl Batcher {
     }
 
     /// Returns `true` if the host must await the next turn of the event loop and does not
-    /// do so yet. `busy` tells that the host needs the turn for work of its own.
-    pub fn schedule(&mut self, busy: bool) -> bool {
-        let schedule = !self.awaits_turn && (self.turns > 0 || busy);
+    /// do so yet. `pages` is the number of pages of the log that the host has to read, one
+    /// with each turn.
+    pub fn schedule(&mut self, pages: usize) -> bool {
+        let schedule = !self.awaits_turn && (self.turns > 0 || pages > 0);
         self.awaits_turn |= schedule;
         schedule
     }
@@ -104,13 +114,21 @@ impl Batcher {
 mod tests {
     use super::*;
 
+    fn load(waiting: usize, connections: usize) -> Load {
+        Load {
+            waiting,
+            connections,
+            is_full: false,
+        }
+    }
+
     #[test]
     fn a_quiet_room_flushes_at_once_and_looks_at_every_fourth_turn() {
         let mut batcher = Batcher::default();
         for n in 1..=8 {
-            assert!(batcher.input(1, 2, false, 0));
+            assert!(batcher.input(load(1, 2), 0));
             batcher.flushed(1);
-            assert_eq!(batcher.schedule(false), n % 4 == 0, "batch {n}");
+            assert_eq!(batcher.schedule(0), n % 4 == 0, "batch {n}");
             if batcher.awaits_turn() {
                 assert!(batcher.turn(0), "the turn ends the batch");
             }
@@ -121,12 +139,12 @@ mod tests {
     fn a_busy_room_waits_for_as_many_items_as_last_time_for_at_most_four_turns() {
         let mut batcher = Batcher::default();
         batcher.flushed(3);
-        assert!(!batcher.input(1, 2, false, 0));
-        assert!(batcher.schedule(false));
+        assert!(!batcher.input(load(1, 2), 0));
+        assert!(batcher.schedule(0));
         assert!(!batcher.turn(2), "fewer than last time");
         assert!(batcher.turn(3));
         batcher.flushed(3);
-        batcher.input(1, 2, false, 0);
+        batcher.input(load(1, 2), 0);
         let flushed = (1..10).find(|_| batcher.turn(1));
         assert_eq!(flushed, Some(MAX_TURNS));
     }
@@ -135,24 +153,28 @@ mod tests {
     fn a_batch_that_is_full_or_takes_too_long_ends_at_once() {
         let mut batcher = Batcher::default();
         batcher.flushed(9);
-        assert!(!batcher.input(1, 10, false, 0));
-        assert!(batcher.input(2, 10, true, 0), "full");
-        assert!(!batcher.input(2, 10, false, 4));
-        assert!(batcher.input(2, 10, false, 5), "after 3 ms and 10/5 ms");
+        assert!(!batcher.input(load(1, 10), 0));
+        let full = Load {
+            is_full: true,
+            ..load(2, 10)
+        };
+        assert!(batcher.input(full, 0), "full");
+        assert!(!batcher.input(load(2, 10), 4));
+        assert!(batcher.input(load(2, 10), 5), "after 3 ms and 10/5 ms");
     }
 
     #[test]
     fn a_turn_is_awaited_once() {
         let mut batcher = Batcher::default();
         batcher.flushed(9);
-        batcher.input(1, 2, false, 0);
-        assert!(batcher.schedule(false));
-        batcher.input(2, 2, false, 0);
-        assert!(!batcher.schedule(false), "a turn is awaited");
+        batcher.input(load(1, 2), 0);
+        assert!(batcher.schedule(0));
+        batcher.input(load(2, 2), 0);
+        assert!(!batcher.schedule(0), "a turn is awaited");
         let mut idle = Batcher::default();
-        assert!(!idle.schedule(false));
-        assert!(idle.schedule(true), "for the host");
+        assert!(!idle.schedule(0));
+        assert!(idle.schedule(1), "for the host");
         assert!(!idle.turn(0));
-        assert!(!idle.schedule(false));
+        assert!(!idle.schedule(0));
     }
 }

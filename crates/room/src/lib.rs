@@ -44,8 +44,8 @@
 //!    - revoked tokens: [`Room::close_revoked`].
 //!    - the timer: [`Room::flush`]. The alarm: [`Room::handle_alarm`].
 //! 3. For each output, in order: [`Room::route`], then carry out the output that it returns.
-//! 4. [`batcher::Batcher::input`] with [`Room::waiting`] and [`Room::is_full`], which tells
-//!    when to call [`Room::flush`].
+//! 4. [`batcher::Batcher::input`] with [`Room::load`], which tells when to call
+//!    [`Room::flush`].
 //! 5. [`Room::start_deliveries`]. For each gateway that it returns, send deliveries until
 //!    there are no more:
 //!    1. [`Room::next_read`]. While it returns a part of the log: read it, call
@@ -114,7 +114,7 @@ pub use delivery::{CustomFrame, Delivery, PendingAck};
 pub use frame::Frame;
 pub use ids::{CallId, ConnId};
 pub use member::Member;
-pub use outbox::{Outboxes, Retry};
+pub use outbox::{Outboxes, RESTART_DELAY, Retry};
 pub use output::{Change, Output};
 pub use room::Room;
 pub use roomcast_proto::link::Hello as ConnectRequest;

@@ -31,6 +31,10 @@ const BACKOFF: [Millis; 5] = [5_000, 10_000, 20_000, 30_000, 30_000];
 /// join again.
 const PROBE_INTERVAL: Millis = MINUTE;
 
+/// Time in milliseconds after an error in the room before the host continues to send
+/// deliveries. The next event has restored the room by then.
+pub const RESTART_DELAY: Millis = 1_000;
+
 /// The next step after a failed delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {

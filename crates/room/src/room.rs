@@ -16,6 +16,7 @@ mod service;
 use crate::admission::Admission;
 use crate::attachment::Attachment;
 use crate::batch::Batch;
+use crate::batcher::Load;
 use crate::config::RoomConfig;
 use crate::connection::Receives;
 use crate::connections::Connections;
@@ -124,15 +125,18 @@ impl Room {
         self.connections.len()
     }
 
-    /// Returns the number of items that wait for the end of the batch, for
-    /// [`Batcher`](crate::batcher::Batcher).
+    /// Returns the number of items that wait for the end of the batch.
     pub fn waiting(&self) -> usize {
         self.batch.waiting()
     }
 
-    /// Returns `true` if the batch should end without waiting for more.
-    pub fn is_full(&self) -> bool {
-        self.batch.is_full()
+    /// Returns what decides when the batch ends.
+    pub fn load(&self) -> Load {
+        Load {
+            waiting: self.batch.waiting(),
+            connections: self.connections.len(),
+            is_full: self.batch.is_full(),
+        }
     }
 
     /// Returns the time at which the host must call [`Room::flush`], by a timer: the time

@@ -1,5 +1,5 @@
-//! Records of clients that resume. The gateway that made a `pid` is its home: it has the record
-//! of the client, or the name of the gateway to which the client has moved.
+//! Requests for the records of clients that resume; see [`roomcast_gateway::SavedClient`]. An
+//! empty answer means that nothing is stored.
 
 use super::{ActiveGateway, GatewayObject};
 use crate::runtime::Result;
@@ -7,46 +7,11 @@ use crate::runtime::headers;
 use crate::runtime::log::log_error;
 use crate::runtime::rpc::gateways::{FindRequest, GatewayKind};
 use crate::runtime::rpc::{GATEWAYS, ask};
-use roomcast_gateway::ClientId;
 use roomcast_gateway::handshake::shard_of;
+use roomcast_gateway::{ClientId, MOVED_LIFETIME, SavedClient};
 use roomcast_proto::log_record::LogRecord;
-use roomcast_proto::time::{DAY, Millis};
-use std::fmt::{self, Display};
 use std::rc::Rc;
 use worker::{Response, ResponseBuilder, State};
-
-/// Time for which a gateway remembers where a client has moved. Longer than most connections
-/// last.
-const MOVED_LIFETIME: Millis = 7 * DAY;
-
-/// What a gateway has stored under a `pid`. The text form is also the answer to a
-/// [`FindRequest`]; an empty answer means that nothing is stored.
-enum SavedClient {
-    /// The record of the client.
-    Record(String),
-    /// The client has moved to the gateway with this name.
-    Moved(String),
-}
-
-impl SavedClient {
-    const MOVED: &str = "moved:";
-
-    fn parse(text: String) -> Self {
-        match text.strip_prefix(Self::MOVED) {
-            Some(gateway) => SavedClient::Moved(gateway.to_owned()),
-            None => SavedClient::Record(text),
-        }
-    }
-}
-
-impl Display for SavedClient {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            SavedClient::Record(record) => f.write_str(record),
-            SavedClient::Moved(gateway) => write!(f, "{}{gateway}", Self::MOVED),
-        }
-    }
-}
 
 impl GatewayObject {
     /// Finds the record of a client that resumes here, and passes it to the core.

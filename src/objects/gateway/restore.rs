@@ -14,17 +14,14 @@ use crate::runtime::socket::{Sockets, open_sockets};
 use crate::runtime::time::now;
 use js_sys::Map;
 use roomcast_auth::registration::Registration;
-use roomcast_gateway::{EngineServer, Gateway, PositionKey, Stored};
+use roomcast_gateway::{EngineServer, Gateway, PositionKey, RECOVERY_WINDOW, Stored};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
 use roomcast_proto::log_record::LogRecord;
-use roomcast_proto::time::{DAY, Millis};
+use roomcast_proto::time::Millis;
 use std::collections::HashMap;
 use wasm_bindgen::JsCast;
 use worker::{Env, State, WebSocketRequestResponsePair};
-
-/// Time after a disconnect within which a client can resume.
-const RECOVERY_WINDOW: Millis = DAY;
 
 /// The answer of a client to a ping of Engine.IO. The runtime answers it with a packet that
 /// clients ignore, and remembers the time, without waking the object.

@@ -7,7 +7,6 @@ use crate::runtime::headers;
 use crate::runtime::log::log_error;
 use crate::runtime::rpc::{ROOMS, call};
 use roomcast_proto::link::{Push, Request as LinkRequest};
-use roomcast_room::batcher::MAX_TURNS;
 use std::rc::Rc;
 use std::time::Duration;
 use worker::{Delay, Error, Response, ResponseBuilder};
@@ -16,11 +15,7 @@ impl GatewayObject {
     /// Sends the commands that wait for a room, until there are none.
     pub(super) async fn forward(self: &Rc<Self>, room: &str) -> Result<()> {
         loop {
-            // A request waits for at most as many turns of the event loop as a batch.
-            for _ in 0..MAX_TURNS {
-                if !self.with_active(None, |active, _| active.gateway.is_batching(room))? {
-                    break;
-                }
+            while self.with_active(None, |active, _| active.gateway.awaits_turn(room))? {
                 Delay::from(Duration::ZERO).await;
             }
             let (gateway, commands) = self.with_active(None, |active, _| {

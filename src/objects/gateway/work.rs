@@ -10,10 +10,6 @@ use roomcast_proto::time::Millis;
 use std::rc::Rc;
 use worker::State;
 
-/// Deadlines within this time use a timer, which keeps the gateway awake. Later deadlines use
-/// the alarm, which costs a row.
-const MAX_TIMER: Millis = 1_500;
-
 /// Work that an event has caused.
 pub(super) enum Work {
     /// Send the commands that wait for a room.
@@ -102,13 +98,14 @@ impl ActiveGateway {
 
     /// Returns the tasks for the next deadline.
     fn schedule(&mut self) -> Vec<Task> {
-        let Some(at) = self.gateway.deadline() else {
-            return Vec::new();
-        };
-        if !self.hibernates || at <= self.began + MAX_TIMER {
-            self.clock.schedule(Some(at), None)
-        } else {
-            self.clock.schedule(None, Some(at))
+        let (gateway, now) = (&self.gateway, self.began);
+        match self.hibernates {
+            true => {
+                let (timer, alarm) = (gateway.timer_at(now), gateway.alarm_at(now));
+                self.clock.schedule(timer, alarm)
+            }
+            // An alarm costs a row and has no advantage here.
+            false => self.clock.schedule(gateway.deadline(), None),
         }
     }
 

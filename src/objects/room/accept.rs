@@ -49,7 +49,7 @@ impl RoomObject {
             active.run(state, out);
             upgrade_response(pair.client.as_ref())
         })??;
-        self.continue_batch(false)?;
+        self.continue_batch()?;
         Ok(response)
     }
 

@@ -19,19 +19,16 @@ extern "C" {
 
 impl RoomObject {
     /// Called after each input. Ends the batch or waits for the next turn of the event loop,
-    /// and starts the work that follows the event. `full`: the batch has reached its maximum
-    /// size.
-    pub(super) fn continue_batch(self: &Rc<Self>, full: bool) -> Result<()> {
+    /// and starts the work that follows the event.
+    pub(super) fn continue_batch(self: &Rc<Self>) -> Result<()> {
         let await_turn = self.host.with_active(None, |active, state| {
-            let (waiting, connections) = (active.room.waiting(), active.room.connections());
-            let began = active.began;
-            if active.batcher.input(waiting, connections, full, began) {
+            if active.batcher.input(active.room.load(), active.began) {
                 active.flush_batch(state);
             }
             if !active.batcher.awaits_turn() {
                 active.answer_next_page(state);
             }
-            active.batcher.schedule(!active.pages.is_empty())
+            active.batcher.schedule(active.pages.len())
         })?;
         if await_turn {
             self.await_turn();
@@ -61,7 +58,7 @@ impl RoomObject {
                 active.flush_batch(state);
             }
             active.answer_next_page(state);
-            active.batcher.schedule(!active.pages.is_empty())
+            active.batcher.schedule(active.pages.len())
         })?;
         if await_turn {
             self.await_turn();

@@ -11,13 +11,10 @@ use js_sys::JsString;
 use roomcast_proto::access::TokenId;
 use roomcast_proto::link::{Pushed, Request as LinkRequest};
 use roomcast_proto::log_record::LogRecord;
-use roomcast_room::Retry;
+use roomcast_room::{RESTART_DELAY, Retry};
 use std::rc::Rc;
 use std::time::Duration;
 use worker::{Delay, Error, Request, Response};
-
-/// Delay after an error in the room before deliveries to a gateway start again.
-const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 impl RoomObject {
     /// Handles the request of a gateway: commands of its connections.
@@ -27,7 +24,7 @@ impl RoomObject {
         mut request: Request,
     ) -> Result<Response> {
         let request: LinkRequest = serde_json::from_str(&request.text().await?)?;
-        let full = self.host.with_active(name, |active, state| {
+        self.host.with_active(name, |active, state| {
             active.apply_retention();
             let (gateway, now) = (Rc::from(request.gateway), now());
             let config = active.config.clone();
@@ -40,9 +37,8 @@ impl RoomObject {
                     .gateway_command(&gateway, command, is_revoked, now, &mut out);
                 active.run(state, out);
             }
-            active.room.is_full()
         })?;
-        self.continue_batch(full)?;
+        self.continue_batch()?;
         Response::empty()
     }
 
@@ -57,7 +53,7 @@ impl RoomObject {
             if let Err(error) = stopped {
                 log_error(error);
             }
-            Delay::from(RESTART_DELAY).await;
+            Delay::from(Duration::from_millis(RESTART_DELAY)).await;
             self.host
                 .with_active(None, |active, _| active.room.probe_gateway(&gateway))?;
             self.start_background_work();

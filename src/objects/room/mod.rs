@@ -153,7 +153,7 @@ impl Room {
     /// Handles a frame of a socket.
     #[wasm_bindgen(js_name = webSocketMessage)]
     pub fn web_socket_message(&self, socket: &Socket, message: &JsValue) -> JsResult {
-        let full = self.object.host.with_active(None, |active, state| {
+        let received = self.object.host.with_active(None, |active, state| {
             let conn = socket.key()?;
             let text = message.as_string();
             let frame = text.as_deref().map_or(Frame::Binary, Frame::Text);
@@ -161,10 +161,10 @@ impl Room {
             active.room.receive(conn, frame, now(), &mut out);
             failpoint::panics(Point::Frame);
             active.run(state, out);
-            Some(active.room.is_full())
+            Some(())
         })?;
-        match full {
-            Some(full) => Ok(self.object.continue_batch(full)?),
+        match received {
+            Some(()) => Ok(self.object.continue_batch()?),
             // The room has closed the socket, and the client still sends.
             None => Ok(()),
         }

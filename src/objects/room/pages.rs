@@ -26,8 +26,8 @@ pub(super) struct PageRequest {
 pub(super) struct PageQueue(VecDeque<PageRequest>);
 
 impl PageQueue {
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(super) fn push(&mut self, request: PageRequest) {

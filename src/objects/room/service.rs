@@ -66,14 +66,13 @@ impl RoomObject {
         mut request: Request,
     ) -> Result<Response> {
         let request: ServiceRequest = serde_json::from_str(&request.text().await?)?;
-        let (reply, full) = self.host.with_active(name, |active, state| {
+        let reply = self.host.with_active(name, |active, state| {
             active.apply_retention();
             let call = active.calls.next_id();
             let mut out = Vec::new();
             let served = active.room.serve(request, call, now(), &mut out);
             active.run(state, out);
-            let full = active.room.is_full();
-            let reply = match served {
+            match served {
                 Err(error) => Err(RequestError::Refused(error)),
                 Ok(_) if active.storage_failed => Err(ClientError::internal().into()),
                 Ok(Served::Now(json)) => Ok(Reply::Now {
@@ -93,10 +92,9 @@ impl RoomObject {
                         created: false,
                     })
                     .map_err(RequestError::Failed),
-            };
-            (reply, full)
+            }
         })?;
-        self.continue_batch(full)?;
+        self.continue_batch()?;
         let answer = match reply {
             Ok(Reply::Now { json, created }) => Ok((json, if created { 201 } else { 200 })),
             Ok(Reply::Later(answer)) => answer

@@ -37,7 +37,7 @@ impl RoomObject {
             }
             Ok::<_, Error>(has_sockets)
         })??;
-        self.continue_batch(false)?;
+        self.continue_batch()?;
         let answer = serde_json::to_vec(&NoticeAnswer { has_sockets })?;
         Ok(ResponseBuilder::new().fixed(answer))
     }
@@ -57,7 +57,7 @@ impl RoomObject {
             active.close_revoked(state);
             registered
         })??;
-        self.continue_batch(false)
+        self.continue_batch()
     }
 
     /// Fetches what the check of a token requires, and continues the command.
@@ -69,7 +69,7 @@ impl RoomObject {
         self.host.with_active(None, |active, state| {
             active.authenticate(state, pending, ready);
         })?;
-        self.continue_batch(false)
+        self.continue_batch()
     }
 }
 

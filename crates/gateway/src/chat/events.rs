@@ -78,9 +78,9 @@ impl Chat {
         }
     }
 
-    /// See [`crate::Gateway::is_batching`].
-    pub(crate) fn is_batching(&self, room: &str) -> bool {
-        self.rooms.get(room).is_some_and(RoomLink::is_batching)
+    /// See [`crate::Gateway::awaits_turn`].
+    pub(crate) fn awaits_turn(&mut self, room: &str) -> bool {
+        self.rooms.get_mut(room).is_some_and(RoomLink::awaits_turn)
     }
 
     /// See [`crate::Gateway::take_commands`].

@@ -36,4 +36,5 @@ mod subscriptions;
 mod timers;
 mod tokens;
 
+pub use recovery::RECOVERY_WINDOW;
 pub(crate) use state::Chat;

@@ -20,7 +20,11 @@ use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::link::{Command as ToRoom, Hello};
 use roomcast_proto::position::Position;
-use roomcast_proto::time::{Millis, SECOND};
+use roomcast_proto::time::{DAY, Millis, SECOND};
+
+/// Time after a disconnect within which a client can resume. The host then deletes its
+/// record.
+pub const RECOVERY_WINDOW: Millis = DAY;
 
 /// Time within which the rooms have to replay what a client missed.
 const RECOVERY_TIMEOUT: Millis = 10 * SECOND;

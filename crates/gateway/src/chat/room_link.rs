@@ -3,6 +3,10 @@
 use crate::ids::ClientId;
 use roomcast_proto::link::Command as ToRoom;
 
+/// The maximum number of turns of the event loop for which a request waits for further
+/// commands: as many as a batch of a room waits.
+const MAX_TURNS: u32 = 4;
+
 /// The subscribers of a room, the commands for it, and its deliveries so far.
 #[derive(Default)]
 pub(super) struct RoomLink {
@@ -14,6 +18,8 @@ pub(super) struct RoomLink {
     is_forwarding: bool,
     /// Number of commands of the request that is on its way.
     sent: usize,
+    /// Number of turns for which the next request has waited.
+    turns: u32,
     /// The subscriptions that end by the request that is on its way.
     sent_departures: Vec<String>,
     last_push: LastPush,
@@ -45,10 +51,13 @@ impl RoomLink {
         !std::mem::replace(&mut self.is_forwarding, true)
     }
 
-    /// Returns `true` if fewer commands wait than the last request had: in a steady
-    /// state, more are about to arrive in the same turn.
-    pub(super) fn is_batching(&self) -> bool {
-        (1..self.sent).contains(&self.outbox.len())
+    /// Returns `true` if the host must wait for the next turn of the event loop before it
+    /// takes the commands. In a steady state, each request has about as many commands as
+    /// the last one. While there are fewer, more are about to arrive.
+    pub(super) fn awaits_turn(&mut self) -> bool {
+        let awaits = (1..self.sent).contains(&self.outbox.len()) && self.turns < MAX_TURNS;
+        self.turns = if awaits { self.turns + 1 } else { 0 };
+        awaits
     }
 
     /// Returns the subscriptions that ended by the last request, which has arrived.

@@ -428,7 +428,8 @@ impl Room {
     }
 
     /// The host has stopped sending to a gateway because of an error in the room. The host
-    /// waits, calls [`Room::probe_gateway`] and continues.
+    /// waits for [`RESTART_DELAY`](crate::RESTART_DELAY), calls [`Room::probe_gateway`] and
+    /// continues.
     pub fn deliveries_stopped(&mut self, gateway: &str) {
         self.gateways.stopped(gateway);
     }

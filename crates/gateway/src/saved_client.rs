@@ -1,0 +1,60 @@
+//! What a gateway stores under the `pid` of a Socket.IO client, so that the client can
+//! resume at another gateway.
+//!
+//! The gateway that made a `pid` is its home; the `pid` begins with its number. It has the
+//! record of the client until the client resumes at another gateway. From then on it has the
+//! name of that gateway, which has the record.
+
+use roomcast_proto::time::{DAY, Millis};
+use std::fmt::{self, Display};
+
+/// Time for which the home of a `pid` remembers where the client has moved. Longer than most
+/// connections last.
+pub const MOVED_LIFETIME: Millis = 7 * DAY;
+
+/// What a gateway has stored under a `pid`. The text form is stored and sent between
+/// gateways, so it must not change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SavedClient {
+    /// The record of the client, from [`crate::Output::Save`].
+    Record(String),
+    /// The client has moved to the gateway with this name.
+    Moved(String),
+}
+
+impl SavedClient {
+    const MOVED: &str = "moved:";
+
+    /// Parses the text form. A record is JSON, so it does not begin like the other form.
+    pub fn parse(text: String) -> Self {
+        match text.strip_prefix(Self::MOVED) {
+            Some(gateway) => SavedClient::Moved(gateway.to_owned()),
+            None => SavedClient::Record(text),
+        }
+    }
+}
+
+impl Display for SavedClient {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            SavedClient::Record(record) => f.write_str(record),
+            SavedClient::Moved(gateway) => write!(f, "{}{gateway}", Self::MOVED),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_form_is_stable() {
+        for (saved, text) in [
+            (SavedClient::Record("{}".into()), "{}"),
+            (SavedClient::Moved("3".into()), "moved:3"),
+        ] {
+            assert_eq!(saved.to_string(), text);
+            assert_eq!(SavedClient::parse(text.to_owned()), saved);
+        }
+    }
+}
