@@ -89,10 +89,7 @@ async fn a_panic_in_a_room_closes_no_socket_and_loses_no_event() {
 #[tokio::test]
 async fn an_alarm_runs_again_after_a_panic() {
     // The alarm looks for stale connections after 3 s.
-    let server = Server::start_worker(
-        &Worker::built("failpoints"),
-        &[("GHOST_TIMEOUT", "3s"), ("PRESENCE_GRACE", "1s")],
-    );
+    let server = Server::start_worker(&Worker::built("failpoints"), &[("GHOST_TIMEOUT", "3s")]);
     let mut alice = Client::join(&server, "alarm", &token("alice")).await;
     let mut stale = Client::join(&server, "alarm", &token("stale")).await;
     send_until_acknowledged(&mut alice, message("before")).await;

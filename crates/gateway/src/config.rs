@@ -26,7 +26,7 @@ roomcast_proto::settings! {
             ["NAMESPACES"], NAMESPACES;
         /// Time in milliseconds between two pings of a Socket.IO session. With 0 the server
         /// sends no pings, so that an idle gateway hibernates; clients are then told the
-        /// longest interval that their timers can hold.
+        /// longest interval that their timers can hold. See [socketio.md](socketio.md).
         pub ping_interval: Millis = 25 * SECOND, ["PING_INTERVAL_MS"], MILLISECONDS;
         /// Time in milliseconds within which a client must answer a ping.
         pub ping_timeout: Millis = 20 * SECOND, ["PING_TIMEOUT_MS"], MILLISECONDS;

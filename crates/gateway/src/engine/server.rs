@@ -18,9 +18,10 @@ use std::rc::Rc;
 
 /// All sockets of a gateway: native sockets, and those of Engine.IO sessions.
 ///
-/// Methods do not call the layer above and do no I/O. They queue [`EngineEvent`]s, which
-/// the layer above takes, and [`Output`]s, which [`crate::Gateway::settle`] takes. Call [`EngineServer::set_now`]
-/// before any other method. The crate documentation has the order of calls.
+/// Methods do not call the layer above and do no I/O. They queue events, which the layer
+/// above takes, and [`Output`]s, which [`crate::Gateway::settle`] takes. Call
+/// [`EngineServer::set_now`] before any other method. The crate documentation has the order
+/// of calls.
 ///
 /// Methods that take the key of a socket or session do nothing if it is closed.
 pub struct EngineServer {
