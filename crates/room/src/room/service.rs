@@ -5,16 +5,17 @@ use super::send::Origin;
 use crate::ephemeral::{EphemeralEvent, Except};
 use crate::ids::CallId;
 use crate::output::{Change, Output};
-use crate::service::{Publication, Request, Served};
+use crate::service::{Publication, PublishResult, Request, Served};
 use crate::snapshot::Snapshot;
+use roomcast_proto::answer::to_json;
 use roomcast_proto::command::Send;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::envelope::Body;
 use roomcast_proto::error::{Error, ErrorCode, Result};
-use roomcast_proto::event;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::name::{self, UserId};
 use roomcast_proto::time::{Millis, rfc3339};
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
 impl Room {
@@ -98,20 +99,25 @@ impl Room {
         let queued = users
             .filter(|user| roster.connections(user).next().is_none())
             .count();
-        let mut answers = Vec::with_capacity(messages.len());
+        let mut results = Vec::with_capacity(messages.len());
         for message in messages {
-            let answer = self.publish_one(sender, message, now);
-            answers.push(match answer {
-                Ok(Published { mut answer, logged }) => {
-                    answer["roomId"] = self.name.as_str().into();
-                    answer["online"] = online.into();
-                    answer["queued"] = if logged { queued } else { 0 }.into();
-                    answer.to_string()
-                }
-                Err(error) => format!(r#"{{"error":{}}}"#, event::error_fields(&error)),
+            let published = self.publish_one(sender, message, now).map(|published| {
+                let Published { mut answer, logged } = published;
+                answer["roomId"] = self.name.as_str().into();
+                answer["online"] = online.into();
+                answer["queued"] = if logged { queued } else { 0 }.into();
+                answer
+            });
+            let receipt = published.and_then(|answer| {
+                // Serialising a `Value` never fails.
+                to_raw_value(&answer).map_err(|_| Error::internal())
+            });
+            results.push(match receipt {
+                Ok(receipt) => PublishResult::Accepted(receipt),
+                Err(error) => PublishResult::Refused(error),
             });
         }
-        self.batch.reply(call, format!("[{}]", answers.join(",")));
+        self.batch.reply(call, to_json(&results));
     }
 
     fn publish_one(
