@@ -12,9 +12,12 @@ pub struct Address<'a> {
 }
 
 impl<'a> Address<'a> {
-    /// Splits a URL. The fragment is dropped.
+    /// Splits a URL of the scheme `http` or `https`. The fragment is dropped.
     pub fn of(url: &'a str) -> Self {
-        let (_, rest) = url.split_once("://").unwrap_or(("", url));
+        let rest = url
+            .strip_prefix("https://")
+            .or_else(|| url.strip_prefix("http://"))
+            .unwrap_or(url);
         let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

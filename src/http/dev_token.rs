@@ -16,7 +16,7 @@ const ROOMS: Field<Vec<String>> = Field {
 impl Handler<'_> {
     /// `POST /dev/token { user, rooms?, ttl? }`. `ttl` is in seconds: an hour by default, a day at
     /// most.
-    pub(super) async fn issue_dev_token(self) -> HandlerResult {
+    pub(super) async fn issue_dev_token(&self) -> HandlerResult {
         if !self.config.worker.dev_tokens {
             return Err(Problem::not_found());
         }

@@ -14,7 +14,7 @@ use worker::ResponseBuilder;
 
 impl Handler<'_> {
     /// `/socket.io/`, or `/engine.io/` in the conformance build.
-    pub(super) async fn engineio(self, protocol: Protocol) -> HandlerResult {
+    pub(super) async fn engineio(&self, protocol: Protocol) -> HandlerResult {
         self.check_origin("")?;
         if self.method == "OPTIONS" {
             return self.preflight();

@@ -61,13 +61,16 @@ async fn handle(request: web_sys::Request, env: &Env) -> HandlerResult {
     let config = match settings(env) {
         Ok(config) => config,
         // Needs no settings.
-        Err(_) if route == Route::OpenApi => return openapi::respond(),
+        Err(_) if matches!(route, Route::OpenApi) => return openapi::respond(),
         Err(error) => {
             log_error(&error);
             // To a load balancer, 503 means that another server should handle the requests
             // (RFC 9110, 15.6.4).
-            let status = if route == Route::Health { 503 } else { 500 };
-            return Err(Problem::new(status, "misconfigured", error.to_string()));
+            let status = match route {
+                Route::Health => 503,
+                _ => 500,
+            };
+            return Err(Problem::new(status, "misconfigured", &error.to_string()));
         }
     };
     let handler = Handler {

@@ -47,7 +47,8 @@ impl Handler<'_> {
         body: Option<JsValue>,
     ) -> HandlerResult {
         let upgrades = matches!(ask, None | Some(Ask::WebSocket { .. }));
-        let connect = to_ascii_json(&ConnectRequest { client, ask }).map_err(internal)?;
+        let connect = serde_json::to_string(&ConnectRequest { client, ask }).map_err(internal)?;
+        let connect = escape_non_ascii(&connect);
         let mut headers = vec![
             (headers::GATEWAY, gateway),
             (headers::GATEWAY_CONNECT, &connect),
@@ -97,9 +98,8 @@ pub(super) async fn relay(answer: &web_sys::Response) -> HandlerResult {
     }
 }
 
-/// Returns the JSON of a value with only ASCII characters, because headers cannot carry others.
-pub(super) fn to_ascii_json(value: &impl serde::Serialize) -> serde_json::Result<String> {
-    let json = serde_json::to_string(value)?;
+/// Returns the same JSON with only ASCII characters, because headers cannot carry others.
+pub(super) fn escape_non_ascii(json: &str) -> String {
     let mut ascii = String::with_capacity(json.len());
     for unit in json.encode_utf16() {
         match u8::try_from(unit) {
@@ -109,5 +109,5 @@ pub(super) fn to_ascii_json(value: &impl serde::Serialize) -> serde_json::Result
             _ => ascii.push_str(&format!("\\u{unit:04x}")),
         }
     }
-    Ok(ascii)
+    ascii
 }

@@ -13,7 +13,7 @@ pub struct Problem {
     /// The HTTP status.
     pub status: u16,
     /// The code for programs.
-    pub code: String,
+    pub code: &'static str,
     /// The message for developers.
     pub detail: String,
     /// The name of the field with the wrong value, if there is one.
@@ -24,11 +24,11 @@ pub struct Problem {
 
 impl Problem {
     /// Creates a problem without field and headers.
-    pub fn new(status: u16, code: &str, detail: impl Into<String>) -> Self {
+    pub fn new(status: u16, code: &'static str, detail: &str) -> Self {
         Problem {
             status,
-            code: code.to_owned(),
-            detail: detail.into(),
+            code,
+            detail: detail.to_owned(),
             field: None,
             headers: Vec::new(),
         }
@@ -45,7 +45,7 @@ impl Problem {
         let detail = format!("the methods of this route are {allowed}");
         Problem {
             headers: vec![("Allow", allowed)],
-            ..Problem::new(405, "methodNotAllowed", detail)
+            ..Problem::new(405, "methodNotAllowed", &detail)
         }
     }
 
@@ -78,7 +78,7 @@ impl Problem {
             _ => "Internal Server Error",
         };
         to_json(&http::Problem {
-            code: &self.code,
+            code: self.code,
             detail: &self.detail,
             field: self.field.as_deref(),
             status: self.status,
@@ -102,7 +102,7 @@ impl From<Error> for Problem {
         }
         Problem {
             status,
-            code: error.code.as_str().to_owned(),
+            code: error.code.as_str(),
             detail: error.message,
             field: error.field,
             headers,

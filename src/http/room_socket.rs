@@ -2,7 +2,7 @@
 
 use super::authorize;
 use super::entry::Handler;
-use super::objects::{relay, to_ascii_json};
+use super::objects::{escape_non_ascii, relay};
 use super::problem::Problem;
 use super::response::{HandlerResult, internal};
 use crate::runtime::headers;
@@ -38,7 +38,8 @@ impl Handler<'_> {
             status: Status::Online,
             token: identity.token,
         };
-        let request = to_ascii_json(&request).map_err(internal)?;
+        let request = serde_json::to_string(&request).map_err(internal)?;
+        let request = escape_non_ascii(&request);
         let headers = [
             ("upgrade", "websocket"),
             (headers::ROOM, room),

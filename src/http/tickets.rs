@@ -11,7 +11,7 @@ use roomcast_proto::time::rfc3339;
 
 impl Handler<'_> {
     /// `POST /tickets`, and the preflight request of browsers.
-    pub(super) async fn issue_ticket(self) -> HandlerResult {
+    pub(super) async fn issue_ticket(&self) -> HandlerResult {
         self.check_origin("")?;
         if self.method == "OPTIONS" {
             return self.preflight();

@@ -16,7 +16,7 @@ const MAX_CALLS: usize = 6;
 
 impl Handler<'_> {
     /// `POST /publish`.
-    pub(in crate::http) async fn publish(self) -> HandlerResult {
+    pub(in crate::http) async fn publish(&self) -> HandlerResult {
         let identity = self.authenticate("").await?;
         if !identity.service {
             let error = Error::forbidden("a token with role `service` is required");

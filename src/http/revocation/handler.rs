@@ -13,7 +13,7 @@ use roomcast_proto::log_record::LogRecord;
 
 impl Handler<'_> {
     /// `POST /revoke`.
-    pub(in crate::http) async fn revoke(self) -> HandlerResult {
+    pub(in crate::http) async fn revoke(&self) -> HandlerResult {
         let identity = self.authenticate("").await?;
         if !self.config.auth.revoked.is_on() {
             let error = "tokens cannot be revoked, because REVOCATION is false";
