@@ -4,13 +4,12 @@
 use super::entry::Handler;
 use super::objects::relay;
 use super::problem::Problem;
-use super::response::{HandlerResult, internal};
+use super::response::{HandlerResult, internal, respond};
 use crate::runtime::rpc::gateways::GatewayKind;
 use roomcast_gateway::handshake::{self, Ask, shard_of};
 use roomcast_gateway::{Answer, ConnectInfo, Protocol};
 use roomcast_proto::log_record::LogRecord;
 use wasm_bindgen::JsValue;
-use worker::ResponseBuilder;
 
 impl Handler<'_> {
     /// `/socket.io/`, or `/engine.io/` in the conformance build.
@@ -94,11 +93,7 @@ impl Handler<'_> {
     fn engineio_error(&self, error: handshake::Error) -> HandlerResult {
         let answer = Answer::error(error);
         self.log_reject(LogRecord::reject("malformed").with("code", answer.status));
-        Ok(ResponseBuilder::new()
-            .with_status(answer.status)
-            .with_header("content-type", "application/json")
-            .map_err(internal)?
-            .fixed(answer.body.into_bytes())
-            .into())
+        let headers = [("content-type", "application/json")];
+        respond(answer.status, &headers, answer.body.into_bytes()).map_err(internal)
     }
 }
