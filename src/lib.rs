@@ -11,15 +11,15 @@
 //! | folder or file | contents |
 //! | --- | --- |
 //! | [`config`] | the environment variables, and the settings that they become |
-//! | [`http`] | routes, request bodies, `application/problem+json` |
-//! | `http/serve` | the entry point `fetch`, authentication of requests |
+//! | [`http`] | the entry point `fetch`, routes, authentication of requests, `application/problem+json` |
 //! | `objects/room` | the Durable Object of a room. `store.rs` writes batches to SQL, `batch.rs` ends them, `timers.rs` sets timers and the alarm |
 //! | `objects/gateway` | the Durable Object of a gateway |
 //! | `objects/revocations.rs` | the revocation registry |
 //! | `objects/tickets.rs` | the objects that store tickets |
 //! | `runtime` | the Workers runtime: SQL, sockets, alarms, requests between objects. Imports neither `objects` nor `http` |
 //!
-//! `http/serve`, `objects` and `runtime` exist only in builds for the Workers runtime (wasm32).
+//! `objects`, `runtime` and the handlers of `http` exist only in builds for the Workers runtime
+//! (wasm32).
 
 #![warn(unused_qualifications)]
 // The bindings that are generated for the Workers runtime contain unsafe code.

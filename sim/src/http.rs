@@ -3,10 +3,12 @@
 
 use super::world::{self, NOW, RoomOutput, Server};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use roomcast::http::address::Address;
 use roomcast::http::problem::Problem;
-use roomcast::http::publish::{self, Addressed, Body};
-use roomcast::http::revoke;
-use roomcast::http::route::{self, Address, Query, Route};
+use roomcast::http::publish::{self, AddressedPublication, PublishRequest};
+use roomcast::http::query::Query;
+use roomcast::http::revocation;
+use roomcast::http::route::{self, Route};
 use roomcast_auth::revocation::{MAX_LIFE, RevocationCache, RevocationList, RevocationTarget};
 use roomcast_gateway::handshake;
 use roomcast_proto::access::TokenId;
@@ -27,7 +29,7 @@ pub fn run(input: &[u8]) {
     path(method, Address::of(url).path);
     query(method, Address::of(url).query);
     publication(body);
-    revocation(body);
+    revoke(body);
 }
 
 fn path(method: &str, path: &str) {
@@ -43,7 +45,7 @@ fn path(method: &str, path: &str) {
     };
     let path = match &route {
         Route::Room { room } => at(room, ""),
-        Route::Socket { room } => at(room, "/ws"),
+        Route::RoomSocket { room } => at(room, "/ws"),
         Route::Messages { room } => at(room, "/messages"),
         Route::Presence { room } => at(room, "/presence"),
         Route::Members { room } => at(room, "/members"),
@@ -106,8 +108,8 @@ fn query(method: &str, text: &str) {
 
 fn publication(body: &str) {
     let messages = match publish::parse(body) {
-        Ok(Body::One(one)) => vec![Ok(one)],
-        Ok(Body::Many(many)) => {
+        Ok(PublishRequest::One(one)) => vec![Ok(one)],
+        Ok(PublishRequest::Many(many)) => {
             assert!((1..=publish::MAX_BATCH).contains(&many.len()));
             many
         }
@@ -116,7 +118,7 @@ fn publication(body: &str) {
     let mut rooms: BTreeMap<String, Vec<Publication>> = BTreeMap::new();
     for message in messages {
         match message {
-            Ok(Addressed { room, publication }) => {
+            Ok(AddressedPublication { room, publication }) => {
                 assert!(name::is_room(&room));
                 rooms.entry(room).or_default().push(publication);
             }
@@ -149,14 +151,17 @@ fn published(room: &str, messages: Vec<Publication>) {
     // A valid publication must work afterwards.
     let head = server.head();
     let healthy = r#"{"room":"x","event":"healthy","data":{},"messageId":"healthy\u0020id"}"#;
-    let Ok(Body::One(healthy)) = publish::parse(healthy) else {
+    let Ok(PublishRequest::One(healthy)) = publish::parse(healthy) else {
         panic!("a valid publication");
     };
     let request = Request::Publish {
         sender: "another".into(),
         messages: vec![healthy.publication],
     };
-    assert_eq!(replies(&mut server, request)[0]["seq"], head + 1);
+    assert_eq!(
+        replies(&mut server, request)[0]["accepted"]["seq"],
+        head + 1
+    );
     assert_eq!(world::closed(&server.take_outputs(), "alice"), None);
 }
 
@@ -173,8 +178,8 @@ fn replies(server: &mut Server, request: Request) -> Vec<Value> {
     serde_json::from_str(&reply.expect("an answer")).expect("a list")
 }
 
-fn revocation(body: &str) {
-    let (whose, until) = match revoke::parse(body, NOW) {
+fn revoke(body: &str) {
+    let (whose, until) = match revocation::parse(body, NOW) {
         Ok(revocation) => revocation,
         Err(error) => return assert_problem(&error.into()),
     };

@@ -10,7 +10,7 @@
 use super::signing::{sign, signature};
 use super::world::{self, NOW};
 use base64ct::{Base64UrlUnpadded, Encoding};
-use roomcast::http::route::Query;
+use roomcast::http::query::Query;
 use roomcast_auth::Credentials;
 use roomcast_auth::jwk::KeySet;
 use roomcast_auth::keys::{KeyStep, Keys};

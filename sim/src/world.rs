@@ -827,6 +827,6 @@ impl Net {
 /// Parses a position from a query.
 pub fn position(query: &[u8]) -> Position {
     let query = String::from_utf8_lossy(query);
-    let query = roomcast::http::route::Query::read(&query);
+    let query = roomcast::http::query::Query::read(&query);
     query.position().unwrap_or_default()
 }

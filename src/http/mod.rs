@@ -1,10 +1,62 @@
-//! HTTP: routes, what they take, and problem+json. Reading requests is pure and
-//! tested natively; `serve` (wasm only) carries them out.
+//! The HTTP interface of the Worker.
+//!
+//! A request goes through these steps:
+//!
+//! 1. `entry.rs` receives it and reads the settings.
+//! 2. [`route`] finds its route, from the method and the path.
+//! 3. The file of the route reads the [`query`] and the body.
+//! 4. `authenticate.rs` checks the `Origin`, and the token or the ticket. [`authorize`] checks
+//!    the rights.
+//! 5. `objects.rs` sends a new request to the object of the room or of the gateway. The client's
+//!    own request is never sent on, so no header and no path of a client reaches an object.
+//! 6. `response.rs` turns the result into a response. An error becomes a [`problem`].
+//!
+//! | file | routes |
+//! | --- | --- |
+//! | `room_socket.rs` | `/rooms/{room}/ws` |
+//! | `gateway_socket.rs` | `/ws` |
+//! | `engineio.rs` | `/socket.io/` |
+//! | `rooms.rs` | all other routes under `/rooms/{room}` |
+//! | [`publish`] | `/publish` |
+//! | [`revocation`] | `/revoke` |
+//! | `tickets.rs` | `/tickets` |
+//! | `dev_token.rs` | `/dev/token`, in development builds |
+//! | `health.rs`, `openapi.rs` | `/healthz`, `/openapi.json` |
+//!
+//! Modules that use the Workers runtime are compiled for wasm32 only. The others are tested
+//! natively.
 
+pub mod address;
+pub mod authorize;
 pub mod problem;
 pub mod publish;
-pub mod revoke;
+pub mod query;
+pub mod revocation;
 pub mod route;
 
 #[cfg(target_arch = "wasm32")]
-pub mod serve;
+mod authenticate;
+#[cfg(target_arch = "wasm32")]
+mod body;
+#[cfg(all(target_arch = "wasm32", feature = "dev-tokens"))]
+mod dev_token;
+#[cfg(target_arch = "wasm32")]
+mod engineio;
+#[cfg(target_arch = "wasm32")]
+mod entry;
+#[cfg(target_arch = "wasm32")]
+mod gateway_socket;
+#[cfg(target_arch = "wasm32")]
+mod health;
+#[cfg(target_arch = "wasm32")]
+mod objects;
+#[cfg(target_arch = "wasm32")]
+mod openapi;
+#[cfg(target_arch = "wasm32")]
+mod response;
+#[cfg(target_arch = "wasm32")]
+mod room_socket;
+#[cfg(target_arch = "wasm32")]
+mod rooms;
+#[cfg(target_arch = "wasm32")]
+mod tickets;

@@ -1,63 +1,69 @@
-//! RFC 9457 problems: the one place where an error becomes an HTTP answer.
+//! Problems (RFC 9457). This is the only place where an error becomes an HTTP response.
 
+use roomcast_proto::answer::to_json;
 use roomcast_proto::error::Error;
-use serde_json::json;
+use roomcast_proto::http;
 
+/// The content type of a problem (RFC 9457, 3).
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
-/// What went wrong with a request, ready to be sent.
+/// The error of a request, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// The HTTP status.
     pub status: u16,
-    /// Stable, for programs.
-    pub code: String,
-    /// For developers.
+    /// The code for programs.
+    pub code: &'static str,
+    /// The message for developers.
     pub detail: String,
-    /// The field that is wrong, where one is.
+    /// The name of the field with the wrong value, if there is one.
     pub field: Option<String>,
-    /// Headers the status calls for: `Allow`, `Retry-After`, `Upgrade`, …
+    /// The headers that the status requires, such as `Allow`, `Retry-After` and `Upgrade`.
     pub headers: Vec<(&'static str, String)>,
 }
 
 impl Problem {
-    pub fn new(status: u16, code: &str, detail: impl Into<String>) -> Self {
+    /// Creates a problem without field and headers.
+    pub fn new(status: u16, code: &'static str, detail: &str) -> Self {
         Problem {
             status,
-            code: code.to_owned(),
-            detail: detail.into(),
+            code,
+            detail: detail.to_owned(),
             field: None,
             headers: Vec::new(),
         }
     }
 
+    /// Creates the 404 problem for a path without a route.
     pub fn not_found() -> Self {
         Problem::new(404, "notFound", "there is no such route")
     }
 
+    /// Creates the 405 problem for a method that the route does not accept.
     pub fn method_not_allowed(allowed: &[&str]) -> Self {
+        let allowed = allowed.join(", ");
+        let detail = format!("the methods of this route are {allowed}");
         Problem {
-            headers: vec![("Allow", allowed.join(", "))],
-            ..Problem::new(
-                405,
-                "methodNotAllowed",
-                format!("this route takes {}", allowed.join(", ")),
-            )
+            headers: vec![("Allow", allowed)],
+            ..Problem::new(405, "methodNotAllowed", &detail)
         }
     }
 
+    /// Creates the 426 problem for a request to a WebSocket route that is not an upgrade.
     pub fn upgrade_required() -> Self {
         Problem {
             headers: vec![("Upgrade", "websocket".to_owned())],
             ..Problem::new(
                 426,
                 "upgradeRequired",
-                "this route takes WebSocket upgrades: send `Upgrade: websocket`",
+                "this route accepts WebSocket upgrades only: send `Upgrade: websocket`",
             )
         }
     }
 
-    /// `{ type, title, status, code, detail, field? }`.
+    /// Returns the body: `{ code, detail, field?, status, title, type }`.
     pub fn json(&self) -> String {
+        // The names of RFC 9110, 15, and for 429 of RFC 6585, 4.
         let title = match self.status {
             400 => "Bad Request",
             401 => "Unauthorized",
@@ -68,19 +74,17 @@ impl Problem {
             413 => "Content Too Large",
             426 => "Upgrade Required",
             429 => "Too Many Requests",
+            503 => "Service Unavailable",
             _ => "Internal Server Error",
         };
-        let mut problem = json!({
-            "type": "about:blank",
-            "title": title,
-            "status": self.status,
-            "code": self.code,
-            "detail": self.detail,
-        });
-        if let Some(field) = &self.field {
-            problem["field"] = field.as_str().into();
-        }
-        problem.to_string()
+        to_json(&http::Problem {
+            code: self.code,
+            detail: &self.detail,
+            field: self.field.as_deref(),
+            status: self.status,
+            title,
+            kind: "about:blank",
+        })
     }
 }
 
@@ -89,14 +93,16 @@ impl From<Error> for Problem {
         let status = error.code.status();
         let mut headers = Vec::new();
         if let Some(wait) = error.retry_after {
+            // In seconds (RFC 9110, 10.2.3).
             headers.push(("Retry-After", wait.div_ceil(1000).to_string()));
         }
         if status == 401 {
+            // Required with 401 (RFC 9110, 15.5.2).
             headers.push(("WWW-Authenticate", "Bearer".to_owned()));
         }
         Problem {
             status,
-            code: error.code.as_str().to_owned(),
+            code: error.code.as_str(),
             detail: error.message,
             field: error.field,
             headers,
@@ -109,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_names_the_field_and_has_a_stable_code() {
+    fn a_problem_has_the_code_and_the_field_of_its_error() {
         let problem = Problem::from(Error::bad_field("since", "a whole number"));
         let json: serde_json::Value = serde_json::from_str(&problem.json()).expect("JSON");
         assert_eq!(json["status"], 400);
@@ -119,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_says_when_to_try_again() {
+    fn a_rate_limit_has_retry_after_in_seconds_rounded_up() {
         let problem = Problem::from(Error::rate_limited("connects", 1_200));
         assert_eq!(problem.headers, vec![("Retry-After", "2".to_owned())]);
     }

@@ -1,104 +1,136 @@
-//! Paths and queries.
+//! Routes: finds the route of a request from its method and path.
 
 use super::problem::Problem;
 use roomcast_gateway::Protocol;
-use roomcast_proto::command::{DEFAULT_LIMIT, MAX_LIMIT};
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::name;
-use roomcast_proto::position::Position;
-use roomcast_proto::raw_object::{ROOM, USER, whole};
-use roomcast_room::history::HistoryQuery;
+use roomcast_proto::raw_object::{ROOM, USER};
 use std::borrow::Cow;
 
-/// The pieces of a URL as the runtime writes it: normalised, so that they only
-/// need to be cut out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Address<'a> {
-    /// `host` or `host:port`.
-    pub authority: &'a str,
-    pub path: &'a str,
-    pub query: &'a str,
+/// A route, with the parameters of its path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `/healthz`: whether the Worker is able to handle requests.
+    Health,
+    /// `/openapi.json`: the description of the routes.
+    OpenApi,
+    /// `/publish`: publishes events.
+    Publish,
+    /// `/revoke`: revokes tokens.
+    Revoke,
+    /// `/tickets`: issues a ticket.
+    Tickets,
+    /// `/dev/token`: signs a token.
+    #[cfg(feature = "dev-tokens")]
+    DevToken,
+    /// `/ws`: a native WebSocket to a gateway.
+    GatewaySocket,
+    /// `/socket.io/`, or `/engine.io/` in the conformance build.
+    EngineIo(Protocol),
+    /// `/rooms/{room}`: the room itself.
+    Room {
+        /// The name of the room.
+        room: String,
+    },
+    /// `/rooms/{room}/ws`: a WebSocket to the room.
+    RoomSocket {
+        /// The name of the room.
+        room: String,
+    },
+    /// `/rooms/{room}/messages`: the log.
+    Messages {
+        /// The name of the room.
+        room: String,
+    },
+    /// `/rooms/{room}/presence`: the presence of the members.
+    Presence {
+        /// The name of the room.
+        room: String,
+    },
+    /// `/rooms/{room}/members`: the members.
+    Members {
+        /// The name of the room.
+        room: String,
+    },
+    /// `/rooms/{room}/members/{user}`: one member.
+    Member {
+        /// The name of the room.
+        room: String,
+        /// The user id of the member.
+        user: String,
+    },
+    /// `/rooms/{room}/connections`: the connections of a user.
+    Connections {
+        /// The name of the room.
+        room: String,
+    },
 }
 
-impl<'a> Address<'a> {
-    pub fn of(url: &'a str) -> Self {
-        let (_, rest) = url.split_once("://").unwrap_or(("", url));
-        let (rest, _fragment) = rest.split_once('#').unwrap_or((rest, ""));
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        Address {
-            authority,
-            path,
-            query,
+impl Route {
+    /// Returns the path as it is written in the documentation, for log records.
+    pub fn path(&self) -> &'static str {
+        match self {
+            Route::Health => "/healthz",
+            Route::OpenApi => "/openapi.json",
+            Route::Publish => "/publish",
+            Route::Revoke => "/revoke",
+            Route::Tickets => "/tickets",
+            #[cfg(feature = "dev-tokens")]
+            Route::DevToken => "/dev/token",
+            Route::GatewaySocket => "/ws",
+            Route::EngineIo(Protocol::EngineIo) => "/engine.io/",
+            Route::EngineIo(_) => "/socket.io/",
+            Route::Room { .. } => "/rooms/{room}",
+            Route::RoomSocket { .. } => "/rooms/{room}/ws",
+            Route::Messages { .. } => "/rooms/{room}/messages",
+            Route::Presence { .. } => "/rooms/{room}/presence",
+            Route::Members { .. } => "/rooms/{room}/members",
+            Route::Member { .. } => "/rooms/{room}/members/{user}",
+            Route::Connections { .. } => "/rooms/{room}/connections",
         }
     }
 }
 
-/// What a path is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Route {
-    Health,
-    OpenApi,
-    Publish,
-    Revoke,
-    Tickets,
-    DevToken,
-    /// A native socket at a gateway.
-    Gateway,
-    /// Socket.IO, or in the conformance build bare Engine.IO.
-    Engine(Protocol),
-    Room {
-        room: String,
-    },
-    Socket {
-        room: String,
-    },
-    Messages {
-        room: String,
-    },
-    Presence {
-        room: String,
-    },
-    Members {
-        room: String,
-    },
-    Member {
-        room: String,
-        user: String,
-    },
-    Connections {
-        room: String,
-    },
-}
+/// The methods of a route that reads. A server must support HEAD (RFC 9110, 9.1). It is handled
+/// like GET, and the runtime drops the body of the response.
+const READ: &[&str] = &["GET", "HEAD"];
 
-/// Reads a route from the segments of a path that has its shape.
-type Read = fn(&[&str]) -> Result<Route>;
+/// The method of a WebSocket upgrade (RFC 6455, 4.1).
+const UPGRADE: &[&str] = &["GET"];
 
-/// What is wrong with a path: no such route, a method it does not take, or a
-/// name in it that is none.
+/// Makes a route of the segments of a path.
+type Make = fn(&[&str]) -> Result<Route>;
+
+/// Finds the route of a request. `path` is still percent-encoded.
+///
+/// # Errors
+///
+/// Returns a 404 problem if there is no such route, a 405 problem if the route does not accept
+/// the method, and a 400 problem if the name of a room or a user in the path is not valid.
 pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-    let (route, methods): (Read, &[&str]) = match segments.as_slice() {
-        ["healthz"] => (|_| Ok(Route::Health), &["GET"]),
-        ["openapi.json"] => (|_| Ok(Route::OpenApi), &["GET"]),
+    let (make, methods): (Make, &[&str]) = match segments.as_slice() {
+        ["healthz"] => (|_| Ok(Route::Health), READ),
+        ["openapi.json"] => (|_| Ok(Route::OpenApi), READ),
         ["publish"] => (|_| Ok(Route::Publish), &["POST"]),
         ["tickets"] => (|_| Ok(Route::Tickets), &["POST", "OPTIONS"]),
         ["revoke"] => (|_| Ok(Route::Revoke), &["POST"]),
+        #[cfg(feature = "dev-tokens")]
         ["dev", "token"] => (|_| Ok(Route::DevToken), &["POST"]),
-        ["ws"] => (|_| Ok(Route::Gateway), &["GET"]),
-        // Engine.IO has its own words for a wrong method.
+        ["ws"] => (|_| Ok(Route::GatewaySocket), UPGRADE),
+        // Engine.IO has an error of its own for wrong methods.
         ["socket.io"] | ["socket.io", ""] => {
-            return Ok(Route::Engine(Protocol::SocketIo));
+            return Ok(Route::EngineIo(Protocol::SocketIo));
         }
         #[cfg(feature = "conformance")]
         ["engine.io"] | ["engine.io", ""] => {
-            return Ok(Route::Engine(Protocol::EngineIo));
+            return Ok(Route::EngineIo(Protocol::EngineIo));
         }
         ["rooms", _] => (|s| Ok(Route::Room { room: room(s[1])? }), &["DELETE"]),
-        ["rooms", _, "ws"] => (|s| Ok(Route::Socket { room: room(s[1])? }), &["GET"]),
-        ["rooms", _, "messages"] => (|s| Ok(Route::Messages { room: room(s[1])? }), &["GET"]),
-        ["rooms", _, "presence"] => (|s| Ok(Route::Presence { room: room(s[1])? }), &["GET"]),
-        ["rooms", _, "members"] => (|s| Ok(Route::Members { room: room(s[1])? }), &["GET"]),
+        ["rooms", _, "ws"] => (|s| Ok(Route::RoomSocket { room: room(s[1])? }), UPGRADE),
+        ["rooms", _, "messages"] => (|s| Ok(Route::Messages { room: room(s[1])? }), READ),
+        ["rooms", _, "presence"] => (|s| Ok(Route::Presence { room: room(s[1])? }), READ),
+        ["rooms", _, "members"] => (|s| Ok(Route::Members { room: room(s[1])? }), READ),
         ["rooms", _, "members", _] => (
             |s| {
                 Ok(Route::Member {
@@ -117,7 +149,7 @@ pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
     if !methods.contains(&method) {
         return Err(Problem::method_not_allowed(methods));
     }
-    route(&segments).map_err(Problem::from)
+    make(&segments).map_err(Problem::from)
 }
 
 fn room(segment: &str) -> Result<String> {
@@ -134,78 +166,11 @@ fn user(segment: &str) -> Result<String> {
         .ok_or_else(|| Error::bad_field("user", USER.expected))
 }
 
+/// Decodes a segment of a path. Returns `None` if the result is not UTF-8.
 fn decoded(segment: &str) -> Option<Cow<'_, str>> {
     percent_encoding::percent_decode_str(segment)
         .decode_utf8()
         .ok()
-}
-
-/// The parameters of a query. Of a name given twice the first counts.
-#[derive(Debug, Default)]
-pub struct Query(Vec<(String, String)>);
-
-impl Query {
-    pub fn new(pairs: Vec<(String, String)>) -> Self {
-        Query(pairs)
-    }
-
-    /// `name=value&…`, as in a URL.
-    pub fn read(query: &str) -> Self {
-        let pairs = form_urlencoded::parse(query.as_bytes());
-        Query::new(pairs.into_owned().collect())
-    }
-
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    fn whole(&self, name: &str, min: u64, max: u64, expected: &str) -> Result<Option<u64>> {
-        self.get(name)
-            .map(|value| {
-                whole(value)
-                    .filter(|number| (min..=max).contains(number))
-                    .ok_or_else(|| Error::bad_field(name, expected))
-            })
-            .transpose()
-    }
-
-    fn seq(&self, name: &str) -> Result<Option<u64>> {
-        self.whole(name, 0, u64::MAX, "a whole number from 0 to 2^53-1")
-    }
-
-    /// `since`, `epoch` and `history`.
-    pub fn position(&self) -> Result<Position> {
-        Ok(Position {
-            since: self.seq("since")?,
-            epoch: self.get("epoch").map(str::to_owned),
-            history: self.seq("history")?,
-        })
-    }
-
-    /// `after`, `before` and `limit`: from `after` on, or, with `before`
-    /// alone, the newest before it.
-    pub fn range(&self) -> Result<HistoryQuery> {
-        let (after, before) = (self.seq("after")?, self.seq("before")?);
-        Ok(HistoryQuery {
-            after: after.unwrap_or(0),
-            before: before.unwrap_or(u64::MAX),
-            limit: self
-                .whole("limit", 1, MAX_LIMIT, "a whole number from 1 to 1000")?
-                .unwrap_or(DEFAULT_LIMIT),
-            newest: before.is_some() && after.is_none(),
-        })
-    }
-
-    /// `userId`, which must be there.
-    pub fn user(&self) -> Result<String> {
-        self.get("userId")
-            .filter(|user| name::is_user(user))
-            .map(str::to_owned)
-            .ok_or_else(|| Error::bad_field("userId", USER.expected))
-    }
 }
 
 #[cfg(test)]
@@ -213,7 +178,8 @@ mod tests {
     use super::*;
     use roomcast_proto::error::ErrorCode;
 
-    /// All but those of development builds.
+    /// All routes, except for those of development builds. HEAD is accepted where GET is, and is
+    /// not described.
     const ROUTES: [(&str, &str); 22] = [
         ("GET", "/healthz"),
         ("GET", "/openapi.json"),
@@ -240,27 +206,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_url_is_cut_into_its_pieces() {
-        let pieces = |url| {
-            let Address {
-                authority,
-                path,
-                query,
-            } = Address::of(url);
-            (authority, path, query)
-        };
-        assert_eq!(pieces("https://a.b/"), ("a.b", "/", ""));
-        assert_eq!(
-            pieces("http://a.b:87/rooms/x%2Fy/ws?since=1&e=/?x#y?z"),
-            ("a.b:87", "/rooms/x%2Fy/ws", "since=1&e=/?x")
-        );
-        assert_eq!(pieces("http://a?q"), ("a", "", "q"));
-        let query = Query::read("a=%20+b&c&a=2");
-        assert_eq!((query.get("a"), query.get("c")), (Some("  b"), Some("")));
-    }
-
-    #[test]
-    fn every_route_of_the_contract_is_found() {
+    fn every_documented_route_is_found() {
         for (method, path) in ROUTES {
             let path = path.replace("{room}", "a").replace("{user}", "bob");
             assert!(find(method, &path).is_ok(), "{method} {path}");
@@ -268,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_route_is_described_and_nothing_else() {
+    fn openapi_json_describes_every_route_and_no_other() {
         let api: serde_json::Value =
             serde_json::from_str(include_str!("openapi.json")).expect("JSON");
         assert_eq!(api["info"]["version"], env!("CARGO_PKG_VERSION"));
@@ -282,13 +228,13 @@ mod tests {
                     .filter(|method| *method != "parameters")
                     .map(move |method| (method.to_uppercase(), path.clone()))
             })
-            .filter(|(_, path)| path != "/") // An asset.
+            .filter(|(_, path)| path != "/") // A static asset.
             .collect();
-        // The last four are other ways to write some of the others.
+        // The last four are other spellings of routes before them.
         let routes = &ROUTES[..ROUTES.len() - 4];
         for (method, path) in routes {
-            let is_it = |(m, p): &(String, String)| m == method && p == path;
-            assert!(described.iter().any(is_it), "{method} {path} is missing");
+            let is_same = |(m, p): &(String, String)| m == method && p == path;
+            assert!(described.iter().any(is_same), "{method} {path} is missing");
         }
         assert_eq!(described.len(), routes.len(), "{described:?}");
         for code in [
@@ -309,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_path_is_said() {
+    fn a_wrong_path_or_method_has_its_status() {
         for (method, path, status) in [
             ("GET", "/nothing", 404),
             ("GET", "/rooms", 404),
@@ -318,6 +264,9 @@ mod tests {
             ("GET", "/ws/", 404),
             ("POST", "/ws", 405),
             ("POST", "/healthz", 405),
+            ("HEAD", "/publish", 405),
+            ("HEAD", "/ws", 405),
+            ("HEAD", "/rooms/a/ws", 405),
             ("GET", "/publish", 405),
             ("GET", "/rooms/a", 405),
             ("DELETE", "/rooms/a%2fb", 400),
@@ -335,13 +284,26 @@ mod tests {
     }
 
     #[test]
-    fn a_since_that_is_no_whole_number_is_refused() {
-        for bad in ["-1", "1.5", "", "x", "9007199254740992"] {
-            let query = Query::new(vec![("since".into(), bad.into())]);
-            assert_eq!(
-                query.position().expect_err(bad).field.as_deref(),
-                Some("since")
-            );
+    fn routes_that_read_accept_head_and_list_it_in_allow() {
+        for path in [
+            "/healthz",
+            "/openapi.json",
+            "/rooms/a/messages",
+            "/rooms/a/presence",
+            "/rooms/a/members",
+        ] {
+            assert_eq!(find("HEAD", path), find("GET", path));
+            let problem = find("PATCH", path).expect_err("wrong method");
+            assert_eq!(problem.headers, vec![("Allow", "GET, HEAD".to_owned())]);
+        }
+    }
+
+    #[test]
+    fn the_path_of_a_route_leads_to_the_route() {
+        for (method, path) in &ROUTES[..ROUTES.len() - 4] {
+            let actual = path.replace("{room}", "a").replace("{user}", "bob");
+            let route = find(method, &actual).expect("a route");
+            assert_eq!(route.path(), *path);
         }
     }
 }

@@ -6,5 +6,10 @@ use std::fmt::Display;
 
 /// Writes a log record at level `error`, for the operator.
 pub fn log_error(error: impl Display) {
-    worker::console_error!("{}", LogRecord::error(error.to_string()).line(now()));
+    write_error(error.to_string());
+}
+
+/// Compiled once, while [`log_error`] is compiled for each type.
+fn write_error(error: String) {
+    worker::console_error!("{}", LogRecord::error(error).line(now()));
 }

@@ -244,9 +244,13 @@ async fn each_right_allows_only_its_own_commands() {
 #[tokio::test]
 async fn default_rooms_applies_to_tokens_without_a_rooms_claim() {
     let none = Server::start(&[("DEFAULT_ROOMS", "")]);
-    request_upgrade(&none, "lobby", &token("alice"))
-        .await
-        .problem(403, "forbidden");
+    let upgrade = request_upgrade(&none, "lobby", &token("alice")).await;
+    let read = none.get("/rooms/lobby/messages", &token("alice")).await;
+    for answer in [upgrade, read] {
+        answer.problem(403, "forbidden");
+        let detail = answer.json["detail"].as_str().expect("a detail");
+        assert!(detail.contains("DEFAULT_ROOMS is empty"), "{detail}");
+    }
     Client::join(&none, "lobby", &with_rooms("alice", json!(["lobby"]))).await;
     let some = Server::start(&[("DEFAULT_ROOMS", "lobby, team-*")]);
     for room in ["lobby", "team-7"] {
@@ -374,11 +378,9 @@ async fn a_worker_without_a_key_answers_500_with_the_missing_setting() {
         let detail = answer.json["detail"].as_str().expect("a detail");
         assert!(detail.contains("JWT_SECRET"), "{detail}");
     }
-    let health = server.request("GET", "/healthz", None, None).await.ok();
-    assert_eq!(
-        health["status"], "ok",
-        "healthz does not depend on the settings"
-    );
+    let health = server.request("GET", "/healthz", None, None).await;
+    health.problem(503, "misconfigured");
+    assert!(health.text.contains("JWT_SECRET"), "{}", health.text);
     server
         .wait_for_log("the missing setting", |line| {
             line["event"] == "error" && line["error"].to_string().contains("JWT_SECRET")

@@ -332,6 +332,59 @@ async fn records_of_operations_have_a_duration() {
 }
 
 #[tokio::test]
+async fn a_refused_request_is_logged_with_its_route_and_origin() {
+    let server = Server::start(&[]);
+    let body = json!({ "event": "x", "data": 1, "room": "a" });
+    server
+        .post("/publish", &token("alice"), body)
+        .await
+        .problem(403, "forbidden");
+    let origin = format!("https://evil.example/{}", "x".repeat(1_000));
+    server
+        .request_upgrade("/rooms/a/ws", &[("origin", &origin)])
+        .await
+        .problem(403, "forbidden");
+    let path = "/socket.io/?EIO=3&transport=polling";
+    let same_origin = server.url("");
+    let headers = [("origin", same_origin.trim_end_matches('/'))];
+    let answer = server.call("GET", path, &headers, "").await;
+    assert_eq!(answer.status, 400);
+    let records = records(&server, "reject", 3).await;
+    for (record, reason, code, route, origin) in [
+        (
+            &records[0],
+            "auth",
+            json!("forbidden"),
+            "/publish",
+            Value::Null,
+        ),
+        (
+            &records[1],
+            "origin",
+            json!("forbidden"),
+            "/rooms/{room}/ws",
+            json!(origin[..300]),
+        ),
+        (
+            &records[2],
+            "malformed",
+            json!(400),
+            "/socket.io/",
+            json!(headers[0].1),
+        ),
+    ] {
+        assert_eq!(
+            (&record["reason"], &record["code"]),
+            (&json!(reason), &code)
+        );
+        assert_eq!(
+            (&record["route"], &record["origin"]),
+            (&json!(route), &origin)
+        );
+    }
+}
+
+#[tokio::test]
 async fn exceeded_limits_of_upgrades_and_http_requests_are_logged() {
     let server = Server::start(&[
         ("MAX_CONNECTIONS_PER_USER", "1"),

@@ -357,6 +357,30 @@ async fn connects_per_address_are_limited() {
 }
 
 #[tokio::test]
+async fn a_page_can_read_why_and_for_how_long_its_polling_is_refused() {
+    let vars = [("CONNECTS_PER_MINUTE", "2"), ("GATEWAY_SHARDS", "1")];
+    let server = Server::start(&vars);
+    let origin = server.url("");
+    let headers = [
+        ("origin", origin.as_str()),
+        ("cf-connecting-ip", "192.0.2.1"),
+    ];
+    let open = || server.call("GET", "/socket.io/?EIO=4&transport=polling", &headers, "");
+    for _ in 0..2 {
+        assert_eq!(open().await.status, 200);
+    }
+    let answer = open().await;
+    answer.problem(429, "rateLimited");
+    assert!(!answer.header("retry-after").is_empty());
+    for (name, value) in [
+        ("access-control-allow-origin", origin.as_str()),
+        ("access-control-expose-headers", "Retry-After"),
+    ] {
+        assert_eq!(answer.header(name), value);
+    }
+}
+
+#[tokio::test]
 async fn connections_over_max_connections_per_user_are_closed() {
     let server = Server::start(&[("MAX_CONNECTIONS_PER_USER", "2")]);
     let mut open = Vec::new();

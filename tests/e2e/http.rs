@@ -743,18 +743,23 @@ async fn unknown_routes_are_404_and_wrong_methods_405_with_allow() {
     }
     for (path, allow, wrong) in [
         ("/publish", "POST", vec!["GET", "PUT", "DELETE"]),
-        ("/healthz", "GET", vec!["POST", "DELETE"]),
+        ("/healthz", "GET, HEAD", vec!["POST", "DELETE"]),
         ("/rooms/a", "DELETE", vec!["GET", "POST", "PUT", "PATCH"]),
-        ("/rooms/a/ws", "GET", vec!["POST"]),
-        ("/rooms/a/messages", "GET", vec!["POST", "DELETE"]),
-        ("/rooms/a/presence", "GET", vec!["PUT"]),
-        ("/rooms/a/members", "GET", vec!["POST", "DELETE"]),
+        ("/rooms/a/ws", "GET", vec!["POST", "HEAD"]),
+        ("/rooms/a/messages", "GET, HEAD", vec!["POST", "DELETE"]),
+        ("/rooms/a/presence", "GET, HEAD", vec!["PUT"]),
+        ("/rooms/a/members", "GET, HEAD", vec!["POST", "DELETE"]),
         ("/rooms/a/members/b", "PUT, DELETE", vec!["GET", "POST"]),
         ("/rooms/a/connections", "DELETE", vec!["GET"]),
     ] {
         for method in wrong {
             let answer = DEFAULT.request(method, path, Some(&service()), None).await;
-            answer.problem(405, "methodNotAllowed");
+            // A response to HEAD has no body.
+            if method == "HEAD" {
+                assert_eq!(answer.status, 405);
+            } else {
+                answer.problem(405, "methodNotAllowed");
+            }
             assert_eq!(answer.header("allow"), allow, "{method} {path}");
         }
     }
@@ -776,6 +781,48 @@ async fn healthz_needs_no_token() {
     assert_eq!(keys(&answer), ["status", "version"]);
     assert_eq!(answer["status"], "ok");
     assert_eq!(answer["version"], env!("CARGO_PKG_VERSION"));
+}
+
+#[tokio::test]
+async fn head_is_answered_like_get_without_a_body() {
+    publish(json!({ "event": "x", "data": 1, "room": "head" }))
+        .await
+        .ok();
+    let service = service();
+    for (path, token, status) in [
+        ("/healthz", None, 200),
+        ("/openapi.json", None, 200),
+        ("/rooms/head/messages", Some(&service), 200),
+        ("/rooms/head/presence", Some(&service), 200),
+        ("/rooms/head/members", Some(&service), 200),
+        ("/rooms/head/members", None, 401),
+        ("/rooms/head/messages?limit=0", Some(&service), 400),
+    ] {
+        let request = async |method| {
+            let token = token.map(String::as_str);
+            DEFAULT.request(method, path, token, None).await
+        };
+        let (get, head) = (request("GET").await, request("HEAD").await);
+        assert_eq!((get.status, head.status), (status, status), "{path}");
+        assert_eq!(head.text, "", "{path}");
+        for name in ["content-type", "cache-control", "www-authenticate"] {
+            assert_eq!(head.header(name), get.header(name), "{name} of {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_data_of_a_published_new_message_must_be_an_object() {
+    let one = |data: Value| json!({ "event": "newMessage", "data": data, "room": "no-object" });
+    for data in [json!(null), json!("text"), json!(7), json!([{}])] {
+        let answer = publish(one(data)).await;
+        answer.problem(400, "badRequest");
+        assert_eq!(answer.json["field"], "data");
+    }
+    let both = json!({ "messages": [one(json!(1)), one(json!({}))] });
+    let answer = publish(both).await.ok();
+    assert_eq!(answer["results"][0]["error"]["code"], "badRequest");
+    assert_eq!(answer["results"][1]["seq"], 1);
 }
 
 #[tokio::test]
@@ -948,7 +995,7 @@ async fn openapi_json_needs_no_token_and_no_key() {
             .expect("a version")
             .starts_with("3.1")
     );
-    let health = server.request("GET", "/healthz", None, None).await.ok();
+    let health = DEFAULT.request("GET", "/healthz", None, None).await.ok();
     assert_eq!(api["info"]["version"], health["version"]);
     for path in [
         "/publish",

@@ -427,7 +427,7 @@ async fn pages_for_a_client_that_does_not_read_take_bounded_memory() {
 }
 
 #[tokio::test]
-async fn an_invalid_setting_answers_500_with_its_name_except_on_healthz() {
+async fn an_invalid_setting_is_named_by_500_problems_and_by_503_on_healthz() {
     for (name, value) in [
         ("MESSAGES_PER_SECOND", "-1"),
         ("MESSAGES_BURST", "NaN"),
@@ -446,7 +446,9 @@ async fn an_invalid_setting_answers_500_with_its_name_except_on_healthz() {
             let detail = answer.json["detail"].as_str().expect("a detail");
             assert!(detail.contains(name), "{name}: {detail}");
         }
-        server.request("GET", "/healthz", None, None).await.ok();
+        let health = server.request("GET", "/healthz", None, None).await;
+        health.problem(503, "misconfigured");
+        assert!(health.text.contains(name), "{name}: {}", health.text);
     }
 }
 

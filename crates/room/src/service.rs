@@ -4,13 +4,14 @@
 //! therefore only added, with a default.
 
 use crate::history::HistoryQuery;
+use roomcast_proto::error::Error;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// A request of a service to a room.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// Publishes events. The answer is a list with one answer for each.
+    /// Publishes events. The answer is a list with the [`PublishResult`] of each.
     Publish {
         /// The sender of the events.
         sender: String,
@@ -58,6 +59,16 @@ pub struct Publication {
     /// `true` if the event is ephemeral.
     #[serde(default)]
     pub volatile: bool,
+}
+
+/// The result of a [`Publication`].
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PublishResult {
+    /// The event was accepted. The value is the receipt for the service, a JSON object.
+    Accepted(Box<RawValue>),
+    /// The event was refused.
+    Refused(Error),
 }
 
 /// How a [`Request`] is answered.

@@ -5,16 +5,18 @@ use super::send::Origin;
 use crate::ephemeral::{EphemeralEvent, Except};
 use crate::ids::CallId;
 use crate::output::{Change, Output};
-use crate::service::{Publication, Request, Served};
+use crate::service::{Publication, PublishResult, Request, Served};
 use crate::snapshot::Snapshot;
+use roomcast_proto::answer::to_json;
 use roomcast_proto::command::Send;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::envelope::Body;
 use roomcast_proto::error::{Error, ErrorCode, Result};
-use roomcast_proto::event;
+use roomcast_proto::http;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::name::{self, UserId};
 use roomcast_proto::time::{Millis, rfc3339};
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
 impl Room {
@@ -98,20 +100,29 @@ impl Room {
         let queued = users
             .filter(|user| roster.connections(user).next().is_none())
             .count();
-        let mut answers = Vec::with_capacity(messages.len());
+        let mut results = Vec::with_capacity(messages.len());
         for message in messages {
-            let answer = self.publish_one(sender, message, now);
-            answers.push(match answer {
-                Ok(Published { mut answer, logged }) => {
-                    answer["roomId"] = self.name.as_str().into();
-                    answer["online"] = online.into();
-                    answer["queued"] = if logged { queued } else { 0 }.into();
-                    answer.to_string()
-                }
-                Err(error) => format!(r#"{{"error":{}}}"#, event::error_fields(&error)),
+            let receipt = self
+                .publish_one(sender, message, now)
+                .and_then(|published| {
+                    let receipt = http::Published {
+                        duplicate: published.duplicate,
+                        message_id: &published.message_id,
+                        online,
+                        queued: published.seq.map_or(0, |_| queued),
+                        room_id: &self.name,
+                        seq: published.seq,
+                        timestamp: rfc3339(published.at),
+                    };
+                    // Serialising strings and numbers never fails.
+                    to_raw_value(&receipt).map_err(|_| Error::internal())
+                });
+            results.push(match receipt {
+                Ok(receipt) => PublishResult::Accepted(receipt),
+                Err(error) => PublishResult::Refused(error),
             });
         }
-        self.batch.reply(call, format!("[{}]", answers.join(",")));
+        self.batch.reply(call, to_json(&results));
     }
 
     fn publish_one(
@@ -138,25 +149,18 @@ impl Room {
                 line: envelope.line,
             });
             return Ok(Published {
-                answer: json!({
-                    "messageId": envelope.message_id,
-                    "timestamp": rfc3339(now),
-                }),
-                logged: false,
+                message_id: envelope.message_id,
+                seq: None,
+                at: now,
+                duplicate: false,
             });
         }
         let accepted = self.accept(sender, &send, Origin::Service, now)?;
-        let mut answer = json!({
-            "seq": accepted.seen.seq,
-            "messageId": accepted.message_id,
-            "timestamp": rfc3339(accepted.seen.at),
-        });
-        if accepted.duplicate {
-            answer["duplicate"] = true.into();
-        }
         Ok(Published {
-            answer,
-            logged: true,
+            message_id: accepted.message_id,
+            seq: Some(accepted.seen.seq),
+            at: accepted.seen.at,
+            duplicate: accepted.duplicate,
         })
     }
 
@@ -214,7 +218,10 @@ impl Room {
 
 /// An accepted publication.
 struct Published {
-    answer: Value,
-    /// `false` if the event is ephemeral.
-    logged: bool,
+    message_id: String,
+    /// `None` if the event is ephemeral.
+    seq: Option<u64>,
+    /// The time at which the room accepted the event. For a duplicate, that of the first one.
+    at: Millis,
+    duplicate: bool,
 }

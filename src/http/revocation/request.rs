@@ -1,12 +1,13 @@
-//! What `POST /revoke` takes.
+//! Parses the body of `POST /revoke`.
 
 use roomcast_auth::revocation::{MAX_JTI, MAX_LIFE, RevocationTarget};
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::raw_object::{Field, RawObject, USER, WHOLE};
 use roomcast_proto::time::{Millis, SECOND};
 
+/// The id of a token.
 const JTI: Field<String> = Field {
-    expected: "a token's `jti`: 1 to 256 bytes",
+    expected: "the `jti` of a token: 1 to 256 bytes",
     read: |json| {
         serde_json::from_str::<String>(json)
             .ok()
@@ -14,21 +15,32 @@ const JTI: Field<String> = Field {
     },
 };
 
-/// Reads the body: what is revoked, and until when in seconds since 1970.
+/// Parses the body of a request. Returns the tokens to revoke, and the end of the revocation in
+/// seconds since 1970.
+///
+/// # Errors
+///
+/// Returns `badRequest` if the body is not an object, or has a wrong field.
 pub fn parse(body: &str, now: Millis) -> Result<(RevocationTarget, u64)> {
     let object = RawObject::parse(body, "the body")?;
-    let whose = match (object.get("userId", USER)?, object.get("jti", JTI)?) {
+    let target = match (object.get("userId", USER)?, object.get("jti", JTI)?) {
         (Some(user), None) => RevocationTarget::User(user),
         (None, Some(jti)) => RevocationTarget::Jti(jti),
-        _ => return Err(Error::bad_field("userId", "given, or `jti`, and not both")),
+        _ => {
+            let error = "exactly one of `userId` and `jti` is required";
+            return Err(Error {
+                field: Some("userId".to_owned()),
+                ..Error::bad_request(error)
+            });
+        }
     };
     let now = now / SECOND;
     let until = object.get("until", WHOLE)?.unwrap_or(now + MAX_LIFE);
     if until <= now || until > now + MAX_LIFE {
-        let expected = "a time to come within 400 days, in seconds since 1970";
+        let expected = "a time within the next 400 days, in seconds since 1970";
         return Err(Error::bad_field("until", expected));
     }
-    Ok((whose, until))
+    Ok((target, until))
 }
 
 #[cfg(test)]
@@ -36,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_or_a_jti_is_revoked_until_a_time_to_come() {
+    fn a_user_or_a_jti_is_revoked_until_a_future_time() {
         let now = 1_000_000;
         let alice = || RevocationTarget::User("alice".into());
         for (body, expected) in [

@@ -1,37 +1,47 @@
-//! What `POST /publish` takes.
+//! Parses the body of `POST /publish`.
 
 use roomcast_proto::error::{Error, Result};
+use roomcast_proto::event_name::NEW_MESSAGE;
 use roomcast_proto::json::too_deep;
 use roomcast_proto::name::personal_room;
 use roomcast_proto::raw_object::{BOOLEAN, MESSAGE_ID, PUBLISHED_EVENT, ROOM, RawObject, USER};
 use roomcast_room::service::Publication;
 use serde_json::value::RawValue;
 
-/// Most messages of one request.
+/// Maximum number of messages of a request, a promise of docs/protocol.md.
 pub const MAX_BATCH: usize = 100;
 
-/// A publication and the room it goes to.
+/// A publication and its room.
 #[derive(Debug)]
-pub struct Addressed {
+pub struct AddressedPublication {
+    /// The name of the room.
     pub room: String,
+    /// The publication.
     pub publication: Publication,
 }
 
-/// A body: one message, or several that are answered one by one.
+/// The body of a request.
 #[derive(Debug)]
-pub enum Body {
-    One(Addressed),
-    Many(Vec<Result<Addressed>>),
+pub enum PublishRequest {
+    /// One message.
+    One(AddressedPublication),
+    /// The list `messages`. Each message is answered by itself, so an invalid one does not
+    /// concern the others.
+    Many(Vec<Result<AddressedPublication>>),
 }
 
-/// Reads the body of `POST /publish`.
-pub fn parse(body: &str) -> Result<Body> {
+/// Parses the body of a request.
+///
+/// # Errors
+///
+/// Returns `badRequest` if the body is not an object, is nested too deeply, or has a wrong field.
+pub fn parse(body: &str) -> Result<PublishRequest> {
     if too_deep(body) {
         return Err(Error::bad_request("the body is nested too deeply"));
     }
     let object = RawObject::parse(body, "the body")?;
     let Some(messages) = object.raw("messages") else {
-        return message(&object).map(Body::One);
+        return message(&object).map(PublishRequest::One);
     };
     let expected = "a list of 1 to 100 messages";
     let messages: Vec<&RawValue> =
@@ -39,7 +49,7 @@ pub fn parse(body: &str) -> Result<Body> {
     if messages.is_empty() || messages.len() > MAX_BATCH {
         return Err(Error::bad_field("messages", expected));
     }
-    Ok(Body::Many(
+    Ok(PublishRequest::Many(
         messages
             .into_iter()
             .map(|one| message(&RawObject::parse(one.get(), "each message")?))
@@ -47,18 +57,32 @@ pub fn parse(body: &str) -> Result<Body> {
     ))
 }
 
-fn message(object: &RawObject) -> Result<Addressed> {
+fn message(object: &RawObject) -> Result<AddressedPublication> {
     let (room, user) = (object.get("room", ROOM)?, object.get("userId", USER)?);
     let room = match (room, user) {
         (Some(room), None) => room,
         (None, Some(user)) => personal_room(&user),
-        _ => return Err(Error::bad_field("room", "given, or `userId`, and not both")),
+        _ => {
+            let error = "exactly one of `room` and `userId` is required";
+            return Err(Error {
+                field: Some("room".to_owned()),
+                ..Error::bad_request(error)
+            });
+        }
     };
-    Ok(Addressed {
+    let event = object.required("event", PUBLISHED_EVENT)?;
+    let data = object.required_raw("data")?.to_owned();
+    // Clients read the fields of a message, so its data must have fields. The text of a
+    // `RawValue` begins without white space.
+    if event == NEW_MESSAGE && !data.get().starts_with('{') {
+        let expected = "an object if `event` is `newMessage`";
+        return Err(Error::bad_field("data", expected));
+    }
+    Ok(AddressedPublication {
         room,
         publication: Publication {
-            event: object.required("event", PUBLISHED_EVENT)?,
-            data: object.required_raw("data")?.to_owned(),
+            event,
+            data,
             message_id: object.get("messageId", MESSAGE_ID)?,
             volatile: object.get("volatile", BOOLEAN)?.unwrap_or(false),
         },
@@ -70,9 +94,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exactly_one_of_room_and_user() {
-        let Ok(Body::One(one)) = parse(r#"{"event":"n","data":null,"userId":"bob"}"#) else {
-            panic!("is one message");
+    fn exactly_one_of_room_and_user_is_required() {
+        let Ok(PublishRequest::One(one)) = parse(r#"{"event":"n","data":null,"userId":"bob"}"#)
+        else {
+            panic!("one message expected");
         };
         assert_eq!(one.room, "@bob");
         for bad in [
@@ -84,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_fields_are_named() {
+    fn a_wrong_field_is_named_in_the_error() {
         for (body, field) in [
             (r#"{"data":1,"room":"a"}"#, "event"),
             (r#"{"event":"connected","data":1,"room":"a"}"#, "event"),
@@ -111,10 +136,10 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_judged_one_by_one() {
+    fn an_invalid_message_of_a_list_does_not_concern_the_others() {
         let body = r#"{"messages":[{"event":"n","data":1,"room":"a"},{"event":"n"},7]}"#;
-        let Ok(Body::Many(many)) = parse(body) else {
-            panic!("is a batch");
+        let Ok(PublishRequest::Many(many)) = parse(body) else {
+            panic!("a list expected");
         };
         assert_eq!(
             many.iter().map(Result::is_ok).collect::<Vec<_>>(),
@@ -127,5 +152,22 @@ mod tests {
     #[test]
     fn unknown_fields_are_ignored() {
         assert!(parse(r#"{"event":"n","data":1,"room":"a","extra":[1]}"#).is_ok());
+    }
+
+    #[test]
+    fn the_data_of_new_message_must_be_an_object() {
+        for data in ["null", "7", r#""{}""#, "[{}]", "true"] {
+            let body = format!(r#"{{"event":"newMessage","data": {data} ,"room":"a"}}"#);
+            let error = parse(&body).expect_err(data);
+            assert_eq!(error.field.as_deref(), Some("data"));
+            assert!(
+                parse(&body.replace("newMessage", "custom")).is_ok(),
+                "{data}"
+            );
+        }
+        for data in ["{}", " {\n} "] {
+            let body = format!(r#"{{"event":"newMessage","data":{data},"room":"a"}}"#);
+            assert!(parse(&body).is_ok(), "{data}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! `src/http/openapi.json` into the JavaScript module of the Worker, because it would be
 //! 1 % of the WebAssembly.
 
+use super::response::{HandlerResult, json_response};
 use js_sys::JsString;
 use wasm_bindgen::prelude::*;
 
@@ -11,7 +12,8 @@ extern "C" {
     static DOCUMENT: JsString;
 }
 
-/// Returns the document.
-pub(super) fn text() -> String {
-    DOCUMENT.with(|document| String::from(document))
+/// Returns the response with the document.
+pub(super) fn respond() -> HandlerResult {
+    let document = DOCUMENT.with(|document| String::from(document));
+    json_response(200, document.into_bytes())
 }

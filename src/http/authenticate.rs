@@ -1,0 +1,112 @@
+//! Authenticates requests by their token or ticket, and checks the origin of the page that
+//! sends them.
+
+use super::authorize;
+use super::entry::Handler;
+use super::problem::Problem;
+use crate::runtime::keys::prepare;
+use crate::runtime::rpc::revocations::catch_up;
+use crate::runtime::rpc::tickets;
+use roomcast_auth::{Credentials, token};
+use roomcast_proto::access::{Identity, Rights};
+use roomcast_proto::error::{Error, Result as ClientResult};
+
+// `room` is for the log record of a refusal. It is empty for routes that concern no single room.
+impl Handler<'_> {
+    /// Authenticates the request by its token.
+    ///
+    /// # Errors
+    ///
+    /// Returns a 401 problem if the token is missing or not valid.
+    pub(super) async fn authenticate(&self, room: &str) -> Result<Identity, Problem> {
+        let identity = match token::require(self.token().as_deref()) {
+            Ok(token) => self.verify(token).await,
+            Err(error) => Err(error),
+        };
+        identity.map_err(|error| self.reject("auth", room, error))
+    }
+
+    /// Authenticates the request for a socket by its token or, if it has none, by its ticket. The
+    /// ticket is then used up.
+    ///
+    /// # Errors
+    ///
+    /// Returns a 401 problem if the request has neither, or if it is not valid.
+    pub(super) async fn authenticate_socket(&self, room: &str) -> Result<Identity, Problem> {
+        let ticket = match self.token() {
+            None => self.query.get("ticket"),
+            Some(_) => None,
+        };
+        let Some(ticket) = ticket else {
+            return self.authenticate(room).await;
+        };
+        let identity = match tickets::redeem(self.env, ticket).await {
+            Ok(identity) => self.recheck(identity).await,
+            Err(error) => Err(error),
+        };
+        identity.map_err(|error| self.reject("auth", room, error))
+    }
+
+    /// Checks the identity of a ticket. Its token may have expired or been revoked since the
+    /// ticket was issued.
+    async fn recheck(&self, identity: Identity) -> ClientResult<Identity> {
+        catch_up(self.env, &self.config.auth.revoked).await?;
+        self.config.auth.recheck(identity, self.now)
+    }
+
+    /// Verifies a token and returns its identity.
+    ///
+    /// # Errors
+    ///
+    /// Returns `unauthorized` if it is not valid, and `internal` if keys or revocations could
+    /// not be fetched yet.
+    pub(super) async fn verify(&self, token: &str) -> ClientResult<Identity> {
+        prepare(self.env, &self.config, token).await?;
+        self.config.auth.verify(token, self.now)
+    }
+
+    /// Returns the token of the request, from the first place that has one.
+    pub(super) fn token(&self) -> Option<String> {
+        let (authorization, protocols) = (
+            self.header("authorization"),
+            self.header("sec-websocket-protocol"),
+        );
+        let credentials = Credentials {
+            authorization: authorization.as_deref(),
+            protocols: protocols.as_deref(),
+            query: self.query.get("token"),
+        };
+        credentials.token().map(str::to_owned)
+    }
+
+    /// Authenticates the request and checks that it comes from a service with `right` on `room`.
+    ///
+    /// # Errors
+    ///
+    /// Returns a 401 or a 403 problem.
+    pub(super) async fn authorize_service(
+        &self,
+        room: &str,
+        right: Rights,
+    ) -> Result<Identity, Problem> {
+        let identity = self.authenticate(room).await?;
+        authorize::require_service(&identity, right, &self.config.auth.default_rooms, room)
+            .map_err(|error| self.reject("auth", room, error))?;
+        Ok(identity)
+    }
+
+    /// Checks that pages of the request's origin may connect.
+    ///
+    /// # Errors
+    ///
+    /// Returns a 403 problem if they may not.
+    pub(super) fn check_origin(&self, room: &str) -> Result<(), Problem> {
+        let origin = self.header("origin");
+        let allowed = &self.config.worker.allowed_origins;
+        if allowed.allows(origin.as_deref(), self.host) {
+            return Ok(());
+        }
+        let error = Error::forbidden("this origin may not connect; see ALLOWED_ORIGINS");
+        Err(self.reject("origin", room, error))
+    }
+}

@@ -1,0 +1,99 @@
+//! `/socket.io/`: requests of Engine.IO, by polling or by WebSocket. The Worker finds the gateway
+//! that has the session and sends the request there.
+
+use super::entry::Handler;
+use super::objects::relay;
+use super::problem::Problem;
+use super::response::{HandlerResult, internal, respond};
+use crate::runtime::rpc::gateways::GatewayKind;
+use roomcast_gateway::handshake::{self, Ask, shard_of};
+use roomcast_gateway::{Answer, ConnectInfo, Protocol};
+use roomcast_proto::log_record::LogRecord;
+use wasm_bindgen::JsValue;
+
+impl Handler<'_> {
+    /// `/socket.io/`, or `/engine.io/` in the conformance build.
+    pub(super) async fn engineio(&self, protocol: Protocol) -> HandlerResult {
+        self.check_origin("")?;
+        if self.method == "OPTIONS" {
+            return self.preflight();
+        }
+        let result = self.call_engineio(protocol).await;
+        self.with_cors(result)
+    }
+
+    async fn call_engineio(&self, protocol: Protocol) -> HandlerResult {
+        let parameters = handshake::Parameters {
+            version: self.query.get("EIO"),
+            transport: self.query.get("transport"),
+            sid: self.query.get("sid"),
+        };
+        let ask = match handshake::read(&self.method, parameters, self.is_upgrade()) {
+            Ok(ask) => ask,
+            Err(error) => return self.engineio_error(error),
+        };
+        let sid = match &ask {
+            Ask::WebSocket { sid } => sid.as_deref(),
+            Ask::Poll { sid } | Ask::Post { sid } => Some(sid.as_str()),
+            Ask::Open => None,
+        };
+        let shard = match sid.map(shard_of) {
+            None => self.random_shard()?,
+            Some(Some(shard)) => shard,
+            Some(None) => return self.engineio_error(handshake::Error::UnknownSid),
+        };
+        let connect_info = self.connect_info(protocol, &ask).await?;
+        // The gateway reads the body, because it knows how many bytes the session may send.
+        let body = match &ask {
+            Ask::Post { .. } => self.request.body().map(JsValue::from),
+            _ => None,
+        };
+        let gateway = GatewayKind::EngineIo.name(shard);
+        let response = self
+            .connect_to_gateway(&gateway, connect_info, Some(ask), body)
+            .await?;
+        match response.status() {
+            429 => relay(&response).await,
+            _ => Ok(response),
+        }
+    }
+
+    /// Returns the properties of the connection. Fails if the request has a ticket that is not
+    /// valid: the client then connects again by itself, with a new ticket if it has one.
+    async fn connect_info(&self, protocol: Protocol, ask: &Ask) -> Result<ConnectInfo, Problem> {
+        // A request of an existing session was authenticated when the session was opened.
+        let opens = matches!(ask, Ask::Open | Ask::WebSocket { sid: None });
+        let token = match opens {
+            true => self.token(),
+            false => None,
+        };
+        // A client without a valid token here may still send one in its Socket.IO CONNECT.
+        let (identity, error) = match token {
+            Some(token) => match self.verify(&token).await {
+                Ok(identity) => (Some(identity), None),
+                Err(error) => (None, Some(error)),
+            },
+            None if opens && self.query.get("ticket").is_some() => {
+                (Some(self.authenticate_socket("").await?), None)
+            }
+            None => (None, None),
+        };
+        let user_agent = self.header("user-agent").unwrap_or_default();
+        Ok(ConnectInfo {
+            protocol,
+            identity,
+            error,
+            address: self.header("cf-connecting-ip"),
+            // Clients for Python pass the offset of an event to its handler as an argument, and
+            // the handler then fails.
+            recovers: protocol == Protocol::SocketIo && !user_agent.starts_with("Python"),
+        })
+    }
+
+    fn engineio_error(&self, error: handshake::Error) -> HandlerResult {
+        let answer = Answer::error(error);
+        self.log_reject(LogRecord::reject("malformed").with("code", answer.status));
+        let headers = [("content-type", "application/json")];
+        respond(answer.status, &headers, answer.body.into_bytes()).map_err(internal)
+    }
+}

@@ -1,0 +1,151 @@
+//! The entry point of the Worker: finds the route of each request and calls its handler.
+
+use super::address::Address;
+use super::problem::Problem;
+use super::query::Query;
+use super::response::{HandlerResult, problem_response};
+use super::route::{self, Route};
+use super::{health, openapi};
+use crate::config::Config;
+use crate::runtime::log::log_error;
+use crate::runtime::settings::settings;
+use crate::runtime::time::now;
+use roomcast_proto::error::Error;
+use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::time::Millis;
+use std::rc::Rc;
+use worker::{Context, Env, Result, event};
+
+/// Maximum number of bytes of `Origin` in a log record. The longest origin of a page on the web
+/// has fewer: `https://`, a host of 253 characters (RFC 1035, 2.3.4) and a port.
+const MAX_LOGGED_ORIGIN: usize = 300;
+
+#[event(fetch)]
+async fn fetch(request: web_sys::Request, env: Env, _ctx: Context) -> Result<web_sys::Response> {
+    console_error_panic_hook::set_once();
+    match handle(request, &env).await {
+        Ok(response) => Ok(response),
+        Err(problem) => problem_response(&problem),
+    }
+}
+
+/// Handles one request. Each route is a method, in its own file.
+pub(super) struct Handler<'a> {
+    /// The request. It is the runtime's own object, because `worker::Request` reads parts of it
+    /// that most routes do not need.
+    pub(super) request: web_sys::Request,
+    pub(super) headers: web_sys::Headers,
+    pub(super) method: String,
+    /// `host` or `host:port` of the URL.
+    pub(super) host: &'a str,
+    pub(super) query: Query,
+    /// The path of the route, such as `/rooms/{room}/ws`.
+    pub(super) route: &'static str,
+    pub(super) env: &'a Env,
+    pub(super) config: Rc<Config>,
+    /// The time at which the request arrived.
+    pub(super) now: Millis,
+}
+
+async fn handle(request: web_sys::Request, env: &Env) -> HandlerResult {
+    let url = request.url();
+    let url = Address::of(&url);
+    let method = request.method();
+    #[cfg(feature = "failpoints")]
+    if url.path == "/failpoints" {
+        let planned = crate::runtime::failpoint::plan(&request).await;
+        let status = planned.map_or(400, |()| 200);
+        return super::response::json_response(status, b"{}".to_vec());
+    }
+    let route = route::find(&method, url.path)?;
+    let config = match settings(env) {
+        Ok(config) => config,
+        // Needs no settings.
+        Err(_) if matches!(route, Route::OpenApi) => return openapi::respond(),
+        Err(error) => {
+            log_error(&error);
+            // To a load balancer, 503 means that another server should handle the requests
+            // (RFC 9110, 15.6.4).
+            let status = match route {
+                Route::Health => 503,
+                _ => 500,
+            };
+            return Err(Problem::new(status, "misconfigured", &error.to_string()));
+        }
+    };
+    let handler = Handler {
+        headers: request.headers(),
+        request,
+        method,
+        host: url.authority,
+        query: Query::read(url.query),
+        route: route.path(),
+        env,
+        config,
+        now: now(),
+    };
+    match route {
+        Route::Health => health::respond(),
+        Route::OpenApi => openapi::respond(),
+        #[cfg(feature = "dev-tokens")]
+        Route::DevToken => handler.issue_dev_token().await,
+        Route::RoomSocket { room } => handler.connect_to_room(&room).await,
+        Route::GatewaySocket => handler.connect_native().await,
+        Route::EngineIo(protocol) => handler.engineio(protocol).await,
+        Route::Publish => handler.publish().await,
+        Route::Revoke => handler.revoke().await,
+        Route::Tickets => handler.issue_ticket().await,
+        Route::Messages { room } => handler.messages(&room).await,
+        Route::Presence { room } => handler.presence(&room).await,
+        Route::Members { room } => handler.members(&room).await,
+        Route::Member { room, user } => handler.change_member(&room, user).await,
+        Route::Connections { room } => handler.kick(&room).await,
+        Route::Room { room } => handler.delete_room(&room).await,
+    }
+}
+
+impl Handler<'_> {
+    /// Returns the value of a header.
+    pub(super) fn header(&self, name: &str) -> Option<String> {
+        self.headers.get(name).ok().flatten()
+    }
+
+    /// Returns `true` if the request asks to upgrade to a WebSocket.
+    pub(super) fn is_upgrade(&self) -> bool {
+        self.header("upgrade")
+            .is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
+    }
+
+    /// Writes a log record, if `LOG_LEVEL` includes its level.
+    pub(super) fn log(&self, record: LogRecord) {
+        if record.level >= self.config.worker.log_level {
+            let now = now();
+            let record = record.took(now.saturating_sub(self.now));
+            worker::console_log!("{}", record.line(now));
+        }
+    }
+
+    /// Refuses the request: logs the error and returns it as a problem. `reason` is the reason of
+    /// the log record, see [`LogRecord::reject`]. `room` is empty if the route concerns no single
+    /// room.
+    pub(super) fn reject(&self, reason: &str, room: &str, error: Error) -> Problem {
+        self.log_reject(
+            LogRecord::reject(reason)
+                .room(room)
+                .with("code", error.code.as_str()),
+        );
+        error.into()
+    }
+
+    /// Writes the log record of a refusal, with the route and the origin.
+    pub(super) fn log_reject(&self, record: LogRecord) {
+        let record = record.with("route", self.route);
+        self.log(match self.header("origin") {
+            Some(origin) => {
+                let end = origin.floor_char_boundary(MAX_LOGGED_ORIGIN);
+                record.with("origin", &origin[..end])
+            }
+            None => record,
+        });
+    }
+}

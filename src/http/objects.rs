@@ -1,0 +1,113 @@
+//! Requests to the objects of rooms and gateways, and their answers.
+
+use super::entry::Handler;
+use super::problem::Problem;
+use super::response::{HandlerResult, internal, json_response};
+use crate::runtime::headers;
+use crate::runtime::rpc::gateways::ConnectRequest;
+use crate::runtime::rpc::{GATEWAYS, ROOMS, call, read};
+use roomcast_gateway::ConnectInfo;
+use roomcast_gateway::handshake::Ask;
+use roomcast_proto::error::Error;
+use roomcast_room::service::Request as ServiceRequest;
+use wasm_bindgen::JsValue;
+use worker::{Headers, Response};
+
+impl Handler<'_> {
+    /// Sends a request of a service to a room and responds with the room's answer.
+    pub(super) async fn forward_to_room(
+        &self,
+        room: &str,
+        request: &ServiceRequest,
+    ) -> HandlerResult {
+        relay(&self.call_room(room, request).await?).await
+    }
+
+    /// Sends a request of a service to a room and returns the room's answer.
+    pub(super) async fn call_room(&self, room: &str, request: &ServiceRequest) -> HandlerResult {
+        let body = serde_json::to_string(request).map_err(internal)?;
+        let headers = [(headers::ROOM, room)];
+        self.call_object(ROOMS, room, &headers, Some(body.into()))
+            .await
+    }
+
+    /// Returns the number of a random gateway, for a new connection.
+    pub(super) fn random_shard(&self) -> Result<usize, Problem> {
+        let random = getrandom::u32().map_err(internal)? as usize;
+        Ok(random % self.config.gateway.shards)
+    }
+
+    /// Sends the request of a client to a gateway. `ask` is its Engine.IO request, or `None` for
+    /// a native socket. `body` is the body of an Engine.IO POST.
+    pub(super) async fn connect_to_gateway(
+        &self,
+        gateway: &str,
+        client: ConnectInfo,
+        ask: Option<Ask>,
+        body: Option<JsValue>,
+    ) -> HandlerResult {
+        let upgrades = matches!(ask, None | Some(Ask::WebSocket { .. }));
+        let connect = serde_json::to_string(&ConnectRequest { client, ask }).map_err(internal)?;
+        let connect = escape_non_ascii(&connect);
+        let mut headers = vec![
+            (headers::GATEWAY, gateway),
+            (headers::GATEWAY_CONNECT, &connect),
+        ];
+        if upgrades {
+            headers.push(("upgrade", "websocket"));
+        }
+        let response = self.call_object(GATEWAYS, gateway, &headers, body).await?;
+        if upgrades && response.status() != 400 || response.status() >= 500 {
+            return Ok(response);
+        }
+        let headers = Headers::new();
+        let content_type = match response.status() {
+            200 => "text/plain; charset=UTF-8",
+            _ => "application/json",
+        };
+        headers
+            .set("content-type", content_type)
+            .map_err(internal)?;
+        headers.set("cache-control", "no-store").map_err(internal)?;
+        Ok(Response::from(response).with_headers(headers).into())
+    }
+
+    /// Sends a request to an object and returns its answer.
+    pub(super) async fn call_object(
+        &self,
+        binding: &str,
+        name: &str,
+        headers: &[(&str, &str)],
+        body: Option<JsValue>,
+    ) -> HandlerResult {
+        call(self.env, binding, name, headers, body)
+            .await
+            .map_err(internal)
+    }
+}
+
+/// Responds with the answer of an object. An error of the object becomes a problem.
+pub(super) async fn relay(answer: &web_sys::Response) -> HandlerResult {
+    let (status, body) = read(answer).await.map_err(internal)?;
+    if status < 400 {
+        return json_response(status, body.into_bytes());
+    }
+    match serde_json::from_str::<Error>(&body) {
+        Ok(error) => Err(error.into()),
+        Err(_) => Err(internal(format!("an object answered with status {status}"))),
+    }
+}
+
+/// Returns the same JSON with only ASCII characters, because headers cannot carry others.
+pub(super) fn escape_non_ascii(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for unit in json.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(byte) if byte.is_ascii() => ascii.push(char::from(byte)),
+            // Only strings contain such characters, and there the escape means the same
+            // (RFC 8259, 7).
+            _ => ascii.push_str(&format!("\\u{unit:04x}")),
+        }
+    }
+    ascii
+}
