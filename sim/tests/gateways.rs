@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use roomcast_gateway::{
     EngineServer, Frame, Gateway, Output, PositionKey, Protocol, SocketId, Stored,
 };
+use roomcast_proto::framing;
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
@@ -994,4 +995,56 @@ fn presence_that_changes_during_catch_up_is_received() {
     assert!(!has_events, "the message comes from the log");
     let (received, has_events) = take(&mut server, 1);
     assert!(has_events && received.contains("newMessage"), "{received}");
+}
+
+/// Gateways of older versions forward the text of a command.
+#[test]
+fn a_command_is_answered_alike_as_text_and_parsed() {
+    world::begin();
+    let gateway = GATEWAYS[0];
+    let mut server = Server::new("a", world::config(&[]));
+    let hello = world::hello("bob", "bob", Position::default());
+    let join = ToRoom::Join {
+        hello,
+        id: None,
+        again: false,
+    };
+    server.link(gateway, vec![join]);
+    server.settle();
+    server.take_push(gateway, 0);
+    server.push_reached(gateway, &Pushed::default());
+    let mut answers = |command| {
+        server.link(gateway, vec![command]);
+        server.settle();
+        let body = server.take_push(gateway, 0).expect("an answer");
+        server.push_reached(gateway, &Pushed::default());
+        body.split_once('\n').expect("a header").1.to_owned()
+    };
+    for (connection, data, answer) in [
+        ("bob", r#"{"seq":0}"#, r#"{"ack":7,"data":{"seq":0}}"#),
+        (
+            "bob",
+            r#"{"seq":9}"#,
+            r#"{"ack":7,"error":{"code":"badRequest""#,
+        ),
+        (
+            "unknown",
+            r#"{"seq":0}"#,
+            r#"{"ack":7,"error":{"code":"internal""#,
+        ),
+    ] {
+        let line = format!(r#"{{"event":"messageRead","data":{data},"id":7}}"#);
+        let incoming = framing::decode_line(&line);
+        let parsed = answers(ToRoom::Execute {
+            connection: connection.into(),
+            id: incoming.id,
+            command: incoming.command.expect("a command"),
+        });
+        let text = answers(ToRoom::Frame {
+            connection: connection.into(),
+            frame: line.clone(),
+        });
+        assert!(parsed.starts_with(answer), "{parsed}");
+        assert_eq!(parsed, text);
+    }
 }

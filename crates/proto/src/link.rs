@@ -7,9 +7,12 @@
 //!
 //! During a deploy the two objects may run different versions, and both may read what
 //! the other version stored. Fields may therefore be added with a default, but never be
-//! renamed or removed; the same holds for the variants of the enums.
+//! renamed or removed; the same holds for the variants of the enums. A room of an older
+//! version refuses a request with a variant that it does not know; to the gateway, that is
+//! a failed request.
 
 use crate::access::{Rights, TokenId};
+use crate::command;
 use crate::disconnect::Disconnect;
 use crate::position::Position;
 use crate::status::Status;
@@ -77,7 +80,19 @@ pub enum Command {
         #[serde(default)]
         again: bool,
     },
-    /// Commands of a joined connection.
+    /// A command of a joined connection. The gateway has parsed it and has applied the
+    /// limit of the size of a frame.
+    Execute {
+        /// The connection.
+        connection: String,
+        /// The id under which the client expects an answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<u32>,
+        /// The command.
+        command: command::Command,
+    },
+    /// Commands of a joined connection, as text. Only read: gateways of older versions
+    /// send it in place of [`Command::Execute`].
     Frame {
         /// The connection.
         connection: String,
@@ -107,7 +122,8 @@ impl Command {
     pub fn connection(&self) -> &str {
         match self {
             Command::Join { hello, .. } => &hello.connection_id,
-            Command::Frame { connection, .. }
+            Command::Execute { connection, .. }
+            | Command::Frame { connection, .. }
             | Command::Gone { connection, .. }
             | Command::Refresh { connection, .. } => connection,
         }
@@ -268,6 +284,21 @@ impl Push {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_form_of_commands_of_connections_is_stable() {
+        let json = r#"{"Execute":{"connection":"c","id":7,"command":{"Send":{"room":"r","body":{"Message":{"fields":{"content": 1.50}}},"volatile":false}}}}"#;
+        let command: Command = serde_json::from_str(json).expect("a command");
+        assert_eq!(command.connection(), "c");
+        assert_eq!(serde_json::to_string(&command).expect("JSON"), json);
+        let json = r#"{"Execute":{"connection":"c","command":{"Presence":{"status":"away"}}}}"#;
+        let command: Command = serde_json::from_str(json).expect("a command");
+        assert_eq!(serde_json::to_string(&command).expect("JSON"), json);
+        // As older versions send it.
+        let json = r#"{"Frame":{"connection":"c","frame":"{\"event\":\"sync\"}"}}"#;
+        let command: Command = serde_json::from_str(json).expect("a command");
+        assert_eq!(command.connection(), "c");
+    }
 
     #[test]
     fn parse_reverses_body() {

@@ -132,8 +132,23 @@ impl Chat {
         for command in commands {
             let key = self.clients.by_subscription(command.connection());
             match (command, key) {
-                (ToRoom::Frame { frame, connection }, Some(key)) => {
-                    self.frame_failed(server, key, room, &frame, &connection);
+                (
+                    ToRoom::Execute {
+                        connection,
+                        id,
+                        command,
+                    },
+                    Some(key),
+                ) => {
+                    let left = matches!(command, Command::Leave { .. })
+                        && self
+                            .clients
+                            .current_subscription(room, &connection)
+                            .is_some();
+                    if left {
+                        self.leave_failed(server, key, room);
+                    }
+                    self.send(server, key, &framing::error(id, &Error::internal()));
                 }
                 (command @ ToRoom::Join { .. }, Some(key)) => {
                     self.join_request_failed(server, key, room, command);
@@ -142,32 +157,10 @@ impl Chat {
                 (command @ (ToRoom::Gone { .. } | ToRoom::Refresh { .. }), _) => {
                     self.retry(server, room, command);
                 }
-                (_, None) => {}
+                // Only gateways of older versions send frames.
+                (ToRoom::Frame { .. }, Some(_)) | (_, None) => {}
             }
         }
-    }
-
-    fn frame_failed(
-        &mut self,
-        server: &mut SocketIoServer,
-        key: ClientId,
-        room: &str,
-        frame: &str,
-        subscription: &str,
-    ) {
-        let incoming = framing::decode_line(frame);
-        let is_current = self
-            .clients
-            .current_subscription(room, subscription)
-            .is_some();
-        if is_current && matches!(incoming.command, Ok(Command::Leave { .. })) {
-            self.leave_failed(server, key, room);
-        }
-        self.send(
-            server,
-            key,
-            &framing::error(incoming.id, &Error::internal()),
-        );
     }
 
     fn join_request_failed(

@@ -84,17 +84,13 @@ impl Room {
                     }
                 }
             }
+            Command::Execute { id, command, .. } => match known {
+                Some(conn) => self.receive_command(conn, id, command, now, out),
+                None => self.report_lost(&subscription, id),
+            },
             Command::Frame { frame, .. } => match known {
                 Some(conn) => self.receive(conn, Frame::Text(&frame), now, out),
-                // The connection was given up, or the room was deleted.
-                None => {
-                    let id = framing::decode_line(&frame).id;
-                    let answer = framing::error(id, &Error::internal());
-                    let to = subscription.id.to_string();
-                    self.gateways.queue(gateway, Item::Lost { to });
-                    self.gateways
-                        .queue_text(&subscription, &answer, TextEvents::None);
-                }
+                None => self.report_lost(&subscription, framing::decode_line(&frame).id),
             },
             Command::Gone { code, .. } => {
                 if let Some(conn) = known.or_else(|| self.connection_of(&subscription.id)) {
@@ -109,6 +105,16 @@ impl Room {
                 }
             }
         }
+    }
+
+    /// Answers a command of a connection that was given up, or whose room was deleted.
+    fn report_lost(&mut self, subscription: &Subscription, id: Option<u32>) {
+        let answer = framing::error(id, &Error::internal());
+        let to = subscription.id.to_string();
+        self.gateways
+            .queue(&subscription.gateway, Item::Lost { to });
+        self.gateways
+            .queue_text(subscription, &answer, TextEvents::None);
     }
 
     /// Joins a connection of a gateway. Another connection of the same client is replaced.
