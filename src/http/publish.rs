@@ -1,8 +1,8 @@
 //! What `POST /publish` takes.
 
 use roomcast_proto::error::{Error, Result};
+use roomcast_proto::id::RoomName;
 use roomcast_proto::json::too_deep;
-use roomcast_proto::name::personal_room;
 use roomcast_proto::raw_object::{BOOLEAN, MESSAGE_ID, PUBLISHED_EVENT, ROOM, RawObject, USER};
 use roomcast_room::service::Publication;
 use serde_json::value::RawValue;
@@ -13,7 +13,7 @@ pub const MAX_BATCH: usize = 100;
 /// A publication and the room it goes to.
 #[derive(Debug)]
 pub struct Addressed {
-    pub room: String,
+    pub room: RoomName,
     pub publication: Publication,
 }
 
@@ -51,7 +51,7 @@ fn message(object: &RawObject) -> Result<Addressed> {
     let (room, user) = (object.get("room", ROOM)?, object.get("userId", USER)?);
     let room = match (room, user) {
         (Some(room), None) => room,
-        (None, Some(user)) => personal_room(&user),
+        (None, Some(user)) => RoomName::personal(&user),
         _ => return Err(Error::bad_field("room", "given, or `userId`, and not both")),
     };
     Ok(Addressed {

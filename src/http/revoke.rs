@@ -18,7 +18,7 @@ const JTI: Field<String> = Field {
 pub fn parse(body: &str, now: Millis) -> Result<(RevocationTarget, u64)> {
     let object = RawObject::parse(body, "the body")?;
     let whose = match (object.get("userId", USER)?, object.get("jti", JTI)?) {
-        (Some(user), None) => RevocationTarget::User(user),
+        (Some(user), None) => RevocationTarget::User(user.to_string()),
         (None, Some(jti)) => RevocationTarget::Jti(jti),
         _ => return Err(Error::bad_field("userId", "given, or `jti`, and not both")),
     };

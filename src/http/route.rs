@@ -4,6 +4,7 @@ use super::problem::Problem;
 use roomcast_gateway::Protocol;
 use roomcast_proto::command::{DEFAULT_LIMIT, MAX_LIMIT};
 use roomcast_proto::error::{Error, Result};
+use roomcast_proto::id::Epoch;
 use roomcast_proto::name;
 use roomcast_proto::position::Position;
 use roomcast_proto::raw_object::{ROOM, USER, whole};
@@ -180,7 +181,7 @@ impl Query {
     pub fn position(&self) -> Result<Position> {
         Ok(Position {
             since: self.seq("since")?,
-            epoch: self.get("epoch").map(str::to_owned),
+            epoch: self.get("epoch").map(Epoch::trusted),
             history: self.seq("history")?,
         })
     }

@@ -7,10 +7,18 @@ use roomcast_proto::command::Command;
 use roomcast_proto::error::Result;
 use roomcast_proto::event_name::NEW_MESSAGE;
 use roomcast_proto::framing;
+use roomcast_proto::id::RoomName;
 use roomcast_proto::json::{on_one_line, push_string};
 use roomcast_proto::raw_object::{RawObject, TEXT, WHOLE};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
+
+/// The position of a logged event.
+#[derive(Debug, PartialEq)]
+pub(crate) struct EventStamp {
+    pub(crate) room: RoomName,
+    pub(crate) seq: u64,
+}
 
 /// A line of a room, for a Socket.IO client.
 #[derive(Debug, PartialEq)]
@@ -27,8 +35,8 @@ pub(crate) enum Line {
         /// The name and the arguments: a JSON list without its final bracket, because an
         /// offset may follow. Input of [`finish_args`].
         open_args: String,
-        /// The room and the `seq` of a logged event.
-        stamp: Option<(String, u64)>,
+        /// The position; `None` if the event is not logged.
+        stamp: Option<EventStamp>,
     },
 }
 
@@ -67,12 +75,12 @@ pub(crate) fn parse_line(line: &str) -> Option<Line> {
     Some(Line::Event { open_args, stamp })
 }
 
-fn parse_stamp(json: &str) -> Option<(String, u64)> {
+fn parse_stamp(json: &str) -> Option<EventStamp> {
     let object = RawObject::parse(json, "a stamp").ok()?;
-    Some((
-        object.required("roomId", TEXT).ok()?,
-        object.required("seq", WHOLE).ok()?,
-    ))
+    Some(EventStamp {
+        room: RoomName::trusted(object.required("roomId", TEXT).ok()?),
+        seq: object.required("seq", WHOLE).ok()?,
+    })
 }
 
 /// Returns `true` if a line is a `gap` event.
@@ -182,7 +190,7 @@ impl<'a> BroadcastText<'a> {
             };
             for ((nsp, offset), sessions) in &self.groups {
                 let offset = match (&stamp, offset) {
-                    (Some((_, seq)), Some(offset)) => Some(offset.at(*seq)),
+                    (Some(stamp), Some(offset)) => Some(offset.at(stamp.seq)),
                     _ => None,
                 };
                 let args = finish_args(open_args.clone(), offset.as_deref());
@@ -197,6 +205,11 @@ impl<'a> BroadcastText<'a> {
 mod tests {
     use super::*;
 
+    fn at(seq: u64) -> EventStamp {
+        let room = RoomName::trusted("r");
+        EventStamp { room, seq }
+    }
+
     #[test]
     fn event_line_becomes_an_event_with_offset() {
         let message = r#"{"event":"newMessage","data":{"content":1,"roomId":"r","seq":7}}"#;
@@ -204,14 +217,14 @@ mod tests {
             parse_line(message),
             Some(Line::Event {
                 open_args: r#"["newMessage",{"content":1,"roomId":"r","seq":7}"#.into(),
-                stamp: Some(("r".into(), 7)),
+                stamp: Some(at(7)),
             })
         );
         let custom = r#"{"event":"x","data":"y","meta":{"roomId":"r","seq":8}}"#;
         let Some(Line::Event { open_args, stamp }) = parse_line(custom) else {
             panic!("not an event");
         };
-        assert_eq!(stamp, Some(("r".into(), 8)));
+        assert_eq!(stamp, Some(at(8)));
         let template = OffsetTemplate {
             before: "1.5".into(),
             after: "z".into(),

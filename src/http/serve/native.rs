@@ -12,6 +12,7 @@ use roomcast_auth::{Credentials, SUBPROTOCOL};
 use roomcast_gateway::{ConnectInfo, Protocol};
 use roomcast_proto::access::Rights;
 use roomcast_proto::error::Error;
+use roomcast_proto::id::ConnectionId;
 use roomcast_proto::link::Hello;
 use roomcast_proto::status::Status;
 use worker::{Headers, Response};
@@ -34,7 +35,7 @@ impl Call<'_> {
             .position()
             .map_err(|error| self.reject("malformed", room, error))?;
         let hello = Hello {
-            connection_id: fresh_id(),
+            connection_id: ConnectionId::trusted(fresh_id()),
             user: identity.user,
             rights,
             expires: identity.expires,

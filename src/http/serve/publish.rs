@@ -8,6 +8,7 @@ use futures_util::{StreamExt, stream};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::event;
+use roomcast_proto::id::RoomName;
 use roomcast_room::service::{Publication, Request as ServiceRequest};
 use serde::Deserialize;
 
@@ -60,7 +61,7 @@ impl Call<'_> {
         messages: Vec<Result<Addressed>>,
     ) -> Vec<Result<String>> {
         let mut answers: Vec<Result<String>> = Vec::with_capacity(messages.len());
-        let mut rooms: Vec<(String, Vec<(usize, Publication)>)> = Vec::new();
+        let mut rooms: Vec<(RoomName, Vec<(usize, Publication)>)> = Vec::new();
         for (index, message) in messages.into_iter().enumerate() {
             let allowed = message.and_then(|message| {
                 if let Err(error) = identity.require_service(&message.room, Rights::WRITE) {

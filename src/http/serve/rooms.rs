@@ -6,6 +6,7 @@ use super::answer::Handled;
 use crate::runtime::ids::fresh_id;
 use roomcast_proto::access::Rights;
 use roomcast_proto::error::Error;
+use roomcast_proto::id::{Epoch, UserId};
 use roomcast_room::service::Request as ServiceRequest;
 
 impl Call<'_> {
@@ -34,8 +35,10 @@ impl Call<'_> {
 
     pub(super) async fn member(&self, room: &str, user: String) -> Handled {
         self.service(room, Rights::WRITE).await?;
+        let user = UserId::trusted(user);
         let request = if self.method == "PUT" {
-            if roomcast_proto::name::personal_room_owner(room).is_some_and(|owner| owner != user) {
+            if roomcast_proto::name::personal_room_owner(room).is_some_and(|owner| *owner != *user)
+            {
                 let error = Error::forbidden("a personal room has its own user alone");
                 return Err(self.reject("auth", room, error));
             }
@@ -50,12 +53,13 @@ impl Call<'_> {
         self.service(room, Rights::WRITE).await?;
         let user = self.query.user();
         let user = user.map_err(|error| self.reject("malformed", room, error))?;
+        let user = UserId::trusted(user);
         self.serve(room, &ServiceRequest::Kick { user }).await
     }
 
     pub(super) async fn delete(&self, room: &str) -> Handled {
         self.service(room, Rights::WRITE).await?;
-        let epoch = fresh_id();
+        let epoch = Epoch::trusted(fresh_id());
         self.serve(room, &ServiceRequest::Delete { epoch }).await
     }
 }

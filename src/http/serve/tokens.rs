@@ -64,7 +64,7 @@ impl Call<'_> {
             .and_then(|body| crate::http::revoke::parse(&body, self.now))
             .map_err(|error| self.reject("malformed", "", error))?;
         let revocation = revoke(self.env, &self.config.auth.revoked, whose, until).await?;
-        let entry = LogRecord::info("revoke").with("by", identity.user);
+        let entry = LogRecord::info("revoke").with("by", identity.user.as_str());
         let (entry, mut answer) = match revocation.target {
             RevocationTarget::User(user) => (entry.user(&user), json!({ "userId": user })),
             RevocationTarget::Jti(jti) => (entry.with("jti", jti.as_str()), json!({ "jti": jti })),

@@ -6,6 +6,7 @@ use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::log::log_error;
 use crate::runtime::rpc::{ROOMS, call};
+use roomcast_proto::id::{GatewayName, RoomName};
 use roomcast_proto::link::{Push, Request as LinkRequest};
 use roomcast_room::batcher::MAX_TURNS;
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use worker::{Delay, Error, Response, ResponseBuilder};
 
 impl GatewayObject {
     /// Sends the commands that wait for a room, until there are none.
-    pub(super) async fn forward(self: &Rc<Self>, room: &str) -> Result<()> {
+    pub(super) async fn forward(self: &Rc<Self>, room: &RoomName) -> Result<()> {
         loop {
             // A request waits for at most as many turns of the event loop as a batch.
             for _ in 0..MAX_TURNS {
@@ -26,7 +27,7 @@ impl GatewayObject {
             let (gateway, commands) = self.with_active(None, |active, _| {
                 let gateway = &mut active.gateway;
                 let commands = gateway.take_commands(room);
-                (active.name.clone(), commands)
+                (GatewayName::trusted(active.name.as_str()), commands)
             })?;
             let Some(commands) = commands else {
                 return Ok(());

@@ -12,10 +12,10 @@ use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::framing::{self, Incoming};
+use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::limits::{Kind, Penalty};
 use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::log_record::LogRecord;
-use roomcast_proto::name::personal_room;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
@@ -225,7 +225,7 @@ impl Chat {
         command: Command,
         now: Millis,
     ) -> Result<()> {
-        let room = command.room().ok_or_else(room_required)?.to_owned();
+        let room = command.room().ok_or_else(room_required)?.clone();
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
         client.subscription(&room).ok_or_else(Error::not_joined)?;
         let limits = &server.engine.config.limits;
@@ -278,7 +278,7 @@ impl Chat {
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        room: &str,
+        room: &RoomName,
         id: Option<u32>,
         command: Command,
     ) {
@@ -298,7 +298,7 @@ impl Chat {
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        command: impl Fn(&str, String) -> ToRoom,
+        command: impl Fn(&RoomName, ConnectionId) -> ToRoom,
     ) {
         let Some(client) = self.clients.get(key) else {
             return;
@@ -318,25 +318,25 @@ impl Chat {
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        room: &str,
+        room: &RoomName,
         position: Position,
         id: Option<u32>,
         now: Millis,
     ) -> Result<()> {
         let max = server.engine.config.max_rooms;
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
-        let personal = personal_room(&client.identity.user);
+        let personal = RoomName::personal(&client.identity.user);
         let index = client.index_of(room);
         let subscriptions = client.subscriptions.iter();
         let others = subscriptions.filter(|one| one.room != personal).count();
-        if index.is_none() && room != personal && others >= max {
+        if index.is_none() && *room != personal && others >= max {
             return Err(Error::new(
                 ErrorCode::Conflict,
                 format!("a connection can be in at most {max} rooms"),
             ));
         }
         // The gateway joins the personal room, not the client.
-        if room != personal {
+        if *room != personal {
             let limits = &server.engine.config.limits;
             client.allowance.take(Kind::Join, limits, now)?;
         }
@@ -365,7 +365,7 @@ impl Chat {
         }
         let hello = client.join_request(subscription_id, rights, position);
         if index.is_none() {
-            let link = self.rooms.entry(room.to_owned()).or_default();
+            let link = self.rooms.entry(room.clone()).or_default();
             link.subscribers.push(key);
         }
         let again = false;
@@ -415,6 +415,7 @@ mod tests {
     use crate::connect_info::{ConnectInfo, Protocol};
     use crate::engine::EngineServer;
     use roomcast_proto::access::{Identity, RoomPatterns, TokenId};
+    use roomcast_proto::id::UserId;
     use roomcast_proto::limits::ConnectionLimits;
     use std::rc::Rc;
 
@@ -422,7 +423,7 @@ mod tests {
 
     fn identity() -> Identity {
         Identity {
-            user: "alice".into(),
+            user: UserId::trusted("alice"),
             expires: NOW + 1_000,
             service: false,
             patterns: RoomPatterns::from_list("*"),
@@ -477,7 +478,9 @@ mod tests {
             } => text.starts_with(r#"437[{"error":{"code":"tooLarge""#),
             _ => false,
         });
-        let commands = gateway.take_commands("r").expect("a join");
+        let commands = gateway
+            .take_commands(&RoomName::trusted("r"))
+            .expect("a join");
         let ids = commands.into_iter().filter_map(|command| match command {
             ToRoom::Execute { id, .. } => Some(id),
             _ => None,

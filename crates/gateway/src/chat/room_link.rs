@@ -1,6 +1,7 @@
 //! A room as a gateway sees it.
 
 use crate::ids::ClientId;
+use roomcast_proto::id::{ConnectionId, Epoch};
 use roomcast_proto::link::Command as ToRoom;
 
 /// The subscribers of a room, the commands for it, and its deliveries so far.
@@ -15,10 +16,10 @@ pub(super) struct RoomLink {
     /// Number of commands of the request that is on its way.
     sent: usize,
     /// The subscriptions that end by the request that is on its way.
-    sent_departures: Vec<String>,
+    sent_departures: Vec<ConnectionId>,
     last_push: LastPush,
     /// The epoch of the log of the room.
-    pub(super) epoch: String,
+    pub(super) epoch: Epoch,
     /// The highest `seq` that was delivered to all subscribers, except for those that
     /// lag.
     pub(super) delivered: u64,
@@ -52,7 +53,7 @@ impl RoomLink {
     }
 
     /// Returns the subscriptions that ended by the last request, which has arrived.
-    pub(super) fn take_departures(&mut self) -> Vec<String> {
+    pub(super) fn take_departures(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.sent_departures)
     }
 
@@ -68,7 +69,7 @@ impl RoomLink {
             .iter()
             .filter(|command| matches!(command, ToRoom::Gone { .. }));
         self.sent_departures = departures
-            .map(|command| command.connection().to_owned())
+            .map(|command| command.connection().clone())
             .collect();
         Some(std::mem::take(&mut self.outbox))
     }
@@ -86,7 +87,7 @@ impl RoomLink {
     }
 
     /// Takes note of a delivery.
-    pub(super) fn received(&mut self, life: String, number: u64, epoch: String) {
+    pub(super) fn received(&mut self, life: String, number: u64, epoch: Epoch) {
         self.last_push = LastPush { life, number };
         self.epoch = epoch;
     }

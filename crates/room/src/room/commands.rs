@@ -17,6 +17,7 @@ use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::framing::Incoming;
+use roomcast_proto::id::ConnectionId;
 use roomcast_proto::limits::{Kind, Penalty};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
@@ -197,7 +198,7 @@ impl Room {
         out: &mut Vec<Output>,
     ) -> Result<Answer> {
         // Without `roomId`, the command is for this room.
-        if command.room().is_some_and(|room| room != self.name) {
+        if command.room().is_some_and(|room| *room != self.name) {
             return Err(match command {
                 Command::Join { .. } => {
                     Error::bad_request("`roomId` must be the room of this socket")
@@ -378,7 +379,7 @@ impl Room {
             "read": member.read,
             "members": users
                 .iter()
-                .map(|user| json!({ "userId": &***user, "status": roster.status(user) }))
+                .map(|user| json!({ "userId": user, "status": roster.status(user) }))
                 .collect::<Vec<_>>(),
         });
         if start.reset {
@@ -420,14 +421,17 @@ impl Room {
     /// result. Commands of the connection may have been executed since.
     pub fn authenticated(
         &mut self,
-        connection: &str,
+        connection: &ConnectionId,
         id: Option<u32>,
         identity: Result<Identity>,
         now: Millis,
         out: &mut Vec<Output>,
     ) {
         // The connection may have been closed since.
-        let Some(conn) = self.connections.find(|one| one.attachment.id == connection) else {
+        let Some(conn) = self
+            .connections
+            .find(|one| one.attachment.id == *connection)
+        else {
             return;
         };
         let done = identity.and_then(|identity| self.replace_token(conn, identity, now, out));
@@ -448,7 +452,7 @@ impl Room {
         let rights = identity.rights(&self.name);
         let connection = self.connections.get_mut(conn).ok_or_else(Error::internal)?;
         let attachment = &mut connection.attachment;
-        if identity.user != *attachment.user || !rights.has(Rights::READ) {
+        if identity.user != attachment.user || !rights.has(Rights::READ) {
             out.push(Output::Log(
                 LogRecord::reject("auth")
                     .user(&attachment.user)
