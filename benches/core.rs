@@ -13,6 +13,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use roomcast::config::Config;
 use roomcast_proto::access::Rights;
 use roomcast_proto::framing;
+use roomcast_proto::id::{ConnectionId, Epoch, RoomName, UserId};
 use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
@@ -41,19 +42,19 @@ fn room() -> Room {
     let config = Rc::new(Config::read(vars).expect("settings"));
     let snapshot = Snapshot {
         life: "1".into(),
-        epoch: "e".into(),
+        epoch: Epoch::trusted("e"),
         bounds: LogBounds::default(),
         members: Default::default(),
         journal: Vec::new(),
         recent: None,
     };
-    Room::new("bench".into(), config.room.clone(), snapshot)
+    Room::new(RoomName::trusted("bench"), config.room.clone(), snapshot)
 }
 
 fn connect_request(user: usize) -> ConnectRequest {
     ConnectRequest {
-        connection_id: format!("connection-{user}"),
-        user: format!("user-{user}"),
+        connection_id: ConnectionId::trusted(format!("connection-{user}")),
+        user: UserId::trusted(format!("user-{user}")),
         token: Default::default(),
         rights: Rights::MEMBER,
         expires: NOW + 3_600_000,

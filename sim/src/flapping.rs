@@ -19,6 +19,7 @@ use roomcast_gateway::handshake::shard_of;
 use roomcast_gateway::{
     Authentication, ClientId, ConnectInfo, EngineServer, Frame, Gateway, Output, Protocol, SocketId,
 };
+use roomcast_proto::id::{RoomName, UserId};
 use roomcast_proto::link::{Command, Push};
 use roomcast_proto::time::Millis;
 use roomcast_room::service::Request;
@@ -73,7 +74,7 @@ impl Token {
 struct GatewayHost {
     gateway: Gateway,
     /// Saved clients by `pid`: user and record.
-    saved: BTreeMap<String, (String, String)>,
+    saved: BTreeMap<String, (UserId, String)>,
     /// The current gateway of clients by `pid`, if they have moved.
     moved: BTreeMap<String, usize>,
 }
@@ -111,7 +112,7 @@ enum Delayed {
         gateway: usize,
         client: ClientId,
         pid: String,
-        user: String,
+        user: UserId,
     },
     Found {
         gateway: usize,
@@ -125,12 +126,12 @@ enum Delayed {
     },
     Request {
         gateway: usize,
-        room: String,
+        room: RoomName,
     },
     /// The next delivery of a room to a gateway. Deliveries are in order.
     Delivery {
         gateway: usize,
-        room: String,
+        room: RoomName,
     },
 }
 
@@ -138,12 +139,12 @@ struct World {
     now: Millis,
     config: Rc<Config>,
     hosts: Vec<GatewayHost>,
-    rooms: BTreeMap<String, Server>,
+    rooms: BTreeMap<RoomName, Server>,
     sessions: Vec<Session>,
     /// Recovery data of the last client by user and namespace.
     kept: BTreeMap<(&'static str, &'static str), Kept>,
     delayed: VecDeque<Delayed>,
-    deliveries: BTreeMap<(String, usize), VecDeque<String>>,
+    deliveries: BTreeMap<(RoomName, usize), VecDeque<String>>,
     last_ack: u64,
     messages: u32,
 }
@@ -451,7 +452,7 @@ impl World {
     }
 
     /// Takes the saved record of a `pid` from its current gateway.
-    fn find(&mut self, by: usize, pid: &str, user: &str) -> Option<String> {
+    fn find(&mut self, by: usize, pid: &str, user: &UserId) -> Option<String> {
         let host = shard_of(pid).filter(|host| *host < self.hosts.len())?;
         let at = self.hosts[host].moved.get(pid).copied().unwrap_or(host);
         let core = &mut self.hosts[at].gateway;
@@ -466,32 +467,32 @@ impl World {
         record
     }
 
-    fn request(&mut self, gateway: usize, room: &str, commands: Vec<Command>) {
+    fn request(&mut self, gateway: usize, room: &RoomName, commands: Vec<Command>) {
         let config = self.config.clone();
         let fresh = || Server::new(room, config);
-        let server = self.rooms.entry(room.to_owned()).or_insert_with(fresh);
+        let server = self.rooms.entry(room.clone()).or_insert_with(fresh);
         server.now = self.now;
         server.link(&gateway.to_string(), commands);
         self.queue_deliveries(room);
     }
 
     /// Queues the outputs of a room as deliveries to the gateways.
-    fn queue_deliveries(&mut self, room: &str) {
+    fn queue_deliveries(&mut self, room: &RoomName) {
         let server = self.rooms.get_mut(room).expect("a room");
         server.settle();
         server.start_pushes();
         for gateway in 0..self.hosts.len() {
             while let Some(body) = server.take_push(&gateway.to_string(), usize::MAX) {
-                let key = (room.to_owned(), gateway);
+                let key = (room.clone(), gateway);
                 self.deliveries.entry(key).or_default().push_back(body);
-                let room = room.to_owned();
+                let room = room.clone();
                 self.delayed.push_back(Delayed::Delivery { gateway, room });
             }
         }
     }
 
-    fn delivery(&mut self, gateway: usize, room: &str) {
-        let key = (room.to_owned(), gateway);
+    fn delivery(&mut self, gateway: usize, room: &RoomName) {
+        let key = (room.clone(), gateway);
         let body = self.deliveries.get_mut(&key).and_then(VecDeque::pop_front);
         let body = body.expect("one delivery per queued operation");
         let (push, texts) = Push::parse(&body).expect("a push");

@@ -13,6 +13,7 @@ use roomcast_auth::revocation::{MAX_LIFE, RevocationCache, RevocationList, Revoc
 use roomcast_gateway::handshake;
 use roomcast_proto::access::TokenId;
 use roomcast_proto::command::MAX_LIMIT;
+use roomcast_proto::id::{RoomName, UserId};
 use roomcast_proto::name;
 use roomcast_proto::raw_object::MAX_SAFE_INTEGER;
 use roomcast_room::service::{Publication, Request};
@@ -115,7 +116,7 @@ fn publication(body: &str) {
         }
         Err(error) => return assert_problem(&error.into()),
     };
-    let mut rooms: BTreeMap<String, Vec<Publication>> = BTreeMap::new();
+    let mut rooms: BTreeMap<RoomName, Vec<Publication>> = BTreeMap::new();
     for message in messages {
         match message {
             Ok(AddressedPublication { room, publication }) => {
@@ -138,7 +139,7 @@ fn published(room: &str, messages: Vec<Publication>) {
     let count = messages.len();
     let stored = messages.iter().filter(|message| !message.volatile).count();
     let request = Request::Publish {
-        sender: "service".into(),
+        sender: UserId::trusted("service"),
         messages,
     };
     // It is sent to the room as JSON.
@@ -155,7 +156,7 @@ fn published(room: &str, messages: Vec<Publication>) {
         panic!("a valid publication");
     };
     let request = Request::Publish {
-        sender: "another".into(),
+        sender: UserId::trusted("another"),
         messages: vec![healthy.publication],
     };
     assert_eq!(

@@ -69,7 +69,7 @@ fn signed(header: &str, claims: &str) {
     assert_eq!(header["alg"], "HS256");
     assert!(header.get("crit").is_none_or(Value::is_null));
     let claims: Value = serde_json::from_str(claims).expect("JSON");
-    assert_eq!(claims["sub"], identity.user);
+    assert_eq!(claims["sub"], identity.user.as_str());
     assert_eq!(identity.service, claims["role"] == "service");
     assert_eq!(claims["jti"].as_str(), identity.token.jti.as_deref());
     let seconds = |name: &str| claims[name].as_f64();

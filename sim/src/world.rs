@@ -14,6 +14,7 @@ use roomcast_proto::error::Result;
 use roomcast_proto::event;
 use roomcast_proto::event_name;
 use roomcast_proto::framing;
+use roomcast_proto::id::{ConnectionId, Epoch, GatewayName, RoomName, UserId};
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
@@ -200,12 +201,12 @@ pub fn answers_in<'a>(frames: impl Iterator<Item = &'a str>) -> Vec<u32> {
 
 #[derive(Default)]
 struct Disk {
-    epoch: String,
+    epoch: Epoch,
     rows: Vec<LogBatch>,
-    members: BTreeMap<String, Member>,
+    members: BTreeMap<UserId, Member>,
     journal: Vec<String>,
     /// Stored connections at gateways: the gateway and the JSON of [`StoredSubscriber`], by id.
-    subscribers: BTreeMap<String, (String, String)>,
+    subscribers: BTreeMap<ConnectionId, (GatewayName, String)>,
 }
 
 /// A socket that is connected to the room directly.
@@ -231,8 +232,8 @@ pub struct Server {
 /// Returns the request of a member to connect to a room.
 pub fn hello(id: &str, user: &str, position: Position) -> ConnectRequest {
     ConnectRequest {
-        connection_id: id.to_owned(),
-        user: user.to_owned(),
+        connection_id: ConnectionId::trusted(id),
+        user: UserId::trusted(user),
         rights: Rights::MEMBER,
         expires: u64::MAX,
         address: None,
@@ -245,7 +246,7 @@ pub fn hello(id: &str, user: &str, position: Position) -> ConnectRequest {
 impl Server {
     pub fn new(name: &str, config: Rc<Config>) -> Self {
         let disk = Disk {
-            epoch: "e".into(),
+            epoch: Epoch::trusted("e"),
             ..Disk::default()
         };
         Server {
@@ -309,7 +310,7 @@ impl Server {
 
     /// Executes a request of a gateway for its connections.
     pub fn link(&mut self, gateway: &str, commands: Vec<ToRoom>) {
-        let gateway = Rc::from(gateway);
+        let gateway = GatewayName::trusted(gateway);
         for command in commands {
             let mut out = Vec::new();
             self.room
@@ -319,7 +320,7 @@ impl Server {
     }
 
     /// Returns the gateways to which deliveries start.
-    pub fn start_pushes(&mut self) -> Vec<String> {
+    pub fn start_pushes(&mut self) -> Vec<GatewayName> {
         let mut out = Vec::new();
         let gateways = self.room.start_deliveries(&mut out);
         self.run(out);
@@ -329,6 +330,7 @@ impl Server {
     /// Returns the next delivery to a gateway. Before that, reads up to `reads` rows of the
     /// log for connections that catch up.
     pub fn take_push(&mut self, gateway: &str, reads: usize) -> Option<String> {
+        let gateway = &GatewayName::trusted(gateway);
         for _ in 0..reads {
             let Some(read) = self.room.next_read(gateway) else {
                 break;
@@ -349,14 +351,15 @@ impl Server {
     pub fn push_reached(&mut self, gateway: &str, pushed: &Pushed) {
         let mut out = Vec::new();
         self.room
-            .delivery_acknowledged(gateway, pushed, self.now, &mut out);
+            .delivery_acknowledged(&GatewayName::trusted(gateway), pushed, self.now, &mut out);
         self.run(out);
     }
 
     /// A delivery to a gateway has failed.
     pub fn push_failed(&mut self, gateway: &str) -> Retry {
         let mut out = Vec::new();
-        let retry = self.room.delivery_failed(gateway, self.now, &mut out);
+        let gateway = GatewayName::trusted(gateway);
+        let retry = self.room.delivery_failed(&gateway, self.now, &mut out);
         self.run(out);
         retry
     }
@@ -457,7 +460,7 @@ impl Server {
     fn conns_are_known(&self) -> bool {
         self.sockets.iter().all(|(conn, socket)| {
             let attachment = self.room.attachment(*conn);
-            attachment.is_some_and(|attachment| attachment.id == socket.id)
+            attachment.is_some_and(|attachment| *attachment.id == *socket.id)
         })
     }
 
@@ -565,10 +568,10 @@ impl Server {
                 disk.rows.push(row);
             }
             Change::PutMember(user, member) => {
-                disk.members.insert(user.to_string(), member);
+                disk.members.insert(user, member);
             }
             Change::RemoveMember(user) => {
-                disk.members.remove(&*user);
+                disk.members.remove(&user);
             }
             Change::AppendJournal(moved) => {
                 assert_json(&moved);
@@ -576,7 +579,7 @@ impl Server {
             }
             Change::Checkpoint(members) => {
                 for (user, member) in members {
-                    disk.members.insert(user.to_string(), member);
+                    disk.members.insert(user, member);
                 }
                 disk.journal.clear();
             }
@@ -628,7 +631,7 @@ fn open(name: &str, config: &Rc<Config>, disk: &Disk, life: u64) -> Room {
             Ok(rows.map(text).collect())
         })),
     };
-    Room::new(name.to_owned(), config.room.clone(), snapshot)
+    Room::new(RoomName::trusted(name), config.room.clone(), snapshot)
 }
 
 /// Maximal number of rooms of a gateway. Joins of further rooms fail.
@@ -636,7 +639,7 @@ const MAX_ROOMS: usize = 8;
 
 /// The stored record of a client.
 struct Saved {
-    user: String,
+    user: UserId,
     gone: bool,
     record: String,
 }
@@ -646,7 +649,7 @@ pub struct Net {
     config: Rc<Config>,
     pub gateway: Gateway,
     pub now: Millis,
-    rooms: BTreeMap<String, Server>,
+    rooms: BTreeMap<RoomName, Server>,
     /// Sent frames with their sockets.
     pub sent: Vec<(SocketId, SocketFrame)>,
     /// Bodies of the answers to pending polls.
@@ -697,7 +700,7 @@ impl Net {
         }
     }
 
-    fn output(&mut self, output: ToShell, forward: &mut Vec<String>) {
+    fn output(&mut self, output: ToShell, forward: &mut Vec<RoomName>) {
         match output {
             ToShell::Send { socket, frame } => self.sent.push((socket, frame)),
             ToShell::Broadcast { sockets, text } => {
@@ -745,7 +748,7 @@ impl Net {
         }
     }
 
-    fn ask(&mut self, name: &str, commands: Vec<ToRoom>) {
+    fn ask(&mut self, name: &RoomName, commands: Vec<ToRoom>) {
         // Serializes the commands, as a request between objects does.
         let commands = serde_json::to_string(&commands).expect("commands are JSON");
         let commands: Vec<ToRoom> = serde_json::from_str(&commands).expect("commands are read");
@@ -755,7 +758,7 @@ impl Net {
                 return core.forward_failed(name, commands);
             }
             let server = Server::new(name, self.config.clone());
-            self.rooms.insert(name.to_owned(), server);
+            self.rooms.insert(name.clone(), server);
         }
         let server = self.rooms.get_mut(name).expect("a room");
         let gateway = core.server.engine.name().to_owned();
@@ -791,7 +794,7 @@ impl Net {
     }
 
     /// Takes the queued commands for a room.
-    fn take(&mut self, room: &str) -> Option<Vec<ToRoom>> {
+    fn take(&mut self, room: &RoomName) -> Option<Vec<ToRoom>> {
         let core = &mut self.gateway;
         core.take_commands(room)
     }

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use roomcast_gateway::{
     EngineServer, Frame, Gateway, Output, PositionKey, Protocol, SocketId, Stored,
 };
+use roomcast_proto::framing;
+use roomcast_proto::id::{ConnectionId, GatewayName, RoomName};
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
@@ -154,7 +156,7 @@ impl RoomHost {
 struct GatewayHost {
     gateway: Gateway,
     /// Rooms with queued commands.
-    pending: BTreeSet<String>,
+    pending: BTreeSet<RoomName>,
     records: BTreeMap<SocketId, String>,
     clients: BTreeMap<String, String>,
     positions: HashMap<PositionKey, u64>,
@@ -463,7 +465,7 @@ impl World {
         let host = self.rooms.get_mut(room).expect("a room");
         host.server.advance();
         for gateway in host.server.start_pushes() {
-            let known = GATEWAYS.into_iter().find(|name| *name == gateway);
+            let known = GATEWAYS.into_iter().find(|name| gateway == *name);
             host.busy.extend(known);
         }
     }
@@ -473,7 +475,7 @@ impl World {
             return;
         }
         let core = &mut self.gateways[gateway].gateway;
-        let commands = core.take_commands(room);
+        let commands = core.take_commands(&RoomName::trusted(room));
         self.settle(gateway);
         let Some(commands) = commands else {
             self.gateways[gateway].pending.remove(room);
@@ -494,7 +496,7 @@ impl World {
         if matches!(outcome, Outcome::Lost | Outcome::Unanswered) {
             // Gateways do not retry requests.
             let core = &mut self.gateways[gateway].gateway;
-            core.forward_failed(room, commands);
+            core.forward_failed(&RoomName::trusted(room), commands);
             self.settle(gateway);
         }
     }
@@ -624,7 +626,7 @@ impl World {
             host.server.now = self.now;
             let over = host.backoff.extract_if(.., |_, until| *until <= self.now);
             for (name, _) in over {
-                host.server.room.probe_gateway(name);
+                host.server.room.probe_gateway(&GatewayName::trusted(name));
             }
             host.server.alarm();
             self.queue_outputs(&room);
@@ -953,7 +955,7 @@ fn presence_that_changes_during_catch_up_is_received() {
     };
     let send = |server: &mut Server, frame: &str| {
         let frame = ToRoom::Frame {
-            connection: "bob".into(),
+            connection: ConnectionId::trusted("bob"),
             frame: frame.into(),
         };
         server.link(gateway, vec![frame]);
@@ -972,7 +974,7 @@ fn presence_that_changes_during_catch_up_is_received() {
                     received.push_str(text);
                     has_events |= at.is_some();
                 }
-                Item::All { not, after, at, .. } if !not.contains(&"alice".to_owned()) => {
+                Item::All { not, after, at, .. } if not.iter().all(|id| *id != "alice") => {
                     received.push_str(text);
                     has_events |= at > after;
                 }
@@ -994,4 +996,56 @@ fn presence_that_changes_during_catch_up_is_received() {
     assert!(!has_events, "the message comes from the log");
     let (received, has_events) = take(&mut server, 1);
     assert!(has_events && received.contains("newMessage"), "{received}");
+}
+
+/// Gateways of older versions forward the text of a command.
+#[test]
+fn a_command_is_answered_alike_as_text_and_parsed() {
+    world::begin();
+    let gateway = GATEWAYS[0];
+    let mut server = Server::new("a", world::config(&[]));
+    let hello = world::hello("bob", "bob", Position::default());
+    let join = ToRoom::Join {
+        hello,
+        id: None,
+        again: false,
+    };
+    server.link(gateway, vec![join]);
+    server.settle();
+    server.take_push(gateway, 0);
+    server.push_reached(gateway, &Pushed::default());
+    let mut answers = |command| {
+        server.link(gateway, vec![command]);
+        server.settle();
+        let body = server.take_push(gateway, 0).expect("an answer");
+        server.push_reached(gateway, &Pushed::default());
+        body.split_once('\n').expect("a header").1.to_owned()
+    };
+    for (connection, data, answer) in [
+        ("bob", r#"{"seq":0}"#, r#"{"ack":7,"data":{"seq":0}}"#),
+        (
+            "bob",
+            r#"{"seq":9}"#,
+            r#"{"ack":7,"error":{"code":"badRequest""#,
+        ),
+        (
+            "unknown",
+            r#"{"seq":0}"#,
+            r#"{"ack":7,"error":{"code":"internal""#,
+        ),
+    ] {
+        let line = format!(r#"{{"event":"messageRead","data":{data},"id":7}}"#);
+        let incoming = framing::decode_line(&line);
+        let parsed = answers(ToRoom::Execute {
+            connection: ConnectionId::trusted(connection),
+            id: incoming.id,
+            command: incoming.command.expect("a command"),
+        });
+        let text = answers(ToRoom::Frame {
+            connection: ConnectionId::trusted(connection),
+            frame: line.clone(),
+        });
+        assert!(parsed.starts_with(answer), "{parsed}");
+        assert_eq!(parsed, text);
+    }
 }

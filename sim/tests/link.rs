@@ -8,6 +8,7 @@ use roomcast_harness::{SECRET, Token};
 use roomcast_proto::access::{Identity, TokenId};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
+use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::link::{Command, Item, Push};
 use roomcast_proto::log_record::Level;
 use serde_json::json;
@@ -21,11 +22,15 @@ fn fresh() -> String {
     format!("id{}", LAST.fetch_add(1, Ordering::Relaxed))
 }
 
+fn room() -> RoomName {
+    RoomName::trusted("r")
+}
+
 /// A gateway with one native client, `alice`, in the room `r` at event 3.
 struct Fixture {
     socket: SocketId,
     gateway: Gateway,
-    id: String,
+    id: ConnectionId,
     number: u64,
 }
 
@@ -75,7 +80,7 @@ impl Fixture {
             .server
             .frame(socket, roomcast_gateway::Frame::Text(join), NOW);
         gateway.settle(NOW);
-        let commands = gateway.take_commands("r").expect("a join");
+        let commands = gateway.take_commands(&room()).expect("a join");
         let Command::Join { hello, .. } = &commands[0] else {
             panic!("not a join: {commands:?}");
         };
@@ -116,7 +121,7 @@ impl Fixture {
     /// The request with these commands fails.
     fn fail(&mut self, commands: Vec<Command>) {
         let core = &mut self.gateway;
-        core.forward_failed("r", commands);
+        core.forward_failed(&room(), commands);
         assert!(self.take().is_none(), "commands are not retried at once");
     }
 
@@ -154,8 +159,8 @@ impl Fixture {
     fn outputs_of(&mut self, items: Vec<(Item, &str)>) -> Vec<Output> {
         let (items, texts): (Vec<Item>, Vec<&str>) = items.into_iter().unzip();
         let push = Push {
-            room: "r".into(),
-            epoch: "e".into(),
+            room: room(),
+            epoch: Epoch::trusted("e"),
             life: "l".into(),
             number: self.number,
             items,
@@ -195,7 +200,7 @@ impl Fixture {
     /// Takes the queued commands for the room.
     fn take(&mut self) -> Option<Vec<Command>> {
         let core = &mut self.gateway;
-        core.take_commands("r")
+        core.take_commands(&room())
     }
 
     /// If the gateway resubscribes: the position of its request.
@@ -291,12 +296,13 @@ fn an_answer_and_its_event_are_sent_in_one_frame() {
 fn a_probe_for_an_unknown_connection_returns_gone() {
     let mut fixture = Fixture::new();
     let push = Push {
-        room: "r".into(),
+        room: room(),
+        epoch: Epoch::default(),
         life: "another".into(),
         number: 1,
         items: vec![
             Item::Is {
-                to: "unknown".into(),
+                to: ConnectionId::trusted("unknown"),
                 at: 3,
             },
             Item::Is {
@@ -304,7 +310,6 @@ fn a_probe_for_an_unknown_connection_returns_gone() {
                 at: 3,
             },
         ],
-        ..Push::default()
     };
     let core = &mut fixture.gateway;
     assert_eq!(core.handle_push(push, &["", ""], NOW).gone, ["unknown"]);
@@ -359,7 +364,7 @@ fn a_refresh_waits_for_its_authentication_and_other_commands_do_not() {
         assert!(has_answer(&out, expected), "{out:?}");
         // The result for a connection that has ended is ignored.
         let gone = AuthRequest::Refresh {
-            connection: "another".into(),
+            connection: ConnectionId::trusted("another"),
             id: None,
         };
         gateway.authenticated(gone, identity, NOW);

@@ -6,6 +6,7 @@
 
 use proptest::prelude::*;
 use roomcast::config::Config;
+use roomcast_proto::id::{Epoch, RoomName, UserId};
 use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
@@ -80,7 +81,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Clone, Default)]
 struct Disk {
     rows: Vec<LogBatch>,
-    members: BTreeMap<String, Member>,
+    members: BTreeMap<UserId, Member>,
     journal: Vec<String>,
 }
 
@@ -137,7 +138,7 @@ fn open(config: &Rc<Config>, disk: &Disk) -> Room {
     let rows = disk.rows.clone();
     let snapshot = Snapshot {
         life: "l".into(),
-        epoch: "e".into(),
+        epoch: Epoch::trusted("e"),
         bounds,
         members: disk.members.clone().into_iter().collect(),
         journal: disk.journal.clone(),
@@ -150,7 +151,7 @@ fn open(config: &Rc<Config>, disk: &Disk) -> Room {
             Ok(rows.map(text).collect())
         })),
     };
-    Room::new("r".into(), config.room.clone(), snapshot)
+    Room::new(RoomName::trusted("r"), config.room.clone(), snapshot)
 }
 
 impl World {
@@ -395,15 +396,15 @@ impl World {
                 self.disk.rows.push(row);
             }
             Change::PutMember(user, member) => {
-                self.disk.members.insert(user.to_string(), member);
+                self.disk.members.insert(user, member);
             }
             Change::RemoveMember(user) => {
-                self.disk.members.remove(&*user);
+                self.disk.members.remove(&user);
             }
             Change::AppendJournal(moved) => self.disk.journal.push(moved),
             Change::Checkpoint(members) => {
                 for (user, member) in members {
-                    self.disk.members.insert(user.to_string(), member);
+                    self.disk.members.insert(user, member);
                 }
                 self.disk.journal.clear();
             }
@@ -459,7 +460,7 @@ impl World {
                     assert!(seq <= self.room.bounds().head);
                     assert!(socket.at.is_none(), "`connected` must be the first event");
                     assert!(
-                        !socket.joined || self.disk.members.contains_key(&socket.user),
+                        !socket.joined || self.disk.members.contains_key(&*socket.user),
                         "a membership must be stored before `connected`"
                     );
                 }
@@ -550,7 +551,8 @@ impl World {
         self.advance();
         self.advance();
         let members: Vec<String> = self.members().into_keys().collect();
-        let stored: Vec<String> = self.disk.members.keys().cloned().collect();
+        let stored = self.disk.members.keys().map(UserId::to_string);
+        let stored: Vec<String> = stored.collect();
         assert_eq!(members, stored, "all members must be stored");
         let head = self.room.bounds().head;
         for socket in self

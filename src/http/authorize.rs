@@ -63,10 +63,11 @@ fn has_no_rooms(identity: &Identity, default_rooms: &RoomPatterns) -> bool {
 mod tests {
     use super::*;
     use roomcast_proto::access::TokenId;
+    use roomcast_proto::id::UserId;
 
     fn identity(service: bool, rooms: &str) -> Identity {
         Identity {
-            user: "alice".into(),
+            user: UserId::trusted("alice"),
             expires: 1,
             service,
             patterns: RoomPatterns::from_list(rooms),

@@ -2,7 +2,7 @@
 
 use roomcast_proto::command::{DEFAULT_LIMIT, MAX_LIMIT};
 use roomcast_proto::error::{Error, Result};
-use roomcast_proto::name;
+use roomcast_proto::id::{Epoch, UserId};
 use roomcast_proto::position::Position;
 use roomcast_proto::raw_object::{USER, WHOLE, whole};
 use roomcast_room::history::HistoryQuery;
@@ -39,7 +39,7 @@ impl Query {
     pub fn position(&self) -> Result<Position> {
         Ok(Position {
             since: self.seq("since")?,
-            epoch: self.get("epoch").map(str::to_owned),
+            epoch: self.get("epoch").map(Epoch::trusted),
             history: self.seq("history")?,
         })
     }
@@ -67,10 +67,9 @@ impl Query {
     /// # Errors
     ///
     /// Returns `badRequest` if it is missing or not a user id.
-    pub fn user(&self) -> Result<String> {
+    pub fn user(&self) -> Result<UserId> {
         self.get("userId")
-            .filter(|user| name::is_user(user))
-            .map(str::to_owned)
+            .and_then(UserId::parse)
             .ok_or_else(|| Error::bad_field("userId", USER.expected))
     }
 

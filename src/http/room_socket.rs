@@ -9,6 +9,7 @@ use crate::runtime::headers;
 use crate::runtime::ids::fresh_id;
 use crate::runtime::rpc::ROOMS;
 use roomcast_auth::{Credentials, SUBPROTOCOL};
+use roomcast_proto::id::ConnectionId;
 use roomcast_proto::status::Status;
 use roomcast_room::ConnectRequest;
 use worker::{Headers, Response};
@@ -29,7 +30,7 @@ impl Handler<'_> {
             .position()
             .map_err(|error| self.reject("malformed", room, error))?;
         let request = ConnectRequest {
-            connection_id: fresh_id(),
+            connection_id: ConnectionId::trusted(fresh_id()),
             user: identity.user,
             rights,
             expires: identity.expires,

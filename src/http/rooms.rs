@@ -7,6 +7,7 @@ use super::response::HandlerResult;
 use crate::runtime::ids::fresh_id;
 use roomcast_proto::access::Rights;
 use roomcast_proto::error::Error;
+use roomcast_proto::id::{Epoch, UserId};
 use roomcast_proto::name::personal_room_owner;
 use roomcast_room::service::Request as ServiceRequest;
 
@@ -36,10 +37,10 @@ impl Handler<'_> {
     }
 
     /// `PUT` and `DELETE /rooms/{room}/members/{user}`.
-    pub(super) async fn change_member(&self, room: &str, user: String) -> HandlerResult {
+    pub(super) async fn change_member(&self, room: &str, user: UserId) -> HandlerResult {
         self.authorize_service(room, Rights::WRITE).await?;
         let request = if self.method == "PUT" {
-            if personal_room_owner(room).is_some_and(|owner| owner != user) {
+            if personal_room_owner(room).is_some_and(|owner| owner != &*user) {
                 let error = "only its own user can be a member of a personal room";
                 return Err(self.reject("auth", room, Error::forbidden(error)));
             }
@@ -62,7 +63,7 @@ impl Handler<'_> {
     /// `DELETE /rooms/{room}`.
     pub(super) async fn delete_room(&self, room: &str) -> HandlerResult {
         self.authorize_service(room, Rights::WRITE).await?;
-        let epoch = fresh_id();
+        let epoch = Epoch::trusted(fresh_id());
         self.forward_to_room(room, &ServiceRequest::Delete { epoch })
             .await
     }

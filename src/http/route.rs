@@ -3,7 +3,7 @@
 use super::problem::Problem;
 use roomcast_gateway::Protocol;
 use roomcast_proto::error::{Error, Result};
-use roomcast_proto::name;
+use roomcast_proto::id::{RoomName, UserId};
 use roomcast_proto::raw_object::{ROOM, USER};
 use std::borrow::Cow;
 
@@ -30,39 +30,39 @@ pub enum Route {
     /// `/rooms/{room}`: the room itself.
     Room {
         /// The name of the room.
-        room: String,
+        room: RoomName,
     },
     /// `/rooms/{room}/ws`: a WebSocket to the room.
     RoomSocket {
         /// The name of the room.
-        room: String,
+        room: RoomName,
     },
     /// `/rooms/{room}/messages`: the log.
     Messages {
         /// The name of the room.
-        room: String,
+        room: RoomName,
     },
     /// `/rooms/{room}/presence`: the presence of the members.
     Presence {
         /// The name of the room.
-        room: String,
+        room: RoomName,
     },
     /// `/rooms/{room}/members`: the members.
     Members {
         /// The name of the room.
-        room: String,
+        room: RoomName,
     },
     /// `/rooms/{room}/members/{user}`: one member.
     Member {
         /// The name of the room.
-        room: String,
+        room: RoomName,
         /// The user id of the member.
-        user: String,
+        user: UserId,
     },
     /// `/rooms/{room}/connections`: the connections of a user.
     Connections {
         /// The name of the room.
-        room: String,
+        room: RoomName,
     },
 }
 
@@ -152,17 +152,15 @@ pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
     make(&segments).map_err(Problem::from)
 }
 
-fn room(segment: &str) -> Result<String> {
+fn room(segment: &str) -> Result<RoomName> {
     decoded(segment)
-        .filter(|room| name::is_room(room))
-        .map(Cow::into_owned)
+        .and_then(|room| RoomName::parse(&room))
         .ok_or_else(|| Error::bad_field("room", ROOM.expected))
 }
 
-fn user(segment: &str) -> Result<String> {
+fn user(segment: &str) -> Result<UserId> {
     decoded(segment)
-        .filter(|user| name::is_user(user))
-        .map(Cow::into_owned)
+        .and_then(|user| UserId::parse(&user))
         .ok_or_else(|| Error::bad_field("user", USER.expected))
 }
 

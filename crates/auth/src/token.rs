@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use jwt_compact::{TimeOptions, UntrustedToken};
 use roomcast_proto::access::{self, Identity, Rights, RoomPatterns, TokenId};
 use roomcast_proto::error::{Error, Result};
-use roomcast_proto::name;
+use roomcast_proto::id::UserId;
 use roomcast_proto::time::Millis;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -131,11 +131,9 @@ pub(crate) fn verify(
 
     let custom = claims.custom;
     let user = custom.sub.ok_or_else(|| invalid("has no `sub`"))?;
-    if !name::is_user(&user) {
-        return Err(invalid(
-            "has an invalid `sub`: it must be 1 to 128 of A-Z a-z 0-9 . _ : -",
-        ));
-    }
+    let user = UserId::parse(&user).ok_or_else(|| {
+        invalid("has an invalid `sub`: it must be 1 to 128 of A-Z a-z 0-9 . _ : -")
+    })?;
     if rules.issuer.is_some() && custom.iss.as_deref() != rules.issuer {
         return Err(invalid("has the wrong `iss`"));
     }

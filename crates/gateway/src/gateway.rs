@@ -8,6 +8,7 @@ use crate::output::{AuthRequest, Output};
 use crate::socketio::{Attachments, ConnectionEvent, SocketIoServer};
 use roomcast_proto::access::Identity;
 use roomcast_proto::error::Result;
+use roomcast_proto::id::{RoomName, UserId};
 use roomcast_proto::link::{Command as ToRoom, Push, Pushed};
 use roomcast_proto::time::Millis;
 
@@ -117,7 +118,7 @@ impl Gateway {
     /// Returns `true` if more commands for the room are likely to arrive. The host waits
     /// for the next turn of the event loop and asks again, before it calls
     /// [`Gateway::take_commands`]. Returns `false` after a few turns at the latest.
-    pub fn awaits_turn(&mut self, room: &str) -> bool {
+    pub fn awaits_turn(&mut self, room: &RoomName) -> bool {
         self.chat.awaits_turn(room)
     }
 
@@ -126,13 +127,13 @@ impl Gateway {
     ///
     /// Commands that were taken before count as delivered, unless
     /// [`Gateway::forward_failed`] was called.
-    pub fn take_commands(&mut self, room: &str) -> Option<Vec<ToRoom>> {
+    pub fn take_commands(&mut self, room: &RoomName) -> Option<Vec<ToRoom>> {
         self.chat.take_commands(&mut self.server, room)
     }
 
     /// The request with these commands to a room failed. The room may have received
     /// them.
-    pub fn forward_failed(&mut self, room: &str, commands: Vec<ToRoom>) {
+    pub fn forward_failed(&mut self, room: &RoomName, commands: Vec<ToRoom>) {
         self.chat.request_failed(&mut self.server, room, commands);
     }
 
@@ -163,7 +164,7 @@ impl Gateway {
     /// The client with this `pid` and user resumes on another connection, here or at
     /// another gateway. Closes its connection if it is still open. Called before the
     /// host takes the record of the client out of the storage.
-    pub fn evict(&mut self, pid: &str, user: &str) {
+    pub fn evict(&mut self, pid: &str, user: &UserId) {
         self.chat.evict_client(&mut self.server, pid, user);
     }
 }

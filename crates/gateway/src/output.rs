@@ -6,6 +6,7 @@ use crate::frame::Frame;
 use crate::ids::{ClientId, PollId, SocketId};
 use roomcast_proto::access::Identity;
 use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::id::{ConnectionId, RoomName, UserId};
 use roomcast_proto::log_record::LogRecord;
 use std::fmt;
 
@@ -54,14 +55,14 @@ pub enum Output {
     /// until that returned `None`.
     Forward {
         /// The name of the room.
-        room: String,
+        room: RoomName,
     },
     /// Stores the record of a client, in place of the one before.
     Save {
         /// The storage key: the `pid` of the client, or its id if it has no `pid`.
         client: String,
         /// The user of the client.
-        user: String,
+        user: UserId,
         /// The client is disconnected and can resume.
         gone: bool,
         /// The record, as JSON.
@@ -83,7 +84,7 @@ pub enum Output {
     /// Stores the position of a room, for [`crate::Gateway::restore`].
     StorePosition {
         /// The name of the room.
-        room: String,
+        room: RoomName,
         /// The highest `seq` that the clients of the room have received.
         at: u64,
     },
@@ -95,7 +96,7 @@ pub enum Output {
         /// The `pid` that it sent. Begins with the name of the gateway that made it.
         pid: String,
         /// The user of the client. A record of another user is not returned.
-        user: String,
+        user: UserId,
     },
     /// Verifies credentials. Answered by [`crate::Gateway::authenticated`].
     Authenticate(Authentication),
@@ -108,13 +109,13 @@ pub enum Output {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PositionKey {
     /// All clients of a room, except for those that lag.
-    Room(String),
+    Room(RoomName),
     /// A client that lags behind the other clients of a room.
     Lagging {
         /// The name of the room.
-        room: String,
+        room: RoomName,
         /// The connection id of the client.
-        client: String,
+        client: ConnectionId,
     },
 }
 
@@ -122,10 +123,10 @@ impl PositionKey {
     /// Returns the key with this text. The names of rooms contain no space.
     pub fn parse(text: &str) -> Self {
         match text.split_once(' ') {
-            None => PositionKey::Room(text.to_owned()),
+            None => PositionKey::Room(RoomName::trusted(text)),
             Some((room, client)) => PositionKey::Lagging {
-                room: room.to_owned(),
-                client: client.to_owned(),
+                room: RoomName::trusted(room),
+                client: ConnectionId::trusted(client),
             },
         }
     }
@@ -177,7 +178,7 @@ pub enum AuthRequest {
     /// A `refreshToken` command.
     Refresh {
         /// The id of the client.
-        connection: String,
+        connection: ConnectionId,
         /// The id of the command, if the client wants an answer.
         id: Option<u32>,
     },

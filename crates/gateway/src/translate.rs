@@ -1,13 +1,24 @@
-//! Converts between lines of the native framing and events of Socket.IO. The data of an
-//! event is copied as it is and not parsed.
+//! Converts lines of the native framing to events of Socket.IO, and events of Socket.IO
+//! to commands. The data of an event is copied as it is and not parsed.
 
 use crate::ids::SessionId;
 use crate::{recovery_offset, socketio};
+use roomcast_proto::command::Command;
+use roomcast_proto::error::Result;
 use roomcast_proto::event_name::NEW_MESSAGE;
-use roomcast_proto::json::push_string;
+use roomcast_proto::framing;
+use roomcast_proto::id::RoomName;
+use roomcast_proto::json::{on_one_line, push_string};
 use roomcast_proto::raw_object::{RawObject, TEXT, WHOLE};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
+
+/// The position of a logged event.
+#[derive(Debug, PartialEq)]
+pub(crate) struct EventStamp {
+    pub(crate) room: RoomName,
+    pub(crate) seq: u64,
+}
 
 /// A line of a room, for a Socket.IO client.
 #[derive(Debug, PartialEq)]
@@ -24,8 +35,8 @@ pub(crate) enum Line {
         /// The name and the arguments: a JSON list without its final bracket, because an
         /// offset may follow. Input of [`finish_args`].
         open_args: String,
-        /// The room and the `seq` of a logged event.
-        stamp: Option<(String, u64)>,
+        /// The position; `None` if the event is not logged.
+        stamp: Option<EventStamp>,
     },
 }
 
@@ -64,12 +75,12 @@ pub(crate) fn parse_line(line: &str) -> Option<Line> {
     Some(Line::Event { open_args, stamp })
 }
 
-fn parse_stamp(json: &str) -> Option<(String, u64)> {
+fn parse_stamp(json: &str) -> Option<EventStamp> {
     let object = RawObject::parse(json, "a stamp").ok()?;
-    Some((
-        object.required("roomId", TEXT).ok()?,
-        object.required("seq", WHOLE).ok()?,
-    ))
+    Some(EventStamp {
+        room: RoomName::trusted(object.required("roomId", TEXT).ok()?),
+        seq: object.required("seq", WHOLE).ok()?,
+    })
 }
 
 /// Returns `true` if a line is a `gap` event.
@@ -88,21 +99,35 @@ pub(crate) fn finish_args(mut open_args: String, offset: Option<&str>) -> String
     open_args
 }
 
-/// Converts an event of a Socket.IO client to a line: its name, and its first argument
-/// as the data. Returns `None` if `args` is not a JSON list with a name.
-pub(crate) fn event_to_line(args: &str, id: Option<u32>) -> Option<String> {
-    let args: Vec<&RawValue> = serde_json::from_str(args).ok()?;
-    let name = args.first()?.get();
-    let mut line = format!(r#"{{"event":{name}"#);
-    if let Some(data) = args.get(1) {
-        line.push_str(r#","data":"#);
-        line.push_str(&roomcast_proto::json::on_one_line(data.get()));
+/// An event of a Socket.IO client.
+#[derive(Debug, PartialEq)]
+pub(crate) struct ClientEvent {
+    /// The length of the same command as a line of the native framing, in bytes. It
+    /// counts for the limit of frames, so that both protocols accept the same commands.
+    pub(crate) line_length: usize,
+    /// The command, or the error to answer.
+    pub(crate) command: Result<Command>,
+}
+
+/// Parses an event of a Socket.IO client: its name, and its first argument as the data.
+/// Returns `None` if `args` is not a JSON list with a name.
+pub(crate) fn parse_event(args: &str, id: Option<u32>) -> Option<ClientEvent> {
+    let args = on_one_line(args);
+    let args: Vec<&RawValue> = serde_json::from_str(&args).ok()?;
+    let (name, data) = (*args.first()?, args.get(1).copied());
+    let field = |key: &str, value: usize| key.len() + value;
+    let mut line_length = field(r#"{"event":}"#, name.get().len());
+    if let Some(data) = data {
+        line_length += field(r#","data":"#, data.get().len());
     }
     if let Some(id) = id {
-        line.push_str(&format!(r#","id":{id}"#));
+        let digits = id.checked_ilog10().unwrap_or(0) as usize + 1;
+        line_length += field(r#","id":"#, digits);
     }
-    line.push('}');
-    Some(line)
+    Some(ClientEvent {
+        line_length,
+        command: framing::decode_parts(name, data),
+    })
 }
 
 /// The offsets of a client for the events of one room: an offset without the position in
@@ -165,7 +190,7 @@ impl<'a> BroadcastText<'a> {
             };
             for ((nsp, offset), sessions) in &self.groups {
                 let offset = match (&stamp, offset) {
-                    (Some((_, seq)), Some(offset)) => Some(offset.at(*seq)),
+                    (Some(stamp), Some(offset)) => Some(offset.at(stamp.seq)),
                     _ => None,
                 };
                 let args = finish_args(open_args.clone(), offset.as_deref());
@@ -180,6 +205,11 @@ impl<'a> BroadcastText<'a> {
 mod tests {
     use super::*;
 
+    fn at(seq: u64) -> EventStamp {
+        let room = RoomName::trusted("r");
+        EventStamp { room, seq }
+    }
+
     #[test]
     fn event_line_becomes_an_event_with_offset() {
         let message = r#"{"event":"newMessage","data":{"content":1,"roomId":"r","seq":7}}"#;
@@ -187,14 +217,14 @@ mod tests {
             parse_line(message),
             Some(Line::Event {
                 open_args: r#"["newMessage",{"content":1,"roomId":"r","seq":7}"#.into(),
-                stamp: Some(("r".into(), 7)),
+                stamp: Some(at(7)),
             })
         );
         let custom = r#"{"event":"x","data":"y","meta":{"roomId":"r","seq":8}}"#;
         let Some(Line::Event { open_args, stamp }) = parse_line(custom) else {
             panic!("not an event");
         };
-        assert_eq!(stamp, Some(("r".into(), 8)));
+        assert_eq!(stamp, Some(at(8)));
         let template = OffsetTemplate {
             before: "1.5".into(),
             after: "z".into(),
@@ -221,15 +251,32 @@ mod tests {
     }
 
     #[test]
-    fn socketio_event_becomes_a_line() {
-        assert_eq!(
-            event_to_line("[\"joinRoom\",\n \"r\"]", Some(4)).as_deref(),
-            Some(r#"{"event":"joinRoom","data":"r","id":4}"#)
-        );
-        assert_eq!(
-            event_to_line("[1]", None).as_deref(),
-            Some(r#"{"event":1}"#)
-        );
-        assert_eq!(event_to_line("[]", None), None);
+    fn socketio_event_is_parsed_as_the_line_of_the_same_command() {
+        for (args, id, line) in [
+            (
+                "[\"joinRoom\",\n \"r\"]",
+                Some(4),
+                r#"{"event":"joinRoom","data":"r","id":4}"#,
+            ),
+            ("[1]", None, r#"{"event":1}"#),
+            (
+                "[\"sync\",{\"after\":\n1},2]",
+                Some(10),
+                r#"{"event":"sync","data":{"after": 1},"id":10}"#,
+            ),
+            (
+                "[\"emit\",{\"event\":\"x\",\"data\":[1,\r\n2]}]",
+                Some(0),
+                r#"{"event":"emit","data":{"event":"x","data":[1,  2]},"id":0}"#,
+            ),
+        ] {
+            let event = ClientEvent {
+                line_length: line.len(),
+                command: framing::decode_line(line).command,
+            };
+            assert_eq!(parse_event(args, id), Some(event), "{args}");
+        }
+        assert_eq!(parse_event("[]", None), None);
+        assert_eq!(parse_event("{}", None), None);
     }
 }

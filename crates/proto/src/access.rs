@@ -1,6 +1,7 @@
 //! Access rights: what the holder of a token may do in which room.
 
 use crate::error::{Error, Result};
+use crate::id::UserId;
 use crate::name;
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -124,7 +125,7 @@ pub struct TokenId {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Identity {
     /// The user id, from the claim `sub`.
-    pub user: String,
+    pub user: UserId,
     /// The time at which the token expires.
     pub expires: Millis,
     /// `true` if the token has `role: service` and so may use the HTTP API.

@@ -2,6 +2,7 @@
 
 use crate::envelope::Body;
 use crate::error::{Error, Result};
+use crate::id::{MessageId, RoomName};
 use crate::name;
 use crate::position::Position;
 use crate::raw_object::{
@@ -29,7 +30,7 @@ pub enum Command {
     Join {
         /// The room.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        room: Option<String>,
+        room: Option<RoomName>,
         /// Where the client wants to start reading.
         position: Position,
     },
@@ -37,7 +38,7 @@ pub enum Command {
     Leave {
         /// The room.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        room: Option<String>,
+        room: Option<RoomName>,
     },
     /// `sendMessage` or `emit`: sends an event to the room.
     Send(Send),
@@ -45,7 +46,7 @@ pub enum Command {
     Delivered {
         /// The room.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        room: Option<String>,
+        room: Option<RoomName>,
         /// Sequence number up to which all events are delivered.
         seq: u64,
     },
@@ -53,7 +54,7 @@ pub enum Command {
     Read {
         /// The room.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        room: Option<String>,
+        room: Option<RoomName>,
         /// Sequence number up to which all events are read.
         seq: u64,
     },
@@ -61,7 +62,7 @@ pub enum Command {
     Typing {
         /// The room.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        room: Option<String>,
+        room: Option<RoomName>,
         /// `true` to start, `false` to stop.
         is_typing: bool,
     },
@@ -74,7 +75,7 @@ pub enum Command {
     Sync {
         /// The room.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        room: Option<String>,
+        room: Option<RoomName>,
         /// Sequence number after which the page starts.
         after: u64,
         /// Maximum number of events, between 1 and [`MAX_LIMIT`].
@@ -92,13 +93,13 @@ pub enum Command {
 pub struct Send {
     /// The room; `None` if the client sent no `roomId`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub room: Option<String>,
+    pub room: Option<RoomName>,
     /// The content of the event.
     pub body: Body,
     /// The sender's id for the event. A repetition with the same id is not broadcast
     /// again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message_id: Option<String>,
+    pub message_id: Option<MessageId>,
     /// `true` if the event is ephemeral: sent to the connected members and not stored.
     #[serde(default)]
     pub volatile: bool,
@@ -117,15 +118,15 @@ const LIMIT: Field<u64> = Field {
 impl Command {
     /// Returns the room that the command names. Returns `None` if it names none, and for
     /// commands that do not concern a single room.
-    pub fn room(&self) -> Option<&str> {
+    pub fn room(&self) -> Option<&RoomName> {
         match self {
             Command::Join { room, .. }
             | Command::Leave { room }
             | Command::Delivered { room, .. }
             | Command::Read { room, .. }
             | Command::Typing { room, .. }
-            | Command::Sync { room, .. } => room.as_deref(),
-            Command::Send(send) => send.room.as_deref(),
+            | Command::Sync { room, .. } => room.as_ref(),
+            Command::Send(send) => send.room.as_ref(),
             Command::Presence { .. } | Command::Refresh { .. } => None,
         }
     }
@@ -224,7 +225,7 @@ fn object_or_empty(data: Option<&RawValue>) -> Result<RawObject<'_>> {
 }
 
 /// Returns the room if `data` is a string, which is short for an object with `roomId`.
-fn bare_room(data: Option<&RawValue>) -> Result<Option<String>> {
+fn bare_room(data: Option<&RawValue>) -> Result<Option<RoomName>> {
     data.filter(|data| data.get().starts_with('"'))
         .map(|data| {
             (ROOM.read)(data.get()).ok_or_else(|| Error::bad_field("roomId", ROOM.expected))
@@ -253,6 +254,7 @@ fn join(data: Option<&RawValue>) -> Result<Command> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::EventName;
 
     fn parse(event: &str, data: &str) -> Result<Command> {
         let raw: Box<RawValue> = serde_json::from_str(data).expect("valid JSON");
@@ -268,8 +270,8 @@ mod tests {
         assert_eq!(
             command,
             Ok(Command::Send(Send {
-                room: Some("r".into()),
-                message_id: Some("m".into()),
+                room: RoomName::parse("r"),
+                message_id: MessageId::parse("m"),
                 volatile: false,
                 body: Body::Message {
                     fields: r#""content":"hi","x":{"y":[1, 2]}"#.into()
@@ -342,7 +344,7 @@ mod tests {
         let Command::Send(send) = command else {
             panic!("{command:?}");
         };
-        let (event, data) = ("x".into(), "null".into());
+        let (event, data) = (EventName::trusted("x"), "null".into());
         assert_eq!(send.body, Body::Custom { event, data });
     }
 

@@ -2,6 +2,7 @@
 //! written as one line of JSON.
 
 use crate::event_name::NEW_MESSAGE;
+use crate::id::EventName;
 use crate::json::{on_one_line, push_number, push_string};
 use crate::raw_object::RawObject;
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,7 @@ pub enum Body {
     /// A custom event.
     Custom {
         /// The name of the event.
-        event: String,
+        event: EventName,
         /// Its data, any JSON value.
         #[serde(with = "json_text")]
         data: String,
@@ -89,7 +90,7 @@ impl Body {
     }
 
     /// Returns the body of a custom event.
-    pub fn custom(event: String, data: &RawValue) -> Self {
+    pub fn custom(event: EventName, data: &RawValue) -> Self {
         Body::Custom {
             event,
             data: on_one_line(data.get()).into_owned(),
@@ -98,7 +99,7 @@ impl Body {
 
     /// Returns the body of an event that a service publishes: a chat message for
     /// `newMessage` whose data is an object, a custom event otherwise.
-    pub fn published(event: String, data: &RawValue) -> Self {
+    pub fn published(event: EventName, data: &RawValue) -> Self {
         if event == NEW_MESSAGE
             && let Ok(object) = RawObject::parse(data.get(), "`data`")
         {
@@ -188,7 +189,7 @@ mod tests {
                 fields: r#""content":"hi""#.into(),
             },
             Body::Custom {
-                event: "x".into(),
+                event: EventName::trusted("x"),
                 data: r#"[1,{"a":null}]"#.into(),
             },
         ];

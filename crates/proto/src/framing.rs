@@ -6,7 +6,7 @@ use crate::command::Command;
 use crate::disconnect::Disconnect;
 use crate::error::{Error, ErrorCode, Result};
 use crate::event;
-use crate::json::{MAX_DEPTH, too_deep};
+use crate::json::{MAX_DEPTH, nests_deeper_than, too_deep};
 use crate::raw_object::{RawObject, TEXT};
 use serde_json::value::RawValue;
 
@@ -77,15 +77,36 @@ pub fn decode_line(line: &str) -> Incoming<'_> {
         return Incoming {
             line,
             id,
-            command: Err(Error::bad_request(format!(
-                "JSON must not be nested deeper than {MAX_DEPTH} levels"
-            ))),
+            command: Err(nested_too_deep()),
         };
     }
     let command = object
         .required("event", TEXT)
         .and_then(|event| Command::parse(&event, object.raw("data")));
     Incoming { line, id, command }
+}
+
+/// Parses a command whose name and data arrive as parts of another framing. Returns the
+/// same errors as [`decode_line`] for a line that consists of them. `name` and `data`
+/// must be on one line.
+pub fn decode_parts(name: &RawValue, data: Option<&RawValue>) -> Result<Command> {
+    let parts = [Some(name), data];
+    // In a line, the object is the first level.
+    let is_too_deep = |part: &RawValue| nests_deeper_than(MAX_DEPTH - 1, part.get());
+    if parts.into_iter().flatten().any(is_too_deep) {
+        return Err(nested_too_deep());
+    }
+    let event = match name.get() {
+        "null" => return Err(Error::missing_field("event")),
+        name => (TEXT.read)(name).ok_or_else(|| Error::bad_field("event", TEXT.expected))?,
+    };
+    Command::parse(&event, data.filter(|data| data.get() != "null"))
+}
+
+fn nested_too_deep() -> Error {
+    Error::bad_request(format!(
+        "JSON must not be nested deeper than {MAX_DEPTH} levels"
+    ))
 }
 
 /// Returns the answer to a command: `{"ack":7,"data":…}`. `data` is JSON text.
@@ -155,6 +176,30 @@ mod tests {
             decode(&frame(MAX_LINES + 2)).err(),
             Some(Disconnect::TooLarge)
         );
+    }
+
+    #[test]
+    fn parts_are_parsed_as_the_line_that_consists_of_them() {
+        let nested = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        for (name, data) in [
+            (r#""sendMessage""#, r#"{"content":{"a":[1, 2]}}"#),
+            (r#""joinRoom""#, r#""r""#),
+            (r#""joinRoom""#, "null"),
+            (r#""joinRoom""#, "[]"),
+            (r#""nothing""#, "{}"),
+            (r#""sync""#, r#"{"after":-1}"#),
+            ("null", "{}"),
+            ("7", "{}"),
+            (&nested(63), "{}"),
+            (&nested(64), "{}"),
+            (r#""sync""#, &nested(63)),
+            (r#""sync""#, &nested(64)),
+        ] {
+            let line = format!(r#"{{"event":{name},"data":{data}}}"#);
+            let raw = |json| serde_json::from_str::<&RawValue>(json).expect("JSON");
+            let command = decode_parts(raw(name), Some(raw(data)));
+            assert_eq!(command, decode_line(&line).command, "{line}");
+        }
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! Names and ids as types, so that the compiler tells a room from a user and a value
 //! that was validated from one that was not.
 //!
-//! Each type is a shared string: a clone copies a pointer. There are two ways to make
-//! one:
+//! Each type is a shared string: a clone copies a pointer. A value is validated once,
+//! where it enters the server:
 //!
-//! - `parse` validates. Use it, or `Deserialize`, which calls it, for everything that a
-//!   client or a service sends.
+//! - `parse` validates. Use it for everything that a client or a service sends. The fields
+//!   of [`raw_object`](crate::raw_object) use it.
 //! - `trusted` does not validate. Use it for values that were validated before they were
-//!   stored, and for ids that the server makes itself. Rules may become stricter;
-//!   stored values stay valid.
+//!   stored, and for ids that the server makes itself.
+//! - `Deserialize` does not validate either, because it reads only what an object has
+//!   stored or what another object sends. Rules may become stricter; such values stay
+//!   valid.
 
 use crate::name;
-use serde::de::{Deserializer, Error, Unexpected};
+use serde::de::Deserializer;
 use serde::{Deserialize, Serialize, Serializer};
 use std::borrow::Borrow;
 use std::fmt;
@@ -22,7 +24,7 @@ use std::rc::Rc;
 macro_rules! string_type {
     (
         $(#[$doc:meta])*
-        $name:ident, $rule:expr, $expected:literal, $schema:tt
+        $name:ident, $rule:expr, $schema:tt
     ) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,9 +101,7 @@ macro_rules! string_type {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                $name::parse(&text)
-                    .ok_or_else(|| D::Error::invalid_value(Unexpected::Str(&text), &$expected))
+                String::deserialize(deserializer).map($name::trusted)
             }
         }
 
@@ -120,7 +120,7 @@ macro_rules! string_type {
 
 string_type!(
     /// The name of a room; see [`name::is_room`].
-    RoomName, name::is_room, "a room name", {
+    RoomName, name::is_room, {
         "type": "string",
         "pattern": "^([A-Za-z0-9._:@-]{1,128}|@[A-Za-z0-9._:-]{128})$",
         "description": "The name of a room. `@{userId}` is the personal room of a user.",
@@ -130,7 +130,7 @@ string_type!(
 
 string_type!(
     /// The id of a user; see [`name::is_user`].
-    UserId, name::is_user, "a user id", {
+    UserId, name::is_user, {
         "type": "string",
         "pattern": "^[A-Za-z0-9._:-]{1,128}$",
         "description": "The id of a user: the claim `sub` of the token.",
@@ -141,7 +141,7 @@ string_type!(
 string_type!(
     /// The id of an event, chosen by its sender or by the server; see
     /// [`name::is_message_id`].
-    MessageId, name::is_message_id, "a message id", {
+    MessageId, name::is_message_id, {
         "type": "string",
         "minLength": 1,
         "maxLength": 128,
@@ -153,7 +153,7 @@ string_type!(
 string_type!(
     /// The name of a custom event; see [`name::is_event`]. It may be
     /// [reserved](crate::event_name::is_reserved).
-    EventName, name::is_event, "an event name", {
+    EventName, name::is_event, {
         "type": "string",
         "pattern": "^[A-Za-z0-9._:-]{1,64}$",
         "description": "The name of an event.",
@@ -163,7 +163,7 @@ string_type!(
 
 string_type!(
     /// The id of a connection. Made by the server and never used twice.
-    ConnectionId, |id| !id.is_empty(), "a connection id", {
+    ConnectionId, |id| !id.is_empty(), {
         "type": "string",
         "minLength": 1,
         "description": "The id of a connection. It is never used twice.",
@@ -174,7 +174,7 @@ string_type!(
     /// The epoch of a room's log. It changes when the room is deleted. A client sends it
     /// back together with a position; any string is valid, because one that is not an
     /// epoch of the room only means another log.
-    Epoch, |_| true, "an epoch", {
+    Epoch, |_| true, {
         "type": "string",
         "description": "The epoch of a room's log. It changes when the room is deleted.",
     }
@@ -182,11 +182,18 @@ string_type!(
 
 string_type!(
     /// The name of a gateway. Made by the server.
-    GatewayName, |name| !name.is_empty(), "the name of a gateway", {
+    GatewayName, |name| !name.is_empty(), {
         "type": "string",
         "minLength": 1,
     }
 );
+
+impl Default for Epoch {
+    /// Returns the empty text, which is the epoch of no room.
+    fn default() -> Self {
+        Epoch::trusted("")
+    }
+}
 
 impl RoomName {
     /// Returns the personal room of a user.
@@ -203,10 +210,17 @@ mod tests {
     #[test]
     fn untrusted_values_are_validated() {
         assert!(RoomName::parse("lobby").is_some() && RoomName::parse("a b").is_none());
-        assert!(serde_json::from_str::<UserId>(r#""alice""#).is_ok());
-        let error = serde_json::from_str::<UserId>(r#""a b""#).expect_err("a space");
-        assert!(error.to_string().contains("a user id"), "{error}");
-        assert!(serde_json::from_str::<MessageId>(r#""""#).is_err());
+        assert!(UserId::parse("alice").is_some() && UserId::parse("a b").is_none());
+        assert!(MessageId::parse("").is_none());
+    }
+
+    #[test]
+    fn stored_values_are_read_under_any_rule() {
+        for stored in [r#""alice""#, r#""a b""#, r#""""#] {
+            let user: UserId = serde_json::from_str(stored).expect("a text");
+            assert_eq!(serde_json::to_string(&user).expect("JSON"), stored);
+        }
+        assert!(serde_json::from_str::<UserId>("7").is_err());
     }
 
     #[test]

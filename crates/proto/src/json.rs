@@ -9,6 +9,11 @@ pub const MAX_DEPTH: usize = 64;
 
 /// Returns `true` if `json` nests deeper than [`MAX_DEPTH`]. `json` need not be valid.
 pub fn too_deep(json: &str) -> bool {
+    nests_deeper_than(MAX_DEPTH, json)
+}
+
+/// Returns `true` if `json` nests deeper than `max_depth`. `json` need not be valid.
+pub fn nests_deeper_than(max_depth: usize, json: &str) -> bool {
     let mut depth = 0usize;
     let mut in_string = false;
     let mut bytes = json.bytes();
@@ -20,7 +25,7 @@ pub fn too_deep(json: &str) -> bool {
             }
             b'{' | b'[' if !in_string => {
                 depth += 1;
-                if depth > MAX_DEPTH {
+                if depth > max_depth {
                     return true;
                 }
             }

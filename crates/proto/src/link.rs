@@ -7,10 +7,14 @@
 //!
 //! During a deploy the two objects may run different versions, and both may read what
 //! the other version stored. Fields may therefore be added with a default, but never be
-//! renamed or removed; the same holds for the variants of the enums.
+//! renamed or removed; the same holds for the variants of the enums. A room of an older
+//! version refuses a request with a variant that it does not know; to the gateway, that is
+//! a failed request.
 
 use crate::access::{Rights, TokenId};
+use crate::command;
 use crate::disconnect::Disconnect;
+use crate::id::{ConnectionId, Epoch, GatewayName, RoomName, UserId};
 use crate::position::Position;
 use crate::status::Status;
 use crate::time::Millis;
@@ -20,9 +24,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hello {
     /// The id of the connection, unique for each connection.
-    pub connection_id: String,
+    pub connection_id: ConnectionId,
     /// The user.
-    pub user: String,
+    pub user: UserId,
     /// The rights of the user in the room.
     pub rights: Rights,
     /// The time at which the token expires.
@@ -45,7 +49,7 @@ pub struct Hello {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Request {
     /// The name of the gateway.
-    pub gateway: String,
+    pub gateway: GatewayName,
     /// The commands of its connections, in the order in which they arrived.
     pub commands: Vec<Command>,
 }
@@ -77,24 +81,36 @@ pub enum Command {
         #[serde(default)]
         again: bool,
     },
-    /// Commands of a joined connection.
+    /// A command of a joined connection. The gateway has parsed it and has applied the
+    /// limit of the size of a frame.
+    Execute {
+        /// The connection.
+        connection: ConnectionId,
+        /// The id under which the client expects an answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<u32>,
+        /// The command.
+        command: command::Command,
+    },
+    /// Commands of a joined connection, as text. Only read: gateways of older versions
+    /// send it in place of [`Command::Execute`].
     Frame {
         /// The connection.
-        connection: String,
+        connection: ConnectionId,
         /// A frame of the [native framing](crate::framing).
         frame: String,
     },
     /// The client disconnected. All its connections are gone.
     Gone {
         /// One of its connections.
-        connection: String,
+        connection: ConnectionId,
         /// The close code of its socket.
         code: u16,
     },
     /// The client sent a new token, which has been verified.
     Refresh {
         /// The connection.
-        connection: String,
+        connection: ConnectionId,
         /// The rights that the new token grants in the room.
         rights: Rights,
         /// The time at which the new token expires.
@@ -104,10 +120,11 @@ pub enum Command {
 
 impl Command {
     /// Returns the id of the connection.
-    pub fn connection(&self) -> &str {
+    pub fn connection(&self) -> &ConnectionId {
         match self {
             Command::Join { hello, .. } => &hello.connection_id,
-            Command::Frame { connection, .. }
+            Command::Execute { connection, .. }
+            | Command::Frame { connection, .. }
             | Command::Gone { connection, .. }
             | Command::Refresh { connection, .. } => connection,
         }
@@ -117,12 +134,12 @@ impl Command {
 /// Delivery of a room to a gateway. The body of the request is this header as one line of
 /// JSON, followed by the texts of the items without separators, which avoids encoding
 /// JSON within JSON.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Push {
     /// The room.
-    pub room: String,
+    pub room: RoomName,
     /// The epoch of the room's log.
-    pub epoch: String,
+    pub epoch: Epoch,
     /// Identifies the instance of the room; changes whenever the room is restored.
     pub life: String,
     /// Counts the deliveries of this instance to this gateway. The gateway uses it to
@@ -138,38 +155,38 @@ pub enum Item {
     /// The connection is subscribed: it receives every [`Item::All`] from here on.
     In {
         /// The connection.
-        to: String,
+        to: ConnectionId,
         /// Sequence number of the last event before the subscription.
         after: u64,
     },
     /// The connection is unsubscribed.
     Out {
         /// The connection.
-        to: String,
+        to: ConnectionId,
     },
     /// The socket of the connection must be closed.
     Close {
         /// The connection.
-        to: String,
+        to: ConnectionId,
         /// The reason.
         why: Disconnect,
     },
     /// Asks whether the connection still exists.
     Is {
         /// The connection.
-        to: String,
+        to: ConnectionId,
         /// Sequence number up to which the connection should have received all events.
         at: u64,
     },
     /// The room does not know this connection. The gateway should join it again.
     Lost {
         /// The connection.
-        to: String,
+        to: ConnectionId,
     },
     /// A text for one connection.
     One {
         /// The connection.
-        to: String,
+        to: ConnectionId,
         /// Length of the text.
         bytes: usize,
         /// Sequence number up to which the connection must have received all events
@@ -186,7 +203,7 @@ pub enum Item {
         /// Length of the text.
         bytes: usize,
         /// Connections that do not receive the text.
-        not: Vec<String>,
+        not: Vec<ConnectionId>,
         /// Sequence number of the last event before those in the text.
         after: u64,
         /// Sequence number of the last event in the text.
@@ -198,12 +215,12 @@ pub enum Item {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Pushed {
     /// Connections that the gateway does not have (any more).
-    pub gone: Vec<String>,
+    pub gone: Vec<ConnectionId>,
 }
 
 impl Item {
     /// Returns the connection that the item is for, or `None` for [`Item::All`].
-    pub fn to(&self) -> Option<&str> {
+    pub fn to(&self) -> Option<&ConnectionId> {
         match self {
             Item::In { to, .. }
             | Item::Out { to }
@@ -270,17 +287,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_form_of_commands_of_connections_is_stable() {
+        let json = r#"{"Execute":{"connection":"c","id":7,"command":{"Send":{"room":"r","body":{"Message":{"fields":{"content": 1.50}}},"volatile":false}}}}"#;
+        let command: Command = serde_json::from_str(json).expect("a command");
+        assert_eq!(command.connection(), "c");
+        assert_eq!(serde_json::to_string(&command).expect("JSON"), json);
+        let json = r#"{"Execute":{"connection":"c","command":{"Presence":{"status":"away"}}}}"#;
+        let command: Command = serde_json::from_str(json).expect("a command");
+        assert_eq!(serde_json::to_string(&command).expect("JSON"), json);
+        // As older versions send it.
+        let json = r#"{"Frame":{"connection":"c","frame":"{\"event\":\"sync\"}"}}"#;
+        let command: Command = serde_json::from_str(json).expect("a command");
+        assert_eq!(command.connection(), "c");
+    }
+
+    #[test]
     fn parse_reverses_body() {
+        let to = ConnectionId::trusted("c");
         let one = |bytes| Item::One {
-            to: "c".into(),
+            to: to.clone(),
             bytes,
             after: None,
             at: Some(3),
         };
         let push = Push {
-            room: "r".into(),
-            items: vec![one(3), Item::Out { to: "c".into() }, one(2)],
-            ..Push::default()
+            room: RoomName::trusted("r"),
+            epoch: Epoch::default(),
+            life: String::new(),
+            number: 1,
+            items: vec![one(3), Item::Out { to: to.clone() }, one(2)],
         };
         let body = push.body("\né!\n").expect("JSON");
         let (read, texts) = Push::parse(&body).expect("a push");

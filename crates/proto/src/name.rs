@@ -1,7 +1,5 @@
-//! Names that clients and services choose: rooms, users and custom events. Each is
-//! validated once, where it enters the server.
-
-use std::rc::Rc;
+//! The rules for names that clients and services choose: rooms, users and custom events.
+//! The types are in [`id`](crate::id).
 
 /// Longest room name or user id, in bytes. All allowed characters are ASCII.
 pub const MAX_NAME: usize = 128;
@@ -58,9 +56,6 @@ pub fn personal_room(user: &str) -> String {
 pub fn personal_room_owner(room: &str) -> Option<&str> {
     room.strip_prefix('@')
 }
-
-/// A user id. Shared, because members, presence and every connection hold it.
-pub type UserId = Rc<str>;
 
 #[cfg(test)]
 mod tests {

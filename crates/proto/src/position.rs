@@ -1,5 +1,6 @@
 //! Stream positions: where a client starts to read the log of a room.
 
+use crate::id::Epoch;
 use serde::{Deserialize, Serialize};
 
 /// Position in the log of a room from which a client wants to receive events. Without
@@ -13,7 +14,7 @@ pub struct Position {
     pub since: Option<u64>,
     /// The epoch that `since` belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<String>,
+    pub epoch: Option<Epoch>,
     /// On a first join: the number of events before the head to send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<u64>,

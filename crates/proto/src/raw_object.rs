@@ -4,7 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::event_name::{NEW_MESSAGE, is_reserved};
-use crate::name;
+use crate::id::{Epoch, EventName, MessageId, RoomName, UserId};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -114,6 +114,10 @@ fn text(json: &str) -> Option<String> {
     serde_json::from_str(json).ok()
 }
 
+fn event(json: &str) -> Option<EventName> {
+    EventName::parse(&text(json)?)
+}
+
 /// A boolean.
 pub const BOOLEAN: Field<bool> = Field {
     expected: "true or false",
@@ -148,43 +152,42 @@ pub const TEXT: Field<String> = Field {
     read: text,
 };
 
-/// A room name; see [`name::is_room`].
-pub const ROOM: Field<String> = Field {
+/// A room name.
+pub const ROOM: Field<RoomName> = Field {
     expected: "a room name (1 to 128 of A-Z a-z 0-9 . _ : - @)",
-    read: |json| text(json).filter(|room| name::is_room(room)),
+    read: |json| RoomName::parse(&text(json)?),
 };
 
-/// A user id; see [`name::is_user`].
-pub const USER: Field<String> = Field {
+/// A user id.
+pub const USER: Field<UserId> = Field {
     expected: "a user id (1 to 128 of A-Z a-z 0-9 . _ : -)",
-    read: |json| text(json).filter(|user| name::is_user(user)),
+    read: |json| UserId::parse(&text(json)?),
 };
 
 /// The name of a custom event that is not [reserved](is_reserved).
-pub const EVENT: Field<String> = Field {
+pub const EVENT: Field<EventName> = Field {
     expected: "an event name (1 to 64 of A-Z a-z 0-9 . _ : -) that is not reserved",
-    read: |json| text(json).filter(|event| name::is_event(event) && !is_reserved(event)),
+    read: |json| event(json).filter(|event| !is_reserved(event)),
 };
 
 /// The name of an event that a service may publish: a custom event or `newMessage`.
-pub const PUBLISHED_EVENT: Field<String> = Field {
+pub const PUBLISHED_EVENT: Field<EventName> = Field {
     expected: EVENT.expected,
-    read: |json| {
-        text(json)
-            .filter(|event| event == NEW_MESSAGE)
-            .or_else(|| (EVENT.read)(json))
-    },
+    read: |json| event(json).filter(|event| *event == NEW_MESSAGE || !is_reserved(event)),
 };
 
-/// A message id chosen by the sender; see [`name::is_message_id`].
-pub const MESSAGE_ID: Field<String> = Field {
+/// A message id chosen by the sender.
+pub const MESSAGE_ID: Field<MessageId> = Field {
     expected: "a string of 1 to 128 characters without control characters",
-    read: |json| text(json).filter(|id| name::is_message_id(id)),
+    read: |json| MessageId::parse(&text(json)?),
 };
 
 /// The epoch of a log, as a client sends it back. Any string is accepted: one that is
 /// not an epoch differs from every room's epoch, and a different epoch is not an error.
-pub const EPOCH: Field<String> = TEXT;
+pub const EPOCH: Field<Epoch> = Field {
+    expected: TEXT.expected,
+    read: |json| text(json).map(Epoch::trusted),
+};
 
 #[cfg(test)]
 mod tests {

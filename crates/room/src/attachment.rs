@@ -1,7 +1,7 @@
 //! The persistent part of a connection.
 
 use roomcast_proto::access::{Rights, TokenId};
-use roomcast_proto::name::UserId;
+use roomcast_proto::id::{ConnectionId, UserId};
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The id of the connection, unique for each connection.
-    pub id: String,
+    pub id: ConnectionId,
     /// The user.
     pub user: UserId,
     /// The rights of the user in the room.

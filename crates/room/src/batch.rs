@@ -9,7 +9,7 @@ use crate::ids::{CallId, ConnId};
 use crate::log::LogBatch;
 use crate::output::Change;
 use crate::seq_range::SeqRange;
-use roomcast_proto::name::UserId;
+use roomcast_proto::id::UserId;
 use roomcast_proto::time::Millis;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn each_connection_gets_one_frame_with_answers_first() {
-        let (alice, bob): (UserId, UserId) = ("alice".into(), "bob".into());
+        let (alice, bob) = (UserId::trusted("alice"), UserId::trusted("bob"));
         let mut batch = Batch::default();
         batch.ack(conn(0), 7, "ack");
         batch.next_event(&alice, 5).push_str("é1");
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn the_sender_gets_its_answer_and_the_event() {
-        let alice: UserId = "alice".into();
+        let alice = UserId::trusted("alice");
         let mut batch = Batch::default();
         batch.next_event(&alice, 5).push_str("e1");
         batch.ack(conn(0), 1, "ack");
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_large_batch_is_stored_in_several_rows() {
-        let alice: UserId = "alice".into();
+        let alice = UserId::trusted("alice");
         let mut batch = Batch::default();
         let large = "x".repeat(MAX_ROW_BYTES / 2);
         for _ in 0..5 {
@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_is_excluded_from_all_events_gets_no_frame() {
-        let alice: UserId = "alice".into();
+        let alice = UserId::trusted("alice");
         let mut batch = Batch::default();
         batch.broadcast(event(Except::User(alice.clone()), "a"));
         batch.broadcast(event(Except::User(alice), "b"));

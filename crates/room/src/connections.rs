@@ -6,8 +6,8 @@ use crate::ids::ConnId;
 use crate::seq_range::SeqRange;
 use roomcast_proto::access::Rights;
 use roomcast_proto::error::{Error, Result};
+use roomcast_proto::id::UserId;
 use roomcast_proto::limits::{ConnectionLimits, Kind};
-use roomcast_proto::name::UserId;
 use roomcast_proto::time::Millis;
 use slotmap::SlotMap;
 

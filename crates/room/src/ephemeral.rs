@@ -1,7 +1,7 @@
 //! Events that are not stored: presence, typing, receipts, volatile messages.
 
 use crate::ids::ConnId;
-use roomcast_proto::name::UserId;
+use roomcast_proto::id::UserId;
 
 /// One line for all connections except some.
 #[derive(Clone, Debug)]

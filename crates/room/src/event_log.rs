@@ -9,12 +9,13 @@ use crate::snapshot::ReadRecent;
 use roomcast_proto::command::Send;
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::event;
+use roomcast_proto::id::{Epoch, MessageId};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::{Millis, rfc3339};
 
 /// The epoch, the bounds and the recent sends of a log.
 pub(crate) struct EventLog {
-    epoch: String,
+    epoch: Epoch,
     bounds: LogBounds,
     dedupe: Dedupe,
     /// Reads the sends from before the restart, until they have been read.
@@ -35,7 +36,7 @@ pub(crate) struct Start {
 /// An accepted send.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    pub(crate) message_id: String,
+    pub(crate) message_id: MessageId,
     pub(crate) seen: Seen,
     /// `true` if the send repeats an earlier one, so that it is not logged again.
     pub(crate) duplicate: bool,
@@ -54,7 +55,7 @@ impl Accepted {
 }
 
 impl EventLog {
-    pub(crate) fn new(epoch: String, bounds: LogBounds, recent: Option<ReadRecent>) -> Self {
+    pub(crate) fn new(epoch: Epoch, bounds: LogBounds, recent: Option<ReadRecent>) -> Self {
         EventLog {
             epoch,
             bounds,
@@ -64,7 +65,7 @@ impl EventLog {
         }
     }
 
-    pub(crate) fn epoch(&self) -> &str {
+    pub(crate) fn epoch(&self) -> &Epoch {
         &self.epoch
     }
 
@@ -100,7 +101,7 @@ impl EventLog {
         };
         let Some(id) = &send.message_id else {
             return Ok(Accepted {
-                message_id: dedupe::make_id(&self.epoch, sender, seen),
+                message_id: MessageId::trusted(dedupe::make_id(&self.epoch, sender, seen)),
                 seen,
                 duplicate: false,
             });
@@ -134,7 +135,7 @@ impl EventLog {
     }
 
     /// Returns an id for an ephemeral event without one.
-    pub(crate) fn ephemeral_id(&mut self, sender: &str, now: Millis) -> String {
+    pub(crate) fn ephemeral_id(&mut self, sender: &str, now: Millis) -> MessageId {
         let at = Seen {
             seq: self.bounds.head,
             at: now,
@@ -142,7 +143,7 @@ impl EventLog {
         self.ephemeral_events += 1;
         let id = dedupe::make_id(&self.epoch, sender, at);
         // The event has no position in the log, so `read_id` must not recognise the id.
-        format!("{id}-{:x}", self.ephemeral_events)
+        MessageId::trusted(format!("{id}-{:x}", self.ephemeral_events))
     }
 
     /// Returns the position from which a user receives the log. `delivered` is the

@@ -7,17 +7,17 @@ use crate::outbox::{Acknowledgement, Outboxes, Retry};
 use crate::output::Change;
 use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
+use roomcast_proto::id::{ConnectionId, Epoch, GatewayName, RoomName};
 use roomcast_proto::link::{Item, Push};
 use roomcast_proto::time::Millis;
 use slotmap::SecondaryMap;
 use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
 
 /// The gateway of a connection, and the id of the connection there.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
-    pub(crate) gateway: Rc<str>,
-    pub(crate) id: Rc<str>,
+    pub(crate) gateway: GatewayName,
+    pub(crate) id: ConnectionId,
 }
 
 /// The logged events in a text for one connection.
@@ -65,9 +65,9 @@ impl TextEvents {
 pub(crate) struct GatewayLinks {
     outboxes: Outboxes,
     subscriptions: SecondaryMap<ConnId, Subscription>,
-    by_id: HashMap<Rc<str>, ConnId>,
+    by_id: HashMap<ConnectionId, ConnId>,
     /// The number of connections of each gateway.
-    counts: HashMap<Rc<str>, usize>,
+    counts: HashMap<GatewayName, usize>,
     /// Connections whose membership has ended. They are removed after the next flush.
     leaving: Vec<ConnId>,
     /// Identifies this instance of the room.
@@ -108,15 +108,15 @@ impl GatewayLinks {
     }
 
     /// Returns the connection with this id.
-    pub(crate) fn find(&self, id: &str) -> Option<ConnId> {
+    pub(crate) fn find(&self, id: &ConnectionId) -> Option<ConnId> {
         self.by_id.get(id).copied()
     }
 
     /// Returns the connections of a gateway.
-    pub(crate) fn connections_of(&self, gateway: &str) -> Vec<ConnId> {
+    pub(crate) fn connections_of(&self, gateway: &GatewayName) -> Vec<ConnId> {
         let subscriptions = self.subscriptions.iter();
         subscriptions
-            .filter(|(_, subscription)| *subscription.gateway == *gateway)
+            .filter(|(_, subscription)| subscription.gateway == *gateway)
             .map(|(conn, _)| conn)
             .collect()
     }
@@ -142,7 +142,7 @@ impl GatewayLinks {
     }
 
     /// Queues an item without a text.
-    pub(crate) fn queue(&mut self, gateway: &str, item: Item) {
+    pub(crate) fn queue(&mut self, gateway: &GatewayName, item: Item) {
         self.outboxes.queue(gateway, item, "");
     }
 
@@ -154,7 +154,7 @@ impl GatewayLinks {
         events: TextEvents,
     ) {
         let item = Item::One {
-            to: subscription.id.to_string(),
+            to: subscription.id.clone(),
             bytes: text.len(),
             after: events.after(),
             at: events.at(),
@@ -176,8 +176,8 @@ impl GatewayLinks {
     pub(crate) fn must_deliver(&mut self, subscription: &Subscription, item: Item) -> Change {
         self.queue(&subscription.gateway, item.clone());
         Change::PutSubscriber {
-            id: subscription.id.to_string(),
-            gateway: subscription.gateway.to_string(),
+            id: subscription.id.clone(),
+            gateway: subscription.gateway.clone(),
             subscriber: StoredSubscriber::Ended(item),
         }
     }
@@ -187,19 +187,19 @@ impl GatewayLinks {
     pub(crate) fn end(
         &mut self,
         conn: ConnId,
-        item: impl FnOnce(String) -> Item,
+        item: impl FnOnce(ConnectionId) -> Item,
     ) -> Option<Change> {
         let subscription = self.remove(conn)?;
-        let item = item(subscription.id.to_string());
+        let item = item(subscription.id.clone());
         Some(self.must_deliver(&subscription, item))
     }
 
     /// Asks a gateway which of its connections still exist, and whether they have all
     /// events up to `head`.
-    pub(crate) fn probe_connections(&mut self, gateway: &str, head: u64) {
+    pub(crate) fn probe_connections(&mut self, gateway: &GatewayName, head: u64) {
         for conn in self.connections_of(gateway) {
             if let Some(subscription) = self.subscriptions.get(conn) {
-                let to = subscription.id.to_string();
+                let to = subscription.id.clone();
                 self.outboxes.queue(gateway, Item::Is { to, at: head }, "");
             }
         }
@@ -250,7 +250,7 @@ impl GatewayLinks {
             let item = Item::All {
                 bytes: text.len(),
                 not: excluded
-                    .map(|subscription| subscription.id.to_string())
+                    .map(|subscription| subscription.id.clone())
                     .collect(),
                 after: events.after,
                 at: events.upto,
@@ -268,18 +268,18 @@ impl GatewayLinks {
 
     /// Returns the connection that receives the next portion: see
     /// [`Outboxes::next_portion`].
-    pub(crate) fn next_portion(&mut self, gateway: &str) -> Option<ConnId> {
+    pub(crate) fn next_portion(&mut self, gateway: &GatewayName) -> Option<ConnId> {
         self.outboxes.next_portion(gateway)
     }
 
     /// See [`Outboxes::skip_portion`].
-    pub(crate) fn skip_portion(&mut self, gateway: &str) {
+    pub(crate) fn skip_portion(&mut self, gateway: &GatewayName) {
         self.outboxes.skip_portion(gateway);
     }
 
     /// Drops items for slow gateways and asks these for their connections. Returns the
     /// gateways.
-    pub(crate) fn shed(&mut self, head: u64) -> Vec<String> {
+    pub(crate) fn shed(&mut self, head: u64) -> Vec<GatewayName> {
         let slow = self.outboxes.shed();
         for gateway in &slow {
             self.probe_connections(gateway, head);
@@ -288,33 +288,34 @@ impl GatewayLinks {
     }
 
     /// Returns the gateways to which deliveries start: see [`Outboxes::start`].
-    pub(crate) fn start_deliveries(&mut self) -> Vec<String> {
+    pub(crate) fn start_deliveries(&mut self) -> Vec<GatewayName> {
         self.outboxes.start()
     }
 
     /// Returns the body of the next delivery: see [`Outboxes::take`].
     pub(crate) fn take_delivery(
         &mut self,
-        gateway: &str,
-        room: &str,
-        epoch: &str,
+        gateway: &GatewayName,
+        room: &RoomName,
+        epoch: &Epoch,
     ) -> Option<serde_json::Result<String>> {
-        let header = || Push {
-            room: room.to_owned(),
-            epoch: epoch.to_owned(),
+        let header = |number, items| Push {
+            room: room.clone(),
+            epoch: epoch.clone(),
             life: self.life.clone(),
-            ..Push::default()
+            number,
+            items,
         };
         self.outboxes.take(gateway, header)
     }
 
     /// The gateway has acknowledged a delivery.
-    pub(crate) fn acknowledged(&mut self, gateway: &str) -> Acknowledgement {
+    pub(crate) fn acknowledged(&mut self, gateway: &GatewayName) -> Acknowledgement {
         self.outboxes.acknowledged(gateway)
     }
 
     /// A delivery has failed. With [`Retry::Never`] the gateway is given up.
-    pub(crate) fn failed(&mut self, gateway: &str, now: Millis) -> Retry {
+    pub(crate) fn failed(&mut self, gateway: &GatewayName, now: Millis) -> Retry {
         let retry = self.outboxes.failed(gateway);
         if retry == Retry::Never {
             self.outboxes.give_up(gateway, now);
@@ -323,12 +324,12 @@ impl GatewayLinks {
     }
 
     /// The host has stopped sending to a gateway because of an error in the room.
-    pub(crate) fn stopped(&mut self, gateway: &str) {
+    pub(crate) fn stopped(&mut self, gateway: &GatewayName) {
         self.outboxes.stopped(gateway);
     }
 
     /// The gateway has sent a request.
-    pub(crate) fn active(&mut self, gateway: &str) {
+    pub(crate) fn active(&mut self, gateway: &GatewayName) {
         self.outboxes.active(gateway);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::config::RoomConfig;
 use crate::log::LogBounds;
-use roomcast_proto::name::UserId;
+use roomcast_proto::id::UserId;
 use roomcast_proto::time::{Millis, rfc3339};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -115,7 +115,7 @@ mod tests {
         member.deliver(12);
         assert_eq!((member.delivered, member.read), (12, 9));
         member.restore(&JournalEntry {
-            user: "x".into(),
+            user: UserId::trusted("x"),
             delivered: 3,
             read: 3,
             last_seen: 7,

@@ -9,7 +9,7 @@ use crate::ids::ConnId;
 use crate::member::{Cursor, JournalEntry, Member};
 use crate::output::Change;
 use roomcast_proto::error::{Error, Result};
-use roomcast_proto::name::UserId;
+use roomcast_proto::id::UserId;
 use roomcast_proto::time::Millis;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -74,12 +74,9 @@ pub(crate) struct FlushedCursors {
 
 impl Members {
     /// Restores the members from storage. `journal` contains the rows of the journal.
-    pub(crate) fn restore(members: Vec<(String, Member)>, journal: &[String]) -> Self {
-        let members = members.into_iter();
+    pub(crate) fn restore(members: Vec<(UserId, Member)>, journal: &[String]) -> Self {
         let mut restored = Members {
-            map: members
-                .map(|(user, member)| (user.into(), member))
-                .collect(),
+            map: members.into_iter().collect(),
             journal_rows: journal.len(),
             ..Members::default()
         };

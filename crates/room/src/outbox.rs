@@ -4,6 +4,7 @@
 //! are added meanwhile go into the next request.
 
 use crate::ids::ConnId;
+use roomcast_proto::id::GatewayName;
 use roomcast_proto::link::{Item, Push};
 use roomcast_proto::time::{MINUTE, Millis};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -91,16 +92,11 @@ pub(crate) struct Acknowledgement {
 /// The outboxes of a room by the names of the gateways. They survive a failure of storage:
 /// see [`Room::take_outboxes`](crate::Room::take_outboxes).
 #[derive(Default)]
-pub struct Outboxes(HashMap<String, GatewayOutbox>);
+pub struct Outboxes(HashMap<GatewayName, GatewayOutbox>);
 
 impl Outboxes {
-    fn outbox(&mut self, gateway: &str) -> &mut GatewayOutbox {
-        // `entry` would copy the name each time.
-        if !self.0.contains_key(gateway) {
-            let outbox = GatewayOutbox::default();
-            self.0.insert(gateway.to_owned(), outbox);
-        }
-        self.0.get_mut(gateway).expect("inserted above")
+    fn outbox(&mut self, gateway: &GatewayName) -> &mut GatewayOutbox {
+        self.0.entry(gateway.clone()).or_default()
     }
 
     /// Adds an item with its text; empty if the item has none.
@@ -108,7 +104,7 @@ impl Outboxes {
     /// For an unreachable gateway, texts are dropped: a probe finds out which events its
     /// connections lack. A join is dropped with its answer, so that the probe finds the
     /// connection unknown and the gateway answers the join by an error.
-    pub(crate) fn queue(&mut self, gateway: &str, item: Item, text: &str) {
+    pub(crate) fn queue(&mut self, gateway: &GatewayName, item: Item, text: &str) {
         let outbox = self.outbox(gateway);
         let is_kept = text.is_empty() && !matches!(item, Item::In { .. });
         if outbox.failures == 0 || is_kept {
@@ -118,7 +114,7 @@ impl Outboxes {
     }
 
     /// Adds a connection that catches up.
-    pub(crate) fn catch_up(&mut self, gateway: &str, conn: ConnId) {
+    pub(crate) fn catch_up(&mut self, gateway: &GatewayName, conn: ConnId) {
         let outbox = self.outbox(gateway);
         if !outbox.catching_up.contains(&conn) {
             outbox.catching_up.push_back(conn);
@@ -128,7 +124,7 @@ impl Outboxes {
     /// Returns the connection that receives the next portion, if the next delivery can
     /// contain one more. The caller passes the connection to [`Outboxes::catch_up`] again
     /// unless it has caught up.
-    pub(crate) fn next_portion(&mut self, gateway: &str) -> Option<ConnId> {
+    pub(crate) fn next_portion(&mut self, gateway: &GatewayName) -> Option<ConnId> {
         let outbox = self.0.get_mut(gateway)?;
         if outbox.failures > 0 || outbox.portions >= MAX_PORTIONS {
             return None;
@@ -140,7 +136,7 @@ impl Outboxes {
 
     /// The connection that [`Outboxes::next_portion`] returned has nothing to read, so the
     /// portion does not count.
-    pub(crate) fn skip_portion(&mut self, gateway: &str) {
+    pub(crate) fn skip_portion(&mut self, gateway: &GatewayName) {
         if let Some(outbox) = self.0.get_mut(gateway) {
             outbox.portions = outbox.portions.saturating_sub(1);
         }
@@ -156,7 +152,7 @@ impl Outboxes {
 
     /// Returns the gateways for which something waits and to which the host sends nothing.
     /// They count as being sent to from now on.
-    pub(crate) fn start(&mut self) -> Vec<String> {
+    pub(crate) fn start(&mut self) -> Vec<GatewayName> {
         let mut gateways = Vec::new();
         for (gateway, outbox) in &mut self.0 {
             if outbox.busy || outbox.is_suspended() {
@@ -171,12 +167,12 @@ impl Outboxes {
     }
 
     /// Removes everything that waits for a gateway and returns it as the body of a
-    /// delivery. `header` returns a delivery without number and items. Returns `None` if
+    /// delivery. `header` returns the delivery with this number and these items. Returns `None` if
     /// nothing waits: the host stops sending to the gateway.
     pub(crate) fn take(
         &mut self,
-        gateway: &str,
-        header: impl FnOnce() -> Push,
+        gateway: &GatewayName,
+        header: impl FnOnce(u64, Vec<Item>) -> Push,
     ) -> Option<serde_json::Result<String>> {
         let outbox = self.0.get_mut(gateway)?;
         if outbox.items.is_empty() || outbox.is_suspended() {
@@ -185,18 +181,14 @@ impl Outboxes {
         }
         outbox.number += 1;
         outbox.portions = 0;
-        let push = Push {
-            number: outbox.number,
-            items: std::mem::take(&mut outbox.items),
-            ..header()
-        };
+        let push = header(outbox.number, std::mem::take(&mut outbox.items));
         let must_deliver = push.items.iter().filter(|item| item.must_deliver());
         outbox.unacknowledged = must_deliver.cloned().collect();
         Some(push.body(&std::mem::take(&mut outbox.texts)))
     }
 
     /// The gateway has acknowledged the delivery.
-    pub(crate) fn acknowledged(&mut self, gateway: &str) -> Acknowledgement {
+    pub(crate) fn acknowledged(&mut self, gateway: &GatewayName) -> Acknowledgement {
         let outbox = self.0.get_mut(gateway);
         outbox.map_or_else(Acknowledgement::default, |outbox| {
             outbox.given_up = None;
@@ -209,7 +201,7 @@ impl Outboxes {
     }
 
     /// The delivery has failed.
-    pub(crate) fn failed(&mut self, gateway: &str) -> Retry {
+    pub(crate) fn failed(&mut self, gateway: &GatewayName) -> Retry {
         let Some(outbox) = self.0.get_mut(gateway) else {
             return Retry::Never;
         };
@@ -223,7 +215,7 @@ impl Outboxes {
 
     /// The gateway is unreachable. Drops the items that may be lost. Returns the delay of
     /// the next try, or `None` if the gateway must be given up.
-    fn unreachable(&mut self, gateway: &str) -> Option<Millis> {
+    fn unreachable(&mut self, gateway: &GatewayName) -> Option<Millis> {
         let outbox = self.0.get_mut(gateway)?;
         let delay = BACKOFF.get(outbox.failures).copied();
         outbox.attempts = 0;
@@ -236,7 +228,7 @@ impl Outboxes {
     }
 
     /// The host has stopped sending to a gateway because of an error in the room.
-    pub(crate) fn stopped(&mut self, gateway: &str) {
+    pub(crate) fn stopped(&mut self, gateway: &GatewayName) {
         self.unreachable(gateway);
         if let Some(outbox) = self.0.get_mut(gateway) {
             outbox.busy = false;
@@ -247,7 +239,7 @@ impl Outboxes {
     /// Drops items for slow gateways: events, which come again from the log, and then
     /// answers that do not fit either. Returns the gateways; the room must probe their
     /// connections.
-    pub(crate) fn shed(&mut self) -> Vec<String> {
+    pub(crate) fn shed(&mut self) -> Vec<GatewayName> {
         let mut slow = Vec::new();
         for (gateway, outbox) in &mut self.0 {
             if outbox.texts.len() > MAX_WAITING {
@@ -261,7 +253,7 @@ impl Outboxes {
     /// Gives a gateway up. It may still work: it may remember the number of the last
     /// delivery, and a delivery may be in progress. Items that must arrive wait until the
     /// gateway sends a request or is probed.
-    pub(crate) fn give_up(&mut self, gateway: &str, now: Millis) {
+    pub(crate) fn give_up(&mut self, gateway: &GatewayName, now: Millis) {
         let Some(outbox) = self.0.get_mut(gateway) else {
             return;
         };
@@ -279,7 +271,7 @@ impl Outboxes {
     }
 
     /// The gateway has sent a request, so it is not given up any more.
-    pub(crate) fn active(&mut self, gateway: &str) {
+    pub(crate) fn active(&mut self, gateway: &GatewayName) {
         if let Some(outbox) = self.0.get_mut(gateway) {
             outbox.given_up = None;
         }
@@ -342,28 +334,41 @@ impl GatewayOutbox {
 mod tests {
     use super::*;
     use crate::ids::conn;
+    use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 
-    const GATEWAY: &str = "n0";
+    fn gateway() -> GatewayName {
+        GatewayName::trusted("n0")
+    }
 
-    fn joined(to: &str) -> Item {
+    fn connection(id: &str) -> ConnectionId {
+        ConnectionId::trusted(id)
+    }
+
+    fn joined(to: &ConnectionId) -> Item {
         Item::In {
-            to: to.to_owned(),
+            to: to.clone(),
             after: 0,
         }
     }
 
-    fn text(outboxes: &mut Outboxes, to: &str, text: &str, at: Option<u64>) {
+    fn text(outboxes: &mut Outboxes, to: &ConnectionId, text: &str, at: Option<u64>) {
         let item = Item::One {
-            to: to.to_owned(),
+            to: to.clone(),
             bytes: text.len(),
             after: None,
             at,
         };
-        outboxes.queue(GATEWAY, item, text);
+        outboxes.queue(&gateway(), item, text);
     }
 
     fn items(outboxes: &mut Outboxes) -> Vec<Item> {
-        let body = outboxes.take(GATEWAY, Push::default);
+        let body = outboxes.take(&gateway(), |number, items| Push {
+            room: RoomName::trusted("r"),
+            epoch: Epoch::default(),
+            life: String::new(),
+            number,
+            items,
+        });
         let body = body.expect("something waits");
         let body = body.expect("JSON");
         Push::parse(&body).expect("a push").0.items
@@ -372,8 +377,8 @@ mod tests {
     #[test]
     fn a_backlog_drops_events_and_keeps_answers_and_items_that_must_arrive() {
         let mut outboxes = Outboxes::default();
-        let (one, other) = ("c:1".to_owned(), "d:1".to_owned());
-        outboxes.queue(GATEWAY, joined(&one), "");
+        let (one, other) = (connection("c:1"), connection("d:1"));
+        outboxes.queue(&gateway(), joined(&one), "");
         text(&mut outboxes, &one, "answer", None);
         let large = "x".repeat(MAX_WAITING);
         let all = Item::All {
@@ -382,9 +387,9 @@ mod tests {
             after: 0,
             at: 1,
         };
-        outboxes.queue(GATEWAY, all, &large);
-        outboxes.queue(GATEWAY, Item::Out { to: other.clone() }, "");
-        assert_eq!(outboxes.shed(), [GATEWAY]);
+        outboxes.queue(&gateway(), all, &large);
+        outboxes.queue(&gateway(), Item::Out { to: other.clone() }, "");
+        assert_eq!(outboxes.shed(), [gateway()]);
         assert!(outboxes.shed().is_empty(), "once");
         let kept = [
             Item::In {
@@ -405,12 +410,12 @@ mod tests {
     #[test]
     fn a_join_whose_answer_is_too_large_to_keep_is_dropped_with_it() {
         let mut outboxes = Outboxes::default();
-        let to = "c:1".to_owned();
-        outboxes.queue(GATEWAY, joined(&to), "");
+        let to = connection("c:1");
+        outboxes.queue(&gateway(), joined(&to), "");
         text(&mut outboxes, &to, &"x".repeat(MAX_WAITING + 1), None);
         outboxes.shed();
         outboxes.queue(
-            GATEWAY,
+            &gateway(),
             Item::Is {
                 to: to.clone(),
                 at: 1,
@@ -424,32 +429,40 @@ mod tests {
     #[test]
     fn a_gateway_that_was_given_up_gets_items_that_must_arrive_when_it_sends_a_request() {
         let mut outboxes = Outboxes::default();
-        let lost = Item::Lost { to: "c:1".into() };
-        text(&mut outboxes, "c:1", "answer", None);
-        outboxes.give_up(GATEWAY, 0);
-        outboxes.queue(GATEWAY, lost.clone(), "");
+        let lost = Item::Lost {
+            to: connection("c:1"),
+        };
+        text(&mut outboxes, &connection("c:1"), "answer", None);
+        outboxes.give_up(&gateway(), 0);
+        outboxes.queue(&gateway(), lost.clone(), "");
         assert!(outboxes.start().is_empty(), "it is suspended");
-        outboxes.active(GATEWAY);
-        assert_eq!(outboxes.start(), [GATEWAY]);
+        outboxes.active(&gateway());
+        assert_eq!(outboxes.start(), [gateway()]);
         assert_eq!(items(&mut outboxes)[0], lost);
         // If that delivery fails too, nothing is lost, and the gateway is not given up at
         // once.
-        assert_eq!(outboxes.unreachable(GATEWAY), Some(BACKOFF[0]));
+        assert_eq!(outboxes.unreachable(&gateway()), Some(BACKOFF[0]));
         assert_eq!(items(&mut outboxes)[0], lost);
     }
 
     #[test]
     fn a_gateway_that_was_given_up_is_probed_after_the_interval() {
         let mut outboxes = Outboxes::default();
-        outboxes.queue(GATEWAY, Item::Lost { to: "c:1".into() }, "");
-        outboxes.give_up(GATEWAY, 0);
+        outboxes.queue(
+            &gateway(),
+            Item::Lost {
+                to: connection("c:1"),
+            },
+            "",
+        );
+        outboxes.give_up(&gateway(), 0);
         assert_eq!(outboxes.probe_at(), Some(MINUTE));
         outboxes.probe(MINUTE - 1);
         assert!(outboxes.start().is_empty());
         outboxes.probe(MINUTE);
-        assert_eq!(outboxes.start(), [GATEWAY]);
+        assert_eq!(outboxes.start(), [gateway()]);
         items(&mut outboxes);
-        outboxes.acknowledged(GATEWAY);
+        outboxes.acknowledged(&gateway());
         assert_eq!(outboxes.probe_at(), None);
     }
 
@@ -458,52 +471,69 @@ mod tests {
         let mut outboxes = Outboxes::default();
         let conns = [conn(1), conn(2)];
         for conn in conns {
-            outboxes.catch_up(GATEWAY, conn);
-            outboxes.catch_up(GATEWAY, conn);
+            outboxes.catch_up(&gateway(), conn);
+            outboxes.catch_up(&gateway(), conn);
         }
-        assert_eq!(outboxes.start(), [GATEWAY]);
+        assert_eq!(outboxes.start(), [gateway()]);
         for n in 0..MAX_PORTIONS {
             let conn = outboxes
-                .next_portion(GATEWAY)
+                .next_portion(&gateway())
                 .expect("there is room for one more");
             assert_eq!(conn, conns[n % 2]);
-            outboxes.catch_up(GATEWAY, conn);
+            outboxes.catch_up(&gateway(), conn);
         }
-        assert_eq!(outboxes.next_portion(GATEWAY), None, "the delivery is full");
+        assert_eq!(
+            outboxes.next_portion(&gateway()),
+            None,
+            "the delivery is full"
+        );
         // Other items do not count.
-        text(&mut outboxes, "c:1", &"x".repeat(1 << 20), Some(1));
+        text(
+            &mut outboxes,
+            &connection("c:1"),
+            &"x".repeat(1 << 20),
+            Some(1),
+        );
         items(&mut outboxes);
-        assert_eq!(outboxes.next_portion(GATEWAY), Some(conns[0]));
+        assert_eq!(outboxes.next_portion(&gateway()), Some(conns[0]));
     }
 
     #[test]
     fn connections_without_a_portion_do_not_count() {
         let mut outboxes = Outboxes::default();
         for _ in 0..=MAX_PORTIONS {
-            outboxes.catch_up(GATEWAY, conn(1));
-            assert!(outboxes.next_portion(GATEWAY).is_some());
-            outboxes.skip_portion(GATEWAY);
+            outboxes.catch_up(&gateway(), conn(1));
+            assert!(outboxes.next_portion(&gateway()).is_some());
+            outboxes.skip_portion(&gateway());
         }
     }
 
     #[test]
     fn a_join_at_an_unreachable_gateway_is_dropped_with_its_answer() {
         let mut outboxes = Outboxes::default();
-        let to = "c:1".to_owned();
-        outboxes.queue(GATEWAY, Item::Out { to: "d:1".into() }, "");
+        let to = connection("c:1");
+        outboxes.queue(
+            &gateway(),
+            Item::Out {
+                to: connection("d:1"),
+            },
+            "",
+        );
         items(&mut outboxes);
-        outboxes.unreachable(GATEWAY);
-        outboxes.queue(GATEWAY, joined(&to), "");
+        outboxes.unreachable(&gateway());
+        outboxes.queue(&gateway(), joined(&to), "");
         text(&mut outboxes, &to, "answer", None);
         outboxes.queue(
-            GATEWAY,
+            &gateway(),
             Item::Is {
                 to: to.clone(),
                 at: 1,
             },
             "",
         );
-        let out = Item::Out { to: "d:1".into() };
+        let out = Item::Out {
+            to: connection("d:1"),
+        };
         assert_eq!(items(&mut outboxes), [out, Item::Is { to, at: 1 }]);
     }
 }

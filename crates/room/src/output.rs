@@ -8,8 +8,8 @@ use crate::member::Member;
 use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
 use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::id::{ConnectionId, Epoch, GatewayName, UserId};
 use roomcast_proto::log_record::LogRecord;
-use roomcast_proto::name::UserId;
 use roomcast_proto::time::Millis;
 
 /// An effect that the host carries out. The crate documentation says how.
@@ -90,7 +90,7 @@ pub enum Output {
     /// [`Room::authenticated`](crate::Room::authenticated).
     Authenticate {
         /// The id of the connection.
-        connection: String,
+        connection: ConnectionId,
         /// The id of the command.
         id: Option<u32>,
         /// The token.
@@ -133,14 +133,14 @@ pub enum Change {
     /// Adds or replaces the record of a connection at a gateway.
     PutSubscriber {
         /// The id of the connection.
-        id: String,
+        id: ConnectionId,
         /// The gateway.
-        gateway: String,
+        gateway: GatewayName,
         /// The record.
         subscriber: StoredSubscriber,
     },
     /// Removes the record of a connection at a gateway.
-    RemoveSubscriber(String),
+    RemoveSubscriber(ConnectionId),
     /// Appends a row to the journal of moved cursors.
     AppendJournal(String),
     /// Replaces the records of these members and deletes the journal.
@@ -157,6 +157,6 @@ pub enum Change {
     /// connections at gateways stay.
     Wipe {
         /// The new epoch.
-        epoch: String,
+        epoch: Epoch,
     },
 }

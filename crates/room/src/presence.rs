@@ -8,7 +8,7 @@
 use crate::ephemeral::{EphemeralEvent, Except};
 use crate::roster::Roster;
 use crate::timers::{Timer, TimerTable};
-use roomcast_proto::name::UserId;
+use roomcast_proto::id::UserId;
 use roomcast_proto::time::Millis;
 
 /// Delay after which queued ephemeral events are sent: a millisecond for each connection,

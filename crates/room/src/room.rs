@@ -28,7 +28,7 @@ use crate::members::Members;
 use crate::presence::PresenceTracker;
 use crate::snapshot::Snapshot;
 use crate::timers::{Timer, TimerTable};
-use roomcast_proto::name::UserId;
+use roomcast_proto::id::{Epoch, RoomName, UserId};
 use roomcast_proto::time::Millis;
 use std::rc::Rc;
 
@@ -49,7 +49,7 @@ use std::rc::Rc;
 ///
 /// [`Output`]: crate::Output
 pub struct Room {
-    name: String,
+    name: RoomName,
     config: Rc<RoomConfig>,
     log: EventLog,
     members: Members,
@@ -66,7 +66,7 @@ pub struct Room {
 impl Room {
     /// Creates the room from its stored state. The host restores the connections with
     /// [`Room::restore_connection`] and [`Room::restore_subscriber`].
-    pub fn new(name: String, config: Rc<RoomConfig>, snapshot: Snapshot) -> Self {
+    pub fn new(name: RoomName, config: Rc<RoomConfig>, snapshot: Snapshot) -> Self {
         let mut room = Room {
             name,
             log: EventLog::new(snapshot.epoch, snapshot.bounds, snapshot.recent),
@@ -85,12 +85,12 @@ impl Room {
     }
 
     /// Returns the name of the room.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &RoomName {
         &self.name
     }
 
     /// Returns the epoch of the log.
-    pub fn epoch(&self) -> &str {
+    pub fn epoch(&self) -> &Epoch {
         self.log.epoch()
     }
 

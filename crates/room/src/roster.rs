@@ -1,7 +1,7 @@
 //! The presence of each user: connections, status, typing indicator.
 
 use crate::ids::ConnId;
-use roomcast_proto::name::UserId;
+use roomcast_proto::id::UserId;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, sooner};
 use std::collections::HashMap;
@@ -246,7 +246,7 @@ mod tests {
     use crate::ids::conn;
 
     fn roster() -> (Roster, UserId) {
-        (Roster::default(), "alice".into())
+        (Roster::default(), UserId::trusted("alice"))
     }
 
     fn changes(roster: &mut Roster) -> Vec<Status> {

@@ -5,6 +5,7 @@
 
 use crate::history::HistoryQuery;
 use roomcast_proto::error::Error;
+use roomcast_proto::id::{Epoch, EventName, MessageId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -14,7 +15,7 @@ pub enum Request {
     /// Publishes events. The answer is a list with the [`PublishResult`] of each.
     Publish {
         /// The sender of the events.
-        sender: String,
+        sender: UserId,
         /// The events.
         messages: Vec<Publication>,
     },
@@ -27,22 +28,22 @@ pub enum Request {
     /// Makes a user a member.
     AddMember {
         /// The user.
-        user: String,
+        user: UserId,
     },
     /// Ends the membership of a user.
     RemoveMember {
         /// The user.
-        user: String,
+        user: UserId,
     },
     /// Closes all connections of a user.
     Kick {
         /// The user.
-        user: String,
+        user: UserId,
     },
     /// Deletes the room's log and members, and begins a new epoch.
     Delete {
         /// The new epoch.
-        epoch: String,
+        epoch: Epoch,
     },
 }
 
@@ -50,12 +51,12 @@ pub enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Publication {
     /// The name of the event.
-    pub event: String,
+    pub event: EventName,
     /// The data of the event.
     pub data: Box<RawValue>,
     /// The sender's id for the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message_id: Option<String>,
+    pub message_id: Option<MessageId>,
     /// `true` if the event is ephemeral.
     #[serde(default)]
     pub volatile: bool,

@@ -2,6 +2,7 @@
 
 use crate::log::{LogBounds, StoredText};
 use crate::member::Member;
+use roomcast_proto::id::{Epoch, UserId};
 use roomcast_proto::time::Millis;
 
 /// The stored state of a room.
@@ -10,11 +11,11 @@ pub struct Snapshot {
     /// Identifies this instance of the room. A new one for each restart.
     pub life: String,
     /// The epoch of the log.
-    pub epoch: String,
+    pub epoch: Epoch,
     /// The bounds of the log.
     pub bounds: LogBounds,
     /// The members as of the last checkpoint.
-    pub members: Vec<(String, Member)>,
+    pub members: Vec<(UserId, Member)>,
     /// The rows of the journal since the checkpoint.
     pub journal: Vec<String>,
     /// Reads the recent events, if there is a log.

@@ -8,6 +8,7 @@ use crate::runtime::rpc::read;
 use futures_util::{StreamExt, stream};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::error::{Error, Result};
+use roomcast_proto::id::RoomName;
 use roomcast_room::service::{Publication, Request as ServiceRequest};
 
 /// Maximum number of requests to rooms in progress. The platform's limit of open connections per
@@ -51,7 +52,7 @@ impl Handler<'_> {
     ) -> Vec<Result<String>> {
         let default_rooms = &self.config.auth.default_rooms;
         let mut results: Vec<Result<String>> = Vec::with_capacity(messages.len());
-        let mut rooms: Vec<(String, Vec<(usize, Publication)>)> = Vec::new();
+        let mut rooms: Vec<(RoomName, Vec<(usize, Publication)>)> = Vec::new();
         for (index, message) in messages.into_iter().enumerate() {
             let authorized = message.and_then(|message| {
                 let room = &message.room;

@@ -2,8 +2,8 @@
 
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::event_name::NEW_MESSAGE;
+use roomcast_proto::id::RoomName;
 use roomcast_proto::json::too_deep;
-use roomcast_proto::name::personal_room;
 use roomcast_proto::raw_object::{BOOLEAN, MESSAGE_ID, PUBLISHED_EVENT, ROOM, RawObject, USER};
 use roomcast_room::service::Publication;
 use serde_json::value::RawValue;
@@ -15,7 +15,7 @@ pub const MAX_BATCH: usize = 100;
 #[derive(Debug)]
 pub struct AddressedPublication {
     /// The name of the room.
-    pub room: String,
+    pub room: RoomName,
     /// The publication.
     pub publication: Publication,
 }
@@ -61,7 +61,7 @@ fn message(object: &RawObject) -> Result<AddressedPublication> {
     let (room, user) = (object.get("room", ROOM)?, object.get("userId", USER)?);
     let room = match (room, user) {
         (Some(room), None) => room,
-        (None, Some(user)) => personal_room(&user),
+        (None, Some(user)) => RoomName::personal(&user),
         _ => {
             let error = "exactly one of `room` and `userId` is required";
             return Err(Error {

@@ -28,7 +28,7 @@ impl Handler<'_> {
             .and_then(|body| parse(&body, self.now))
             .map_err(|error| self.reject("malformed", "", error))?;
         let revocation = revoke(self.env, &self.config.auth.revoked, target, until).await?;
-        let record = LogRecord::info("revoke").with("by", identity.user);
+        let record = LogRecord::info("revoke").with("by", identity.user.as_str());
         let mut answer = Revoked {
             jti: None,
             revoked_at: revocation.at,

@@ -24,7 +24,7 @@ const JTI: Field<String> = Field {
 pub fn parse(body: &str, now: Millis) -> Result<(RevocationTarget, u64)> {
     let object = RawObject::parse(body, "the body")?;
     let target = match (object.get("userId", USER)?, object.get("jti", JTI)?) {
-        (Some(user), None) => RevocationTarget::User(user),
+        (Some(user), None) => RevocationTarget::User(user.to_string()),
         (None, Some(jti)) => RevocationTarget::Jti(jti),
         _ => {
             let error = "exactly one of `userId` and `jti` is required";

@@ -17,6 +17,7 @@ use roomcast_auth::registration::Registration;
 use roomcast_gateway::{EngineServer, Gateway, PositionKey, RECOVERY_WINDOW, Stored};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
+use roomcast_proto::id::RoomName;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use std::collections::HashMap;
@@ -121,7 +122,7 @@ impl Active for ActiveGateway {
             None => {
                 let stored = active.store.positions()?.into_iter();
                 stored
-                    .map(|(room, at)| (PositionKey::Room(room), at))
+                    .map(|(room, at)| (PositionKey::Room(RoomName::trusted(room)), at))
                     .collect()
             }
         };

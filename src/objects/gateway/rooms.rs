@@ -6,6 +6,7 @@ use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::log::log_error;
 use crate::runtime::rpc::{ROOMS, call};
+use roomcast_proto::id::{GatewayName, RoomName};
 use roomcast_proto::link::{Push, Request as LinkRequest};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use worker::{Delay, Error, Response, ResponseBuilder};
 
 impl GatewayObject {
     /// Sends the commands that wait for a room, until there are none.
-    pub(super) async fn forward(self: &Rc<Self>, room: &str) -> Result<()> {
+    pub(super) async fn forward(self: &Rc<Self>, room: &RoomName) -> Result<()> {
         loop {
             while self.with_active(None, |active, _| active.gateway.awaits_turn(room))? {
                 Delay::from(Duration::ZERO).await;
@@ -21,7 +22,7 @@ impl GatewayObject {
             let (gateway, commands) = self.with_active(None, |active, _| {
                 let gateway = &mut active.gateway;
                 let commands = gateway.take_commands(room);
-                (active.name.clone(), commands)
+                (GatewayName::trusted(active.name.as_str()), commands)
             })?;
             let Some(commands) = commands else {
                 return Ok(());

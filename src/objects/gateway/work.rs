@@ -6,6 +6,7 @@ use crate::runtime::alarm_clock::Task;
 use crate::runtime::object_state::last_ping;
 use crate::runtime::rpc::gateways::FindRequest;
 use roomcast_gateway::{Authentication, ClientId, SocketId};
+use roomcast_proto::id::{RoomName, UserId};
 use roomcast_proto::time::Millis;
 use std::rc::Rc;
 use worker::State;
@@ -13,12 +14,12 @@ use worker::State;
 /// Work that an event has caused.
 pub(super) enum Work {
     /// Send the commands that wait for a room.
-    Forward(String),
+    Forward(RoomName),
     /// Find the record of a client that resumes.
     Find {
         client: ClientId,
         pid: String,
-        user: String,
+        user: UserId,
     },
     /// Fetch what a token check requires.
     Authenticate(Authentication),

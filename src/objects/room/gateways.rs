@@ -9,6 +9,7 @@ use crate::runtime::rpc::{GATEWAYS, call, read};
 use crate::runtime::time::now;
 use js_sys::JsString;
 use roomcast_proto::access::TokenId;
+use roomcast_proto::id::GatewayName;
 use roomcast_proto::link::{Pushed, Request as LinkRequest};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_room::{RESTART_DELAY, Retry};
@@ -26,7 +27,7 @@ impl RoomObject {
         let request: LinkRequest = serde_json::from_str(&request.text().await?)?;
         self.host.with_active(name, |active, state| {
             active.apply_retention();
-            let (gateway, now) = (Rc::from(request.gateway), now());
+            let (gateway, now) = (request.gateway, now());
             let config = active.config.clone();
             let is_revoked =
                 |user: &str, token: &TokenId| config.auth.revoked.covers(user, token, now);
@@ -43,7 +44,7 @@ impl RoomObject {
     }
 
     /// Sends deliveries to a gateway until its outbox is empty.
-    pub(super) async fn deliver_to_gateway(self: &Rc<Self>, gateway: String) -> Result<()> {
+    pub(super) async fn deliver_to_gateway(self: &Rc<Self>, gateway: GatewayName) -> Result<()> {
         let delivered = self.empty_outbox(&gateway).await;
         if delivered.is_err() {
             let stopped = self
@@ -61,7 +62,7 @@ impl RoomObject {
         delivered
     }
 
-    async fn empty_outbox(self: &Rc<Self>, gateway: &str) -> Result<()> {
+    async fn empty_outbox(self: &Rc<Self>, gateway: &GatewayName) -> Result<()> {
         loop {
             let body = self
                 .host
@@ -96,8 +97,8 @@ impl RoomObject {
     }
 
     /// Sends a delivery. Fails if the gateway does not accept it.
-    async fn send_delivery(&self, gateway: &str, body: &JsString) -> Result<()> {
-        let headers = [(headers::LINK, gateway)];
+    async fn send_delivery(&self, gateway: &GatewayName, body: &JsString) -> Result<()> {
+        let headers = [(headers::LINK, gateway.as_str())];
         let body = Some(body.clone().into());
         let answer = call(&self.host.env, GATEWAYS, gateway, &headers, body).await?;
         let pushed = match answer.status() {
@@ -121,7 +122,7 @@ impl RoomObject {
 impl ActiveRoom {
     /// Returns the next delivery to a gateway, after reading the log for its connections that
     /// catch up.
-    fn take_delivery(&mut self, gateway: &str) -> Option<serde_json::Result<String>> {
+    fn take_delivery(&mut self, gateway: &GatewayName) -> Option<serde_json::Result<String>> {
         while let Some(read) = self.room.next_read(gateway) {
             match self.store.portion(read.portion.range) {
                 Ok((last, text)) => {

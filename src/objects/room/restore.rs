@@ -13,6 +13,7 @@ use crate::runtime::time::now;
 use roomcast_auth::registration::Registration;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
+use roomcast_proto::id::RoomName;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use roomcast_room::Attachment;
@@ -46,7 +47,7 @@ impl Active for ActiveRoom {
             false => Registration::default(),
         };
         let mut active = ActiveRoom {
-            room: roomcast_room::Room::new(name, config.room.clone(), snapshot),
+            room: roomcast_room::Room::new(RoomName::trusted(name), config.room.clone(), snapshot),
             config,
             store,
             sockets: Sockets::new(),

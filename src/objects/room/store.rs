@@ -15,6 +15,7 @@ use crate::runtime::failpoint::{self, Point};
 use crate::runtime::log::log_error;
 use crate::runtime::sql::{Db, js, number, text};
 use js_sys::JsString;
+use roomcast_proto::id::{Epoch, GatewayName, UserId};
 use roomcast_proto::time::Millis;
 use roomcast_room::history::{HistoryPage, HistoryQuery};
 use roomcast_room::log::{LogBatch, LogBounds, StoredText};
@@ -43,7 +44,7 @@ const REGISTERED_KEY: &str = "registered";
 const EPOCH_KEY: &str = "epoch";
 
 /// The name of a gateway, and a connection there.
-type Subscriber = (String, StoredSubscriber);
+type Subscriber = (GatewayName, StoredSubscriber);
 
 /// The storage of a room.
 pub struct Store {
@@ -108,19 +109,20 @@ impl Store {
                         read: number(row, 4),
                         last_seen: number(row, 5),
                     };
-                    members.push((text(row, 1), member));
+                    members.push((UserId::trusted(text(row, 1)), member));
                 }
                 1 => journal.push(text(row, 1)),
                 2 => {
                     let subscriber = StoredSubscriber::parse(&text(row, 2));
-                    subscribers.extend(subscriber.map(|subscriber| (text(row, 1), subscriber)));
+                    let gateway = GatewayName::trusted(text(row, 1));
+                    subscribers.extend(subscriber.map(|subscriber| (gateway, subscriber)));
                 }
                 _ => bounds.extend(number(row, 2), number(row, 3), number(row, 4)),
             }
         }
         let snapshot = Snapshot {
             life,
-            epoch: self.db.meta(EPOCH_KEY).unwrap_or_default().to_owned(),
+            epoch: Epoch::trusted(self.db.meta(EPOCH_KEY).unwrap_or_default()),
             bounds,
             members,
             journal,
@@ -168,7 +170,7 @@ impl Store {
             Change::PutMember(user, member) => self.put_member(user, member),
             Change::RemoveMember(user) => self.db.write(
                 "DELETE FROM members WHERE user = ?",
-                &[user.as_ref().into()],
+                &[user.as_str().into()],
             ),
             Change::AppendJournal(moved) => self
                 .db

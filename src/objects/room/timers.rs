@@ -6,6 +6,7 @@ use super::{ActiveRoom, RoomObject};
 use crate::runtime::Result;
 use crate::runtime::alarm_clock::Task;
 use crate::runtime::log::log_error;
+use roomcast_proto::id::GatewayName;
 use roomcast_proto::time::Millis;
 use std::rc::Rc;
 use worker::State;
@@ -14,7 +15,7 @@ use worker::State;
 #[derive(Default)]
 struct BackgroundWork {
     /// Gateways that get a delivery.
-    gateways: Vec<String>,
+    gateways: Vec<GatewayName>,
     /// The end of a registration to request.
     registration: Option<Millis>,
     tokens: Vec<PendingToken>,

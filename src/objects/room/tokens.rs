@@ -8,6 +8,7 @@ use crate::runtime::time::now;
 use roomcast_auth::revocation::RevocationDelta;
 use roomcast_proto::access::TokenId;
 use roomcast_proto::error::Error as ClientError;
+use roomcast_proto::id::ConnectionId;
 use roomcast_proto::time::Millis;
 use std::rc::Rc;
 use worker::{Error, Request, Response, ResponseBuilder, State};
@@ -15,7 +16,7 @@ use worker::{Error, Request, Response, ResponseBuilder, State};
 /// The token of a `refreshToken` that cannot be checked before keys or revocations are
 /// fetched.
 pub(super) struct PendingToken {
-    pub(super) connection: String,
+    pub(super) connection: ConnectionId,
     pub(super) id: Option<u32>,
     pub(super) token: String,
 }
@@ -45,9 +46,12 @@ impl RoomObject {
     /// Registers the room with the revocation registry.
     pub(super) async fn register(self: Rc<Self>, until: Millis) -> Result<()> {
         let (config, name) = self.host.with_active(None, |active, _| {
-            (active.config.clone(), active.room.name().to_owned())
+            (active.config.clone(), active.room.name().clone())
         })?;
-        let (revoked, object) = (&config.auth.revoked, RegisteredObject::Room(name));
+        let (revoked, object) = (
+            &config.auth.revoked,
+            RegisteredObject::Room(name.to_string()),
+        );
         let registered = register(&self.host.env, revoked, object, until).await;
         self.host.with_active(None, |active, state| {
             if registered.is_err() {

@@ -2,6 +2,7 @@
 
 use roomcast_gateway::ConnectInfo;
 use roomcast_gateway::handshake::Ask;
+use roomcast_proto::id::UserId;
 use serde::{Deserialize, Serialize};
 
 /// The kind of a gateway. Clients of one kind share a gateway, because the runtime answers
@@ -51,7 +52,7 @@ pub struct FindRequest {
     /// The private session id of the client.
     pub pid: String,
     /// The user of the client.
-    pub user: String,
+    pub user: UserId,
     /// The name of the gateway that requests the record.
     #[serde(default)]
     pub by: String,

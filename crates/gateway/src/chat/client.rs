@@ -4,6 +4,7 @@ use crate::ids::{SessionId, SocketId};
 use crate::socketio::{Receiver, SocketIoServer};
 use crate::{recovery_offset, translate};
 use roomcast_proto::access::{Identity, Rights};
+use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::limits::Allowance;
 use roomcast_proto::link::{self, Hello};
 use roomcast_proto::log_record::LogRecord;
@@ -17,7 +18,7 @@ use std::rc::Rc;
 /// A connection of many rooms: a native socket, or a namespace of a Socket.IO session.
 pub(super) struct Client {
     /// The connection id. Changes if a recovery fails.
-    pub(super) id: String,
+    pub(super) id: ConnectionId,
     pub(super) framing: Framing,
     /// The newest valid token that the client has shown.
     pub(super) identity: Rc<Identity>,
@@ -60,7 +61,7 @@ pub(super) enum Phase {
     /// is known whether the replay is complete.
     Recovering {
         /// The rooms that have not answered.
-        pending: HashSet<String>,
+        pending: HashSet<RoomName>,
         /// Nothing is missing so far.
         complete: bool,
         /// The texts for the client. Sent once it is accepted.
@@ -74,7 +75,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct HeldText {
     /// The room of the lines; `None` for answers of the gateway itself.
-    pub(super) room: Option<String>,
+    pub(super) room: Option<RoomName>,
     pub(super) text: String,
 }
 
@@ -82,14 +83,14 @@ pub(super) struct HeldText {
 /// fields in JSON do not change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Subscription {
-    pub(super) room: String,
+    pub(super) room: RoomName,
     /// The connection id that the room knows. Each join has its own, so that a late
     /// delivery for one join is not taken for another. Empty in records of versions
     /// before it existed.
-    #[serde(default, rename = "seat")]
-    pub(super) id: String,
+    #[serde(default = "no_subscription_id", rename = "seat")]
+    pub(super) id: ConnectionId,
     /// The epoch of the log of the room.
-    pub(super) epoch: String,
+    pub(super) epoch: Epoch,
     /// The position after which the client reads the log, if it has sent no later
     /// offset.
     pub(super) from: u64,
@@ -110,6 +111,10 @@ pub(super) struct Subscription {
     pub(super) join_command: Option<u32>,
 }
 
+fn no_subscription_id() -> ConnectionId {
+    ConnectionId::trusted("")
+}
+
 /// The state of a subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) enum SubscriptionState {
@@ -126,11 +131,11 @@ pub(super) enum SubscriptionState {
 
 impl Subscription {
     /// Returns the subscription of a client that joins `room`.
-    pub(super) fn joining(room: &str, id: String, join_command: Option<u32>) -> Self {
+    pub(super) fn joining(room: &RoomName, id: ConnectionId, join_command: Option<u32>) -> Self {
         Subscription {
-            room: room.to_owned(),
+            room: room.clone(),
             id,
-            epoch: String::new(),
+            epoch: Epoch::default(),
             from: 0,
             offset_version: None,
             delivered: 0,
@@ -150,13 +155,13 @@ impl Client {
     /// Returns a connected client without subscriptions.
     pub(super) fn new(
         server: &SocketIoServer,
-        id: String,
+        id: ConnectionId,
         framing: Framing,
         identity: Rc<Identity>,
         now: Millis,
     ) -> Self {
         Client {
-            sid: id.clone(),
+            sid: id.to_string(),
             id,
             framing,
             identity,
@@ -184,17 +189,18 @@ impl Client {
     }
 
     /// Returns a new subscription id, which begins with the id of the client.
-    pub(super) fn new_subscription_id(&self, server: &SocketIoServer) -> String {
-        format!(
-            "{}{}{}",
-            self.id,
-            link::CLIENT_SEPARATOR,
-            server.engine.new_id()
-        )
+    pub(super) fn new_subscription_id(&self, server: &SocketIoServer) -> ConnectionId {
+        let (client, random) = (&self.id, server.engine.new_id());
+        ConnectionId::trusted(format!("{client}{}{random}", link::CLIENT_SEPARATOR))
     }
 
     /// Returns the request to join a room with this subscription id.
-    pub(super) fn join_request(&self, id: String, rights: Rights, position: Position) -> Hello {
+    pub(super) fn join_request(
+        &self,
+        id: ConnectionId,
+        rights: Rights,
+        position: Position,
+    ) -> Hello {
         Hello {
             connection_id: id,
             user: self.identity.user.clone(),
@@ -209,20 +215,20 @@ impl Client {
 
     /// Returns the key under which the record of the client is saved.
     pub(super) fn storage_key(&self) -> String {
-        self.pid.clone().unwrap_or_else(|| self.id.clone())
+        self.pid.clone().unwrap_or_else(|| self.id.to_string())
     }
 
-    pub(super) fn subscription(&self, room: &str) -> Option<&Subscription> {
-        self.subscriptions.iter().find(|one| one.room == room)
+    pub(super) fn subscription(&self, room: &RoomName) -> Option<&Subscription> {
+        self.subscriptions.iter().find(|one| one.room == *room)
     }
 
-    pub(super) fn subscription_mut(&mut self, room: &str) -> Option<&mut Subscription> {
-        self.subscriptions.iter_mut().find(|one| one.room == room)
+    pub(super) fn subscription_mut(&mut self, room: &RoomName) -> Option<&mut Subscription> {
+        self.subscriptions.iter_mut().find(|one| one.room == *room)
     }
 
     /// Returns the index of the subscription to `room`.
-    pub(super) fn index_of(&self, room: &str) -> Option<usize> {
-        self.subscriptions.iter().position(|one| one.room == room)
+    pub(super) fn index_of(&self, room: &RoomName) -> Option<usize> {
+        self.subscriptions.iter().position(|one| one.room == *room)
     }
 
     /// Returns the offsets of this client for the events of the subscription at `index`.

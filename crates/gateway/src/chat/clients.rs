@@ -2,6 +2,7 @@
 
 use super::client::{Client, Framing, Phase, Subscription};
 use crate::ids::{ClientId, SessionId, SocketId};
+use roomcast_proto::id::{ConnectionId, RoomName, UserId};
 use roomcast_proto::link;
 use slotmap::SlotMap;
 use std::collections::HashMap;
@@ -10,7 +11,7 @@ use std::collections::HashMap;
 #[derive(Default)]
 pub(super) struct Clients {
     slots: SlotMap<ClientId, Client>,
-    by_id: HashMap<String, ClientId>,
+    by_id: HashMap<ConnectionId, ClientId>,
     by_socket: HashMap<SocketId, ClientId>,
     by_namespace: HashMap<(SessionId, String), ClientId>,
 }
@@ -40,7 +41,7 @@ impl Clients {
     }
 
     /// Gives a client a new connection id.
-    pub(super) fn rename(&mut self, key: ClientId, id: String) {
+    pub(super) fn rename(&mut self, key: ClientId, id: ConnectionId) {
         if let Some(client) = self.slots.get_mut(key) {
             let before = std::mem::replace(&mut client.id, id.clone());
             self.by_id.remove(&before);
@@ -77,29 +78,29 @@ impl Clients {
     }
 
     /// Returns the client that has, or had, this subscription.
-    pub(super) fn by_subscription(&self, id: &str) -> Option<ClientId> {
+    pub(super) fn by_subscription(&self, id: &ConnectionId) -> Option<ClientId> {
         self.by_id(link::client_of(id))
     }
 
     /// Returns the accepted client with this `pid` and user.
-    pub(super) fn by_pid(&self, pid: &str, user: &str) -> Option<ClientId> {
+    pub(super) fn by_pid(&self, pid: &str, user: &UserId) -> Option<ClientId> {
         let mut clients = self.slots.iter();
         let found = clients.find(|(_, client)| {
             client.pid.as_deref() == Some(pid)
-                && client.identity.user == user
+                && client.identity.user == *user
                 && !matches!(client.phase, Phase::Finding { .. })
         });
         found.map(|(key, _)| key)
     }
 
-    pub(super) fn subscription(&self, key: ClientId, room: &str) -> Option<&Subscription> {
+    pub(super) fn subscription(&self, key: ClientId, room: &RoomName) -> Option<&Subscription> {
         self.get(key)?.subscription(room)
     }
 
     pub(super) fn subscription_mut(
         &mut self,
         key: ClientId,
-        room: &str,
+        room: &RoomName,
     ) -> Option<&mut Subscription> {
         self.get_mut(key)?.subscription_mut(room)
     }
@@ -108,11 +109,11 @@ impl Clients {
     /// left the room or joined it again since.
     pub(super) fn current_subscription(
         &mut self,
-        room: &str,
-        id: &str,
+        room: &RoomName,
+        id: &ConnectionId,
     ) -> Option<&mut Subscription> {
         let key = self.by_subscription(id)?;
         let subscription = self.subscription_mut(key, room)?;
-        (subscription.id == id).then_some(subscription)
+        (subscription.id == *id).then_some(subscription)
     }
 }

@@ -12,10 +12,10 @@ use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::framing::{self, Incoming};
+use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::limits::{Kind, Penalty};
 use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::log_record::LogRecord;
-use roomcast_proto::name::personal_room;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
@@ -40,8 +40,8 @@ impl Chat {
         }
         match framing::decode(&text) {
             Ok(lines) => {
-                for line in lines {
-                    if !self.handle_line(server, key, line, now) {
+                for Incoming { id, command, .. } in lines {
+                    if !self.handle_command(server, key, id, command, now) {
                         return;
                     }
                 }
@@ -58,8 +58,8 @@ impl Chat {
         self.close(server, key, why);
     }
 
-    /// Handles an event of a Socket.IO client, as the line of the native framing that it
-    /// stands for. `is_binary` is `true` if the event has attachments.
+    /// Handles an event of a Socket.IO client. `is_binary` is `true` if the event has
+    /// attachments.
     pub(super) fn handle_socketio_event(
         &mut self,
         server: &mut SocketIoServer,
@@ -71,13 +71,12 @@ impl Chat {
     ) {
         let limit = server.engine.config.limits.max_frame_bytes;
         let id = ack.and_then(|ack| u32::try_from(ack).ok());
-        let line = match args.len() <= limit {
-            true => translate::event_to_line(args, id),
+        let event = match args.len() <= limit {
+            true => translate::parse_event(args, id),
             false => None,
         };
-        // The room applies the limit of frames to the line, which is longer than the
-        // event.
-        let length = line.as_ref().map_or(0, String::len).max(args.len());
+        let line_length = event.as_ref().map_or(0, |event| event.line_length);
+        let length = line_length.max(args.len());
         let error = if length > limit {
             Some(framing::too_large(limit))
         } else if is_binary {
@@ -96,8 +95,8 @@ impl Chat {
                 }
             }
             None => {
-                if let Some(line) = line {
-                    self.handle_line(server, key, framing::decode_line(&line), now);
+                if let Some(event) = event {
+                    self.handle_command(server, key, id, event.command, now);
                 }
             }
         }
@@ -148,20 +147,20 @@ impl Chat {
         !penalty.is_final()
     }
 
-    /// Handles a line. Returns `false` if the client was disconnected or is over its
-    /// limits, so that the rest of the frame is dropped.
-    fn handle_line(
+    /// Handles a command, or answers the error in its place. Returns `false` if the client
+    /// was disconnected or is over its limits, so that the rest of the frame is dropped.
+    fn handle_command(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        incoming: Incoming,
+        id: Option<u32>,
+        command: Result<Command>,
         now: Millis,
     ) -> bool {
-        let Incoming { line, id, command } = incoming;
         if !self.take_command_allowance(server, key, id, now) {
             return false;
         }
-        let done = command.and_then(|command| self.execute(server, key, id, command, line, now));
+        let done = command.and_then(|command| self.execute(server, key, id, command, now));
         if let Err(error) = done {
             self.send(server, key, &framing::error(id, &error));
             if error.code == ErrorCode::RateLimited && !self.penalize(server, key, now) {
@@ -172,15 +171,13 @@ impl Chat {
         self.clients.get(key).is_some()
     }
 
-    /// Executes a command of the gateway, or forwards it to its room. `line` is its
-    /// text.
+    /// Executes a command of the gateway, or forwards it to its room.
     fn execute(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
         id: Option<u32>,
         command: Command,
-        line: &str,
         now: Millis,
     ) -> Result<()> {
         match command {
@@ -191,7 +188,11 @@ impl Chat {
                 let subscription = self.clients.subscription(key, &room);
                 match subscription.map(|subscription| subscription.state) {
                     Some(SubscriptionState::Joining | SubscriptionState::Joined) => {
-                        self.forward_line(server, key, &room, line);
+                        let command = Command::Join {
+                            room: Some(room.clone()),
+                            position,
+                        };
+                        self.forward_command(server, key, &room, id, command);
                         Ok(())
                     }
                     Some(SubscriptionState::Leaving) | None => {
@@ -199,38 +200,41 @@ impl Chat {
                     }
                 }
             }
-            Command::Leave { .. } => {
-                let room = command.room().ok_or_else(room_required)?;
-                let subscription = self.clients.subscription_mut(key, room);
+            Command::Leave { room } => {
+                let room = room.ok_or_else(room_required)?;
+                let subscription = self.clients.subscription_mut(key, &room);
                 let subscription = subscription.ok_or_else(Error::not_joined)?;
                 subscription.state = SubscriptionState::Leaving;
-                self.forward_line(server, key, room, line);
+                let command = Command::Leave {
+                    room: Some(room.clone()),
+                };
+                self.forward_command(server, key, &room, id, command);
                 Ok(())
             }
-            command => self.forward_command(server, key, &command, line, now),
+            command => self.count_and_forward(server, key, id, command, now),
         }
     }
 
     /// Forwards a command to its room. The room applies its own limits, but each room
     /// knows only its own commands, so the gateway counts as well.
-    fn forward_command(
+    fn count_and_forward(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        command: &Command,
-        line: &str,
+        id: Option<u32>,
+        command: Command,
         now: Millis,
     ) -> Result<()> {
-        let room = command.room().ok_or_else(room_required)?;
+        let room = command.room().ok_or_else(room_required)?.clone();
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
-        client.subscription(room).ok_or_else(Error::not_joined)?;
+        client.subscription(&room).ok_or_else(Error::not_joined)?;
         let limits = &server.engine.config.limits;
         match command {
             Command::Send(_) => client.allowance.take(Kind::Message, limits, now)?,
             Command::Typing { .. } => client.allowance.take(Kind::Signal, limits, now)?,
             _ => {}
         }
-        self.forward_line(server, key, room, line);
+        self.forward_command(server, key, &room, id, command);
         Ok(())
     }
 
@@ -246,13 +250,13 @@ impl Chat {
         let limits = &server.engine.config.limits;
         client.allowance.take(Kind::Signal, limits, now)?;
         client.status = status;
-        let status = status.as_str();
-        let line = format!(r#"{{"event":"setPresence","data":{{"status":"{status}"}}}}"#);
-        self.forward_to_all_rooms(server, key, |_, connection| ToRoom::Frame {
+        self.forward_to_all_rooms(server, key, |_, connection| ToRoom::Execute {
             connection,
-            frame: line.clone(),
+            id: None,
+            command: Command::Presence { status },
         });
         self.save(server, key);
+        let status = status.as_str();
         self.answer(server, key, id, &format!(r#"{{"status":"{status}"}}"#));
         Ok(())
     }
@@ -270,11 +274,19 @@ impl Chat {
         }
     }
 
-    fn forward_line(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str, line: &str) {
+    fn forward_command(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        room: &RoomName,
+        id: Option<u32>,
+        command: Command,
+    ) {
         if let Some(subscription) = self.clients.subscription(key, room) {
-            let command = ToRoom::Frame {
+            let command = ToRoom::Execute {
                 connection: subscription.id.clone(),
-                frame: line.to_owned(),
+                id,
+                command,
             };
             self.forward(server, room, command);
         }
@@ -286,7 +298,7 @@ impl Chat {
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        command: impl Fn(&str, String) -> ToRoom,
+        command: impl Fn(&RoomName, ConnectionId) -> ToRoom,
     ) {
         let Some(client) = self.clients.get(key) else {
             return;
@@ -306,25 +318,25 @@ impl Chat {
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        room: &str,
+        room: &RoomName,
         position: Position,
         id: Option<u32>,
         now: Millis,
     ) -> Result<()> {
         let max = server.engine.config.max_rooms;
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
-        let personal = personal_room(&client.identity.user);
+        let personal = RoomName::personal(&client.identity.user);
         let index = client.index_of(room);
         let subscriptions = client.subscriptions.iter();
         let others = subscriptions.filter(|one| one.room != personal).count();
-        if index.is_none() && room != personal && others >= max {
+        if index.is_none() && *room != personal && others >= max {
             return Err(Error::new(
                 ErrorCode::Conflict,
                 format!("a connection can be in at most {max} rooms"),
             ));
         }
         // The gateway joins the personal room, not the client.
-        if room != personal {
+        if *room != personal {
             let limits = &server.engine.config.limits;
             client.allowance.take(Kind::Join, limits, now)?;
         }
@@ -353,7 +365,7 @@ impl Chat {
         }
         let hello = client.join_request(subscription_id, rights, position);
         if index.is_none() {
-            let link = self.rooms.entry(room.to_owned()).or_default();
+            let link = self.rooms.entry(room.clone()).or_default();
             link.subscribers.push(key);
         }
         let again = false;
@@ -403,6 +415,7 @@ mod tests {
     use crate::connect_info::{ConnectInfo, Protocol};
     use crate::engine::EngineServer;
     use roomcast_proto::access::{Identity, RoomPatterns, TokenId};
+    use roomcast_proto::id::UserId;
     use roomcast_proto::limits::ConnectionLimits;
     use std::rc::Rc;
 
@@ -410,7 +423,7 @@ mod tests {
 
     fn identity() -> Identity {
         Identity {
-            user: "alice".into(),
+            user: UserId::trusted("alice"),
             expires: NOW + 1_000,
             service: false,
             patterns: RoomPatterns::from_list("*"),
@@ -431,8 +444,8 @@ mod tests {
     }
 
     /// Sends a message with so many bytes of content in a room. Returns whether it was
-    /// answered with `tooLarge`, and the lines that are forwarded to the room.
-    fn send_message(content: usize) -> (bool, Vec<String>) {
+    /// answered with `tooLarge`, and the ids of the commands that are forwarded to the room.
+    fn send_message(content: usize) -> (bool, Vec<Option<u32>>) {
         let mut gateway = gateway(1_000);
         let info = ConnectInfo {
             protocol: Protocol::SocketIo,
@@ -465,20 +478,27 @@ mod tests {
             } => text.starts_with(r#"437[{"error":{"code":"tooLarge""#),
             _ => false,
         });
-        let commands = gateway.take_commands("r").expect("a join");
-        let lines = commands.into_iter().filter_map(|command| match command {
-            ToRoom::Frame { frame, .. } => Some(frame),
+        let commands = gateway
+            .take_commands(&RoomName::trusted("r"))
+            .expect("a join");
+        let ids = commands.into_iter().filter_map(|command| match command {
+            ToRoom::Execute { id, .. } => Some(id),
             _ => None,
         });
-        (is_too_large, lines.collect())
+        (is_too_large, ids.collect())
     }
 
     #[test]
-    fn event_is_forwarded_only_if_its_line_is_within_the_limit_of_the_room() {
+    fn event_is_forwarded_only_if_its_line_is_within_the_limit_of_frames() {
         for content in 900..=1_000 {
-            let (is_too_large, lines) = send_message(content);
-            assert_eq!(is_too_large, lines.is_empty(), "{content}");
-            assert!(lines.iter().all(|line| line.len() <= 1_000), "{content}");
+            let (is_too_large, ids) = send_message(content);
+            let content_text = "x".repeat(content);
+            let line = format!(
+                r#"{{"event":"sendMessage","data":{{"roomId":"r","content":"{content_text}"}},"id":7}}"#
+            );
+            assert_eq!(is_too_large, line.len() > 1_000, "{content}");
+            let forwarded = if is_too_large { vec![] } else { vec![Some(7)] };
+            assert_eq!(ids, forwarded, "{content}");
         }
         assert!(!send_message(900).0 && send_message(1_000).0);
     }

@@ -10,9 +10,10 @@ use super::state::Chat;
 use crate::ids::{ClientId, SessionId, SocketId};
 use crate::output::Output;
 use crate::socketio::SocketIoServer;
-use crate::translate::{self, BroadcastText, Line, OffsetTemplate};
+use crate::translate::{self, BroadcastText, EventStamp, Line, OffsetTemplate};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
+use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::log_text::slice;
@@ -27,12 +28,12 @@ const MAX_FRAME: usize = 256 * 1024;
 
 /// A delivery that is being handled.
 struct Delivery<'a> {
-    room: &'a str,
+    room: &'a RoomName,
     /// Unicast texts for native clients. They are sent in one frame with the next
     /// broadcast, or at the end of the delivery.
     held: HashMap<ClientId, String>,
     /// The subscriptions that do not exist here, for the answer.
-    gone: Vec<String>,
+    gone: Vec<ConnectionId>,
 }
 
 /// A text for one client.
@@ -49,7 +50,7 @@ struct Unicast<'a> {
 struct Broadcast<'a> {
     text: &'a str,
     /// The subscriptions that do not receive it.
-    except: &'a [String],
+    except: &'a [ConnectionId],
     /// The text contains the events after this one,
     after: u64,
     /// up to this one. Equal to `after` if it contains no logged events.
@@ -134,7 +135,7 @@ impl Chat {
 
     /// Returns the subscriptions of a repeated delivery that do not exist here. The
     /// answer to the first one may have been lost.
-    fn missing_subscriptions(&mut self, room: &str, items: Vec<Item>) -> Vec<String> {
+    fn missing_subscriptions(&mut self, room: &RoomName, items: Vec<Item>) -> Vec<ConnectionId> {
         let mut missing = Vec::new();
         for item in items {
             if let Item::In { to, .. } | Item::Is { to, .. } = item
@@ -162,7 +163,7 @@ impl Chat {
             };
             return self.deliver_broadcast(server, delivery, &broadcast);
         }
-        let Some(to) = item.to().map(str::to_owned) else {
+        let Some(to) = item.to().cloned() else {
             return;
         };
         match self.clients.by_subscription(&to) {
@@ -177,7 +178,7 @@ impl Chat {
         server: &mut SocketIoServer,
         delivery: &mut Delivery,
         key: ClientId,
-        to: String,
+        to: ConnectionId,
         item: Item,
         text: &str,
     ) {
@@ -218,7 +219,7 @@ impl Chat {
         }
     }
 
-    fn target(&mut self, room: &str, id: &str) -> Option<Target> {
+    fn target(&mut self, room: &RoomName, id: &ConnectionId) -> Option<Target> {
         let subscription = self.clients.current_subscription(room, id)?;
         Some(Target {
             state: match subscription.is_accepted() {
@@ -236,7 +237,7 @@ impl Chat {
         server: &mut SocketIoServer,
         delivery: &mut Delivery,
         key: ClientId,
-        id: String,
+        id: ConnectionId,
         target: Target,
         at: u64,
     ) {
@@ -259,7 +260,7 @@ impl Chat {
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        room: &str,
+        room: &RoomName,
         state: SubscriptionState,
     ) {
         match state {
@@ -396,7 +397,7 @@ impl Chat {
         &mut self,
         server: &SocketIoServer,
         key: ClientId,
-        room: &str,
+        room: &RoomName,
         broadcast: &Broadcast,
     ) -> Route {
         let Some(client) = self.clients.get_mut(key) else {
@@ -447,7 +448,7 @@ impl Chat {
     /// Subscribes a client again that has missed a delivery, so that the room replays
     /// what it missed from the log. The subscription has a new id, so that deliveries
     /// that are still on their way are not taken for the replay.
-    pub(super) fn repair(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
+    pub(super) fn repair(&mut self, server: &mut SocketIoServer, key: ClientId, room: &RoomName) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
@@ -478,7 +479,7 @@ impl Chat {
     }
 
     /// Returns `true` if a client waits for the replay of what it missed in a room.
-    fn repairs(&self, key: ClientId, room: &str) -> bool {
+    fn repairs(&self, key: ClientId, room: &RoomName) -> bool {
         let subscription = self.clients.subscription(key, room);
         subscription.is_some_and(|subscription| subscription.repairing)
     }
@@ -488,7 +489,7 @@ impl Chat {
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        room: &str,
+        room: &RoomName,
         text: &str,
     ) {
         if let Some(Client {
@@ -498,7 +499,7 @@ impl Chat {
         {
             *complete &= !text.split('\n').any(translate::is_gap);
             return held.push(HeldText {
-                room: Some(room.to_owned()),
+                room: Some(room.clone()),
                 text: text.to_owned(),
             });
         }
@@ -510,7 +511,7 @@ impl Chat {
     /// The last check before lines of a room are sent to a client; see
     /// [`SocketIoServer::opens`]. Closes the connection and returns `false` if it must not
     /// receive them. Returns `false` as well if it is closed already.
-    fn may_receive(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) -> bool {
+    fn may_receive(&mut self, server: &mut SocketIoServer, key: ClientId, room: &RoomName) -> bool {
         let opens = self
             .clients
             .get(key)
@@ -523,7 +524,7 @@ impl Chat {
 
     /// Closes a connection to which events of a room would have been sent although its
     /// token does not open the room. That is a bug, so it is logged as an error.
-    fn close_unauthorized(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
+    fn close_unauthorized(&mut self, server: &mut SocketIoServer, key: ClientId, room: &RoomName) {
         if let Some(client) = self.clients.get(key) {
             let record = LogRecord::error("event not sent: the token does not open its room");
             server.engine.log(client.log_record(record).room(room));
@@ -565,7 +566,7 @@ fn send_packets(
             }
             Some(Line::Event { open_args, stamp }) => {
                 let offset = match (&client.pid, &stamp) {
-                    (Some(_), Some((room, seq))) => client
+                    (Some(_), Some(EventStamp { room, seq })) => client
                         .index_of(room)
                         .map(|index| client.offset_template(index).at(*seq)),
                     _ => None,

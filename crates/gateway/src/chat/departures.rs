@@ -4,16 +4,17 @@
 //! rooms can be notified again after a panic.
 
 use crate::output::Output;
+use roomcast_proto::id::{ConnectionId, UserId};
 use roomcast_proto::link;
 use std::collections::{HashMap, HashSet};
 
 /// A client that is disconnected.
 pub(super) struct Departure {
     /// Its subscriptions whose rooms do not know that they have ended.
-    pub(super) unacknowledged: HashSet<String>,
+    pub(super) unacknowledged: HashSet<ConnectionId>,
     /// The key under which its record is saved.
     pub(super) storage_key: String,
-    pub(super) user: String,
+    pub(super) user: UserId,
     /// Due once all rooms know it: [`Output::Save`] or [`Output::Forget`] for its
     /// record.
     pub(super) then: Output,
@@ -21,16 +22,16 @@ pub(super) struct Departure {
 
 /// All such clients, by their connection ids.
 #[derive(Default)]
-pub(super) struct Departures(HashMap<String, Departure>);
+pub(super) struct Departures(HashMap<ConnectionId, Departure>);
 
 impl Departures {
-    pub(super) fn insert(&mut self, client: String, departure: Departure) {
+    pub(super) fn insert(&mut self, client: ConnectionId, departure: Departure) {
         self.0.insert(client, departure);
     }
 
     /// A room knows that this subscription has ended. Returns the output that is due if
     /// it was the last room of the client.
-    pub(super) fn acknowledge(&mut self, subscription: &str) -> Option<Output> {
+    pub(super) fn acknowledge(&mut self, subscription: &ConnectionId) -> Option<Output> {
         let client = link::client_of(subscription);
         let departure = self.0.get_mut(client)?;
         departure.unacknowledged.remove(subscription);
@@ -42,10 +43,10 @@ impl Departures {
 
     /// Returns the outputs of the clients with this storage key and user, without
     /// waiting for their rooms.
-    pub(super) fn take(&mut self, storage_key: &str, user: &str) -> Vec<Output> {
+    pub(super) fn take(&mut self, storage_key: &str, user: &UserId) -> Vec<Output> {
         let taken = self
             .0
-            .extract_if(|_, one| one.storage_key == storage_key && one.user == user);
+            .extract_if(|_, one| one.storage_key == storage_key && one.user == *user);
         taken.map(|(_, departure)| departure.then).collect()
     }
 }
@@ -58,14 +59,22 @@ mod tests {
     fn earlier_subscription_to_the_same_room_does_not_count_as_acknowledged() {
         let mut departures = Departures::default();
         let departure = Departure {
-            unacknowledged: ["c:2".to_owned()].into(),
+            unacknowledged: [ConnectionId::trusted("c:2")].into(),
             storage_key: "c".to_owned(),
-            user: "alice".to_owned(),
+            user: UserId::trusted("alice"),
             then: Output::Forget { client: "c".into() },
         };
-        departures.insert("c".to_owned(), departure);
+        departures.insert(ConnectionId::trusted("c"), departure);
         // The retry of a leave, from before the client joined the room again.
-        assert!(departures.acknowledge("c:1").is_none());
-        assert!(departures.acknowledge("c:2").is_some());
+        assert!(
+            departures
+                .acknowledge(&ConnectionId::trusted("c:1"))
+                .is_none()
+        );
+        assert!(
+            departures
+                .acknowledge(&ConnectionId::trusted("c:2"))
+                .is_some()
+        );
     }
 }

@@ -6,6 +6,7 @@ use super::state::Chat;
 use crate::host::IsRevoked;
 use crate::socketio::{ConnectionEvent, DisconnectCause, SocketIoServer};
 use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::id::RoomName;
 use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
@@ -79,7 +80,7 @@ impl Chat {
     }
 
     /// See [`crate::Gateway::awaits_turn`].
-    pub(crate) fn awaits_turn(&mut self, room: &str) -> bool {
+    pub(crate) fn awaits_turn(&mut self, room: &RoomName) -> bool {
         self.rooms.get_mut(room).is_some_and(RoomLink::awaits_turn)
     }
 
@@ -87,7 +88,7 @@ impl Chat {
     pub(crate) fn take_commands(
         &mut self,
         server: &mut SocketIoServer,
-        room: &str,
+        room: &RoomName,
     ) -> Option<Vec<ToRoom>> {
         let link = self.rooms.get_mut(room)?;
         for subscription in link.take_departures() {

@@ -11,10 +11,10 @@ use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Identity;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::id::{ConnectionId, RoomName, UserId};
 use roomcast_proto::limits::Limits;
 use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::log_record::LogRecord;
-use roomcast_proto::name::personal_room;
 use roomcast_proto::position::Position;
 use roomcast_proto::raw_object::{RawObject, TEXT};
 use roomcast_proto::time::{Millis, rfc3339};
@@ -76,6 +76,7 @@ impl Chat {
             return server.engine.close_socket(socket, Disconnect::Expired);
         };
         let framing = Framing::Native(socket);
+        let id = ConnectionId::trusted(id);
         let key = self.add(Client::new(server, id, framing, Rc::new(identity), now));
         self.schedule(now + server.engine.config.limits.ghost_timeout);
         self.begin(server, key, now);
@@ -157,7 +158,8 @@ impl Chat {
             session,
             nsp: connect.nsp,
         };
-        let client = Client::new(server, server.engine.new_id(), framing, identity, now);
+        let id = ConnectionId::trusted(server.engine.new_id());
+        let client = Client::new(server, id, framing, identity, now);
         let key = self.add(client);
         match pid {
             None => self.begin(server, key, now),
@@ -172,7 +174,7 @@ impl Chat {
         key: ClientId,
         pid: String,
         offset: Option<String>,
-        user: String,
+        user: UserId,
     ) {
         if let Some(client) = self.clients.get_mut(key) {
             client.phase = Phase::Finding {
@@ -221,7 +223,7 @@ impl Chat {
         let Some(client) = self.clients.get(key) else {
             return;
         };
-        let room = personal_room(&client.identity.user);
+        let room = RoomName::personal(&client.identity.user);
         if client.subscription(&room).is_none() {
             // Cannot fail: every token grants access to the personal room.
             let _ = self.join(server, key, &room, Position::default(), None, now);
@@ -323,7 +325,7 @@ impl Chat {
     }
 
     /// Stops the delivery of events of a room to a client.
-    pub(super) fn remove_subscriber(&mut self, key: ClientId, room: &str) {
+    pub(super) fn remove_subscriber(&mut self, key: ClientId, room: &RoomName) {
         if let Some(link) = self.rooms.get_mut(room) {
             link.subscribers.retain(|subscriber| *subscriber != key);
         }
@@ -355,17 +357,20 @@ impl Chat {
     }
 
     /// Queues a command for a room.
-    pub(super) fn forward(&mut self, server: &mut SocketIoServer, room: &str, command: ToRoom) {
-        let link = self.rooms.entry(room.to_owned()).or_default();
+    pub(super) fn forward(
+        &mut self,
+        server: &mut SocketIoServer,
+        room: &RoomName,
+        command: ToRoom,
+    ) {
+        let link = self.rooms.entry(room.clone()).or_default();
         if link.push(command) {
-            server.engine.push(Output::Forward {
-                room: room.to_owned(),
-            });
+            server.engine.push(Output::Forward { room: room.clone() });
         }
     }
 
     /// Removes a room if there is nothing to remember of it.
-    pub(super) fn forget_room(&mut self, room: &str) {
+    pub(super) fn forget_room(&mut self, room: &RoomName) {
         if self.rooms.get(room).is_some_and(|link| link.is_unused()) {
             self.rooms.remove(room);
         }

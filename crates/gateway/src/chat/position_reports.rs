@@ -3,6 +3,7 @@
 use super::state::Chat;
 use crate::output::{Output, PositionKey};
 use crate::socketio::SocketIoServer;
+use roomcast_proto::id::RoomName;
 use roomcast_proto::time::Millis;
 
 /// The pause after the last delivery before the positions of rooms are stored. They are
@@ -12,7 +13,7 @@ const STORE_DELAY: Millis = 300;
 
 impl Chat {
     /// The clients of a room have received its events up to `at`.
-    pub(super) fn advance_position(&mut self, room: &str, at: u64, now: Millis) {
+    pub(super) fn advance_position(&mut self, room: &RoomName, at: u64, now: Millis) {
         if let Some(link) = self.rooms.get_mut(room)
             && at > link.delivered
         {
@@ -39,13 +40,13 @@ impl Chat {
     }
 
     /// Reports the position of a room and those of its clients that lag.
-    pub(super) fn report_positions(&mut self, server: &mut SocketIoServer, room: &str) {
+    pub(super) fn report_positions(&mut self, server: &mut SocketIoServer, room: &RoomName) {
         let Some(link) = self.rooms.get_mut(room) else {
             return;
         };
         let delivered = link.delivered;
         if link.reported.replace(delivered) != Some(delivered) {
-            let (key, at) = (PositionKey::Room(room.to_owned()), Some(delivered));
+            let (key, at) = (PositionKey::Room(room.clone()), Some(delivered));
             server.engine.push(Output::TrackPosition { key, at });
         }
         for client in self.positions.take_lagging(room) {
@@ -54,7 +55,7 @@ impl Chat {
             let behind = subscription.filter(|one| one.repairing || one.delivered < delivered);
             let at = behind.map(|subscription| subscription.delivered);
             let key = PositionKey::Lagging {
-                room: room.to_owned(),
+                room: room.clone(),
                 client: client.clone(),
             };
             server.engine.push(Output::TrackPosition { key, at });

@@ -4,29 +4,30 @@
 //! - [`crate::Output::TrackPosition`] follows every delivery. It survives a panic.
 //! - [`crate::Output::StorePosition`] follows a pause. It survives hibernation.
 
+use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::time::Millis;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Which positions have to be reported or stored.
 #[derive(Default)]
 pub(super) struct DeliveryPositions {
     /// The time at which the positions of rooms are stored.
     pub(super) store_at: Option<Millis>,
-    /// Rooms and the ids of clients that lag behind the other clients of the room, or
-    /// did in the last report.
-    lagging: HashSet<(String, String)>,
+    /// By room, the ids of clients that lag behind the other clients of the room, or did
+    /// in the last report.
+    lagging: HashMap<RoomName, HashSet<ConnectionId>>,
 }
 
 impl DeliveryPositions {
     /// Marks a client as lagging in a room until the next report.
-    pub(super) fn mark_lagging(&mut self, room: &str, client: &str) {
-        self.lagging.insert((room.to_owned(), client.to_owned()));
+    pub(super) fn mark_lagging(&mut self, room: &RoomName, client: &ConnectionId) {
+        let lagging = self.lagging.entry(room.clone()).or_default();
+        lagging.insert(client.clone());
     }
 
     /// Returns the clients that are marked in a room, and unmarks them.
-    pub(super) fn take_lagging(&mut self, room: &str) -> Vec<String> {
-        let lagging = self.lagging.extract_if(|(of, _)| of == room);
-        lagging.map(|(_, client)| client).collect()
+    pub(super) fn take_lagging(&mut self, room: &RoomName) -> HashSet<ConnectionId> {
+        self.lagging.remove(room).unwrap_or_default()
     }
 
     /// Returns the time at which [`super::Chat::store_positions`] is due.

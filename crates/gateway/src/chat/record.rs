@@ -10,13 +10,14 @@ use crate::ids::ClientId;
 use crate::output::Output;
 use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Identity;
+use roomcast_proto::id::ConnectionId;
 use roomcast_proto::status::Status;
 use serde::{Deserialize, Serialize};
 
 /// The record of a client.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ClientRecord {
-    pub(super) id: String,
+    pub(super) id: ConnectionId,
     /// The `sid` of the session and the namespace of a Socket.IO client.
     pub(super) session: Option<(String, String)>,
     pub(super) sid: String,
@@ -83,6 +84,7 @@ mod tests {
     use super::*;
     use crate::engine::EngineServer;
     use crate::{ClientId, Frame, Gateway, Stored};
+    use roomcast_proto::id::RoomName;
     use roomcast_proto::link::Command as ToRoom;
     use roomcast_proto::time::Millis;
     use std::rc::Rc;
@@ -110,7 +112,7 @@ mod tests {
         socket.expect("the record is valid");
         let stored = Stored {
             clients: vec![client.to_owned()],
-            positions: [(crate::PositionKey::Room("r".to_owned()), 12)].into(),
+            positions: [(crate::PositionKey::Room(RoomName::trusted("r")), 12)].into(),
             panicked: false,
         };
         gateway.restore(stored, NOW);
@@ -145,7 +147,11 @@ mod tests {
         assert_eq!((&*client.id, &*client.sid), ("c1", "shown"));
         assert_eq!(client.pid.as_deref(), Some("0-p"));
         assert_eq!((client.version, client.tag), (2, 5));
-        let delivered = |room| client.subscription(room).map(|one| one.delivered);
+        let delivered = |room| {
+            client
+                .subscription(&RoomName::trusted(room))
+                .map(|one| one.delivered)
+        };
         assert_eq!(delivered("@alice"), Some(3), "from the record");
         assert_eq!(delivered("r"), Some(12), "from the stored position");
         let template = client.offset_template(1);
@@ -156,7 +162,9 @@ mod tests {
     #[test]
     fn native_client_of_an_older_version_is_restored_and_repaired() {
         let (mut gateway, key) = restored(r#"{"Native":{"id":"c2"}}"#, NATIVE);
-        let commands = gateway.take_commands("r").expect("a join");
+        let commands = gateway
+            .take_commands(&RoomName::trusted("r"))
+            .expect("a join");
         let [ToRoom::Join { hello, again, .. }] = &commands[..] else {
             panic!("no join: {commands:?}");
         };
@@ -172,7 +180,10 @@ mod tests {
     fn subscription_without_id_takes_that_of_the_client() {
         let record = SOCKET_IO.replace(r#""seat":"c1:b","#, "");
         let (gateway, key) = restored(SESSION, &record);
-        let subscription = gateway.chat.clients.subscription(key, "r");
+        let subscription = gateway
+            .chat
+            .clients
+            .subscription(key, &RoomName::trusted("r"));
         assert_eq!(subscription.map(|one| &*one.id), Some("c1"));
     }
 
@@ -200,7 +211,9 @@ mod tests {
         };
         gateway.found(*client, pid, Some(SOCKET_IO.to_owned()), NOW);
         for (room, since, epoch) in [("@alice", 4, "e1"), ("r", 9, "e2")] {
-            let commands = gateway.take_commands(room).expect("a join");
+            let commands = gateway
+                .take_commands(&RoomName::trusted(room))
+                .expect("a join");
             let [ToRoom::Join { hello, again, .. }] = &commands[..] else {
                 panic!("no join: {commands:?}");
             };

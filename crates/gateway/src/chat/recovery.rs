@@ -18,6 +18,7 @@ use crate::recovery_offset;
 use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::id::{ConnectionId, RoomName, UserId};
 use roomcast_proto::link::{Command as ToRoom, Hello};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::{DAY, Millis, SECOND};
@@ -176,13 +177,14 @@ impl Chat {
         let subscriptions = std::mem::take(&mut client.subscriptions);
         // The rooms know it by another id from now on, so that deliveries for the
         // recovery are not for it.
-        self.clients.rename(key, server.engine.new_id());
+        let id = ConnectionId::trusted(server.engine.new_id());
+        self.clients.rename(key, id);
         self.leave_rooms(server, key, subscriptions, 1000);
         self.begin(server, key, now);
     }
 
     /// A client with this `pid` resumes elsewhere: closes its connection here.
-    pub(crate) fn evict_client(&mut self, server: &mut SocketIoServer, pid: &str, user: &str) {
+    pub(crate) fn evict_client(&mut self, server: &mut SocketIoServer, pid: &str, user: &UserId) {
         if let Some(key) = self.clients.by_pid(pid, user)
             && let Some(client) = self.clients.get_mut(key)
         {
@@ -233,7 +235,7 @@ impl Client {
         server: &SocketIoServer,
         record: ClientRecord,
         offset: &[u64],
-    ) -> Vec<(String, Hello)> {
+    ) -> Vec<(RoomName, Hello)> {
         // An offset with another tag belongs to an earlier `pid` and says nothing about
         // this one.
         let (version, positions) = match offset {

@@ -1,12 +1,13 @@
 //! Commands whose request to a room failed and that are sent again.
 
+use roomcast_proto::id::RoomName;
 use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::time::Millis;
 
 /// A command to send again.
 pub(super) struct Retry {
     pub(super) at: Millis,
-    pub(super) room: String,
+    pub(super) room: RoomName,
     pub(super) command: ToRoom,
 }
 

@@ -1,6 +1,7 @@
 //! A room as a gateway sees it.
 
 use crate::ids::ClientId;
+use roomcast_proto::id::{ConnectionId, Epoch};
 use roomcast_proto::link::Command as ToRoom;
 
 /// The maximum number of turns of the event loop for which a request waits for further
@@ -21,10 +22,10 @@ pub(super) struct RoomLink {
     /// Number of turns for which the next request has waited.
     turns: u32,
     /// The subscriptions that end by the request that is on its way.
-    sent_departures: Vec<String>,
+    sent_departures: Vec<ConnectionId>,
     last_push: LastPush,
     /// The epoch of the log of the room.
-    pub(super) epoch: String,
+    pub(super) epoch: Epoch,
     /// The highest `seq` that was delivered to all subscribers, except for those that
     /// lag.
     pub(super) delivered: u64,
@@ -61,7 +62,7 @@ impl RoomLink {
     }
 
     /// Returns the subscriptions that ended by the last request, which has arrived.
-    pub(super) fn take_departures(&mut self) -> Vec<String> {
+    pub(super) fn take_departures(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.sent_departures)
     }
 
@@ -77,7 +78,7 @@ impl RoomLink {
             .iter()
             .filter(|command| matches!(command, ToRoom::Gone { .. }));
         self.sent_departures = departures
-            .map(|command| command.connection().to_owned())
+            .map(|command| command.connection().clone())
             .collect();
         Some(std::mem::take(&mut self.outbox))
     }
@@ -95,7 +96,7 @@ impl RoomLink {
     }
 
     /// Takes note of a delivery.
-    pub(super) fn received(&mut self, life: String, number: u64, epoch: String) {
+    pub(super) fn received(&mut self, life: String, number: u64, epoch: Epoch) {
         self.last_push = LastPush { life, number };
         self.epoch = epoch;
     }

@@ -7,6 +7,7 @@ use super::positions::DeliveryPositions;
 use super::retries::Retries;
 use super::room_link::RoomLink;
 use crate::ids::ClientId;
+use roomcast_proto::id::RoomName;
 use roomcast_proto::time::{Millis, sooner};
 use std::collections::{HashMap, HashSet};
 
@@ -14,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 #[derive(Default)]
 pub(crate) struct Chat {
     pub(super) clients: Clients,
-    pub(super) rooms: HashMap<String, RoomLink>,
+    pub(super) rooms: HashMap<RoomName, RoomLink>,
     /// The clients in [`super::client::Phase::Recovering`].
     pub(super) recovering: HashSet<ClientId>,
     pub(super) departures: Departures,

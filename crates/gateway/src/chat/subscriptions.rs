@@ -10,8 +10,8 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
 use roomcast_proto::event;
 use roomcast_proto::framing;
+use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::link::Command as ToRoom;
-use roomcast_proto::name::personal_room;
 use roomcast_proto::time::{Millis, SECOND};
 
 /// Time after which a command to a room whose request failed is sent again.
@@ -23,11 +23,11 @@ impl Chat {
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        room: &str,
+        room: &RoomName,
         after: u64,
     ) {
         let link = self.rooms.get(room);
-        let epoch = link.map_or("", |link| &link.epoch).to_owned();
+        let epoch = link.map_or_else(Epoch::default, |link| link.epoch.clone());
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
@@ -70,7 +70,12 @@ impl Chat {
     }
 
     /// A client is not subscribed to a room any more, or was not accepted.
-    pub(super) fn unsubscribed(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
+    pub(super) fn unsubscribed(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        room: &RoomName,
+    ) {
         let Some(Subscription { state, .. }) = self.remove_subscription(key, room) else {
             return;
         };
@@ -82,7 +87,7 @@ impl Chat {
         if state == SubscriptionState::Joined {
             self.send(server, key, &event::user_left(room, &user));
         }
-        let is_personal = personal_room(&user) == room;
+        let is_personal = RoomName::personal(&user) == *room;
         if is_personal && state == SubscriptionState::Joining && !is_recovering {
             // The user has as many connections as allowed.
             return self.close(server, key, Disconnect::TooFast);
@@ -95,7 +100,7 @@ impl Chat {
     pub(super) fn remove_subscription(
         &mut self,
         key: ClientId,
-        room: &str,
+        room: &RoomName,
     ) -> Option<Subscription> {
         let client = self.clients.get_mut(key)?;
         let index = client.index_of(room)?;
@@ -123,7 +128,7 @@ impl Chat {
     pub(crate) fn request_failed(
         &mut self,
         server: &mut SocketIoServer,
-        room: &str,
+        room: &RoomName,
         commands: Vec<ToRoom>,
     ) {
         if let Some(link) = self.rooms.get_mut(room) {
@@ -132,8 +137,23 @@ impl Chat {
         for command in commands {
             let key = self.clients.by_subscription(command.connection());
             match (command, key) {
-                (ToRoom::Frame { frame, connection }, Some(key)) => {
-                    self.frame_failed(server, key, room, &frame, &connection);
+                (
+                    ToRoom::Execute {
+                        connection,
+                        id,
+                        command,
+                    },
+                    Some(key),
+                ) => {
+                    let left = matches!(command, Command::Leave { .. })
+                        && self
+                            .clients
+                            .current_subscription(room, &connection)
+                            .is_some();
+                    if left {
+                        self.leave_failed(server, key, room);
+                    }
+                    self.send(server, key, &framing::error(id, &Error::internal()));
                 }
                 (command @ ToRoom::Join { .. }, Some(key)) => {
                     self.join_request_failed(server, key, room, command);
@@ -142,39 +162,17 @@ impl Chat {
                 (command @ (ToRoom::Gone { .. } | ToRoom::Refresh { .. }), _) => {
                     self.retry(server, room, command);
                 }
-                (_, None) => {}
+                // Only gateways of older versions send frames.
+                (ToRoom::Frame { .. }, Some(_)) | (_, None) => {}
             }
         }
-    }
-
-    fn frame_failed(
-        &mut self,
-        server: &mut SocketIoServer,
-        key: ClientId,
-        room: &str,
-        frame: &str,
-        subscription: &str,
-    ) {
-        let incoming = framing::decode_line(frame);
-        let is_current = self
-            .clients
-            .current_subscription(room, subscription)
-            .is_some();
-        if is_current && matches!(incoming.command, Ok(Command::Leave { .. })) {
-            self.leave_failed(server, key, room);
-        }
-        self.send(
-            server,
-            key,
-            &framing::error(incoming.id, &Error::internal()),
-        );
     }
 
     fn join_request_failed(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        room: &str,
+        room: &RoomName,
         command: ToRoom,
     ) {
         let subscription = self
@@ -195,12 +193,17 @@ impl Chat {
     /// Tells a client that it was not accepted. The room may have accepted it and the
     /// delivery may be lost; then the answer to its next delivery says that the
     /// subscription does not exist.
-    pub(super) fn join_failed(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
+    pub(super) fn join_failed(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        room: &RoomName,
+    ) {
         let personal = self
             .clients
             .get(key)
-            .map(|client| personal_room(&client.identity.user));
-        if personal.is_some_and(|personal| personal == room) {
+            .map(|client| RoomName::personal(&client.identity.user));
+        if personal.is_some_and(|personal| personal == *room) {
             // The client did not ask for it, so it would not ask again.
             return self.close(server, key, Disconnect::Failed);
         }
@@ -212,7 +215,12 @@ impl Chat {
 
     /// A `leaveRoom` command has failed. The room may have executed it, so the client
     /// subscribes again.
-    pub(super) fn leave_failed(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
+    pub(super) fn leave_failed(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        room: &RoomName,
+    ) {
         match self.clients.subscription_mut(key, room) {
             Some(subscription) if !subscription.is_accepted() => {
                 self.join_failed(server, key, room);
@@ -226,11 +234,11 @@ impl Chat {
     }
 
     /// Sends a command to a room again later.
-    fn retry(&mut self, server: &SocketIoServer, room: &str, command: ToRoom) {
+    fn retry(&mut self, server: &SocketIoServer, room: &RoomName, command: ToRoom) {
         let at = server.engine.now() + RETRY_DELAY;
         self.retries.push(Retry {
             at,
-            room: room.to_owned(),
+            room: room.clone(),
             command,
         });
         self.schedule(at);
@@ -248,7 +256,7 @@ impl Chat {
 
     /// Sends a command again, as far as it still applies: the position, the rights and
     /// the subscription of the client may have changed since.
-    fn run_retry(&mut self, server: &mut SocketIoServer, room: &str, command: ToRoom) {
+    fn run_retry(&mut self, server: &mut SocketIoServer, room: &RoomName, command: ToRoom) {
         let id = command.connection();
         let key = self.clients.by_subscription(id);
         let is_current = self.clients.current_subscription(room, id).is_some();
@@ -270,8 +278,8 @@ impl Chat {
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        room: &str,
-        connection: String,
+        room: &RoomName,
+        connection: ConnectionId,
     ) {
         if let Some(client) = self.clients.get(key) {
             let refresh = ToRoom::Refresh {

@@ -12,6 +12,7 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::event;
 use roomcast_proto::framing;
+use roomcast_proto::id::RoomName;
 use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::{Millis, rfc3339};
@@ -131,7 +132,12 @@ impl Chat {
         }
     }
 
-    fn leave_forbidden_room(&mut self, server: &mut SocketIoServer, key: ClientId, room: &str) {
+    fn leave_forbidden_room(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        room: &RoomName,
+    ) {
         let error = no_access();
         let subscription = self.clients.subscription_mut(key, room);
         let join_command = subscription.and_then(|one| one.join_command.take());

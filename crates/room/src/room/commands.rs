@@ -16,6 +16,8 @@ use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::framing::Incoming;
+use roomcast_proto::id::ConnectionId;
 use roomcast_proto::limits::{Kind, Penalty};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
@@ -42,18 +44,10 @@ enum AfterPenalty {
 impl Room {
     /// A frame of a client has arrived.
     pub fn receive(&mut self, conn: ConnId, frame: Frame, now: Millis, out: &mut Vec<Output>) {
-        if self.batch.is_arriving(conn) {
-            // `connected` comes before any answer.
-            self.flush(now, out);
+        if !self.begin_input(conn, now, out) {
+            return;
         }
         let limit = self.config.limits.max_frame_bytes;
-        let Some(connection) = self.connections.get_mut(conn) else {
-            return;
-        };
-        connection.slow_consumer.on_activity(now);
-        if connection.attachment.expires <= now {
-            return self.close(conn, Disconnect::Expired, now, out);
-        }
         let text = match frame {
             Frame::Text(text) if text.len() > limit => {
                 return self.reject(conn, Disconnect::TooLarge, now, out);
@@ -72,36 +66,80 @@ impl Room {
             Ok(incoming) => incoming,
             Err(reason) => return self.reject(conn, reason, now, out),
         };
-        for one in incoming {
-            if let Err(error) = self.take_token(conn, Kind::Command, now) {
-                // An answer to each command would be larger than the flood itself, so the
-                // rest of the frame gets none.
-                self.batch.send(conn, &framing::error(one.id, &error));
-                self.penalize(conn, now, out);
-                return;
-            }
-            let done = one
-                .command
-                .and_then(|command| self.execute(conn, one.id, command, now, out));
-            match (done, one.id) {
-                (Ok(Answer::Now(data)), Some(id)) => {
-                    self.batch.send(conn, &framing::ack(id, &data));
-                }
-                (Ok(_), _) => {}
-                (Err(error), id) => {
-                    self.batch.send(conn, &framing::error(id, &error));
-                    if error.code == ErrorCode::RateLimited
-                        && self.penalize(conn, now, out) == AfterPenalty::Closed
-                    {
-                        return;
-                    }
-                }
-            }
-            // A command may have closed the connection.
-            if !self.connections.contains(conn) {
+        for Incoming { id, command, .. } in incoming {
+            if !self.run(conn, id, command, now, out) {
                 return;
             }
         }
+    }
+
+    /// A command of a connection at a gateway has arrived. The gateway has parsed it.
+    pub(super) fn receive_command(
+        &mut self,
+        conn: ConnId,
+        id: Option<u32>,
+        command: Command,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        if self.begin_input(conn, now, out) {
+            self.run(conn, id, Ok(command), now, out);
+        }
+    }
+
+    /// Prepares the room for an input of a client. Returns `false` if the connection is
+    /// closed.
+    fn begin_input(&mut self, conn: ConnId, now: Millis, out: &mut Vec<Output>) -> bool {
+        if self.batch.is_arriving(conn) {
+            // `connected` comes before any answer.
+            self.flush(now, out);
+        }
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return false;
+        };
+        connection.slow_consumer.on_activity(now);
+        if connection.attachment.expires <= now {
+            self.close(conn, Disconnect::Expired, now, out);
+            return false;
+        }
+        true
+    }
+
+    /// Counts a command, executes it and answers it, or answers the error in its place.
+    /// Returns `false` if the connection was closed or is over its limit of commands, so
+    /// that the rest of the frame is dropped.
+    fn run(
+        &mut self,
+        conn: ConnId,
+        id: Option<u32>,
+        command: Result<Command>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        if let Err(error) = self.take_token(conn, Kind::Command, now) {
+            // An answer to each command would be larger than the flood itself, so the
+            // rest of the frame gets none.
+            self.batch.send(conn, &framing::error(id, &error));
+            self.penalize(conn, now, out);
+            return false;
+        }
+        let done = command.and_then(|command| self.execute(conn, id, command, now, out));
+        match (done, id) {
+            (Ok(Answer::Now(data)), Some(id)) => {
+                self.batch.send(conn, &framing::ack(id, &data));
+            }
+            (Ok(_), _) => {}
+            (Err(error), id) => {
+                self.batch.send(conn, &framing::error(id, &error));
+                if error.code == ErrorCode::RateLimited
+                    && self.penalize(conn, now, out) == AfterPenalty::Closed
+                {
+                    return false;
+                }
+            }
+        }
+        // A command may have closed the connection.
+        self.connections.contains(conn)
     }
 
     /// Closes a connection because of a malformed or too large frame.
@@ -160,7 +198,7 @@ impl Room {
         out: &mut Vec<Output>,
     ) -> Result<Answer> {
         // Without `roomId`, the command is for this room.
-        if command.room().is_some_and(|room| room != self.name) {
+        if command.room().is_some_and(|room| *room != self.name) {
             return Err(match command {
                 Command::Join { .. } => {
                     Error::bad_request("`roomId` must be the room of this socket")
@@ -341,7 +379,7 @@ impl Room {
             "read": member.read,
             "members": users
                 .iter()
-                .map(|user| json!({ "userId": &***user, "status": roster.status(user) }))
+                .map(|user| json!({ "userId": user, "status": roster.status(user) }))
                 .collect::<Vec<_>>(),
         });
         if start.reset {
@@ -383,14 +421,17 @@ impl Room {
     /// result. Commands of the connection may have been executed since.
     pub fn authenticated(
         &mut self,
-        connection: &str,
+        connection: &ConnectionId,
         id: Option<u32>,
         identity: Result<Identity>,
         now: Millis,
         out: &mut Vec<Output>,
     ) {
         // The connection may have been closed since.
-        let Some(conn) = self.connections.find(|one| one.attachment.id == connection) else {
+        let Some(conn) = self
+            .connections
+            .find(|one| one.attachment.id == *connection)
+        else {
             return;
         };
         let done = identity.and_then(|identity| self.replace_token(conn, identity, now, out));
@@ -411,7 +452,7 @@ impl Room {
         let rights = identity.rights(&self.name);
         let connection = self.connections.get_mut(conn).ok_or_else(Error::internal)?;
         let attachment = &mut connection.attachment;
-        if identity.user != *attachment.user || !rights.has(Rights::READ) {
+        if identity.user != attachment.user || !rights.has(Rights::READ) {
             out.push(Output::Log(
                 LogRecord::reject("auth")
                     .user(&attachment.user)

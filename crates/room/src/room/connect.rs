@@ -79,7 +79,7 @@ impl Room {
     ) -> ConnId {
         let attachment = Attachment {
             id: request.connection_id,
-            user: request.user.into(),
+            user: request.user,
             rights: request.rights,
             expires: request.expires,
             // A client at a gateway has one status for all its rooms.

@@ -17,11 +17,11 @@ use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
 use roomcast_proto::access::{Rights, TokenId};
 use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::id::{ConnectionId, GatewayName, UserId};
 use roomcast_proto::link::{Command, Hello as ConnectRequest, Item, Pushed, client_of};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use roomcast_proto::{event, framing};
-use std::rc::Rc;
 
 /// Close code of a connection that ended without a close frame (RFC 6455, 7.4.1).
 const ABNORMAL: u16 = 1006;
@@ -47,7 +47,7 @@ impl Room {
     /// the next command of the request.
     pub fn gateway_command(
         &mut self,
-        gateway: &Rc<str>,
+        gateway: &GatewayName,
         command: Command,
         is_revoked: impl Fn(&str, &TokenId) -> bool,
         now: Millis,
@@ -56,7 +56,7 @@ impl Room {
         self.gateways.active(gateway);
         let subscription = Subscription {
             gateway: gateway.clone(),
-            id: command.connection().into(),
+            id: command.connection().clone(),
         };
         let known = self.gateways.find(&subscription.id);
         match command {
@@ -84,17 +84,13 @@ impl Room {
                     }
                 }
             }
+            Command::Execute { id, command, .. } => match known {
+                Some(conn) => self.receive_command(conn, id, command, now, out),
+                None => self.report_lost(&subscription, id),
+            },
             Command::Frame { frame, .. } => match known {
                 Some(conn) => self.receive(conn, Frame::Text(&frame), now, out),
-                // The connection was given up, or the room was deleted.
-                None => {
-                    let id = framing::decode_line(&frame).id;
-                    let answer = framing::error(id, &Error::internal());
-                    let to = subscription.id.to_string();
-                    self.gateways.queue(gateway, Item::Lost { to });
-                    self.gateways
-                        .queue_text(&subscription, &answer, TextEvents::None);
-                }
+                None => self.report_lost(&subscription, framing::decode_line(&frame).id),
             },
             Command::Gone { code, .. } => {
                 if let Some(conn) = known.or_else(|| self.connection_of(&subscription.id)) {
@@ -109,6 +105,16 @@ impl Room {
                 }
             }
         }
+    }
+
+    /// Answers a command of a connection that was given up, or whose room was deleted.
+    fn report_lost(&mut self, subscription: &Subscription, id: Option<u32>) {
+        let answer = framing::error(id, &Error::internal());
+        let to = subscription.id.clone();
+        self.gateways
+            .queue(&subscription.gateway, Item::Lost { to });
+        self.gateways
+            .queue_text(subscription, &answer, TextEvents::None);
     }
 
     /// Joins a connection of a gateway. Another connection of the same client is replaced.
@@ -147,7 +153,7 @@ impl Room {
 
     /// Returns the connection of the client that `connection` belongs to, whichever of its
     /// connections that is.
-    fn connection_of(&self, connection: &str) -> Option<ConnId> {
+    fn connection_of(&self, connection: &ConnectionId) -> Option<ConnId> {
         let client = client_of(connection);
         self.connections
             .find(|connection| connection.is_of_client(client))
@@ -163,12 +169,12 @@ impl Room {
     fn refuse(
         &mut self,
         subscription: &Subscription,
-        user: &str,
+        user: &UserId,
         answer: Option<String>,
         code: ErrorCode,
         out: &mut Vec<Output>,
     ) {
-        let to = subscription.id.to_string();
+        let to = subscription.id.clone();
         match answer {
             // If the answer is lost, the gateway learns of it with the client's next
             // command.
@@ -193,7 +199,7 @@ impl Room {
     /// Removes a connection whose gateway knows that it has ended.
     fn unsubscribe(&mut self, conn: ConnId, code: u16, now: Millis, out: &mut Vec<Output>) {
         if let Some(subscription) = self.gateways.remove(conn) {
-            let change = Change::RemoveSubscriber(subscription.id.to_string());
+            let change = Change::RemoveSubscriber(subscription.id.clone());
             out.push(Output::Store(change));
         }
         self.disconnect(conn, code, now, out);
@@ -289,12 +295,12 @@ impl Room {
                 None
             }
             Output::Attach { conn } => Some(Output::Store(Change::PutSubscriber {
-                id: subscription.id.to_string(),
-                gateway: subscription.gateway.to_string(),
+                id: subscription.id.clone(),
+                gateway: subscription.gateway.clone(),
                 subscriber: StoredSubscriber::Subscribed(self.attachment(conn)?),
             })),
             Output::Subscribed { after, .. } => {
-                let to = subscription.id.to_string();
+                let to = subscription.id.clone();
                 self.gateways
                     .queue(&subscription.gateway, Item::In { to, after });
                 None
@@ -320,9 +326,9 @@ impl Room {
 
     /// Returns the gateways to which the host must start to send deliveries. Drops items
     /// for slow gateways. The host calls this after each input.
-    pub fn start_deliveries(&mut self, out: &mut Vec<Output>) -> Vec<String> {
+    pub fn start_deliveries(&mut self, out: &mut Vec<Output>) -> Vec<GatewayName> {
         for gateway in self.gateways.shed(self.log.head()) {
-            let record = LogRecord::reject("slow").with("gateway", gateway);
+            let record = LogRecord::reject("slow").with("gateway", gateway.as_str());
             out.push(Output::Log(record));
         }
         self.gateways.start_deliveries()
@@ -331,7 +337,7 @@ impl Room {
     /// Returns the part of the log that the host must read for the next delivery to a
     /// gateway. The host calls [`Room::log_read`] and asks again, until the result is
     /// `None`.
-    pub fn next_read(&mut self, gateway: &str) -> Option<LogRead> {
+    pub fn next_read(&mut self, gateway: &GatewayName) -> Option<LogRead> {
         loop {
             let conn = self.gateways.next_portion(gateway)?;
             self.announce_gaps(conn);
@@ -377,7 +383,7 @@ impl Room {
 
     /// Returns the body of the next delivery to a gateway. Returns `None` if nothing waits:
     /// the host stops sending to the gateway.
-    pub fn take_delivery(&mut self, gateway: &str) -> Option<serde_json::Result<String>> {
+    pub fn take_delivery(&mut self, gateway: &GatewayName) -> Option<serde_json::Result<String>> {
         let epoch = self.log.epoch();
         self.gateways.take_delivery(gateway, &self.name, epoch)
     }
@@ -386,14 +392,14 @@ impl Room {
     /// have.
     pub fn delivery_acknowledged(
         &mut self,
-        gateway: &str,
+        gateway: &GatewayName,
         answer: &Pushed,
         now: Millis,
         out: &mut Vec<Output>,
     ) {
         let acknowledgement = self.gateways.acknowledged(gateway);
         for id in acknowledgement.delivered.iter().filter_map(Item::to) {
-            let change = Change::RemoveSubscriber(id.to_owned());
+            let change = Change::RemoveSubscriber(id.clone());
             out.push(Output::Store(change));
         }
         for id in &answer.gone {
@@ -409,7 +415,12 @@ impl Room {
     /// A delivery has failed. With [`Retry::Never`] the gateway is given up: its connections
     /// are removed, and presence follows. If the gateway answers later, it learns that they
     /// have to join again.
-    pub fn delivery_failed(&mut self, gateway: &str, now: Millis, out: &mut Vec<Output>) -> Retry {
+    pub fn delivery_failed(
+        &mut self,
+        gateway: &GatewayName,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Retry {
         let retry = self.gateways.failed(gateway, now);
         if retry == Retry::Never {
             for conn in self.gateways.connections_of(gateway) {
@@ -422,7 +433,7 @@ impl Room {
     }
 
     /// Asks a gateway that was unreachable which of its connections still exist.
-    pub fn probe_gateway(&mut self, gateway: &str) {
+    pub fn probe_gateway(&mut self, gateway: &GatewayName) {
         let head = self.log.head();
         self.gateways.probe_connections(gateway, head);
     }
@@ -430,22 +441,26 @@ impl Room {
     /// The host has stopped sending to a gateway because of an error in the room. The host
     /// waits for [`RESTART_DELAY`](crate::RESTART_DELAY), calls [`Room::probe_gateway`] and
     /// continues.
-    pub fn deliveries_stopped(&mut self, gateway: &str) {
+    pub fn deliveries_stopped(&mut self, gateway: &GatewayName) {
         self.gateways.stopped(gateway);
     }
 
     /// Restores a connection at a gateway from its stored record.
-    pub fn restore_subscriber(&mut self, gateway: &str, subscriber: StoredSubscriber, now: Millis) {
+    pub fn restore_subscriber(
+        &mut self,
+        gateway: &GatewayName,
+        subscriber: StoredSubscriber,
+        now: Millis,
+    ) {
         match subscriber {
             StoredSubscriber::Ended(item) => self.gateways.queue(gateway, item),
             StoredSubscriber::Subscribed(attachment) => {
-                let id: Rc<str> = attachment.id.as_str().into();
-                let to = attachment.id.clone();
+                let id = attachment.id.clone();
                 let conn = self.restore_connection(attachment, now);
-                let gateway: Rc<str> = gateway.into();
                 // The connection may have ended while the room was not in memory.
-                let at = self.log.head();
-                self.gateways.queue(&gateway, Item::Is { to, at });
+                let (to, at) = (id.clone(), self.log.head());
+                self.gateways.queue(gateway, Item::Is { to, at });
+                let gateway = gateway.clone();
                 self.gateways.add(conn, Subscription { gateway, id });
             }
         }

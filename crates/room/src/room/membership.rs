@@ -7,8 +7,8 @@ use crate::member::Member;
 use crate::output::Output;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::event;
+use roomcast_proto::id::UserId;
 use roomcast_proto::log_record::LogRecord;
-use roomcast_proto::name::UserId;
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
 

@@ -5,7 +5,7 @@ use crate::event_log::Accepted;
 use roomcast_proto::command::Send;
 use roomcast_proto::envelope::{self, Stamp};
 use roomcast_proto::error::Result;
-use roomcast_proto::name::UserId;
+use roomcast_proto::id::{MessageId, UserId};
 use roomcast_proto::time::{Millis, rfc3339};
 
 /// The origin of an event.
@@ -20,7 +20,7 @@ pub(super) enum Origin {
 #[derive(Debug)]
 pub(super) struct EphemeralEnvelope {
     pub(super) line: String,
-    pub(super) message_id: String,
+    pub(super) message_id: MessageId,
 }
 
 impl Room {

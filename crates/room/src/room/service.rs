@@ -13,8 +13,9 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::envelope::Body;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::http;
+use roomcast_proto::id::{Epoch, MessageId, UserId};
 use roomcast_proto::log_record::LogRecord;
-use roomcast_proto::name::{self, UserId};
+use roomcast_proto::name;
 use roomcast_proto::time::{Millis, rfc3339};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
@@ -36,13 +37,11 @@ impl Room {
         match request {
             Request::Publish { sender, messages } => {
                 // Events for a user are kept even if the user has never connected.
-                if let Some(owner) = name::personal_room_owner(&self.name)
-                    && name::is_user(owner)
-                {
+                if let Some(owner) = name::personal_room_owner(&self.name).and_then(UserId::parse) {
                     let head = self.log.head();
-                    self.add_member(&owner.into(), head, None, now, out);
+                    self.add_member(&owner, head, None, now, out);
                 }
-                self.publish(&sender.into(), messages, call, now);
+                self.publish(&sender, messages, call, now);
                 Ok(Served::Later)
             }
             Request::Messages(query) => Ok(Served::Page(query)),
@@ -53,7 +52,6 @@ impl Room {
             }
             Request::AddMember { user } => {
                 self.admit_member(&user)?;
-                let user: UserId = user.into();
                 let created = self.add_member(&user, self.log.head(), None, now, out);
                 self.flush(now, out);
                 let json = self.member_json(&user).to_string();
@@ -73,7 +71,7 @@ impl Room {
             Request::Kick { user } => {
                 let conns = self
                     .connections
-                    .filter(|connection| *connection.attachment.user == *user);
+                    .filter(|connection| connection.attachment.user == user);
                 let closed = conns.len();
                 out.push(Output::Log(
                     LogRecord::info("kick")
@@ -165,7 +163,7 @@ impl Room {
     }
 
     /// Deletes the log and the members, closes all connections and begins a new epoch.
-    fn delete(&mut self, epoch: String, now: Millis, out: &mut Vec<Output>) {
+    fn delete(&mut self, epoch: Epoch, now: Millis, out: &mut Vec<Output>) {
         // Accepted events are stored and answered before.
         self.flush(now, out);
         for conn in self.connections.filter(|_| true) {
@@ -206,7 +204,7 @@ impl Room {
                 .map(|member| member.last_seen)
                 .filter(|at| connections == 0 && *at > 0);
             json!({
-                "userId": &**user,
+                "userId": user,
                 "status": self.presence.roster.status(user),
                 "connections": connections,
                 "lastSeen": last_seen.map(rfc3339),
@@ -218,7 +216,7 @@ impl Room {
 
 /// An accepted publication.
 struct Published {
-    message_id: String,
+    message_id: MessageId,
     /// `None` if the event is ephemeral.
     seq: Option<u64>,
     /// The time at which the room accepted the event. For a duplicate, that of the first one.
