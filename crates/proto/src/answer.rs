@@ -12,7 +12,7 @@ use std::fmt::Write;
 #[cfg(feature = "schema")]
 use crate::{
     id::{Epoch, MessageId, RoomName, UserId},
-    schema::{Count, Seq, Time, True},
+    schema::values::{Count, Seq, Time, True},
 };
 
 /// Returns the JSON of an answer.
@@ -150,7 +150,10 @@ pub struct ExpiredRange {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Page<'a> {
     /// The envelopes of the events, ordered by their sequence numbers.
-    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::LoggedEvent>"))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Vec<crate::schema::logged::LoggedEvent>")
+    )]
     pub events: &'a [String],
     /// The sequence number of the last event of the room.
     #[cfg_attr(feature = "schema", schemars(with = "Seq"))]

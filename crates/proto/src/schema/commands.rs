@@ -6,7 +6,7 @@
 
 #![allow(dead_code, reason = "these types exist for their schemas")]
 
-use super::{Any, CustomEventName, NotNull, Seq};
+use super::values::{Any, CustomEventName, NotNull, Seq};
 use crate::answer::{Cursor, Empty, Joined, Left, Page, PresenceSet, Receipt, Refreshed};
 use crate::id::{Epoch, MessageId, RoomName};
 use crate::status::Status;
