@@ -1,14 +1,45 @@
-//! The pages that are generated from the code. `cargo xtask docs` writes them by running
-//! this test with `ROOMCAST_DOCS=write`; without it, the test fails if a page is stale.
+//! The files that are generated from the code. `cargo xtask docs` writes them by running
+//! this test with `ROOMCAST_DOCS=write`; without it, the test fails if a file is stale.
 
+mod asyncapi;
+mod openapi;
 mod settings;
 
+use serde_json::Value;
 use std::path::Path;
 
 /// A generated file: its path in the repository and the function that generates it.
 type Page = (&'static str, fn() -> String);
 
-const PAGES: &[Page] = &[("docs/settings.md", settings::page)];
+const PAGES: &[Page] = &[
+    ("docs/settings.md", settings::page),
+    ("docs/asyncapi.json", asyncapi::document),
+    ("src/http/openapi.json", openapi::document),
+];
+
+/// Returns a JSON document as text with sorted keys. Other crates of the workspace may
+/// switch on `preserve_order` of serde_json; the sorting makes the text independent of it.
+fn pretty(mut document: Value) -> String {
+    join_lines(&mut document);
+    document.sort_all_objects();
+    format!("{document:#}\n")
+}
+
+/// Joins the lines of descriptions, which are comments of the code.
+fn join_lines(document: &mut Value) {
+    match document {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(text) if name == "description" => *text = text.replace('\n', " "),
+                    value => join_lines(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(join_lines),
+        _ => {}
+    }
+}
 
 #[test]
 fn generated_pages_are_current() {
@@ -21,5 +52,29 @@ fn generated_pages_are_current() {
         }
         let committed = std::fs::read_to_string(&file).unwrap_or_default();
         assert!(committed == page, "{path} is stale: run `cargo xtask docs`");
+    }
+}
+
+#[test]
+fn every_reference_of_the_documents_leads_to_something() {
+    fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+        match value {
+            Value::Object(fields) => {
+                found.extend(fields.get("$ref").and_then(Value::as_str));
+                fields.values().for_each(|value| references(value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+    for generate in [asyncapi::document, openapi::document] {
+        let document: Value = serde_json::from_str(&generate()).expect("JSON");
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(found.len() > 50);
+        for reference in found {
+            let pointer = reference.strip_prefix('#').expect("a local reference");
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
     }
 }

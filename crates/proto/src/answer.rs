@@ -164,7 +164,10 @@ pub struct Page<'a> {
     /// `true` if there are further events in the requested range.
     pub more: bool,
     /// Requested events that have expired.
-    #[cfg_attr(feature = "schema", schemars(default, with = "ExpiredRange"))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(skip_serializing_if = "Option::is_none", with = "ExpiredRange")
+    )]
     pub gap: Option<ExpiredRange>,
 }
 

@@ -85,7 +85,7 @@ pub struct Emit {
     /// The id of the event. The server makes one if it is not given.
     message_id: Option<MessageId>,
     /// `true` to send the event to the connected users only and not to store it.
-    #[schemars(default)]
+    #[schemars(extend("default" = false))]
     volatile: Option<bool>,
 }
 

@@ -19,7 +19,7 @@ pub struct Stamp {
     /// The sender.
     sender_id: UserId,
     /// The sequence number. Not set for a volatile event.
-    #[schemars(default, with = "Seq")]
+    #[schemars(skip_serializing_if = "Option::is_none", with = "Seq")]
     seq: Option<u64>,
     /// The time at which the room accepted the event.
     #[schemars(with = "Time")]
@@ -34,7 +34,7 @@ pub struct NewMessage {
     #[schemars(flatten)]
     stamp: Stamp,
     /// The content of the message, any JSON.
-    #[schemars(default, with = "Any")]
+    #[schemars(skip_serializing_if = "Option::is_none", with = "Any")]
     content: Option<()>,
 }
 

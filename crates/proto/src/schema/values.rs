@@ -3,7 +3,7 @@
 use crate::event_name::RESERVED;
 use crate::id::EventName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::borrow::Cow;
 
 /// Defines a type that stands for a JSON value with this schema.
@@ -143,7 +143,10 @@ impl JsonSchema for PublishedEventName {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let custom = generator.subschema_for::<CustomEventName>();
-        json_schema!({ "anyOf": [{ "const": "newMessage" }, custom] })
+        json_schema!({
+            "description": "The name of a custom event, or `newMessage`.",
+            "anyOf": [{ "const": "newMessage" }, custom],
+        })
     }
 }
 
@@ -154,18 +157,17 @@ fn reserved() -> Vec<&'static str> {
         .collect()
 }
 
+/// Returns a schema that requires a property that is not `null`.
+fn given(name: &str) -> Value {
+    json!({ "required": [name], "properties": { name: { "not": { "type": "null" } } } })
+}
+
 /// Requires exactly one of the properties `userId` and `jti`.
 pub fn one_of_user_id_and_jti(schema: &mut Schema) {
-    schema.insert(
-        "oneOf".into(),
-        json!([{ "required": ["userId"] }, { "required": ["jti"] }]),
-    );
+    schema.insert("oneOf".into(), json!([given("userId"), given("jti")]));
 }
 
 /// Requires exactly one of the properties `room` and `userId`.
 pub fn one_of_room_and_user_id(schema: &mut Schema) {
-    schema.insert(
-        "oneOf".into(),
-        json!([{ "required": ["room"] }, { "required": ["userId"] }]),
-    );
+    schema.insert("oneOf".into(), json!([given("room"), given("userId")]));
 }
