@@ -521,9 +521,8 @@ fn problems(api: &mut Api) -> Value {
             "Unauthorized" => {
                 json!({ "WWW-Authenticate": { "required": true, "schema": { "const": "Bearer" } } })
             }
-            "UpgradeRequired" => {
-                json!({ "Upgrade": { "required": true, "schema": { "const": "websocket" } } })
-            }
+            // Not required: workerd removes the header, which is hop-by-hop.
+            "UpgradeRequired" => json!({ "Upgrade": { "schema": { "const": "websocket" } } }),
             "RateLimited" => json!({ "Retry-After": {
                 "description": "Seconds.",
                 "required": true,

@@ -91,7 +91,7 @@ pub struct UserPresence<'a> {
     pub connections: usize,
     /// The time at which the user was last connected. `null` for a user who is connected
     /// and for one who never was.
-    #[cfg_attr(feature = "schema", schemars(required, with = "Option<Time>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Time>"))]
     pub last_seen: Option<String>,
     /// The most available status of the connections.
     pub status: Status,
