@@ -378,3 +378,75 @@ fn remove_refused(request: &mut Value, results: &[Value]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receive(conversation: &mut Conversation, line: &str) {
+        let value: Option<Value> = serde_json::from_str(line).ok();
+        conversation.receives_line(line, value.as_ref());
+    }
+
+    #[test]
+    fn valid_traffic_passes() {
+        let mut native = Conversation::default();
+        native.sends_frame(
+            "ping\n{\"event\":\"setPresence\",\"data\":{\"status\":\"away\"},\"id\":1}",
+        );
+        receive(&mut native, "pong");
+        receive(&mut native, r#"{"ack":1,"data":{"status":"away"}}"#);
+        receive(
+            &mut native,
+            r#"{"event":"userLeft","data":{"roomId":"r","userId":"u"}}"#,
+        );
+        // A command that is refused need not match its schema.
+        native.sends_frame(r#"{"event":"setPresence","data":7,"id":2}"#);
+        let refused = r#"{"ack":2,"error":{"code":"badRequest","message":"m"}}"#;
+        receive(&mut native, refused);
+    }
+
+    #[test]
+    #[should_panic(expected = "docs/asyncapi.json#/components/messages/event.userLeft/payload")]
+    fn an_event_with_an_unknown_field_is_a_violation() {
+        let line = r#"{"event":"userLeft","data":{"roomId":"r","userId":"u","x":1}}"#;
+        receive(&mut Conversation::default(), line);
+    }
+
+    #[test]
+    #[should_panic(expected = "messages/event.custom/payload")]
+    fn an_event_without_a_stamp_is_a_violation() {
+        receive(&mut Conversation::default(), r#"{"event":"news","data":1}"#);
+    }
+
+    #[test]
+    #[should_panic(expected = "messages/answer.setPresence/payload")]
+    fn an_answer_must_be_that_of_its_command() {
+        let mut native = Conversation::default();
+        native.sends_frame(r#"{"event":"setPresence","data":{"status":"away"},"id":1}"#);
+        receive(&mut native, r#"{"ack":1,"data":{"seq":1}}"#);
+    }
+
+    #[test]
+    #[should_panic(expected = "messages/command.setPresence/payload")]
+    fn a_command_that_is_accepted_must_match_its_schema() {
+        let mut native = Conversation::default();
+        native.sends_frame(r#"{"event":"setPresence","data":{"status":"gone"},"id":1}"#);
+        receive(&mut native, r#"{"ack":1,"data":{"status":"away"}}"#);
+    }
+
+    #[test]
+    #[should_panic(expected = "does not have 418 of GET /healthz")]
+    fn a_status_that_is_not_documented_is_a_violation() {
+        check_status("GET", "/healthz?x=1", 418);
+    }
+
+    #[test]
+    #[should_panic(expected = "201 of PUT /rooms/{room}/members/{user}")]
+    fn a_response_must_match_its_schema() {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", "application/json".parse().expect("a type"));
+        let text = r#"{"delivered":0}"#;
+        check_exchange("PUT", "/rooms/a/members/b", None, 201, &headers, text);
+    }
+}

@@ -50,6 +50,14 @@ pub struct Event {
 }
 
 impl Event {
+    /// The arguments of the packet.
+    fn payload(&self) -> Value {
+        let name = Value::from(self.name.as_str());
+        std::iter::once(name)
+            .chain(self.args.iter().cloned())
+            .collect()
+    }
+
     /// The room of a logged event.
     pub fn room(&self) -> Option<&str> {
         self.args.iter().find_map(|arg| arg["roomId"].as_str())
@@ -367,10 +375,8 @@ impl SocketIo {
             "1" | "6" => {}
             frame => match parse(frame) {
                 Some(Ok(event)) => {
-                    let mut args = event.args.clone();
-                    args.insert(0, Value::from(event.name.as_str()));
                     self.conversation
-                        .receives_event(Some(&event.name), &Value::Array(args));
+                        .receives_event(Some(&event.name), &event.payload());
                     self.events.push(event);
                     self.returned.push(false);
                 }
@@ -511,7 +517,13 @@ impl Polling {
 
     /// Waits for packets; the body of the answer has them.
     pub async fn poll(&self, server: &Server) -> Answer {
-        server.request("GET", &self.path(), None, None).await
+        let answer = server.request("GET", &self.path(), None, None).await;
+        for packet in answer.text.split(SEPARATOR) {
+            if let Some(Ok(event)) = parse(packet) {
+                Conversation::socket_io().receives_event(Some(&event.name), &event.payload());
+            }
+        }
+        answer
     }
 
     /// Connects the session to a namespace and returns the answer: `sid` and

@@ -1,7 +1,7 @@
 //! `docs/asyncapi.json`: the messages of sockets in AsyncAPI 3.0. The schemas come from
 //! the types of `roomcast-proto`.
 
-use super::pretty;
+use super::json::pretty;
 use roomcast_proto::answer::ErrorData;
 use roomcast_proto::command::Command;
 use roomcast_proto::framing::{PING, PONG};

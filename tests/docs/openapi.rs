@@ -1,7 +1,7 @@
 //! `src/http/openapi.json`: the HTTP API in OpenAPI 3.1. The schemas come from the types
 //! of `roomcast-proto`; paths, parameters and responses are written here.
 
-use super::pretty;
+use super::json::pretty;
 use roomcast_proto::answer::{ErrorData, Page};
 use roomcast_proto::http::{
     EngineError, Health, Kicked, Member, MemberRemoved, Problem, Published, Refused, Revoked,
