@@ -1,6 +1,7 @@
 //! A WebSocket client with the native framing. It keeps every frame, and lists
 //! the last ones when an expected line does not arrive.
 
+use crate::contract::{self, Conversation};
 use crate::{Server, TIMEOUT};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -26,6 +27,8 @@ pub struct Client {
     /// end of the connection without a frame.
     closed: Option<u16>,
     next_id: u32,
+    /// Checks what is sent and received.
+    conversation: Conversation,
     /// `Sec-WebSocket-Protocol` of the upgrade response.
     pub subprotocol: Option<String>,
     /// The data of `connected`.
@@ -71,7 +74,11 @@ impl Client {
             .expect("the server answers an upgrade");
         let (socket, response) = match opened {
             Ok(opened) => opened,
-            Err(Error::Http(response)) => return Err(Refused(response.status().as_u16())),
+            Err(Error::Http(response)) => {
+                let status = response.status().as_u16();
+                contract::check_status("GET", path, status);
+                return Err(Refused(status));
+            }
             Err(error) => panic!("the upgrade failed: {error}"),
         };
         let mut client = Client {
@@ -80,6 +87,7 @@ impl Client {
             frames: Vec::new(),
             closed: None,
             next_id: 0,
+            conversation: Conversation::default(),
             subprotocol: response
                 .headers()
                 .get("sec-websocket-protocol")
@@ -96,10 +104,11 @@ impl Client {
         Ok(client)
     }
 
-    /// Sends an event without an id.
+    /// Sends a valid command without an id. Use [`Client::send_text`] for others.
     pub async fn send(&mut self, event: &str, data: Value) {
-        self.send_text(&json!({ "event": event, "data": data }).to_string())
-            .await;
+        let line = json!({ "event": event, "data": data });
+        self.conversation.sends_valid(event, &line);
+        self.send_text(&line.to_string()).await;
     }
 
     /// Sends an event with an id and returns its answer: `data`, or `error`.
@@ -138,6 +147,7 @@ impl Client {
 
     /// Sends a text frame.
     pub async fn send_text(&mut self, text: &str) {
+        self.conversation.sends_frame(text);
         // A closed connection is noticed when the client reads.
         let _ = self.socket.send(Message::text(text)).await;
     }
@@ -238,9 +248,10 @@ impl Client {
         match message {
             Some(Ok(Message::Text(text))) => {
                 for line in text.split('\n') {
-                    self.pending.push_back(
-                        serde_json::from_str(line).unwrap_or_else(|_| Value::from(line)),
-                    );
+                    let value: Option<Value> = serde_json::from_str(line).ok();
+                    self.conversation.receives_line(line, value.as_ref());
+                    self.pending
+                        .push_back(value.unwrap_or_else(|| Value::from(line)));
                 }
                 self.frames.push(text.to_string());
             }

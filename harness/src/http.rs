@@ -1,6 +1,6 @@
 //! HTTP requests to a [`Server`].
 
-use crate::{Server, TIMEOUT};
+use crate::{Server, TIMEOUT, contract};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -114,9 +114,11 @@ impl Server {
         headers: &[(&str, &str)],
         body: impl Into<reqwest::Body>,
     ) -> Answer {
-        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let verb = Method::from_bytes(method.as_bytes()).expect("a method");
+        let body = body.into();
+        let sent = body.as_bytes().map(<[u8]>::to_vec);
         let mut request = reqwest::Client::new()
-            .request(method, self.url(path))
+            .request(verb, self.url(path))
             .timeout(TIMEOUT)
             .body(body);
         for (name, value) in headers {
@@ -125,6 +127,7 @@ impl Server {
         let response = request.send().await.expect("the server answers");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.expect("a body");
+        contract::check_exchange(method, path, sent.as_deref(), status, &headers, &text);
         Answer {
             status,
             headers,

@@ -7,12 +7,17 @@
 //! - [`Client`]: a WebSocket client with the native framing. [`SocketIo`] and
 //!   [`Polling`]: Socket.IO clients.
 //!
+//! Everything that the clients send and receive is checked against the OpenAPI and
+//! AsyncAPI documents (module `contract`). Malformed input is not checked: a command
+//! counts only if the server accepts it.
+//!
 //! A method that waits panics when the awaited event does not arrive. The panic
 //! message contains the last frames that the client received.
 
 #![forbid(unsafe_code)]
 
 mod client;
+mod contract;
 mod http;
 mod keys;
 mod server;

@@ -12,6 +12,7 @@
 //! let message = client.expect("newMessage").await;
 //! ```
 
+use crate::contract::{self, Conversation};
 use crate::{Answer, Refused, Server, TIMEOUT};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -49,6 +50,14 @@ pub struct Event {
 }
 
 impl Event {
+    /// The arguments of the packet.
+    fn payload(&self) -> Value {
+        let name = Value::from(self.name.as_str());
+        std::iter::once(name)
+            .chain(self.args.iter().cloned())
+            .collect()
+    }
+
     /// The room of a logged event.
     pub fn room(&self) -> Option<&str> {
         self.args.iter().find_map(|arg| arg["roomId"].as_str())
@@ -86,6 +95,8 @@ pub struct SocketIo {
     /// the end of the connection without a frame.
     close_code: Option<u16>,
     last_ack: u32,
+    /// Checks what is sent and received.
+    conversation: Conversation,
 }
 
 impl SocketIo {
@@ -134,7 +145,11 @@ impl SocketIo {
             .expect("the server answers an upgrade");
         let socket = match opened {
             Ok((socket, _)) => socket,
-            Err(Error::Http(response)) => return Err(Refused(response.status().as_u16())),
+            Err(Error::Http(response)) => {
+                let status = response.status().as_u16();
+                contract::check_status("GET", &path, status);
+                return Err(Refused(status));
+            }
             Err(error) => panic!("the upgrade failed: {error}"),
         };
         Ok(SocketIo {
@@ -146,6 +161,7 @@ impl SocketIo {
             waiting: VecDeque::new(),
             close_code: None,
             last_ack: 0,
+            conversation: Conversation::socket_io(),
         })
     }
 
@@ -204,9 +220,11 @@ impl SocketIo {
         self.send(&format!("41{}", prefix(nsp))).await;
     }
 
-    /// Sends an event without an acknowledgement.
+    /// Sends a valid command without an acknowledgement.
     pub async fn emit(&mut self, event: &str, data: Value) {
-        let packet = format!("42{}{}", prefix(&self.nsp), json!([event, data]));
+        let args = json!([event, data]);
+        self.conversation.sends_valid(event, &args);
+        let packet = format!("42{}{args}", prefix(&self.nsp));
         self.send(&packet).await;
     }
 
@@ -215,7 +233,9 @@ impl SocketIo {
     pub async fn start(&mut self, event: &str, data: Value) -> u32 {
         self.last_ack += 1;
         let id = self.last_ack;
-        let packet = format!("42{}{id}{}", prefix(&self.nsp), json!([event, data]));
+        let args = json!([event, data]);
+        let packet = format!("42{}{id}{args}", prefix(&self.nsp));
+        self.conversation.sends(id, event, args);
         self.send(&packet).await;
         id
     }
@@ -355,10 +375,19 @@ impl SocketIo {
             "1" | "6" => {}
             frame => match parse(frame) {
                 Some(Ok(event)) => {
+                    self.conversation
+                        .receives_event(Some(&event.name), &event.payload());
                     self.events.push(event);
                     self.returned.push(false);
                 }
-                Some(Err(packet)) => self.waiting.push_back(packet),
+                Some(Err(packet)) => {
+                    if let Packet::Ack { id, data, .. } = &packet {
+                        let is_error = data.get("error").is_some();
+                        self.conversation
+                            .receives_answer(*id, &json!([data]), is_error);
+                    }
+                    self.waiting.push_back(packet);
+                }
                 None => panic!("the server sent a packet that the client does not know: {frame}"),
             },
         }
@@ -488,7 +517,13 @@ impl Polling {
 
     /// Waits for packets; the body of the answer has them.
     pub async fn poll(&self, server: &Server) -> Answer {
-        server.request("GET", &self.path(), None, None).await
+        let answer = server.request("GET", &self.path(), None, None).await;
+        for packet in answer.text.split(SEPARATOR) {
+            if let Some(Ok(event)) = parse(packet) {
+                Conversation::socket_io().receives_event(Some(&event.name), &event.payload());
+            }
+        }
+        answer
     }
 
     /// Connects the session to a namespace and returns the answer: `sid` and

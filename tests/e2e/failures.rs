@@ -207,7 +207,9 @@ async fn a_possible_duplicate_is_refused_while_the_log_cannot_be_read() {
     );
     // A panic discards the memory of the room.
     arm(&server, &["Frame"]).await;
-    alice.send("typing", json!({ "isTyping": true })).await;
+    alice
+        .send("typingIndicator", json!({ "isTyping": true }))
+        .await;
     server
         .wait_for_log("the panic", |_| {
             server.output().contains("failpoint: Frame")

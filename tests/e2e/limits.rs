@@ -124,12 +124,12 @@ async fn all_commands_are_limited() {
     let mut alice = Client::join(&server, "commands", &token("alice")).await;
     // Malformed commands and receipts count only against this limit.
     for _ in 0..5 {
-        alice.send("nothing", json!({})).await;
+        alice.send_text(r#"{"event":"nothing"}"#).await;
         assert_eq!(alice.expect("error").await["data"]["code"], "badRequest");
     }
     let answers = burst(&mut alice, 20, "messageRead", json!({ "seq": 0 })).await;
     assert_limited(&answers, 5, 2);
-    alice.send("nothing", json!({})).await;
+    alice.send_text(r#"{"event":"nothing"}"#).await;
     let error = alice.expect("error").await["data"].clone();
     assert_eq!(error["code"], "rateLimited");
     assert!(error["retryAfterMs"].as_u64().is_some());

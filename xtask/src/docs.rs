@@ -1,4 +1,4 @@
-//! Generates the reference pages.
+//! Generates the reference pages and the API documents.
 //!
 //! The pages come from tables and types of the Worker's crates. A test of the root package
 //! generates them (`tests/docs`), so that building the Worker does not compile all crates

@@ -32,8 +32,8 @@ case it also points build/worker to the build.
 A build that is up to date is left alone. `wasm-opt` and `esbuild` come from
 node_modules, which `scripts/tools` installs.
 
-`docs` generates the reference pages in docs/ from the code. With --check it
-writes nothing, and fails if a page is stale.";
+`docs` generates docs/settings.md, docs/asyncapi.json and src/http/openapi.json
+from the code. With --check it writes nothing, and fails if a file is stale.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

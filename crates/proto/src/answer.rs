@@ -12,7 +12,7 @@ use std::fmt::Write;
 #[cfg(feature = "schema")]
 use crate::{
     id::{Epoch, MessageId, RoomName, UserId},
-    schema::{Count, Seq, Time, True},
+    schema::values::{Count, Seq, Time, True},
 };
 
 /// Returns the JSON of an answer.
@@ -150,7 +150,10 @@ pub struct ExpiredRange {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Page<'a> {
     /// The envelopes of the events, ordered by their sequence numbers.
-    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::LoggedEvent>"))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Vec<crate::schema::logged::LoggedEvent>")
+    )]
     pub events: &'a [String],
     /// The sequence number of the last event of the room.
     #[cfg_attr(feature = "schema", schemars(with = "Seq"))]
@@ -161,7 +164,10 @@ pub struct Page<'a> {
     /// `true` if there are further events in the requested range.
     pub more: bool,
     /// Requested events that have expired.
-    #[cfg_attr(feature = "schema", schemars(default, with = "ExpiredRange"))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(skip_serializing_if = "Option::is_none", with = "ExpiredRange")
+    )]
     pub gap: Option<ExpiredRange>,
 }
 

@@ -5,8 +5,8 @@
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
 
-/// The error codes of the protocol. Clients may depend on them; they never change
-/// their meaning.
+/// The error codes of the protocol. Clients may depend on them: they never change their
+/// meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
@@ -23,7 +23,7 @@ pub enum ErrorCode {
     NotJoined,
     /// A frame or body exceeds its size limit.
     TooLarge,
-    /// A rate limit was exceeded; [`Error::retry_after`] is set.
+    /// A rate limit was exceeded. The error has the time after which to retry.
     RateLimited,
     /// The request conflicts with the state of the server, such as a full room.
     Conflict,

@@ -10,7 +10,7 @@ use serde::Serialize;
 #[cfg(feature = "schema")]
 use crate::{
     id::{Epoch, MessageId, RoomName, UserId},
-    schema::{Count, ProblemCode, Seq, Time, True, UnixTime},
+    schema::values::{Code, Count, Seq, Time, True, UnixTime},
 };
 
 /// What `POST /publish` did with a message.
@@ -91,7 +91,7 @@ pub struct UserPresence<'a> {
     pub connections: usize,
     /// The time at which the user was last connected. `null` for a user who is connected
     /// and for one who never was.
-    #[cfg_attr(feature = "schema", schemars(required, with = "Option<Time>"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<Time>"))]
     pub last_seen: Option<String>,
     /// The most available status of the connections.
     pub status: Status,
@@ -151,11 +151,11 @@ pub struct Ticket<'a> {
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-#[cfg_attr(feature = "schema", schemars(transform = crate::schema::one_of_user_id_and_jti))]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::values::one_of_user_id_and_jti))]
 pub struct Revoked<'a> {
     /// The id of the revoked token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Jti"))]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::values::Jti"))]
     pub jti: Option<&'a str>,
     /// The time of the revocation.
     #[cfg_attr(feature = "schema", schemars(with = "UnixTime"))]
@@ -174,6 +174,7 @@ pub struct Revoked<'a> {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Health<'a> {
     /// Always `ok`.
+    #[cfg_attr(feature = "schema", schemars(extend("const" = "ok")))]
     pub status: &'a str,
     /// The version of the server.
     pub version: &'a str,
@@ -184,7 +185,7 @@ pub struct Health<'a> {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Problem<'a> {
     /// The code for programs.
-    #[cfg_attr(feature = "schema", schemars(with = "ProblemCode"))]
+    #[cfg_attr(feature = "schema", schemars(with = "Code"))]
     pub code: &'a str,
     /// The message for developers.
     pub detail: &'a str,
@@ -198,6 +199,7 @@ pub struct Problem<'a> {
     pub title: &'a str,
     /// Always `about:blank`: `title` is the name of the status (RFC 9457, 4.2.1).
     #[serde(rename = "type")]
+    #[cfg_attr(feature = "schema", schemars(extend("const" = "about:blank")))]
     pub kind: &'a str,
 }
 

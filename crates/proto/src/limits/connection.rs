@@ -54,12 +54,19 @@ fn rate(per_second: f64, burst: f64) -> Rate {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Limits {
+    /// `MAX_FRAME_BYTES`: bytes of a frame.
     max_frame_bytes: usize,
+    /// `MESSAGES_PER_SECOND`: the rate of `sendMessage` and `emit`.
     messages_per_second: f64,
+    /// `MESSAGES_BURST`.
     messages_burst: f64,
+    /// `SIGNALS_PER_SECOND`: the rate of `typingIndicator` and `setPresence`.
     signals_per_second: f64,
+    /// `SIGNALS_BURST`.
     signals_burst: f64,
+    /// `JOINS_PER_SECOND`: the rate of `joinRoom`, `leaveRoom`, `sync` and `refreshToken`.
     joins_per_second: f64,
+    /// `JOINS_BURST`.
     joins_burst: f64,
 }
 

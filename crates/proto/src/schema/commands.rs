@@ -6,7 +6,7 @@
 
 #![allow(dead_code, reason = "these types exist for their schemas")]
 
-use super::{Any, CustomEventName, NotNull, Seq};
+use super::values::{Any, CustomEventName, NotNull, Seq};
 use crate::answer::{Cursor, Empty, Joined, Left, Page, PresenceSet, Receipt, Refreshed};
 use crate::id::{Epoch, MessageId, RoomName};
 use crate::status::Status;
@@ -85,7 +85,7 @@ pub struct Emit {
     /// The id of the event. The server makes one if it is not given.
     message_id: Option<MessageId>,
     /// `true` to send the event to the connected users only and not to store it.
-    #[schemars(default)]
+    #[schemars(extend("default" = false))]
     volatile: Option<bool>,
 }
 

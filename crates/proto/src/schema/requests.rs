@@ -3,13 +3,13 @@
 
 #![allow(dead_code, reason = "these types exist for their schemas")]
 
-use super::{Any, PublishedEventName, UnixTime};
+use super::values::{Any, Jti, PublishedEventName, UnixTime};
 use crate::id::{MessageId, RoomName, UserId};
 use schemars::JsonSchema;
 
 /// A message of `POST /publish`, to a room or to the personal room of a user.
 #[derive(Debug, JsonSchema)]
-#[schemars(rename_all = "camelCase", transform = super::one_of_room_and_user_id)]
+#[schemars(rename_all = "camelCase", transform = super::values::one_of_room_and_user_id)]
 pub struct Publication {
     /// The name of the event: `newMessage`, or a custom event.
     #[schemars(with = "PublishedEventName")]
@@ -24,8 +24,18 @@ pub struct Publication {
     /// The id of the event. The server makes one if it is not given.
     message_id: Option<MessageId>,
     /// `true` to send the event to the connected users only and not to store it.
-    #[schemars(default)]
+    #[schemars(extend("default" = false))]
     volatile: Option<bool>,
+}
+
+/// The body of `POST /publish`.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum PublishRequest {
+    /// One message.
+    One(Publication),
+    /// Several messages.
+    Many(PublicationBatch),
 }
 
 /// Several messages for `POST /publish`.
@@ -38,12 +48,12 @@ pub struct PublicationBatch {
 
 /// The body of `POST /revoke`. It has either `userId` or `jti`.
 #[derive(Debug, JsonSchema)]
-#[schemars(rename_all = "camelCase", transform = super::one_of_user_id_and_jti)]
+#[schemars(rename_all = "camelCase", transform = super::values::one_of_user_id_and_jti)]
 pub struct Revocation {
     /// Revokes the tokens of this user that were issued up to now.
     user_id: Option<UserId>,
     /// Revokes the token with this id.
-    #[schemars(with = "Option<super::Jti>")]
+    #[schemars(with = "Option<Jti>")]
     jti: Option<String>,
     /// The time at which the revocation ends, within 400 days, which is the default.
     #[schemars(with = "Option<UnixTime>")]
