@@ -87,7 +87,7 @@ impl Client {
             frames: Vec::new(),
             closed: None,
             next_id: 0,
-            conversation: Conversation::default(),
+            conversation: Conversation::native(path),
             subprotocol: response
                 .headers()
                 .get("sec-websocket-protocol")

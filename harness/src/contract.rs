@@ -76,8 +76,8 @@ fn closed(schema: &Value) -> Value {
     closed
 }
 
-/// The messages of the AsyncAPI document, by their names.
-struct Sockets(HashMap<String, Schema>);
+/// The messages of the AsyncAPI document, by their channels and their names.
+struct Sockets(HashMap<(String, String), Schema>);
 
 impl Sockets {
     fn compile() -> Self {
@@ -85,44 +85,66 @@ impl Sockets {
             serde_json::from_str(include_str!("../../docs/asyncapi.json")).expect("JSON");
         let open = &document["components"]["schemas"];
         let strict = closed(open);
-        let messages = document["components"]["messages"].as_object();
-        let schemas = messages.expect("messages").iter().map(|(name, message)| {
-            let place = format!("docs/asyncapi.json#/components/messages/{name}/payload");
-            let payload = &message["payload"];
-            let schema = match name.contains("command.") {
-                true => Schema::compile(place, Draft::Draft7, payload, open),
-                false => Schema::compile(place, Draft::Draft7, &closed(payload), &strict),
-            };
-            (name.clone(), schema)
-        });
-        Sockets(schemas.collect())
+        let mut all = HashMap::new();
+        for (channel, item) in fields(&document["channels"]) {
+            for (name, reference) in fields(&item["messages"]) {
+                let reference = reference["$ref"].as_str().expect("a reference");
+                let message = document.pointer(reference.trim_start_matches('#'));
+                let payload = &message.expect("a message")["payload"];
+                let place = format!("docs/asyncapi.json{reference}/payload");
+                let schema = match name.starts_with("command.") {
+                    true => Schema::compile(place, Draft::Draft7, payload, open),
+                    false => Schema::compile(place, Draft::Draft7, &closed(payload), &strict),
+                };
+                all.insert((channel.clone(), name.clone()), schema);
+            }
+        }
+        Sockets(all)
+    }
+
+    fn get(&self, channel: &str, message: &str) -> Option<&Schema> {
+        self.0.get(&(channel.to_owned(), message.to_owned()))
     }
 
     /// Panics if there is no such message, or if `value` does not match it.
-    fn check(&self, message: &str, value: &Value) {
-        self.0
-            .get(message)
-            .unwrap_or_else(|| panic!("docs/asyncapi.json does not have {message}: {value}"))
+    fn check(&self, channel: &str, message: &str, value: &Value) {
+        self.get(channel, message)
+            .unwrap_or_else(|| {
+                panic!("docs/asyncapi.json does not have {message} of {channel}: {value}")
+            })
             .check(value);
     }
 }
 
 /// The messages of one connection. It remembers the commands that are not answered yet,
 /// because an accepted command must match its schema, and an answer that of its command.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Conversation {
-    /// What the names of messages begin with.
-    prefix: &'static str,
+    /// The channel of the AsyncAPI document.
+    channel: &'static str,
     /// The commands with an id that are not answered, by their ids.
     sent: HashMap<u32, VecDeque<(String, Value)>>,
 }
 
 impl Conversation {
+    /// A native connection to a path.
+    pub(crate) fn native(path: &str) -> Self {
+        let channel = if path.starts_with("/ws") {
+            "gateway"
+        } else {
+            "room"
+        };
+        Conversation {
+            channel,
+            sent: HashMap::new(),
+        }
+    }
+
     /// A connection of Socket.IO. Its payloads are the arguments of packets.
     pub(crate) fn socket_io() -> Self {
         Conversation {
-            prefix: "socketio.",
-            ..Conversation::default()
+            channel: "socketio",
+            sent: HashMap::new(),
         }
     }
 
@@ -149,7 +171,7 @@ impl Conversation {
 
     /// Checks a command without an id, which the server must accept.
     pub(crate) fn sends_valid(&self, event: &str, payload: &Value) {
-        SOCKETS.check(&format!("{}command.{event}", self.prefix), payload);
+        SOCKETS.check(self.channel, &format!("command.{event}"), payload);
     }
 
     /// Checks a line of the native framing. `value` is the parsed line, if it can be
@@ -159,7 +181,7 @@ impl Conversation {
             // JSON may have numbers and lone surrogates that serde_json does not hold.
             let is_json = || serde_json::from_str::<&RawValue>(line).is_ok();
             if !is_json() {
-                SOCKETS.check("answer.ping", &Value::from(line));
+                SOCKETS.check(self.channel, "answer.ping", &Value::from(line));
             }
             return;
         };
@@ -172,23 +194,22 @@ impl Conversation {
     /// Checks an answer, and the command if it was accepted.
     pub(crate) fn receives_answer(&mut self, id: u32, payload: &Value, is_error: bool) {
         let sent = self.sent.get_mut(&id).and_then(VecDeque::pop_front);
-        let prefix = self.prefix;
         if is_error {
-            return SOCKETS.check(&format!("{prefix}answer.error"), payload);
+            return SOCKETS.check(self.channel, "answer.error", payload);
         }
         // Frames that are not UTF-8 are not remembered.
         if let Some((event, command)) = sent {
-            SOCKETS.check(&format!("{prefix}command.{event}"), &command);
-            SOCKETS.check(&format!("{prefix}answer.{event}"), payload);
+            SOCKETS.check(self.channel, &format!("command.{event}"), &command);
+            SOCKETS.check(self.channel, &format!("answer.{event}"), payload);
         }
     }
 
     /// Checks an event.
     pub(crate) fn receives_event(&self, event: Option<&str>, payload: &Value) {
-        let name = format!("{}event.{}", self.prefix, event.unwrap_or_default());
-        match SOCKETS.0.get(&name) {
+        let name = format!("event.{}", event.unwrap_or_default());
+        match SOCKETS.get(self.channel, &name) {
             Some(schema) => schema.check(payload),
-            None => SOCKETS.check(&format!("{}event.custom", self.prefix), payload),
+            None => SOCKETS.check(self.channel, "event.custom", payload),
         }
     }
 }
@@ -390,7 +411,7 @@ mod tests {
 
     #[test]
     fn valid_traffic_passes() {
-        let mut native = Conversation::default();
+        let mut native = Conversation::native("/rooms/r/ws");
         native.sends_frame(
             "ping\n{\"event\":\"setPresence\",\"data\":{\"status\":\"away\"},\"id\":1}",
         );
@@ -410,19 +431,22 @@ mod tests {
     #[should_panic(expected = "docs/asyncapi.json#/components/messages/event.userLeft/payload")]
     fn an_event_with_an_unknown_field_is_a_violation() {
         let line = r#"{"event":"userLeft","data":{"roomId":"r","userId":"u","x":1}}"#;
-        receive(&mut Conversation::default(), line);
+        receive(&mut Conversation::native("/rooms/r/ws"), line);
     }
 
     #[test]
     #[should_panic(expected = "messages/event.custom/payload")]
     fn an_event_without_a_stamp_is_a_violation() {
-        receive(&mut Conversation::default(), r#"{"event":"news","data":1}"#);
+        receive(
+            &mut Conversation::native("/rooms/r/ws"),
+            r#"{"event":"news","data":1}"#,
+        );
     }
 
     #[test]
     #[should_panic(expected = "messages/answer.setPresence/payload")]
     fn an_answer_must_be_that_of_its_command() {
-        let mut native = Conversation::default();
+        let mut native = Conversation::native("/rooms/r/ws");
         native.sends_frame(r#"{"event":"setPresence","data":{"status":"away"},"id":1}"#);
         receive(&mut native, r#"{"ack":1,"data":{"seq":1}}"#);
     }
@@ -430,7 +454,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "messages/command.setPresence/payload")]
     fn a_command_that_is_accepted_must_match_its_schema() {
-        let mut native = Conversation::default();
+        let mut native = Conversation::native("/rooms/r/ws");
         native.sends_frame(r#"{"event":"setPresence","data":{"status":"gone"},"id":1}"#);
         receive(&mut native, r#"{"ack":1,"data":{"status":"away"}}"#);
     }

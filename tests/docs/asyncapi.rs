@@ -4,6 +4,7 @@
 use super::json::pretty;
 use roomcast_proto::answer::ErrorData;
 use roomcast_proto::command::Command;
+use roomcast_proto::event::{GatewayConnected, RoomConnected};
 use roomcast_proto::framing::{PING, PONG};
 use roomcast_proto::id::Epoch;
 use roomcast_proto::schema::commands::{CommandSchema, commands};
@@ -13,15 +14,18 @@ use roomcast_proto::schema::values::{CustomEventName, Seq};
 use roomcast_proto::schema::{definitions, deserialize, serialize};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
-/// The protocol in which a message is encoded.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Encoding {
-    /// Lines of JSON objects.
-    Native,
-    /// Packets of Socket.IO.
-    SocketIo,
-}
+// The channels.
+const ROOM: &str = "room";
+const GATEWAY: &str = "gateway";
+const SOCKET_IO: &str = "socketio";
+
+/// The channels of the native framing.
+const NATIVE: [&str; 2] = [ROOM, GATEWAY];
+
+/// Commands that apply to all rooms of the connection.
+const ALL_ROOMS: [&str; 2] = ["setPresence", "refreshToken"];
 
 /// Returns the document.
 pub fn document() -> String {
@@ -38,41 +42,46 @@ pub fn document() -> String {
         document.add_command(command);
     }
     document.add_refusal(&error);
-    document.add(
-        Encoding::Native,
-        "command.ping",
-        json!({
-            "title": PING,
-            "summary": "Keepalive. Sent as a frame of its own.",
-            "contentType": "text/plain",
-            "payload": { "const": PING },
-        }),
-    );
-    document.add(
-        Encoding::Native,
-        "answer.ping",
-        json!({
-            "title": PONG,
-            "summary": "The answer to `ping`. Sent as a frame of its own.",
-            "contentType": "text/plain",
-            "payload": { "const": PONG },
-        }),
-    );
+    document.add_keepalive();
     for (name, mut schema) in server_events(&mut sent) {
         let summary = schema["description"].take();
+        let summary = summary.as_str().unwrap_or_default();
         let data = schema["properties"]["data"].take();
-        document.add_event(&name, &summary, event_line(&name, &data), &data, None);
+        let (constant, line) = (json!({ "const": name }), event_line(&name, &data));
+        if name == "connected" {
+            let room = sent.subschema_for::<RoomConnected>().to_value();
+            document.add_native_event(&[ROOM], &name, summary, event_line(&name, &room));
+            let gateway = sent.subschema_for::<GatewayConnected>().to_value();
+            let line = event_line(&name, &gateway);
+            document.add_native_event(&[GATEWAY], &name, summary, line);
+            document.add_socket_io_event(&name, summary, (&constant, &gateway), Meta::None);
+            continue;
+        }
+        // The socket of a room is closed instead.
+        let channels = if name == "roomClosed" {
+            &[GATEWAY][..]
+        } else {
+            &NATIVE
+        };
+        document.add_native_event(channels, &name, summary, line);
+        document.add_socket_io_event(&name, summary, (&constant, &data), Meta::None);
     }
     let stamp = sent.subschema_for::<Stamp>().to_value();
-    let message = sent.subschema_for::<NewMessage>().to_value();
+    let (name, summary) = ("newMessage", "A chat message.");
     let line = sent.subschema_for::<NewMessageEvent>().to_value();
-    let any = json!({ "anyOf": [message, { "not": { "type": "object" } }] });
-    let summary = json!("A chat message.");
-    document.add_event("newMessage", &summary, line, &any, Some((&stamp, false)));
+    document.add_native_event(&NATIVE, name, summary, line);
+    let message = sent.subschema_for::<NewMessage>().to_value();
+    let data = json!({ "anyOf": [message, { "not": { "type": "object" } }] });
+    let schemas = (&json!({ "const": name }), &data);
+    document.add_socket_io_event(name, summary, schemas, Meta::Optional(&stamp));
+    let (name, summary) = ("custom", "A custom event.");
     let line = sent.subschema_for::<CustomEvent>().to_value();
-    let name = sent.subschema_for::<CustomEventName>().to_value();
-    let summary = json!("A custom event.");
-    document.add_custom_event(&name, &summary, line, &stamp);
+    document.add_native_event(&NATIVE, name, summary, line);
+    let schemas = (
+        &sent.subschema_for::<CustomEventName>().to_value(),
+        &json!({}),
+    );
+    document.add_socket_io_event(name, summary, schemas, Meta::Required(&stamp));
 
     let channels = channels(&document, &seq, &epoch);
     let operations = document.operations(&commands);
@@ -145,91 +154,92 @@ fn event_line(name: &str, data: &Value) -> Value {
     })
 }
 
-/// The messages, by the channels that have them.
+/// The messages, and the channels that have them.
 #[derive(Default)]
 struct Document {
     messages: Map<String, Value>,
-    /// The names of the native messages.
-    native: Vec<String>,
-    /// The names of the messages of Socket.IO.
-    socket_io: Vec<String>,
+    /// By the channel and the name of the message: a reference to the message.
+    channels: BTreeMap<&'static str, Map<String, Value>>,
 }
 
 impl Document {
-    fn add(&mut self, encoding: Encoding, name: &str, message: Value) {
-        let name = match encoding {
-            Encoding::Native => name.to_owned(),
-            Encoding::SocketIo => format!("socketio.{name}"),
+    /// Adds a message of these channels. A message of one channel alone has the name of
+    /// the channel before its own.
+    fn add(&mut self, channels: &[&'static str], name: &str, message: Value) {
+        let key = match channels {
+            [channel] => format!("{channel}.{name}"),
+            _ => name.to_owned(),
         };
-        match encoding {
-            Encoding::Native => self.native.push(name.clone()),
-            Encoding::SocketIo => self.socket_io.push(name.clone()),
+        let reference = json!({ "$ref": format!("#/components/messages/{key}") });
+        for channel in channels {
+            let messages = self.channels.entry(channel).or_default();
+            messages.insert(name.to_owned(), reference.clone());
         }
-        self.messages.insert(name, message);
+        self.messages.insert(key, message);
     }
 
-    /// Adds the answer to a refused command in both encodings.
+    /// Adds the answer to a refused command.
     fn add_refusal(&mut self, error: &Value) {
         let title = "Answer to a refused command";
-        self.add(
-            Encoding::Native,
-            "answer.error",
-            json!({
-                "title": title,
-                "summary": "Sent if the command has an `id`. Without an `id`, the event `error` is sent.",
-                "correlationId": { "location": "$message.payload#/ack" },
-                "payload": {
+        let message = json!({
+            "title": title,
+            "summary": "Sent if the command has an `id`. Without an `id`, the event `error` is sent.",
+            "correlationId": { "location": "$message.payload#/ack" },
+            "payload": {
+                "type": "object",
+                "required": ["ack", "error"],
+                "properties": { "ack": ack(), "error": error },
+            },
+        });
+        self.add(&NATIVE, "answer.error", message);
+        let message = json!({
+            "title": title,
+            "summary": "Sent if the EVENT packet has an id. Without an id, the event `error` is sent.",
+            "payload": {
+                "description": "The arguments of the ACK packet.",
+                "type": "array",
+                "items": [{
                     "type": "object",
-                    "required": ["ack", "error"],
-                    "properties": { "ack": ack(), "error": error },
-                },
-            }),
-        );
-        self.add(
-            Encoding::SocketIo,
-            "answer.error",
-            json!({
-                "title": title,
-                "summary": "Sent if the EVENT packet has an id. Without an id, the event `error` is sent.",
-                "payload": {
-                    "description": "The arguments of the ACK packet.",
-                    "type": "array",
-                    "items": [{
-                        "type": "object",
-                        "required": ["error"],
-                        "properties": { "error": error },
-                    }],
-                    "minItems": 1,
-                    "maxItems": 1,
-                },
-            }),
-        );
+                    "required": ["error"],
+                    "properties": { "error": error },
+                }],
+                "minItems": 1,
+                "maxItems": 1,
+            },
+        });
+        self.add(&[SOCKET_IO], "answer.error", message);
     }
 
-    /// Adds a command and its answer in both encodings.
+    /// Adds `ping` and `pong`.
+    fn add_keepalive(&mut self) {
+        for (name, text, summary) in [
+            (
+                "command.ping",
+                PING,
+                "Keepalive. Sent as a frame of its own.",
+            ),
+            (
+                "answer.ping",
+                PONG,
+                "The answer to `ping`. Sent as a frame of its own.",
+            ),
+        ] {
+            let message = json!({
+                "title": text,
+                "summary": summary,
+                "contentType": "text/plain",
+                "payload": { "const": text },
+            });
+            self.add(&NATIVE, name, message);
+        }
+    }
+
+    /// Adds a command and its answer.
     fn add_command(&mut self, command: &CommandSchema) {
         let CommandSchema { name, summary, .. } = command;
         let (data, answer) = (command.data.as_value(), command.answer.as_value());
-        let needs_data = Command::parse(name, None).is_err();
-        let id = json!({
-            "description": "Asks for an answer with this number.",
-            "type": ["integer", "null"],
-            "minimum": 0,
-            "maximum": u32::MAX,
-        });
-        let required = if needs_data {
-            vec!["event", "data"]
-        } else {
-            vec!["event"]
-        };
-        let examples: Vec<Value> = command
-            .examples
-            .iter()
-            .map(|data| json!({ "payload": { "event": name, "data": data, "id": 1 } }))
-            .collect();
-        self.add(
-            Encoding::Native,
-            &format!("command.{name}"),
+        let key = format!("command.{name}");
+        let line = |data: &Value, required: &[&str], example: &Value| {
             json!({
                 "name": name,
                 "title": name,
@@ -240,148 +250,136 @@ impl Document {
                     "required": required,
                     "properties": {
                         "event": { "const": name },
-                        "data": optional(data, needs_data),
-                        "id": id,
+                        "data": data,
+                        "id": {
+                            "description": "Asks for an answer with this number.",
+                            "type": ["integer", "null"],
+                            "minimum": 0,
+                            "maximum": u32::MAX,
+                        },
                     },
                 },
-                "examples": examples,
-            }),
-        );
-        self.add(
-            Encoding::Native,
-            &format!("answer.{name}"),
-            json!({
-                "title": format!("Answer to {name}"),
-                "summary": "Sent if the command has an `id`.",
-                "correlationId": { "location": "$message.payload#/ack" },
-                "payload": {
-                    "type": "object",
-                    "required": ["ack", "data"],
-                    "properties": { "ack": ack(), "data": answer },
-                },
-            }),
-        );
-        let examples: Vec<Value> = command
-            .examples
-            .iter()
-            .map(|data| json!({ "payload": [name, data] }))
-            .collect();
-        self.add(
-            Encoding::SocketIo,
-            &format!("command.{name}"),
-            json!({
-                "name": name,
-                "title": name,
-                "summary": summary,
-                "payload": {
-                    "description": "The arguments of the EVENT packet.",
-                    "type": "array",
-                    "items": [{ "const": name }, optional(data, needs_data)],
-                    "minItems": if needs_data { 2 } else { 1 },
-                },
-                "examples": examples,
-            }),
-        );
-        self.add(
-            Encoding::SocketIo,
-            &format!("answer.{name}"),
-            json!({
-                "title": format!("Answer to {name}"),
-                "summary": "Sent if the EVENT packet has an id.",
-                "payload": {
-                    "description": "The arguments of the ACK packet.",
-                    "type": "array",
-                    "items": [answer],
-                    "minItems": 1,
-                    "maxItems": 1,
-                },
-            }),
-        );
+                "examples": [{ "payload": { "event": name, "data": example, "id": 1 } }],
+            })
+        };
+        // On the socket of a room, `roomId` and then all data may be left out.
+        let example = command.examples.last().unwrap_or(&Value::Null);
+        let (optional, required) = match Command::parse(name, None) {
+            Ok(_) => (
+                json!({ "anyOf": [data, { "type": "null" }] }),
+                &["event"][..],
+            ),
+            Err(_) => (data.clone(), &["event", "data"][..]),
+        };
+        // On the others, `roomId` is required.
+        let concerns_room = !ALL_ROOMS.contains(name);
+        let (named, named_example) = match concerns_room {
+            true => (in_a_room(data), with_room(example)),
+            false => (data.clone(), example.clone()),
+        };
+        if concerns_room {
+            self.add(&[ROOM], &key, line(&optional, required, example));
+            let message = line(&named, &["event", "data"], &named_example);
+            self.add(&[GATEWAY], &key, message);
+        } else {
+            self.add(&NATIVE, &key, line(&optional, required, example));
+        }
+        let message = json!({
+            "name": name,
+            "title": name,
+            "summary": summary,
+            "payload": {
+                "description": "The arguments of the EVENT packet.",
+                "type": "array",
+                "items": [{ "const": name }, named],
+                "minItems": 2,
+            },
+            "examples": [{ "payload": [name, named_example] }],
+        });
+        self.add(&[SOCKET_IO], &key, message);
+
+        let (key, title) = (format!("answer.{name}"), format!("Answer to {name}"));
+        let message = json!({
+            "title": title,
+            "summary": "Sent if the command has an `id`.",
+            "correlationId": { "location": "$message.payload#/ack" },
+            "payload": {
+                "type": "object",
+                "required": ["ack", "data"],
+                "properties": { "ack": ack(), "data": answer },
+            },
+        });
+        self.add(&NATIVE, &key, message);
+        let message = json!({
+            "title": title,
+            "summary": "Sent if the EVENT packet has an id.",
+            "payload": {
+                "description": "The arguments of the ACK packet.",
+                "type": "array",
+                "items": [answer],
+                "minItems": 1,
+                "maxItems": 1,
+            },
+        });
+        self.add(&[SOCKET_IO], &key, message);
     }
 
-    /// Adds an event of the server in both encodings. `meta` is the schema of a stamp
-    /// beside the data, and whether every such event has one.
-    fn add_event(
+    /// Adds an event of native channels: one line.
+    fn add_native_event(
+        &mut self,
+        channels: &[&'static str],
+        name: &str,
+        summary: &str,
+        line: Value,
+    ) {
+        let message = json!({ "title": name, "summary": summary, "payload": line });
+        self.add(channels, &format!("event.{name}"), message);
+    }
+
+    /// Adds an event of Socket.IO: the schemas of its name and its data. `meta` is the
+    /// schema of a stamp beside the data.
+    fn add_socket_io_event(
         &mut self,
         name: &str,
-        summary: &Value,
-        line: Value,
-        data: &Value,
-        meta: Option<(&Value, bool)>,
+        summary: &str,
+        schemas: (&Value, &Value),
+        meta: Meta,
     ) {
-        self.add(
-            Encoding::Native,
-            &format!("event.{name}"),
-            json!({ "name": name, "title": name, "summary": summary, "payload": line }),
-        );
-        let payload = arguments(&json!({ "const": name }), data, meta);
-        self.add(
-            Encoding::SocketIo,
-            &format!("event.{name}"),
-            json!({ "name": name, "title": name, "summary": summary, "payload": payload }),
-        );
-    }
-
-    /// Adds custom events in both encodings.
-    fn add_custom_event(&mut self, name: &Value, summary: &Value, line: Value, stamp: &Value) {
-        self.add(
-            Encoding::Native,
-            "event.custom",
-            json!({ "title": "Custom event", "summary": summary, "payload": line }),
-        );
-        let payload = arguments(name, &json!({}), Some((stamp, true)));
-        self.add(
-            Encoding::SocketIo,
-            "event.custom",
-            json!({ "title": "Custom event", "summary": summary, "payload": payload }),
-        );
-    }
-
-    fn messages_of(&self, channel: &str) -> &[String] {
-        match channel {
-            "socketio" => &self.socket_io,
-            _ => &self.native,
-        }
+        let payload = arguments(schemas.0, schemas.1, meta);
+        let message = json!({ "title": name, "summary": summary, "payload": payload });
+        self.add(&[SOCKET_IO], &format!("event.{name}"), message);
     }
 
     /// Returns the operations. For each channel: one for each command, and one for all
     /// events.
     fn operations(&self, commands: &[CommandSchema]) -> Value {
         let mut all = json!({});
-        for channel in ["room", "gateway", "socketio"] {
-            let prefix = if channel == "socketio" {
-                "socketio."
-            } else {
-                ""
-            };
+        for (channel, messages) in &self.channels {
             let of = |message: &str| json!({ "$ref": format!("#/channels/{channel}/messages/{message}") });
             let at = json!({ "$ref": format!("#/channels/{channel}") });
             let mut receive = |name: &str, summary: &str, answers: &[&str]| {
                 let answers: Vec<Value> = answers
                     .iter()
-                    .map(|answer| of(&format!("{prefix}answer.{answer}")))
+                    .map(|answer| of(&format!("answer.{answer}")))
                     .collect();
                 all[format!("{channel}.{name}")] = json!({
                     "action": "receive",
                     "channel": at,
                     "summary": summary,
-                    "messages": [of(&format!("{prefix}command.{name}"))],
+                    "messages": [of(&format!("command.{name}"))],
                     "reply": { "channel": at, "messages": answers },
                 });
             };
             for command in commands {
                 receive(command.name, command.summary, &[command.name, "error"]);
             }
-            if channel != "socketio" {
+            if messages.contains_key("command.ping") {
                 let summary = "Keeps the connection open. Does not wake the room.";
                 receive("ping", summary, &["ping"]);
             }
-            let events: Vec<Value> = self
-                .messages_of(channel)
-                .iter()
-                .filter(|name| name.starts_with(&format!("{prefix}event.")))
-                // The room's own socket is closed instead.
-                .filter(|name| channel != "room" || *name != "event.roomClosed")
+            let events: Vec<Value> = messages
+                .keys()
+                .filter(|name| name.starts_with("event."))
                 .map(|name| of(name))
                 .collect();
             all[format!("{channel}.events")] = json!({
@@ -405,26 +403,54 @@ fn ack() -> Value {
     })
 }
 
-/// Returns the schema of the data of a command, which may be left out or be `null`
-/// unless it is required.
-fn optional(data: &Value, required: bool) -> Value {
-    match required {
-        true => data.clone(),
-        false => json!({ "anyOf": [data, { "type": "null" }] }),
-    }
+/// Returns the schema of the data of a command that must name its room.
+fn in_a_room(data: &Value) -> Value {
+    json!({
+        "allOf": [
+            data,
+            {
+                "anyOf": [
+                    { "type": "string" },
+                    {
+                        "type": "object",
+                        "required": ["roomId"],
+                        "properties": { "roomId": { "type": "string" } },
+                    },
+                ],
+            },
+        ],
+    })
+}
+
+/// Returns the data of a command with a room.
+fn with_room(data: &Value) -> Value {
+    let mut data = data.clone();
+    data["roomId"] = "lobby".into();
+    data
+}
+
+/// Whether events have a stamp beside their data.
+#[derive(Clone, Copy)]
+enum Meta<'a> {
+    /// They have none.
+    None,
+    /// Some have a stamp with this schema.
+    Optional(&'a Value),
+    /// All have a stamp with this schema.
+    Required(&'a Value),
 }
 
 /// Returns the schema of the arguments of an EVENT packet of the server.
-fn arguments(name: &Value, data: &Value, meta: Option<(&Value, bool)>) -> Value {
+fn arguments(name: &Value, data: &Value, meta: Meta) -> Value {
     let offset = json!({
         "type": "string",
         "description": "The offset of connection state recovery.",
     });
     // A client of connection state recovery receives the offset as the last argument.
     let (items, min, max) = match meta {
-        None => (json!([name, data]), 2, 2),
-        Some((meta, true)) => (json!([name, data, meta, offset]), 3, 4),
-        Some((meta, false)) => {
+        Meta::None => (json!([name, data]), 2, 2),
+        Meta::Required(meta) => (json!([name, data, meta, offset]), 3, 4),
+        Meta::Optional(meta) => {
             let third = json!({ "anyOf": [meta, offset] });
             (json!([name, data, third, offset]), 2, 4)
         }
@@ -440,19 +466,10 @@ fn arguments(name: &Value, data: &Value, meta: Option<(&Value, bool)>) -> Value 
 
 fn channels(document: &Document, seq: &Value, epoch: &Value) -> Value {
     let framing = "A frame is UTF-8 text with one or more of the JSON objects, separated by `\\n`, in both directions. `ping` and `pong` are frames of their own.";
-    let messages = |channel: &str| -> Map<String, Value> {
-        let names = document.messages_of(channel).iter();
-        names
-            .filter(|name| channel != "room" || *name != "event.roomClosed")
-            .map(|name| {
-                let message = json!({ "$ref": format!("#/components/messages/{name}") });
-                (name.clone(), message)
-            })
-            .collect()
-    };
+    let messages = |channel: &str| document.channels[channel].clone();
     let query = |properties: Value| json!({ "ws": { "method": "GET", "query": { "type": "object", "properties": properties } } });
     json!({
-        "room": {
+        ROOM: {
             "address": "/rooms/{room}/ws",
             "title": "The socket of a room",
             "description": format!("Connecting joins the room. The first event is `connected`. `roomId` may be left out. {framing}"),
@@ -462,21 +479,21 @@ fn channels(document: &Document, seq: &Value, epoch: &Value) -> Value {
                     "examples": ["lobby", "@alice"],
                 },
             },
-            "messages": messages("room"),
+            "messages": messages(ROOM),
             "bindings": query(json!({ "since": seq, "epoch": epoch, "history": seq })),
         },
-        "gateway": {
+        GATEWAY: {
             "address": "/ws",
             "title": "A socket for many rooms",
             "description": format!("The first event is `connected`. Every command that concerns a room must have `roomId`. {framing}"),
-            "messages": messages("gateway"),
+            "messages": messages(GATEWAY),
             "bindings": query(json!({})),
         },
-        "socketio": {
+        SOCKET_IO: {
             "address": "/socket.io/",
             "title": "Socket.IO, for many rooms",
             "description": "Socket.IO 5 on Engine.IO 4, over WebSocket or long-polling. The payloads are the arguments of EVENT and ACK packets. Every command that concerns a room must have `roomId`. `docs/socketio.md` describes connecting and recovery.",
-            "messages": messages("socketio"),
+            "messages": messages(SOCKET_IO),
             "bindings": query(json!({
                 "EIO": { "const": "4" },
                 "transport": { "enum": ["polling", "websocket"] },
