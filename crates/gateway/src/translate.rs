@@ -153,14 +153,28 @@ impl OffsetTemplate {
     }
 }
 
-/// Clients that receive the same packets: those in one namespace with the same offsets.
-type Group = (String, Option<OffsetTemplate>);
+/// Clients that receive the same packets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PacketGroup {
+    /// The namespace.
+    pub(crate) nsp: String,
+    /// The offsets of the events; `None` if the clients cannot resume.
+    pub(crate) offset: Option<OffsetTemplate>,
+}
+
+/// A packet for many clients.
+pub(crate) struct BroadcastPacket {
+    /// The receivers.
+    pub(crate) sessions: Vec<SessionId>,
+    /// The message of Engine.IO.
+    pub(crate) message: String,
+}
 
 /// A text for many Socket.IO clients. Each line is parsed once, and encoded once for all
 /// clients that receive the same packets.
 pub(crate) struct BroadcastText<'a> {
     text: &'a str,
-    groups: HashMap<Group, Vec<SessionId>>,
+    groups: HashMap<PacketGroup, Vec<SessionId>>,
 }
 
 impl<'a> BroadcastText<'a> {
@@ -172,32 +186,34 @@ impl<'a> BroadcastText<'a> {
     }
 
     /// Adds a receiver.
-    pub(crate) fn add(&mut self, session: SessionId, nsp: String, offset: Option<OffsetTemplate>) {
-        self.groups.entry((nsp, offset)).or_default().push(session);
+    pub(crate) fn add(&mut self, session: SessionId, group: PacketGroup) {
+        self.groups.entry(group).or_default().push(session);
     }
 
-    /// Returns the messages with the sessions that receive them, in the order of the
-    /// lines.
-    pub(crate) fn messages(self) -> Vec<(Vec<SessionId>, String)> {
+    /// Returns the packets, in the order of the lines.
+    pub(crate) fn packets(self) -> Vec<BroadcastPacket> {
         if self.groups.is_empty() {
             return Vec::new();
         }
-        let mut messages = Vec::new();
+        let mut packets = Vec::new();
         for line in self.text.split('\n') {
             // An acknowledgement is never broadcast.
             let Some(Line::Event { open_args, stamp }) = parse_line(line) else {
                 continue;
             };
-            for ((nsp, offset), sessions) in &self.groups {
+            for (PacketGroup { nsp, offset }, sessions) in &self.groups {
                 let offset = match (&stamp, offset) {
                     (Some(stamp), Some(offset)) => Some(offset.at(stamp.seq)),
                     _ => None,
                 };
                 let args = finish_args(open_args.clone(), offset.as_deref());
-                messages.push((sessions.clone(), socketio::event_message(nsp, &args)));
+                packets.push(BroadcastPacket {
+                    sessions: sessions.clone(),
+                    message: socketio::event_message(nsp, &args),
+                });
             }
         }
-        messages
+        packets
     }
 }
 

@@ -301,6 +301,39 @@ mod tests {
         assert_eq!(command.connection(), "c");
     }
 
+    /// Rooms and gateways of other versions send and read these forms.
+    #[test]
+    fn the_forms_of_commands_and_items_are_stable() {
+        for json in [
+            r#"{"Join":{"hello":{"connection_id":"c:1","user":"alice","rights":7,"expires":9,"address":null,"position":{"since":3,"epoch":"e"},"status":"online","token":{}},"id":null,"again":true}}"#,
+            r#"{"Gone":{"connection":"c:1","code":1000}}"#,
+            r#"{"Refresh":{"connection":"c:1","rights":1,"expires":9}}"#,
+        ] {
+            let command: Command = serde_json::from_str(json).expect("a command");
+            assert_eq!(serde_json::to_string(&command).expect("JSON"), json);
+        }
+        for json in [
+            r#"{"In":{"to":"c:1","after":3}}"#,
+            r#"{"Out":{"to":"c:1"}}"#,
+            r#"{"Close":{"to":"c:1","why":"Kicked"}}"#,
+            r#"{"Is":{"to":"c:1","at":3}}"#,
+            r#"{"Lost":{"to":"c:1"}}"#,
+            r#"{"One":{"to":"c:1","bytes":3}}"#,
+            r#"{"One":{"to":"c:1","bytes":3,"after":1,"at":2}}"#,
+            r#"{"All":{"bytes":3,"not":["c:1"],"after":1,"at":2}}"#,
+        ] {
+            let item: Item = serde_json::from_str(json).expect("an item");
+            assert_eq!(serde_json::to_string(&item).expect("JSON"), json);
+        }
+        for incomplete in [
+            r#"{"In":{"to":"c"}}"#,
+            r#"{"All":{"bytes":1,"not":[],"at":2}}"#,
+        ] {
+            assert!(serde_json::from_str::<Item>(incomplete).is_err());
+        }
+        assert!(serde_json::from_str::<Command>(r#"{"Gone":{"code":1}}"#).is_err());
+    }
+
     #[test]
     fn parse_reverses_body() {
         let to = ConnectionId::trusted("c");

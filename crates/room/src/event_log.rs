@@ -9,7 +9,7 @@ use crate::snapshot::ReadRecent;
 use roomcast_proto::command::Send;
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::event;
-use roomcast_proto::id::{Epoch, MessageId};
+use roomcast_proto::id::{Epoch, MessageId, UserId};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::{Millis, rfc3339};
 
@@ -87,7 +87,7 @@ impl EventLog {
     /// `pending` is the number of events in the batch, which are not stored yet.
     pub(crate) fn accept(
         &mut self,
-        sender: &str,
+        sender: &UserId,
         send: &Send,
         pending: u64,
         config: &RoomConfig,
@@ -135,7 +135,7 @@ impl EventLog {
     }
 
     /// Returns an id for an ephemeral event without one.
-    pub(crate) fn ephemeral_id(&mut self, sender: &str, now: Millis) -> MessageId {
+    pub(crate) fn ephemeral_id(&mut self, sender: &UserId, now: Millis) -> MessageId {
         let at = Seen {
             seq: self.bounds.head,
             at: now,

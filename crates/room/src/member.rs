@@ -58,7 +58,7 @@ impl Member {
 
     /// Returns `{ userId, joinedAt, delivered, read, queued }`. `queued` is the number of
     /// events after the delivered cursor that have not expired.
-    pub fn json(&self, user: &str, bounds: &LogBounds, config: &RoomConfig) -> Value {
+    pub fn json(&self, user: &UserId, bounds: &LogBounds, config: &RoomConfig) -> Value {
         json!({
             "userId": user,
             "joinedAt": rfc3339(self.joined_at),
@@ -144,8 +144,18 @@ mod tests {
             head: 30,
             ..LogBounds::default()
         };
-        assert_eq!(Member::new(0, 28).json("a", &bounds, &config)["queued"], 2);
-        assert_eq!(Member::new(0, 3).json("a", &bounds, &config)["queued"], 10);
-        assert_eq!(Member::new(0, 30).json("a", &bounds, &config)["queued"], 0);
+        let user = UserId::trusted("a");
+        assert_eq!(
+            Member::new(0, 28).json(&user, &bounds, &config)["queued"],
+            2
+        );
+        assert_eq!(
+            Member::new(0, 3).json(&user, &bounds, &config)["queued"],
+            10
+        );
+        assert_eq!(
+            Member::new(0, 30).json(&user, &bounds, &config)["queued"],
+            0
+        );
     }
 }

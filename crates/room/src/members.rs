@@ -94,11 +94,11 @@ impl Members {
         restored
     }
 
-    pub(crate) fn get(&self, user: &str) -> Option<&Member> {
+    pub(crate) fn get(&self, user: &UserId) -> Option<&Member> {
         self.map.get(user)
     }
 
-    pub(crate) fn contains(&self, user: &str) -> bool {
+    pub(crate) fn contains(&self, user: &UserId) -> bool {
         self.map.contains_key(user)
     }
 
@@ -125,7 +125,7 @@ impl Members {
     }
 
     /// Removes a member with its cursors. Returns the user and the change to store.
-    pub(crate) fn remove(&mut self, user: &str) -> Option<(UserId, Change)> {
+    pub(crate) fn remove(&mut self, user: &UserId) -> Option<(UserId, Change)> {
         let (user, _) = self.map.remove_entry(user)?;
         self.moved.remove(&user);
         self.journalled.remove(&user);

@@ -95,14 +95,14 @@ pub(crate) enum Ended {
 
 impl Roster {
     /// Returns the status of a user as the other members see it.
-    pub(crate) fn status(&self, user: &str) -> Status {
+    pub(crate) fn status(&self, user: &UserId) -> Status {
         self.users
             .get(user)
             .map_or(Status::Offline, UserPresence::status)
     }
 
     /// Returns the connections of a user.
-    pub(crate) fn connections(&self, user: &str) -> impl Iterator<Item = ConnId> {
+    pub(crate) fn connections(&self, user: &UserId) -> impl Iterator<Item = ConnId> {
         let presence = self.users.get(user).into_iter();
         presence.flat_map(|presence| presence.connections.iter().map(|one| one.conn))
     }
@@ -159,7 +159,7 @@ impl Roster {
     }
 
     /// Removes a user that has left the room.
-    pub(crate) fn remove(&mut self, user: &str) -> Removed {
+    pub(crate) fn remove(&mut self, user: &UserId) -> Removed {
         let presence = self.users.remove(user).unwrap_or_default();
         let connections = presence.connections.into_iter();
         Removed {
@@ -280,7 +280,7 @@ mod tests {
         let departure = roster.leave(&alice, conn(1), 5_000);
         assert!(departure.was_last && !departure.was_typing);
         assert_eq!(roster.expire(4_999), expired(vec![], Some(5_000)));
-        assert_eq!(roster.status("alice"), Status::Online);
+        assert_eq!(roster.status(&alice), Status::Online);
         roster.join(&alice, conn(2), Status::Online);
         roster.expire(5_000);
         assert_eq!(changes(&mut roster), []);

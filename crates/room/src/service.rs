@@ -84,3 +84,26 @@ pub enum Served {
     /// With this page of the log.
     Page(HistoryQuery),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_of_requests_is_stable() {
+        for json in [
+            r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":[1,  2],"volatile":false}]}}"#,
+            r#"{"Messages":{"after":1,"before":2,"limit":3,"newest":true}}"#,
+            r#""Presence""#,
+            r#""Members""#,
+            r#"{"AddMember":{"user":"alice"}}"#,
+            r#"{"RemoveMember":{"user":"alice"}}"#,
+            r#"{"Kick":{"user":"alice"}}"#,
+            r#"{"Delete":{"epoch":"e"}}"#,
+        ] {
+            let request: Request = serde_json::from_str(json).expect("a request");
+            assert_eq!(serde_json::to_string(&request).expect("JSON"), json);
+        }
+        assert!(serde_json::from_str::<Request>(r#"{"Kick":{}}"#).is_err());
+    }
+}

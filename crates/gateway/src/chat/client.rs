@@ -40,7 +40,7 @@ pub(super) struct Client {
 }
 
 /// How a client is reached, and in which framing.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Framing {
     Native(SocketId),
     SocketIo { session: SessionId, nsp: String },

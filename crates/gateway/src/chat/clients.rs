@@ -1,19 +1,18 @@
 //! The table of clients.
 
 use super::client::{Client, Framing, Phase, Subscription};
-use crate::ids::{ClientId, SessionId, SocketId};
+use crate::ids::ClientId;
 use roomcast_proto::id::{ConnectionId, RoomName, UserId};
 use roomcast_proto::link;
 use slotmap::SlotMap;
 use std::collections::HashMap;
 
-/// All clients of a gateway, by key, by connection id, by socket and by namespace.
+/// All clients of a gateway, by key, by connection id, and by socket or namespace.
 #[derive(Default)]
 pub(super) struct Clients {
     slots: SlotMap<ClientId, Client>,
     by_id: HashMap<ConnectionId, ClientId>,
-    by_socket: HashMap<SocketId, ClientId>,
-    by_namespace: HashMap<(SessionId, String), ClientId>,
+    by_framing: HashMap<Framing, ClientId>,
 }
 
 impl Clients {
@@ -21,22 +20,14 @@ impl Clients {
         let (id, framing) = (client.id.clone(), client.framing.clone());
         let key = self.slots.insert(client);
         self.by_id.insert(id, key);
-        match framing {
-            Framing::Native(socket) => self.by_socket.insert(socket, key),
-            Framing::SocketIo { session, nsp } => self.by_namespace.insert((session, nsp), key),
-        };
+        self.by_framing.insert(framing, key);
         key
     }
 
     pub(super) fn remove(&mut self, key: ClientId) -> Option<Client> {
         let client = self.slots.remove(key)?;
         self.by_id.remove(&client.id);
-        match &client.framing {
-            Framing::Native(socket) => self.by_socket.remove(socket),
-            Framing::SocketIo { session, nsp } => {
-                self.by_namespace.remove(&(*session, nsp.clone()))
-            }
-        };
+        self.by_framing.remove(&client.framing);
         Some(client)
     }
 
@@ -69,12 +60,9 @@ impl Clients {
         self.by_id.get(id).copied()
     }
 
-    pub(super) fn by_socket(&self, socket: SocketId) -> Option<ClientId> {
-        self.by_socket.get(&socket).copied()
-    }
-
-    pub(super) fn by_namespace(&self, session: SessionId, nsp: String) -> Option<ClientId> {
-        self.by_namespace.get(&(session, nsp)).copied()
+    /// Returns the client on this socket or in this namespace.
+    pub(super) fn by_framing(&self, framing: &Framing) -> Option<ClientId> {
+        self.by_framing.get(framing).copied()
     }
 
     /// Returns the client that has, or had, this subscription.

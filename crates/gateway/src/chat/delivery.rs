@@ -10,7 +10,7 @@ use super::state::Chat;
 use crate::ids::{ClientId, SessionId, SocketId};
 use crate::output::Output;
 use crate::socketio::SocketIoServer;
-use crate::translate::{self, BroadcastText, EventStamp, Line, OffsetTemplate};
+use crate::translate::{self, BroadcastText, EventStamp, Line, PacketGroup};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
 use roomcast_proto::id::{ConnectionId, RoomName};
@@ -75,8 +75,8 @@ enum Route {
     Unauthorized,
     /// The client receives the text as it is.
     Native(SocketId),
-    /// The client receives packets, with these offsets if it can resume.
-    SocketIo(SessionId, String, Option<OffsetTemplate>),
+    /// The client receives packets.
+    SocketIo(SessionId, PacketGroup),
     /// The client was not accepted yet.
     Held,
 }
@@ -370,7 +370,7 @@ impl Chat {
                     }
                     None => sockets.push(socket),
                 },
-                Route::SocketIo(session, nsp, offset) => packets.add(session, nsp, offset),
+                Route::SocketIo(session, group) => packets.add(session, group),
                 Route::Held => self.send_room_text(server, key, room, text),
             }
         }
@@ -386,8 +386,10 @@ impl Chat {
                 text: text.to_owned(),
             });
         }
-        for (sessions, message) in packets.messages() {
-            server.engine.broadcast_message(&sessions, &message);
+        for packet in packets.packets() {
+            server
+                .engine
+                .broadcast_message(&packet.sessions, &packet.message);
         }
     }
 
@@ -439,7 +441,8 @@ impl Chat {
             Framing::Native(socket) => Route::Native(*socket),
             Framing::SocketIo { session, nsp } if is_connected => {
                 let offset = client.pid.is_some().then(|| client.offset_template(index));
-                Route::SocketIo(*session, nsp.clone(), offset)
+                let nsp = nsp.clone();
+                Route::SocketIo(*session, PacketGroup { nsp, offset })
             }
             Framing::SocketIo { .. } => Route::Held,
         }

@@ -1,5 +1,6 @@
 //! Passes the events of connections to the clients.
 
+use super::client::Framing;
 use super::lifecycle::{Connect, Resumable};
 use super::room_link::RoomLink;
 use super::state::Chat;
@@ -24,12 +25,12 @@ impl Chat {
                 self.native_opened(server, socket, id, info, now);
             }
             ConnectionEvent::Frame { socket, frame } => {
-                if let Some(key) = self.clients.by_socket(socket) {
+                if let Some(key) = self.clients.by_framing(&Framing::Native(socket)) {
                     self.handle_frame(server, key, frame, now);
                 }
             }
             ConnectionEvent::Closed { socket, code } => {
-                if let Some(key) = self.clients.by_socket(socket) {
+                if let Some(key) = self.clients.by_framing(&Framing::Native(socket)) {
                     self.disconnected(server, key, code, Resumable::No);
                 }
             }
@@ -54,7 +55,7 @@ impl Chat {
                 args,
                 attachments,
             } => {
-                if let Some(key) = self.clients.by_namespace(session, nsp) {
+                if let Some(key) = self.clients.by_framing(&Framing::SocketIo { session, nsp }) {
                     let is_binary = !attachments.is_empty();
                     self.handle_socketio_event(server, key, ack, &args, is_binary, now);
                 }
@@ -64,7 +65,7 @@ impl Chat {
                 nsp,
                 cause,
             } => {
-                if let Some(key) = self.clients.by_namespace(session, nsp) {
+                if let Some(key) = self.clients.by_framing(&Framing::SocketIo { session, nsp }) {
                     let resumable = match cause {
                         DisconnectCause::Packet => Resumable::No,
                         DisconnectCause::SessionEnded => Resumable::Yes,

@@ -2,7 +2,7 @@
 
 use super::client::{Client, Framing, Phase, Subscription};
 use super::departures::Departure;
-use super::record::save_output;
+use super::record::{RecordOf, save_output};
 use super::state::Chat;
 use crate::connect_info::ConnectInfo;
 use crate::ids::{ClientId, SessionId, SocketId};
@@ -284,7 +284,7 @@ impl Chat {
             Phase::Finding { .. } => {}
         }
         let then = match resumable == Resumable::Yes && client.pid.is_some() {
-            true => save_output(server, client, true),
+            true => save_output(server, client, RecordOf::DisconnectedClient),
             false => Output::Forget {
                 client: client.storage_key(),
             },

@@ -14,12 +14,40 @@ use roomcast_proto::id::ConnectionId;
 use roomcast_proto::status::Status;
 use serde::{Deserialize, Serialize};
 
+/// The Engine.IO session and the namespace of a Socket.IO client. Stored as an array.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "(String, String)", into = "(String, String)")]
+pub(super) struct SessionRecord {
+    pub(super) sid: String,
+    pub(super) nsp: String,
+}
+
+impl From<(String, String)> for SessionRecord {
+    fn from((sid, nsp): (String, String)) -> Self {
+        SessionRecord { sid, nsp }
+    }
+}
+
+impl From<SessionRecord> for (String, String) {
+    fn from(record: SessionRecord) -> Self {
+        (record.sid, record.nsp)
+    }
+}
+
+/// Says if the client of a record is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RecordOf {
+    ConnectedClient,
+    /// The client is disconnected and can resume.
+    DisconnectedClient,
+}
+
 /// The record of a client.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ClientRecord {
     pub(super) id: ConnectionId,
-    /// The `sid` of the session and the namespace of a Socket.IO client.
-    pub(super) session: Option<(String, String)>,
+    /// `None` for a native client.
+    pub(super) session: Option<SessionRecord>,
     pub(super) sid: String,
     pub(super) pid: Option<String>,
     pub(super) identity: Identity,
@@ -35,9 +63,10 @@ impl ClientRecord {
     fn new(server: &SocketIoServer, client: &Client) -> Self {
         let session = match &client.framing {
             Framing::Native(_) => None,
-            Framing::SocketIo { session, nsp } => {
-                Some((server.engine.sid(*session).unwrap_or_default(), nsp.clone()))
-            }
+            Framing::SocketIo { session, nsp } => Some(SessionRecord {
+                sid: server.engine.sid(*session).unwrap_or_default(),
+                nsp: nsp.clone(),
+            }),
         };
         let is_saved =
             |one: &&Subscription| one.state != SubscriptionState::Joining && one.is_accepted();
@@ -60,20 +89,19 @@ impl Chat {
     /// Saves the record of a client. Called after each change of its content.
     pub(super) fn save(&self, server: &mut SocketIoServer, key: ClientId) {
         if let Some(client) = self.clients.get(key) {
-            let output = save_output(server, client, false);
+            let output = save_output(server, client, RecordOf::ConnectedClient);
             server.engine.push(output);
         }
     }
 }
 
-/// Returns the output that saves the record of a client. `gone` is `true` if the client
-/// is disconnected.
-pub(super) fn save_output(server: &SocketIoServer, client: &Client, gone: bool) -> Output {
+/// Returns the output that saves the record of a client.
+pub(super) fn save_output(server: &SocketIoServer, client: &Client, of: RecordOf) -> Output {
     let record = ClientRecord::new(server, client);
     Output::Save {
         client: client.storage_key(),
         user: client.identity.user.clone(),
-        gone,
+        gone: of == RecordOf::DisconnectedClient,
         // Cannot fail: a record consists of strings and numbers.
         record: serde_json::to_string(&record).unwrap_or_default(),
     }

@@ -9,7 +9,7 @@
 //!    tells it that nothing is missing. If something is missing, it begins anew.
 
 use super::client::{Client, Framing, HeldText, Phase, SubscriptionState};
-use super::record::{ClientRecord, save_output};
+use super::record::{ClientRecord, RecordOf, save_output};
 use super::state::Chat;
 use crate::engine::RECHECK_DELAY;
 use crate::ids::ClientId;
@@ -94,8 +94,11 @@ impl Chat {
         self.schedule(now + RECHECK_DELAY);
         // A recovery without a room that the current token does not open is not
         // complete.
-        if joins.is_empty() || !complete {
-            return self.finish_recovery(server, key, complete, now);
+        if !complete {
+            return self.fail_recovery(server, key, now);
+        }
+        if joins.is_empty() {
+            return self.complete_recovery(server, key, now);
         }
         for (room, hello) in joins {
             let link = self.rooms.entry(room.clone()).or_default();
@@ -109,53 +112,43 @@ impl Chat {
     /// be incomplete.
     pub(super) fn finish_recoveries(&mut self, server: &mut SocketIoServer, now: Millis) {
         for key in self.recovering.iter().copied().collect::<Vec<_>>() {
-            if let Some(Client {
+            let Some(Client {
                 phase:
                     Phase::Recovering {
                         pending, complete, ..
                     },
                 ..
             }) = self.clients.get(key)
-                && (pending.is_empty() || !complete)
-            {
-                let complete = *complete;
-                self.finish_recovery(server, key, complete, now);
+            else {
+                continue;
+            };
+            if !complete {
+                self.fail_recovery(server, key, now);
+            } else if pending.is_empty() {
+                self.complete_recovery(server, key, now);
             }
         }
     }
 
-    /// Finishes a recovery. If it is complete, the client is accepted and receives what
-    /// it missed. Otherwise it begins anew.
-    pub(super) fn finish_recovery(
-        &mut self,
-        server: &mut SocketIoServer,
-        key: ClientId,
-        complete: bool,
-        now: Millis,
-    ) {
+    /// Ends [`Phase::Recovering`]. Returns the texts that were held back, or `None` if the
+    /// client is not in that phase.
+    fn end_recovery(&mut self, key: ClientId) -> Option<Vec<HeldText>> {
         self.recovering.remove(&key);
-        let Some(client) = self.clients.get_mut(key) else {
-            return;
-        };
-        let phase = std::mem::replace(&mut client.phase, Phase::Connected);
-        let Phase::Recovering { held, .. } = phase else {
-            client.phase = phase;
-            return;
-        };
-        if complete {
-            self.complete_recovery(server, key, held, now);
-        } else {
-            self.fail_recovery(server, key, now);
+        let client = self.clients.get_mut(key)?;
+        match std::mem::replace(&mut client.phase, Phase::Connected) {
+            Phase::Recovering { held, .. } => Some(held),
+            phase => {
+                client.phase = phase;
+                None
+            }
         }
     }
 
-    fn complete_recovery(
-        &mut self,
-        server: &mut SocketIoServer,
-        key: ClientId,
-        held: Vec<HeldText>,
-        now: Millis,
-    ) {
+    /// Nothing is missing: the client is accepted and receives what it missed.
+    fn complete_recovery(&mut self, server: &mut SocketIoServer, key: ClientId, now: Millis) {
+        let Some(held) = self.end_recovery(key) else {
+            return;
+        };
         if !self.accept(server, key) {
             return;
         }
@@ -169,7 +162,16 @@ impl Chat {
         self.join_personal_room(server, key, now);
     }
 
-    fn fail_recovery(&mut self, server: &mut SocketIoServer, key: ClientId, now: Millis) {
+    /// Something is missing, or the rooms take too long: the client begins anew.
+    pub(super) fn fail_recovery(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        now: Millis,
+    ) {
+        if self.end_recovery(key).is_none() {
+            return;
+        }
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
@@ -191,7 +193,7 @@ impl Chat {
             if matches!(client.phase, Phase::Recovering { .. }) {
                 // The other connection resumes from where this one would have.
                 client.abandon_recovery();
-                let output = save_output(server, client, true);
+                let output = save_output(server, client, RecordOf::DisconnectedClient);
                 server.engine.push(output);
             }
             // The host takes the record of the `pid`. It must not be saved again when the
@@ -210,7 +212,10 @@ fn can_resume(client: &Client, pid: &str, record: &ClientRecord) -> bool {
     let Framing::SocketIo { nsp, .. } = &client.framing else {
         return false;
     };
-    record.session.as_ref().is_some_and(|(_, at)| at == nsp)
+    record
+        .session
+        .as_ref()
+        .is_some_and(|session| session.nsp == *nsp)
         && record.pid.as_deref() == Some(pid)
         && record.identity.user == client.identity.user
 }

@@ -2,7 +2,7 @@
 
 use super::client::{Client, Framing};
 use super::lifecycle::Resumable;
-use super::record::ClientRecord;
+use super::record::{ClientRecord, SessionRecord};
 use super::state::Chat;
 use crate::host::Stored;
 use crate::ids::ClientId;
@@ -29,9 +29,9 @@ impl Chat {
         for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
             self.report_positions(server, &room);
         }
-        server
-            .engine
-            .close_unknown_sockets(|socket| self.clients.by_socket(socket).is_some());
+        server.engine.close_unknown_sockets(|socket| {
+            self.clients.by_framing(&Framing::Native(socket)).is_some()
+        });
         self.schedule(now + server.engine.config.limits.ghost_timeout);
     }
 
@@ -42,7 +42,7 @@ impl Chat {
         stored: &Stored,
         now: Millis,
     ) {
-        let (framing, is_open) = find_connection(server, &record);
+        let FoundConnection { framing, is_open } = find_connection(server, &record);
         let is_socketio = record.session.is_some();
         let identity = Rc::new(record.identity);
         let client = Client {
@@ -120,23 +120,33 @@ impl Chat {
     }
 }
 
-/// Returns the framing of a client, and `true` if its connection is still open. For a
-/// closed connection the framing has a null key, which finds nothing; the client is
-/// removed at once.
-fn find_connection(server: &SocketIoServer, record: &ClientRecord) -> (Framing, bool) {
+/// The connection of a restored client.
+struct FoundConnection {
+    /// Has a null key, which finds nothing, if the connection is closed; then the client
+    /// is removed at once.
+    framing: Framing,
+    is_open: bool,
+}
+
+/// Finds the connection of a client.
+fn find_connection(server: &SocketIoServer, record: &ClientRecord) -> FoundConnection {
     match &record.session {
         None => {
             let socket = server.engine.native_socket(&record.id);
-            let framing = Framing::Native(socket.unwrap_or_default());
-            (framing, socket.is_some())
+            FoundConnection {
+                framing: Framing::Native(socket.unwrap_or_default()),
+                is_open: socket.is_some(),
+            }
         }
-        Some((sid, nsp)) => {
+        Some(SessionRecord { sid, nsp }) => {
             let session = server.session_in_namespace(sid, nsp);
-            let framing = Framing::SocketIo {
-                session: session.unwrap_or_default(),
-                nsp: nsp.clone(),
-            };
-            (framing, session.is_some())
+            FoundConnection {
+                framing: Framing::SocketIo {
+                    session: session.unwrap_or_default(),
+                    nsp: nsp.clone(),
+                },
+                is_open: session.is_some(),
+            }
         }
     }
 }

@@ -62,7 +62,7 @@ impl Chat {
         let mut due = expires;
         if let Phase::Recovering { deadline, .. } = client.phase {
             if deadline <= now {
-                self.finish_recovery(server, key, false, now);
+                self.fail_recovery(server, key, now);
             }
             due = due.min(deadline);
         }

@@ -71,7 +71,7 @@ impl EngineServer {
         let socket = self.sockets.insert(Role::Native, now);
         let id = self.open_session(info, Transport::Socket(socket), now);
         self.sockets.set_role(socket, Role::Session(id));
-        let open = self.open_packet(id, false);
+        let open = self.open_packet(id, &[]);
         self.send(socket, open);
         socket
     }
@@ -163,8 +163,9 @@ impl EngineServer {
     }
 
     /// Returns the first packet of a session, with exactly the fields of the protocol.
-    /// The library makes its own ids; ours begin with the name of the gateway.
-    pub(super) fn open_packet(&self, id: SessionId, polling: bool) -> String {
+    /// The library makes its own ids; ours begin with the name of the gateway. `upgrades`
+    /// are the transports to which the client can change.
+    pub(super) fn open_packet(&self, id: SessionId, upgrades: &[&str]) -> String {
         let config = &self.config;
         let interval = match config.ping_interval {
             0 => MAX_TIMER - config.ping_timeout,
@@ -173,7 +174,7 @@ impl EngineServer {
         let sid = self.sessions.get(id).map_or("", |session| &session.sid);
         let open = json!({
             "sid": sid,
-            "upgrades": if polling { &["websocket"][..] } else { &[] },
+            "upgrades": upgrades,
             "pingInterval": interval,
             "pingTimeout": config.ping_timeout,
             "maxPayload": config.max_payload,

@@ -70,7 +70,7 @@ impl EngineServer {
             bytes: 0,
         };
         let id = self.open_session(info, transport, now);
-        Answer::ok(self.open_packet(id, true))
+        Answer::ok(self.open_packet(id, &["websocket"]))
     }
 
     /// Handles a GET request for the packets that wait.

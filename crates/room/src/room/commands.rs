@@ -17,7 +17,7 @@ use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::framing::Incoming;
-use roomcast_proto::id::ConnectionId;
+use roomcast_proto::id::{ConnectionId, UserId};
 use roomcast_proto::limits::{Kind, Penalty};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
@@ -367,7 +367,7 @@ impl Room {
     }
 
     /// Returns the answer to `joinRoom`.
-    pub(super) fn join_answer(&self, user: &str, head: u64, start: Start) -> String {
+    pub(super) fn join_answer(&self, user: &UserId, head: u64, start: Start) -> String {
         let member = self.members.get(user).cloned().unwrap_or_default();
         let users = self.members.sorted_users();
         let roster = &self.presence.roster;

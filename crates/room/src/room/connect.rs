@@ -12,6 +12,7 @@ use roomcast_proto::access::{Rights, TokenId};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::event;
+use roomcast_proto::id::UserId;
 use roomcast_proto::limits::Limits;
 use roomcast_proto::link::Hello as ConnectRequest;
 use roomcast_proto::log_record::LogRecord;
@@ -48,7 +49,7 @@ impl Room {
     }
 
     /// Checks the limits that also hold for a connection that subscribes again.
-    pub(super) fn admit_connection(&self, user: &str) -> Result<()> {
+    pub(super) fn admit_connection(&self, user: &UserId) -> Result<()> {
         let connections = self.presence.roster.connections(user).count();
         if connections >= self.config.max_connections_per_user {
             return Err(Error::rate_limited("connections of this user", 1_000));

@@ -7,14 +7,14 @@ use crate::member::Member;
 use crate::output::Output;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::event;
-use roomcast_proto::id::UserId;
+use roomcast_proto::id::{ConnectionId, UserId};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
 
 impl Room {
     /// Checks that the user is a member or can become one.
-    pub(super) fn admit_member(&self, user: &str) -> Result<()> {
+    pub(super) fn admit_member(&self, user: &UserId) -> Result<()> {
         if !self.members.contains(user) && self.members.len() >= self.config.max_members {
             return Err(Error::new(ErrorCode::Conflict, "the room is full"));
         }
@@ -50,7 +50,7 @@ impl Room {
     }
 
     /// Returns the position from which a user receives the log.
-    pub(super) fn start(&self, user: &str, position: &Position) -> Start {
+    pub(super) fn start(&self, user: &UserId, position: &Position) -> Start {
         let member = self.members.get(user);
         let delivered = member.map(|member| member.delivered);
         self.log.start(position, delivered, &self.config)
@@ -62,7 +62,7 @@ impl Room {
         &mut self,
         user: &UserId,
         delivered: u64,
-        connection: Option<&str>,
+        connection: Option<&ConnectionId>,
         now: Millis,
         out: &mut Vec<Output>,
     ) -> bool {
@@ -91,7 +91,7 @@ impl Room {
     /// `false` if the user is not a member.
     pub(super) fn remove_member(
         &mut self,
-        user: &str,
+        user: &UserId,
         asked_by: Option<ConnId>,
         now: Millis,
         out: &mut Vec<Output>,

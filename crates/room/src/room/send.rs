@@ -51,7 +51,7 @@ impl Room {
     /// Returns the envelope of an event that is not logged.
     pub(super) fn ephemeral(
         &mut self,
-        sender: &str,
+        sender: &UserId,
         send: &Send,
         origin: Origin,
         now: Millis,

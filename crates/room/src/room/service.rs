@@ -187,7 +187,7 @@ impl Room {
         self.admission = deleted.admission;
     }
 
-    fn member_json(&self, user: &str) -> Value {
+    fn member_json(&self, user: &UserId) -> Value {
         let member = self.members.get(user);
         member.map_or(Value::Null, |member| {
             member.json(user, self.log.bounds(), &self.config)
