@@ -323,9 +323,12 @@ fn paths(api: &mut Api) -> Value {
             "get": {
                 "operationId": "health",
                 "tags": ["server"],
-                "summary": "Check that the server runs",
+                "summary": "Check that the server can handle requests",
                 "security": [],
-                "responses": responses([("200", api.response::<Health>("The server runs."))], &[]),
+                "responses": responses(
+                    [("200", api.response::<Health>("The server can handle requests."))],
+                    &["Misconfigured"],
+                ),
             },
         },
         "/openapi.json": {
@@ -469,6 +472,11 @@ fn parameters(api: &mut Api) -> Value {
 
 /// The problems: name, status, description.
 const PROBLEMS: &[(&str, &str, &str)] = &[
+    (
+        "Misconfigured",
+        "503",
+        "`misconfigured`: a setting is not valid. `detail` names it.",
+    ),
     (
         "BadRequest",
         "400",

@@ -20,6 +20,10 @@ const ENTRY: &str = include_str!("entry.js");
 /// The document of `GET /openapi.json`, which `src/http` imports by this name.
 const OPENAPI: &str = "src/http/openapi.json";
 
+/// The cost up to which LLVM inlines a function, instead of 50 with `opt-level = "s"`. The
+/// Worker is 2.4 % smaller with it (457,084 and 446,018 bytes after gzip, 2026-11-26).
+const INLINE_THRESHOLD: &str = "-Cllvm-args=-inline-threshold=10";
+
 /// Variables of the environment that change what cargo builds.
 const VARIABLES: [&str; 2] = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"];
 
@@ -197,8 +201,9 @@ fn steps(root: &Path) -> Result<Digest> {
 }
 
 /// Returns the flags of the compiler, encoded as cargo expects them: the flags of the
-/// environment, and the removal of the path of cargo's registry from the source paths in
-/// panic messages. Without it, the Worker is larger and differs between machines.
+/// environment, the removal of the path of cargo's registry from the source paths in panic
+/// messages, without which the Worker is larger and differs between machines, and
+/// [`INLINE_THRESHOLD`].
 fn rustflags() -> Result<String> {
     let [plain, encoded] = VARIABLES.map(|name| env::var(name).unwrap_or_default());
     let mut flags: Vec<&str> = match encoded.as_str() {
@@ -213,6 +218,7 @@ fn rustflags() -> Result<String> {
         .join("registry/src");
     let remap = format!("--remap-path-prefix={}=", registry.display());
     flags.push(&remap);
+    flags.push(INLINE_THRESHOLD);
     Ok(flags.join("\x1f"))
 }
 
@@ -326,8 +332,10 @@ fn optimize(root: &Path, out: &Path) -> Result<()> {
 /// document.
 fn bundle(root: &Path, out: &Path) -> Result<()> {
     fs::write(out.join("entry.js"), ENTRY).context("cannot write the entry module")?;
-    fs::copy(root.join(OPENAPI), out.join("openapi.json"))
-        .with_context(|| format!("cannot copy {OPENAPI}"))?;
+    let document = fs::read(root.join(OPENAPI)).with_context(|| format!("cannot read {OPENAPI}"))?;
+    let document: serde_json::Value =
+        serde_json::from_slice(&document).with_context(|| format!("{OPENAPI} is not JSON"))?;
+    fs::write(out.join("openapi.json"), document.to_string()).context("cannot write OpenAPI")?;
     let mut command = npm_tool(root, "esbuild");
     command
         .args(["entry.js", "--bundle", "--minify", "--format=esm"])

@@ -51,7 +51,7 @@ impl JsonSchema for NewMessageEvent {
         let data = generator.subschema_for::<NewMessage>();
         let meta = generator.subschema_for::<Stamp>();
         json_schema!({
-            "description": "A chat message. It has `meta` if a service published it. A service may publish data that is not an object; then only `meta` has the stamp.",
+            "description": "A chat message. It has `meta` if a service published it. A log of an earlier version may contain data that is not an object; then only `meta` has the stamp.",
             "type": "object",
             "required": ["event", "data"],
             "properties": { "event": { "const": "newMessage" }, "data": true, "meta": meta },

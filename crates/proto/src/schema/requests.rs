@@ -9,12 +9,13 @@ use schemars::JsonSchema;
 
 /// A message of `POST /publish`, to a room or to the personal room of a user.
 #[derive(Debug, JsonSchema)]
-#[schemars(rename_all = "camelCase", transform = super::values::one_of_room_and_user_id)]
+#[schemars(rename_all = "camelCase", transform = super::values::publication)]
 pub struct Publication {
     /// The name of the event: `newMessage`, or a custom event.
     #[schemars(with = "PublishedEventName")]
     event: String,
-    /// The data of the event: any JSON of at most `MAX_FRAME_BYTES`.
+    /// The data of the event, of at most `MAX_FRAME_BYTES`: any JSON, or an object if the event
+    /// is `newMessage`.
     #[schemars(with = "Any")]
     data: (),
     /// The room.

@@ -167,7 +167,16 @@ pub fn one_of_user_id_and_jti(schema: &mut Schema) {
     schema.insert("oneOf".into(), json!([given("userId"), given("jti")]));
 }
 
-/// Requires exactly one of the properties `room` and `userId`.
-pub fn one_of_room_and_user_id(schema: &mut Schema) {
+/// Requires exactly one of the properties `room` and `userId`, and an object as the data of
+/// `newMessage`.
+pub fn publication(schema: &mut Schema) {
     schema.insert("oneOf".into(), json!([given("room"), given("userId")]));
+    schema.insert(
+        "if".into(),
+        json!({ "properties": { "event": { "const": "newMessage" } } }),
+    );
+    schema.insert(
+        "then".into(),
+        json!({ "properties": { "data": { "type": "object" } } }),
+    );
 }
