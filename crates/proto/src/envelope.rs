@@ -1,11 +1,13 @@
 //! The envelope of an event in a room: the sender's body and the server's stamp,
 //! written as one line of JSON.
 
+use crate::error;
 use crate::event_name::NEW_MESSAGE;
 use crate::id::EventName;
 use crate::json::{on_one_line, push_number, push_string};
-use crate::raw_object::RawObject;
-use serde::{Deserialize, Serialize};
+use crate::raw_object::{RawObject, TEXT};
+use serde::Serialize;
+use serde::ser::{Error, Serializer};
 use serde_json::value::RawValue;
 
 /// Fields of a message that the server sets. A sender's values for them are dropped.
@@ -16,12 +18,12 @@ const SERVER_FIELDS: [&str; 5] = ["roomId", "messageId", "senderId", "seq", "tim
 ///
 /// The serde form, between rooms and gateways, contains the text as JSON and keeps its
 /// bytes. Only `serde_json` supports it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Body {
     /// A chat message.
     Message {
         /// The fields of the message without the braces: `"content":"hi","x":1`.
-        #[serde(with = "object_fields")]
+        #[serde(serialize_with = "serialize_fields")]
         fields: String,
     },
     /// A custom event.
@@ -29,48 +31,42 @@ pub enum Body {
         /// The name of the event.
         event: EventName,
         /// Its data, any JSON value.
-        #[serde(with = "json_text")]
+        #[serde(serialize_with = "serialize_json")]
         data: String,
     },
 }
 
-/// The serde form of JSON text: the JSON itself.
-mod json_text {
-    use serde::de::{Deserialize, Deserializer};
-    use serde::ser::{Error, Serialize, Serializer};
-    use serde_json::value::RawValue;
-
-    pub(super) fn serialize<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
-        let json: &RawValue = serde_json::from_str(text).map_err(S::Error::custom)?;
-        json.serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
-        Ok(<Box<RawValue>>::deserialize(d)?.get().to_owned())
-    }
+/// Serialises JSON text as the JSON itself.
+fn serialize_json<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    let json: &RawValue = serde_json::from_str(text).map_err(S::Error::custom)?;
+    json.serialize(serializer)
 }
 
-/// The serde form of the fields of an object: the object.
-mod object_fields {
-    use serde::de::{Deserializer, Error};
-    use serde::ser::Serializer;
-
-    pub(super) fn serialize<S: Serializer>(fields: &str, serializer: S) -> Result<S::Ok, S::Error> {
-        super::json_text::serialize(&format!("{{{fields}}}"), serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
-        let object = super::json_text::deserialize(d)?;
-        let fields = object
-            .strip_prefix('{')
-            .and_then(|rest| rest.strip_suffix('}'));
-        fields
-            .map(str::to_owned)
-            .ok_or_else(|| D::Error::custom("the fields of a message must be an object"))
-    }
+/// Serialises the fields of an object as the object.
+fn serialize_fields<S: Serializer>(fields: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serialize_json(&format!("{{{fields}}}"), serializer)
 }
 
 impl Body {
+    /// Parses the serde form.
+    pub(crate) fn read_form(json: &str) -> error::Result<Self> {
+        let (name, fields) = RawObject::parse_variant(json)?;
+        if name == "Custom" {
+            return Ok(Body::Custom {
+                event: EventName::trusted(fields.required("event", TEXT)?),
+                data: fields.required_raw("data")?.get().to_owned(),
+            });
+        }
+        let object = fields.required_raw("fields")?.get();
+        let fields = object
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+            .ok_or_else(|| error::Error::bad_field("fields", "an object"))?;
+        Ok(Body::Message {
+            fields: fields.to_owned(),
+        })
+    }
+
     /// Returns the body of a chat message with the fields of `data`, without those that
     /// the server sets.
     pub fn message(data: &RawObject) -> Self {

@@ -55,6 +55,17 @@ impl<'a> RawObject<'a> {
             .map_err(|_| Error::bad_request(format!("{what} must be a JSON object")))
     }
 
+    /// Parses the serde form of a variant of an enum, `{"Variant":{…}}`. Returns the name of
+    /// the variant and its fields.
+    pub(crate) fn parse_variant(json: &'a str) -> Result<(Cow<'a, str>, Self)> {
+        let variants = Self::parse(json, "a variant")?.0;
+        let (name, fields) = variants
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::bad_request("a variant must have a name"))?;
+        Ok((name, Self::parse(fields.get(), "the fields of a variant")?))
+    }
+
     /// Returns all fields, also those that are repeated or `null`.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
         self.0.iter().map(|(key, value)| (key.as_ref(), *value))
