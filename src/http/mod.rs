@@ -10,6 +10,7 @@
 //! 5. `objects.rs` sends a new request to the object of the room or of the gateway. The client's
 //!    own request is never sent on, so no header and no path of a client reaches an object.
 //! 6. `response.rs` turns the result into a response. An error becomes a [`problem`].
+//!    `cors.rs` adds headers for the routes that pages of other origins may call.
 //!
 //! | file | routes |
 //! | --- | --- |
@@ -38,6 +39,8 @@ pub mod route;
 mod authenticate;
 #[cfg(target_arch = "wasm32")]
 mod body;
+#[cfg(target_arch = "wasm32")]
+mod cors;
 #[cfg(all(target_arch = "wasm32", feature = "dev-tokens"))]
 mod dev_token;
 #[cfg(target_arch = "wasm32")]

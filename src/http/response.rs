@@ -1,11 +1,10 @@
-//! Responses: JSON, problems and the headers of CORS.
+//! Responses: JSON and problems.
 
-use super::entry::Handler;
 use super::problem::{CONTENT_TYPE, Problem};
 use crate::runtime::log::log_error;
 use roomcast_proto::error::Error;
 use std::fmt::Display;
-use worker::{Headers, Response, ResponseBuilder};
+use worker::ResponseBuilder;
 
 /// The response to a request, or the problem that refuses it.
 pub(super) type HandlerResult = Result<web_sys::Response, Problem>;
@@ -53,52 +52,4 @@ pub(super) fn json_response(status: u16, json: Vec<u8>) -> HandlerResult {
         ("cache-control", "no-store"),
     ];
     respond(status, &headers, json).map_err(internal)
-}
-
-impl Handler<'_> {
-    /// Answers the preflight request of a browser.
-    pub(super) fn preflight(&self) -> HandlerResult {
-        self.with_cors(Ok(ResponseBuilder::new().with_status(204).empty().into()))
-    }
-
-    /// Adds the headers with which a page of another origin may read the response, also to a
-    /// problem. The caller has checked the origin.
-    pub(super) fn with_cors(&self, result: HandlerResult) -> HandlerResult {
-        let response = match result {
-            Ok(response) => response,
-            Err(problem) => problem_response(&problem).map_err(internal)?,
-        };
-        let Some(origin) = self.header("origin") else {
-            return Ok(response);
-        };
-        // CORS does not apply to WebSockets, and a response with a socket cannot be changed.
-        if response.status() == 101 {
-            return Ok(response);
-        }
-        let response = Response::from(response);
-        let headers = Headers::new();
-        for (name, value) in response.headers().entries() {
-            headers.set(&name, &value).map_err(internal)?;
-        }
-        let requested = self.header("access-control-request-headers");
-        for (name, value) in [
-            ("access-control-allow-origin", origin.as_str()),
-            ("access-control-allow-credentials", "true"),
-            ("access-control-allow-methods", "GET, POST"),
-            (
-                "access-control-allow-headers",
-                requested.as_deref().unwrap_or(""),
-            ),
-            // Pages cannot read this header otherwise (Fetch Standard, 3.3.3).
-            ("access-control-expose-headers", "Retry-After"),
-            // One day, the most that Firefox allows. Other browsers cap it lower.
-            ("access-control-max-age", "86400"),
-            ("vary", "Origin"),
-        ] {
-            if !value.is_empty() {
-                headers.set(name, value).map_err(internal)?;
-            }
-        }
-        Ok(response.with_headers(headers).into())
-    }
 }
