@@ -9,6 +9,11 @@
 //! | `welcome` | making the first frames of 100 connections that join in one batch |
 //! | `replay` | cutting missed events out of a row of the log |
 
+#![allow(
+    missing_docs,
+    reason = "the macros of criterion define public functions"
+)]
+
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use roomcast::config::Config;
 use roomcast_proto::access::Rights;

@@ -29,6 +29,6 @@ pub mod config;
 pub mod http;
 
 #[cfg(target_arch = "wasm32")]
-mod objects;
+pub mod objects;
 #[cfg(target_arch = "wasm32")]
 mod runtime;

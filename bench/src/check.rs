@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 /// A received line or Socket.IO packet.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Line {
+pub(crate) enum Line {
     /// A logged event with the expected `seq`.
     Message { seq: u64 },
     /// The successful answer to the command with this id.
@@ -28,27 +28,27 @@ pub enum Line {
 
 /// The position of one connection in the log.
 #[derive(Debug)]
-pub struct Sequence {
+pub(crate) struct Sequence {
     /// The expected `seq`; `None` accepts any first event.
     next: Option<u64>,
 }
 
 impl Sequence {
     /// Expects the event after `since`, or any first event without `since`.
-    pub fn after(since: Option<u64>) -> Self {
+    pub(crate) fn after(since: Option<u64>) -> Self {
         Sequence {
             next: since.map(|seq| seq + 1),
         }
     }
 
     /// The `seq` of the last event, or of the start position.
-    pub fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> u64 {
         self.next.unwrap_or(1) - 1
     }
 
     /// Checks one line. Returns an error if an event is missing, repeated or out of
     /// order, and if the server reports an error.
-    pub fn line(&mut self, line: &[u8]) -> Result<Line, String> {
+    pub(crate) fn line(&mut self, line: &[u8]) -> Result<Line, String> {
         if line.starts_with(br#"{"event":"newMessage""#) {
             let seq = number_after(line, br#""seq":"#)
                 .ok_or_else(|| describe("an event without seq", line))?;
@@ -66,7 +66,7 @@ impl Sequence {
     }
 
     /// Checks one Socket.IO packet of the main namespace.
-    pub fn packet(&mut self, packet: &[u8]) -> Result<Line, String> {
+    pub(crate) fn packet(&mut self, packet: &[u8]) -> Result<Line, String> {
         if packet.starts_with(br#"42["newMessage","#) {
             let seq = number_after(packet, br#""seq":"#)
                 .ok_or_else(|| describe("an event without seq", packet))?;
@@ -117,7 +117,7 @@ impl Sequence {
         if line == b"pong" || line.is_empty() {
             return Ok(Line::Other);
         }
-        let frame: Frame =
+        let frame: Frame<'_> =
             serde_json::from_slice(line).map_err(|_| describe("cannot parse", line))?;
         let seq = || number_after(frame.data.get().as_bytes(), br#""seq":"#);
         match frame.event {
@@ -134,7 +134,7 @@ impl Sequence {
 }
 
 /// Splits a frame into lines and calls `each` with every line.
-pub fn lines(
+pub(crate) fn lines(
     mut frame: &[u8],
     mut each: impl FnMut(&[u8]) -> Result<(), String>,
 ) -> Result<(), String> {
@@ -150,7 +150,7 @@ pub fn lines(
 }
 
 /// Returns the number directly after the first `key`.
-pub fn number_after(line: &[u8], key: &[u8]) -> Option<u64> {
+pub(crate) fn number_after(line: &[u8], key: &[u8]) -> Option<u64> {
     let digits = &line[memmem::find(line, key)? + key.len()..];
     let length = digits.iter().take_while(|b| b.is_ascii_digit()).count();
     std::str::from_utf8(&digits[..length]).ok()?.parse().ok()

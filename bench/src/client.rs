@@ -8,23 +8,23 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use std::time::Duration;
 
 /// Interval between two pings of a client.
-pub const PING: Duration = Duration::from_secs(3);
+pub(crate) const PING: Duration = Duration::from_secs(3);
 
 /// Number of received bytes after which a client also pings. roomcast closes clients
 /// that receive `MAX_UNACKED_BYTES` without a sign of life.
 const PING_AFTER: usize = 4 << 20;
 
 /// Limit for every wait. It ends a run that hangs. No figure depends on it.
-pub const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Number of concurrent connects where connects are not measured.
-pub const CONNECTING: usize = 32;
+pub(crate) const CONNECTING: usize = 32;
 
 /// The content of every message.
-pub const CONTENT: &str = "the quick brown fox jumps over the lazy dog, and then it rests.";
+pub(crate) const CONTENT: &str = "the quick brown fox jumps over the lazy dog, and then it rests.";
 
 /// Why a client stopped.
-pub enum Failure {
+pub(crate) enum Failure {
     /// The server violated a promise of the contract.
     Violation(String),
     /// The connection ended.
@@ -46,7 +46,7 @@ impl From<Failure> for String {
 }
 
 /// A connection to a room with its position in the log.
-pub struct Client {
+pub(crate) struct Client {
     pub socket: Socket,
     pub sequence: Sequence,
     pub dialect: Dialect,
@@ -60,7 +60,7 @@ const JOIN: u64 = 0;
 
 impl Client {
     /// Connects `user` and waits until it has joined the room.
-    pub async fn connect(
+    pub(crate) async fn connect(
         target: &Target,
         room: &str,
         user: &User,
@@ -71,7 +71,7 @@ impl Client {
     }
 
     /// [`Client::connect`] with a callback for every received line, from the first.
-    pub async fn open(
+    pub(crate) async fn open(
         endpoint: &Endpoint,
         dialect: Dialect,
         room: &str,
@@ -144,19 +144,19 @@ impl Client {
     }
 
     /// Queues a message to the room.
-    pub fn queue_message(&mut self, id: u64) {
+    pub(crate) fn queue_message(&mut self, id: u64) {
         let content = format!(r#""content":"{CONTENT}""#);
         self.queue("sendMessage", &content, Some(id));
     }
 
     /// Queues a delivery receipt for the last received event.
-    pub fn queue_receipt(&mut self, id: Option<u64>) {
+    pub(crate) fn queue_receipt(&mut self, id: Option<u64>) {
         let seq = format!(r#""seq":{}"#, self.sequence.last());
         self.queue("messageDelivered", &seq, id);
     }
 
     /// Queues a command to the room with these fields of `data`.
-    pub fn queue(&mut self, event: &str, fields: &str, id: Option<u64>) {
+    pub(crate) fn queue(&mut self, event: &str, fields: &str, id: Option<u64>) {
         let data = match self.dialect {
             Dialect::Room => format!("{{{fields}}}"),
             // The connection can have several rooms.
@@ -167,19 +167,22 @@ impl Client {
     }
 
     /// Sends one frame.
-    pub async fn send(&mut self, text: &str) -> Result<(), Failure> {
+    pub(crate) async fn send(&mut self, text: &str) -> Result<(), Failure> {
         self.socket.queue(text.as_bytes());
         Ok(self.socket.flush().await?)
     }
 
     /// Checks the lines that have arrived and calls `each` with them. Waits for data
     /// if there is none. Cancel safe.
-    pub async fn read(&mut self, mut each: impl FnMut(&Line)) -> Result<(), Failure> {
+    pub(crate) async fn read(&mut self, mut each: impl FnMut(&Line)) -> Result<(), Failure> {
         self.read_raw(|line, _| each(line)).await
     }
 
     /// [`Client::read`] with the raw bytes of each line.
-    pub async fn read_raw(&mut self, mut each: impl FnMut(&Line, &[u8])) -> Result<(), Failure> {
+    pub(crate) async fn read_raw(
+        &mut self,
+        mut each: impl FnMut(&Line, &[u8]),
+    ) -> Result<(), Failure> {
         if !self.take(&mut each)? {
             self.socket.fill().await?;
             self.take(&mut each)?;
@@ -225,7 +228,7 @@ impl Client {
     }
 
     /// Sends a ping if the dialect has client pings.
-    pub async fn ping(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn ping(&mut self) -> Result<(), Failure> {
         if let Some(ping) = self.dialect.ping() {
             self.socket.queue(ping);
         }
@@ -233,19 +236,19 @@ impl Client {
     }
 
     /// Ends the connection without a close frame.
-    pub fn cut(self) {
+    pub(crate) fn cut(self) {
         self.socket.cut();
     }
 }
 
 /// A user with its token, created before the measurement.
-pub struct User {
+pub(crate) struct User {
     pub name: String,
     pub token: String,
 }
 
 /// Returns `count` distinct users.
-pub fn users(target: &Target, count: usize) -> Vec<User> {
+pub(crate) fn users(target: &Target, count: usize) -> Vec<User> {
     (0..count)
         .map(|n| {
             let name = format!("user-{n:05}");
@@ -257,7 +260,7 @@ pub fn users(target: &Target, count: usize) -> Vec<User> {
 
 /// Connects the users to `room`, [`CONNECTING`] at a time. Returns the clients in
 /// the order of `users`.
-pub async fn connect_all(
+pub(crate) async fn connect_all(
     target: &Target,
     room: &str,
     users: &[User],

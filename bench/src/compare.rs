@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The scenarios that are compared without `--only`.
-pub const SCENARIOS: [Scenario; 8] = [
+pub(crate) const SCENARIOS: [Scenario; 8] = [
     Scenario::FanOut {
         sockets: 2,
         in_flight: 1,
@@ -45,13 +45,13 @@ pub const SCENARIOS: [Scenario; 8] = [
 
 /// Default of `--rounds` for a comparison. With 9 rounds, one outlier on each side does
 /// not change the verdict.
-pub const ROUNDS: u32 = 9;
+pub(crate) const ROUNDS: u32 = 9;
 
 /// Confidence of the interval of the median ratio.
 const CONFIDENCE: f64 = 0.95;
 
 /// What is measured.
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// The folder of the build that the other one is compared with.
     pub baseline: PathBuf,
     /// The folder of the other build; `None` is build/release.
@@ -153,7 +153,10 @@ impl Pairs {
 }
 
 /// Measures the scenarios with both builds, prints a table and writes the JSON file.
-pub async fn run(comparison: &Comparison, scenarios: &[(Scenario, Peer)]) -> Result<(), String> {
+pub(crate) async fn run(
+    comparison: &Comparison,
+    scenarios: &[(Scenario, Peer)],
+) -> Result<(), String> {
     for dir in [Some(&comparison.baseline), comparison.build.as_ref()] {
         if let Some(dir) = dir.filter(|dir| !dir.join("index.js").is_file()) {
             return Err(format!(

@@ -5,7 +5,7 @@ use crate::check::{self, Line, Sequence};
 
 /// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub(crate) enum Dialect {
     /// The native framing on the socket of a room.
     Room,
     /// The native framing on a socket of a gateway.
@@ -16,7 +16,7 @@ pub enum Dialect {
 
 impl Dialect {
     /// Returns the path that opens a connection for `room`.
-    pub fn path(self, room: &str, since: Option<u64>, token: &str) -> String {
+    pub(crate) fn path(self, room: &str, since: Option<u64>, token: &str) -> String {
         match (self, since) {
             (Dialect::Room, Some(since)) => format!("/rooms/{room}/ws?since={since}"),
             (Dialect::Room, None) => format!("/rooms/{room}/ws"),
@@ -28,7 +28,7 @@ impl Dialect {
     }
 
     /// Returns a command. With `id` the server answers it. `data` is JSON.
-    pub fn command(self, event: &str, data: &str, id: Option<u64>) -> String {
+    pub(crate) fn command(self, event: &str, data: &str, id: Option<u64>) -> String {
         match (self, id) {
             (Dialect::Room | Dialect::Gateway, Some(id)) => {
                 format!(r#"{{"event":"{event}","data":{data},"id":{id}}}"#)
@@ -42,7 +42,7 @@ impl Dialect {
     }
 
     /// Returns the ping that clients send, or `None` if the server sends pings.
-    pub fn ping(self) -> Option<&'static [u8]> {
+    pub(crate) fn ping(self) -> Option<&'static [u8]> {
         match self {
             Dialect::Room | Dialect::Gateway => Some(b"ping"),
             Dialect::SocketIo => None,
@@ -50,7 +50,7 @@ impl Dialect {
     }
 
     /// Checks a frame and calls `each` with every line and its raw bytes.
-    pub fn read(
+    pub(crate) fn read(
         self,
         frame: &[u8],
         sequence: &mut Sequence,

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval_at};
 
 /// Counts over all listeners.
 #[derive(Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Logged events that arrived.
     pub deliveries: AtomicU64,
     /// Presence, membership and other ephemeral events that arrived.
@@ -22,13 +22,13 @@ pub struct Tally {
 
 /// Counts of one read, added to a [`Tally`] afterwards.
 #[derive(Default)]
-pub struct Counted {
+pub(crate) struct Counted {
     deliveries: u64,
     others: u64,
 }
 
 impl Counted {
-    pub fn count(&mut self, line: &Line) {
+    pub(crate) fn count(&mut self, line: &Line) {
         match line {
             Line::Message { .. } => self.deliveries += 1,
             Line::Other => self.others += 1,
@@ -36,14 +36,14 @@ impl Counted {
         }
     }
 
-    pub fn add_to(&self, tally: &Tally) {
+    pub(crate) fn add_to(&self, tally: &Tally) {
         tally.deliveries.fetch_add(self.deliveries, Relaxed);
         tally.others.fetch_add(self.others, Relaxed);
     }
 }
 
 /// Minimal interval between two receipts of a client.
-pub const RECEIPTS: Duration = Duration::from_secs(1);
+pub(crate) const RECEIPTS: Duration = Duration::from_secs(1);
 
 /// Reads until the connection ends or the task is aborted. `seen` is set to the last
 /// received event.
@@ -81,7 +81,7 @@ async fn listen(
 }
 
 /// Clients that read in the background until this is dropped.
-pub struct Listeners {
+pub(crate) struct Listeners {
     pub tally: Arc<Tally>,
     receipts: bool,
     seen: Vec<Arc<AtomicU64>>,
@@ -106,7 +106,7 @@ impl Default for Listeners {
 
 impl Listeners {
     /// Listeners that send receipts, each at most once per [`RECEIPTS`].
-    pub fn with_receipts() -> Self {
+    pub(crate) fn with_receipts() -> Self {
         Listeners {
             receipts: true,
             ..Listeners::default()
@@ -114,7 +114,7 @@ impl Listeners {
     }
 
     /// Adds a client, which reads from now on.
-    pub fn add(&mut self, client: Client) {
+    pub(crate) fn add(&mut self, client: Client) {
         let seen = Arc::new(AtomicU64::new(client.sequence.last()));
         self.seen.push(seen.clone());
         let tally = self.tally.clone();
@@ -129,7 +129,7 @@ impl Listeners {
     }
 
     /// Returns the first failure of a listener, if there is one.
-    pub fn check(&mut self) -> Result<(), String> {
+    pub(crate) fn check(&mut self) -> Result<(), String> {
         match self.failures.try_recv() {
             Ok(failure) => Err(failure),
             Err(_) => Ok(()),
@@ -138,7 +138,7 @@ impl Listeners {
 
     /// Waits until every listener has received event `head`. Fails if a later event
     /// arrives.
-    pub async fn reach(&mut self, head: u64) -> Result<(), String> {
+    pub(crate) async fn reach(&mut self, head: u64) -> Result<(), String> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             self.check()?;

@@ -5,7 +5,7 @@ use std::fs;
 
 /// Machine data that shows whether two tables are comparable.
 #[derive(Clone, Debug, Serialize)]
-pub struct Machine {
+pub(crate) struct Machine {
     pub cores: usize,
     pub cpu: String,
     pub memory_gib: f64,
@@ -17,7 +17,7 @@ pub struct Machine {
 
 impl Machine {
     /// Reads the data from `/proc`. A missing value is empty or zero.
-    pub fn describe() -> Self {
+    pub(crate) fn describe() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, name: &str| {
             text.lines()
@@ -46,18 +46,18 @@ impl Machine {
 }
 
 /// Returns the processor time of a process in seconds, or 0 if it has ended.
-pub fn cpu_seconds(pid: u32) -> f64 {
+pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     processor_time(&format!("/proc/{pid}/stat"))
 }
 
 /// Returns the processor time of this process in seconds.
-pub fn own_cpu_seconds() -> f64 {
+pub(crate) fn own_cpu_seconds() -> f64 {
     processor_time("/proc/self/stat")
 }
 
 /// Returns the resident memory of a process in bytes (`VmRSS` of proc_pid_status(5)),
 /// or 0 if it has ended.
-pub fn memory(pid: u32) -> u64 {
+pub(crate) fn memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
@@ -75,7 +75,7 @@ fn processor_time(path: &str) -> f64 {
 }
 
 /// Raises the limit of open files to the maximum. Started servers inherit it.
-pub fn raise_open_files() {
+pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -84,7 +84,7 @@ pub fn raise_open_files() {
 }
 
 /// Returns the current time, such as `2026-03-14T08:00:00Z`.
-pub fn now() -> String {
+pub(crate) fn now() -> String {
     let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
     crate::replay::log::rfc3339(since.map_or(0, |since| since.as_millis() as u64))
 }

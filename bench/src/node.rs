@@ -12,7 +12,7 @@ const PROCESSES: usize = 1;
 
 /// The running processes. They end with the process that started them, also if that
 /// process is killed.
-pub struct Node {
+pub(crate) struct Node {
     /// The address of each Node process.
     pub addresses: Vec<SocketAddr>,
     /// The process ids, including Redis.
@@ -23,7 +23,7 @@ pub struct Node {
 
 impl Node {
     /// Returns `true` if redis-server is installed.
-    pub fn has_redis() -> bool {
+    pub(crate) fn has_redis() -> bool {
         let status = Command::new("redis-server")
             .arg("--version")
             .stdout(Stdio::null())
@@ -33,7 +33,7 @@ impl Node {
     }
 
     /// Starts Redis and the Node processes.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         // All ports are bound at the same time, so that they are distinct.
         let free: Vec<TcpListener> = (0..=PROCESSES)
             .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::fmt::Write;
 
 /// All rounds of one implementation in one scenario.
-pub struct Entry {
+pub(crate) struct Entry {
     pub scenario: Scenario,
     pub peer: Peer,
     /// Rows written per message, if they were counted.
@@ -16,7 +16,7 @@ pub struct Entry {
 }
 
 /// All results of a run.
-pub struct Report {
+pub(crate) struct Report {
     pub date: String,
     pub machine: Machine,
     pub rounds: usize,
@@ -30,7 +30,7 @@ pub struct Report {
 
 /// Median and range of several rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
+pub(crate) struct Spread {
     pub median: f64,
     pub min: f64,
     pub max: f64,
@@ -38,7 +38,7 @@ pub struct Spread {
 
 impl Spread {
     /// Returns `None` for no values.
-    pub fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let middle = values.len() / 2;
@@ -51,12 +51,12 @@ impl Spread {
     }
 
     /// Returns the spread and the values that it was computed from.
-    pub fn json(&self, values: &[f64]) -> Value {
+    pub(crate) fn json(&self, values: &[f64]) -> Value {
         json!({ "median": self.median, "min": self.min, "max": self.max, "rounds": values })
     }
 
     /// Returns `median (min–max)`.
-    pub fn text(&self, digits: usize) -> String {
+    pub(crate) fn text(&self, digits: usize) -> String {
         let number = |value: f64| grouped(value, digits);
         if self.min == self.max {
             number(self.median)
@@ -149,7 +149,7 @@ impl Report {
     }
 
     /// Returns the tables in markdown, after a description of the machine.
-    pub fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let mut out = String::new();
         let Machine {
             cores,
@@ -222,7 +222,7 @@ impl Report {
     }
 
     /// Returns all results as JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let spread = |values: Vec<f64>| Spread::of(values.clone()).map(|s| s.json(&values));
         let entries: Vec<Value> = self
             .entries
@@ -269,7 +269,7 @@ impl Report {
 }
 
 /// Formats a number with thousands separators: `12,345.6`.
-pub fn grouped(value: f64, digits: usize) -> String {
+pub(crate) fn grouped(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
     let mut out = String::new();

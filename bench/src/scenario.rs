@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scenario {
+pub(crate) enum Scenario {
     /// One sender in a room of `sockets`, with `in_flight` messages in flight.
     FanOut { sockets: usize, in_flight: usize },
     /// The same in many rooms, with one message in flight in each.
@@ -39,7 +39,7 @@ const fn fan_out(sockets: usize, in_flight: usize) -> Scenario {
 }
 
 /// The scenarios of `run`, in the order of the tables.
-pub const SCENARIOS: [Scenario; 27] = [
+pub(crate) const SCENARIOS: [Scenario; 27] = [
     fan_out(2, 1),
     fan_out(100, 1),
     fan_out(500, 1),
@@ -87,7 +87,7 @@ pub const SCENARIOS: [Scenario; 27] = [
 
 /// A metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Metric {
+pub(crate) enum Metric {
     Deliveries,
     Messages,
     Connects,
@@ -119,7 +119,7 @@ pub enum Metric {
 
 impl Metric {
     /// The column title, and the key in the JSON file.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Metric::Deliveries => "deliveries/s",
             Metric::Messages => "messages/s",
@@ -156,7 +156,7 @@ impl Metric {
     }
 
     /// Returns `true` if more is better. Less is better for times, memory and costs.
-    pub fn is_rate(self) -> bool {
+    pub(crate) fn is_rate(self) -> bool {
         matches!(
             self,
             Metric::Deliveries | Metric::Messages | Metric::Connects | Metric::Replayed
@@ -164,7 +164,7 @@ impl Metric {
     }
 
     /// Number of decimals.
-    pub fn digits(self) -> usize {
+    pub(crate) fn digits(self) -> usize {
         match self {
             Metric::Deliveries
             | Metric::Messages
@@ -183,7 +183,7 @@ impl Metric {
 }
 
 /// The figures of one measurement.
-pub type Figures = Vec<(Metric, f64)>;
+pub(crate) type Figures = Vec<(Metric, f64)>;
 
 /// Share of the messages that must arrive during the measurement if the server keeps
 /// up. Messages in flight at the end arrive later.
@@ -191,14 +191,14 @@ const KEEPS_UP: f64 = 0.98;
 
 /// Durations of a measurement.
 #[derive(Clone, Copy, Debug)]
-pub struct Timing {
+pub(crate) struct Timing {
     pub warm_up: Duration,
     pub measure: Duration,
 }
 
 impl Scenario {
     /// The title of its table.
-    pub fn table(self) -> &'static str {
+    pub(crate) fn table(self) -> &'static str {
         match self {
             Scenario::FanOut { .. } => {
                 "Fan-out: one room, one sender, sockets × messages in flight"
@@ -223,7 +223,7 @@ impl Scenario {
     }
 
     /// The name of its rows.
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Scenario::FanOut { sockets, in_flight } => format!("{sockets}×{in_flight}"),
             Scenario::Rooms { rooms, sockets } => format!("{rooms} rooms × {sockets}"),
@@ -240,7 +240,7 @@ impl Scenario {
     }
 
     /// The measured implementations in the order of the table.
-    pub fn peers(self) -> &'static [Peer] {
+    pub(crate) fn peers(self) -> &'static [Peer] {
         use Peer::{Bare, Gateway, GatewaySocketIo, Original, PartyServer, Roomcast, Unstored};
         match self {
             // All implementations.
@@ -272,7 +272,7 @@ impl Scenario {
     }
 
     /// The baselines of the ratios.
-    pub fn baselines(self) -> &'static [Peer] {
+    pub(crate) fn baselines(self) -> &'static [Peer] {
         match self {
             Scenario::Steady { .. } => &[Peer::Roomcast],
             Scenario::Growth | Scenario::Upkeep => &[],
@@ -282,7 +282,7 @@ impl Scenario {
     }
 
     /// The metrics with ratios.
-    pub fn compared(self) -> &'static [Metric] {
+    pub(crate) fn compared(self) -> &'static [Metric] {
         match self {
             Scenario::FanOut { in_flight: 1, .. } | Scenario::Rooms { .. } => {
                 &[Metric::Deliveries, Metric::P50]
@@ -301,7 +301,7 @@ impl Scenario {
 
     /// Returns `true` if the server kept up with the load. Always `true` for closed-loop
     /// scenarios.
-    pub fn kept_up(self, figures: &Figures) -> bool {
+    pub(crate) fn kept_up(self, figures: &Figures) -> bool {
         let Scenario::Steady { sockets, rate } = self else {
             return true;
         };
@@ -314,13 +314,13 @@ impl Scenario {
     }
 
     /// The required LOG_LEVEL, if the scenario reads the log.
-    pub fn log_level(self) -> Option<&'static str> {
+    pub(crate) fn log_level(self) -> Option<&'static str> {
         matches!(self, Scenario::Bill { .. } | Scenario::Upkeep).then_some("info")
     }
 
     /// Returns the number of rounds for `requested` rounds. Counting takes long and gives
     /// the same result in every round.
-    pub fn rounds(self, requested: u32) -> u32 {
+    pub(crate) fn rounds(self, requested: u32) -> u32 {
         match self {
             Scenario::Upkeep => 1,
             _ => requested,
@@ -328,7 +328,7 @@ impl Scenario {
     }
 
     /// Required settings.
-    pub fn settings(self) -> &'static [(&'static str, &'static str)] {
+    pub(crate) fn settings(self) -> &'static [(&'static str, &'static str)] {
         match self {
             // The logs must not be trimmed.
             Scenario::Growth => &[("RETENTION_EVENTS", "1000000")],
@@ -338,7 +338,7 @@ impl Scenario {
     }
 
     /// Measures once, on a new server.
-    pub async fn run(self, target: &Arc<Target>, timing: Timing) -> Result<Figures, String> {
+    pub(crate) async fn run(self, target: &Arc<Target>, timing: Timing) -> Result<Figures, String> {
         let Timing { warm_up, measure } = timing;
         match self {
             Scenario::FanOut { sockets, in_flight } => {
@@ -440,13 +440,13 @@ impl Scenario {
     }
 
     /// The scenario counts rows per message.
-    pub fn counts_rows(self) -> bool {
+    pub(crate) fn counts_rows(self) -> bool {
         matches!(self, Scenario::FanOut { .. })
     }
 
     /// Counts the rows written per message, including receipts, in a separate short run,
     /// so that counting does not affect the measurements.
-    pub async fn count_rows(self, target: &Arc<Target>) -> Result<f64, String> {
+    pub(crate) async fn count_rows(self, target: &Arc<Target>) -> Result<f64, String> {
         let Scenario::FanOut { sockets, in_flight } = self else {
             return Err("only fan-out scenarios count rows".to_owned());
         };

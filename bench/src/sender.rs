@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::time::{interval_at, timeout};
 
 /// Sends messages and checks that they are acknowledged in order.
-pub struct Sender {
+pub(crate) struct Sender {
     client: Client,
     next_id: u64,
     /// Send times of the messages in flight, in the order of their ids.
@@ -17,7 +17,7 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         let head = client.sequence.last();
         Sender {
             client,
@@ -28,7 +28,7 @@ impl Sender {
     }
 
     /// Returns the last acknowledged `seq`, or the head at the time of the join.
-    pub fn head(&self) -> u64 {
+    pub(crate) fn head(&self) -> u64 {
         self.head
     }
 
@@ -43,7 +43,7 @@ impl Sender {
     /// the remaining acknowledgements. Calls `acked` with the latency of each in
     /// microseconds. `tally` counts the received events. Returns the last acknowledged
     /// `seq`.
-    pub async fn run(
+    pub(crate) async fn run(
         &mut self,
         in_flight: usize,
         mut more: impl FnMut(u64) -> bool,
@@ -100,7 +100,7 @@ impl Sender {
 
     /// Sends `count` messages and waits until all are acknowledged and received. Returns
     /// the head of the log.
-    pub async fn send(&mut self, count: u64, in_flight: usize) -> Result<u64, String> {
+    pub(crate) async fn send(&mut self, count: u64, in_flight: usize) -> Result<u64, String> {
         let head = self
             .run(in_flight, |total| total < count, &Tally::default(), |_| {})
             .await?;
@@ -109,7 +109,7 @@ impl Sender {
     }
 
     /// Waits until this client has received event `head`.
-    pub async fn see(&mut self, head: u64) -> Result<(), String> {
+    pub(crate) async fn see(&mut self, head: u64) -> Result<(), String> {
         while self.client.sequence.last() < head {
             let reading = self.client.read(|_| {});
             let read = timeout(TIMEOUT, reading).await;

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 /// Why a connection ended or could not be opened.
 #[derive(Debug)]
-pub enum SocketError {
+pub(crate) enum SocketError {
     Io(io::Error),
     /// The server refused the upgrade, with this status line and body.
     Refused(String),
@@ -25,7 +25,7 @@ pub enum SocketError {
 }
 
 impl std::fmt::Display for SocketError {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             SocketError::Io(error) => write!(f, "{error}"),
             SocketError::Refused(answer) => write!(f, "upgrade refused: {answer}"),
@@ -52,7 +52,7 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 
 /// One open WebSocket.
-pub struct Socket {
+pub(crate) struct Socket {
     stream: TcpStream,
     buffer: Vec<u8>,
     /// Unprocessed data: `buffer[start..end]`.
@@ -65,7 +65,7 @@ pub struct Socket {
 
 impl Socket {
     /// Connects to `path` (with its query) at `address`, with a bearer token.
-    pub async fn open(
+    pub(crate) async fn open(
         address: SocketAddr,
         host: &str,
         path: &str,
@@ -105,7 +105,7 @@ impl Socket {
     }
 
     /// Waits for data and reads it. Cancel safe.
-    pub async fn fill(&mut self) -> Result<(), SocketError> {
+    pub(crate) async fn fill(&mut self) -> Result<(), SocketError> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.end == self.buffer.len() {
@@ -128,7 +128,10 @@ impl Socket {
 
     /// Calls `take` with the next complete text message in the buffer. Returns `None` if
     /// there is none.
-    pub fn next<T>(&mut self, take: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, SocketError> {
+    pub(crate) fn next<T>(
+        &mut self,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Option<T>, SocketError> {
         loop {
             let Some((opcode, fin, header, length)) = self.frame()? else {
                 return Ok(None);
@@ -188,7 +191,7 @@ impl Socket {
     }
 
     /// Queues a text message for [`Socket::flush`].
-    pub fn queue(&mut self, text: &[u8]) {
+    pub(crate) fn queue(&mut self, text: &[u8]) {
         self.queue_frame(TEXT, text);
     }
 
@@ -210,7 +213,7 @@ impl Socket {
     }
 
     /// Sends the queued frames.
-    pub async fn flush(&mut self) -> Result<(), SocketError> {
+    pub(crate) async fn flush(&mut self) -> Result<(), SocketError> {
         if !self.out.is_empty() {
             self.stream.write_all(&self.out).await?;
             self.out.clear();
@@ -219,7 +222,7 @@ impl Socket {
     }
 
     /// Sends a close frame and waits for the answer of the server.
-    pub async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         self.queue_frame(CLOSE, &1000u16.to_be_bytes());
         if self.flush().await.is_err() {
             return;
@@ -237,7 +240,7 @@ impl Socket {
     }
 
     /// Ends the connection without a close frame, as a lost network does.
-    pub fn cut(self) {
+    pub(crate) fn cut(self) {
         // A reset instead of a FIN. If the option fails, the connection still ends
         // without a close frame.
         let _ = self.stream.set_zero_linger();

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 
 /// The implementations that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub(crate) enum Peer {
     /// bench/peers/bare: the baseline.
     Bare,
     /// The baseline without storage: the limit of the runtime.
@@ -32,7 +32,7 @@ pub enum Peer {
 
 impl Peer {
     /// The name in tables.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Peer::Bare => "bare object",
             Peer::Unstored => "bare object, nothing stored",
@@ -45,7 +45,7 @@ impl Peer {
     }
 
     /// The short name, used in the titles of ratio columns.
-    pub fn short(self) -> &'static str {
+    pub(crate) fn short(self) -> &'static str {
         match self {
             Peer::Bare => "bare",
             Peer::Unstored => "unstored",
@@ -57,7 +57,7 @@ impl Peer {
     }
 
     /// The protocol of its clients.
-    pub fn dialect(self) -> Dialect {
+    pub(crate) fn dialect(self) -> Dialect {
         match self {
             Peer::Bare | Peer::Unstored | Peer::PartyServer | Peer::Roomcast => Dialect::Room,
             Peer::Gateway => Dialect::Gateway,
@@ -84,17 +84,17 @@ impl Peer {
     }
 
     /// Returns `true` if it stores rows that can be counted.
-    pub fn has_rows(self) -> bool {
+    pub(crate) fn has_rows(self) -> bool {
         self != Peer::Original
     }
 
     /// Returns `true` for roomcast.
-    pub fn is_roomcast(self) -> bool {
+    pub(crate) fn is_roomcast(self) -> bool {
         matches!(self, Peer::Roomcast | Peer::Gateway | Peer::GatewaySocketIo)
     }
 
     /// Returns the reason if it cannot be measured on this machine.
-    pub fn missing(self) -> Option<&'static str> {
+    pub(crate) fn missing(self) -> Option<&'static str> {
         let lacks_redis = self == Peer::Original && !Node::has_redis();
         lacks_redis.then_some("redis-server is not installed")
     }
@@ -122,7 +122,7 @@ fn party_server() -> &'static Path {
 const TOKEN_TTL: i64 = 30 * 86_400;
 
 /// The address of a server, and its credentials.
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     pub address: SocketAddr,
     /// The value of the `Host` header.
     pub host: String,
@@ -145,7 +145,7 @@ impl Endpoint {
     }
 
     /// Returns the endpoint of a running server at `http://host:port`.
-    pub async fn running(url: &str, secret: &str) -> Result<Self, String> {
+    pub(crate) async fn running(url: &str, secret: &str) -> Result<Self, String> {
         let host = url
             .strip_prefix("http://")
             .ok_or("--url must begin with http:// (TLS is not supported)")?
@@ -165,27 +165,27 @@ impl Endpoint {
     }
 
     /// Returns a user token for every room.
-    pub fn token(&self, user: &str) -> String {
+    pub(crate) fn token(&self, user: &str) -> String {
         let token = Token::user(user).claim("rooms", vec!["*"]);
         token.ttl(TOKEN_TTL).sign(&self.secret)
     }
 
     /// Sends a GET request as a service and returns the JSON body. Fails on an error
     /// status.
-    pub async fn get(&self, path: &str) -> Result<Value, String> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, String> {
         let request = self.http.get(format!("http://{}{path}", self.host));
         self.send(path, request).await
     }
 
     /// [`Endpoint::get`] without parsing.
-    pub async fn get_text(&self, path: &str) -> Result<String, String> {
+    pub(crate) async fn get_text(&self, path: &str) -> Result<String, String> {
         let request = self.http.get(format!("http://{}{path}", self.host));
         self.send_text(path, request).await
     }
 
     /// Sends a POST request with a JSON body as a service and returns the JSON body. Fails
     /// on an error status.
-    pub async fn post(&self, path: &str, body: &str) -> Result<Value, String> {
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Result<Value, String> {
         let request = self.http.post(format!("http://{}{path}", self.host));
         let request = request.header("content-type", "application/json");
         self.send(path, request.body(body.to_owned())).await
@@ -219,7 +219,7 @@ enum Running {
 }
 
 /// A started server.
-pub struct Target {
+pub(crate) struct Target {
     pub peer: Peer,
     pub endpoint: Arc<Endpoint>,
     /// The endpoints of further processes.
@@ -231,7 +231,7 @@ pub struct Target {
 
 /// Options for starting a server.
 #[derive(Clone, Debug)]
-pub struct Start {
+pub(crate) struct Start {
     /// `LOG_LEVEL`.
     pub log_level: String,
     /// A build of roomcast other than build/release.
@@ -241,7 +241,7 @@ pub struct Start {
 }
 
 /// Rows written for messages.
-pub struct Rows {
+pub(crate) struct Rows {
     pub rows: u64,
     /// The number of messages.
     pub messages: u64,
@@ -250,7 +250,7 @@ pub struct Rows {
 impl Target {
     /// Starts a server on fresh storage with rate limits that no load reaches: all load
     /// comes from one address and few senders.
-    pub fn start(peer: Peer, start: &Start) -> Self {
+    pub(crate) fn start(peer: Peer, start: &Start) -> Self {
         let mut vars = vec![
             ("LOG_LEVEL", start.log_level.as_str()),
             ("CONNECTS_PER_MINUTE", "1000000"),
@@ -289,7 +289,7 @@ impl Target {
     }
 
     /// Returns the endpoint for the next connection, all processes in turn.
-    pub fn next_endpoint(&self) -> &Endpoint {
+    pub(crate) fn next_endpoint(&self) -> &Endpoint {
         let turn = self.connects.fetch_add(1, Relaxed) % (1 + self.others.len());
         match turn {
             0 => &self.endpoint,
@@ -298,18 +298,18 @@ impl Target {
     }
 
     /// Returns the processor time of the server in seconds.
-    pub fn cpu_seconds(&self) -> f64 {
+    pub(crate) fn cpu_seconds(&self) -> f64 {
         self.pids.iter().copied().map(machine::cpu_seconds).sum()
     }
 
     /// Returns the resident memory of the server in bytes.
-    pub fn memory(&self) -> u64 {
+    pub(crate) fn memory(&self) -> u64 {
         self.pids.iter().copied().map(machine::memory).sum()
     }
 
     /// Returns how often objects have started or woken. roomcast must run with
     /// LOG_LEVEL=info.
-    pub fn wakes(&self) -> usize {
+    pub(crate) fn wakes(&self) -> usize {
         match &self.running {
             Running::Node(_) => 0,
             Running::Workerd(server) => {
@@ -321,7 +321,7 @@ impl Target {
 
     /// Returns the rows written for messages of `room` since the start. roomcast must run
     /// with LOG_LEVEL=info.
-    pub async fn rows_written(&self, room: &str) -> Result<Rows, String> {
+    pub(crate) async fn rows_written(&self, room: &str) -> Result<Rows, String> {
         match &self.running {
             Running::Node(_) => Err("Redis has no rows".to_owned()),
             Running::Workerd(_) if !self.peer.is_roomcast() => {

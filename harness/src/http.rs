@@ -7,10 +7,13 @@ use serde_json::Value;
 /// An HTTP response.
 #[derive(Debug)]
 pub struct Answer {
+    /// The status code.
     pub status: u16,
+    /// The headers.
     pub headers: reqwest::header::HeaderMap,
     /// The body, or `null` if it is not JSON.
     pub json: Value,
+    /// The body as text.
     pub text: String,
 }
 
@@ -42,19 +45,23 @@ impl Answer {
 }
 
 impl Server {
+    /// Sends a GET request with a token.
     pub async fn get(&self, path: &str, token: &str) -> Answer {
         self.request("GET", path, Some(token), None).await
     }
 
+    /// Sends a POST request with a token and a JSON body.
     pub async fn post(&self, path: &str, token: &str, body: Value) -> Answer {
         self.request("POST", path, Some(token), Some(body.to_string()))
             .await
     }
 
+    /// Sends a PUT request with a token.
     pub async fn put(&self, path: &str, token: &str) -> Answer {
         self.request("PUT", path, Some(token), None).await
     }
 
+    /// Sends a DELETE request with a token.
     pub async fn delete(&self, path: &str, token: &str) -> Answer {
         self.request("DELETE", path, Some(token), None).await
     }

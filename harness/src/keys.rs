@@ -14,6 +14,7 @@ use std::time::Duration;
 /// A key pair with its `kid`.
 #[derive(Clone)]
 pub struct KeyPair {
+    /// The key id.
     pub kid: String,
     secret: Secret,
 }

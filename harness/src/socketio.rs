@@ -43,7 +43,9 @@ pub fn connect_packet(nsp: &str, auth: &Value) -> String {
 /// An event that the server sent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
+    /// The namespace.
     pub nsp: String,
+    /// The name.
     pub name: String,
     /// The arguments, with the offset of recovery if the server appended one.
     pub args: Vec<Value>,
@@ -470,6 +472,7 @@ fn parse(frame: &str) -> Option<Result<Event, Packet>> {
 /// An Engine.IO session over HTTP long-polling.
 #[derive(Clone, Debug)]
 pub struct Polling {
+    /// The id of the session.
     pub sid: String,
 }
 

@@ -349,6 +349,7 @@ fn server() -> SocketIoServer {
     SocketIoServer::new(engine, Attachments::Keep)
 }
 
+/// Runs the target on an input. Panics if a promise is broken.
 pub fn run(input: &[u8]) {
     world::begin();
     let Some((kind, rest)) = input.split_first() else {

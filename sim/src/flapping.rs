@@ -149,6 +149,7 @@ struct World {
     messages: u32,
 }
 
+/// Runs the target on an input. Panics if a promise is broken.
 pub fn run(input: &[u8]) {
     world::begin();
     let mut world = World::new();

@@ -20,6 +20,7 @@ use roomcast_room::service::{Publication, Request};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+/// Runs the target on an input. Panics if a promise is broken.
 pub fn run(input: &[u8]) {
     world::begin();
     let Ok(text) = std::str::from_utf8(input) else {

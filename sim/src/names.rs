@@ -8,6 +8,7 @@ use roomcast_gateway::handshake;
 use roomcast_proto::access::{Rights, RoomPatterns, user_rights};
 use roomcast_proto::name;
 
+/// Runs the target on an input. Panics if a promise is broken.
 pub fn run(input: &[u8]) {
     world::begin();
     let Ok(text) = std::str::from_utf8(input) else {

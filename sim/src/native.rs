@@ -28,6 +28,7 @@ const HEALTHY: &str =
 /// The clock advances in units of 10 ms.
 const UNIT: Millis = 10;
 
+/// Runs the target on an input. Panics if a promise is broken.
 pub fn run(input: &[u8]) {
     world::begin();
     for piece in pieces(input, UNIT) {
@@ -109,7 +110,7 @@ fn expected_answers(frame: &str) -> Vec<u32> {
 }
 
 /// Returns why the form of a frame must close its socket, or `None`.
-fn expected_close(frame: Frame) -> Option<Disconnect> {
+fn expected_close(frame: Frame<'_>) -> Option<Disconnect> {
     match frame {
         Frame::Binary => Some(Disconnect::Malformed),
         Frame::Text(text) if text.len() > world::MAX_FRAME => Some(Disconnect::TooLarge),

@@ -3,7 +3,7 @@
 
 use roomcast_proto::time::Millis;
 
-pub enum Piece<'a> {
+pub(crate) enum Piece<'a> {
     Later(Millis),
     Hibernate,
     Binary(&'a [u8]),
@@ -12,7 +12,7 @@ pub enum Piece<'a> {
 }
 
 /// Returns the pieces of an input. The byte of [`Piece::Later`] counts in units of `unit`.
-pub fn pieces(input: &[u8], unit: Millis) -> impl Iterator<Item = Piece<'_>> {
+pub(crate) fn pieces(input: &[u8], unit: Millis) -> impl Iterator<Item = Piece<'_>> {
     // More pieces are slower and reach no other states.
     input.split(|byte| *byte == 0).take(8).map(move |piece| {
         let rest = piece.get(1..).unwrap_or_default();

@@ -28,7 +28,9 @@ type Received = (String, String, Vec<Bytes>);
 pub struct Mirror {
     /// Whether the session uses bare Engine.IO.
     pub bare: bool,
+    /// The messages of bare Engine.IO.
     pub messages: Vec<Frame>,
+    /// The namespaces that are connected.
     pub namespaces: HashSet<(SessionId, String)>,
     events: Vec<Received>,
 }
@@ -94,6 +96,7 @@ impl Mirror {
 /// The clock advances in units of 100 ms.
 const UNIT: Millis = 100;
 
+/// Runs the target on an input. Panics if a promise is broken.
 pub fn run(input: &[u8]) {
     world::begin();
     test_mirror(input);

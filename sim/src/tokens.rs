@@ -22,6 +22,7 @@ use serde_json::Value;
 const PUBLIC: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k",
     "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
+/// Runs the target on an input. Panics if a promise is broken.
 pub fn run(input: &[u8]) {
     world::begin();
     let Some((kind, rest)) = input.split_first() else {

@@ -164,8 +164,21 @@ pub fn lines(frame: &str) -> Vec<Line> {
 /// of the outputs.
 #[derive(Debug)]
 pub enum RoomOutput {
-    Frame { to: String, frame: String },
-    Closed { to: String, why: Disconnect },
+    /// A frame was sent.
+    Frame {
+        /// The id of the connection.
+        to: String,
+        /// The frame.
+        frame: String,
+    },
+    /// A socket was closed.
+    Closed {
+        /// The id of the connection.
+        to: String,
+        /// The reason.
+        why: Disconnect,
+    },
+    /// A request of a service was answered with this JSON.
     Reply(String),
 }
 
@@ -217,7 +230,9 @@ struct Socket {
 
 /// A room with its storage.
 pub struct Server {
+    /// The room.
     pub room: Room,
+    /// The time.
     pub now: Millis,
     name: String,
     config: Rc<Config>,
@@ -244,6 +259,7 @@ pub fn hello(id: &str, user: &str, position: Position) -> ConnectRequest {
 }
 
 impl Server {
+    /// Returns a room with empty storage.
     pub fn new(name: &str, config: Rc<Config>) -> Self {
         let disk = Disk {
             epoch: Epoch::trusted("e"),
@@ -267,6 +283,7 @@ impl Server {
         std::mem::take(&mut self.outputs)
     }
 
+    /// Returns the sequence number of the last event.
     pub fn head(&self) -> u64 {
         self.room.bounds().head
     }
@@ -291,7 +308,8 @@ impl Server {
         sockets.find_map(|(conn, socket)| (socket.id == id).then_some(*conn))
     }
 
-    pub fn receive(&mut self, id: &str, frame: Frame) {
+    /// Handles a frame of a connection, if it is open.
+    pub fn receive(&mut self, id: &str, frame: Frame<'_>) {
         if let Some(conn) = self.conn(id) {
             let mut out = Vec::new();
             self.room.receive(conn, frame, self.now, &mut out);
@@ -299,6 +317,7 @@ impl Server {
         }
     }
 
+    /// Ends the socket of a connection, if it is open.
     pub fn disconnect(&mut self, id: &str, code: u16) {
         if let Some(conn) = self.conn(id) {
             self.sockets.remove(&conn);
@@ -379,6 +398,7 @@ impl Server {
         }
     }
 
+    /// Flushes the batch and does what is due.
     pub fn advance(&mut self) {
         let mut out = Vec::new();
         self.room.flush(self.now, &mut out);
@@ -647,13 +667,16 @@ struct Saved {
 /// A gateway with its rooms.
 pub struct Net {
     config: Rc<Config>,
+    /// The gateway.
     pub gateway: Gateway,
+    /// The time.
     pub now: Millis,
     rooms: BTreeMap<RoomName, Server>,
     /// Sent frames with their sockets.
     pub sent: Vec<(SocketId, SocketFrame)>,
     /// Bodies of the answers to pending polls.
     pub polled: Vec<String>,
+    /// Closed sockets, with their close codes.
     pub closed: Vec<(SocketId, u16)>,
     /// Why rooms closed connections.
     pub closed_by_rooms: Vec<Disconnect>,
@@ -664,6 +687,7 @@ pub struct Net {
 }
 
 impl Net {
+    /// Returns a gateway without connections.
     pub fn new(name: &str, config: Rc<Config>) -> Self {
         let engine = EngineServer::new(name.to_owned(), config.gateway.clone(), fresh);
         Net {

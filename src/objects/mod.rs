@@ -12,7 +12,7 @@
 //! [`Host`](crate::runtime::host::Host) has the life cycle of an object, and
 //! [`rpc`](crate::runtime::rpc) the requests between objects.
 
-mod gateway;
-mod revocations;
-mod room;
-mod tickets;
+pub mod gateway;
+pub mod revocations;
+pub mod room;
+pub mod tickets;

@@ -19,7 +19,7 @@ use worker::{Delay, Result, ScheduledTime, State};
 
 /// The timer and the alarm that are set.
 #[derive(Default)]
-pub struct AlarmClock {
+pub(crate) struct AlarmClock {
     timer: Option<Millis>,
     alarm: Alarm,
 }
@@ -37,7 +37,7 @@ enum Alarm {
 }
 
 /// A task of the host.
-pub enum Task {
+pub(crate) enum Task {
     /// Wait until a time.
     Wait(Millis),
     /// Set the alarm.
@@ -47,7 +47,7 @@ pub enum Task {
 }
 
 /// The result of a [`Task`].
-pub enum Event {
+pub(crate) enum Event {
     /// The timer of this time has fired.
     TimerFired(Millis),
     /// The alarm was read.
@@ -57,7 +57,7 @@ pub enum Event {
 impl AlarmClock {
     /// Returns the tasks to be called back at `timer` and at `alarm`. There are none for times
     /// that are not before what is set already.
-    pub fn schedule(&mut self, timer: Option<Millis>, alarm: Option<Millis>) -> Vec<Task> {
+    pub(crate) fn schedule(&mut self, timer: Option<Millis>, alarm: Option<Millis>) -> Vec<Task> {
         let mut tasks = Vec::new();
         if let Some(at) = timer
             && self.timer.is_none_or(|set| at < set)
@@ -82,7 +82,7 @@ impl AlarmClock {
     }
 
     /// Handles the result of a task. Returns `true` if the timer has fired.
-    pub fn handle(&mut self, event: Event) -> bool {
+    pub(crate) fn handle(&mut self, event: Event) -> bool {
         match event {
             Event::TimerFired(at) => {
                 if self.timer == Some(at) {
@@ -98,14 +98,14 @@ impl AlarmClock {
     }
 
     /// The alarm has fired, so none is set.
-    pub fn alarm_fired(&mut self) {
+    pub(crate) fn alarm_fired(&mut self) {
         self.alarm = Alarm::Known(None);
     }
 }
 
 impl Task {
     /// Runs the task. Returns `None` if there is nothing to handle.
-    pub async fn run(self, state: &State) -> Result<Option<Event>> {
+    pub(crate) async fn run(self, state: &State) -> Result<Option<Event>> {
         match self {
             Task::Wait(at) => {
                 Delay::from(Duration::from_millis(at.saturating_sub(now()))).await;
@@ -121,7 +121,7 @@ impl Task {
 }
 
 /// Sets the alarm of an object.
-pub async fn set_alarm(state: &State, at: Millis) -> Result<()> {
+pub(crate) async fn set_alarm(state: &State, at: Millis) -> Result<()> {
     let at = ScheduledTime::new(Date::new(&(at as f64 - failpoint::clock_offset()).into()));
     state.storage().set_alarm(at).await
 }

@@ -7,7 +7,7 @@ use worker::wasm_bindgen_futures::JsFuture;
 /// Maximum number of bytes beyond its limit that are read of a body and dropped. A
 /// client that is still sending when it is answered sees a broken pipe instead of the
 /// answer.
-pub const MAX_DRAIN: usize = 32 << 20;
+pub(crate) const MAX_DRAIN: usize = 32 << 20;
 
 /// Maximum number of bytes of a body that are read at a time.
 const BODY_CHUNK: usize = 64 * 1024;
@@ -15,7 +15,7 @@ const BODY_CHUNK: usize = 64 * 1024;
 /// Reads a body; `None` is an empty one. Returns `None` if it is larger than `limit` bytes; then
 /// up to `drain` more bytes are read and dropped. All chunks are read into one buffer,
 /// because JavaScript frees a buffer only some time after its last use.
-pub async fn read_body(
+pub(crate) async fn read_body(
     body: Option<web_sys::ReadableStream>,
     limit: usize,
     drain: usize,

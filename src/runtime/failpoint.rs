@@ -7,7 +7,7 @@
 
 /// A place in the code that can fail.
 #[derive(Clone, Copy, Debug)]
-pub enum Point {
+pub(crate) enum Point {
     /// Panics after a room has handled a frame.
     Frame,
     /// Panics after a batch has ended, before any of it is stored.
@@ -33,15 +33,15 @@ mod imp {
     use super::Point;
 
     /// Panics if a test has requested it.
-    pub fn panics(_: Point) {}
+    pub(crate) fn panics(_: Point) {}
 
     /// Fails if a test has requested it.
-    pub fn fails(_: Point) -> worker::Result<()> {
+    pub(crate) fn fails(_: Point) -> worker::Result<()> {
         Ok(())
     }
 
     /// Returns the difference to the clock of the machine, in milliseconds.
-    pub fn clock_offset() -> f64 {
+    pub(crate) fn clock_offset() -> f64 {
         0.0
     }
 }
@@ -65,14 +65,14 @@ mod imp {
     }
 
     /// Takes a request of a test.
-    pub async fn plan(request: &web_sys::Request) -> Result<(), JsValue> {
+    pub(crate) async fn plan(request: &web_sys::Request) -> Result<(), JsValue> {
         let plan = JsFuture::from(request.json()?).await?;
         Reflect::set(&global(), &PLAN.into(), &plan)?;
         Ok(())
     }
 
     /// Returns the difference to the clock of the machine, in milliseconds.
-    pub fn clock_offset() -> f64 {
+    pub(crate) fn clock_offset() -> f64 {
         planned("ahead").as_f64().unwrap_or(0.0)
     }
 
@@ -89,12 +89,12 @@ mod imp {
     }
 
     /// Panics if a test has requested it.
-    pub fn panics(point: Point) {
+    pub(crate) fn panics(point: Point) {
         assert!(!is_due(point), "failpoint: {point:?}");
     }
 
     /// Fails if a test has requested it.
-    pub fn fails(point: Point) -> worker::Result<()> {
+    pub(crate) fn fails(point: Point) -> worker::Result<()> {
         match is_due(point) {
             true => Err(Error::RustError(format!("failpoint: {point:?}"))),
             false => Ok(()),
@@ -102,4 +102,4 @@ mod imp {
     }
 }
 
-pub use imp::*;
+pub(crate) use imp::*;

@@ -2,23 +2,23 @@
 //! creates a new request for each object, so a client cannot set these headers.
 
 /// The name of the room that the request is for.
-pub const ROOM: &str = "x-roomcast-room";
+pub(crate) const ROOM: &str = "x-roomcast-room";
 
 /// The request of a connection to join a room ([`roomcast_room::ConnectRequest`]), as JSON.
-pub const CONNECT: &str = "x-roomcast-hello";
+pub(crate) const CONNECT: &str = "x-roomcast-hello";
 
 /// A request between a room and a gateway ([`roomcast_proto::link`]).
-pub const LINK: &str = "x-roomcast-link";
+pub(crate) const LINK: &str = "x-roomcast-link";
 
 /// The name of the gateway that the request is for.
-pub const GATEWAY: &str = "x-roomcast-gateway";
+pub(crate) const GATEWAY: &str = "x-roomcast-gateway";
 
 /// The request of a client ([`ConnectRequest`](super::rpc::gateways::ConnectRequest)), as JSON.
-pub const GATEWAY_CONNECT: &str = "x-roomcast-door";
+pub(crate) const GATEWAY_CONNECT: &str = "x-roomcast-door";
 
 /// The request of a gateway for the record of a client
 /// ([`FindRequest`](super::rpc::gateways::FindRequest)).
-pub const FIND: &str = "x-roomcast-find";
+pub(crate) const FIND: &str = "x-roomcast-find";
 
 /// A notice of new revocations ([`roomcast_auth::revocation::RevocationDelta`]).
-pub const REVOKED: &str = "x-roomcast-revoked";
+pub(crate) const REVOKED: &str = "x-roomcast-revoked";

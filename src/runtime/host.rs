@@ -25,10 +25,10 @@ use worker::worker_sys::DurableObjectState;
 use worker::{Env, Error, Response, State};
 
 /// The result of an event handler.
-pub type JsResult<T = ()> = std::result::Result<T, JsValue>;
+pub(crate) type JsResult<T = ()> = std::result::Result<T, JsValue>;
 
 /// The memory of an object between two events.
-pub trait Active: Sized {
+pub(crate) trait Active: Sized {
     /// State that survives a failure of storage, because nothing in it depends on the failed
     /// change.
     type Carried: Default;
@@ -53,7 +53,7 @@ pub trait Active: Sized {
 }
 
 /// The memory of an object, and its access to the runtime.
-pub struct Host<T: Active> {
+pub(crate) struct Host<T: Active> {
     /// Storage, sockets and alarm of the object.
     pub state: State,
     /// The bindings and variables of the Worker.
@@ -64,7 +64,7 @@ pub struct Host<T: Active> {
 
 impl<T: Active> Host<T> {
     /// Returns a host without memory.
-    pub fn new(state: DurableObjectState, env: Env) -> Self {
+    pub(crate) fn new(state: DurableObjectState, env: Env) -> Self {
         console_error_panic_hook::set_once();
         Host {
             state: state.into(),
@@ -75,7 +75,7 @@ impl<T: Active> Host<T> {
     }
 
     /// Returns `true` if the object is in memory.
-    pub fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         self.active.borrow().is_some()
     }
 
@@ -85,7 +85,7 @@ impl<T: Active> Host<T> {
     /// # Errors
     ///
     /// Fails if the memory cannot be restored.
-    pub fn with_active<R>(
+    pub(crate) fn with_active<R>(
         &self,
         name: Option<String>,
         act: impl FnOnce(&mut T, &State) -> R,
@@ -127,7 +127,7 @@ impl<T: Active> Host<T> {
     /// # Errors
     ///
     /// Fails if the memory cannot be restored or `act` fails.
-    pub fn try_with_active<R>(
+    pub(crate) fn try_with_active<R>(
         &self,
         act: impl FnOnce(&mut T) -> Result<R, RequestError>,
     ) -> Result<R, RequestError> {
@@ -139,7 +139,7 @@ impl<T: Active> Host<T> {
     }
 
     /// Runs `work` to its end, also if the event that started it has ended. Logs an error.
-    pub fn spawn(&self, work: impl Future<Output = Result<()>> + 'static) {
+    pub(crate) fn spawn(&self, work: impl Future<Output = Result<()>> + 'static) {
         wait_until(&self.state, Box::pin(work));
     }
 }
@@ -156,7 +156,7 @@ fn wait_until(state: &State, work: Work<()>) {
 }
 
 /// Returns the promise of a response.
-pub fn promise_response(work: impl Future<Output = Result<Response>> + 'static) -> Promise {
+pub(crate) fn promise_response(work: impl Future<Output = Result<Response>> + 'static) -> Promise {
     response_of(Box::pin(work))
 }
 
@@ -165,7 +165,7 @@ fn response_of(work: Work<Response>) -> Promise {
 }
 
 /// Returns the promise of an event handler without a result.
-pub fn promise(work: impl Future<Output = Result<()>> + 'static) -> Promise {
+pub(crate) fn promise(work: impl Future<Output = Result<()>> + 'static) -> Promise {
     promise_of(Box::pin(work))
 }
 

@@ -57,7 +57,7 @@ extern "C" {
 /// # Errors
 ///
 /// Returns `internal` if no revocations were fetched yet.
-pub async fn prepare(env: &Env, config: &Config, token: &str) -> Result<(), ClientError> {
+pub(crate) async fn prepare(env: &Env, config: &Config, token: &str) -> Result<(), ClientError> {
     check_signature(config, token).await;
     revocations::catch_up(env, &config.auth.revoked).await
 }

@@ -5,7 +5,7 @@ use roomcast_proto::log_record::LogRecord;
 use std::fmt::Display;
 
 /// Writes a log record at level `error`, for the operator.
-pub fn log_error(error: impl Display) {
+pub(crate) fn log_error(error: impl Display) {
     write_error(error.to_string());
 }
 

@@ -15,20 +15,20 @@
 //! | [`time`], [`ids`], [`log`] | the current time, random ids, log records of failures |
 //! | [`failpoint`] | failures on demand, for tests |
 
-pub mod alarm_clock;
-pub mod body;
-pub mod failpoint;
-pub mod headers;
-pub mod host;
-pub mod ids;
-pub mod keys;
-pub mod log;
-pub mod object_state;
-pub mod rpc;
-pub mod settings;
-pub mod socket;
-pub mod sql;
-pub mod time;
+pub(crate) mod alarm_clock;
+pub(crate) mod body;
+pub(crate) mod failpoint;
+pub(crate) mod headers;
+pub(crate) mod host;
+pub(crate) mod ids;
+pub(crate) mod keys;
+pub(crate) mod log;
+pub(crate) mod object_state;
+pub(crate) mod rpc;
+pub(crate) mod settings;
+pub(crate) mod socket;
+pub(crate) mod sql;
+pub(crate) mod time;
 
 /// A result whose error is an error of the runtime, if not stated otherwise.
-pub type Result<T, E = worker::Error> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = worker::Error> = std::result::Result<T, E>;

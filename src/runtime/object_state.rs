@@ -29,14 +29,14 @@ extern "C" {
 }
 
 /// Returns the state of an object.
-pub fn object_state(state: &State) -> &ObjectState {
+pub(crate) fn object_state(state: &State) -> &ObjectState {
     let state: &worker_sys::DurableObjectState = state.as_raw();
     state.unchecked_ref()
 }
 
 /// Returns the time at which the runtime last answered a ping of the socket by itself. The
 /// runtime may report it late.
-pub fn last_ping(state: &State, socket: &Socket) -> Option<Millis> {
+pub(crate) fn last_ping(state: &State, socket: &Socket) -> Option<Millis> {
     let at = object_state(state)
         .auto_response_timestamp(socket)
         .ok()

@@ -11,7 +11,7 @@ use worker::{Env, Error};
 /// # Errors
 ///
 /// Fails if a variable is missing or has a wrong value.
-pub fn settings(env: &Env) -> Result<Rc<Config>, SettingError> {
+pub(crate) fn settings(env: &Env) -> Result<Rc<Config>, SettingError> {
     thread_local! {
         static CONFIG: OnceCell<Rc<Config>> = const { OnceCell::new() };
     }
@@ -32,6 +32,6 @@ pub fn settings(env: &Env) -> Result<Rc<Config>, SettingError> {
 /// # Errors
 ///
 /// See [`settings`].
-pub fn of_object(env: &Env) -> worker::Result<Rc<Config>> {
+pub(crate) fn of_object(env: &Env) -> worker::Result<Rc<Config>> {
     settings(env).map_err(|error| Error::RustError(error.to_string()))
 }

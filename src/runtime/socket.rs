@@ -11,7 +11,7 @@ use wasm_bindgen::prelude::*;
 use worker::State;
 
 /// The close code of a socket that ended without a close frame (RFC 6455, 7.4.1).
-pub const ABNORMAL_CLOSURE: u16 = 1006;
+pub(crate) const ABNORMAL_CLOSURE: u16 = 1006;
 
 #[wasm_bindgen]
 extern "C" {
@@ -93,41 +93,41 @@ impl Socket {
 }
 
 /// The open sockets of an object, by their keys in the core.
-pub struct Sockets<K: Key>(SecondaryMap<K, Socket>);
+pub(crate) struct Sockets<K: Key>(SecondaryMap<K, Socket>);
 
 impl<K: Key> Sockets<K> {
     /// Returns an empty map.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Sockets(SecondaryMap::new())
     }
 
     /// Adds a socket and writes the key on it.
-    pub fn add(&mut self, key: K, socket: Socket) {
+    pub(crate) fn add(&mut self, key: K, socket: Socket) {
         socket.set_key(key);
         self.0.insert(key, socket);
     }
 
     /// Removes a socket. Its later events, such as its close event, are ignored.
-    pub fn remove(&mut self, key: K) -> Option<Socket> {
+    pub(crate) fn remove(&mut self, key: K) -> Option<Socket> {
         let socket = self.0.remove(key)?;
         socket.detach();
         Some(socket)
     }
 
     /// Returns the socket with a key.
-    pub fn get(&self, key: K) -> Option<&Socket> {
+    pub(crate) fn get(&self, key: K) -> Option<&Socket> {
         self.0.get(key)
     }
 
     /// Returns the keys of all sockets.
-    pub fn keys(&self) -> impl Iterator<Item = K> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = K> {
         self.0.keys()
     }
 }
 
 /// Returns the hibernatable sockets that are open, without the keys that they had in an
 /// earlier memory of the object.
-pub fn open_sockets(state: &State) -> impl Iterator<Item = Socket> {
+pub(crate) fn open_sockets(state: &State) -> impl Iterator<Item = Socket> {
     state.get_websockets().into_iter().filter_map(|socket| {
         let socket: Socket = socket.as_ref().clone().unchecked_into();
         socket.set_packed_key(None);
@@ -136,7 +136,7 @@ pub fn open_sockets(state: &State) -> impl Iterator<Item = Socket> {
 }
 
 /// Returns the response to an upgrade request. The runtime gives `client` to the client.
-pub fn upgrade_response(client: &web_sys::WebSocket) -> worker::Result<web_sys::Response> {
+pub(crate) fn upgrade_response(client: &web_sys::WebSocket) -> worker::Result<web_sys::Response> {
     let init = web_sys::ResponseInit::new();
     init.set_status(101);
     Reflect::set(&init, &"webSocket".into(), client)?;

@@ -83,7 +83,7 @@ const SCHEMA_KEY: &str = "schema";
 
 /// The database of an object. Each database has a table of keys and values, `meta`, which
 /// is also kept in memory.
-pub struct Db {
+pub(crate) struct Db {
     sql: Sql,
     meta: Vec<(String, String)>,
     /// Rows written since [`Db::take_rows_written`].
@@ -93,7 +93,7 @@ pub struct Db {
 impl Db {
     /// Opens the database. Each statement of `schema` is executed once, in order. New
     /// statements must be added at the end.
-    pub fn open(storage: &worker::Storage, schema: &[&str]) -> Result<Self> {
+    pub(crate) fn open(storage: &worker::Storage, schema: &[&str]) -> Result<Self> {
         let sql = storage.sql();
         let sql: &JsValue = sql.as_ref();
         let mut db = Db {
@@ -119,19 +119,19 @@ impl Db {
     }
 
     /// Returns the database without the table `meta`, for reads.
-    pub fn sql(&self) -> &Sql {
+    pub(crate) fn sql(&self) -> &Sql {
         &self.sql
     }
 
     /// Executes a statement that writes.
-    pub fn write(&mut self, query: &str, bindings: &[JsValue]) -> Result<()> {
+    pub(crate) fn write(&mut self, query: &str, bindings: &[JsValue]) -> Result<()> {
         let cursor = self.sql.exec(&query.into(), &bindings.iter().collect())?;
         self.rows_written += cursor.rows_written();
         Ok(())
     }
 
     /// Inserts a log row by `query`, whose parameters are `last`, `first`, `at` and `body`.
-    pub fn append(
+    pub(crate) fn append(
         &mut self,
         query: &JsString,
         last: u64,
@@ -146,19 +146,19 @@ impl Db {
     }
 
     /// Returns all rows of a query. See [`Sql::query`].
-    pub fn query(&self, query: &str, bindings: &[JsValue]) -> Result<Vec<Array>> {
+    pub(crate) fn query(&self, query: &str, bindings: &[JsValue]) -> Result<Vec<Array>> {
         self.sql.query(query, bindings)
     }
 
     /// Returns a value of the table `meta`.
-    pub fn meta(&self, key: &str) -> Option<&str> {
+    pub(crate) fn meta(&self, key: &str) -> Option<&str> {
         let mut meta = self.meta.iter();
         meta.find(|(known, _)| known == key)
             .map(|(_, value)| value.as_str())
     }
 
     /// Sets a value of the table `meta`.
-    pub fn set_meta(&mut self, key: &str, value: &str) -> Result<()> {
+    pub(crate) fn set_meta(&mut self, key: &str, value: &str) -> Result<()> {
         self.write(
             "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
             &[key.into(), value.into()],
@@ -175,7 +175,11 @@ impl Db {
     ///
     /// Fails if the name is neither stored nor given. The runtime does not always know the
     /// name of an object that it wakes.
-    pub fn name(&mut self, key: &str, given: impl FnOnce() -> Option<String>) -> Result<String> {
+    pub(crate) fn name(
+        &mut self,
+        key: &str,
+        given: impl FnOnce() -> Option<String>,
+    ) -> Result<String> {
         if let Some(name) = self.meta(key) {
             return Ok(name.to_owned());
         }
@@ -186,22 +190,22 @@ impl Db {
     }
 
     /// Returns the number of rows written since the last call.
-    pub fn take_rows_written(&mut self) -> u64 {
+    pub(crate) fn take_rows_written(&mut self) -> u64 {
         std::mem::take(&mut self.rows_written) as u64
     }
 }
 
 /// Returns a number as a binding. Numbers are below 2^53, so a double holds them.
-pub fn js(number: u64) -> JsValue {
+pub(crate) fn js(number: u64) -> JsValue {
     (number as f64).into()
 }
 
 /// Returns a column as a number, or 0.
-pub fn number(row: &Array, column: u32) -> u64 {
+pub(crate) fn number(row: &Array, column: u32) -> u64 {
     row.get(column).as_f64().unwrap_or(0.0) as u64
 }
 
 /// Returns a column as a text, or an empty one.
-pub fn text(row: &Array, column: u32) -> String {
+pub(crate) fn text(row: &Array, column: u32) -> String {
     row.get(column).as_string().unwrap_or_default()
 }

@@ -28,12 +28,12 @@ const NATIVE: [&str; 2] = [ROOM, GATEWAY];
 const ALL_ROOMS: [&str; 2] = ["setPresence", "refreshToken"];
 
 /// Returns the document.
-pub fn document() -> String {
+pub(crate) fn document() -> String {
     // The schemas of AsyncAPI are those of draft 7.
     let mut sent = serialize(SchemaSettings::draft07());
     let mut received = deserialize(SchemaSettings::draft07());
     let commands = commands(&mut received, &mut sent);
-    let error = sent.subschema_for::<ErrorData>().to_value();
+    let error = sent.subschema_for::<ErrorData<'_>>().to_value();
     let seq = received.subschema_for::<Seq>().to_value();
     let epoch = received.subschema_for::<Epoch>().to_value();
 
@@ -49,9 +49,9 @@ pub fn document() -> String {
         let data = schema["properties"]["data"].take();
         let (constant, line) = (json!({ "const": name }), event_line(&name, &data));
         if name == "connected" {
-            let room = sent.subschema_for::<RoomConnected>().to_value();
+            let room = sent.subschema_for::<RoomConnected<'_>>().to_value();
             document.add_native_event(&[ROOM], &name, summary, event_line(&name, &room));
-            let gateway = sent.subschema_for::<GatewayConnected>().to_value();
+            let gateway = sent.subschema_for::<GatewayConnected<'_>>().to_value();
             let line = event_line(&name, &gateway);
             document.add_native_event(&[GATEWAY], &name, summary, line);
             document.add_socket_io_event(&name, summary, (&constant, &gateway), Meta::None);
@@ -343,7 +343,7 @@ impl Document {
         name: &str,
         summary: &str,
         schemas: (&Value, &Value),
-        meta: Meta,
+        meta: Meta<'_>,
     ) {
         let payload = arguments(schemas.0, schemas.1, meta);
         let message = json!({ "title": name, "summary": summary, "payload": payload });
@@ -441,7 +441,7 @@ enum Meta<'a> {
 }
 
 /// Returns the schema of the arguments of an EVENT packet of the server.
-fn arguments(name: &Value, data: &Value, meta: Meta) -> Value {
+fn arguments(name: &Value, data: &Value, meta: Meta<'_>) -> Value {
     let offset = json!({
         "type": "string",
         "description": "The offset of connection state recovery.",

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// Returns a JSON document as text with sorted keys. Other crates of the workspace may
 /// switch on `preserve_order` of serde_json; the sorting makes the text independent of it.
-pub fn pretty(mut document: Value) -> String {
+pub(crate) fn pretty(mut document: Value) -> String {
     join_lines(&mut document);
     document.sort_all_objects();
     format!("{document:#}\n")

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 const JSON: &str = "application/json";
 
 /// Returns the document.
-pub fn document() -> String {
+pub(crate) fn document() -> String {
     let mut api = Api {
         sent: serialize(SchemaSettings::draft2020_12()),
         received: deserialize(SchemaSettings::draft2020_12()),
@@ -27,7 +27,7 @@ pub fn document() -> String {
     let parameters = parameters(&mut api);
     let responses = problems(&mut api);
     // The codes of sockets, for readers of the document.
-    api.sends::<ErrorData>();
+    api.sends::<ErrorData<'_>>();
     pretty(json!({
         "openapi": "3.1.1",
         "info": {
@@ -168,7 +168,7 @@ fn paths(api: &mut Api) -> Value {
                 "tags": ["rooms"],
                 "summary": "Delete the log, the members and the cursors of a room, and close its sockets with 4410",
                 "responses": responses(
-                    [("200", api.response::<RoomDeleted>("The room is empty and has a new epoch."))],
+                    [("200", api.response::<RoomDeleted<'_>>("The room is empty and has a new epoch."))],
                     &["BadRequest", "Unauthorized", "Forbidden", "Internal"],
                 ),
             },
@@ -182,7 +182,7 @@ fn paths(api: &mut Api) -> Value {
                 "description": "`before` without `after` returns the newest events before it. Tokens of users with `read` may call this operation, too.",
                 "parameters": [parameter("after"), parameter("before"), parameter("limit")],
                 "responses": responses(
-                    [("200", api.response::<Page>("The events, ordered by `seq`."))],
+                    [("200", api.response::<Page<'_>>("The events, ordered by `seq`."))],
                     &["BadRequest", "Unauthorized", "Forbidden", "Internal"],
                 ),
             },
@@ -194,7 +194,7 @@ fn paths(api: &mut Api) -> Value {
                 "tags": ["rooms"],
                 "summary": "Read the presence of the members",
                 "responses": responses(
-                    [("200", api.response::<RoomPresence>("All members."))],
+                    [("200", api.response::<RoomPresence<'_>>("All members."))],
                     &["BadRequest", "Unauthorized", "Forbidden", "Internal"],
                 ),
             },
@@ -206,7 +206,7 @@ fn paths(api: &mut Api) -> Value {
                 "tags": ["rooms"],
                 "summary": "List the members of a room",
                 "responses": responses(
-                    [("200", api.response::<Vec<Member>>("All members, ordered by their ids."))],
+                    [("200", api.response::<Vec<Member<'_>>>("All members, ordered by their ids."))],
                     &["BadRequest", "Unauthorized", "Forbidden", "Internal"],
                 ),
             },
@@ -219,8 +219,8 @@ fn paths(api: &mut Api) -> Value {
                 "summary": "Add a member without a socket",
                 "responses": responses(
                     [
-                        ("200", api.response::<Member>("The user was a member already.")),
-                        ("201", api.response::<Member>("The user is a member now.")),
+                        ("200", api.response::<Member<'_>>("The user was a member already.")),
+                        ("201", api.response::<Member<'_>>("The user is a member now.")),
                     ],
                     &["BadRequest", "Unauthorized", "Forbidden", "Conflict", "Internal"],
                 ),
@@ -230,7 +230,7 @@ fn paths(api: &mut Api) -> Value {
                 "tags": ["rooms"],
                 "summary": "Remove a member and its offline queue",
                 "responses": responses(
-                    [("200", api.response::<MemberRemoved>("The user is not a member any more."))],
+                    [("200", api.response::<MemberRemoved<'_>>("The user is not a member any more."))],
                     &["BadRequest", "Unauthorized", "Forbidden", "NotFound", "Internal"],
                 ),
             },
@@ -261,7 +261,7 @@ fn paths(api: &mut Api) -> Value {
                 "description": "For users and services. The socket has the user, the rights, the expiry and the revocation of the token. Pages of ALLOWED_ORIGINS may call this operation.",
                 "security": [{ "bearer": [] }],
                 "responses": responses(
-                    [("201", api.response::<Ticket>("A ticket for `?ticket=` of one upgrade, instead of a token."))],
+                    [("201", api.response::<Ticket<'_>>("A ticket for `?ticket=` of one upgrade, instead of a token."))],
                     &["Unauthorized", "Forbidden", "RateLimited", "Internal"],
                 ),
             },
@@ -284,7 +284,7 @@ fn paths(api: &mut Api) -> Value {
                     "content": { JSON: { "schema": api.receives::<Revocation>() } },
                 },
                 "responses": responses(
-                    [("200", api.response::<Revoked>("The revocation is stored. Open sockets are closed with 4401. Within 5 s, requests and upgrades with the tokens are refused everywhere."))],
+                    [("200", api.response::<Revoked<'_>>("The revocation is stored. Open sockets are closed with 4401. Within 5 s, requests and upgrades with the tokens are refused everywhere."))],
                     &["BadRequest", "Unauthorized", "Forbidden", "Conflict", "TooLarge", "Internal"],
                 ),
             },
@@ -326,7 +326,7 @@ fn paths(api: &mut Api) -> Value {
                 "summary": "Check that the server can handle requests",
                 "security": [],
                 "responses": responses(
-                    [("200", api.response::<Health>("The server can handle requests."))],
+                    [("200", api.response::<Health<'_>>("The server can handle requests."))],
                     &["Misconfigured"],
                 ),
             },
@@ -360,7 +360,7 @@ fn paths(api: &mut Api) -> Value {
 
 /// Returns the schema of the response of `POST /publish`.
 fn published(api: &mut Api) -> Value {
-    let (published, refused) = (api.sends::<Published>(), api.sends::<Refused>());
+    let (published, refused) = (api.sends::<Published<'_>>(), api.sends::<Refused<'_>>());
     json!({
         "anyOf": [
             published,
@@ -394,7 +394,7 @@ fn socket_io(api: &mut Api, preflight: &Value) -> Value {
         },
     ]);
     let text = |description: &str, schema: Value| body(description, "text/plain", schema);
-    let bad_request = api.response::<EngineError>("An error of Engine.IO, with its number.");
+    let bad_request = api.response::<EngineError<'_>>("An error of Engine.IO, with its number.");
     let problems = ["Unauthorized", "Forbidden", "RateLimited", "Internal"];
     json!({
         "get": {
@@ -427,7 +427,7 @@ fn socket_io(api: &mut Api, preflight: &Value) -> Value {
                 [
                     ("200", text("The packets are accepted.", json!({ "const": "ok" }))),
                     ("400", bad_request),
-                    ("413", api.response::<EngineError>("The body is larger than MAX_PAYLOAD.")),
+                    ("413", api.response::<EngineError<'_>>("The body is larger than MAX_PAYLOAD.")),
                 ],
                 &problems,
             ),
@@ -523,7 +523,7 @@ const PROBLEMS: &[(&str, &str, &str)] = &[
 fn problems(api: &mut Api) -> Value {
     let mut all = json!({});
     for (name, _, description) in PROBLEMS {
-        let schema = api.sends::<Problem>();
+        let schema = api.sends::<Problem<'_>>();
         let mut response = body(description, "application/problem+json", schema);
         let header = match *name {
             "Unauthorized" => {

@@ -46,7 +46,7 @@ const SECTIONS: &[Section] = &[
 ];
 
 /// Returns the page.
-pub fn page() -> String {
+pub(crate) fn page() -> String {
     let mut page = INTRO.to_owned();
     for (title, intro, settings) in SECTIONS {
         page += &format!("\n## {title}\n\n");

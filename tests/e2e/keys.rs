@@ -260,7 +260,7 @@ async fn a_refresh_accepts_a_token_of_a_new_key() {
 
 /// Connects to `/chat` over long-polling with a token in `auth` and returns the
 /// answering packet.
-pub async fn socketio_connect(server: &Server, query: &str, auth: Value) -> String {
+pub(crate) async fn socketio_connect(server: &Server, query: &str, auth: Value) -> String {
     let path = format!("/socket.io/?EIO=4&transport=polling{query}");
     let open = server.call("GET", &path, &[], "").await;
     let open: Value = serde_json::from_str(&open.text[1..]).expect("an open packet");

@@ -40,7 +40,7 @@ const WASM_FEATURES: [&str; 7] = [
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flavour {
+pub(crate) enum Flavour {
     Release,
     Dev,
     Conformance,
@@ -48,7 +48,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    pub fn parse(name: &str) -> Result<Self> {
+    pub(crate) fn parse(name: &str) -> Result<Self> {
         Ok(match name {
             "release" => Flavour::Release,
             "dev" => Flavour::Dev,
@@ -82,7 +82,7 @@ impl Flavour {
 }
 
 /// Builds a flavour, or the one that wrangler is to serve.
-pub fn run(flavour: Option<Flavour>) -> Result<()> {
+pub(crate) fn run(flavour: Option<Flavour>) -> Result<()> {
     let wrangler = env::var("WRANGLER_COMMAND").ok();
     let flavour = match (flavour, wrangler.as_deref()) {
         (Some(flavour), _) => flavour,
@@ -332,7 +332,8 @@ fn optimize(root: &Path, out: &Path) -> Result<()> {
 /// document.
 fn bundle(root: &Path, out: &Path) -> Result<()> {
     fs::write(out.join("entry.js"), ENTRY).context("cannot write the entry module")?;
-    let document = fs::read(root.join(OPENAPI)).with_context(|| format!("cannot read {OPENAPI}"))?;
+    let document =
+        fs::read(root.join(OPENAPI)).with_context(|| format!("cannot read {OPENAPI}"))?;
     let document: serde_json::Value =
         serde_json::from_slice(&document).with_context(|| format!("{OPENAPI} is not JSON"))?;
     fs::write(out.join("openapi.json"), document.to_string()).context("cannot write OpenAPI")?;

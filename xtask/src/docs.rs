@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// What to do with the generated pages.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Write them.
     Write,
     /// Compare them with the committed pages.
@@ -17,7 +17,7 @@ pub enum Mode {
 }
 
 /// Writes or checks all pages.
-pub fn run(mode: Mode) -> Result<()> {
+pub(crate) fn run(mode: Mode) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["test", "--quiet", "--package", "roomcast", "--test", "docs"]);
     match mode {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Prints a line in one write: wrangler puts a prefix before each.
-pub fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let line = format!("roomcast: {line}\n");
     // Progress is all that is lost when stderr is closed.
     let _ = std::io::stderr().write_all(line.as_bytes());
@@ -17,7 +17,7 @@ pub fn say(line: &str) {
 
 /// Runs `work`; prints `title` before it, and again with the elapsed time after
 /// it and every ten seconds.
-pub fn step<T>(title: &str, work: impl FnOnce() -> T) -> T {
+pub(crate) fn step<T>(title: &str, work: impl FnOnce() -> T) -> T {
     say(title);
     let began = Instant::now();
     let report = |state: &str| say(&format!("{title}: {state}{} s", began.elapsed().as_secs()));
@@ -39,7 +39,7 @@ pub fn step<T>(title: &str, work: impl FnOnce() -> T) -> T {
 }
 
 /// [`step`] for work that prints progress by itself.
-pub fn verbose_step<T>(title: &str, work: impl FnOnce() -> T) -> T {
+pub(crate) fn verbose_step<T>(title: &str, work: impl FnOnce() -> T) -> T {
     say(title);
     let began = Instant::now();
     let result = work();

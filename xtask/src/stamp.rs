@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Hashes of the inputs of a build, kept beside it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Stamp {
+pub(crate) struct Stamp {
     /// Everything the build depends on.
     pub inputs: String,
     /// The compiled crate, and everything the steps after compilation depend on.
@@ -16,7 +16,7 @@ pub struct Stamp {
 
 impl Stamp {
     /// Returns the stamp in `file`, or an empty one if there is none.
-    pub fn read(file: &Path) -> Self {
+    pub(crate) fn read(file: &Path) -> Self {
         let text = fs::read_to_string(file).unwrap_or_default();
         let mut lines = text.lines().map(str::to_owned);
         Stamp {
@@ -25,7 +25,7 @@ impl Stamp {
         }
     }
 
-    pub fn write(&self, file: &Path) -> Result<()> {
+    pub(crate) fn write(&self, file: &Path) -> Result<()> {
         fs::write(file, format!("{}\n{}\n", self.inputs, self.compiled))
             .with_context(|| format!("cannot write {}", file.display()))
     }
@@ -34,16 +34,16 @@ impl Stamp {
 /// A hash of files and texts. Contents count, not times: a checkout of another
 /// branch and back changes times only.
 #[derive(Default)]
-pub struct Digest(DefaultHasher);
+pub(crate) struct Digest(DefaultHasher);
 
 impl Digest {
-    pub fn add(mut self, text: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn add(mut self, text: impl AsRef<[u8]>) -> Self {
         text.as_ref().hash(&mut self.0);
         self
     }
 
     /// Adds a file, or every file in a folder and its folders.
-    pub fn add_path(mut self, path: &Path) -> Result<Self> {
+    pub(crate) fn add_path(mut self, path: &Path) -> Result<Self> {
         let mut files = Vec::new();
         collect(path, &mut files).with_context(|| format!("cannot read {}", path.display()))?;
         files.sort();
@@ -55,7 +55,7 @@ impl Digest {
         Ok(self)
     }
 
-    pub fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         format!("{:016x}", self.0.finish())
     }
 }

@@ -24,7 +24,7 @@ use tokio::time::sleep;
 
 /// Options of `chaos`.
 #[derive(Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Number of rounds of faults and verification.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -86,7 +86,7 @@ struct Faults {
 }
 
 /// Runs all rounds. Returns `Ok(false)` if a promise was violated.
-pub async fn run(options: Options) -> Result<bool, String> {
+pub(crate) async fn run(options: Options) -> Result<bool, String> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!(
         "seed {seed}: repeat with `make chaos ROUNDS={} SEED={seed}`",

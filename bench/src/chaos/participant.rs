@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 /// The current activity of all participants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(super) enum Phase {
     /// Send messages, resends and receipts.
     Faults,
     /// A third of the participants, selected by this number, lose their connection.
@@ -28,7 +28,7 @@ pub enum Phase {
 
 /// The events that a participant has received.
 #[derive(Default)]
-pub struct Record {
+pub(super) struct Record {
     /// Logged events in the order of their arrival: `seq` and digest.
     pub events: Vec<(u64, u64)>,
     /// The head of the log at the first join.
@@ -47,14 +47,14 @@ pub struct Record {
 }
 
 /// The part of a participant that is shared with the driver.
-pub struct Shared {
+pub(super) struct Shared {
     pub room: &'static str,
     pub user: &'static str,
     record: Mutex<Record>,
 }
 
 impl Shared {
-    pub fn new(room: &'static str, user: &'static str) -> Self {
+    pub(super) fn new(room: &'static str, user: &'static str) -> Self {
         Shared {
             room,
             user,
@@ -62,31 +62,31 @@ impl Shared {
         }
     }
 
-    pub fn record(&self) -> MutexGuard<'_, Record> {
+    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn acknowledged(&self) -> usize {
+    pub(super) fn acknowledged(&self) -> usize {
         self.record().acknowledged.len()
     }
 
-    pub fn reconnections(&self) -> usize {
+    pub(super) fn reconnections(&self) -> usize {
         self.record().reconnections
     }
 
-    pub fn resent(&self) -> usize {
+    pub(super) fn resent(&self) -> usize {
         self.record().resent
     }
 
     /// Returns `true` if the participant is connected, settling and without
     /// unacknowledged messages, or has noticed a violation.
-    pub fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         let record = self.record();
         !record.violations.is_empty()
             || record.connected && record.settling && record.unacknowledged == 0
     }
 
-    pub fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let record = self.record();
         format!(
             "{} in {}: connected {}, {} messages not acknowledged",
@@ -116,7 +116,7 @@ enum Pending {
 }
 
 /// A participant; [`Participant::run`] drives it.
-pub struct Participant {
+pub(super) struct Participant {
     endpoint: Arc<Endpoint>,
     user: User,
     dialect: Dialect,
@@ -142,7 +142,7 @@ enum End {
 }
 
 impl Participant {
-    pub fn new(
+    pub(super) fn new(
         endpoint: Arc<Endpoint>,
         user: User,
         dialect: Dialect,
@@ -165,7 +165,7 @@ impl Participant {
     }
 
     /// Runs until the task is aborted or a promise is violated.
-    pub async fn run(mut self, mut phases: watch::Receiver<Phase>) {
+    pub(super) async fn run(mut self, mut phases: watch::Receiver<Phase>) {
         loop {
             let end = match self.connect().await {
                 Ok(client) => self.use_connection(client, &mut phases).await,
@@ -383,7 +383,7 @@ fn record_event(events: &mut Vec<(u64, u64)>, line: &Line, raw: &[u8]) {
 }
 
 /// Returns a digest of the raw bytes of an event.
-pub fn digest(raw: &[u8]) -> u64 {
+pub(super) fn digest(raw: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     raw.hash(&mut hasher);
     hasher.finish()

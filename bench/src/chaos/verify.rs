@@ -67,7 +67,7 @@ struct Data {
 }
 
 /// Returns all violations.
-pub async fn verify(
+pub(super) async fn verify(
     endpoint: &Endpoint,
     rooms: &[&str],
     participants: &[Arc<Shared>],
@@ -183,7 +183,8 @@ async fn read(
         let after = log.digests.len();
         let path = format!("/rooms/{room}/messages?after={after}&limit=1000");
         let text = get(endpoint, &path).await?;
-        let page: Page = serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
+        let page: Page<'_> =
+            serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
         for raw in &page.events {
             let found = log.add(raw).map_err(|error| format!("{path}: {error}"))?;
             violations.extend(found.into_iter().map(|what| format!("{room}: {what}")));
@@ -225,7 +226,7 @@ async fn presence(
 
 /// Checks that a user whose connection has pinged and then sends nothing, and is not
 /// closed, becomes offline.
-pub async fn stale_connection(endpoint: &Endpoint, room: &str) -> Result<(), String> {
+pub(super) async fn stale_connection(endpoint: &Endpoint, room: &str) -> Result<(), String> {
     const NAME: &str = "stale";
     let user = User {
         name: NAME.to_owned(),

@@ -29,7 +29,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const MESSAGES: u64 = 60;
 
 /// Average use per message.
-pub struct Use {
+pub(crate) struct Use {
     /// Rows written, including those of receipts.
     pub rows: f64,
     /// Receipts received.
@@ -41,14 +41,14 @@ pub struct Use {
 
 impl Use {
     /// Price of a million messages in dollars.
-    pub fn price_of_a_million(&self) -> f64 {
+    pub(crate) fn price_of_a_million(&self) -> f64 {
         let requests = (1.0 + self.receipts) / MESSAGES_PER_REQUEST;
         requests * REQUESTS + self.rows * ROWS_WRITTEN + self.active_seconds * GIGABYTES * DURATION
     }
 }
 
 /// Measures one sender with a fixed interval and `receivers` that send receipts.
-pub async fn use_of(target: &Target, receivers: usize) -> Result<Use, String> {
+pub(crate) async fn use_of(target: &Target, receivers: usize) -> Result<Use, String> {
     let mut users = client::users(target, receivers + 1);
     let sender = users.pop().ok_or("no users")?;
     let mut listeners = Listeners::with_receipts();
@@ -77,7 +77,7 @@ pub async fn use_of(target: &Target, receivers: usize) -> Result<Use, String> {
 }
 
 /// Use of rooms with idle connections.
-pub struct Upkeep {
+pub(crate) struct Upkeep {
     /// Alarms per room and month. Each alarm is one request, and one row for setting the
     /// next alarm.
     pub alarms: f64,
@@ -90,7 +90,7 @@ pub struct Upkeep {
 
 /// The `GHOST_TIMEOUT` of this measurement. A room with pinging clients checks for
 /// stale connections at this interval.
-pub const CHECK_INTERVAL: &str = "30s";
+pub(crate) const CHECK_INTERVAL: &str = "30s";
 
 /// The default `GHOST_TIMEOUT` in units of [`CHECK_INTERVAL`].
 const DEFAULT_INTERVAL_RATIO: f64 = 90.0 / 30.0;
@@ -104,7 +104,7 @@ const PER_ROOM: usize = 100;
 
 impl Upkeep {
     /// Price per month for 10,000 connections in dollars.
-    pub fn price_of_a_month(&self) -> f64 {
+    pub(crate) fn price_of_a_month(&self) -> f64 {
         let million = 1e6;
         let room = self.alarms * (REQUESTS + ROWS_WRITTEN) / million
             + self.active_seconds * GIGABYTES * DURATION / million;
@@ -113,7 +113,7 @@ impl Upkeep {
 }
 
 /// Measures connections that only ping.
-pub async fn upkeep(target: &Target) -> Result<Upkeep, String> {
+pub(crate) async fn upkeep(target: &Target) -> Result<Upkeep, String> {
     let users = client::users(target, PER_ROOM);
     let mut listeners = Listeners::default();
     for room in 0..IDLE_ROOMS {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// Result of one measurement.
-pub struct Throughput {
+pub(crate) struct Throughput {
     /// Duration of the measurement.
     pub seconds: f64,
     /// Logged events that arrived at the clients in that time.
@@ -31,7 +31,7 @@ pub struct Throughput {
 
 /// Parameters of the load.
 #[derive(Clone, Copy)]
-pub struct Load {
+pub(crate) struct Load {
     pub rooms: usize,
     /// Connections in each room.
     pub sockets: usize,
@@ -42,7 +42,7 @@ pub struct Load {
 }
 
 /// Sends for `measure` after a warm-up, then waits until every event has arrived.
-pub async fn throughput(
+pub(crate) async fn throughput(
     target: &Target,
     load: Load,
     warm_up: Duration,

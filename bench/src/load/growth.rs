@@ -7,7 +7,7 @@ use crate::target::Target;
 use std::time::Instant;
 
 /// Lengths of the logs, in events.
-pub const LOGS: [u64; 3] = [1_000, 10_000, 100_000];
+pub(crate) const LOGS: [u64; 3] = [1_000, 10_000, 100_000];
 
 /// Number of measurements of each kind in each room.
 const REPETITIONS: usize = 60;
@@ -20,7 +20,7 @@ const FILLING: usize = 128;
 
 /// Measurements of one room, in microseconds.
 #[derive(Default)]
-pub struct Room {
+pub(crate) struct Room {
     /// A new user: from the connect until it has joined.
     pub joins: Vec<u32>,
     /// A user who missed [`REPLAYED`] events: from the connect to the last event.
@@ -30,7 +30,7 @@ pub struct Room {
 }
 
 /// Measures all rooms.
-pub async fn growth(target: &Target) -> Result<[Room; LOGS.len()], String> {
+pub(crate) async fn growth(target: &Target) -> Result<[Room; LOGS.len()], String> {
     let mut users = client::users(target, 2 * REPETITIONS + 1).into_iter();
     let owner = users.next().ok_or("no users")?;
     let names = LOGS.map(|events| format!("{ROOM}-{events}"));

@@ -17,7 +17,7 @@ const HIBERNATION: Duration = Duration::from_secs(12);
 
 /// Returns kilobytes of server memory per connection, after the connects and after
 /// hibernation.
-pub async fn memory(target: &Target, sockets: usize) -> Result<(f64, f64), String> {
+pub(crate) async fn memory(target: &Target, sockets: usize) -> Result<(f64, f64), String> {
     // The warm-up allocates memory that does not depend on the number of connections.
     let users = client::users(target, PER_ROOM);
     drop(client::connect_all(target, "warm-up", &users).await?);

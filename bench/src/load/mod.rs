@@ -1,13 +1,13 @@
 //! Loads. Each module drives one started server and returns its measurements.
 
-pub mod bill;
-pub mod fanout;
-pub mod growth;
-pub mod idle;
-pub mod publish;
-pub mod rush;
-pub mod steady;
-pub mod wake;
+pub(crate) mod bill;
+pub(crate) mod fanout;
+pub(crate) mod growth;
+pub(crate) mod idle;
+pub(crate) mod publish;
+pub(crate) mod rush;
+pub(crate) mod steady;
+pub(crate) mod wake;
 
 /// The room of loads that use a single room.
-pub const ROOM: &str = "bench";
+pub(crate) const ROOM: &str = "bench";

@@ -17,7 +17,7 @@ const SOCKETS: usize = 10;
 const REQUESTS: usize = 16;
 
 /// Result of one measurement.
-pub struct Published {
+pub(crate) struct Published {
     pub seconds: f64,
     /// Published events in that time.
     pub messages: u64,
@@ -27,7 +27,7 @@ pub struct Published {
 }
 
 /// Publishes with `batch` events per request.
-pub async fn publish(
+pub(crate) async fn publish(
     target: &Arc<Target>,
     batch: usize,
     warm_up: Duration,

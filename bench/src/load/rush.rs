@@ -15,7 +15,7 @@ use tokio::time::timeout;
 const WARM_UP_ROOM: &str = "warm-up";
 
 /// Result of one measurement.
-pub struct Rush {
+pub(crate) struct Rush {
     /// From the first connect until the last client is complete.
     pub seconds: f64,
     /// Microseconds until each client was complete.
@@ -74,7 +74,7 @@ async fn rush(
 
 /// Connects `count` users to one room at once. A quarter of that connects to another
 /// room before, as a warm-up.
-pub async fn spike(target: &Arc<Target>, count: usize) -> Result<Rush, String> {
+pub(crate) async fn spike(target: &Arc<Target>, count: usize) -> Result<Rush, String> {
     // A cold server is not the subject of this measurement.
     let some = client::users(target, count / 4);
     rush(
@@ -93,7 +93,11 @@ pub async fn spike(target: &Arc<Target>, count: usize) -> Result<Rush, String> {
 
 /// Disconnects `count` clients, sends `missed` events, and reconnects all clients at
 /// once with `since`.
-pub async fn reconnect(target: &Arc<Target>, count: usize, missed: u64) -> Result<Rush, String> {
+pub(crate) async fn reconnect(
+    target: &Arc<Target>,
+    count: usize,
+    missed: u64,
+) -> Result<Rush, String> {
     let mut users = client::users(target, count + 1);
     let publisher = users.pop().ok_or("no users")?;
     let mut sender = Sender::new(Client::connect(target, ROOM, &publisher, None).await?);

@@ -60,7 +60,7 @@ struct Received {
 }
 
 /// Result of one measurement.
-pub struct Steady {
+pub(crate) struct Steady {
     pub seconds: f64,
     /// Messages that arrived at receiving clients in that time.
     pub deliveries: u64,
@@ -77,7 +77,7 @@ pub struct Steady {
 }
 
 /// Sends `rate` messages per second to a room with `sockets` receiving clients.
-pub async fn steady(
+pub(crate) async fn steady(
     target: &Target,
     sockets: usize,
     rate: u32,

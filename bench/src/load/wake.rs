@@ -15,7 +15,7 @@ const HIBERNATION: Duration = Duration::from_millis(11_500);
 
 /// Returns the microseconds from a send to its acknowledgement for each room: while it
 /// is hibernated, and directly afterwards.
-pub async fn wake(target: &Target) -> Result<(Vec<u32>, Vec<u32>), String> {
+pub(crate) async fn wake(target: &Target) -> Result<(Vec<u32>, Vec<u32>), String> {
     let users = client::users(target, HIBERNATED);
     let mut senders = Vec::with_capacity(HIBERNATED);
     for (room, user) in users.iter().enumerate() {

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 
 /// Options of `overload`.
 #[derive(Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Duration of the overload in seconds.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..))]
     seconds: u64,
@@ -64,7 +64,7 @@ const MEASURE: Duration = Duration::from_secs(8);
 const MAX_RATIO: f64 = 2.0;
 
 /// Runs all parts. Returns `Ok(false)` if a promise was violated.
-pub async fn run(options: Options) -> Result<bool, String> {
+pub(crate) async fn run(options: Options) -> Result<bool, String> {
     let sustained = sustained().await?;
     println!(
         "sustained: {sustained:.0} messages/s with {SENDERS} senders and {LISTENERS} listeners"
@@ -365,7 +365,7 @@ fn spread(mut values: Vec<f64>) -> Spread {
 }
 
 impl std::fmt::Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:.2} ({:.2}–{:.2})", self.median, self.least, self.most)
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Results of all clients together.
 #[derive(Default)]
-pub struct Results {
+pub(super) struct Results {
     /// Acknowledgements: milliseconds since the start, and latency in microseconds.
     pub acks: Vec<(u32, u32)>,
     /// Message ids and the `seq`s in their acknowledgements.
@@ -28,7 +28,7 @@ pub struct Results {
 
 /// Behaviour of a client.
 #[derive(Clone, Copy, Debug)]
-pub enum Behaviour {
+pub(super) enum Behaviour {
     /// Keeps this many messages in flight.
     InFlight(usize),
     /// Sends this many messages per second, independent of the answers.
@@ -50,7 +50,7 @@ const INTERVAL: Duration = Duration::from_millis(10);
 const BATCH: usize = 200;
 
 /// Runs a client until the task is aborted. Reconnects after each close.
-pub async fn run_sender(
+pub(super) async fn run_sender(
     endpoint: Arc<Endpoint>,
     user: User,
     room: &'static str,
@@ -77,7 +77,7 @@ pub async fn run_sender(
     }
 }
 
-pub fn lock(results: &Mutex<Results>) -> MutexGuard<'_, Results> {
+pub(super) fn lock(results: &Mutex<Results>) -> MutexGuard<'_, Results> {
     results.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

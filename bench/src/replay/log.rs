@@ -11,7 +11,7 @@
 
 /// One message of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub(crate) struct Line {
     /// Milliseconds since 1970.
     pub at: u64,
     pub room: String,
@@ -20,7 +20,7 @@ pub struct Line {
 }
 
 /// Parses a log. The error contains the number of the first invalid line.
-pub fn parse(log: &str) -> Result<Vec<Line>, String> {
+pub(crate) fn parse(log: &str) -> Result<Vec<Line>, String> {
     // Not `lines()`, which would remove a `\r` at the end of the text.
     log.split('\n')
         .enumerate()
@@ -154,7 +154,7 @@ fn parse_rfc3339(text: &str) -> Option<u64> {
 }
 
 /// Formats milliseconds since 1970 as RFC 3339 in UTC, without the fraction.
-pub fn rfc3339(millis: u64) -> String {
+pub(crate) fn rfc3339(millis: u64) -> String {
     let seconds = (millis / 1000) as i64;
     let (year, month, day) = civil_from_days(seconds.div_euclid(86_400));
     let of_day = seconds.rem_euclid(86_400);

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// An instruction of the driver.
-pub enum Action {
+pub(super) enum Action {
     /// Join for the first time, then notify.
     Join(oneshot::Sender<()>),
     /// Send the line with this index, or after the next connect if disconnected.
@@ -33,7 +33,7 @@ pub enum Action {
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug)]
-pub enum Ending {
+pub(super) enum Ending {
     /// With a close frame.
     Close,
     /// Without a close frame.
@@ -42,7 +42,7 @@ pub enum Ending {
 
 /// Position from which a member resumes.
 #[derive(Clone, Copy, Debug)]
-pub enum ResumeFrom {
+pub(super) enum ResumeFrom {
     /// After its last received event: `?since=&epoch=`.
     Since,
     /// After its delivered cursor: no query.
@@ -51,7 +51,7 @@ pub enum ResumeFrom {
 
 /// Counts over all members of a replay.
 #[derive(Default)]
-pub struct Tally {
+pub(super) struct Tally {
     /// Acknowledged lines.
     pub acknowledged: AtomicU64,
     /// Resends that were answered as duplicates.
@@ -90,7 +90,7 @@ struct Incoming {
 }
 
 /// A member; [`Member::run`] drives it.
-pub struct Member {
+pub(super) struct Member {
     pub endpoint: Arc<Endpoint>,
     pub script: Arc<Script>,
     pub user: String,
@@ -102,7 +102,7 @@ pub struct Member {
 
 /// The state of a member.
 #[derive(Default)]
-pub struct State {
+pub(super) struct State {
     socket: Option<Socket>,
     /// `connected` has arrived on this connection.
     connected: bool,
@@ -133,7 +133,7 @@ pub struct State {
 
 impl Member {
     /// Executes instructions until the driver drops the channel.
-    pub async fn run(mut self, mut actions: mpsc::UnboundedReceiver<Action>) {
+    pub(super) async fn run(mut self, mut actions: mpsc::UnboundedReceiver<Action>) {
         let mut receipts = interval(RECEIPTS);
         let mut ping = interval(PING);
         receipts.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -499,7 +499,7 @@ impl Member {
 }
 
 /// Returns the `messageId` of the line with this index.
-pub fn message_id(index: usize) -> String {
+pub(super) fn message_id(index: usize) -> String {
     format!("line-{index}")
 }
 

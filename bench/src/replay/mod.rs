@@ -6,7 +6,7 @@
 //! Within a room, another user sends only when all earlier lines are acknowledged.
 //! Therefore the room must have the order of the log. Rooms run concurrently.
 
-pub mod log;
+pub(crate) mod log;
 mod member;
 
 use crate::target::{Endpoint, Peer, Start, Target};
@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 /// Options of `replay`.
 #[derive(Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// The chat log: one message per line with tab-separated fields: RFC 3339 time, room,
     /// user, text (with the escapes \n, \t, \r, \\ and \u{hex}).
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/data/chat.log"))]
@@ -65,7 +65,7 @@ struct Differences {
 }
 
 /// The lines of one room in order, and the differences from them.
-pub struct Script {
+pub(crate) struct Script {
     pub room: String,
     pub lines: Vec<Line>,
     differences: Arc<Mutex<Differences>>,
@@ -73,7 +73,7 @@ pub struct Script {
 
 impl Script {
     /// Records a difference.
-    pub fn report(&self, what: String) {
+    pub(crate) fn report(&self, what: String) {
         let mut differences = self
             .differences
             .lock()
@@ -86,7 +86,7 @@ impl Script {
 
     /// Compares the data of a `newMessage` with the line of its `seq`. Returns the
     /// difference as the error.
-    pub fn compare(&self, data: &Value) -> Result<(), String> {
+    pub(crate) fn compare(&self, data: &Value) -> Result<(), String> {
         let seq = data["seq"].as_u64().unwrap_or(0);
         let index = (seq as usize).wrapping_sub(1);
         let Some(line) = self.lines.get(index) else {
@@ -116,7 +116,7 @@ impl Script {
 }
 
 /// Replays a log. Returns `Ok(false)` if there is a difference.
-pub async fn run(options: Options) -> Result<bool, String> {
+pub(crate) async fn run(options: Options) -> Result<bool, String> {
     let text = std::fs::read_to_string(&options.log)
         .map_err(|error| format!("{}: {error}", options.log.display()))?;
     let lines = log::parse(&text).map_err(|error| format!("{}: {error}", options.log.display()))?;

@@ -309,7 +309,7 @@ fn max_age(cache_control: Option<&str>) -> Millis {
 
 /// Does not show the keys, which are secret or too long to read.
 impl fmt::Debug for Keys {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keys").finish_non_exhaustive()
     }
 }

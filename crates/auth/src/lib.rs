@@ -17,7 +17,6 @@
 //! | [`origin`] | origins from which browsers may connect |
 
 #![forbid(unsafe_code)]
-#![warn(missing_docs, unreachable_pub)]
 
 mod authenticator;
 mod credentials;

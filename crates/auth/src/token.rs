@@ -63,7 +63,7 @@ impl<'de> Deserialize<'de> for RoomsClaim {
         impl<'de> Visitor<'de> for Rooms {
             type Value = RoomsClaim;
 
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list of room patterns, or a map from pattern to rights")
             }
 

@@ -98,7 +98,7 @@ impl Gateway {
     }
 
     /// Does everything that is due at `now`.
-    pub fn advance(&mut self, last_seen: LastSeen, now: Millis) {
+    pub fn advance(&mut self, last_seen: LastSeen<'_>, now: Millis) {
         self.server.advance(last_seen, now);
         self.chat.advance(&mut self.server, last_seen, now);
     }
@@ -150,7 +150,7 @@ impl Gateway {
     }
 
     /// Closes the connections whose token was revoked.
-    pub fn close_revoked(&mut self, is_revoked: IsRevoked) {
+    pub fn close_revoked(&mut self, is_revoked: IsRevoked<'_>) {
         self.chat.close_revoked(&mut self.server, is_revoked);
     }
 

@@ -71,7 +71,7 @@ pub struct Parameters<'a> {
 }
 
 /// Parses a request. `upgrade` is `true` if the request asks to upgrade to a WebSocket.
-pub fn read(method: &str, query: Parameters, upgrade: bool) -> Result<Ask, Error> {
+pub fn read(method: &str, query: Parameters<'_>, upgrade: bool) -> Result<Ask, Error> {
     let transport = query.transport;
     if !matches!(transport, Some("polling" | "websocket")) {
         return Err(Error::UnknownTransport);

@@ -83,8 +83,6 @@
 //!
 //! An output that fails is logged, and the following ones are carried out.
 
-#![warn(missing_docs, unreachable_pub)]
-
 mod answer;
 mod chat;
 pub mod config;

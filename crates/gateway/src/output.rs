@@ -133,7 +133,7 @@ impl PositionKey {
 }
 
 impl fmt::Display for PositionKey {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PositionKey::Room(room) => f.write_str(room),
             PositionKey::Lagging { room, client } => write!(f, "{room} {client}"),

@@ -35,7 +35,7 @@ impl SavedClient {
 }
 
 impl Display for SavedClient {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SavedClient::Record(record) => f.write_str(record),
             SavedClient::Moved(gateway) => write!(f, "{}{gateway}", Self::MOVED),

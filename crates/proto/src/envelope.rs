@@ -69,7 +69,7 @@ impl Body {
 
     /// Returns the body of a chat message with the fields of `data`, without those that
     /// the server sets.
-    pub fn message(data: &RawObject) -> Self {
+    pub fn message(data: &RawObject<'_>) -> Self {
         let mut fields = String::with_capacity(64);
         for (key, value) in data.fields() {
             if SERVER_FIELDS.contains(&key) {
@@ -123,7 +123,7 @@ pub struct Stamp<'a> {
 /// Appends the envelope of an event to `out`, without a line break. A `newMessage`
 /// carries the stamp in its `data`; every other event carries it in `meta`. With
 /// `with_meta`, a `newMessage` carries it in both.
-pub fn push_envelope(out: &mut String, body: &Body, stamp: Stamp, with_meta: bool) {
+pub fn push_envelope(out: &mut String, body: &Body, stamp: Stamp<'_>, with_meta: bool) {
     match body {
         Body::Message { fields } => {
             out.push_str(r#"{"event":"newMessage","data":{"#);
@@ -149,7 +149,7 @@ pub fn push_envelope(out: &mut String, body: &Body, stamp: Stamp, with_meta: boo
     out.push('}');
 }
 
-fn push_stamp(out: &mut String, stamp: Stamp) {
+fn push_stamp(out: &mut String, stamp: Stamp<'_>) {
     out.push_str(r#""roomId":"#);
     push_string(out, stamp.room);
     out.push_str(r#","messageId":"#);

@@ -23,7 +23,6 @@
 //! | `schema` | JSON Schemas of all of these; only with the feature `schema` |
 
 #![forbid(unsafe_code)]
-#![warn(missing_docs, unreachable_pub)]
 
 pub mod access;
 pub mod answer;

@@ -29,7 +29,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawObject<'a> {
         impl<'de> Visitor<'de> for Fields {
             type Value = RawObject<'de>;
 
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 

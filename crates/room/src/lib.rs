@@ -77,8 +77,6 @@
 //! | [`Output::Log`] | writes the log record |
 //! | [`Output::Subscribed`], [`Output::CatchUp`], [`Output::Unsubscribed`] | nothing: [`Room::route`] takes them |
 
-#![warn(missing_docs, unreachable_pub)]
-
 mod admission;
 mod attachment;
 mod batch;

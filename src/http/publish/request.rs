@@ -57,7 +57,7 @@ pub fn parse(body: &str) -> Result<PublishRequest> {
     ))
 }
 
-fn message(object: &RawObject) -> Result<AddressedPublication> {
+fn message(object: &RawObject<'_>) -> Result<AddressedPublication> {
     let (room, user) = (object.get("room", ROOM)?, object.get("userId", USER)?);
     let room = match (room, user) {
         (Some(room), None) => room,

@@ -25,7 +25,7 @@ const SCHEMA: &[&str] = &[
 const REGISTERED_KEY: &str = "registered";
 
 /// The storage of a gateway.
-pub struct ClientStore {
+pub(super) struct ClientStore {
     db: Db,
 }
 
@@ -35,7 +35,7 @@ impl ClientStore {
     /// # Errors
     ///
     /// Fails if the name is neither stored nor given.
-    pub fn open(
+    pub(super) fn open(
         storage: &worker::Storage,
         name: impl FnOnce() -> Option<String>,
     ) -> Result<(Self, String)> {
@@ -45,18 +45,18 @@ impl ClientStore {
     }
 
     /// Returns `true` if the gateway is registered with the revocation registry.
-    pub fn registered(&self) -> bool {
+    pub(super) fn registered(&self) -> bool {
         self.db.meta(REGISTERED_KEY) == Some("true")
     }
 
     /// Stores whether the gateway is registered.
-    pub fn set_registered(&mut self, registered: bool) -> Result<()> {
+    pub(super) fn set_registered(&mut self, registered: bool) -> Result<()> {
         let registered = if registered { "true" } else { "false" };
         self.db.set_meta(REGISTERED_KEY, registered)
     }
 
     /// Returns the records of the clients that are connected.
-    pub fn clients(&self) -> Result<Vec<String>> {
+    pub(super) fn clients(&self) -> Result<Vec<String>> {
         let rows = self
             .db
             .query("SELECT record FROM clients WHERE gone IS NULL", &[])?;
@@ -64,7 +64,13 @@ impl ClientStore {
     }
 
     /// Stores the record of a client. `gone`: the time at which it disconnected.
-    pub fn save(&mut self, id: &str, user: &str, gone: Option<Millis>, record: &str) -> Result<()> {
+    pub(super) fn save(
+        &mut self,
+        id: &str,
+        user: &str,
+        gone: Option<Millis>,
+        record: &str,
+    ) -> Result<()> {
         let gone = gone.map_or(wasm_bindgen::JsValue::NULL, js);
         self.db.write(
             "INSERT OR REPLACE INTO clients (id, user, gone, record) VALUES (?, ?, ?, ?)",
@@ -73,13 +79,13 @@ impl ClientStore {
     }
 
     /// Deletes the record of a client.
-    pub fn forget(&mut self, id: &str) -> Result<()> {
+    pub(super) fn forget(&mut self, id: &str) -> Result<()> {
         self.db
             .write("DELETE FROM clients WHERE id = ?", &[id.into()])
     }
 
     /// Deletes the record of a client of `user` and returns it.
-    pub fn take(&mut self, id: &str, user: &str) -> Result<Option<String>> {
+    pub(super) fn take(&mut self, id: &str, user: &str) -> Result<Option<String>> {
         let rows = self.db.query(
             "SELECT record FROM clients WHERE id = ? AND user = ?",
             &[id.into(), user.into()],
@@ -92,7 +98,7 @@ impl ClientStore {
     }
 
     /// Returns the stored position of each room.
-    pub fn positions(&self) -> Result<HashMap<String, u64>> {
+    pub(super) fn positions(&self) -> Result<HashMap<String, u64>> {
         let rows = self.db.query("SELECT room, at FROM positions", &[])?;
         Ok(rows
             .iter()
@@ -101,7 +107,7 @@ impl ClientStore {
     }
 
     /// Stores the position of a room.
-    pub fn set_position(&mut self, room: &str, at: u64) -> Result<()> {
+    pub(super) fn set_position(&mut self, room: &str, at: u64) -> Result<()> {
         self.db.write(
             "INSERT OR REPLACE INTO positions (room, at) VALUES (?, ?)",
             &[room.into(), js(at)],
@@ -109,7 +115,7 @@ impl ClientStore {
     }
 
     /// Stores an attachment that is too long for its socket.
-    pub fn spill(&mut self, key: &str, record: &str) -> Result<()> {
+    pub(super) fn spill(&mut self, key: &str, record: &str) -> Result<()> {
         self.db.write(
             "INSERT OR REPLACE INTO spills (key, record) VALUES (?, ?)",
             &[key.into(), record.into()],
@@ -117,7 +123,7 @@ impl ClientStore {
     }
 
     /// Returns a stored attachment.
-    pub fn spilled(&self, key: &str) -> Result<Option<String>> {
+    pub(super) fn spilled(&self, key: &str) -> Result<Option<String>> {
         let rows = self
             .db
             .query("SELECT record FROM spills WHERE key = ?", &[key.into()])?;
@@ -126,7 +132,7 @@ impl ClientStore {
 
     /// Deletes clients that disconnected before `limit`, attachments that are not in `used`,
     /// and the positions if no client is connected.
-    pub fn clean(&mut self, limit: Millis, used: &[String]) -> Result<()> {
+    pub(super) fn clean(&mut self, limit: Millis, used: &[String]) -> Result<()> {
         self.db
             .write("DELETE FROM clients WHERE gone < ?", &[js(limit)])?;
         for row in self.db.query("SELECT key FROM spills", &[])? {

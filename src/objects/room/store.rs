@@ -47,7 +47,7 @@ const EPOCH_KEY: &str = "epoch";
 type Subscriber = (GatewayName, StoredSubscriber);
 
 /// The storage of a room.
-pub struct Store {
+pub(super) struct Store {
     db: Db,
     /// The statement that stores a batch, as a JavaScript string.
     append: JsString,
@@ -59,7 +59,7 @@ impl Store {
     /// # Errors
     ///
     /// Fails if the name is neither stored nor given.
-    pub fn open(
+    pub(super) fn open(
         storage: &worker::Storage,
         name: impl FnOnce() -> Option<String>,
         epoch: impl FnOnce() -> String,
@@ -76,19 +76,19 @@ impl Store {
     }
 
     /// Returns the end of the registration with the revocation registry, or 0.
-    pub fn registered(&self) -> Millis {
+    pub(super) fn registered(&self) -> Millis {
         let until = self.db.meta(REGISTERED_KEY);
         until.and_then(|until| until.parse().ok()).unwrap_or(0)
     }
 
     /// Stores the end of the registration.
-    pub fn set_registered(&mut self, until: Millis) -> Result<()> {
+    pub(super) fn set_registered(&mut self, until: Millis) -> Result<()> {
         self.db.set_meta(REGISTERED_KEY, &until.to_string())
     }
 
     /// Reads the state of the room and its connections at gateways. `life` is the id of this
     /// restoration.
-    pub fn load(&self, life: String) -> Result<(Snapshot, Vec<Subscriber>)> {
+    pub(super) fn load(&self, life: String) -> Result<(Snapshot, Vec<Subscriber>)> {
         // One statement, because each one has a cost of about the same as these rows.
         let rows = self.db.query(
             "SELECT 0, user, joined, delivered, read, seen FROM members
@@ -163,7 +163,7 @@ impl Store {
     }
 
     /// Stores a change. `body` is the text of the row to append.
-    pub fn apply(&mut self, change: &Change, body: &JsString) -> Result<()> {
+    pub(super) fn apply(&mut self, change: &Change, body: &JsString) -> Result<()> {
         failpoint::fails(Point::Write)?;
         match change {
             Change::Append(row) => self.append(row, body),
@@ -230,7 +230,7 @@ impl Store {
 
     /// Reads the log after `after` up to `upto`. Calls `take` with the first event, the last
     /// event and the body of each row. The body stays in JavaScript.
-    pub fn rows(
+    pub(super) fn rows(
         &self,
         after: u64,
         upto: u64,
@@ -254,7 +254,7 @@ impl Store {
 
     /// Reads the log as [`Store::rows`] does, as long as `take` returns `true`. A row is a whole
     /// batch, so the last one may have events after `upto`.
-    pub fn rows_while(
+    pub(super) fn rows_while(
         &self,
         after: u64,
         upto: u64,
@@ -268,7 +268,7 @@ impl Store {
     }
 
     /// Reads a page of the log.
-    pub fn page(&self, range: HistoryQuery, floor: u64) -> Result<HistoryPage> {
+    pub(super) fn page(&self, range: HistoryQuery, floor: u64) -> Result<HistoryPage> {
         let mut page = HistoryPage::new(range, floor);
         let (mut after, mut before) = (range.after.max(floor), range.before.min(i64::MAX as u64));
         let order = if range.newest { "DESC" } else { "ASC" };
@@ -298,7 +298,7 @@ impl Store {
 
     /// Returns the last event of the rows that were stored before `limit`, and the time of the
     /// next row.
-    pub fn expired(&self, limit: Millis) -> Result<(u64, Option<Millis>)> {
+    pub(super) fn expired(&self, limit: Millis) -> Result<(u64, Option<Millis>)> {
         let next = self.db.query(
             "SELECT first, at FROM log WHERE at >= ? ORDER BY last LIMIT 1",
             &[js(limit)],
@@ -326,7 +326,7 @@ impl Store {
     }
 
     /// Returns the number of rows written since the last call.
-    pub fn take_rows_written(&mut self) -> u64 {
+    pub(super) fn take_rows_written(&mut self) -> u64 {
         self.db.take_rows_written()
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// The kind of a gateway. Clients of one kind share a gateway, because the runtime answers
 /// one kind of ping for each object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GatewayKind {
+pub(crate) enum GatewayKind {
     /// Native sockets. The names of these gateways are `n0`, `n1`, …
     Native,
     /// Engine.IO sessions. The names of these gateways are `0`, `1`, …
@@ -19,7 +19,7 @@ impl GatewayKind {
     const NATIVE_PREFIX: char = 'n';
 
     /// Returns the kind of a gateway by its name.
-    pub fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         match name.starts_with(Self::NATIVE_PREFIX) {
             true => GatewayKind::Native,
             false => GatewayKind::EngineIo,
@@ -27,7 +27,7 @@ impl GatewayKind {
     }
 
     /// Returns the name of the gateway with the number `shard`.
-    pub fn name(self, shard: usize) -> String {
+    pub(crate) fn name(self, shard: usize) -> String {
         match self {
             GatewayKind::Native => format!("{}{shard}", Self::NATIVE_PREFIX),
             GatewayKind::EngineIo => shard.to_string(),
@@ -37,7 +37,7 @@ impl GatewayKind {
 
 /// A request of a client, as the Worker sends it to a gateway.
 #[derive(Serialize, Deserialize)]
-pub struct ConnectRequest {
+pub(crate) struct ConnectRequest {
     /// The client.
     #[serde(rename = "door")]
     pub client: ConnectInfo,
@@ -48,7 +48,7 @@ pub struct ConnectRequest {
 /// The request of a gateway for the record of a client that resumes. The record then belongs
 /// to the gateway that requests it.
 #[derive(Serialize, Deserialize)]
-pub struct FindRequest {
+pub(crate) struct FindRequest {
     /// The private session id of the client.
     pub pid: String,
     /// The user of the client.

@@ -11,9 +11,9 @@
 //! another. Requests to rooms are types of the core: [`roomcast_room::service`] and
 //! [`roomcast_proto::link`]. [`headers`](super::headers) tell an object which request it is.
 
-pub mod gateways;
-pub mod revocations;
-pub mod tickets;
+pub(crate) mod gateways;
+pub(crate) mod revocations;
+pub(crate) mod tickets;
 
 use js_sys::{Object, Promise, Reflect};
 use roomcast_proto::error::Error as ClientError;
@@ -22,13 +22,13 @@ use worker::wasm_bindgen_futures::JsFuture;
 use worker::{Env, Error, Response, ResponseBuilder};
 
 /// The binding of the rooms in wrangler.toml.
-pub const ROOMS: &str = "ROOMS";
+pub(crate) const ROOMS: &str = "ROOMS";
 /// The binding of the gateways.
-pub const GATEWAYS: &str = "GATEWAYS";
+pub(crate) const GATEWAYS: &str = "GATEWAYS";
 /// The binding of the revocation registry.
-pub const REVOCATIONS: &str = "REVOCATIONS";
+pub(crate) const REVOCATIONS: &str = "REVOCATIONS";
 /// The binding of the objects that store tickets.
-pub const TICKETS: &str = "TICKETS";
+pub(crate) const TICKETS: &str = "TICKETS";
 
 #[wasm_bindgen]
 extern "C" {
@@ -43,7 +43,7 @@ extern "C" {
 ///
 /// Uses the runtime's own objects: `worker` would create one more request and one more
 /// response, which is measurable when thousands of clients connect.
-pub async fn call(
+pub(crate) async fn call(
     env: &Env,
     binding: &str,
     name: &str,
@@ -66,7 +66,7 @@ pub async fn call(
 }
 
 /// Sends a request by [`call`] and returns the status and the text of the answer.
-pub async fn ask(
+pub(crate) async fn ask(
     env: &Env,
     binding: &str,
     name: &str,
@@ -77,14 +77,14 @@ pub async fn ask(
 }
 
 /// Returns the status and the text of an answer.
-pub async fn read(answer: &web_sys::Response) -> worker::Result<(u16, String)> {
+pub(crate) async fn read(answer: &web_sys::Response) -> worker::Result<(u16, String)> {
     let text = JsFuture::from(answer.text()?).await?;
     Ok((answer.status(), text.as_string().unwrap_or_default()))
 }
 
 /// The reason why an object cannot carry out a request.
 #[derive(Debug, thiserror::Error)]
-pub enum RequestError {
+pub(crate) enum RequestError {
     /// The client or the service that sent the request gets this error.
     #[error(transparent)]
     Refused(#[from] ClientError),
@@ -104,7 +104,7 @@ impl From<serde_json::Error> for RequestError {
 /// # Errors
 ///
 /// Fails if the object has failed.
-pub fn respond(result: Result<Vec<u8>, RequestError>) -> worker::Result<Response> {
+pub(crate) fn respond(result: Result<Vec<u8>, RequestError>) -> worker::Result<Response> {
     match result {
         Ok(body) => Ok(ResponseBuilder::new().fixed(body)),
         Err(RequestError::Refused(error)) => refuse(&error),
@@ -114,7 +114,7 @@ pub fn respond(result: Result<Vec<u8>, RequestError>) -> worker::Result<Response
 
 /// Returns the answer of an object that refuses a request. The Worker turns it into
 /// `application/problem+json`.
-pub fn refuse(error: &ClientError) -> worker::Result<Response> {
+pub(crate) fn refuse(error: &ClientError) -> worker::Result<Response> {
     Ok(ResponseBuilder::new()
         .with_status(error.code.status())
         .fixed(serde_json::to_vec(error)?))

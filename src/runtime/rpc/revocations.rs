@@ -25,7 +25,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A request to the registry.
 #[derive(Serialize, Deserialize)]
-pub enum RegistryRequest {
+pub(crate) enum RegistryRequest {
     /// Revoke tokens. The answer is a [`Revocation`].
     Revoke {
         /// The tokens.
@@ -57,7 +57,7 @@ pub enum RegistryRequest {
 
 /// An object that has sockets. The registry stores it as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum RegisteredObject {
+pub(crate) enum RegisteredObject {
     /// The room with this name.
     Room(String),
     /// The gateway with this name.
@@ -66,7 +66,7 @@ pub enum RegisteredObject {
 
 /// The answer of an object to a notice of revocations.
 #[derive(Serialize, Deserialize)]
-pub struct NoticeAnswer {
+pub(crate) struct NoticeAnswer {
     /// The object still has sockets. If not, the registry removes it.
     #[serde(rename = "here")]
     pub has_sockets: bool,
@@ -77,7 +77,7 @@ pub struct NoticeAnswer {
 /// # Errors
 ///
 /// Returns `conflict` if the list is full, and `internal` if the registry fails.
-pub async fn revoke(
+pub(crate) async fn revoke(
     env: &Env,
     revoked: &RevocationCache,
     target: RevocationTarget,
@@ -107,7 +107,7 @@ pub async fn revoke(
 /// # Errors
 ///
 /// Returns `internal` if there is no copy yet.
-pub async fn catch_up(env: &Env, revoked: &RevocationCache) -> Result<(), ClientError> {
+pub(crate) async fn catch_up(env: &Env, revoked: &RevocationCache) -> Result<(), ClientError> {
     while let Some(step) = revoked.step(true, now()) {
         match step {
             RefreshStep::Wait => Delay::from(POLL_INTERVAL).await,
@@ -136,7 +136,7 @@ pub async fn catch_up(env: &Env, revoked: &RevocationCache) -> Result<(), Client
 /// # Errors
 ///
 /// Fails if every attempt has failed.
-pub async fn register(
+pub(crate) async fn register(
     env: &Env,
     revoked: &RevocationCache,
     object: RegisteredObject,

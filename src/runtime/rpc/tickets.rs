@@ -13,7 +13,7 @@ use worker::{Env, Error};
 
 /// A request to an object that stores tickets.
 #[derive(Serialize, Deserialize)]
-pub enum TicketRequest {
+pub(crate) enum TicketRequest {
     /// Store a new ticket. The answer is empty.
     Issue {
         /// The ticket.
@@ -36,7 +36,7 @@ pub enum TicketRequest {
 ///
 /// Returns `rateLimited` if the user requests too many tickets, and `internal` if the object
 /// fails.
-pub async fn issue(env: &Env, identity: Identity) -> Result<(String, Millis)> {
+pub(crate) async fn issue(env: &Env, identity: Identity) -> Result<(String, Millis)> {
     let shard = ticket::shard_of_user(&identity.user);
     let secret = format!("{}{}", fresh_id(), fresh_id());
     let (ticket, until) = (ticket::compose(shard, &secret), now() + ticket::LIFE);
@@ -55,7 +55,7 @@ pub async fn issue(env: &Env, identity: Identity) -> Result<(String, Millis)> {
 ///
 /// Returns `unauthorized` if the ticket is not valid any more, and `internal` if the object
 /// fails.
-pub async fn redeem(env: &Env, ticket: &str) -> Result<Identity> {
+pub(crate) async fn redeem(env: &Env, ticket: &str) -> Result<Identity> {
     let refused = || ClientError::unauthorized("invalid, used or expired ticket");
     let shard = ticket::shard_of(ticket).ok_or_else(refused)?;
     let request = TicketRequest::Redeem {

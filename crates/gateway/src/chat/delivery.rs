@@ -150,7 +150,7 @@ impl Chat {
     fn deliver_item(
         &mut self,
         server: &mut SocketIoServer,
-        delivery: &mut Delivery,
+        delivery: &mut Delivery<'_>,
         item: Item,
         text: &str,
     ) {
@@ -176,7 +176,7 @@ impl Chat {
     fn deliver_to_client(
         &mut self,
         server: &mut SocketIoServer,
-        delivery: &mut Delivery,
+        delivery: &mut Delivery<'_>,
         key: ClientId,
         to: ConnectionId,
         item: Item,
@@ -235,7 +235,7 @@ impl Chat {
     fn probed(
         &mut self,
         server: &mut SocketIoServer,
-        delivery: &mut Delivery,
+        delivery: &mut Delivery<'_>,
         key: ClientId,
         id: ConnectionId,
         target: Target,
@@ -274,9 +274,9 @@ impl Chat {
     fn deliver_unicast(
         &mut self,
         server: &mut SocketIoServer,
-        delivery: &mut Delivery,
+        delivery: &mut Delivery<'_>,
         key: ClientId,
-        unicast: &Unicast,
+        unicast: &Unicast<'_>,
     ) {
         let (room, text) = (delivery.room, unicast.text);
         if let Some(up_to) = unicast.up_to {
@@ -313,7 +313,7 @@ impl Chat {
     fn hold(
         &mut self,
         server: &mut SocketIoServer,
-        delivery: &mut Delivery,
+        delivery: &mut Delivery<'_>,
         key: ClientId,
         text: &str,
     ) {
@@ -335,8 +335,8 @@ impl Chat {
     fn deliver_broadcast(
         &mut self,
         server: &mut SocketIoServer,
-        delivery: &mut Delivery,
-        broadcast: &Broadcast,
+        delivery: &mut Delivery<'_>,
+        broadcast: &Broadcast<'_>,
     ) {
         let (room, text) = (delivery.room, broadcast.text);
         let mut except = HashSet::new();
@@ -400,7 +400,7 @@ impl Chat {
         server: &SocketIoServer,
         key: ClientId,
         room: &RoomName,
-        broadcast: &Broadcast,
+        broadcast: &Broadcast<'_>,
     ) -> Route {
         let Some(client) = self.clients.get_mut(key) else {
             return Route::Skip;

@@ -105,7 +105,7 @@ impl Chat {
     }
 
     /// Closes the connections whose token was revoked.
-    pub(crate) fn close_revoked(&mut self, server: &mut SocketIoServer, is_revoked: IsRevoked) {
+    pub(crate) fn close_revoked(&mut self, server: &mut SocketIoServer, is_revoked: IsRevoked<'_>) {
         for key in self.clients.keys() {
             let client = self.clients.get(key);
             let revoked =

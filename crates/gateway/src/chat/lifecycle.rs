@@ -86,7 +86,7 @@ impl Chat {
     pub(super) fn connect_requested(
         &mut self,
         server: &mut SocketIoServer,
-        connect: Connect,
+        connect: Connect<'_>,
         now: Millis,
     ) {
         let session = connect.session;
@@ -124,7 +124,7 @@ impl Chat {
     pub(super) fn connect_authenticated(
         &mut self,
         server: &mut SocketIoServer,
-        connect: Connect,
+        connect: Connect<'_>,
         identity: Result<Identity>,
         now: Millis,
     ) {
@@ -378,7 +378,7 @@ impl Chat {
 }
 
 /// Refuses a CONNECT because of its token or its user.
-fn refuse(server: &mut SocketIoServer, connect: &Connect, error: &Error) {
+fn refuse(server: &mut SocketIoServer, connect: &Connect<'_>, error: &Error) {
     let reason = match error.code {
         ErrorCode::RateLimited => "rate",
         _ => "auth",

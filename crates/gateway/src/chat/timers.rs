@@ -29,7 +29,7 @@ impl Chat {
     pub(crate) fn advance(
         &mut self,
         server: &mut SocketIoServer,
-        last_seen: LastSeen,
+        last_seen: LastSeen<'_>,
         now: Millis,
     ) {
         self.store_positions(server, now);
@@ -49,7 +49,7 @@ impl Chat {
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
-        last_seen: LastSeen,
+        last_seen: LastSeen<'_>,
         now: Millis,
     ) {
         let Some(client) = self.clients.get(key) else {

@@ -76,7 +76,7 @@ impl EngineServer {
     }
 
     /// Pings the sessions that are due and ends those that have timed out.
-    pub(crate) fn advance(&mut self, last_seen: LastSeen, now: Millis) {
+    pub(crate) fn advance(&mut self, last_seen: LastSeen<'_>, now: Millis) {
         if self.next_deadline.is_none_or(|at| at > now) {
             return;
         }
@@ -89,7 +89,7 @@ impl EngineServer {
             .min();
     }
 
-    fn advance_session(&mut self, id: SessionId, last_seen: LastSeen, now: Millis) {
+    fn advance_session(&mut self, id: SessionId, last_seen: LastSeen<'_>, now: Millis) {
         self.check_candidate(id, now);
         if self.has_missed_ping(id, last_seen, now) {
             return self.end_session(id, Packet::Close, Disconnect::Ghost);
@@ -128,7 +128,7 @@ impl EngineServer {
     }
 
     /// Returns `true` if the client of a session has not answered a ping in time.
-    fn has_missed_ping(&mut self, id: SessionId, last_seen: LastSeen, now: Millis) -> bool {
+    fn has_missed_ping(&mut self, id: SessionId, last_seen: LastSeen<'_>, now: Millis) -> bool {
         let by_alarm = self.pings_by_alarm();
         let config = &self.config;
         let (interval, timeout) = (config.ping_interval, config.ping_timeout);

@@ -19,7 +19,7 @@ impl SocketIoServer {
     ///
     /// If the request that opened a Socket.IO session had a token of the same user, the
     /// new token replaces it, so that a later CONNECT does not return to older rights.
-    pub fn set_identity(&mut self, receiver: Receiver, identity: Rc<Identity>) {
+    pub fn set_identity(&mut self, receiver: Receiver<'_>, identity: Rc<Identity>) {
         match receiver {
             Receiver::Native(socket) => self.engine.set_socket_identity(socket, identity),
             Receiver::Namespace(id, nsp) => {
@@ -43,7 +43,7 @@ impl SocketIoServer {
     /// This is the last check before an event of the room is sent. It asks the
     /// transport and not the client of the application, so a mistake in the tables of
     /// clients cannot send events to the connection of another user.
-    pub fn opens(&self, receiver: Receiver, user: &str, room: &str) -> Option<bool> {
+    pub fn opens(&self, receiver: Receiver<'_>, user: &str, room: &str) -> Option<bool> {
         let identity = match receiver {
             Receiver::Native(socket) => self.engine.socket_identity(socket)?,
             Receiver::Namespace(id, nsp) => self.session(id)?.identity(nsp)?,

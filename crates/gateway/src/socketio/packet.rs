@@ -57,7 +57,7 @@ pub(super) fn decode(text: &str) -> Option<(Packet, usize)> {
 
 /// Returns `true` if `args` is a JSON list that begins with a valid event name.
 pub(super) fn is_event(args: &str) -> bool {
-    let Ok(EventName(name)) = serde_json::from_str::<EventName>(args) else {
+    let Ok(EventName(name)) = serde_json::from_str::<EventName<'_>>(args) else {
         return false;
     };
     match serde_json::from_str::<String>(name) {
@@ -78,7 +78,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for EventName<'a> {
         impl<'de> Visitor<'de> for First {
             type Value = EventName<'de>;
 
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list that begins with the name of an event")
             }
 

@@ -203,7 +203,7 @@ impl SocketIoServer {
 
     /// Does everything that is due at `now` in both layers: closes the sessions that are
     /// in no namespace in time, and advances the engine.
-    pub fn advance(&mut self, last_seen: LastSeen, now: Millis) {
+    pub fn advance(&mut self, last_seen: LastSeen<'_>, now: Millis) {
         self.handle_engine_events(now);
         self.close_overdue_sessions(now);
         self.engine.advance(last_seen, now);

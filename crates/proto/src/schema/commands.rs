@@ -175,21 +175,21 @@ pub fn commands(received: &mut SchemaGenerator, sent: &mut SchemaGenerator) -> V
             "joinRoom",
             "Joins a room.",
             of::<JoinRoom>,
-            of::<Joined>,
+            of::<Joined<'_>>,
             vec![json!("lobby"), json!({ "roomId": "lobby", "since": 7 })],
         ),
         command(
             "leaveRoom",
             "Ends the membership of the user in a room.",
             of::<LeaveRoom>,
-            of::<Left>,
+            of::<Left<'_>>,
             vec![json!("lobby"), json!({ "roomId": "lobby" })],
         ),
         command(
             "sendMessage",
             "Sends a chat message.",
             of::<SendMessage>,
-            of::<Receipt>,
+            of::<Receipt<'_>>,
             vec![json!({ "content": "hello", "messageId": "a1" })],
         ),
         command(
@@ -197,7 +197,7 @@ pub fn commands(received: &mut SchemaGenerator, sent: &mut SchemaGenerator) -> V
             "Sends a custom event.",
             of::<Emit>,
             |generator| {
-                let receipt = of::<Receipt>(generator);
+                let receipt = of::<Receipt<'_>>(generator);
                 let empty = of::<Empty>(generator);
                 schemars::json_schema!({
                     "description": "A receipt; `{}` for a volatile event.",
@@ -238,14 +238,14 @@ pub fn commands(received: &mut SchemaGenerator, sent: &mut SchemaGenerator) -> V
             "sync",
             "Reads a page of the log.",
             of::<Sync>,
-            of::<Page>,
+            of::<Page<'_>>,
             vec![json!({ "after": 0, "limit": 100 })],
         ),
         command(
             "refreshToken",
             "Replaces the token of the connection.",
             of::<RefreshToken>,
-            of::<Refreshed>,
+            of::<Refreshed<'_>>,
             vec![json!({ "token": "eyJhbGciOiJIUzI1NiJ9…" })],
         ),
     ]

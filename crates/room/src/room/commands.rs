@@ -43,7 +43,7 @@ enum AfterPenalty {
 
 impl Room {
     /// A frame of a client has arrived.
-    pub fn receive(&mut self, conn: ConnId, frame: Frame, now: Millis, out: &mut Vec<Output>) {
+    pub fn receive(&mut self, conn: ConnId, frame: Frame<'_>, now: Millis, out: &mut Vec<Output>) {
         if !self.begin_input(conn, now, out) {
             return;
         }
