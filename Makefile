@@ -64,6 +64,7 @@ lint: tools
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --target wasm32-unknown-unknown --features dev-tokens -- -D warnings
 	cargo clippy --target wasm32-unknown-unknown --features failpoints -- -D warnings
+	cargo clippy --target wasm32-unknown-unknown --features conformance -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # With BASELINE=DIR, the folder of another build, the two builds are compared.

@@ -39,7 +39,7 @@ use std::rc::Rc;
 /// - Inputs take the current time and a list to which they append [`Output`]s. The host
 ///   carries the outputs out in order, each after [`Room::route`].
 /// - Scheduling tells the host what to do and when: [`Room::timer_at`], [`Room::alarm_at`],
-///   [`Room::waiting`], [`Room::is_full`], [`Room::start_deliveries`],
+///   [`Room::waiting`], [`Room::load`], [`Room::start_deliveries`],
 ///   [`Room::retention_cutoff`].
 /// - Results of what the host has done: [`Room::sent`], [`Room::page_sent`],
 ///   [`Room::authenticated`], [`Room::log_read`], [`Room::delivery_acknowledged`] and others.
