@@ -19,7 +19,7 @@ roomcast_proto::settings! {
         /// (`https://*.example.com`), `*` alone for any origin. An entry without a scheme
         /// allows `http` and `https`.
         pub allowed_origins: Origins = Origins::default(), ["ALLOWED_ORIGINS"], ORIGINS;
-        /// Bytes of an HTTP body.
+        /// Maximum size in bytes of an HTTP body.
         pub max_body_bytes: usize = 1024 * 1024,
             ["MAX_BODY_BYTES"], Whole { min: 1_024, max: 64 << 20 };
         /// The lowest level that is logged; `wrangler.toml` sets `warn`.

@@ -15,9 +15,9 @@ All settings of a deployment, with defaults and bounds. For operators.
 
 Settings are environment variables of the Worker: `[vars]` in `wrangler.toml`, or `--var` of
 wrangler. Secrets are set by `npx wrangler secret put NAME`. For local use, both are in
-`.dev.vars`. A setting that is set to an empty text counts as not set. If a value is not
-valid, all routes except `/openapi.json` answer with a 500 problem of the code `misconfigured`
-that names the setting; `/healthz` answers with 503.
+`.dev.vars`. An empty value counts as not set. If a value is not valid, all routes except
+`/openapi.json` answer 500 with the code `misconfigured` and the name of the setting; `/healthz`
+answers 503.
 
 A duration is `500ms`, `90s`, `10m`, `2h` or `7d`, up to 100 years; a bare number is seconds.
 Entries of a list are separated by commas or spaces.

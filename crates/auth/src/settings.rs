@@ -18,11 +18,11 @@ roomcast_proto::settings! {
         pub previous_secret: Option<String> = None, ["JWT_SECRET_PREVIOUS"], Secret;
         /// Public keys: a JWK Set (RFC 7517) for EdDSA, ES256, RS256.
         pub jwks: Option<KeySet> = None, ["JWT_JWKS"], Jwks;
-        /// The URL from which such a set is fetched.
+        /// The URL of a JWK Set, which may be set in addition to `JWT_JWKS`.
         pub jwks_url: Option<String> = None, ["JWT_JWKS_URL"], JwksUrl;
-        /// The `iss` that tokens must have. Unset: any.
+        /// The `iss` that tokens must have. If not set, `iss` is not checked.
         pub issuer: Option<String> = None, ["JWT_ISSUER"], Text;
-        /// The value that `aud` of tokens must contain. Unset: any.
+        /// The value that `aud` of tokens must contain. If not set, `aud` is not checked.
         pub audience: Option<String> = None, ["JWT_AUDIENCE"], Text;
         /// Room patterns of tokens without `rooms`. They grant all rights but `admin`.
         pub default_rooms: RoomPatterns = RoomPatterns::default(), ["DEFAULT_ROOMS"], ROOMS;

@@ -16,17 +16,17 @@ roomcast_proto::settings! {
             /// The limits of each connection.
             pub limits: ConnectionLimits,
         }
-        /// Number of gateways of each kind over which new connections are spread. Can be
-        /// changed at any time.
+        /// Number of gateways of each kind (native, Socket.IO) that share the new connections. Can
+        /// be changed at any time.
         pub shards: usize = 8, ["GATEWAY_SHARDS"], Whole { min: 1, max: MAX_SHARDS };
-        /// Rooms that one connection can be in, without the personal room of its user.
+        /// Maximum number of rooms of one connection, not counting the personal room of its user.
         pub max_rooms: usize = 100, ["MAX_ROOMS_PER_CONNECTION"], Whole { min: 1, max: 1_000 };
         /// Namespaces that Socket.IO clients can connect to.
         pub namespaces: Vec<String> = vec!["/".into(), "/chat".into()],
             ["NAMESPACES"], NAMESPACES;
-        /// Time in milliseconds between two pings of a Socket.IO session. With 0 the server
-        /// sends no pings, so that an idle gateway hibernates; clients are then told the
-        /// longest interval that their timers can hold. See [socketio.md](socketio.md).
+        /// Time in milliseconds between two pings of a Socket.IO session. With 0 the server sends
+        /// no pings, so that an idle gateway hibernates. See
+        /// [the effects and the cost](socketio.md#heartbeats-and-their-cost).
         pub ping_interval: Millis = 25 * SECOND, ["PING_INTERVAL_MS"], MILLISECONDS;
         /// Time in milliseconds within which a client must answer a ping.
         pub ping_timeout: Millis = 20 * SECOND, ["PING_TIMEOUT_MS"], MILLISECONDS;
@@ -34,13 +34,13 @@ roomcast_proto::settings! {
         /// Without a valid token it is at most 10 s. The default is that of the reference
         /// server.
         pub connect_timeout: Millis = 45 * SECOND, ["CONNECT_TIMEOUT_MS"], MILLISECONDS;
-        /// Socket.IO CONNECTs without a valid token that a gateway refuses one address (a /64
-        /// for IPv6) per minute. Above the limit, the gateway refuses new connections of that
+        /// Refused Socket.IO CONNECTs (without a valid token) from one address (a /64 for IPv6) per
+        /// minute at a gateway. Above the limit, the gateway refuses new connections of that
         /// address.
         pub refused_connects: Rate = Rate::per_minute(300.0),
             ["REFUSED_CONNECTS_PER_MINUTE"], PerMinute;
-        /// Bytes of one message or one polling request of Socket.IO, as announced to clients.
-        /// The default is that of the reference server.
+        /// Maximum size in bytes of a message or a polling request of Socket.IO. Clients are told
+        /// this value. The default is that of the reference server.
         pub max_payload: usize = 1_000_000,
             ["MAX_PAYLOAD"], Whole { min: 1_024, max: 64 << 20 };
     }

@@ -12,22 +12,22 @@ roomcast_proto::settings! {
             /// The limits of each connection.
             pub limits: ConnectionLimits,
         }
-        /// Number of logged events that a room keeps.
+        /// Maximum number of logged events that a room keeps.
         pub retention_events: u64 = 10_000,
             ["RETENTION_EVENTS"], Whole { min: 1, max: 10_000_000 };
         /// Time for which a room keeps logged events, in days.
         pub retention_age: Millis = 7 * DAY, ["RETENTION_DAYS"], Days { max: 36_500.0 };
-        /// Time for which a `messageId` is remembered. At most the latest 250,000 are
-        /// remembered.
+        /// Time for which a room remembers each `messageId`. It remembers at most the latest
+        /// 250,000.
         pub dedupe_window: Millis = 10 * MINUTE, ["DEDUPE_WINDOW"], Duration { min: 0 };
         /// Time in milliseconds after a user's last connection until the user is shown as
         /// offline.
         pub presence_grace: Millis = 5 * SECOND, ["PRESENCE_GRACE_MS"], MILLISECONDS;
         /// Time in milliseconds until a typing indicator expires.
         pub typing_ttl: Millis = 5 * SECOND, ["TYPING_TTL_MS"], MILLISECONDS;
-        /// Members of a room.
+        /// Maximum number of members of a room.
         pub max_members: usize = 10_000, ["MAX_MEMBERS"], Whole { min: 1, max: 1_000_000 };
-        /// Connections of one user in one room.
+        /// Maximum number of connections of one user in one room.
         pub max_connections_per_user: usize = 10,
             ["MAX_CONNECTIONS_PER_USER"], Whole { min: 1, max: 32_768 };
     }

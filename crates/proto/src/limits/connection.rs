@@ -22,24 +22,26 @@ crate::settings! {
         /// as well.
         pub commands: Rate = rate(1_000.0, 2_000.0),
             ["COMMANDS_PER_SECOND", "COMMANDS_BURST"], PerSecond;
-        /// Rejected commands of all connections of a room or a gateway together. Above the
-        /// limit, a connection that was rejected 100 times in a row is closed at once.
+        /// Rejected commands of all connections of a room or a gateway together. Above the limit, a
+        /// connection is closed at once if it was rejected 100 times with at most 2 s between two
+        /// rejections.
         pub refusals: Rate = rate(2_000.0, 1_000.0),
             ["REFUSALS_PER_SECOND", "REFUSALS_BURST"], PerSecond;
-        /// Length of the ban after such a close. Doubles on each repeat, up to 64 times.
+        /// Length of the ban of the user after such a close. Doubles on each repeat, up to 64 times
+        /// this value.
         pub flood_ban: Millis = 10 * SECOND, ["FLOOD_BAN"], Duration { min: 0 };
-        /// Connections to a room or a gateway from one address (a /64 for IPv6), per minute.
+        /// New connections to a room or a gateway from one address (a /64 for IPv6), per minute.
         pub connects: Rate = Rate::per_minute(600.0), ["CONNECTS_PER_MINUTE"], PerMinute;
         // A row holds 2 MB, and an event with its envelope must fit into one.
-        /// Bytes of a frame of a client, and of `data` that a service publishes.
+        /// Maximum size in bytes of a frame of a client, and of `data` that a service publishes.
         pub max_frame_bytes: usize = 64 * 1024,
             ["MAX_FRAME_BYTES"], Whole { min: 256, max: 1 << 20 };
-        /// Bytes sent since the last frame or ping of a connection after which it is closed
-        /// as a slow consumer.
+        /// Maximum number of bytes sent to a connection since its last frame or ping. Above it, the
+        /// connection is closed as a slow consumer.
         pub max_unacked_bytes: usize = 32 << 20,
             ["MAX_UNACKED_BYTES"], Whole { min: 1_024, max: 64 << 20 };
-        /// Keepalive timeout of a connection that has pinged at least once. After it, the
-        /// connection is closed as stale.
+        /// Keepalive timeout: a connection that has pinged at least once is closed after this time
+        /// without a ping.
         pub ghost_timeout: Millis = 90 * SECOND, ["GHOST_TIMEOUT"], Duration { min: 1 };
     }
 }
