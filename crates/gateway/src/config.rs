@@ -39,8 +39,8 @@ roomcast_proto::settings! {
         /// address.
         pub refused_connects: Rate = Rate::per_minute(300.0),
             ["REFUSED_CONNECTS_PER_MINUTE"], PerMinute;
-        /// Maximum size in bytes of a message or a polling request of Socket.IO. Clients are told
-        /// this value. The default is that of the reference server.
+        /// Maximum size in bytes of a message or a polling request of Socket.IO, which the
+        /// handshake announces to clients. The default is that of the reference server.
         pub max_payload: usize = 1_000_000,
             ["MAX_PAYLOAD"], Whole { min: 1_024, max: 64 << 20 };
     }

@@ -41,7 +41,7 @@ crate::settings! {
         pub max_unacked_bytes: usize = 32 << 20,
             ["MAX_UNACKED_BYTES"], Whole { min: 1_024, max: 64 << 20 };
         /// Keepalive timeout: a connection that has pinged at least once is closed after this time
-        /// without a ping.
+        /// without a ping or another frame.
         pub ghost_timeout: Millis = 90 * SECOND, ["GHOST_TIMEOUT"], Duration { min: 1 };
     }
 }
