@@ -129,11 +129,7 @@ impl Handler<'_> {
     /// the log record, see [`LogRecord::reject`]. `room` is empty if the route concerns no single
     /// room.
     pub(super) fn reject(&self, reason: &str, room: &str, error: Error) -> Problem {
-        self.log_reject(
-            LogRecord::reject(reason)
-                .room(room)
-                .with("code", error.code.as_str()),
-        );
+        self.log_reject(LogRecord::reject(reason).room(room).cause(&error));
         error.into()
     }
 

@@ -2,7 +2,7 @@
 //! content, tokens or other secrets.
 
 use super::{service, token};
-use roomcast_harness::{Client, SECRET, Server, Token};
+use roomcast_harness::{Client, SECRET, Server, Token, now};
 use serde_json::{Value, json};
 
 /// Content that must not be logged. The tests put it wherever a client can.
@@ -349,7 +349,10 @@ async fn a_refused_request_is_logged_with_its_route_and_origin() {
     let headers = [("origin", same_origin.trim_end_matches('/'))];
     let answer = server.call("GET", path, &headers, "").await;
     assert_eq!(answer.status, 400);
-    let records = records(&server, "reject", 3).await;
+    let expired = Token::user("alice").claim("exp", now() - 61).sign(SECRET);
+    let answer = server.get("/rooms/a/messages", &expired).await;
+    answer.problem(401, "unauthorized");
+    let records = records(&server, "reject", 4).await;
     for (record, reason, code, route, origin) in [
         (
             &records[0],
@@ -372,6 +375,13 @@ async fn a_refused_request_is_logged_with_its_route_and_origin() {
             "/socket.io/",
             json!(headers[0].1),
         ),
+        (
+            &records[3],
+            "auth",
+            json!("unauthorized"),
+            "/rooms/{room}/messages",
+            Value::Null,
+        ),
     ] {
         assert_eq!(
             (&record["reason"], &record["code"]),
@@ -382,6 +392,7 @@ async fn a_refused_request_is_logged_with_its_route_and_origin() {
             (&json!(route), &origin)
         );
     }
+    assert_eq!(records[3]["detail"], "the token has expired");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Records of the operator's log: one line of JSON for each event. A record contains
 //! only fields that are added by name, so content and tokens cannot reach the log.
 
+use crate::error::{Error, ErrorCode};
 use crate::time::{Millis, rfc3339};
 use serde_json::{Map, Value};
 
@@ -69,6 +70,17 @@ impl LogRecord {
         LogRecord::new(Level::Warn, "reject").with("reason", reason)
     }
 
+    /// Creates the record of a connection or request that `error` rejects. The reason follows
+    /// from the code of the error.
+    pub fn rejected(error: &Error) -> Self {
+        let reason = match error.code {
+            ErrorCode::RateLimited | ErrorCode::Conflict => "rate",
+            ErrorCode::BadRequest | ErrorCode::TooLarge => "malformed",
+            _ => "auth",
+        };
+        LogRecord::reject(reason).cause(error)
+    }
+
     /// Creates the record of a failure of the server.
     pub fn error(what: impl Into<String>) -> Self {
         LogRecord::new(Level::Error, "error").with("error", what.into())
@@ -78,6 +90,13 @@ impl LogRecord {
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.fields.insert(name.into(), value.into());
         self
+    }
+
+    /// Adds the code and the message of an error, which contain neither a token nor the
+    /// content of a message.
+    pub fn cause(self, error: &Error) -> Self {
+        self.with("code", error.code.as_str())
+            .with("detail", error.message.as_str())
     }
 
     /// Adds the room.

@@ -30,11 +30,7 @@ impl RoomObject {
                 false => active.room.admit(&hello, now),
             };
             if let Err(error) = admitted {
-                active.log(
-                    LogRecord::reject("rate")
-                        .user(&hello.user)
-                        .with("code", error.code.as_str()),
-                );
+                active.log(LogRecord::rejected(&error).user(&hello.user));
                 return Ok(refuse(&error)?.into());
             }
             let pair = WebSocketPair::new()?;

@@ -342,10 +342,10 @@ impl Chat {
         }
         let rights = client.identity.rights(room);
         if !rights.has(Rights::READ) {
-            server
-                .engine
-                .log(client.log_record(LogRecord::reject("auth").room(room)));
-            return Err(no_access());
+            let error = no_access();
+            let record = LogRecord::rejected(&error).room(room);
+            server.engine.log(client.log_record(record));
+            return Err(error);
         }
         let subscription_id = client.new_subscription_id(server);
         match index {

@@ -10,7 +10,7 @@ use crate::output::{AuthRequest, Authentication, Credentials, Output};
 use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Identity;
 use roomcast_proto::disconnect::Disconnect;
-use roomcast_proto::error::{Error, ErrorCode, Result};
+use roomcast_proto::error::{Error, Result};
 use roomcast_proto::id::{ConnectionId, RoomName, UserId};
 use roomcast_proto::limits::Limits;
 use roomcast_proto::link::Command as ToRoom;
@@ -379,11 +379,7 @@ impl Chat {
 
 /// Refuses a CONNECT because of its token or its user.
 fn refuse(server: &mut SocketIoServer, connect: &Connect<'_>, error: &Error) {
-    let reason = match error.code {
-        ErrorCode::RateLimited => "rate",
-        _ => "auth",
-    };
-    let record = LogRecord::reject(reason).with("code", error.code.as_str());
+    let record = LogRecord::rejected(error);
     server.engine.log_refusal(connect.session, record);
     let answer = json!({
         "message": error.message,

@@ -28,7 +28,7 @@ impl EngineServer {
     pub fn admit(&mut self, info: &ConnectInfo, now: Millis) -> Result<(), Error> {
         let admitted = self.admission.admit(info, &self.config, now);
         admitted.inspect_err(|error| {
-            self.log(LogRecord::reject("rate").with("code", error.code.as_str()));
+            self.log(LogRecord::rejected(error));
         })
     }
 
