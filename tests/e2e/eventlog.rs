@@ -308,7 +308,7 @@ async fn a_line_break_in_any_field_does_not_forge_a_log_record() {
     records(&server, "delete", 1).await;
     let output = server.output();
     assert!(!output.contains("forged"), "{output}");
-    // The runtime may print lines of its own. They contain no brace.
+    // The runtime may print other lines. They contain no brace.
     for line in output.lines().filter(|line| line.contains('{')) {
         let line: Value = serde_json::from_str(line)
             .unwrap_or_else(|_| panic!("{line} is not a complete record"));

@@ -53,7 +53,7 @@ async fn a_publication_reaches_the_room_with_meta_beside_its_data() {
             "messageId": answer["messageId"], "senderId": "backend", "seq": 1,
             "timestamp": answer["timestamp"] } })
     );
-    // `data` can be any JSON value, also `null`.
+    // `data` can be any JSON value, including `null`.
     for data in [json!(null), json!("text"), json!(1.5), json!([])] {
         publish(json!({ "event": "x", "data": data, "room": "publish" }))
             .await

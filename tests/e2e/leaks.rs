@@ -787,7 +787,7 @@ async fn a_session_without_a_token_is_closed_after_ten_seconds() {
 }
 
 /// Six sockets send a frame of 500,000 lines at the same time. Returns an error with
-/// the figures if one is not closed with 4413 or if the server grows too much.
+/// the figures if a socket is not closed with 4413 or if the server grows too much.
 async fn measure_lines(path: &str) -> Result<(), String> {
     let server = Server::start(&[ONE_GATEWAY, ("MAX_FRAME_BYTES", "1048576")]);
     let open = async |user: &str| {
@@ -848,8 +848,7 @@ async fn start_join(server: &Server, user: &str, room: &str, since: u64) -> Clie
 
 /// Reads the log of a room up to `last` in order. Sends a ping after every 64 events
 /// and after 250 ms without an event. After a close with 4503, connects again and
-/// continues. Returns an error if an event is missing or if the close code is another
-/// one.
+/// continues. Returns an error if an event is missing or if the close code is not 4503.
 async fn read_log(server: &Server, user: &str, room: &str, last: u64) -> Result<(), String> {
     let mut client = start_join(server, user, room, 0).await;
     let mut next = 1;

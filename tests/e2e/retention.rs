@@ -58,7 +58,7 @@ async fn events_trimmed_by_age_are_announced_by_gap() {
     assert_eq!(Client::seq(&bob.logged(1).await[0]), 3);
     let page = server.get("/rooms/age/messages", &service()).await.ok();
     assert_eq!(page["events"].as_array().map(Vec::len), Some(1));
-    // The next `seq` follows the last one, also if all events are trimmed.
+    // The next `seq` follows the last one, even if all events are trimmed.
     tokio::time::sleep(Duration::from_millis(2_200)).await;
     assert_eq!(alice.send_message("newer").await["seq"], 4);
 }
