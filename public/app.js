@@ -12,7 +12,7 @@ import { Timeline } from './ui/timeline.js';
 
 const HISTORY = 50;
 
-/** The Socket.IO library is fetched only if it is used. */
+/** The page loads the Socket.IO library only if the user selects this transport. */
 const TRANSPORTS = {
   native: async () => nativeTransport,
   socketio: async () => (await import('./lib/socketio.js')).socketioTransport(),
@@ -68,7 +68,8 @@ async function join() {
   }
 }
 
-/** Returns a function that returns `first` and then a new token for each call. */
+/** Returns a function that returns `first` at its first call and a new token at each
+ * later call. */
 function tokens(identity, first) {
   return async () => {
     const token = first ?? (await devToken(identity));
@@ -77,7 +78,7 @@ function tokens(identity, first) {
   };
 }
 
-/** Shows an error at the field. Returns `true` if there is none. */
+/** Shows or clears the error of a field. Returns `true` if there is no error. */
 function setFieldError(field, text) {
   $(`${field}-error`).textContent = text || '';
   $(field).setAttribute('aria-invalid', Boolean(text));
@@ -136,8 +137,8 @@ function enter(identity, transport, getToken) {
   });
   client.on('custom', (event) => timeline.notice(describe(event)));
   client.on('gap', ({ from, to }) => {
-    const which = from === to ? `Event ${from} is` : `Events ${from} to ${to} are`;
-    timeline.notice({ text: `${which} older than the room keeps.`, kind: 'gap' });
+    const which = from === to ? `Event ${from} has` : `Events ${from} to ${to} have`;
+    timeline.notice({ text: `${which} expired and cannot be shown.`, kind: 'gap' });
   });
   client.on('messageDelivered', ({ userId, seq }) => {
     members.delivered(userId, seq);

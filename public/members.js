@@ -1,12 +1,13 @@
 /**
- * The members of the room, with presence, typing and cursors. Updated by the room's
- * events. Does not use the DOM.
+ * The members of the room, with presence, typing and cursors. The page updates them
+ * from the events of the room. This module does not use the DOM.
  */
 
+/** The statuses, from most to least available. */
 const AVAILABLE = ['online', 'busy', 'away', 'offline'];
 
 export class Members {
-  /** userId to { status, lastSeen, typing, delivered, read }. */
+  /** Maps a user id to { status, lastSeen, typing, delivered, read }. */
   #members = new Map();
   #self;
 
@@ -31,8 +32,8 @@ export class Members {
     return this.others().filter((member) => member.typing).map((member) => member.userId);
   }
 
-  /** Replaces the members by those of the answer to `joinRoom`. Cursors stay, because
-   * they never move back. */
+  /** Replaces the members by those of the answer to `joinRoom`. Keeps their cursors,
+   * because cursors never move back. */
   replace(members) {
     const before = this.#members;
     this.#members = new Map();
@@ -75,7 +76,8 @@ export class Members {
     this.#update(userId, { delivered: seq, read: seq });
   }
 
-  /** Returns the users that received and read event `seq`, and the mark for it. */
+  /** Returns the users that received event `seq`, the users that read it, and its mark:
+   * `sent`, `delivered` or `read`. */
   progress(seq) {
     const others = this.others();
     const delivered = others.filter((member) => member.delivered >= seq);

@@ -1,5 +1,5 @@
 /**
- * A client for one roomcast room, to be used with or without a page.
+ * A client for one roomcast room, for web pages and for other JavaScript runtimes.
  *
  *   import { RoomClient } from './roomcast.js';
  *   const room = new RoomClient({ room: 'lobby', getToken: async () => '…' });
@@ -11,8 +11,8 @@
  * it received. It sends unacknowledged messages again with the same `messageId`,
  * and the room accepts each of them once.
  *
- * It needs `WebSocket`: a browser, Node 22, Deno or Bun. For Node 20, use
- * socket.io-client, or set `globalThis.WebSocket` to that of the package `ws`.
+ * The client needs `WebSocket`, which browsers, Node 22, Deno and Bun have. On Node 20,
+ * use socket.io-client, or set `globalThis.WebSocket` to the class of the package `ws`.
  *
  * Events for listeners, besides those of docs/protocol.md under their own names:
  *   state   { name }: `idle`, `connecting`, `live` (with `missed`, the number of
@@ -21,9 +21,9 @@
  *           `stopped` (with `reason`) if another attempt cannot succeed
  *   ready   the answer to `joinRoom`, with `members`: the replay is complete
  *   reset   the room has a new log: discard the events that are shown
- *   custom  { event, data, meta }: an event that docs/protocol.md does not list, or
- *           whose `data` is not an object where it must be one
- *   outbox  the messages that wait for their acknowledgement
+ *   custom  { event, data, meta }: an event that docs/protocol.md does not list, or a
+ *           listed event whose `data` is not an object
+ *   outbox  the messages that are not acknowledged yet
  */
 import { nativeTransport } from './lib/native.js';
 import { problem, RoomError } from './lib/refusal.js';
@@ -38,18 +38,22 @@ const OWN_EVENTS = new Set([
 const BACKOFF = { first: 500, most: 30_000 };
 /** A connection that stays open for this time resets the delay. */
 const STABLE_AFTER = 5_000;
-/** A token is renewed this long before it expires, or at half its time if that is
- * later. */
+/** A token is renewed this long before it expires, or after half of its remaining time
+ * if that is later. */
 const RENEW_BEFORE = 60_000;
+/** Delay of the next attempt after a failed renewal. */
 const RENEW_AGAIN = 5_000;
-/** Messages in flight. With one, no message overtakes another that the rate limit
- * refused. */
+/** Maximum number of messages in flight. With 1, no message can overtake an earlier
+ * message that the rate limit refused. */
 const WINDOW = 1;
 /** Receipts are combined for this time, because cursors are cumulative. */
 const RECEIPT_DELAY = 100;
-/** A typing indicator expires in the room after 5 s. */
+/** A typing indicator is repeated after this time, because it expires in the room after
+ * 5 s. */
 const TYPING_AGAIN = 3_000;
+/** Typing ends after this time without a key. */
 const TYPING_PAUSE = 3_000;
+/** The longest delay that `setTimeout` accepts. */
 const MAX_TIMEOUT = 2 ** 31 - 1;
 
 const ignore = () => {};
@@ -62,12 +66,12 @@ export class RoomClient {
 
   #options;
   #listeners = new Map();
-  /** Number of the newest attempt to connect. Callbacks of earlier ones are ignored. */
+  /** Number of the newest attempt to connect. Callbacks of earlier attempts are ignored. */
   #attempt = 0;
   #failures = 0;
   #link = null;
-  /** The link whose replay is complete. Messages are sent only after that: those
-   * that arrive in the replay need not be sent again. */
+  /** The link whose replay is complete. Messages are sent only after the replay,
+   * because a message that arrives in the replay need not be sent again. */
   #replayed = null;
   #epoch;
   #limits = {};
@@ -117,13 +121,14 @@ export class RoomClient {
     return this.#status;
   }
 
-  /** Messages that wait for their acknowledgement: `{ messageId, data }`. */
+  /** The messages that are not acknowledged yet: `{ messageId, data }`. */
   get outbox() {
     return this.#outbox.map(({ messageId, data }) => ({ messageId, data }));
   }
 
   // ---- the connection
 
+  /** Connects, and reconnects until `disconnect` is called. */
   connect() {
     if (['connecting', 'live'].includes(this.state.name)) return;
     this.#failures = 0;
@@ -131,8 +136,8 @@ export class RoomClient {
     this.#open();
   }
 
-  /** Connects at once if it waits for the next attempt. Checks the connection if
-   * there is one. Call it when the network or the page comes back. */
+  /** Connects at once if the client waits for the next attempt. Checks the connection
+   * if there is one. Call it when the network returns or the page becomes visible. */
   wake() {
     if (this.state.name === 'waiting') this.#open();
     else if (this.state.name === 'live') this.#link.probe();
@@ -268,13 +273,13 @@ export class RoomClient {
   // ---- events of the server
 
   #event(event, data, meta) {
-    // Older logs may have messages of services whose `data` is not an object.
+    // Older logs may contain messages of services whose `data` is not an object.
     const known = OWN_EVENTS.has(event) && typeof data === 'object' && data !== null;
     const seq = meta?.seq ?? (event === 'newMessage' && known ? data.seq : undefined);
     if (seq !== undefined) {
       if (this.lastSeq !== null && seq <= this.lastSeq) return;
       if (this.lastSeq !== null && seq > this.lastSeq + 1) {
-        // Must not happen. Resuming from here is always correct.
+        // The server must not skip an event. Resuming after the last one is always correct.
         return this.#retry(`event ${this.lastSeq + 1} is missing`);
       }
       this.lastSeq = seq;
@@ -291,7 +296,8 @@ export class RoomClient {
 
   // ---- commands
 
-  /** Sends a message, now or when connected. Returns the acknowledgement. */
+  /** Sends a message, now or as soon as the client is connected. Returns the
+   * acknowledgement. */
   send(content, { messageId = newId(), ...fields } = {}) {
     const data = { ...fields, content };
     const bytes = new TextEncoder().encode(JSON.stringify(data)).length;
@@ -335,14 +341,14 @@ export class RoomClient {
   }
 
   /** Sets the status: `online`, `away`, `busy` or `offline` (shown as offline, but
-   * still receiving). Later connections have it as well. */
+   * still receiving). Later connections use the same status. */
   async setStatus(status) {
     this.#status = status;
     if (this.state.name === 'live') await this.request('setPresence', { status });
   }
 
-  /** Call it for every key. Sends an indicator every few seconds, and its end after
-   * a pause, or at once with `false`. */
+  /** Call it for every key. Sends a typing indicator every few seconds. Ends it after a
+   * pause, or at once if `isTyping` is `false`. */
   typing(isTyping = true) {
     if (!isTyping) {
       if (this.#typing.since && this.#link) this.#sendTyping(false);
@@ -365,7 +371,7 @@ export class RoomClient {
     this.request('typingIndicator', { isTyping }).catch(ignore);
   }
 
-  /** Sends the waiting messages, oldest first. */
+  /** Sends the messages of the outbox, oldest first. */
   #pump() {
     const link = this.#link;
     if (!link || link !== this.#replayed || this.#paused) return;
@@ -458,8 +464,8 @@ export class RoomClient {
   }
 }
 
-/** 128 random bits. `crypto.randomUUID` exists on secure origins only, which a
- * development server on the local network is not. */
+/** Returns 128 random bits in hexadecimal. `crypto.randomUUID` exists only on secure
+ * origins, and a development server on the local network is not a secure origin. */
 export function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');

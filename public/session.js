@@ -22,6 +22,7 @@ export function remembered() {
   };
 }
 
+/** Stores user, room and transport for the next load of this tab. */
 export function remember({ name, room, transport }) {
   const address = new URL(location.href);
   address.searchParams.set('room', room);
@@ -40,7 +41,7 @@ export function forget() {
   sessionStorage.removeItem('roomcast.name');
 }
 
-/** Returns a store that keeps the outbox over a reload of the tab. */
+/** Returns a store that keeps the outbox when the tab is reloaded. */
 export function outboxStore({ name, room }) {
   const key = `roomcast.outbox ${room} ${name}`;
   return {
@@ -63,7 +64,7 @@ export class TokenError extends Error {
   }
 }
 
-/** Requests a token from the route that exists in development only. */
+/** Requests a token from `/dev/token`, which exists only in development builds. */
 export async function devToken({ name, room }) {
   let answer;
   try {
@@ -78,7 +79,7 @@ export async function devToken({ name, room }) {
   }
   if (answer.ok) return (await answer.json()).token;
   if (answer.status === 404) {
-    throw new TokenError('this server issues no tokens', { fatal: true, missing: true });
+    throw new TokenError('this server does not issue tokens', { fatal: true, missing: true });
   }
   const { detail, field } = await answer.json().catch(() => ({}));
   const known = { user: 'name', rooms: 'room' }[field];

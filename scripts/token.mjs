@@ -6,8 +6,8 @@ import { SignJWT } from "jose";
 const usage = `usage: make token [USER_ID=alice] [ROOMS='general team-*'] [TTL=1h] [ROLE=service]
 
 Without ROOMS the token opens the rooms of DEFAULT_ROOMS. ROOMS may also be the
-JSON of the claim: ROOMS='{"team-*":["read"]}'. USER_ID is 1 to 128 of
-A-Z a-z 0-9 . _ : -`;
+JSON of the claim: ROOMS='{"team-*":["read"]}'. USER_ID must be 1 to
+128 characters of A-Z a-z 0-9 . _ : -`;
 
 let values;
 try {
@@ -28,7 +28,7 @@ if (values.help) {
   process.exit(0);
 }
 if (!/^[A-Za-z0-9._:-]{1,128}$/.test(values.user)) {
-  fail("USER_ID must be 1 to 128 of A-Z a-z 0-9 . _ : -");
+  fail("USER_ID must be 1 to 128 characters of A-Z a-z 0-9 . _ : -");
 }
 
 const vars = Object.fromEntries(

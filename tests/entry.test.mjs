@@ -1,5 +1,5 @@
-// The main module of the Worker (xtask/src/entry.js) with JavaScript in place of
-// the Rust code. What it does on workerd is tested by tests/e2e/failures.rs.
+// Tests the main module of the Worker (xtask/src/entry.js) with JavaScript in place of
+// the Rust code. tests/e2e/failures.rs tests the same module on workerd.
 import assert from 'node:assert/strict';
 import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -16,7 +16,7 @@ writeFileSync(
   `
     let replaced;
     export const onReplace = (listener) => { replaced = listener; };
-    /** As the glue code does when Rust panics. */
+    /** Does the same as the glue code when Rust panics. */
     export const panic = () => replaced();
     export const constructed = [];
     class RustClass {

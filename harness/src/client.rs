@@ -1,5 +1,5 @@
-//! A WebSocket client with the native framing. It keeps every frame, and lists
-//! the last ones when an expected line does not arrive.
+//! A WebSocket client with the native framing. It keeps every frame. If an expected
+//! line does not arrive, the panic message lists the last frames.
 
 use crate::contract::{self, Conversation};
 use crate::{Server, TIMEOUT};
@@ -23,11 +23,11 @@ pub struct Client {
     pending: VecDeque<Value>,
     /// Every frame that arrived, unparsed.
     pub frames: Vec<String>,
-    /// The code of the close frame; 1005 for a frame without a code, 1006 for the
-    /// end of the connection without a frame.
+    /// The code of the close frame: 1005 if the frame has no code, 1006 if the
+    /// connection ended without a close frame.
     closed: Option<u16>,
     next_id: u32,
-    /// Checks what is sent and received.
+    /// Checks the traffic of this connection against the AsyncAPI document.
     conversation: Conversation,
     /// `Sec-WebSocket-Protocol` of the upgrade response.
     pub subprotocol: Option<String>,
@@ -111,13 +111,13 @@ impl Client {
         self.send_text(&line.to_string()).await;
     }
 
-    /// Sends an event with an id and returns its answer: `data`, or `error`.
+    /// Sends a command with an id and returns the `data` or the `error` of its answer.
     pub async fn request(&mut self, event: &str, data: Value) -> Result<Value, Value> {
         let id = self.start(event, data).await;
         self.answer(id).await
     }
 
-    /// Sends an event with an id and returns the id, for [`Client::answer`].
+    /// Sends a command with an id and returns the id, which [`Client::answer`] takes.
     pub async fn start(&mut self, event: &str, data: Value) -> u32 {
         self.next_id += 1;
         let id = self.next_id;
@@ -126,7 +126,7 @@ impl Client {
         id
     }
 
-    /// Waits for the answer to a command: `data`, or `error`.
+    /// Waits for the answer to a command and returns its `data` or its `error`.
     pub async fn answer(&mut self, id: u32) -> Result<Value, Value> {
         let mut answer = self
             .find(&format!("the answer to {id}"), |line| line["ack"] == id)
@@ -157,7 +157,7 @@ impl Client {
         let _ = self.socket.send(Message::binary(bytes.to_vec())).await;
     }
 
-    /// Sends any bytes as a text frame, also bytes that are not UTF-8.
+    /// Sends bytes as a text frame. They need not be valid UTF-8.
     pub async fn send_as_text(&mut self, bytes: &[u8]) {
         let text = OpCode::Data(Data::Text);
         let frame = Frame::message(bytes.to_vec(), text, true);
@@ -186,7 +186,7 @@ impl Client {
             let known = self.pending.len();
             assert!(
                 self.read().await,
-                "{what} did not arrive before the close {:?}; last frames {:?}",
+                "{what} did not arrive; close code {:?}, last frames {:?}",
                 self.closed,
                 self.tail()
             );
@@ -264,6 +264,7 @@ impl Client {
         self.closed.is_none()
     }
 
+    /// Returns the last 20 frames.
     fn tail(&self) -> &[String] {
         &self.frames[self.frames.len().saturating_sub(20)..]
     }

@@ -2,8 +2,8 @@
 //! `docs/asyncapi.json`, HTTP against `src/http/openapi.json`. A violation panics with
 //! the document, the schema and the JSON.
 //!
-//! The documents allow further fields, so that they can be added later. Here, the server
-//! must not send any field that the documents do not have.
+//! The documents allow unknown fields, so that fields can be added later. This module
+//! is stricter: a field that the documents do not list is a violation.
 
 use jsonschema::{Draft, Validator};
 use reqwest::header::HeaderMap;
@@ -18,13 +18,13 @@ static HTTP: LazyLock<Http> = LazyLock::new(Http::compile);
 /// A schema of a document, ready to validate.
 #[derive(Debug)]
 struct Schema {
-    /// The document and the place in it, for the message of a violation.
+    /// The document and the path of the schema in it, for the panic message.
     name: String,
     validator: Validator,
 }
 
 impl Schema {
-    /// Compiles a schema whose references lead to `components`.
+    /// Compiles a schema. Its references are resolved in `components`.
     fn compile(name: String, draft: Draft, schema: &Value, components: &Value) -> Self {
         let root = json!({ "allOf": [schema], "components": { "schemas": components } });
         let validator = jsonschema::options()
@@ -49,7 +49,7 @@ impl Schema {
     }
 }
 
-/// Forbids fields that the schema does not list, unless it says that it allows them.
+/// Forbids fields that the schema does not list, unless the schema sets `additionalProperties`.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(keywords) => {
@@ -59,7 +59,8 @@ fn close(schema: &mut Value) {
                     .or_insert(json!(false));
             }
             for (keyword, value) in keywords {
-                // `not` would accept more, and the others contain values.
+                // A stricter schema in `not` would accept more. The other keywords
+                // contain values, not schemas.
                 if !["not", "const", "enum", "default", "examples"].contains(&keyword.as_str()) {
                     close(value);
                 }
@@ -70,13 +71,14 @@ fn close(schema: &mut Value) {
     }
 }
 
+/// Returns a copy of the schema that forbids fields that it does not list.
 fn closed(schema: &Value) -> Value {
     let mut closed = schema.clone();
     close(&mut closed);
     closed
 }
 
-/// The messages of the AsyncAPI document, by their channels and their names.
+/// The schemas of the messages in the AsyncAPI document, by channel and message name.
 struct Sockets(HashMap<(String, String), Schema>);
 
 impl Sockets {
@@ -102,11 +104,13 @@ impl Sockets {
         Sockets(all)
     }
 
+    /// Returns the schema of a message, if the document has the message.
     fn get(&self, channel: &str, message: &str) -> Option<&Schema> {
         self.0.get(&(channel.to_owned(), message.to_owned()))
     }
 
-    /// Panics if there is no such message, or if `value` does not match it.
+    /// Panics if the document does not have the message, or if `value` does not match
+    /// its schema.
     fn check(&self, channel: &str, message: &str, value: &Value) {
         self.get(channel, message)
             .unwrap_or_else(|| {
@@ -116,18 +120,19 @@ impl Sockets {
     }
 }
 
-/// The messages of one connection. It remembers the commands that are not answered yet,
-/// because an accepted command must match its schema, and an answer that of its command.
+/// Checks the messages of one connection. Remembers each command until it is answered,
+/// because an accepted command must match its schema and the answer depends on the
+/// command.
 #[derive(Debug)]
 pub(crate) struct Conversation {
     /// The channel of the AsyncAPI document.
     channel: &'static str,
-    /// The commands with an id that are not answered, by their ids.
+    /// The name and the payload of each unanswered command, by command id.
     sent: HashMap<u32, VecDeque<(String, Value)>>,
 }
 
 impl Conversation {
-    /// A native connection to a path.
+    /// Returns a checker for a native connection to `path`.
     pub(crate) fn native(path: &str) -> Self {
         let channel = if path.starts_with("/ws") {
             "gateway"
@@ -140,7 +145,8 @@ impl Conversation {
         }
     }
 
-    /// A connection of Socket.IO. Its payloads are the arguments of packets.
+    /// Returns a checker for a Socket.IO connection. Its payloads are the argument
+    /// lists of packets.
     pub(crate) fn socket_io() -> Self {
         Conversation {
             channel: "socketio",
@@ -148,8 +154,8 @@ impl Conversation {
         }
     }
 
-    /// Checks a frame of the native framing that a client is about to send. Lines with an
-    /// id are checked when the server accepts them.
+    /// Remembers the commands with an id in a frame that a client is about to send.
+    /// They are checked when the server accepts them.
     pub(crate) fn sends_frame(&mut self, frame: &str) {
         for line in frame.split('\n') {
             let Ok(line) = serde_json::from_str::<Value>(line) else {
@@ -174,11 +180,12 @@ impl Conversation {
         SOCKETS.check(self.channel, &format!("command.{event}"), payload);
     }
 
-    /// Checks a line of the native framing. `value` is the parsed line, if it can be
-    /// parsed.
+    /// Checks a received line of the native framing. `value` is the parsed line, or
+    /// `None` if serde_json cannot parse it.
     pub(crate) fn receives_line(&mut self, line: &str, value: Option<&Value>) {
         let Some(value) = value else {
-            // JSON may have numbers and lone surrogates that serde_json does not hold.
+            // serde_json cannot represent some valid JSON: very large numbers and
+            // lone surrogates. Such lines are not checked.
             let is_json = || serde_json::from_str::<&RawValue>(line).is_ok();
             if !is_json() {
                 SOCKETS.check(self.channel, "answer.ping", &Value::from(line));
@@ -191,13 +198,13 @@ impl Conversation {
         }
     }
 
-    /// Checks an answer, and the command if it was accepted.
+    /// Checks an answer. If it accepts the command, checks the command as well.
     pub(crate) fn receives_answer(&mut self, id: u32, payload: &Value, is_error: bool) {
         let sent = self.sent.get_mut(&id).and_then(VecDeque::pop_front);
         if is_error {
             return SOCKETS.check(self.channel, "answer.error", payload);
         }
-        // Frames that are not UTF-8 are not remembered.
+        // Commands in frames that are not UTF-8 were not remembered.
         if let Some((event, command)) = sent {
             SOCKETS.check(self.channel, &format!("command.{event}"), &command);
             SOCKETS.check(self.channel, &format!("answer.{event}"), payload);
@@ -225,14 +232,15 @@ struct Operation {
     method: String,
     path: Vec<String>,
     request: Option<Schema>,
-    /// By the status.
+    /// The responses by status code.
     responses: HashMap<u16, Response>,
 }
 
 struct Response {
-    /// By the content type.
+    /// The schemas of the body by content type. Empty if there is no body.
     bodies: HashMap<String, Schema>,
-    /// Name, whether it is required, and schema of its text.
+    /// For each header: its name, whether it is required, and the schema of its
+    /// text.
     headers: Vec<(String, bool, Schema)>,
 }
 
@@ -272,7 +280,7 @@ impl Http {
                     });
                     let headers = fields(&response["headers"]).map(|(name, header)| {
                         let mut schema = header["schema"].clone();
-                        // The text of an integer is compared as text.
+                        // A header is text, so an integer is checked by a pattern.
                         if schema["type"] == "integer" {
                             schema = json!({ "type": "string", "pattern": "^[0-9]+$" });
                         }
@@ -316,6 +324,7 @@ impl Http {
     }
 }
 
+/// Returns the fields of an object. Empty for any other value.
 fn fields(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
     value.as_object().into_iter().flatten()
 }
@@ -337,8 +346,9 @@ pub(crate) fn check_status(method: &str, path: &str, status: u16) {
     }
 }
 
-/// Checks a response, and the body of the request if the server accepted it. Routes that
-/// the document does not have may answer anything but a malformed problem.
+/// Checks a response. If the server accepted the request, checks the body of the
+/// request as well. For a route that the document does not have, checks only
+/// `application/problem+json` bodies.
 pub(crate) fn check_exchange(
     method: &str,
     path: &str,
@@ -350,7 +360,7 @@ pub(crate) fn check_exchange(
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let kind = header("content-type").unwrap_or_default();
     let (kind, _charset) = kind.split_once(';').unwrap_or((kind, ""));
-    // JSON that serde_json does not hold is not checked.
+    // Valid JSON that serde_json cannot represent is not checked.
     let body = match kind.ends_with("json") {
         true => serde_json::from_str(text).ok(),
         false => Some(Value::from(text)),
@@ -368,7 +378,7 @@ pub(crate) fn check_exchange(
             None => assert!(!required, "{} is missing", schema.name),
         }
     }
-    // An upgrade has no body, nor has the answer to a preflight request.
+    // Responses to upgrades and to preflight requests have no body.
     if response.bodies.is_empty() {
         return;
     }
@@ -389,7 +399,8 @@ pub(crate) fn check_exchange(
     }
 }
 
-/// Replaces the messages of a batch that the server refused by one that it accepted.
+/// Replaces each refused message of a batch by a valid message, because only the
+/// accepted messages must match the schema.
 fn remove_refused(request: &mut Value, results: &[Value]) {
     let valid = json!({ "event": "x", "data": null, "room": "x" });
     let messages = request["messages"].as_array_mut().into_iter().flatten();
@@ -421,7 +432,7 @@ mod tests {
             &mut native,
             r#"{"event":"userLeft","data":{"roomId":"r","userId":"u"}}"#,
         );
-        // A command that is refused need not match its schema.
+        // A refused command need not match its schema.
         native.sends_frame(r#"{"event":"setPresence","data":7,"id":2}"#);
         let refused = r#"{"ack":2,"error":{"code":"badRequest","message":"m"}}"#;
         receive(&mut native, refused);
@@ -445,7 +456,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "messages/answer.setPresence/payload")]
-    fn an_answer_must_be_that_of_its_command() {
+    fn an_answer_must_match_the_answer_schema_of_its_command() {
         let mut native = Conversation::native("/rooms/r/ws");
         native.sends_frame(r#"{"event":"setPresence","data":{"status":"away"},"id":1}"#);
         receive(&mut native, r#"{"ack":1,"data":{"seq":1}}"#);
@@ -453,7 +464,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "messages/command.setPresence/payload")]
-    fn a_command_that_is_accepted_must_match_its_schema() {
+    fn an_accepted_command_must_match_its_schema() {
         let mut native = Conversation::native("/rooms/r/ws");
         native.sends_frame(r#"{"event":"setPresence","data":{"status":"gone"},"id":1}"#);
         receive(&mut native, r#"{"ack":1,"data":{"status":"away"}}"#);
@@ -461,7 +472,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "does not have 418 of GET /healthz")]
-    fn a_status_that_is_not_documented_is_a_violation() {
+    fn an_undocumented_status_is_a_violation() {
         check_status("GET", "/healthz?x=1", 418);
     }
 

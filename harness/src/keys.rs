@@ -79,7 +79,7 @@ impl KeyPair {
         self.sign_as(token, Some(&self.kid))
     }
 
-    /// Signs a token with any `kid` in the header, or without one.
+    /// Signs a token with the given `kid` in the header. `None` omits the field.
     pub fn sign_as(&self, token: &Token, kid: Option<&str>) -> String {
         match &self.secret {
             Secret::Ed25519(key) => token.signed_by(&Ed25519, key, kid),
@@ -89,7 +89,7 @@ impl KeyPair {
     }
 }
 
-/// The response of a [`KeyServer`] and the number of its requests.
+/// The response of a [`KeyServer`], and the number of requests that it has received.
 #[derive(Debug)]
 struct Response {
     status: u16,
@@ -98,7 +98,7 @@ struct Response {
     requests: usize,
 }
 
-/// An HTTP server that responds with a JWK Set. It ends with the process.
+/// An HTTP server that responds with a JWK Set. It runs until the process ends.
 #[derive(Clone, Debug)]
 pub struct KeyServer {
     address: SocketAddr,
@@ -140,7 +140,7 @@ impl KeyServer {
         response.body = body.into();
     }
 
-    /// Returns the number of requests so far.
+    /// Returns the number of requests that the server has received.
     pub fn requests(&self) -> usize {
         self.response().requests
     }

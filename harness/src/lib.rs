@@ -1,4 +1,4 @@
-//! Shared by the end-to-end tests and the benchmarks.
+//! Servers and clients for the end-to-end tests and the benchmarks.
 //!
 //! - [`Server`]: a real workerd that can be killed and restarted, with HTTP
 //!   requests as methods.
@@ -8,8 +8,8 @@
 //!   [`Polling`]: Socket.IO clients.
 //!
 //! Everything that the clients send and receive is checked against the OpenAPI and
-//! AsyncAPI documents (module `contract`). Malformed input is not checked: a command
-//! counts only if the server accepts it.
+//! AsyncAPI documents (module `contract`). A command is checked only if the server
+//! accepts it, so tests may send malformed input.
 //!
 //! A method that waits panics when the awaited event does not arrive. The panic
 //! message contains the last frames that the client received.
@@ -34,6 +34,6 @@ pub use token::{Token, now};
 /// The HS256 key of every server that is started without another `JWT_SECRET`.
 pub const SECRET: &str = "a secret that only the tests of roomcast use";
 
-/// Limit for every wait of a test. Far above the time that any step takes on a
+/// Timeout of every wait in a test. It is far above the time that any step takes on a
 /// busy machine.
 pub const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);

@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A Worker: its modules, of which the first is the main module, and its Durable
-/// Object classes.
+/// A Worker: its modules and its Durable Object classes. The first module is the main
+/// module.
 #[derive(Clone, Debug)]
 pub struct Worker {
     modules: Vec<PathBuf>,
@@ -19,21 +19,22 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// roomcast as it is deployed. Builds it if necessary.
+    /// Returns the release build of roomcast, after building it if necessary.
     pub fn roomcast() -> Self {
         Worker::built("release")
     }
 
-    /// A build flavour of roomcast: `release`, `dev`, `conformance` or `failpoints`.
+    /// Returns a build flavour of roomcast, after building it if necessary: `release`,
+    /// `dev`, `conformance` or `failpoints`.
     pub fn built(flavour: &str) -> Self {
         build(flavour);
         Worker::in_folder(&root().join("build").join(flavour))
     }
 
-    /// A build of roomcast in any folder.
+    /// Returns the build of roomcast in the folder `dir`.
     pub fn in_folder(dir: &Path) -> Self {
         let main = dir.join("index.js");
-        // An older build has fewer classes.
+        // Builds of older commits have fewer classes.
         let code = std::fs::read(&main).unwrap_or_default();
         let code = String::from_utf8_lossy(&code);
         let has = |class: &str| code.contains(class);
@@ -46,8 +47,8 @@ impl Worker {
         Worker::new(&[&main, &dir.join("index_bg.wasm")], &classes)
     }
 
-    /// Any other Worker: `.js` and `.wasm` files, the main module first, and pairs
-    /// of binding and Durable Object class.
+    /// Returns any other Worker. `modules` are `.js` and `.wasm` files, the main module
+    /// first. `classes` are pairs of binding and Durable Object class.
     pub fn new(modules: &[&Path], classes: &[(&'static str, &'static str)]) -> Self {
         Worker {
             modules: modules.iter().map(|path| path.to_path_buf()).collect(),
@@ -77,7 +78,7 @@ fn root() -> PathBuf {
         .to_path_buf()
 }
 
-/// A running workerd. It ends with the process that started it, also if that
+/// A running workerd. It ends when the process that started it ends, even if that
 /// process is killed.
 #[derive(Debug)]
 pub struct Server {
@@ -100,14 +101,14 @@ impl Server {
         Server::start_after("", worker, vars)
     }
 
-    /// Starts any Worker after shell commands, which can set resource limits for
-    /// workerd.
+    /// Runs shell commands and then starts any Worker. The commands can set resource
+    /// limits for workerd.
     pub fn start_after(prelude: &str, worker: &Worker, vars: &[(&str, &str)]) -> Server {
         Server::start_with(prelude, None, worker, vars)
     }
 
-    /// Starts any Worker on a copy of the storage of another server, which
-    /// [`Server::pack_storage`] has written to `archive`.
+    /// Starts any Worker on a copy of another server's storage.
+    /// [`Server::pack_storage`] has written the copy to `archive`.
     pub fn start_from(archive: &Path, worker: &Worker, vars: &[(&str, &str)]) -> Server {
         Server::start_with("", Some(archive), worker, vars)
     }
@@ -154,7 +155,7 @@ impl Server {
         server
     }
 
-    /// The address that workerd listens on.
+    /// Returns the address that workerd listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -164,17 +165,17 @@ impl Server {
         format!("http://{}{path}", self.address)
     }
 
-    /// The `JWT_SECRET` of the server, or the empty string.
+    /// Returns the `JWT_SECRET` of the server, or the empty string if it is unset.
     pub fn secret(&self) -> &str {
         &self.secret
     }
 
-    /// The process id of workerd.
+    /// Returns the process id of workerd.
     pub fn pid(&self) -> u32 {
         self.read("pid").trim().parse().expect("a pid")
     }
 
-    /// The resident memory of workerd in MiB.
+    /// Returns the resident memory of workerd in MiB.
     pub fn memory(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("workerd runs, on Linux");
@@ -204,8 +205,8 @@ impl Server {
         }
     }
 
-    /// Stops workerd as a deploy does: SIGTERM, which closes all sockets, then
-    /// SIGKILL after 2 s.
+    /// Stops workerd as a deployment does. SIGTERM closes all sockets. If workerd still
+    /// listens after 2 s, sends SIGKILL.
     pub fn stop(&mut self) {
         let stopped = Command::new("kill").arg(self.pid().to_string()).status();
         assert!(
@@ -240,8 +241,8 @@ impl Server {
         self.wait_until_up();
     }
 
-    /// [`Server::restart`] with other shell commands, as in
-    /// [`Server::start_after`].
+    /// Restarts workerd as [`Server::restart`] does, with new shell commands in place
+    /// of those of [`Server::start_after`].
     pub fn restart_after(&mut self, prelude: &str) {
         std::fs::write(self.dir.join("prelude"), prelude).expect("a prelude");
         self.restart();
@@ -260,12 +261,12 @@ impl Server {
         }
     }
 
-    /// Everything that workerd has printed.
+    /// Returns everything that workerd has printed.
     pub fn output(&self) -> String {
         self.read("output")
     }
 
-    /// The records of the event log so far.
+    /// Returns the records of the event log so far.
     pub fn log(&self) -> Vec<Value> {
         self.output()
             .lines()
@@ -320,8 +321,8 @@ fn tar(action: &str, archive: &Path, folder: &Path) {
     );
 }
 
-/// Starts workerd under a shell that kills it when the input of the shell ends.
-/// That is also the case when this process is killed.
+/// Starts workerd under a shell. The shell kills workerd when the input of the shell
+/// ends, which also happens when this process is killed.
 fn watch(dir: &Path) -> Child {
     let script = r#"
         (. "$2/prelude"; exec "$1" serve "$2/config.capnp") >>"$2/output" 2>&1 </dev/null &
@@ -416,8 +417,8 @@ const w :Workerd.Worker = (
     )
 }
 
-/// Reads the compatibility date from wrangler.toml, so that tests and deployments
-/// use the same one.
+/// Reads the compatibility date from wrangler.toml, so that tests and deployments use
+/// the same date.
 fn compatibility_date() -> String {
     let toml = std::fs::read_to_string(root().join("wrangler.toml")).expect("wrangler.toml");
     toml.lines()

@@ -1,9 +1,9 @@
-//! A Socket.IO client that speaks the packets itself (Engine.IO 4, Socket.IO 5),
-//! so that a test can send any packet, at any time, and can lose its connection
+//! A Socket.IO client that encodes and decodes the packets itself (Engine.IO 4,
+//! Socket.IO 5). A test can send any packet at any time, and can end the connection
 //! between any two packets.
 //!
-//! [`SocketIo`] is a session over WebSocket, [`Polling`] one over HTTP
-//! long-polling. A session is opened first, then connected to a namespace:
+//! [`SocketIo`] is a session over WebSocket. [`Polling`] is a session over HTTP
+//! long-polling. A client opens a session first and then connects it to a namespace:
 //!
 //! ```ignore
 //! let mut client = SocketIo::open(&server, "").await;
@@ -27,7 +27,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 /// Separates the packets of a long-polling body.
 pub const SEPARATOR: char = '\u{1e}';
 
-/// A namespace, written before the data of a packet: nothing for `/`.
+/// Returns the namespace as it precedes the data of a packet. Empty for `/`.
 fn prefix(nsp: &str) -> String {
     match nsp {
         "/" => String::new(),
@@ -35,7 +35,7 @@ fn prefix(nsp: &str) -> String {
     }
 }
 
-/// The packet that connects a session to a namespace.
+/// Returns the packet that connects a session to a namespace.
 pub fn connect_packet(nsp: &str, auth: &Value) -> String {
     format!("40{}{auth}", prefix(nsp))
 }
@@ -47,12 +47,13 @@ pub struct Event {
     pub nsp: String,
     /// The name.
     pub name: String,
-    /// The arguments, with the offset of recovery if the server appended one.
+    /// The arguments. The last one is the recovery offset, if the server appended
+    /// one.
     pub args: Vec<Value>,
 }
 
 impl Event {
-    /// The arguments of the packet.
+    /// Returns the argument list of the packet: the name and the arguments.
     fn payload(&self) -> Value {
         let name = Value::from(self.name.as_str());
         std::iter::once(name)
@@ -60,7 +61,7 @@ impl Event {
             .collect()
     }
 
-    /// The room of a logged event.
+    /// Returns the room of a logged event.
     pub fn room(&self) -> Option<&str> {
         self.args.iter().find_map(|arg| arg["roomId"].as_str())
     }
@@ -81,8 +82,9 @@ enum Packet {
 #[derive(Debug)]
 pub struct SocketIo {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// The data of the open packet: `sid`, `pingInterval` and so on. `null` after
-    /// an upgrade from long-polling, which has no open packet.
+    /// The data of the open packet: `sid`, `pingInterval` and so on. There is no open
+    /// packet after an upgrade: [`Polling::upgrade`] sets only `sid`, and
+    /// [`SocketIo::upgrade`] sets `null`.
     pub handshake: Value,
     /// The namespace of the last CONNECT: [`SocketIo::emit`] and
     /// [`SocketIo::request`] send to it.
@@ -93,16 +95,17 @@ pub struct SocketIo {
     returned: Vec<bool>,
     /// Packets that arrived and that no method has returned yet.
     waiting: VecDeque<Packet>,
-    /// The code of the close frame; 1005 for a frame without a code, 1006 for
-    /// the end of the connection without a frame.
+    /// The code of the close frame: 1005 if the frame has no code, 1006 if the
+    /// connection ended without a close frame.
     close_code: Option<u16>,
+    /// The id of the last command that requested an acknowledgement.
     last_ack: u32,
-    /// Checks what is sent and received.
+    /// Checks the traffic of this connection against the AsyncAPI document.
     conversation: Conversation,
 }
 
 impl SocketIo {
-    /// Opens a session on a new WebSocket. `query` is appended to the URL:
+    /// Opens a session on a new WebSocket. `query` is appended to the URL, for example
     /// `token=…`.
     pub async fn open(server: &Server, query: &str) -> SocketIo {
         SocketIo::try_open(server, query)
@@ -110,7 +113,8 @@ impl SocketIo {
             .unwrap_or_else(|refused| panic!("the session was refused: {refused:?}"))
     }
 
-    /// [`SocketIo::open`], which the server may refuse.
+    /// Opens a session as [`SocketIo::open`] does. Returns [`Refused`] if the server
+    /// refuses the upgrade.
     pub async fn try_open(server: &Server, query: &str) -> Result<SocketIo, Refused> {
         let mut client = SocketIo::upgrade(server, query).await?;
         let opened = client
@@ -136,10 +140,10 @@ impl SocketIo {
         client
     }
 
-    /// A WebSocket whose session exists already (`sid=…` in the query), or whose
-    /// open packet is not read yet.
+    /// Opens a WebSocket without reading an open packet. With `sid=…` in the query, the
+    /// WebSocket belongs to an existing session.
     pub async fn upgrade(server: &Server, query: &str) -> Result<SocketIo, Refused> {
-        // `recovery=1` asks for offsets whatever the kind of the client is.
+        // `recovery=1` requests offsets for every kind of client.
         let path = format!("/socket.io/?EIO=4&transport=websocket&recovery=1&{query}");
         let url = format!("ws://{}{path}", server.address());
         let opened = timeout(TIMEOUT, tokio_tungstenite::connect_async(url))
@@ -167,13 +171,13 @@ impl SocketIo {
         })
     }
 
-    /// The id of the Engine.IO session.
+    /// Returns the id of the Engine.IO session, or the empty string.
     pub fn sid(&self) -> &str {
         self.handshake["sid"].as_str().unwrap_or("")
     }
 
-    /// Sends an Engine.IO packet as it is: `40/chat,{}`. A connection that has
-    /// ended is noticed when the client reads.
+    /// Sends an Engine.IO packet unchanged, for example `40/chat,{}`. If the connection
+    /// has ended, the next read reports it.
     pub async fn send(&mut self, packet: &str) {
         let _ = self.socket.send(Message::text(packet)).await;
     }
@@ -202,8 +206,8 @@ impl SocketIo {
         answer.unwrap_or_else(|| self.missing(&what))
     }
 
-    /// Returns the answer to the last CONNECT, or `None` if it does not arrive in
-    /// time or the connection ends before.
+    /// Returns the answer to the last CONNECT, or `None` if it does not arrive in time
+    /// or the connection ends first.
     pub async fn connect_answer_within(&mut self, wait: Duration) -> Option<Result<Value, Value>> {
         let expected = self.nsp.clone();
         let packet = self.packet(wait, move |packet| match packet {
@@ -217,7 +221,7 @@ impl SocketIo {
         }
     }
 
-    /// Sends the packet that leaves a namespace; the session stays open.
+    /// Disconnects from a namespace. The session stays open.
     pub async fn disconnect(&mut self, nsp: &str) {
         self.send(&format!("41{}", prefix(nsp))).await;
     }
@@ -230,8 +234,8 @@ impl SocketIo {
         self.send(&packet).await;
     }
 
-    /// Sends an event with an acknowledgement and returns its id, for
-    /// [`SocketIo::answer`].
+    /// Sends a command that requests an acknowledgement. Returns the id of the
+    /// acknowledgement, which [`SocketIo::answer`] takes.
     pub async fn start(&mut self, event: &str, data: Value) -> u32 {
         self.last_ack += 1;
         let id = self.last_ack;
@@ -242,14 +246,14 @@ impl SocketIo {
         id
     }
 
-    /// Waits for an acknowledgement: its data, or its `error`.
+    /// Waits for an acknowledgement and returns its data or its `error`.
     pub async fn answer(&mut self, id: u32) -> Result<Value, Value> {
         let answer = self.answer_within(id, TIMEOUT).await;
         answer.unwrap_or_else(|| self.missing(&format!("acknowledgement {id}")))
     }
 
-    /// [`SocketIo::answer`], or `None` if it does not arrive in time or the
-    /// connection ends before.
+    /// Waits for an acknowledgement as [`SocketIo::answer`] does. Returns `None` if it
+    /// does not arrive in time or the connection ends first.
     pub async fn answer_within(&mut self, id: u32, wait: Duration) -> Option<Result<Value, Value>> {
         let expected = self.nsp.clone();
         let packet = self.packet(wait, move |packet| match packet {
@@ -265,26 +269,26 @@ impl SocketIo {
         })
     }
 
-    /// Sends an event and waits for its acknowledgement: its data, or its
-    /// `error`.
+    /// Sends a command and returns the data or the `error` of its acknowledgement.
     pub async fn request(&mut self, event: &str, data: Value) -> Result<Value, Value> {
         let id = self.start(event, data).await;
         self.answer(id).await
     }
 
-    /// The next event of this name; other events stay for later calls.
+    /// Returns the next event with this name. Other events stay for later calls.
     pub async fn expect(&mut self, name: &str) -> Event {
         self.find(name, |event| event.name == name).await
     }
 
-    /// The next event that `matches` accepts; other events stay for later calls.
+    /// Returns the next event that `matches` accepts. Other events stay for later
+    /// calls. `what` names the event in the panic message.
     pub async fn find(&mut self, what: &str, matches: impl Fn(&Event) -> bool) -> Event {
         let found = self.find_within(TIMEOUT, matches).await;
         found.unwrap_or_else(|| self.missing(what))
     }
 
-    /// [`SocketIo::find`], or `None` if the event does not arrive in time or the
-    /// connection ends before.
+    /// Waits for an event as [`SocketIo::find`] does. Returns `None` if it does not
+    /// arrive in time or the connection ends first.
     pub async fn find_within(
         &mut self,
         wait: Duration,
@@ -306,14 +310,14 @@ impl SocketIo {
         }
     }
 
-    /// The offset of the last event: its last argument, if that is a string. A
-    /// client that returns sends it with its `pid`.
+    /// Returns the recovery offset of the last event that has one: a string as the last
+    /// argument. A client sends it with its `pid` when it reconnects.
     pub fn offset(&self) -> Option<String> {
         let last = |event: &Event| Some(event.args.last()?.as_str()?.to_owned());
         self.events.iter().rev().find_map(last)
     }
 
-    /// Reads for this long.
+    /// Reads for this long, or until the connection ends.
     pub async fn read_for(&mut self, time: Duration) {
         let deadline = Instant::now() + time;
         while self.read(deadline).await {}
@@ -324,12 +328,12 @@ impl SocketIo {
         drop(self);
     }
 
-    /// The code of the close, if the client has read it.
+    /// Returns the close code, or `None` if the client has not read a close yet.
     pub fn close_code(&self) -> Option<u16> {
         self.close_code
     }
 
-    /// Whether the server has sent the client out of a namespace.
+    /// Returns `true` if the server has disconnected the client from a namespace.
     pub fn is_disconnected(&self, from: &str) -> bool {
         self.waiting
             .iter()
@@ -349,7 +353,8 @@ impl SocketIo {
         self.close_code
     }
 
-    /// The next packet that `matches` accepts.
+    /// Returns the next packet that `matches` accepts, or `None` if it does not
+    /// arrive in time or the connection ends first.
     async fn packet(
         &mut self,
         wait: Duration,
@@ -396,8 +401,8 @@ impl SocketIo {
         true
     }
 
-    /// The next text frame; `None` at the deadline and once the connection has
-    /// ended.
+    /// Returns the next text frame, or `None` at the deadline and once the connection
+    /// has ended.
     pub async fn next_frame(&mut self, deadline: Instant) -> Option<String> {
         while self.close_code.is_none() {
             match timeout_at(deadline, self.socket.next()).await.ok()? {
@@ -412,6 +417,7 @@ impl SocketIo {
         None
     }
 
+    /// Panics because `what` did not arrive.
     fn missing(&self, what: &str) -> ! {
         let last = &self.events[self.events.len().saturating_sub(5)..];
         let last: Vec<String> = last
@@ -429,7 +435,8 @@ impl SocketIo {
     }
 }
 
-/// Reads a Socket.IO packet in an Engine.IO message.
+/// Parses a Socket.IO packet in an Engine.IO message. Returns `None` for any other
+/// text.
 fn parse(frame: &str) -> Option<Result<Event, Packet>> {
     let mut rest = frame.strip_prefix('4')?;
     let kind = rest.chars().next()?;
@@ -477,7 +484,7 @@ pub struct Polling {
 }
 
 impl Polling {
-    /// Opens a session. `query` is appended to the URL: `token=…`.
+    /// Opens a session. `query` is appended to the URL, for example `token=…`.
     pub async fn open(server: &Server, query: &str) -> Polling {
         let path = format!("/socket.io/?EIO=4&transport=polling&recovery=1&{query}");
         let answer = server.request("GET", &path, None, None).await;
@@ -496,7 +503,7 @@ impl Polling {
         server.call("POST", &self.path(), &headers, body).await
     }
 
-    /// Posts packets on a connection of its own. Returns the status, or `None` if
+    /// Posts packets on a new TCP connection. Returns the status, or `None` if
     /// the server does not answer in time or ends the connection.
     pub async fn try_post(&self, server: &Server, body: &str, wait: Duration) -> Option<u16> {
         let (path, length) = (self.path(), body.len());
@@ -518,7 +525,7 @@ impl Polling {
         timeout(wait, exchange).await.ok()?
     }
 
-    /// Waits for packets; the body of the answer has them.
+    /// Waits for packets. The body of the returned response contains them.
     pub async fn poll(&self, server: &Server) -> Answer {
         let answer = server.request("GET", &self.path(), None, None).await;
         for packet in answer.text.split(SEPARATOR) {
@@ -547,7 +554,7 @@ impl Polling {
         }
     }
 
-    /// Moves the session to a WebSocket: `2probe`, `3probe`, `5`.
+    /// Upgrades the session to a WebSocket: sends `2probe`, expects `3probe`, sends `5`.
     pub async fn upgrade(&self, server: &Server) -> SocketIo {
         let mut socket = SocketIo::upgrade(server, &format!("sid={}", self.sid))
             .await

@@ -10,12 +10,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Token(Value);
 
 impl Token {
-    /// A user token that is valid for an hour.
+    /// Returns a user token that is valid for an hour.
     pub fn user(user: &str) -> Self {
         Token(json!({ "sub": user, "exp": now() + 3600 }))
     }
 
-    /// A service token that is valid for an hour.
+    /// Returns a service token that is valid for an hour.
     pub fn service(name: &str) -> Self {
         Token::user(name).claim("role", "service")
     }
@@ -80,7 +80,7 @@ impl Token {
     }
 }
 
-/// Seconds since 1970, the unit of `exp`, `nbf` and `iat`.
+/// Returns the seconds since 1970, the unit of `exp`, `nbf` and `iat`.
 pub fn now() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -35,11 +35,12 @@ class NativeLink {
   #connected = false;
   #ended = false;
   #lastId = 0;
-  /** Requests without an answer yet: id to { resolve, reject, timer }. */
+  /** The unanswered requests: maps an id to { resolve, reject, timer }. */
   #waiting = new Map();
   #pinger;
+  /** Received characters, counted from 0 to `PING_AFTER`. */
   #read = 0;
-  /** Ends the connection unless a frame arrives before it. */
+  /** The timer that ends the connection unless a frame arrives first. */
   #deadline;
 
   constructor(target, handlers) {
@@ -115,8 +116,8 @@ class NativeLink {
       else if (this.#connected) this.#handlers.event(message.event, message.data, message.meta);
       else if (message.event === 'connected') {
         this.#connected = true;
-        // From here on the room expects pings. Without a frame from the client,
-        // workerd would also close the connection late.
+        // After the first ping, the room expects further pings. Until the client has
+        // sent a frame, workerd would also close the connection late.
         this.probe(TIMEOUT);
         this.#pinger = setInterval(() => this.probe(TIMEOUT), PING_EVERY);
         this.#handlers.connected(message.data);
@@ -142,7 +143,7 @@ class NativeLink {
     this.#ended = true;
     clearInterval(this.#pinger);
     clearTimeout(this.#deadline);
-    // A dead connection closes late. The client does not wait for it.
+    // The close of a dead connection takes long. The client does not wait for it.
     const socket = this.#socket;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close();
@@ -155,7 +156,7 @@ class NativeLink {
   }
 }
 
-/** Returns why the upgrade was refused, which browsers do not report. */
+/** Returns the reason why the upgrade was refused. Browsers do not report it. */
 async function whyRefused(target) {
   return (await refusal(target)) ?? { message: 'the server cannot be reached' };
 }

@@ -13,9 +13,9 @@ export class RoomError extends Error {
 }
 
 /**
- * Returns why a connection was refused or ended, as `{ status, message, … }`. It
- * sends the same token to an HTTP route of the same room, which refuses it for the
- * same reason. Returns `undefined` if the route accepts it or cannot be reached.
+ * Returns why a connection was refused or ended, as `{ status, message, … }`. Sends the
+ * same token to an HTTP route of the same room, which refuses it for the same reason.
+ * Returns `undefined` if the route accepts it or cannot be reached.
  */
 export async function refusal({ url, room, token }) {
   const address = new URL(`/rooms/${encodeURIComponent(room)}/messages?limit=1`, url);

@@ -1,15 +1,15 @@
 /**
- * Socket.IO with the official client: a transport as in native.js.
+ * A transport, as described in native.js, with the official Socket.IO client.
  *
- * RoomClient decides when to connect. The library does heartbeats, the fallback to
- * long-polling and connection state recovery. For recovery, all links of a client
- * use one socket. If the server recovers it, the missed events arrive by themselves,
- * and the link only requests the members. Otherwise it joins the room from `since`.
+ * RoomClient decides when to connect. The library handles heartbeats, the fallback to
+ * long-polling and connection state recovery. For recovery, all links of a client use
+ * one socket. If the server recovers the socket, it sends the missed events, and the
+ * link only requests the members. Otherwise the link joins the room from `since`.
  */
 import { io } from '../vendor/socket.io.esm.min.js';
 import { refusal, RoomError } from './refusal.js';
 
-/** Timeouts of connecting and joining, of an answer, and of a probe. */
+/** Timeout of a connect, of a join and of an answer. */
 const TIMEOUT = 10_000;
 const PROBE_TIMEOUT = 4_000;
 
@@ -47,10 +47,10 @@ class SocketIoLink {
   #entered = false;
   #connected = false;
   #ended = false;
-  /** Events that arrived before the answer to `joinRoom`. */
+  /** The events that arrived before the answer to `joinRoom`. */
   #held = [];
   #waiting = new Set();
-  /** Ends the connection unless an event arrives before it. */
+  /** The timer that ends the connection unless an event arrives first. */
   #deadline;
   #listeners;
 
@@ -67,7 +67,7 @@ class SocketIoLink {
     for (const [event, listener] of Object.entries(this.#listeners)) this.#socket.on(event, listener);
     this.#socket.onAny(this.#received);
     this.#expect(TIMEOUT, 'the server does not answer');
-    // Discards what the previous link could not send.
+    // Discards the packets that the previous link could not send.
     this.#socket.sendBuffer = [];
     this.#socket.connect();
   }
@@ -92,8 +92,8 @@ class SocketIoLink {
     });
   }
 
-  /** The library answers pings but sends none, so this sends a command. A refusal
-   * is an answer as well. */
+  /** Sends a command, because the library answers pings but sends none. A refused
+   * command is an answer as well. */
   probe() {
     if (this.#ended || !this.#connected) return;
     this.#expect(PROBE_TIMEOUT, 'the connection is dead');
@@ -108,7 +108,7 @@ class SocketIoLink {
   #received = (event, data, second) => {
     this.#alive();
     if (event === 'connected' && !this.#connected) return this.#enter(data);
-    // The last argument of a logged event is its offset, for the library.
+    // The last argument of a logged event is its recovery offset, which the library reads.
     const meta = typeof second === 'object' ? second : undefined;
     // The socket also receives events of the user's personal room.
     const room = meta?.roomId ?? data?.roomId;
@@ -132,10 +132,10 @@ class SocketIoLink {
     }
   }
 
-  /** `data` is the error of the server. Without it, the server may be unreachable. */
+  /** `data` is the error that the server sent. It is missing if the server is unreachable. */
   #refused({ data, message }) {
     if (data) this.#end({ code: 1006, status: STATUS[data.code], message: data.message });
-    else if (message === 'Invalid namespace') this.#end({ code: 1006, status: 404, message: 'the server has no /chat' });
+    else if (message === 'Invalid namespace') this.#end({ code: 1006, status: 404, message: 'the server has no namespace /chat' });
     else this.#end({ code: 1006, message: 'the server cannot be reached' });
   }
 
@@ -143,7 +143,7 @@ class SocketIoLink {
     if (reason !== 'io server disconnect') {
       return this.#end({ code: 1006, message: 'the connection was lost' });
     }
-    // The server disconnected the client: for its token, or by a kick.
+    // The server disconnected the client because of its token or by a kick.
     this.#fail();
     const why = await refusal({ ...this.#target, token: this.#line.token });
     return this.#end({ code: 4403, message: 'kicked', ...(why && { code: 1006, ...why }) });
@@ -166,8 +166,8 @@ class SocketIoLink {
     const [socket, handlers] = [this.#socket, this.#handlers];
     for (const [event, listener] of Object.entries(this.#listeners)) socket.off(event, listener);
     socket.offAny(this.#received);
-    // After a regular disconnect the server recovers nothing, so a lost connection
-    // is closed without one.
+    // The server does not recover a socket after a regular disconnect, so a lost
+    // connection is closed without a disconnect.
     if (handlers && socket.connected) socket.io.engine.close();
     else socket.disconnect();
     // The library keeps the offset. A socket is not used again if its offset may be

@@ -1,5 +1,5 @@
-/** Shows the state of the connection: a word in the header, and a banner below it if
- * the user should know or do something. */
+/** Shows the state of the connection: a word in the header, and a banner below the
+ * header if the user should know more or can act. */
 
 import { $ } from './dom.js';
 
@@ -70,6 +70,6 @@ export class Connection {
 
   #waitingText() {
     const waiting = this.#client.outbox.length;
-    return waiting ? ` ${waiting} ${waiting === 1 ? 'message waits' : 'messages wait'} to be sent.` : '';
+    return waiting ? ` ${waiting} ${waiting === 1 ? 'message is' : 'messages are'} waiting to be sent.` : '';
   }
 }

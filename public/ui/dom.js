@@ -2,8 +2,8 @@
 
 export const $ = (id) => document.getElementById(id);
 
-/** Creates an element with properties (or, after `class`, `data-`, `aria-`, attributes)
- * and children. */
+/** Creates an element with children. `class`, `role`, `data-…` and `aria-…` set
+ * attributes, other names set properties. */
 export function el(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -14,6 +14,7 @@ export function el(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Returns an icon of the sprite in index.html. */
 export function icon(name) {
   const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
   const use = document.createElementNS('http://www.w3.org/2000/svg', 'use');
@@ -29,6 +30,7 @@ export function avatar(name) {
   return tint(el('span', { class: 'avatar', 'aria-hidden': 'true' }, (letters.join('') || '?').toUpperCase()), name);
 }
 
+/** Gives an element the colour of a name. */
 export function tint(element, name) {
   // FNV-1a and the golden angle give similar names different colours.
   let hash = 0x811c9dc5;
@@ -37,11 +39,11 @@ export function tint(element, name) {
   return element;
 }
 
-/** `alice`, `alice and bob`, `alice, bob and carol`. */
+/** Formats a list of names: `alice`, `alice and bob`, `alice, bob and carol`. */
 export const listing = new Intl.ListFormat('en', { type: 'conjunction' });
 
-/** Returns a function that combines its calls: `work` runs once, 16 ms after the
- * first of them. */
+/** Returns a function that combines its calls: `work` runs once, 16 ms after the first
+ * call. */
 export function soon(work) {
   let scheduled = false;
   return () => {
@@ -54,6 +56,7 @@ export function soon(work) {
   };
 }
 
+/** Shows a text for 7 s, or until the user dismisses it. */
 export function toast(text) {
   const close = el('button', { class: 'button quiet icon', type: 'button' }, icon('close'), el('span', { class: 'visually-hidden' }, 'Dismiss'));
   const note = el('div', { class: 'toast' }, el('p', {}, text), close);

@@ -57,7 +57,8 @@ function since(time) {
   return ago.format(Math.round(minutes / 1_440), 'day');
 }
 
-/** Sets up the panel. A wide screen always shows it; a narrow one has a button for it. */
+/** Sets up the panel. A wide screen always shows it. A narrow screen shows a button that
+ * opens it. */
 export function setUpPanel() {
   const [panel, toggle] = [$('people'), $('people-toggle')];
   const show = (open) => {

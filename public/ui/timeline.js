@@ -1,12 +1,13 @@
 /**
- * The messages, in the order of the room's log, followed by the unsent ones. It
- * scrolls with new messages while it is at the bottom.
+ * The messages, in the order of the room's log, followed by the unsent messages. While
+ * the list is at the bottom, it scrolls to each new message.
  */
 
 import { $, avatar, el, icon, listing, soon, tint } from './dom.js';
 
 /** Messages of one sender within this time form a group. */
 const TOGETHER = 5 * 60_000;
+/** The list counts as at the bottom within this distance from it, in pixels. */
 const NEAR = 48;
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
@@ -27,7 +28,7 @@ export class Timeline {
   #self;
   #members;
   #onRead;
-  /** In the order shown: { kind, element, seq?, at, senderId?, mark? }. */
+  /** The entries in the order shown: { kind, element, seq?, at, senderId?, mark? }. */
   #entries = [];
   /** Own messages whose event has not arrived, by messageId. */
   #pending = new Map();
@@ -76,7 +77,7 @@ export class Timeline {
     this.#emptyChanged();
   }
 
-  /** A `newMessage`. */
+  /** Shows a `newMessage`. */
   message(data) {
     const { messageId, senderId, seq, timestamp } = data;
     const mine = senderId === this.#self;
@@ -264,7 +265,7 @@ export class Timeline {
     let text = exact.format(entry.at);
     if (entry.seq !== undefined) {
       const progress = this.#members.progress(entry.seq);
-      // A member that joins later does not make it unread again.
+      // A message stays read when another member joins later.
       if (!(RANK.indexOf(entry.mark) > RANK.indexOf(progress.mark))) entry.mark = progress.mark;
       if (entry.mark === 'read') this.#unfinished.delete(entry);
       text = `${text} · no. ${entry.seq} · ${describeProgress(progress)}`;
@@ -300,7 +301,7 @@ export class Timeline {
     const size = `${scrollHeight} ${clientHeight}`;
     const resized = size !== this.#size;
     this.#size = size;
-    // The content changed its size. The user did not scroll.
+    // The size of the content changed, but the user did not scroll.
     if (resized && this.#atBottom) return this.#follow();
     this.#atBottom = scrollHeight - scrollTop - clientHeight < NEAR;
     this.#jumpChanged();

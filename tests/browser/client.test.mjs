@@ -59,7 +59,7 @@ function setUp(options = {}) {
   const states = [];
   client.on('state', ({ name }) => states.push(name));
 
-  const it = {
+  const fixture = {
     client,
     transport,
     seen,
@@ -67,15 +67,15 @@ function setUp(options = {}) {
     /** Connects and accepts the connection as the room does. */
     async connect({ seq = 0, epoch = 'e', delivered = 0, read = 0, ...more } = {}, replay = []) {
       client.connect();
-      await it.accept({ seq, epoch, delivered, read, ...more }, replay);
+      await fixture.accept({ seq, epoch, delivered, read, ...more }, replay);
     },
     /** Accepts the pending connection: `connected`, the replay, the answer to `joinRoom`. */
     async accept({ seq = 0, epoch = 'e', delivered = 0, read = 0, ...more } = {}, replay = []) {
       await settle();
       const { handlers } = transport.link;
       handlers.connected({ userId: 'me', epoch, seq, delivered, expiresAt: new Date(Date.now() + 3_600_000).toISOString(), ...more });
-      replay.forEach((event) => it.deliver(event));
-      it.request('joinRoom').resolve({ seq, delivered, read, members: [] });
+      replay.forEach((event) => fixture.deliver(event));
+      fixture.request('joinRoom').resolve({ seq, delivered, read, members: [] });
       await settle();
     },
     /** Delivers a message to the client. */
@@ -88,183 +88,183 @@ function setUp(options = {}) {
       for (const { reject } of link.sent) reject(new RoomError({ code: 'disconnected' }));
       link.handlers.closed(reason);
     },
-    /** The newest request for this event on the current connection. */
+    /** Returns the newest request for this event on the current connection. */
     request: (event) => transport.link.sent.findLast((request) => request.event === event),
     count: (event) => transport.link.sent.filter((request) => request.event === event).length,
   };
-  return it;
+  return fixture;
 }
 
-test('it resumes after the last received event with a fresh token', async () => {
-  const it = setUp({ history: 5 });
-  await it.connect({ seq: 3 }, [2, 3]);
-  const [first] = it.transport.links;
+test('the client resumes after the last received event with a fresh token', async () => {
+  const fixture = setUp({ history: 5 });
+  await fixture.connect({ seq: 3 }, [2, 3]);
+  const [first] = fixture.transport.links;
   assert.deepEqual([first.target.token, first.target.history, first.target.since], ['token 1', 5, undefined]);
-  it.deliver(4);
-  it.drop();
+  fixture.deliver(4);
+  fixture.drop();
   await advance(60_000);
-  const { token, since, epoch, history } = it.transport.link.target;
+  const { token, since, epoch, history } = fixture.transport.link.target;
   assert.deepEqual({ token, since, epoch, history }, { token: 'token 2', since: 4, epoch: 'e', history: undefined });
-  await it.accept({ seq: 6 }, [5, 6]);
-  assert.deepEqual(it.seen, [2, 3, 4, 5, 6]);
+  await fixture.accept({ seq: 6 }, [5, 6]);
+  assert.deepEqual(fixture.seen, [2, 3, 4, 5, 6]);
 });
 
 test('a connection without events is resumed from the head', async () => {
-  const it = setUp();
-  await it.connect({ seq: 7, delivered: 7 });
-  it.drop();
+  const fixture = setUp();
+  await fixture.connect({ seq: 7, delivered: 7 });
+  fixture.drop();
   await advance(60_000);
-  assert.equal(it.transport.link.target.since, 7);
+  assert.equal(fixture.transport.link.target.since, 7);
 });
 
 test('a repeated event is ignored and a missing event causes a reconnection', async () => {
-  const it = setUp();
-  await it.connect({ seq: 2 }, [1, 2]);
-  it.deliver(2);
-  it.deliver(4);
-  it.deliver(5);
-  assert.deepEqual(it.seen, [1, 2]);
-  assert.equal(it.transport.link.closed, true);
+  const fixture = setUp();
+  await fixture.connect({ seq: 2 }, [1, 2]);
+  fixture.deliver(2);
+  fixture.deliver(4);
+  fixture.deliver(5);
+  assert.deepEqual(fixture.seen, [1, 2]);
+  assert.equal(fixture.transport.link.closed, true);
   await advance(60_000);
-  assert.equal(it.transport.link.target.since, 2);
+  assert.equal(fixture.transport.link.target.since, 2);
 });
 
 test('trimmed events are reported as a gap and skipped', async () => {
-  const it = setUp();
+  const fixture = setUp();
   const gaps = [];
-  it.client.on('gap', (gap) => gaps.push(gap));
-  await it.connect({ seq: 1 }, [1]);
-  it.drop();
+  fixture.client.on('gap', (gap) => gaps.push(gap));
+  await fixture.connect({ seq: 1 }, [1]);
+  fixture.drop();
   await advance(60_000);
-  it.transport.link.handlers.connected({ userId: 'me', epoch: 'e', seq: 9, delivered: 1 });
-  it.transport.link.handlers.event('gap', { roomId: 'r', from: 2, to: 7 });
-  it.deliver(8);
-  it.deliver(9);
+  fixture.transport.link.handlers.connected({ userId: 'me', epoch: 'e', seq: 9, delivered: 1 });
+  fixture.transport.link.handlers.event('gap', { roomId: 'r', from: 2, to: 7 });
+  fixture.deliver(8);
+  fixture.deliver(9);
   assert.deepEqual(gaps, [{ roomId: 'r', from: 2, to: 7 }]);
-  assert.deepEqual(it.seen, [1, 8, 9]);
+  assert.deepEqual(fixture.seen, [1, 8, 9]);
 });
 
 test('a new epoch resets position, receipts and events', async () => {
-  const it = setUp();
+  const fixture = setUp();
   let resets = 0;
-  it.client.on('reset', () => (resets += 1));
-  await it.connect({ seq: 5, delivered: 5, read: 5 }, [5]);
-  it.drop();
+  fixture.client.on('reset', () => (resets += 1));
+  await fixture.connect({ seq: 5, delivered: 5, read: 5 }, [5]);
+  fixture.drop();
   await advance(60_000);
-  await it.accept({ seq: 2, epoch: 'f', reset: true }, [1, 2]);
+  await fixture.accept({ seq: 2, epoch: 'f', reset: true }, [1, 2]);
   assert.equal(resets, 1);
-  assert.deepEqual(it.seen, [5, 1, 2]);
+  assert.deepEqual(fixture.seen, [5, 1, 2]);
   await advance(1_000);
-  assert.deepEqual(it.request('messageDelivered').data, { seq: 2 });
-  it.drop();
+  assert.deepEqual(fixture.request('messageDelivered').data, { seq: 2 });
+  fixture.drop();
   await advance(60_000);
-  assert.deepEqual([it.transport.link.target.since, it.transport.link.target.epoch], [2, 'f']);
+  assert.deepEqual([fixture.transport.link.target.since, fixture.transport.link.target.epoch], [2, 'f']);
 });
 
 test('unacknowledged messages are resent with the same messageId in order', async () => {
-  const it = setUp();
-  it.client.send('one', { messageId: 'a' });
-  it.client.send('two', { messageId: 'b' });
-  assert.equal(it.client.outbox.length, 2);
-  await it.connect();
-  assert.deepEqual(it.request('sendMessage').data, { content: 'one', messageId: 'a' });
-  it.drop();
+  const fixture = setUp();
+  fixture.client.send('one', { messageId: 'a' });
+  fixture.client.send('two', { messageId: 'b' });
+  assert.equal(fixture.client.outbox.length, 2);
+  await fixture.connect();
+  assert.deepEqual(fixture.request('sendMessage').data, { content: 'one', messageId: 'a' });
+  fixture.drop();
   await advance(60_000);
-  await it.accept();
-  assert.deepEqual(it.request('sendMessage').data, { content: 'one', messageId: 'a' });
-  it.request('sendMessage').resolve({ messageId: 'a', seq: 1, duplicate: true });
+  await fixture.accept();
+  assert.deepEqual(fixture.request('sendMessage').data, { content: 'one', messageId: 'a' });
+  fixture.request('sendMessage').resolve({ messageId: 'a', seq: 1, duplicate: true });
   await settle();
-  assert.deepEqual(it.request('sendMessage').data, { content: 'two', messageId: 'b' });
-  it.request('sendMessage').resolve({ messageId: 'b', seq: 2 });
+  assert.deepEqual(fixture.request('sendMessage').data, { content: 'two', messageId: 'b' });
+  fixture.request('sendMessage').resolve({ messageId: 'b', seq: 2 });
   await settle();
-  assert.deepEqual(it.client.outbox, []);
+  assert.deepEqual(fixture.client.outbox, []);
 });
 
 test('a message that arrives in the replay is not resent', async () => {
-  const it = setUp();
-  const sent = it.client.send('one', { messageId: 'a' });
-  await it.connect();
-  it.drop();
+  const fixture = setUp();
+  const sent = fixture.client.send('one', { messageId: 'a' });
+  await fixture.connect();
+  fixture.drop();
   await advance(3_600_000);
-  await it.accept({ seq: 1 }, []);
-  it.drop();
+  await fixture.accept({ seq: 1 }, []);
+  fixture.drop();
   await advance(60_000);
-  const { handlers } = it.transport.link;
+  const { handlers } = fixture.transport.link;
   handlers.connected({ userId: 'me', epoch: 'e', seq: 1, delivered: 0 });
-  it.deliver(1, { senderId: 'me', messageId: 'a' });
-  it.request('joinRoom').resolve({ seq: 1, delivered: 0, read: 0, members: [] });
+  fixture.deliver(1, { senderId: 'me', messageId: 'a' });
+  fixture.request('joinRoom').resolve({ seq: 1, delivered: 0, read: 0, members: [] });
   assert.equal((await sent).seq, 1);
-  assert.equal(it.count('sendMessage'), 0);
+  assert.equal(fixture.count('sendMessage'), 0);
 });
 
 test('a rate-limited message is retried in order and a refused message rejects with its error', async () => {
-  const it = setUp();
-  await it.connect();
-  const one = it.client.send('one', { messageId: 'a' });
-  const two = it.client.send('two', { messageId: 'b' });
-  it.request('sendMessage').reject(new RoomError({ code: 'rateLimited', retryAfterMs: 500 }));
+  const fixture = setUp();
+  await fixture.connect();
+  const one = fixture.client.send('one', { messageId: 'a' });
+  const two = fixture.client.send('two', { messageId: 'b' });
+  fixture.request('sendMessage').reject(new RoomError({ code: 'rateLimited', retryAfterMs: 500 }));
   await settle();
-  assert.equal(it.count('sendMessage'), 1);
+  assert.equal(fixture.count('sendMessage'), 1);
   await advance(500);
-  assert.equal(it.request('sendMessage').data.messageId, 'a');
-  it.request('sendMessage').resolve({ seq: 1 });
+  assert.equal(fixture.request('sendMessage').data.messageId, 'a');
+  fixture.request('sendMessage').resolve({ seq: 1 });
   await one;
-  it.request('sendMessage').reject(new RoomError({ code: 'forbidden', message: 'no' }));
+  fixture.request('sendMessage').reject(new RoomError({ code: 'forbidden', message: 'no' }));
   await assert.rejects(two, { code: 'forbidden' });
-  await assert.rejects(it.client.send('x'.repeat(70_000)), { code: 'tooLarge' });
-  assert.deepEqual(it.client.outbox, []);
+  await assert.rejects(fixture.client.send('x'.repeat(70_000)), { code: 'tooLarge' });
+  assert.deepEqual(fixture.client.outbox, []);
 });
 
 test('the outbox survives a reload of the page', async () => {
   let stored = [];
   const store = { load: () => stored, save: (outbox) => (stored = structuredClone(outbox)) };
   setUp({ store }).client.send('one', { messageId: 'a' });
-  const it = setUp({ store });
-  await it.connect();
-  assert.deepEqual(it.request('sendMessage').data, { content: 'one', messageId: 'a' });
-  it.request('sendMessage').resolve({ seq: 1 });
+  const fixture = setUp({ store });
+  await fixture.connect();
+  assert.deepEqual(fixture.request('sendMessage').data, { content: 'one', messageId: 'a' });
+  fixture.request('sendMessage').resolve({ seq: 1 });
   await settle();
   assert.deepEqual(stored, []);
 });
 
 test('reconnects back off exponentially with jitter, and a stable connection resets the delay', async () => {
-  const it = setUp();
+  const fixture = setUp();
   mock.method(Math, 'random', () => 1);
   const delays = [];
-  it.client.on('state', ({ name, retryAt }) => name === 'waiting' && delays.push(retryAt - Date.now()));
-  it.client.connect();
+  fixture.client.on('state', ({ name, retryAt }) => name === 'waiting' && delays.push(retryAt - Date.now()));
+  fixture.client.connect();
   for (let tries = 0; tries < 9; tries += 1) {
     await settle();
-    it.drop();
+    fixture.drop();
     await advance(delays.at(-1));
   }
   assert.deepEqual(delays, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
-  await it.accept();
+  await fixture.accept();
   await advance(6_000);
-  it.drop();
+  fixture.drop();
   assert.equal(delays.at(-1), 500);
   // `retryAfterMs` of the server takes precedence.
   await advance(500);
-  it.drop({ code: 1006, status: 429, message: 'too many', retryAfterMs: 20_000 });
+  fixture.drop({ code: 1006, status: 429, message: 'too many', retryAfterMs: 20_000 });
   assert.equal(delays.at(-1), 20_000);
   mock.restoreAll();
 });
 
-test('it does not reconnect after a kick or a refusal, and replaces an expired token', async () => {
+test('the client does not reconnect after a kick or a refusal, and replaces an expired token', async () => {
   for (const reason of [{ code: 4403, message: 'kicked' }, { code: 1006, status: 403, message: 'no' }]) {
-    const it = setUp();
-    await it.connect();
-    it.drop(reason);
+    const fixture = setUp();
+    await fixture.connect();
+    fixture.drop(reason);
     await advance(3_600_000);
-    assert.equal(it.client.state.name, 'stopped');
-    assert.equal(it.client.state.reason, reason.message);
-    assert.equal(it.transport.links.length, 1);
+    assert.equal(fixture.client.state.name, 'stopped');
+    assert.equal(fixture.client.state.reason, reason.message);
+    assert.equal(fixture.transport.links.length, 1);
   }
-  const it = setUp();
-  await it.connect();
-  it.drop({ code: 4401, message: 'token expired' });
+  const fixture = setUp();
+  await fixture.connect();
+  fixture.drop({ code: 4401, message: 'token expired' });
   await advance(60_000);
-  assert.equal(it.transport.link.target.token, 'token 2');
+  assert.equal(fixture.transport.link.target.token, 'token 2');
   const same = setUp({ getToken: async () => 'the same' });
   await same.connect();
   same.drop({ code: 4401, message: 'token expired' });
@@ -274,105 +274,105 @@ test('it does not reconnect after a kick or a refusal, and replaces an expired t
 });
 
 test('a token is refreshed before it expires', async () => {
-  const it = setUp();
-  await it.connect({ expiresAt: new Date(Date.now() + 600_000).toISOString() });
+  const fixture = setUp();
+  await fixture.connect({ expiresAt: new Date(Date.now() + 600_000).toISOString() });
   await advance(539_000);
-  assert.equal(it.count('refreshToken'), 0);
+  assert.equal(fixture.count('refreshToken'), 0);
   await advance(1_000);
-  assert.deepEqual(it.request('refreshToken').data, { token: 'token 2' });
-  it.request('refreshToken').reject(new RoomError({ code: 'internal' }));
+  assert.deepEqual(fixture.request('refreshToken').data, { token: 'token 2' });
+  fixture.request('refreshToken').reject(new RoomError({ code: 'internal' }));
   await advance(5_000);
-  assert.deepEqual(it.request('refreshToken').data, { token: 'token 3' });
+  assert.deepEqual(fixture.request('refreshToken').data, { token: 'token 3' });
 });
 
-test('disconnect and connect leave one connection', async () => {
-  const it = setUp();
-  it.client.connect();
-  it.client.disconnect();
-  it.client.connect();
-  it.client.connect();
+test('repeated connects open one connection, also after a disconnect', async () => {
+  const fixture = setUp();
+  fixture.client.connect();
+  fixture.client.disconnect();
+  fixture.client.connect();
+  fixture.client.connect();
   await settle();
-  assert.equal(it.transport.links.length, 1);
-  await it.accept();
-  it.client.disconnect();
-  assert.equal(it.transport.link.closed, true);
+  assert.equal(fixture.transport.links.length, 1);
+  await fixture.accept();
+  fixture.client.disconnect();
+  assert.equal(fixture.transport.link.closed, true);
   await advance(3_600_000);
-  assert.deepEqual(it.states, ['connecting', 'offline', 'connecting', 'live', 'offline']);
+  assert.deepEqual(fixture.states, ['connecting', 'offline', 'connecting', 'live', 'offline']);
 });
 
 test('receipts are coalesced, and a read receipt implies delivery', async () => {
-  const it = setUp();
-  await it.connect({ seq: 3 }, [1, 2, 3]);
-  it.client.read(2);
-  it.client.read(3);
+  const fixture = setUp();
+  await fixture.connect({ seq: 3 }, [1, 2, 3]);
+  fixture.client.read(2);
+  fixture.client.read(3);
   await advance(200);
-  assert.deepEqual(it.request('messageRead').data, { seq: 3 });
-  assert.equal(it.count('messageRead'), 1);
-  assert.equal(it.count('messageDelivered'), 0);
-  it.request('messageRead').resolve({ seq: 3 });
-  it.deliver(4);
-  it.deliver(5);
+  assert.deepEqual(fixture.request('messageRead').data, { seq: 3 });
+  assert.equal(fixture.count('messageRead'), 1);
+  assert.equal(fixture.count('messageDelivered'), 0);
+  fixture.request('messageRead').resolve({ seq: 3 });
+  fixture.deliver(4);
+  fixture.deliver(5);
   await advance(200);
-  assert.deepEqual(it.request('messageDelivered').data, { seq: 5 });
+  assert.deepEqual(fixture.request('messageDelivered').data, { seq: 5 });
   // The receipt was lost with the connection, so it is sent again.
-  it.drop();
+  fixture.drop();
   await advance(60_000);
-  await it.accept({ seq: 5, delivered: 3, read: 3 });
+  await fixture.accept({ seq: 5, delivered: 3, read: 3 });
   await advance(200);
-  assert.deepEqual(it.request('messageDelivered').data, { seq: 5 });
+  assert.deepEqual(fixture.request('messageDelivered').data, { seq: 5 });
 });
 
 test('typing is sent at intervals and its end after a pause', async () => {
-  const it = setUp();
-  await it.connect();
+  const fixture = setUp();
+  await fixture.connect();
   for (let keys = 0; keys < 40; keys += 1) {
-    it.client.typing();
+    fixture.client.typing();
     await advance(100);
   }
-  const sent = () => it.transport.link.sent.filter(({ event }) => event === 'typingIndicator').map(({ data }) => data.isTyping);
+  const sent = () => fixture.transport.link.sent.filter(({ event }) => event === 'typingIndicator').map(({ data }) => data.isTyping);
   assert.deepEqual(sent(), [true, true]);
   await advance(3_000);
   assert.deepEqual(sent(), [true, true, false]);
-  it.client.typing();
-  it.client.typing(false);
-  it.client.typing(false);
+  fixture.client.typing();
+  fixture.client.typing(false);
+  fixture.client.typing(false);
   assert.deepEqual(sent(), [true, true, false, true, false]);
 });
 
 test('an exception in a listener does not affect the client', async () => {
-  const it = setUp();
+  const fixture = setUp();
   const shown = mock.method(console, 'error', () => {});
-  it.client.on('newMessage', () => {
+  fixture.client.on('newMessage', () => {
     throw new Error('an exception in a listener');
   });
-  await it.connect({ seq: 2 }, [1, 2]);
-  assert.deepEqual(it.seen, [1, 2]);
-  assert.equal(it.client.state.name, 'live');
+  await fixture.connect({ seq: 2 }, [1, 2]);
+  assert.deepEqual(fixture.seen, [1, 2]);
+  assert.equal(fixture.client.state.name, 'live');
   assert.equal(shown.mock.callCount(), 2);
   mock.restoreAll();
 });
 
 test('an event with malformed data is reported as custom and the next events arrive', async () => {
-  const it = setUp();
+  const fixture = setUp();
   const custom = [];
-  it.client.on('custom', ({ event, data }) => custom.push([event, data]));
-  await it.connect();
-  const { handlers } = it.transport.link;
+  fixture.client.on('custom', ({ event, data }) => custom.push([event, data]));
+  await fixture.connect();
+  const { handlers } = fixture.transport.link;
   [null, 'text', 7].forEach((data, index) => handlers.event('newMessage', data, { seq: index + 1, senderId: 'service' }));
   handlers.event('userLeft', null);
-  it.deliver(4);
+  fixture.deliver(4);
   assert.deepEqual(custom, [['newMessage', null], ['newMessage', 'text'], ['newMessage', 7], ['userLeft', null]]);
-  assert.deepEqual(it.seen, [4]);
-  assert.equal(it.client.state.name, 'live');
+  assert.deepEqual(fixture.seen, [4]);
+  assert.equal(fixture.client.state.name, 'live');
 });
 
-test('without WebSocket it stops with a reason instead of reconnecting', async () => {
+test('without WebSocket the client stops with a reason instead of reconnecting', async () => {
   mock.property(globalThis, 'WebSocket', undefined);
-  const it = setUp({ transport: nativeTransport });
-  it.client.connect();
+  const fixture = setUp({ transport: nativeTransport });
+  fixture.client.connect();
   await advance(3_600_000);
-  assert.deepEqual(it.states, ['connecting', 'stopped']);
-  assert.match(it.client.state.reason, /no WebSocket/);
+  assert.deepEqual(fixture.states, ['connecting', 'stopped']);
+  assert.match(fixture.client.state.reason, /no WebSocket/);
   mock.restoreAll();
 });
 
@@ -431,7 +431,7 @@ test('frames are split into lines and answers resolve their requests', async () 
   assert.deepEqual(received.at(-1), ['closed', 4400]);
 });
 
-test('it pings after 4 MiB of received data, so that the server does not close it as slow', async () => {
+test('the client pings after 4 MiB of received data, so that the server does not close the connection as slow', async () => {
   const { socket, receive } = openNative();
   receive('{"event":"connected","data":{}}');
   const large = JSON.stringify({ event: 'x', data: 'x'.repeat(1 << 20) });
@@ -443,7 +443,7 @@ test('it pings after 4 MiB of received data, so that the server does not close i
   receive('pong');
 });
 
-test('it pings, and closes a connection that does not answer', async () => {
+test('the client pings, and closes a connection that does not answer', async () => {
   const { link, socket, received, receive } = openNative();
   receive('{"event":"connected","data":{}}');
   assert.deepEqual(socket.sent, ['ping']);
@@ -461,7 +461,7 @@ test('it pings, and closes a connection that does not answer', async () => {
   assert.equal(socket.sent.length, 4);
 });
 
-test('it closes a connection whose server sends nothing', async () => {
+test('the client closes a connection if the server sends nothing', async () => {
   const { received, socket } = openNative();
   socket.onopen();
   await advance(10_000);

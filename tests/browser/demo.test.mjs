@@ -134,7 +134,7 @@ testEachTransport('after a network loss the page reconnects, receives missed mes
   await bob.waitForMember('alice', 'online');
   await alice.page.getByText('While you were away').waitFor();
   if (transport === 'Socket.IO') {
-    // The events came by the recovery of the library, not by a join with `since`.
+    // Connection state recovery delivered the events, not a join with `since`.
     const sent = alice.sent.slice(before).filter((frame) => frame.includes('/chat,'));
     assert.match(sent.find((frame) => frame.startsWith('40/chat,')), /"pid":".*"offset":"/);
     assert.deepEqual(sent.filter((frame) => frame.includes('"since"')), []);

@@ -1,5 +1,5 @@
-/** `npx wrangler dev` on a free port with its own storage. It can be killed and
- * started again. */
+/** Runs `npx wrangler dev` on a free port with its own storage. The server can be
+ * killed and started again. */
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -12,7 +12,7 @@ import { SignJWT } from 'jose';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 const SECRET = 'a secret for the browser tests and nothing else';
-/** Limit for a start. The first one may have to build the Worker. */
+/** Timeout of a start, in milliseconds. The first start may build the Worker. */
 const START_TIMEOUT = 15 * 60_000;
 
 const running = new Set();
@@ -34,8 +34,8 @@ export class Server {
     this.#environment = conformance ? { ROOMCAST_FLAVOUR: 'conformance' } : {};
   }
 
-  /** Starts a server. `vars`: settings in addition to the defaults below.
-   * `conformance`: whether to run the echo build. */
+  /** Starts a server. `vars` are settings in addition to the defaults below.
+   * `conformance` selects the echo build. */
   static async start(options) {
     const server = new Server(options);
     server.port = await freePort();
@@ -44,6 +44,7 @@ export class Server {
     return server;
   }
 
+  /** Starts the server, or starts it again after `kill`. */
   async start() {
     const vars = {
       JWT_SECRET: SECRET, DEV_TOKENS: 'true', DEFAULT_ROOMS: '*', CONNECTS_PER_MINUTE: '100000', ...this.#vars,
@@ -57,7 +58,7 @@ export class Server {
       ],
       {
         cwd: ROOT,
-        // Its own process group, so that wrangler and workerd can be killed together.
+        // A separate process group, so that wrangler and workerd can be killed together.
         detached: true,
         stdio: ['ignore', 'pipe', 'pipe'],
         env: { ...process.env, ...this.#environment, CI: '1', WRANGLER_SEND_METRICS: 'false', WRANGLER_LOG_PATH: join(this.#storage, 'logs') },

@@ -1,5 +1,5 @@
-/** A user of the demo page in Chromium: actions on the page, and waits for what it
- * shows. */
+/** A user of the demo page in Chromium. The methods act on the page, or wait until the
+ * page shows something. */
 
 import assert from 'node:assert/strict';
 import { chromium } from 'playwright-core';
@@ -8,7 +8,7 @@ const FLAGS = [
   '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync',
 ];
-/** Limit for every wait, in milliseconds. */
+/** Timeout of every wait, in milliseconds. */
 const TIMEOUT = 20_000;
 
 export function launch() {
@@ -21,7 +21,7 @@ export class User {
   /** The frames that the page sent over WebSockets. */
   sent = [];
 
-  /** Opens a browser context of its own, without loading the page. */
+  /** Opens a new browser context, without loading the page. */
   static async open(browser, url, options = {}) {
     const user = new User();
     user.context = await browser.newContext({ viewport: { width: 1100, height: 760 }, ...options });
@@ -41,7 +41,7 @@ export class User {
     return user;
   }
 
-  /** Joins a room by the form. `transport` is the label of the radio button. With
+  /** Joins a room with the form. `transport` is the label of the radio button. With
    * `intercept`, `dropFrames` can stop the traffic of the open WebSockets. */
   static async join(browser, url, room, name, { transport = 'Native', intercept = false, ...options } = {}) {
     const user = await User.open(browser, url, options);
@@ -108,7 +108,7 @@ export class User {
     return this.until(() => this.page.locator('#typing').innerText(), (shown) => shown.trim() === text, text);
   }
 
-  /** The texts of all shown messages, from top to bottom. */
+  /** Returns the texts of all shown messages, from top to bottom. */
   texts() {
     return this.page.locator('.message .text').allInnerTexts();
   }
@@ -128,7 +128,7 @@ export class User {
     assert.fail(`not ${JSON.stringify(expected)} but ${JSON.stringify(value)} after ${TIMEOUT} ms`);
   }
 
-  /** Simulates a switch to another tab (`hidden`) or back (`visible`). */
+  /** Simulates a change to another tab (`hidden`) or back (`visible`). */
   setVisibility(state) {
     return this.page.evaluate((visibility) => {
       Object.defineProperty(document, 'visibilityState', { configurable: true, get: () => visibility });
@@ -136,7 +136,7 @@ export class User {
     }, state);
   }
 
-  /** Returns by how many pixels the page or the message list is wider than the screen. */
+  /** Returns the horizontal overflow of the page or of the message list, in pixels. */
   overflow() {
     return this.page.evaluate(() => {
       const scroller = document.getElementById('scroller');

@@ -1,6 +1,6 @@
-//! Attacks of docs/security.md that no other module covers.
+//! Attacks listed in docs/security.md that no other module covers.
 
-use super::{DEFAULT, FAST, service, token};
+use super::{DEFAULT, FAST, headers, service, token};
 use roomcast_harness::{Client, SECRET, Server, Token};
 use serde_json::{Value, json};
 
@@ -63,7 +63,7 @@ async fn sender_fields_set_by_the_client_are_overwritten() {
     let forged = json!({ "event": "wave", "data": { "meta": { "senderId": "bob" } } });
     mallory.request("emit", forged).await.expect("accepted");
     assert_eq!(bob.logged(1).await[0]["meta"]["senderId"], "mallory");
-    // A receipt moves the cursor of its sender, also when it names another user.
+    // A receipt moves the cursor of its sender, even if it names another user.
     let receipt = json!({ "seq": 1, "userId": "bob" });
     mallory
         .request("messageRead", receipt)
@@ -103,22 +103,22 @@ async fn a_token_of_another_deployment_is_refused() {
 
 #[tokio::test]
 async fn internal_headers_of_clients_are_ignored_on_every_route() {
-    let headers = [
-        ("x-roomcast-revoked", "1"),
-        ("x-roomcast-link", "1"),
-        ("x-roomcast-room", "forged"),
-        ("x-roomcast-hello", "{}"),
-        ("x-roomcast-find", "1"),
-        ("x-roomcast-gateway", "0"),
-        ("x-roomcast-door", "{}"),
+    let forged = [
+        (headers::REVOKED, "1"),
+        (headers::LINK, "1"),
+        (headers::ROOM, "forged"),
+        (headers::CONNECT, "{}"),
+        (headers::FIND, "1"),
+        (headers::GATEWAY, "0"),
+        (headers::GATEWAY_CONNECT, "{}"),
     ];
     for path in ["/rooms/forged/messages", "/rooms/forged/presence", "/ws"] {
-        let answer = DEFAULT.request_upgrade(path, &headers).await;
+        let answer = DEFAULT.request_upgrade(path, &forged).await;
         answer.problem(401, "unauthorized");
     }
     // They are also ignored in a request with a valid token.
     let path = format!("/rooms/forged-not/ws?token={}", token("alice"));
-    assert_eq!(DEFAULT.request_upgrade(&path, &headers).await.status, 101);
+    assert_eq!(DEFAULT.request_upgrade(&path, &forged).await.status, 101);
     let members = DEFAULT.get("/rooms/forged/members", &service()).await.ok();
     assert_eq!(members, json!([]));
 }
@@ -135,7 +135,7 @@ async fn oversized_and_deeply_nested_json_is_refused_and_the_room_keeps_working(
         let refused = mallory.answer(1).await.expect_err("too deeply nested");
         assert_eq!(refused["code"], "badRequest");
     }
-    // 1,000 commands in a frame of allowed size: each is executed.
+    // All 1,000 commands of a frame within the size limit are executed.
     let many = [r#"{"event":"messageRead","data":{"seq":0}}"#]
         .repeat(1_000)
         .join("\n");
@@ -149,7 +149,7 @@ async fn oversized_and_deeply_nested_json_is_refused_and_the_room_keeps_working(
         answer.is_ok(),
         "an object with many members is accepted: {answer:?}"
     );
-    // A frame over `MAX_FRAME_BYTES`.
+    // A frame over `MAX_FRAME_BYTES` closes the socket.
     mallory.send_text(&"x".repeat(70_000)).await;
     assert_eq!(mallory.closed().await, 4413);
     bob.send_message("still here after the close").await;

@@ -159,7 +159,7 @@ async fn iss_and_aud_are_checked_if_configured() {
     for aud in [json!("chat"), json!(["mail", "chat"])] {
         Client::join(&server, "a", &alice(iss(), aud)).await;
     }
-    // Without the settings any value is accepted.
+    // Without these settings, any value is accepted.
     let any = alice(json!("x"), json!(["y"]));
     Client::join(&DEFAULT, "any-issuer", &any).await;
 }
@@ -260,7 +260,7 @@ async fn default_rooms_applies_to_tokens_without_a_rooms_claim() {
     request_upgrade(&some, "lobby-2", &token("alice"))
         .await
         .problem(403, "forbidden");
-    // The claim takes precedence, also when it is empty.
+    // The claim takes precedence, even if it is empty.
     request_upgrade(&some, "lobby", &with_rooms("alice", json!([])))
         .await
         .problem(403, "forbidden");

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 
 #[tokio::test]
-async fn acknowledged_messages_survive_kill_9_once_and_resume_has_no_hole() {
+async fn acknowledged_messages_survive_kill_9_and_a_resume_delivers_each_event_once() {
     let mut server = Server::start(&[
         ("MESSAGES_PER_SECOND", "100000"),
         ("MESSAGES_BURST", "100000"),
@@ -33,7 +33,7 @@ async fn acknowledged_messages_survive_kill_9_once_and_resume_has_no_hole() {
             pending.push((message_id, alice.start("sendMessage", data).await));
             sent += 1;
         }
-        // The kill comes when only a part of the messages is acknowledged.
+        // The server is killed when only some of the messages are acknowledged.
         for (message_id, id) in pending.into_iter().take(60 + 40 * round) {
             let answer = alice.answer(id).await.expect("accepted");
             acknowledged.push((message_id, answer["seq"].as_u64().expect("a seq")));
@@ -46,7 +46,7 @@ async fn acknowledged_messages_survive_kill_9_once_and_resume_has_no_hole() {
         }
         server.restart();
     }
-    // Over all his connections, bob received every event once and in order.
+    // Bob received every event once and in order, over all connections.
     let (first, last) = (seen[0], seen[seen.len() - 1]);
     assert_eq!(seen, (first..=last).collect::<Vec<_>>());
 
@@ -135,7 +135,7 @@ async fn a_connection_that_does_not_read_is_closed_and_others_receive_everything
     let text = "x".repeat(10_000);
     for n in 0..200u64 {
         assert_eq!(alice.send_message(&text).await["seq"], n + 1);
-        // The other clients show that they read.
+        // The pings of the other clients show that they read.
         if n % 20 == 0 {
             alice.send_text("ping").await;
             bob.send_text("ping").await;

@@ -5,7 +5,7 @@ use roomcast_harness::{Client, Server};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn every_connection_receives_events_in_order_without_holes_each_once() {
+async fn every_connection_receives_every_event_once_and_in_order() {
     let mut alice = Client::join(&DEFAULT, "order", &token("alice")).await;
     let mut bob = Client::join(&DEFAULT, "order", &token("bob")).await;
     let mut ids = Vec::new();
@@ -46,7 +46,7 @@ async fn a_message_carries_the_fields_of_the_sender_and_the_fields_of_the_server
 }
 
 #[tokio::test]
-async fn the_acknowledgement_comes_in_or_before_the_frame_with_the_event() {
+async fn the_acknowledgement_arrives_before_its_event() {
     let mut alice = Client::join(&DEFAULT, "ack", &token("alice")).await;
     for n in 0..20 {
         alice.start("sendMessage", json!({ "content": n })).await;
@@ -116,7 +116,7 @@ async fn resend_with_same_message_id_returns_same_seq_and_is_not_broadcast() {
 }
 
 #[tokio::test]
-async fn the_offline_queue_is_every_event_after_the_delivered_cursor() {
+async fn the_offline_queue_contains_every_event_after_the_delivered_cursor() {
     let mut alice = Client::join(&DEFAULT, "queue", &token("alice")).await;
     let mut bob = Client::join(&DEFAULT, "queue", &token("bob")).await;
     alice.send_message("1").await;
@@ -163,7 +163,7 @@ async fn the_offline_queue_is_every_event_after_the_delivered_cursor() {
 }
 
 #[tokio::test]
-async fn a_first_join_starts_at_the_head_or_history_events_before_it() {
+async fn a_first_join_starts_at_the_head_or_as_many_events_earlier_as_history() {
     let mut alice = Client::join(&DEFAULT, "first", &token("alice")).await;
     for n in 0..5 {
         alice.send_message(&n.to_string()).await;
@@ -427,7 +427,7 @@ async fn sync_reads_pages_of_the_log() {
 }
 
 #[tokio::test]
-async fn a_large_replay_comes_in_few_frames_in_order() {
+async fn a_large_replay_arrives_in_order_in_few_frames() {
     let mut alice = Client::join(&DEFAULT, "large", &token("alice")).await;
     let text = "long ".repeat(1000);
     for batch in 0..3 {
@@ -601,7 +601,7 @@ async fn resend_after_the_dedupe_window_is_a_new_message() {
     };
     assert_eq!(answer().await["seq"], 1);
     assert_eq!(answer().await["duplicate"], true);
-    // The window is a promise about time, so the test must wait.
+    // The window is a period of time, so the test waits until it has passed.
     tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
     let later = answer().await;
     assert_eq!((&later["seq"], later.get("duplicate")), (&json!(2), None));
@@ -650,7 +650,7 @@ async fn resend_after_a_restart_is_a_duplicate_for_any_content() {
 }
 
 #[tokio::test]
-async fn a_replay_over_max_unacked_bytes_is_closed_and_can_be_resumed() {
+async fn a_replay_over_max_unacked_bytes_closes_the_connection_and_can_be_resumed() {
     let server = Server::start(&[
         ("MAX_UNACKED_BYTES", "300000"),
         ("MESSAGES_PER_SECOND", "100000"),

@@ -5,7 +5,7 @@ use super::{service, token};
 use roomcast_harness::{Client, SECRET, Server, Token, now};
 use serde_json::{Value, json};
 
-/// Content that must not be logged. The tests put it wherever a client can.
+/// Content that must not be logged. The tests put it into every field that a client can set.
 const CONTENT: &str = "zebra-crossing";
 
 /// Performs each kind of action and refusal once in the room `log`. Returns the
@@ -80,7 +80,7 @@ async fn exercise(server: &Server) -> Vec<String> {
         .await;
     answer.problem(400, "badRequest");
 
-    // A token that expires, by an alarm.
+    // A token that expires. The alarm of the room closes its socket.
     let brief = Token::user("dave").ttl(2).sign(SECRET);
     let mut dave = Client::join(server, "log", &brief).await;
     assert_eq!(dave.closed().await, 4401);
@@ -308,7 +308,7 @@ async fn a_line_break_in_any_field_does_not_forge_a_log_record() {
     records(&server, "delete", 1).await;
     let output = server.output();
     assert!(!output.contains("forged"), "{output}");
-    // The runtime may print lines of its own. They contain no brace.
+    // The runtime may print other lines. They contain no brace.
     for line in output.lines().filter(|line| line.contains('{')) {
         let line: Value = serde_json::from_str(line)
             .unwrap_or_else(|_| panic!("{line} is not a complete record"));

@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// A server with failpoints. All rooms share one isolate, so only one test at a
-/// time may use it.
+/// A server with failpoints. All rooms share one isolate, so only one test at a time
+/// may use the server.
 static WITH_FAILPOINTS: LazyLock<Mutex<Server>> =
     LazyLock::new(|| Mutex::new(Server::start_worker(&Worker::built("failpoints"), &[])));
 
@@ -18,15 +18,15 @@ async fn server_with_failpoints() -> MutexGuard<'static, Server> {
     WITH_FAILPOINTS.lock().await
 }
 
-/// Arms failpoints: the code fails once when it next reaches each of them.
+/// Arms failpoints. Each of them fails once, when the code next reaches it.
 async fn arm(server: &Server, points: &[&str]) {
     let body = json!({ "points": points });
     let armed = server.post("/failpoints", &service(), body).await;
     assert_eq!(armed.status, 200);
 }
 
-/// Sends a message again under the same `messageId` until it is acknowledged, as
-/// clients do without an answer.
+/// Sends a message with the same `messageId` until it is acknowledged. Clients do the
+/// same if they receive no answer.
 async fn send_until_acknowledged(client: &mut Client, message: Value) -> Value {
     for _ in 0..10 {
         let id = client.start("sendMessage", message.clone()).await;
@@ -186,7 +186,7 @@ async fn a_failed_write_is_answered_internal_and_nothing_is_broadcast() {
     arm(&server, &["Write"]).await;
     let answer = server.post("/publish", &service(), published.clone()).await;
     answer.problem(500, "internal");
-    // A resend of each is a new message.
+    // A resend of each is stored as a new message.
     assert_eq!(
         send_until_acknowledged(&mut alice, message("m")).await["seq"],
         2

@@ -70,7 +70,7 @@ async fn connected_comes_first_with_user_room_position_expiry_and_limits() {
 }
 
 #[tokio::test]
-async fn a_frame_holds_several_objects_both_ways() {
+async fn a_frame_can_hold_several_objects_in_both_directions() {
     let mut alice = Client::join(&FAST, "several", &token("alice")).await;
     let mut bob = Client::join(&FAST, "several", &token("bob")).await;
     let lines: Vec<String> = (1..=50)
@@ -97,7 +97,7 @@ async fn a_frame_holds_several_objects_both_ways() {
 }
 
 #[tokio::test]
-async fn a_malformed_object_is_answered_alone_and_the_socket_stays_open() {
+async fn a_malformed_object_is_answered_and_the_valid_objects_of_its_frame_are_executed() {
     let (mut alice, bob) = pair("malformed").await;
     let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
     let deep_with_id =
@@ -146,7 +146,7 @@ async fn a_malformed_object_is_answered_alone_and_the_socket_stays_open() {
         (&unclosed, None),
     ];
     for (line, id) in &lines {
-        // Between two valid commands, which are executed.
+        // The line is sent between two valid commands, which are executed.
         let good = |id: u32| format!(r#"{{"event":"sync","data":{{"after":0}},"id":{id}}}"#);
         let frame = format!("{}\n{line}\n{}", good(1001), good(1002));
         alice.send_text(&frame).await;
@@ -183,7 +183,7 @@ async fn a_malformed_object_is_answered_alone_and_the_socket_stays_open() {
 }
 
 #[tokio::test]
-async fn invalid_values_are_answered_bad_request() {
+async fn invalid_values_are_answered_with_bad_request() {
     let (mut alice, _bob) = pair("values").await;
     let long = "x".repeat(129);
     for (event, data) in [
@@ -246,7 +246,7 @@ async fn invalid_values_are_answered_bad_request() {
         let error = alice.request(event, data).await.expect_err(event);
         assert_eq!(error["code"], "notJoined", "{event}");
     }
-    // The name of its own room is accepted.
+    // The socket may name its own room.
     alice
         .request("sendMessage", json!({ "content": 1, "roomId": "values" }))
         .await
@@ -385,7 +385,7 @@ async fn a_ping_is_answered_with_pong() {
 #[tokio::test]
 async fn lone_surrogates_in_names_are_refused_and_the_room_keeps_working() {
     let (mut alice, bob) = pair("surrogates").await;
-    // (line without its end, whether it may be accepted)
+    // (line without its id and its last brace, whether it may be accepted)
     for (line, may_be_accepted) in [
         (r#"{"event":"\udfff","data":{"content":1}"#, false),
         (

@@ -1,6 +1,6 @@
 //! Native sockets at a gateway: one socket for many rooms.
 
-use super::{DEFAULT, FAST, service, token};
+use super::{DEFAULT, FAST, headers, service, token};
 use roomcast_harness::{Client, Refused, SECRET, Server, Token};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -186,7 +186,10 @@ async fn a_client_receives_nothing_after_a_leave_and_can_join_again_at_once() {
     let members = DEFAULT.get("/rooms/gw-leave/members", &service()).await;
     assert_eq!(members.ok(), json!([]));
     let answer = join(&mut client, "gw-leave").await;
-    assert_eq!(answer["seq"], 2, "event 2 came while it was not a member");
+    assert_eq!(
+        answer["seq"], 2,
+        "event 2 was published while the client was not a member"
+    );
     for n in 3..=10 {
         let leave = client.start("leaveRoom", json!("gw-leave")).await;
         let join = client.start("joinRoom", json!("gw-leave")).await;
@@ -339,7 +342,7 @@ async fn the_101st_room_of_a_connection_is_refused() {
 
 #[tokio::test]
 async fn connects_per_address_are_limited() {
-    // A single gateway, because each gateway counts for itself.
+    // A single gateway, because each gateway counts only its own connects.
     let vars = [("CONNECTS_PER_MINUTE", "5"), ("GATEWAY_SHARDS", "1")];
     let server = Server::start(&vars);
     let path = format!("/ws?token={}", token("alice"));
@@ -357,7 +360,7 @@ async fn connects_per_address_are_limited() {
 }
 
 #[tokio::test]
-async fn a_page_can_read_why_and_for_how_long_its_polling_is_refused() {
+async fn cors_lets_a_page_read_the_error_and_retry_after_of_refused_polling() {
     let vars = [("CONNECTS_PER_MINUTE", "2"), ("GATEWAY_SHARDS", "1")];
     let server = Server::start(&vars);
     let origin = server.url("");
@@ -398,33 +401,34 @@ async fn connections_over_max_connections_per_user_are_closed() {
 #[tokio::test]
 async fn clients_cannot_send_internal_requests() {
     publish(&DEFAULT, "gw-internal", "secret").await;
-    let hello = json!({
+    let connect = json!({
         "connection_id": "x", "user": "mallory", "rights": 15, "expires": 9_999_999_999_999u64
     })
     .to_string();
-    let door = json!({ "door": { "protocol": "Native", "identity": null }, "ask": null });
-    let door = door.to_string();
+    let gateway_connect =
+        json!({ "door": { "protocol": "Native", "identity": null }, "ask": null });
+    let gateway_connect = gateway_connect.to_string();
     for path in [
         "/rooms/gw-internal/ws",
         "/ws",
         "/socket.io/?EIO=4&transport=websocket",
     ] {
-        for headers in [
+        for forged in [
             vec![
-                ("x-roomcast-hello", hello.as_str()),
-                ("x-roomcast-room", "gw-internal"),
+                (headers::CONNECT, connect.as_str()),
+                (headers::ROOM, "gw-internal"),
             ],
-            vec![("x-roomcast-link", "1"), ("x-roomcast-room", "gw-internal")],
+            vec![(headers::LINK, "1"), (headers::ROOM, "gw-internal")],
             vec![
-                ("x-roomcast-door", door.as_str()),
-                ("x-roomcast-gateway", "0"),
+                (headers::GATEWAY_CONNECT, gateway_connect.as_str()),
+                (headers::GATEWAY, "0"),
             ],
-            vec![("x-roomcast-find", "1"), ("x-roomcast-gateway", "0")],
+            vec![(headers::FIND, "1"), (headers::GATEWAY, "0")],
         ] {
-            let answer = DEFAULT.request_upgrade(path, &headers).await;
+            let answer = DEFAULT.request_upgrade(path, &forged).await;
             if path.starts_with("/socket.io") {
                 // A Socket.IO session may start without a token. It has no rooms.
-                assert_eq!(answer.status, 101, "{path} {headers:?}");
+                assert_eq!(answer.status, 101, "{path} {forged:?}");
             } else {
                 answer.problem(401, "unauthorized");
             }
@@ -469,7 +473,7 @@ async fn after_kill_9_rooms_drop_dead_connections_of_gateways_and_nothing_is_los
         .await
         .expect("accepted");
     server.restart();
-    // The join of bob makes the room find the dead connection. Presence follows.
+    // When bob joins, the room detects the dead connection and updates presence.
     let mut bob = Client::join(&server, "gw-crash", &token("bob")).await;
     until_connections(&server, "gw-crash", 0).await;
     bob.send_message("while alice is away").await;

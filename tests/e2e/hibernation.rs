@@ -19,7 +19,7 @@ fn wakes(server: &Server, room: &str) -> usize {
 }
 
 #[tokio::test]
-async fn everything_survives_hibernation_with_sockets_open() {
+async fn the_state_of_a_room_survives_hibernation_with_open_sockets() {
     let server = Server::start(&[]);
     let mut alice = Client::join(&server, "sleepy", &token("alice")).await;
     let mut bob = Client::join(&server, "sleepy", &token("bob")).await;

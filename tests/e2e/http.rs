@@ -53,7 +53,7 @@ async fn a_publication_reaches_the_room_with_meta_beside_its_data() {
             "messageId": answer["messageId"], "senderId": "backend", "seq": 1,
             "timestamp": answer["timestamp"] } })
     );
-    // `data` can be any JSON value, also `null`.
+    // `data` can be any JSON value, including `null`.
     for data in [json!(null), json!("text"), json!(1.5), json!([])] {
         publish(json!({ "event": "x", "data": data, "room": "publish" }))
             .await
@@ -89,7 +89,7 @@ async fn a_publication_to_a_user_goes_to_the_personal_room() {
     );
     let event = ann.expect("note").await;
     assert_eq!(event["meta"]["roomId"], "@ann");
-    // The same room, addressed by its name.
+    // The personal room can also be addressed by its name.
     publish(json!({ "event": "note", "data": 2, "room": "@ann" }))
         .await
         .ok();
@@ -671,7 +671,7 @@ async fn a_deleted_room_is_empty_and_has_a_new_epoch() {
     assert_eq!(alice.connected["reset"], true);
     let again = alice.request("sendMessage", send).await.expect("accepted");
     assert_eq!((&again["seq"], again.get("duplicate")), (&json!(1), None));
-    // This survives a restart.
+    // The new epoch survives a restart.
     server.restart();
     let query = format!("since=1&epoch={old}");
     let mut bob = Client::join_with(&server, "gone", &token("bob"), &query).await;

@@ -5,7 +5,7 @@ use roomcast_harness::{Client, KeyPair, KeyServer, SECRET, Server, Token};
 use serde_json::{Value, json};
 use std::sync::LazyLock;
 
-/// Generated once, because an RSA key takes a while.
+/// Generated once, because the generation of an RSA key is slow.
 static RSA: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::rs256("rsa"));
 
 fn alice() -> Token {
@@ -258,8 +258,8 @@ async fn a_refresh_accepts_a_token_of_a_new_key() {
     }
 }
 
-/// Connects to `/chat` over long-polling with a token in `auth` and returns the
-/// answering packet.
+/// Connects to `/chat` over long-polling, with a token in `auth` or in `query`. Returns
+/// the packet that answers the CONNECT.
 pub(crate) async fn socketio_connect(server: &Server, query: &str, auth: Value) -> String {
     let path = format!("/socket.io/?EIO=4&transport=polling{query}");
     let open = server.call("GET", &path, &[], "").await;

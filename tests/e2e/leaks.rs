@@ -1,10 +1,10 @@
-//! Isolation of connections: a connection receives only events of rooms that its
-//! own token opens, it is only ever accepted as the user of its own token, and a
-//! client without a token can neither fill nor stop a gateway.
+//! Isolation of connections. A connection receives only events of rooms that its own
+//! token opens. It is accepted only as the user of its own token. A client without a
+//! token can neither exhaust the memory of a gateway nor block it.
 
 use super::{service, token};
 use futures_util::future::join_all;
-use roomcast_harness::{Client, Event, Polling, SECRET, Server, SocketIo, Token};
+use roomcast_harness::{Client, Event, Polling, SECRET, SEPARATOR, Server, SocketIo, Token};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-/// The most that the server may grow under an attack, in MiB.
+/// Upper limit for the memory growth of the server under an attack, in MiB.
 const MAX_GROWTH: usize = 16;
 
 /// One gateway, so that all clients of a test share it.
@@ -21,9 +21,9 @@ const ONE_GATEWAY: (&str, &str) = ("GATEWAY_SHARDS", "1");
 /// Held by tests that measure time or memory, so that they run one after the other.
 static MEASURES: Mutex<()> = Mutex::const_new(());
 
-/// Measures up to three times until the figures are within their bounds. Panics
-/// with the last figures. Other processes of the machine disturb a measurement now
-/// and then; a server that stalls or grows does so each time.
+/// Repeats a measurement up to three times, until its figures are within their bounds.
+/// Panics with the last figures. Other processes on the machine can disturb one
+/// measurement. A defect of the server fails all three.
 async fn assert_within_bounds(measure: impl AsyncFn() -> Result<(), String>) {
     let _alone = MEASURES.lock().await;
     let mut figures = String::new();
@@ -41,7 +41,7 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// A token that opens these rooms and no others.
+/// Returns a token that opens only these rooms.
 fn token_for(user: &str, rooms: &[&str]) -> String {
     Token::user(user).claim("rooms", rooms).sign(SECRET)
 }
@@ -57,7 +57,7 @@ async fn notify(server: &Server, user: &str) {
     server.post("/publish", &service(), body).await.ok();
 }
 
-/// The connections of a user that the room counts.
+/// Returns the number of connections of a user in a room.
 async fn connections(server: &Server, room: &str, user: &str) -> u64 {
     let path = format!("/rooms/{room}/presence");
     let presence = server.get(&path, &service()).await.ok();
@@ -91,8 +91,8 @@ async fn assert_connected_as(client: &mut SocketIo, user: &str) {
     assert_eq!(connected.args[0]["userId"], user, "the identity of {user}");
 }
 
-/// The events that the client received although its token does not open their
-/// room, each name and room with its count.
+/// Returns the received events of rooms that the client must not read: the number of
+/// events by name and room.
 fn foreign_events(client: &SocketIo, is_foreign: impl Fn(&str) -> bool) -> BTreeMap<String, usize> {
     let mut foreign = BTreeMap::new();
     for event in &client.events {
@@ -103,8 +103,9 @@ fn foreign_events(client: &SocketIo, is_foreign: impl Fn(&str) -> bool) -> BTree
     foreign
 }
 
-/// Waits until the CONNECT of the client is accepted. Returns a description if it
-/// is not, or if the client is accepted as another user.
+/// Waits for the answer to the CONNECT of the client. Returns a description of the
+/// problem if there is no answer, if the CONNECT is refused, or if the client is
+/// accepted as another user.
 async fn connect_problem(client: &mut SocketIo, user: &str) -> Option<String> {
     match client.connect_answer_within(ms(4_000)).await {
         None => return Some(format!("{user} has no answer to its CONNECT")),
@@ -203,7 +204,7 @@ async fn a_client_that_dies_during_recovery_leaves_nothing_behind() {
     const VICTIMS: usize = 8;
     let server = Server::start(&[ONE_GATEWAY]);
     let rooms: Vec<String> = (0..ROOMS).map(|n| format!("secret-{n}")).collect();
-    // A gateway with a connected client does not sleep so soon.
+    // A connected client delays the hibernation of the gateway.
     let _idle = SocketIo::join(&server, &token_for("idle", &["public*"])).await;
 
     let query = |n: usize| {
@@ -236,8 +237,8 @@ async fn a_client_that_dies_during_recovery_leaves_nothing_behind() {
         let problem = connect_problem(&mut other, &user).await;
         (user, other, problem)
     };
-    // The victims return at the same time, so that each recovery takes a while,
-    // and lose their connections at different moments of it.
+    // The victims reconnect at the same time, so that each recovery takes longer. Their
+    // connections end at different moments of the recovery.
     let losses = pids.iter().enumerate().map(async |(n, pid)| {
         let mut victim = SocketIo::open(&server, &query(n)).await;
         victim.start_connect("/chat", json!({ "pid": pid })).await;
@@ -281,10 +282,11 @@ async fn a_client_that_dies_during_recovery_leaves_nothing_behind() {
     }
 }
 
-/// Opens the ten connections that `victim` may have, and one more. Returns the ten
-/// and the `pid` of the eleventh. A session that is saved under it has no rooms,
-/// because the personal room has not accepted the connection. A connection that is
-/// lost before its personal room answers leaves the same behind.
+/// Opens ten connections of `victim`, which is the limit, and an eleventh. Returns the
+/// ten connections and the `pid` of the eleventh. The session saved under this `pid`
+/// has no rooms, because the personal room has not accepted the connection. A
+/// connection that is lost before its personal room answers leaves the same kind of
+/// session.
 async fn eleven_connections(server: &Server, token: &str) -> (Vec<SocketIo>, Value) {
     let mut open = Vec::new();
     for _ in 0..10 {
@@ -315,7 +317,7 @@ async fn a_client_is_only_ever_accepted_as_the_user_of_its_own_token() {
         let auth = json!({ "token": token_for(&user, &["public*"]) });
         other.start_connect("/chat", auth).await;
         tokio::time::sleep(ms(20)).await;
-        // A push of any room lets a gateway look at recoveries again.
+        // A delivery from any room makes the gateway process pending recoveries.
         publish(&server, "public", n).await;
         let problem = connect_problem(&mut other, &user).await;
         assert_eq!(problem, None);
@@ -334,7 +336,7 @@ async fn recovery_joins_the_personal_room() {
     until_connections(&server, "@victim", "victim", 9).await;
     let mut client = SocketIo::open(&server, &format!("token={token}")).await;
     client.start_connect("/chat", json!({ "pid": pid })).await;
-    // A push of any room lets a gateway look at recoveries again.
+    // A delivery from any room makes the gateway process pending recoveries.
     publish(&server, "traffic", "x").await;
     client.connect_answer().await.expect("accepted");
     assert_connected_as(&mut client, "victim").await;
@@ -343,12 +345,12 @@ async fn recovery_joins_the_personal_room() {
     let notice = client.find_within(ms(5_000), is_notice).await;
     assert!(
         notice.is_some(),
-        "connected, and no event of the personal room arrives"
+        "the client is connected but receives no event of the personal room"
     );
 }
 
 #[tokio::test]
-async fn an_eleventh_connection_is_complete_or_closed() {
+async fn an_eleventh_connection_receives_personal_events_or_is_closed() {
     let server = Server::start(&[ONE_GATEWAY]);
     let mut bystander = SocketIo::join(&server, &token("bystander")).await;
     join(&mut bystander, "traffic").await;
@@ -358,7 +360,7 @@ async fn an_eleventh_connection_is_complete_or_closed() {
         let mut client = SocketIo::open(&server, &format!("token={token}")).await;
         client.start_connect("/chat", auth.clone()).await;
         publish(&server, "traffic", "x").await;
-        // A client whose CONNECT is refused knows that it is not connected.
+        // A refused CONNECT is correct: the client knows that it is not connected.
         if client.connect_answer().await.is_err() {
             continue;
         }
@@ -368,7 +370,7 @@ async fn an_eleventh_connection_is_complete_or_closed() {
         let ended = client.close_code().is_some() || client.is_disconnected("/chat");
         assert!(
             notice.is_some() || ended,
-            "connected with {auth}, and no event of the personal room arrives"
+            "the client is connected with {auth} but receives no event of the personal room"
         );
     }
 }
@@ -384,11 +386,14 @@ async fn a_native_gateway_socket_leaves_rooms_that_the_new_token_does_not_allow(
     let fresh = json!({ "token": token_for("bob", &["y"]) });
     bob.request("refreshToken", fresh).await.expect("refreshed");
     publish(&server, "x", "of x").await;
-    // The room would deliver it within this time.
+    // The event would arrive within this time.
     tokio::time::sleep(ms(300)).await;
     publish(&server, "y", "of y").await;
     let first = bob.logged(1).await.remove(0);
-    assert_eq!(first["data"]["roomId"], "y", "an event of a closed room");
+    assert_eq!(
+        first["data"]["roomId"], "y",
+        "an event of a room that the new token does not open"
+    );
     let closed = bob.expect("roomClosed").await;
     assert_eq!(
         closed["data"],
@@ -416,11 +421,15 @@ async fn a_socketio_client_leaves_rooms_that_the_new_token_does_not_allow() {
     let fresh = json!({ "token": token_for("bob", &["y"]) });
     bob.request("refreshToken", fresh).await.expect("refreshed");
     publish(&server, "x", "of x").await;
-    // The room would deliver it within this time.
+    // The event would arrive within this time.
     tokio::time::sleep(ms(300)).await;
     publish(&server, "y", "of y").await;
     let first = bob.expect("newMessage").await;
-    assert_eq!(first.room(), Some("y"), "an event of a closed room");
+    assert_eq!(
+        first.room(),
+        Some("y"),
+        "an event of a room that the new token does not open"
+    );
     let closed = bob.expect("roomClosed").await;
     assert_eq!(
         closed.args[0],
@@ -464,20 +473,20 @@ async fn a_token_refreshed_in_one_namespace_counts_for_the_session() {
     }
 }
 
-/// A body of long-polling with as many of this packet as fit.
+/// Returns a long-polling body of up to `bytes` bytes that repeats this packet.
 fn body_of(packet: &str, bytes: usize) -> String {
-    vec![packet; bytes / (packet.len() + 1)].join("\u{1e}")
+    vec![packet; bytes / (packet.len() + 1)].join(&SEPARATOR.to_string())
 }
 
-/// The 95th percentile.
+/// Returns the 95th percentile.
 fn p95(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[(times.len() * 95).div_ceil(100) - 1]
 }
 
-/// Sends a message every 10 ms, `n` at the least and for as long as `goes_on`, and
-/// for 10 s at the most. Returns how long each acknowledgement took; an
-/// acknowledgement that does not arrive counts until the end of the measurement.
+/// Sends a message every 10 ms: at least `n` messages, and up to 1,000 while `goes_on`
+/// returns `true`. Returns the time until each acknowledgement. For an acknowledgement
+/// that does not arrive, it is the time until the end of the measurement.
 async fn ack_times(client: &mut SocketIo, n: u32, goes_on: impl Fn() -> bool) -> Vec<Duration> {
     let (mut times, mut pending) = (Vec::new(), VecDeque::new());
     let began = Instant::now();
@@ -519,8 +528,8 @@ async fn send_messages(client: &mut SocketIo, n: usize) {
     }
 }
 
-/// The least memory of the server over one second, in MiB: memory that the
-/// server is about to free does not count.
+/// Returns the lowest memory use of the server within one second, in MiB. This excludes
+/// memory that the server is about to free.
 async fn settled_memory(server: &Server) -> usize {
     let mut least = server.memory();
     for _ in 0..10 {
@@ -530,7 +539,8 @@ async fn settled_memory(server: &Server) -> usize {
     least
 }
 
-/// The log records of the server without those of accepted messages.
+/// Returns the number of log records of the server, except those of accepted
+/// messages.
 fn records(server: &Server) -> usize {
     let output = server.output();
     let others = output
@@ -547,15 +557,16 @@ async fn strangers(server: &Server) -> Vec<Polling> {
 /// Posts a body to each session at the same time. Returns the status of each
 /// answer.
 async fn post_to_all(server: &Server, sessions: &[Polling], body: &str) -> Vec<Option<u16>> {
-    let patience = Duration::from_secs(60);
+    let timeout = Duration::from_secs(60);
     let posts = sessions
         .iter()
-        .map(|session| session.try_post(server, body, patience));
+        .map(|session| session.try_post(server, body, timeout));
     join_all(posts).await
 }
 
-/// Eight clients without a token post a body of this packet each while a client of
-/// the same gateway goes on sending.
+/// Eight clients without a token each post a body that repeats this packet, while a
+/// client of the same gateway sends messages. Returns an error with the figures if the
+/// attack affects other clients, the memory or the log.
 async fn measure_attack(packet: &str, bytes: usize) -> Result<(), String> {
     let fast = [
         ONE_GATEWAY,
@@ -569,8 +580,8 @@ async fn measure_attack(packet: &str, bytes: usize) -> Result<(), String> {
         join(&mut client, "lobby").await;
         clients.push(client);
     }
-    // The runtime takes memory for this traffic until it collects its garbage. The
-    // memory counts once it has not grown for three rounds. A malformed body ends a
+    // The runtime allocates memory for this traffic until it collects garbage. The
+    // usual memory is known after three rounds without growth. A malformed body ends a
     // session at once.
     let malformed = "x".repeat(1_000_000);
     let (mut usual_memory, mut unchanged, mut sent) = (0, 0, 0);
@@ -623,8 +634,8 @@ async fn measure_attack(packet: &str, bytes: usize) -> Result<(), String> {
         && new_records <= 4 * answers.len();
     within.then_some(()).ok_or_else(|| {
         format!(
-            "{cut_off} of 24 clients are cut off; 95 % of the acknowledgements took up to \
-             {usual:?} before and {under_attack:?} during the attack; the server grew by \
+            "{cut_off} of 24 clients did not receive the last message; 95 % of the \
+             acknowledgements took up to {usual:?} before and {under_attack:?} during the attack; the server grew by \
              {growth} MiB and wrote {new_records} log records; it answered {answers:?}"
         )
     })
@@ -650,8 +661,8 @@ async fn connects_to_unknown_namespaces_do_not_block_a_gateway() {
     assert_within_bounds(async || measure_attack("40/x,", 1_000_000).await).await;
 }
 
-/// Clients without a token send `announcement` and then 900 kB of attachments each,
-/// eight at a time. Returns after the server has closed them all.
+/// Opens clients without a token, eight at a time. Each sends `announcement` and then
+/// 900 kB of attachments. Returns after the server has closed all of them.
 async fn send_attachments(server: &Server, announcement: &str, clients: usize) {
     let stranger = async || {
         let mut stranger = SocketIo::open(server, "").await;
@@ -670,13 +681,14 @@ async fn send_attachments(server: &Server, announcement: &str, clients: usize) {
     }
 }
 
-/// How the server grows by announced attachments.
+/// Measures the memory growth by announced attachments. Returns an error with the
+/// figure if it is too large.
 async fn measure_attachments() -> Result<(), String> {
     let server = Server::start(&[ONE_GATEWAY]);
     let mut alice = SocketIo::join(&server, &token("alice")).await;
     join(&mut alice, "lobby").await;
-    // The runtime takes memory for this traffic until it collects its garbage. The
-    // memory counts once it has not grown for three rounds. Attachments without an
+    // The runtime allocates memory for this traffic until it collects garbage. The
+    // usual memory is known after three rounds without growth. Attachments without an
     // announcement close a session at once.
     let (mut usual, mut unchanged) = (0, 0);
     for _ in 0..16 {
@@ -708,7 +720,7 @@ async fn announced_attachments_without_a_token_are_not_buffered() {
     assert_within_bounds(measure_attachments).await;
 }
 
-/// The `reject` records of the server's log.
+/// Returns the `reject` records in the log of the server.
 fn rejects(server: &Server) -> Vec<Value> {
     let mut records = server.log();
     records.retain(|record| record["event"] == "reject");
@@ -730,7 +742,7 @@ async fn a_session_without_a_token_is_closed_after_five_refused_connects() {
     assert!(code.is_some(), "the sixth CONNECT closes the session");
     let rejected = rejects(&server);
     assert_eq!(rejected.len(), 1, "one record per connection: {rejected:?}");
-    // The next session of the same client starts from zero.
+    // The refused CONNECTs do not affect the next session of the same client.
     SocketIo::join(&server, &token("alice")).await;
 }
 
@@ -774,7 +786,8 @@ async fn a_session_without_a_token_is_closed_after_ten_seconds() {
     }
 }
 
-/// Several sockets send a frame of 500,000 lines at the same time.
+/// Six sockets send a frame of 500,000 lines at the same time. Returns an error with
+/// the figures if a socket is not closed with 4413 or if the server grows too much.
 async fn measure_lines(path: &str) -> Result<(), String> {
     let server = Server::start(&[ONE_GATEWAY, ("MAX_FRAME_BYTES", "1048576")]);
     let open = async |user: &str| {
@@ -787,7 +800,8 @@ async fn measure_lines(path: &str) -> Result<(), String> {
     for n in 0..6 {
         sockets.push(open(&format!("user-{n}")).await);
     }
-    // The server has read frames of this size before its memory is measured.
+    // Large frames are sent before the measurement, so that the buffers for them are
+    // allocated already.
     for _ in 0..6 {
         let large = json!({ "none": "x".repeat(1_000_000) });
         let refused = bob.request("nonsense", large).await;
@@ -832,9 +846,9 @@ async fn start_join(server: &Server, user: &str, room: &str, since: u64) -> Clie
     client
 }
 
-/// Reads the log of a room up to `last` in order, with a ping for each 64 events
-/// or quarter of a second. Returns an error at a hole, and at a close other than
-/// 4503, after which a client connects again and goes on.
+/// Reads the log of a room up to `last` in order. Sends a ping after every 64 events
+/// and after 250 ms without an event. After a close with 4503, connects again and
+/// continues. Returns an error if an event is missing or if the close code is not 4503.
 async fn read_log(server: &Server, user: &str, room: &str, last: u64) -> Result<(), String> {
     let mut client = start_join(server, user, room, 0).await;
     let mut next = 1;
@@ -889,7 +903,7 @@ async fn a_long_replay_through_a_gateway_does_not_delay_other_connections() {
             read_log(&server, &format!("joiner-{n}"), "long", EVENTS + LIVE).await
         }));
     }
-    // The replay is under way.
+    // The replays have started by now.
     tokio::time::sleep(ms(500)).await;
     for n in 0..LIVE {
         publish(&server, "long", n).await;
@@ -914,7 +928,7 @@ async fn a_long_replay_through_a_gateway_does_not_delay_other_connections() {
     assert!(received.iter().all(|n| *n == LIVE), "{figures}");
     assert_eq!(present, [1; LISTENERS], "connections of the listeners");
     for joiner in joiners {
-        let read = joiner.await.expect("it ends");
+        let read = joiner.await.expect("the joiner does not panic");
         assert_eq!(read, Ok(()), "a joiner receives the whole log in order");
     }
 }
@@ -935,11 +949,11 @@ async fn a_second_websocket_of_an_upgraded_session_is_closed_and_the_session_con
     second.closed().await;
     let message = json!({ "roomId": "lobby", "content": "still here" });
     let answer = first.request("sendMessage", message).await;
-    assert_eq!(answer.expect("the session goes on")["seq"], 1);
+    assert_eq!(answer.expect("the session continues")["seq"], 1);
 }
 
-/// A gateway that is busy for seconds reads the `5` of an upgrade late. It arrived in
-/// time, so the upgrade is not closed.
+/// A busy gateway may read the `5` of an upgrade seconds after its arrival. The packet
+/// arrived in time, so the upgrade must not be closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upgrades_of_many_clients_at_once_are_not_closed() {
     const CLIENTS: usize = 100;

@@ -1,4 +1,5 @@
-//! Limits: a request over a limit is refused and has no effect, others keep working.
+//! Limits: a request over a limit is refused and has no effect. Other clients are not
+//! affected.
 
 use super::{DEFAULT, FAST, service, token};
 use roomcast_harness::{Answer, Client, Server};
@@ -332,7 +333,7 @@ async fn limits_are_configurable_and_sent_in_connected() {
     );
     alice.send_text(&" ".repeat(1001)).await;
     assert_eq!(alice.closed().await, 4413);
-    // The limit of the body and the limit of one event in it.
+    // `MAX_BODY_BYTES` limits the body, `MAX_FRAME_BYTES` each event in it.
     let publish = async |length: usize| {
         let body = json!({ "event": "x", "data": "x".repeat(length), "room": "own" });
         server.post("/publish", &service(), body).await
@@ -355,8 +356,8 @@ async fn a_body_over_the_limit_is_413_with_and_without_content_length() {
     answer.problem(413, "tooLarge");
 }
 
-/// The most that the memory of the server may grow, in MiB. An object has 128 MB,
-/// of which one socket may use `MAX_UNACKED_BYTES` (32 MiB).
+/// Upper limit for the memory growth of the server, in MiB. An object may use 128 MB.
+/// One socket may use `MAX_UNACKED_BYTES` (32 MiB) of it.
 const MAX_GROWTH: usize = 96;
 
 /// Sends `frame` up to `n` times without reading. Returns the growth of the server's
@@ -407,7 +408,7 @@ async fn errors_for_a_client_that_does_not_read_take_bounded_memory() {
     let (grown, frames) = send_without_reading(&server, &mut bob, &frame, 100).await;
     assert!(
         grown < MAX_GROWTH,
-        "{grown} MiB by {frames} frames of malformed commands"
+        "the server grew by {grown} MiB after {frames} frames of malformed commands"
     );
 }
 
@@ -423,7 +424,10 @@ async fn pages_for_a_client_that_does_not_read_take_bounded_memory() {
     bob.logged(40).await;
     let frame = json!({ "event": "sync", "data": { "after": 0, "limit": 1000 }, "id": 1 });
     let (grown, frames) = send_without_reading(&server, &mut bob, &frame.to_string(), 100).await;
-    assert!(grown < MAX_GROWTH, "{grown} MiB by {frames} times `sync`");
+    assert!(
+        grown < MAX_GROWTH,
+        "the server grew by {grown} MiB after {frames} `sync` commands"
+    );
 }
 
 #[tokio::test]
@@ -453,7 +457,7 @@ async fn an_invalid_setting_is_named_by_500_problems_and_by_503_on_healthz() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_and_shows_it_stays_connected() {
+async fn a_client_that_confirms_reading_by_any_frame_stays_connected() {
     let server = Server::start(&[("MAX_UNACKED_BYTES", "1000000")]);
     let one = json!({ "event": "x", "data": "x".repeat(60_000), "room": "reads" });
     let batch = json!({ "messages": vec![one; 15] });

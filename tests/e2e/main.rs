@@ -1,5 +1,5 @@
-//! End-to-end tests against a real workerd. Each test name states the behaviour
-//! that the contract promises.
+//! End-to-end tests against a real workerd. Each test name states the behaviour that
+//! the test checks.
 //!
 //! Tests with the same settings share a server and use separate rooms, so that
 //! they can run in parallel.
@@ -15,6 +15,10 @@ mod eventlog;
 mod failures;
 mod framing;
 mod gateway;
+/// The internal headers of the Worker. The tests send them to check that it ignores
+/// them.
+#[path = "../../src/runtime/headers.rs"]
+mod headers;
 mod hibernation;
 mod http;
 mod keys;
@@ -37,12 +41,12 @@ static FAST: LazyLock<Server> = LazyLock::new(|| {
     ])
 });
 
-/// A token of `user` for every server with the default secret.
+/// Returns a token of `user` for every server with the default secret.
 fn token(user: &str) -> String {
     Token::user(user).sign(roomcast_harness::SECRET)
 }
 
-/// A token of a service with access to every room.
+/// Returns a token of a service with access to every room.
 fn service() -> String {
     Token::service("backend").sign(roomcast_harness::SECRET)
 }

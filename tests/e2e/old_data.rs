@@ -1,9 +1,9 @@
-//! Storage that commit a5565a6 wrote is opened by this build, and nothing is lost.
+//! This build opens the storage that commit a5565a6 wrote, and nothing is lost.
 //!
 //! `tests/fixtures/storage-a5565a6.tar.gz` is the storage of a server of that
-//! commit after SIGKILL. `tests/fixtures/storage-a5565a6.json` has the answers that
-//! the same commit gives on this storage, and the positions of its clients.
-//! `tests/fixtures/make-old-data` makes both again with [`make_fixture`].
+//! commit after SIGKILL. `tests/fixtures/storage-a5565a6.json` contains the answers
+//! that the same commit gives on this storage, and the positions of its clients.
+//! `tests/fixtures/make-old-data` creates both files with [`make_fixture`].
 //!
 //! | data of the older build | covered by |
 //! | --- | --- |
@@ -16,9 +16,9 @@
 //! none. The table `spills` of the fixture has attachments that were too long for a
 //! socket. Without the socket, the gateway deletes them when it starts.
 //!
-//! With [`SETTINGS`], no event, `messageId` or token of the fixture expires. A
-//! revocation expires after 400 days, and a client that was disconnected before the
-//! crash is forgotten after one day: these checks depend on the age of the fixture.
+//! With [`SETTINGS`], no event, `messageId` or token of the fixture expires. Two checks
+//! depend on the age of the fixture: a revocation expires after 400 days, and the
+//! gateway forgets a client that was disconnected before the crash after one day.
 
 use super::{service, token};
 use roomcast_harness::{Client, SECRET, Server, SocketIo, Token, Worker, now};
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-/// Settings of the old server and of the new ones.
+/// Settings of the old server and of the new servers.
 const SETTINGS: [(&str, &str); 9] = [
     ("GATEWAY_SHARDS", "1"),
     ("RETENTION_DAYS", "36500"),
@@ -43,13 +43,14 @@ const SETTINGS: [(&str, &str); 9] = [
 /// Rooms whose pages and members are compared byte for byte.
 const ROOMS: [&str; 6] = ["talk", "deleted", "trimmed", "desk", "@gina", "empty"];
 
-/// Events of the room `steps`: more than the journal of cursors may have rows, so
-/// that the members of this room were written by a checkpoint.
+/// Number of events in the room `steps`. The journal of cursors may not have this many
+/// rows, so a checkpoint has written the members of this room.
 const STEPS: u64 = 1_200;
 
-/// Events of the room `trimmed`. A server with [`TRIMMING`] has deleted the first of
-/// them from the log.
+/// Number of events sent to the room `trimmed`. A server with [`TRIMMING`] has deleted
+/// the first of them from the log.
 const SENT: u64 = 200;
+/// Settings that delete all but the last events from the log.
 const TRIMMING: [(&str, &str); 2] = [("RETENTION_EVENTS", "10"), ("DEDUPE_WINDOW", "1ms")];
 
 /// The expected answers.
@@ -68,20 +69,21 @@ fn server() -> Server {
     Server::start_from(&fixture("tar.gz"), &Worker::roomcast(), &SETTINGS)
 }
 
-/// A text of 200 kB that is not ASCII.
+/// Returns a text of 200 kB that is not ASCII.
 fn large_text() -> String {
     (0..10_000)
         .map(|n| format!("{n:05} Grüße 💡 "))
         .collect::<String>()
 }
 
-/// A token without a near expiry, because rooms and gateways store the expiry.
+/// Returns a token that expires in the year 2286. Rooms and gateways store the expiry,
+/// so it must be later than every run of the tests.
 fn lasting(user: &str) -> Token {
     Token::user(user).claim("exp", 9_999_999_999_i64)
 }
 
-/// A token that lists so many rooms that the attachment of its session is stored
-/// in the table `spills`.
+/// Returns a token with so many rooms that the attachment of its session is stored in
+/// the table `spills`.
 fn wide_token() -> String {
     let rooms: Vec<String> = (0..400)
         .map(|n| format!("a-room-with-a-long-name-{n}"))
@@ -90,7 +92,7 @@ fn wide_token() -> String {
     lasting("wide").claim("rooms", rooms).sign(SECRET)
 }
 
-/// The expected value at a JSON pointer.
+/// Returns the expected value at a JSON pointer.
 fn expected(pointer: &str) -> &'static Value {
     EXPECTED
         .pointer(pointer)
@@ -104,7 +106,7 @@ fn path(room: &str, resource: &str) -> String {
     }
 }
 
-/// The pages and the members of [`ROOMS`] as texts.
+/// Returns the pages and the members of [`ROOMS`] as texts.
 async fn pages(server: &Server) -> Value {
     let mut pages = Map::new();
     for room in ROOMS {
@@ -131,7 +133,8 @@ fn admin() -> String {
     Token::service("backend").claim("rooms", rooms).sign(SECRET)
 }
 
-/// The `seq` of each `newMessage` of `room` that the client receives next.
+/// Returns the `seq` of the next `count` `newMessage` events of `room` that the client
+/// receives.
 async fn messages(client: &mut SocketIo, room: &str, count: usize) -> Vec<u64> {
     let mut seqs = Vec::new();
     while seqs.len() < count {
@@ -157,7 +160,7 @@ fn number(value: &Value) -> u64 {
 // ---- The fixture ----
 
 #[tokio::test]
-#[ignore = "makes the fixture: run tests/fixtures/make-old-data"]
+#[ignore = "creates the fixture: run tests/fixtures/make-old-data"]
 async fn make_fixture() {
     let build = std::env::var_os("OLD_BUILD").expect("OLD_BUILD: the folder of the old build");
     let worker = Worker::in_folder(Path::new(&build));
@@ -302,7 +305,7 @@ async fn make_fixture() {
         .await
         .expect("accepted");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    // These reach the gateway. The clients do not read them before the crash.
+    // These events reach the gateway. The clients do not read them before the crash.
     for n in 6..=8 {
         publish(&server, "desk", &format!("desk {n}")).await;
     }
@@ -413,7 +416,8 @@ async fn epochs_and_trimmed_events_are_known() {
     assert_eq!(ana.connected.get("reset"), None);
     assert_eq!(Client::seq(&ana.logged(1).await[0]), 4);
 
-    // The old build answers with the same gap: see the test of the pages.
+    // `pages_and_members_are_the_same_byte_for_byte` checks that the old build
+    // answered with the same gap.
     let page = server.get(&path("trimmed", "messages"), &service()).await;
     let gap = &page.ok()["gap"];
     let trimmed = number(&gap["to"]);
@@ -434,8 +438,13 @@ async fn connections_of_gateways_are_restored_and_then_dropped() {
     let wake = server.wait_for_log("the start of the room", |line| {
         line["event"] == "wake" && line["roomId"] == "desk"
     });
-    assert_eq!(wake.await["connections"], 3, "of gina, sam and wide");
-    // A join makes the room ask the gateway, which has no such connection.
+    assert_eq!(
+        wake.await["connections"],
+        3,
+        "the connections of gina, sam and wide"
+    );
+    // When bob joins, the room asks the gateway, which does not have these
+    // connections.
     let _bob = Client::join(&server, "desk", &token("bob")).await;
     for _ in 0..500 {
         let presence = server.get("/rooms/desk/presence", &service()).await.ok();
@@ -474,8 +483,8 @@ async fn a_socketio_client_that_was_disconnected_before_the_crash_misses_nothing
     let query = format!("token={}", token("tom"));
     let mut tom = SocketIo::open(&server, &query).await;
     let answer = tom.connect("/chat", auth.clone()).await.expect("accepted");
-    // A day after the crash the client is told by a new `pid` that it is not
-    // recovered. Then it joins its rooms again, as after a first connect.
+    // Later than a day after the crash, the client receives a new `pid`: it is not
+    // recovered. It then joins its rooms again, as after a first connect.
     if answer["pid"] != auth["pid"] {
         let position = json!({ "roomId": "desk", "since": 5 });
         tom.request("joinRoom", position).await.expect("joined");
@@ -510,7 +519,7 @@ async fn a_native_client_of_a_gateway_continues_after_its_cursor() {
 async fn revoked_tokens_and_old_tickets_are_refused() {
     let server = server();
     let made = expected("/made").as_i64().expect("a time");
-    // A revocation that is not expired applies to tokens from before it.
+    // An unexpired revocation applies to tokens that were issued before it.
     if now() < expected("/revokedUntil").as_i64().expect("a time") {
         for token in [
             Token::user("rex").claim("iat", made - 10),
@@ -569,8 +578,8 @@ async fn data_of_both_builds_survives_kill_9() {
     assert_eq!(ana.connected["delivered"], head + 1);
 }
 
-/// Objects are found by the names of the Worker, its bindings and its classes, so
-/// another name would open an empty object.
+/// The runtime finds an object by the names of the Worker, its bindings and its
+/// classes. A changed name would open an empty object.
 #[test]
 fn names_of_bindings_and_classes_are_those_of_the_old_build() {
     let toml = Path::new(env!("CARGO_MANIFEST_DIR")).join("wrangler.toml");

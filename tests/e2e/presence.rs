@@ -106,7 +106,7 @@ async fn a_disconnect_is_announced_after_the_grace_time_and_not_if_the_user_reco
     let alice = Client::join(&QUICK, "grace", &token("alice")).await;
     let left = Instant::now();
     alice.close().await;
-    // The next update is `offline`. There is none for the reconnection.
+    // The next update is `offline`. The reconnection causes no update.
     let update = bob.expect("presenceUpdate").await;
     assert_eq!(update["data"]["status"], "offline");
     assert!(update["data"]["lastSeen"].is_string());
@@ -236,7 +236,7 @@ async fn a_connection_that_stops_pinging_is_closed_and_its_presence_ends() {
 async fn a_connection_that_pings_stays_open() {
     let server = Server::start(&[("GHOST_TIMEOUT", "1s")]);
     let mut alice = Client::join(&server, "alive", &Token::user("alice").sign(SECRET)).await;
-    // The test must last longer than the timeout: three times as long.
+    // The test lasts three times as long as the timeout.
     for _ in 0..10 {
         alice.send_text("ping").await;
         alice.find("pong", |line| line == "pong").await;

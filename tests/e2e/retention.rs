@@ -16,7 +16,8 @@ async fn events_trimmed_by_count_are_announced_by_gap() {
     for n in 0..45 {
         alice.send_message(&n.to_string()).await;
     }
-    // In a replay from the cursor, a replay from `since`, and a page.
+    // The gap is announced in a replay from the cursor, in a replay from `since`, and
+    // in a page.
     let mut bob = Client::join(&server, "count", &token("bob")).await;
     let gap = json!({ "event": "gap", "data": { "roomId": "count", "from": 1, "to": 35 } });
     assert_eq!(bob.next().await, gap);
@@ -41,12 +42,12 @@ async fn events_trimmed_by_count_are_announced_by_gap() {
 
 #[tokio::test]
 async fn events_trimmed_by_age_are_announced_by_gap() {
-    // 2 seconds.
+    // 2 seconds, in days.
     let server = Server::start(&[("RETENTION_DAYS", "0.0000231481")]);
     let mut alice = Client::join(&server, "age", &token("alice")).await;
     alice.send_message("old").await;
     alice.send_message("old").await;
-    // The age is a promise about time, so the test must wait.
+    // The retention is a period of time, so the test waits until it has passed.
     tokio::time::sleep(Duration::from_millis(2_200)).await;
     alice.send_message("new").await;
     let mut bob = Client::join_with(&server, "age", &token("bob"), "since=0").await;
@@ -57,7 +58,7 @@ async fn events_trimmed_by_age_are_announced_by_gap() {
     assert_eq!(Client::seq(&bob.logged(1).await[0]), 3);
     let page = server.get("/rooms/age/messages", &service()).await.ok();
     assert_eq!(page["events"].as_array().map(Vec::len), Some(1));
-    // The next `seq` follows the last one, also if all events are trimmed.
+    // The next `seq` follows the last one, even if all events are trimmed.
     tokio::time::sleep(Duration::from_millis(2_200)).await;
     assert_eq!(alice.send_message("newer").await["seq"], 4);
 }

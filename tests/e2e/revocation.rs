@@ -6,18 +6,18 @@ use roomcast_harness::{Answer, Client, SECRET, Server, Token, now};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Time within which the contract promises the close of revoked connections. It
-/// mostly takes milliseconds.
+/// Time within which the connections of a revoked token must be closed. It usually
+/// takes milliseconds.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A token of a service that may revoke.
+/// Returns a token of a service that may revoke tokens.
 fn admin() -> String {
     Token::service("backend")
         .claim("rooms", json!({ "*": ["admin"] }))
         .sign(SECRET)
 }
 
-/// A token with an `iat` in seconds from now.
+/// Returns a token with an `iat` of `at` seconds from now.
 fn issued(user: &str, at: i64) -> Token {
     Token::user(user).claim("iat", now() + at)
 }
@@ -121,7 +121,7 @@ async fn revoking_a_jti_revokes_only_that_token() {
         .await
         .problem(401, "unauthorized");
     two.send_message("another token").await;
-    // After a refresh only the newest token of a socket counts.
+    // After a refresh, only a revocation of the newest token closes the socket.
     let answer = two
         .request("refreshToken", json!({ "token": with("three") }))
         .await;

@@ -16,12 +16,12 @@ async fn ticket(server: &Server, token: &str) -> String {
     ticket.to_owned()
 }
 
-/// The path of a room socket with a ticket.
+/// Returns the path of a room socket with a ticket.
 fn room(ticket: &str) -> String {
     format!("/rooms/tickets/ws?ticket={ticket}")
 }
 
-/// The path of a gateway socket with a ticket.
+/// Returns the path of a gateway socket with a ticket.
 fn native(ticket: &str) -> String {
     format!("/ws?ticket={ticket}")
 }
@@ -63,7 +63,7 @@ async fn of_concurrent_upgrades_with_one_ticket_one_is_accepted() {
 #[tokio::test]
 async fn a_socketio_client_connects_with_a_ticket() {
     let ticket = ticket(&DEFAULT, &token("sue")).await;
-    // The client sends the ticket with each request of its one session.
+    // The client sends the ticket with each request of its session.
     let query = format!("&ticket={ticket}");
     let connected = socketio_connect(&DEFAULT, &query, json!({})).await;
     assert!(connected.starts_with("40/chat,"), "{connected}");

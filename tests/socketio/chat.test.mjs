@@ -1,5 +1,5 @@
-/** End-to-end tests of the dialect of `/chat` with socket.io-client and
- * python-socketio against `wrangler dev`. */
+/** End-to-end tests of the namespace `/chat` with socket.io-client and python-socketio,
+ * against `wrangler dev`. */
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -10,7 +10,7 @@ import { io } from 'socket.io-client';
 import { Server, token } from '../browser/server.mjs';
 import { TcpProxy } from './tcp-proxy.mjs';
 
-/** Limit for every wait, in milliseconds. */
+/** Timeout of every wait, in milliseconds. */
 const TIMEOUT = 10_000;
 const WEBSOCKET = { transports: ['websocket'] };
 let server;
@@ -296,9 +296,9 @@ test('presence updates and receipts reach users at other gateways', async () => 
     event === 'presenceUpdate' && args[0].userId === 'other-0' && args[0].status === 'offline'));
 });
 
-/** Joins two rooms, interrupts the connection by `interruptBy`, publishes meanwhile,
- * and asserts that connection state recovery delivers the missed events. `idle` runs
- * before the interruption. With `silent` no event is sent before it. */
+/** Joins two rooms, interrupts the connection with `interruptBy`, publishes events, and
+ * asserts that connection state recovery delivers these events. `idle` runs before the
+ * interruption. With `silent`, no event is sent before the interruption. */
 async function assertRecovers(room, interruptBy, { idle = async () => {}, silent = false } = {}) {
   const proxy = await TcpProxy.start(server.port);
   open.push(proxy);
@@ -382,9 +382,9 @@ const restores = (server) =>
 test('the connection is recovered after a hibernation of the gateway', async () => {
   const idle = async (socket) => {
     const before = restores(server);
-    // The gateway wakes for a ping every 25 s, so the wait begins after a ping. The
-    // expiry of clients of earlier tests (two minutes after their disconnect) can
-    // keep it awake as well, hence several tries.
+    // The gateway wakes for a ping every 25 s, so the wait begins after a ping. It also
+    // wakes when clients of earlier tests expire, two minutes after their disconnect,
+    // so the test tries several times.
     await once(socket.io.engine, 'ping', { signal: AbortSignal.timeout(30_000) });
     for (let tries = 0; restores(server) === before; tries += 1) {
       assert.ok(tries < 4, 'a gateway must be restored with its sockets');
@@ -398,8 +398,8 @@ test('the connection is recovered after a hibernation of the gateway', async () 
 });
 
 test('a gateway hibernates after connects, upgrades and recoveries', async () => {
-  // Without pings, so that only timers of connects, upgrades and recoveries could
-  // keep the gateway awake.
+  // Pings are off, so that only timers of connects, upgrades and recoveries could keep
+  // the gateway awake.
   const quiet = await Server.start({ vars: { PING_INTERVAL_MS: '0', GATEWAY_SHARDS: '1' } });
   try {
     const proxy = await TcpProxy.start(quiet.port);
@@ -518,7 +518,7 @@ test('a hibernated gateway closes connections without a namespace, a pong or a p
     const jwt = await token({ sub: 'stale' });
     const url = sleepy.url.replace('http', 'ws');
     /** Sends `frames` on a new socket. Returns the close code and the seconds until the
-     * close. `pongs`: whether to answer pings. */
+     * close. With `pongs`, it answers pings. */
     const closed = async (path, frames, { pongs = false } = {}) => {
       const socket = new WebSocket(url + path);
       if (pongs) socket.addEventListener('message', ({ data }) => data === '2' && socket.send('3'));

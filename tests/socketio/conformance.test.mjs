@@ -1,5 +1,5 @@
-/** Tests of the rules of both protocol pages against the echo server of `make
- * conformance`, which uses the Engine.IO and Socket.IO layers of roomcast:
+/** Tests the rules of both protocol pages with the echo server of `make conformance`,
+ * which uses the Engine.IO and Socket.IO layers of roomcast:
  * https://socket.io/docs/v4/engine-io-protocol/
  * https://socket.io/docs/v4/socket-io-protocol/ */
 

@@ -1,5 +1,5 @@
-/** A TCP proxy between client and server that can cut its connections, as a lost
- * network does: without a close frame or a Socket.IO packet. */
+/** A TCP proxy between client and server. It can end its connections as a network loss
+ * does: without a close frame or a Socket.IO packet. */
 
 import { connect, createServer } from 'node:net';
 
