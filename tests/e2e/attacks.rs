@@ -116,11 +116,24 @@ async fn internal_headers_of_clients_are_ignored_on_every_route() {
         let answer = DEFAULT.request_upgrade(path, &forged).await;
         answer.problem(401, "unauthorized");
     }
-    // They are also ignored in a request with a valid token.
+    // They are also ignored in requests with a valid token.
+    let authorization = format!("Bearer {}", service());
+    let mut authorized = forged.to_vec();
+    authorized.push(("authorization", &authorization));
+    for path in ["members", "presence", "messages"] {
+        let path = format!("/rooms/forged-not/{path}");
+        let answer = DEFAULT.call("GET", &path, &authorized, "").await;
+        assert_eq!(answer.status, 200, "{path}");
+    }
+    let body = json!({ "event": "x", "data": 1, "room": "forged-not" }).to_string();
+    let answer = DEFAULT.call("POST", "/publish", &authorized, body).await;
+    assert_eq!(answer.ok()["roomId"], "forged-not");
     let path = format!("/rooms/forged-not/ws?token={}", token("alice"));
     assert_eq!(DEFAULT.request_upgrade(&path, &forged).await.status, 101);
     let members = DEFAULT.get("/rooms/forged/members", &service()).await.ok();
     assert_eq!(members, json!([]));
+    let messages = DEFAULT.get("/rooms/forged/messages", &service()).await.ok();
+    assert_eq!(messages["head"], 0);
 }
 
 #[tokio::test]

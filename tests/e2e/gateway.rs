@@ -405,8 +405,7 @@ async fn clients_cannot_send_internal_requests() {
         "connection_id": "x", "user": "mallory", "rights": 15, "expires": 9_999_999_999_999u64
     })
     .to_string();
-    let gateway_connect =
-        json!({ "door": { "protocol": "Native", "identity": null }, "ask": null });
+    let gateway_connect = json!({ "door": { "protocol": "Native", "identity": null, "recovers": false }, "ask": null });
     let gateway_connect = gateway_connect.to_string();
     for path in [
         "/rooms/gw-internal/ws",
