@@ -473,7 +473,7 @@ impl World {
         let fresh = || Server::new(room, config);
         let server = self.rooms.entry(room.clone()).or_insert_with(fresh);
         server.now = self.now;
-        server.link(&gateway.to_string(), commands);
+        server.handle_gateway(&gateway.to_string(), commands);
         self.queue_deliveries(room);
     }
 
@@ -481,9 +481,9 @@ impl World {
     fn queue_deliveries(&mut self, room: &RoomName) {
         let server = self.rooms.get_mut(room).expect("a room");
         server.settle();
-        server.start_pushes();
+        server.start_deliveries();
         for gateway in 0..self.hosts.len() {
-            while let Some(body) = server.take_push(&gateway.to_string(), usize::MAX) {
+            while let Some(body) = server.take_delivery(&gateway.to_string(), usize::MAX) {
                 let key = (room.clone(), gateway);
                 self.deliveries.entry(key).or_default().push_back(body);
                 let room = room.clone();
@@ -501,7 +501,7 @@ impl World {
         let pushed = core.handle_push(push, &texts, self.now);
         self.settle(gateway);
         let server = self.rooms.get_mut(room).expect("a room");
-        server.push_reached(&gateway.to_string(), &pushed);
+        server.delivery_acknowledged(&gateway.to_string(), &pushed);
         self.queue_deliveries(room);
     }
 

@@ -48,7 +48,7 @@ enum Step {
         since: Option<u64>,
     },
     /// Flushes the batch.
-    Tick,
+    Flush,
     Clock {
         by: i64,
     },
@@ -69,7 +69,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any::<usize>().prop_map(|conn| Step::Leave { conn }),
         1 => (any::<usize>(), proptest::option::of(0..60u64))
             .prop_map(|(conn, since)| Step::Rejoin { conn, since }),
-        6 => Just(Step::Tick),
+        6 => Just(Step::Flush),
         2 => (-50..500i64).prop_map(|by| Step::Clock { by }),
         1 => Just(Step::Evict),
         1 => Just(Step::Crash),
@@ -249,7 +249,7 @@ impl World {
                     }
                 }
             }
-            Step::Tick => self.advance(),
+            Step::Flush => self.advance(),
             Step::Clock { by } => self.now = self.now.saturating_add_signed(*by),
             Step::Evict => {
                 self.now += 60_000;
@@ -285,12 +285,13 @@ impl World {
             since,
             ..Position::default()
         };
-        let hello = roomcast_sim::world::hello(&self.sockets.len().to_string(), user, position);
+        let request =
+            roomcast_sim::world::connect_request(&self.sockets.len().to_string(), user, position);
         self.room
-            .admit(&hello, self.now)
+            .admit(&request, self.now)
             .expect("within the limits");
         let mut out = Vec::new();
-        let conn_id = self.room.connect(hello, self.now, &mut out);
+        let conn_id = self.room.connect(request, self.now, &mut out);
         self.conns.insert(conn_id, self.sockets.len());
         self.sockets.push(Socket {
             user: user.into(),
@@ -614,7 +615,7 @@ fn an_acknowledged_cursor_survives_a_crash_and_never_moves_back() {
     for message in 0..5 {
         world.step(&Step::Send { conn: 0, message });
     }
-    world.step(&Step::Tick);
+    world.step(&Step::Flush);
     world.step(&Step::Acknowledge {
         conn: 0,
         seq: 4,
@@ -626,7 +627,7 @@ fn an_acknowledged_cursor_survives_a_crash_and_never_moves_back() {
         read: false,
     });
     world.step(&Step::Clock { by: 50 });
-    world.step(&Step::Tick);
+    world.step(&Step::Flush);
     world.step(&Step::Crash);
     assert_eq!(world.members()["alice"], (5, 4, 0));
     world.connect("alice", None);

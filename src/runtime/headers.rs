@@ -13,7 +13,7 @@ pub(crate) const LINK: &str = "x-roomcast-link";
 /// The name of the gateway that the request is for.
 pub(crate) const GATEWAY: &str = "x-roomcast-gateway";
 
-/// The request of a client ([`ConnectRequest`](super::rpc::gateways::ConnectRequest)), as JSON.
+/// The request of a client ([`ClientRequest`](super::rpc::gateways::ClientRequest)), as JSON.
 pub(crate) const GATEWAY_CONNECT: &str = "x-roomcast-door";
 
 /// The request of a gateway for the record of a client

@@ -329,7 +329,7 @@ mod tests {
         Keys::new(&[], KeySet::default(), Some("https://keys.example".into()))
     }
 
-    fn judge(keys: &Keys, token: &str) -> Result<(), VerifyError> {
+    fn verify(keys: &Keys, token: &str) -> Result<(), VerifyError> {
         let untrusted = UntrustedToken::new(token).expect("a JWT");
         keys.verify::<Value, _>(token, &untrusted).map(|_| ())
     }
@@ -353,14 +353,14 @@ mod tests {
         for (pair, algorithm) in [(&ed, Algorithm::EdDsa), (&es, Algorithm::Es256)] {
             let good = pair.sign(&token);
             assert_eq!(
-                judge(&keys, &good),
+                verify(&keys, &good),
                 Err(VerifyError::BadSignature),
                 "unchecked"
             );
             let candidates = check(&keys, &good, 0);
             assert_eq!(candidates.len(), 1);
             assert_eq!(candidates[0].algorithm, algorithm);
-            assert_eq!(judge(&keys, &good), Ok(()));
+            assert_eq!(verify(&keys, &good), Ok(()));
             assert_eq!(keys.step(&good, true, 1), None, "remembered");
         }
         // The key with this `kid` has another algorithm.
@@ -369,13 +369,13 @@ mod tests {
             ed.sign_as(&token, Some("none")),
         ] {
             assert_eq!(keys.step(&bad, true, 0), None);
-            assert_eq!(judge(&keys, &bad), Err(VerifyError::BadSignature));
+            assert_eq!(verify(&keys, &bad), Err(VerifyError::BadSignature));
         }
         // Without a secret there is no HS256, not even with the public key as secret.
         for secret in [ed.jwk().to_string(), String::new(), SECRET.to_owned()] {
             let forged = token.sign(&secret);
             assert_eq!(keys.step(&forged, true, 0), None);
-            assert_eq!(judge(&keys, &forged), Err(VerifyError::BadSignature));
+            assert_eq!(verify(&keys, &forged), Err(VerifyError::BadSignature));
         }
     }
 
@@ -385,13 +385,13 @@ mod tests {
         let set = KeySet::strict(&KeyPair::set(&[&ed])).expect("a set");
         let keys = Keys::new(&[SECRET.to_owned()], set, None);
         let token = Token::user("alice");
-        for (kid, judged) in [
+        for (kid, expected) in [
             (None, Ok(())),
             (Some("mine"), Ok(())),
             (Some("ed"), Err(VerifyError::BadSignature)),
         ] {
             let signed = token.sign_as(SECRET, kid);
-            assert_eq!(judge(&keys, &signed), judged, "{kid:?}");
+            assert_eq!(verify(&keys, &signed), expected, "{kid:?}");
         }
     }
 
@@ -402,10 +402,10 @@ mod tests {
         let token = one.sign_as(&Token::user("alice"), None);
         let unambiguous = keys(&[&one, &es]);
         check(&unambiguous, &token, 0);
-        assert_eq!(judge(&unambiguous, &token), Ok(()));
+        assert_eq!(verify(&unambiguous, &token), Ok(()));
         let ambiguous = keys(&[&one, &two]);
         assert_eq!(ambiguous.step(&token, true, 0), None);
-        assert_eq!(judge(&ambiguous, &token), Err(VerifyError::Ambiguous));
+        assert_eq!(verify(&ambiguous, &token), Err(VerifyError::Ambiguous));
         // The same key in both sets counts once.
         let set = KeyPair::set(&[&one]);
         let both = Keys::new(&[], KeySet::strict(&set).expect("a set"), Some("x".into()));
@@ -440,14 +440,14 @@ mod tests {
         keys.fetched(Some(&both), Some("max-age=3600"), 6)
             .expect("a set");
         check(&keys, &by_new, 7);
-        assert_eq!(judge(&keys, &by_old), Ok(()), "the key is still there");
+        assert_eq!(verify(&keys, &by_old), Ok(()), "the key is still there");
         // After an hour the set is fetched again, without the removed key.
         let later = 3_600 * SECOND + 6;
         assert!(!fetches(&by_old, later - 1) && fetches(&by_old, later));
         let rotated = KeyPair::set(&[&new]);
         keys.fetched(Some(&rotated), None, later).expect("a set");
-        assert_eq!(judge(&keys, &by_old), Err(VerifyError::BadSignature));
-        assert_eq!(judge(&keys, &by_new), Ok(()));
+        assert_eq!(verify(&keys, &by_old), Err(VerifyError::BadSignature));
+        assert_eq!(verify(&keys, &by_new), Ok(()));
         // Tokens that no public key can have signed cause no request.
         assert_eq!(keys.step(&Token::user("alice").sign(SECRET), true, 0), None);
         assert_eq!(keys.step("x", true, 0), None);
@@ -479,7 +479,7 @@ mod tests {
         assert_eq!(keys.step(&token, true, 0), Some(KeyStep::Fetch));
         keys.fetched(None, None, 1)
             .expect("a failed fetch is not an error");
-        assert_eq!(judge(&keys, &token), Err(VerifyError::NoKeysYet));
+        assert_eq!(verify(&keys, &token), Err(VerifyError::NoKeysYet));
         assert_eq!(keys.step(&token, true, 2), None, "not again at once");
         let again = 1 + RETRY_AFTER;
         assert_eq!(keys.step(&token, true, again), Some(KeyStep::Fetch));
@@ -493,7 +493,7 @@ mod tests {
             let now = old + 10 * MINUTE;
             assert_eq!(keys.step(&token, true, now), Some(KeyStep::Fetch));
             assert_eq!(keys.fetched(rubbish, None, old).is_err(), rubbish.is_some());
-            assert_eq!(judge(&keys, &token), Ok(()));
+            assert_eq!(verify(&keys, &token), Ok(()));
         }
         // A fetch that never ends is given up.
         assert_eq!(keys.step(&token, true, old + DAY), Some(KeyStep::Fetch));

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 /// Request of a connection to join a room. Its token has been verified.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Hello {
+pub struct ConnectRequest {
     /// The id of the connection, unique for each connection.
     pub connection_id: ConnectionId,
     /// The user.
@@ -73,7 +73,8 @@ pub enum Command {
     /// Joins the room. All other connections of the same client ([`client_of`]) are gone.
     Join {
         /// The request to join.
-        hello: Hello,
+        #[serde(rename = "hello")]
+        request: ConnectRequest,
         /// The id under which the client expects an answer.
         id: Option<u32>,
         /// `true` if the gateway resubscribes a client after a missed delivery. Refused
@@ -122,7 +123,7 @@ impl Command {
     /// Returns the id of the connection.
     pub fn connection(&self) -> &ConnectionId {
         match self {
-            Command::Join { hello, .. } => &hello.connection_id,
+            Command::Join { request, .. } => &request.connection_id,
             Command::Execute { connection, .. }
             | Command::Frame { connection, .. }
             | Command::Gone { connection, .. }
@@ -149,18 +150,20 @@ pub struct Push {
     pub items: Vec<Item>,
 }
 
-/// One item of a [`Push`].
+/// One item of a [`Push`]. The serialised names are those of the first version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Item {
-    /// The connection is subscribed: it receives every [`Item::All`] from here on.
-    In {
+    /// The connection is subscribed: it receives every [`Item::Broadcast`] from here on.
+    #[serde(rename = "In")]
+    Subscribed {
         /// The connection.
         to: ConnectionId,
         /// Sequence number of the last event before the subscription.
         after: u64,
     },
     /// The connection is unsubscribed.
-    Out {
+    #[serde(rename = "Out")]
+    Unsubscribed {
         /// The connection.
         to: ConnectionId,
     },
@@ -172,7 +175,8 @@ pub enum Item {
         why: Disconnect,
     },
     /// Asks whether the connection still exists.
-    Is {
+    #[serde(rename = "Is")]
+    Probe {
         /// The connection.
         to: ConnectionId,
         /// Sequence number up to which the connection should have received all events.
@@ -184,7 +188,8 @@ pub enum Item {
         to: ConnectionId,
     },
     /// A text for one connection.
-    One {
+    #[serde(rename = "One")]
+    Unicast {
         /// The connection.
         to: ConnectionId,
         /// Length of the text.
@@ -199,7 +204,8 @@ pub enum Item {
         at: Option<u64>,
     },
     /// A text for all subscribed connections.
-    All {
+    #[serde(rename = "All")]
+    Broadcast {
         /// Length of the text.
         bytes: usize,
         /// Connections that do not receive the text.
@@ -219,16 +225,16 @@ pub struct Pushed {
 }
 
 impl Item {
-    /// Returns the connection that the item is for, or `None` for [`Item::All`].
+    /// Returns the connection that the item is for, or `None` for [`Item::Broadcast`].
     pub fn to(&self) -> Option<&ConnectionId> {
         match self {
-            Item::In { to, .. }
-            | Item::Out { to }
+            Item::Subscribed { to, .. }
+            | Item::Unsubscribed { to }
             | Item::Close { to, .. }
-            | Item::Is { to, .. }
+            | Item::Probe { to, .. }
             | Item::Lost { to }
-            | Item::One { to, .. } => Some(to),
-            Item::All { .. } => None,
+            | Item::Unicast { to, .. } => Some(to),
+            Item::Broadcast { .. } => None,
         }
     }
 
@@ -239,14 +245,14 @@ impl Item {
     pub fn must_deliver(&self) -> bool {
         matches!(
             self,
-            Item::Out { .. } | Item::Close { .. } | Item::Lost { .. }
+            Item::Unsubscribed { .. } | Item::Close { .. } | Item::Lost { .. }
         )
     }
 
     /// Returns the length of the item's text in bytes.
     pub fn bytes(&self) -> usize {
         match self {
-            Item::One { bytes, .. } | Item::All { bytes, .. } => *bytes,
+            Item::Unicast { bytes, .. } | Item::Broadcast { bytes, .. } => *bytes,
             _ => 0,
         }
     }
@@ -337,7 +343,7 @@ mod tests {
     #[test]
     fn parse_reverses_body() {
         let to = ConnectionId::trusted("c");
-        let one = |bytes| Item::One {
+        let one = |bytes| Item::Unicast {
             to: to.clone(),
             bytes,
             after: None,
@@ -348,7 +354,7 @@ mod tests {
             epoch: Epoch::default(),
             life: String::new(),
             number: 1,
-            items: vec![one(3), Item::Out { to: to.clone() }, one(2)],
+            items: vec![one(3), Item::Unsubscribed { to: to.clone() }, one(2)],
         };
         let body = push.body("\né!\n").expect("JSON");
         let (read, texts) = Push::parse(&body).expect("a push");

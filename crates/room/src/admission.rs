@@ -7,7 +7,7 @@ use roomcast_proto::error::Result;
 use roomcast_proto::limits::{
     CONNECTS, ConnectionLimits, FloodGuard, KeyedRateLimiter, Penalty, network_of,
 };
-use roomcast_proto::link::Hello as ConnectRequest;
+use roomcast_proto::link::ConnectRequest;
 use roomcast_proto::time::Millis;
 
 /// The limits on new connections of a room. They survive the deletion of the log.

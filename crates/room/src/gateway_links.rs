@@ -153,7 +153,7 @@ impl GatewayLinks {
         text: &str,
         events: TextEvents,
     ) {
-        let item = Item::One {
+        let item = Item::Unicast {
             to: subscription.id.clone(),
             bytes: text.len(),
             after: events.after(),
@@ -200,7 +200,8 @@ impl GatewayLinks {
         for conn in self.connections_of(gateway) {
             if let Some(subscription) = self.subscriptions.get(conn) {
                 let to = subscription.id.clone();
-                self.outboxes.queue(gateway, Item::Is { to, at: head }, "");
+                self.outboxes
+                    .queue(gateway, Item::Probe { to, at: head }, "");
             }
         }
     }
@@ -247,7 +248,7 @@ impl GatewayLinks {
                 .iter()
                 .filter_map(|conn| self.subscriptions.get(*conn))
                 .filter(|subscription| subscription.gateway == *gateway);
-            let item = Item::All {
+            let item = Item::Broadcast {
                 bytes: text.len(),
                 not: excluded
                     .map(|subscription| subscription.id.clone())

@@ -115,7 +115,7 @@ pub use member::Member;
 pub use outbox::{Outboxes, RESTART_DELAY, Retry};
 pub use output::{Change, Output};
 pub use room::Room;
-pub use roomcast_proto::link::Hello as ConnectRequest;
+pub use roomcast_proto::link::ConnectRequest;
 pub use seq_range::SeqRange;
 pub use snapshot::{ReadFailed, ReadRecent, Snapshot};
 pub use subscriber::StoredSubscriber;

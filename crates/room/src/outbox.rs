@@ -106,7 +106,7 @@ impl Outboxes {
     /// connection unknown and the gateway answers the join by an error.
     pub(crate) fn queue(&mut self, gateway: &GatewayName, item: Item, text: &str) {
         let outbox = self.outbox(gateway);
-        let is_kept = text.is_empty() && !matches!(item, Item::In { .. });
+        let is_kept = text.is_empty() && !matches!(item, Item::Subscribed { .. });
         if outbox.failures == 0 || is_kept {
             outbox.items.push(item);
             outbox.texts.push_str(text);
@@ -312,8 +312,8 @@ impl GatewayOutbox {
             let (text, after) = rest.split_at_checked(item.bytes()).unwrap_or((rest, ""));
             rest = after;
             match &item {
-                Item::All { .. } | Item::One { at: Some(_), .. } => continue,
-                Item::One { to, .. } if self.texts.len() + text.len() > MAX_WAITING / 2 => {
+                Item::Broadcast { .. } | Item::Unicast { at: Some(_), .. } => continue,
+                Item::Unicast { to, .. } if self.texts.len() + text.len() > MAX_WAITING / 2 => {
                     unanswered.insert(to.clone());
                     continue;
                 }
@@ -323,7 +323,7 @@ impl GatewayOutbox {
             kept.push(item);
         }
         kept.retain(|item| match item {
-            Item::In { to, .. } => !unanswered.contains(to),
+            Item::Subscribed { to, .. } => !unanswered.contains(to),
             _ => true,
         });
         self.items = kept;
@@ -345,14 +345,14 @@ mod tests {
     }
 
     fn joined(to: &ConnectionId) -> Item {
-        Item::In {
+        Item::Subscribed {
             to: to.clone(),
             after: 0,
         }
     }
 
     fn text(outboxes: &mut Outboxes, to: &ConnectionId, text: &str, at: Option<u64>) {
-        let item = Item::One {
+        let item = Item::Unicast {
             to: to.clone(),
             bytes: text.len(),
             after: None,
@@ -381,28 +381,28 @@ mod tests {
         outboxes.queue(&gateway(), joined(&one), "");
         text(&mut outboxes, &one, "answer", None);
         let large = "x".repeat(MAX_WAITING);
-        let all = Item::All {
+        let all = Item::Broadcast {
             bytes: large.len(),
             not: Vec::new(),
             after: 0,
             at: 1,
         };
         outboxes.queue(&gateway(), all, &large);
-        outboxes.queue(&gateway(), Item::Out { to: other.clone() }, "");
+        outboxes.queue(&gateway(), Item::Unsubscribed { to: other.clone() }, "");
         assert_eq!(outboxes.shed(), [gateway()]);
         assert!(outboxes.shed().is_empty(), "once");
         let kept = [
-            Item::In {
+            Item::Subscribed {
                 to: one.clone(),
                 after: 0,
             },
-            Item::One {
+            Item::Unicast {
                 to: one,
                 bytes: "answer".len(),
                 after: None,
                 at: None,
             },
-            Item::Out { to: other },
+            Item::Unsubscribed { to: other },
         ];
         assert_eq!(items(&mut outboxes), kept);
     }
@@ -416,14 +416,14 @@ mod tests {
         outboxes.shed();
         outboxes.queue(
             &gateway(),
-            Item::Is {
+            Item::Probe {
                 to: to.clone(),
                 at: 1,
             },
             "",
         );
         // The gateway answers the join by an error when it is probed.
-        assert_eq!(items(&mut outboxes), [Item::Is { to, at: 1 }]);
+        assert_eq!(items(&mut outboxes), [Item::Probe { to, at: 1 }]);
     }
 
     #[test]
@@ -514,7 +514,7 @@ mod tests {
         let to = connection("c:1");
         outboxes.queue(
             &gateway(),
-            Item::Out {
+            Item::Unsubscribed {
                 to: connection("d:1"),
             },
             "",
@@ -525,15 +525,15 @@ mod tests {
         text(&mut outboxes, &to, "answer", None);
         outboxes.queue(
             &gateway(),
-            Item::Is {
+            Item::Probe {
                 to: to.clone(),
                 at: 1,
             },
             "",
         );
-        let out = Item::Out {
+        let out = Item::Unsubscribed {
             to: connection("d:1"),
         };
-        assert_eq!(items(&mut outboxes), [out, Item::Is { to, at: 1 }]);
+        assert_eq!(items(&mut outboxes), [out, Item::Probe { to, at: 1 }]);
     }
 }

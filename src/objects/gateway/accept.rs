@@ -4,7 +4,7 @@ use super::GatewayObject;
 use crate::runtime::Result;
 use crate::runtime::body::read_body;
 use crate::runtime::log::log_error;
-use crate::runtime::rpc::gateways::ConnectRequest;
+use crate::runtime::rpc::gateways::ClientRequest;
 use crate::runtime::rpc::refuse;
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket};
 use futures_channel::oneshot;
@@ -25,10 +25,10 @@ impl GatewayObject {
     pub(super) async fn accept(
         self: &Rc<Self>,
         name: String,
-        connect: ConnectRequest,
+        connect: ClientRequest,
         request: Request,
     ) -> Result<Response> {
-        let ConnectRequest { client, ask } = connect;
+        let ClientRequest { client, ask } = connect;
         if matches!(ask, None | Some(Ask::Open | Ask::WebSocket { sid: None })) {
             let admitted = self.with_active(Some(name.clone()), |active, _| {
                 // The registry delivers revocations only to registered gateways.

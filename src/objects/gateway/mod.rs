@@ -32,7 +32,7 @@ use crate::runtime::alarm_clock::AlarmClock;
 use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::host::{Host, JsResult, promise_response};
-use crate::runtime::rpc::gateways::{ConnectRequest, FindRequest};
+use crate::runtime::rpc::gateways::{ClientRequest, FindRequest};
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket, Sockets};
 use futures_channel::oneshot;
 use js_sys::{Map, Promise, Uint8Array};
@@ -149,7 +149,7 @@ async fn handle(object: Rc<GatewayObject>, mut request: Request) -> Result<Respo
         return object.revoke(name, &delta);
     }
     let connect = headers.get(headers::GATEWAY_CONNECT)?.unwrap_or_default();
-    let connect: ConnectRequest = serde_json::from_str(&connect)?;
+    let connect: ClientRequest = serde_json::from_str(&connect)?;
     object.accept(name, connect, request).await
 }
 

@@ -114,9 +114,9 @@ impl Room {
     pub fn fetch(&self, request: web_sys::Request) -> JsResult<JsValue> {
         let headers = request.headers();
         let name = headers.get(headers::ROOM)?;
-        if let Some(hello) = headers.get(headers::CONNECT)? {
-            let hello: ConnectRequest = serde_json::from_str(&hello).map_err(Error::from)?;
-            return Ok(self.object.accept(name, hello)?.into());
+        if let Some(connect) = headers.get(headers::CONNECT)? {
+            let connect: ConnectRequest = serde_json::from_str(&connect).map_err(Error::from)?;
+            return Ok(self.object.accept(name, connect)?.into());
         }
         let is_notice = headers.has(headers::REVOKED)?;
         let is_of_gateway = headers.has(headers::LINK)?;

@@ -111,7 +111,7 @@ pub(crate) async fn catch_up(env: &Env, revoked: &RevocationCache) -> Result<(),
     while let Some(step) = revoked.step(true, now()) {
         match step {
             RefreshStep::Wait => Delay::from(POLL_INTERVAL).await,
-            RefreshStep::Ask => {
+            RefreshStep::Fetch => {
                 let after = revoked.head();
                 match send::<RevocationDelta>(env, &RegistryRequest::Delta { after }).await {
                     Ok(delta) => revoked.caught_up(delta, now()),

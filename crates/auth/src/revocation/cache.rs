@@ -21,7 +21,7 @@ const GIVEN_UP_AFTER: Millis = 5 * SECOND;
 pub enum RefreshStep {
     /// Request the revocations after [`RevocationCache::head`] and report the result by
     /// [`RevocationCache::caught_up`] or [`RevocationCache::failed`].
-    Ask,
+    Fetch,
     /// Wait a moment and ask again: another request is fetching the first copy.
     Wait,
 }
@@ -49,7 +49,7 @@ struct Known {
     /// Time of the last successful refresh.
     caught_up: Option<Millis>,
     /// Start of the refresh that is in progress.
-    asking: Option<Millis>,
+    refreshing: Option<Millis>,
     /// No refresh before this time.
     not_before: Millis,
 }
@@ -90,17 +90,17 @@ impl RevocationCache {
         if !self.on || age.is_some_and(|age| age < FRESH) {
             return None;
         }
-        let asking = known.asking;
-        if asking.is_some_and(|since| now.saturating_sub(since) < GIVEN_UP_AFTER) {
+        let refreshing = known.refreshing;
+        if refreshing.is_some_and(|since| now.saturating_sub(since) < GIVEN_UP_AFTER) {
             return known.caught_up.is_none().then_some(RefreshStep::Wait);
         }
         if now < known.not_before {
             return None;
         }
         if begin {
-            known.asking = Some(now);
+            known.refreshing = Some(now);
         }
-        Some(RefreshStep::Ask)
+        Some(RefreshStep::Fetch)
     }
 
     /// Takes all revocations after [`RevocationCache::head`] and removes those that have
@@ -110,7 +110,7 @@ impl RevocationCache {
         let mut known = self.known.borrow_mut();
         known.head = known.head.max(delta.head);
         known.caught_up = Some(now);
-        known.asking = None;
+        known.refreshing = None;
         let seconds = now / SECOND;
         known.users.retain(|_, one| one.until > seconds);
         known.jtis.retain(|_, until| *until > seconds);
@@ -119,7 +119,7 @@ impl RevocationCache {
     /// Records that a refresh failed.
     pub fn failed(&self, now: Millis) {
         let mut known = self.known.borrow_mut();
-        known.asking = None;
+        known.refreshing = None;
         known.not_before = now + RETRY_AFTER;
     }
 
@@ -213,24 +213,24 @@ mod tests {
     #[test]
     fn one_request_refreshes_at_a_time_and_the_last_copy_stays_when_it_fails() {
         let cache = RevocationCache::new(true);
-        assert_eq!(cache.step(false, 0), Some(RefreshStep::Ask));
-        assert_eq!(cache.step(true, 0), Some(RefreshStep::Ask));
+        assert_eq!(cache.step(false, 0), Some(RefreshStep::Fetch));
+        assert_eq!(cache.step(true, 0), Some(RefreshStep::Fetch));
         assert_eq!(cache.step(true, 1), Some(RefreshStep::Wait));
         assert!(!cache.is_known());
         cache.failed(1);
         assert_eq!(cache.step(true, 2), None, "not again at once");
-        assert_eq!(cache.step(true, 1 + RETRY_AFTER), Some(RefreshStep::Ask));
+        assert_eq!(cache.step(true, 1 + RETRY_AFTER), Some(RefreshStep::Fetch));
         cache.caught_up(RevocationDelta::default(), 2_000);
         assert!(cache.is_known());
         assert_eq!(cache.step(true, 1_999 + FRESH), None);
-        assert_eq!(cache.step(true, 2_000 + FRESH), Some(RefreshStep::Ask));
+        assert_eq!(cache.step(true, 2_000 + FRESH), Some(RefreshStep::Fetch));
         assert_eq!(
             cache.step(true, 2_001 + FRESH),
             None,
             "the last copy is used"
         );
         let given_up = 2_000 + FRESH + GIVEN_UP_AFTER;
-        assert_eq!(cache.step(true, given_up), Some(RefreshStep::Ask));
+        assert_eq!(cache.step(true, given_up), Some(RefreshStep::Fetch));
         assert_eq!(RevocationCache::new(false).step(true, 0), None);
     }
 }

@@ -6,7 +6,7 @@ use crate::{recovery_offset, translate};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::limits::Allowance;
-use roomcast_proto::link::{self, Hello};
+use roomcast_proto::link::{self, ConnectRequest};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
@@ -200,8 +200,8 @@ impl Client {
         id: ConnectionId,
         rights: Rights,
         position: Position,
-    ) -> Hello {
-        Hello {
+    ) -> ConnectRequest {
+        ConnectRequest {
             connection_id: id,
             user: self.identity.user.clone(),
             rights,

@@ -363,13 +363,13 @@ impl Chat {
                     .push(Subscription::joining(room, subscription_id.clone(), id))
             }
         }
-        let hello = client.join_request(subscription_id, rights, position);
+        let request = client.join_request(subscription_id, rights, position);
         if index.is_none() {
             let link = self.rooms.entry(room.clone()).or_default();
             link.subscribers.push(key);
         }
         let again = false;
-        self.forward(server, room, ToRoom::Join { hello, id, again });
+        self.forward(server, room, ToRoom::Join { request, id, again });
         Ok(())
     }
 

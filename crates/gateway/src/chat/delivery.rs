@@ -138,7 +138,7 @@ impl Chat {
     fn missing_subscriptions(&mut self, room: &RoomName, items: Vec<Item>) -> Vec<ConnectionId> {
         let mut missing = Vec::new();
         for item in items {
-            if let Item::In { to, .. } | Item::Is { to, .. } = item
+            if let Item::Subscribed { to, .. } | Item::Probe { to, .. } = item
                 && self.clients.current_subscription(room, &to).is_none()
             {
                 missing.push(to);
@@ -154,7 +154,7 @@ impl Chat {
         item: Item,
         text: &str,
     ) {
-        if let Item::All { not, after, at, .. } = item {
+        if let Item::Broadcast { not, after, at, .. } = item {
             let broadcast = Broadcast {
                 text,
                 except: &not,
@@ -189,10 +189,10 @@ impl Chat {
                 self.close(server, key, why);
             }
             // The memory of the join is lost, so the client does not know that it joined.
-            (Item::One { .. }, None)
+            (Item::Unicast { .. }, None)
                 if delivery.gone.contains(&to)
                     && self.clients.subscription(key, room).is_none() => {}
-            (Item::One { after, at, .. }, target) if at.is_none() || target.is_some() => {
+            (Item::Unicast { after, at, .. }, target) if at.is_none() || target.is_some() => {
                 let unicast = Unicast {
                     text,
                     after,
@@ -200,16 +200,16 @@ impl Chat {
                 };
                 self.deliver_unicast(server, delivery, key, &unicast);
             }
-            (Item::In { .. } | Item::Is { .. }, None) => delivery.gone.push(to),
-            (Item::In { after, .. }, Some(_)) => self.subscribed(server, key, room, after),
+            (Item::Subscribed { .. } | Item::Probe { .. }, None) => delivery.gone.push(to),
+            (Item::Subscribed { after, .. }, Some(_)) => self.subscribed(server, key, room, after),
             // Applies as well to a client that has subscribed again since for a repair.
-            (Item::Out { .. }, target) if target.is_some() || self.repairs(key, room) => {
+            (Item::Unsubscribed { .. }, target) if target.is_some() || self.repairs(key, room) => {
                 if let Some(text) = delivery.held.remove(&key) {
                     self.send(server, key, &text);
                 }
                 self.unsubscribed(server, key, room);
             }
-            (Item::Is { at, .. }, Some(target)) => {
+            (Item::Probe { at, .. }, Some(target)) => {
                 self.probed(server, delivery, key, to, target, at);
             }
             (Item::Lost { .. }, Some(target)) => {
@@ -471,13 +471,13 @@ impl Chat {
             epoch: Some(subscription.epoch.clone()),
             history: None,
         };
-        let hello = client.join_request(id, rights, position);
+        let request = client.join_request(id, rights, position);
         server
             .engine
             .log(LogRecord::info("repair").room(room).connection(&client.id));
         self.positions.mark_lagging(room, &client.id);
         let (id, again) = (None, true);
-        self.forward(server, room, ToRoom::Join { hello, id, again });
+        self.forward(server, room, ToRoom::Join { request, id, again });
         self.save(server, key);
     }
 

@@ -19,7 +19,7 @@ use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::id::{ConnectionId, RoomName, UserId};
-use roomcast_proto::link::{Command as ToRoom, Hello};
+use roomcast_proto::link::{Command as ToRoom, ConnectRequest};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::{DAY, Millis, SECOND};
 
@@ -81,7 +81,7 @@ impl Chat {
             return;
         };
         let joins = client.take_over(server, record, offset);
-        let can_read = |join: &Hello| join.rights.has(Rights::READ);
+        let can_read = |join: &ConnectRequest| join.rights.has(Rights::READ);
         let complete = joins.iter().all(|(_, join)| can_read(join));
         let deadline = now + RECOVERY_TIMEOUT;
         client.phase = Phase::Recovering {
@@ -100,11 +100,11 @@ impl Chat {
         if joins.is_empty() {
             return self.complete_recovery(server, key, now);
         }
-        for (room, hello) in joins {
+        for (room, request) in joins {
             let link = self.rooms.entry(room.clone()).or_default();
             link.subscribers.push(key);
             let (id, again) = (None, true);
-            self.forward(server, &room, ToRoom::Join { hello, id, again });
+            self.forward(server, &room, ToRoom::Join { request, id, again });
         }
     }
 
@@ -240,7 +240,7 @@ impl Client {
         server: &SocketIoServer,
         record: ClientRecord,
         offset: &[u64],
-    ) -> Vec<(RoomName, Hello)> {
+    ) -> Vec<(RoomName, ConnectRequest)> {
         // An offset with another tag belongs to an earlier `pid` and says nothing about
         // this one.
         let (version, positions) = match offset {

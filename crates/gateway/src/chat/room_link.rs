@@ -23,7 +23,7 @@ pub(super) struct RoomLink {
     turns: u32,
     /// The subscriptions that end by the request that is on its way.
     sent_departures: Vec<ConnectionId>,
-    last_push: LastPush,
+    last_delivery: LastDelivery,
     /// The epoch of the log of the room.
     pub(super) epoch: Epoch,
     /// The highest `seq` that was delivered to all subscribers, except for those that
@@ -37,7 +37,7 @@ pub(super) struct RoomLink {
 
 /// The last delivery of a room.
 #[derive(Default)]
-struct LastPush {
+struct LastDelivery {
     /// Changes each time the room wakes.
     life: String,
     /// Counts the deliveries of this life to this gateway.
@@ -91,13 +91,13 @@ impl RoomLink {
     /// Returns `true` if the delivery with this life and number was received before. The
     /// room repeats deliveries whose answer was lost.
     pub(super) fn is_repeated(&self, life: &str, number: u64) -> bool {
-        let last = &self.last_push;
+        let last = &self.last_delivery;
         last.life == life && number <= last.number
     }
 
     /// Takes note of a delivery.
     pub(super) fn received(&mut self, life: String, number: u64, epoch: Epoch) {
-        self.last_push = LastPush { life, number };
+        self.last_delivery = LastDelivery { life, number };
         self.epoch = epoch;
     }
 

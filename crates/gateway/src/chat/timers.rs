@@ -77,7 +77,7 @@ impl Chat {
             let last_activity = pinged.max(server.engine.last_frame_at(*socket));
             let timeout = last_activity + server.engine.config.limits.ghost_timeout;
             if timeout <= now {
-                return self.close(server, key, Disconnect::Ghost);
+                return self.close(server, key, Disconnect::Stale);
             }
             due = due.min(timeout);
         }

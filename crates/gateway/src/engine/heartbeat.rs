@@ -92,7 +92,7 @@ impl EngineServer {
     fn advance_session(&mut self, id: SessionId, last_seen: LastSeen<'_>, now: Millis) {
         self.check_candidate(id, now);
         if self.has_missed_ping(id, last_seen, now) {
-            return self.end_session(id, Packet::Close, Disconnect::Ghost);
+            return self.end_session(id, Packet::Close, Disconnect::Stale);
         }
         self.ping_if_due(id, now);
     }

@@ -15,6 +15,6 @@ mod slow_consumer;
 
 pub use allowance::{Allowance, Kind};
 pub use connection::{ConnectionLimits, Limits};
-pub use flood::{FloodGuard, PATIENCE, Penalty};
+pub use flood::{FloodGuard, MAX_VIOLATION_TIME, Penalty};
 pub use rate_limit::{CONNECTS, KeyedRateLimiter, Rate, TokenBucket, network_of};
 pub use slow_consumer::SlowConsumerGuard;

@@ -14,7 +14,7 @@ use roomcast_proto::error::{Error, Result};
 use roomcast_proto::event;
 use roomcast_proto::id::UserId;
 use roomcast_proto::limits::Limits;
-use roomcast_proto::link::Hello as ConnectRequest;
+use roomcast_proto::link::ConnectRequest;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, rfc3339};

@@ -256,7 +256,7 @@ impl Room {
             LogRecord::info("alarm").with("ghosts", stale.len()),
         ));
         for conn in stale {
-            self.close(conn, Disconnect::Ghost, now, out);
+            self.close(conn, Disconnect::Stale, now, out);
         }
         self.flush(now, out);
         if self.floor() > self.bounds().trimmed {

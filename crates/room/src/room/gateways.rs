@@ -18,7 +18,7 @@ use crate::subscriber::StoredSubscriber;
 use roomcast_proto::access::{Rights, TokenId};
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, GatewayName, UserId};
-use roomcast_proto::link::{Command, Hello as ConnectRequest, Item, Pushed, client_of};
+use roomcast_proto::link::{Command, ConnectRequest, Item, Pushed, client_of};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use roomcast_proto::{event, framing};
@@ -60,11 +60,7 @@ impl Room {
         };
         let known = self.gateways.find(&subscription.id);
         match command {
-            Command::Join {
-                hello: request,
-                id,
-                again,
-            } => {
+            Command::Join { request, id, again } => {
                 let user = request.user.clone();
                 let cause = match again {
                     true => JoinCause::Gateway,
@@ -181,10 +177,13 @@ impl Room {
             Some(line) => {
                 self.gateways
                     .queue_text(subscription, &line, TextEvents::None);
-                self.gateways.queue(&subscription.gateway, Item::Out { to });
+                self.gateways
+                    .queue(&subscription.gateway, Item::Unsubscribed { to });
             }
             None => {
-                let change = self.gateways.must_deliver(subscription, Item::Out { to });
+                let change = self
+                    .gateways
+                    .must_deliver(subscription, Item::Unsubscribed { to });
                 out.push(Output::Store(change));
             }
         }
@@ -302,7 +301,7 @@ impl Room {
             Output::Subscribed { after, .. } => {
                 let to = subscription.id.clone();
                 self.gateways
-                    .queue(&subscription.gateway, Item::In { to, after });
+                    .queue(&subscription.gateway, Item::Subscribed { to, after });
                 None
             }
             Output::CatchUp { conn } => {
@@ -313,7 +312,7 @@ impl Room {
                 None
             }
             Output::Unsubscribed { conn } => {
-                let change = self.gateways.end(conn, |to| Item::Out { to });
+                let change = self.gateways.end(conn, |to| Item::Unsubscribed { to });
                 change.map(Output::Store)
             }
             Output::Close { conn, reason } => {
@@ -459,7 +458,7 @@ impl Room {
                 let conn = self.restore_connection(attachment, now);
                 // The connection may have ended while the room was not in memory.
                 let (to, at) = (id.clone(), self.log.head());
-                self.gateways.queue(gateway, Item::Is { to, at });
+                self.gateways.queue(gateway, Item::Probe { to, at });
                 let gateway = gateway.clone();
                 self.gateways.add(conn, Subscription { gateway, id });
             }
