@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(crate) enum Scenario {
     /// One sender in a room of `sockets`, with `in_flight` messages in flight.
     FanOut { sockets: usize, in_flight: usize },
-    /// The same in many rooms, with one message in flight in each.
+    /// One sender in each of many rooms, with one message in flight.
     Rooms { rooms: usize, sockets: usize },
     /// `connects` users connect to one room at once.
     Spike { connects: usize },

@@ -75,7 +75,7 @@ async fn rush(
 /// Connects `count` users to one room at once. A quarter of that connects to another
 /// room before, as a warm-up.
 pub(crate) async fn spike(target: &Arc<Target>, count: usize) -> Result<Rush, String> {
-    // A cold server is not the subject of this measurement.
+    // The measurement does not include the start of the server.
     let some = client::users(target, count / 4);
     rush(
         target,

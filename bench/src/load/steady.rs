@@ -1,5 +1,5 @@
 //! Messages at a fixed rate to many clients (an open loop). Each message is due at a
-//! fixed time and its latency counts from then, also if the server does not keep up.
+//! fixed time and its latency counts from then, even if the server does not keep up.
 
 use super::ROOM;
 use crate::check::Line;
@@ -27,7 +27,7 @@ const EXTRA: Duration = Duration::from_millis(200);
 struct Schedule {
     begin: Instant,
     rate: u32,
-    /// The head of the log before the first.
+    /// The head of the log before the first message.
     head: u64,
     /// Number of messages, and how many of them belong to the warm-up.
     total: u64,
@@ -40,7 +40,7 @@ impl Schedule {
         self.begin + Duration::from_secs_f64((number - 1) as f64 / f64::from(self.rate))
     }
 
-    /// Returns begin and end of the measurement.
+    /// Returns the begin and the end of the measurement.
     fn window(&self) -> (Instant, Instant) {
         (self.due(self.warm_up + 1), self.due(self.total + 1))
     }
@@ -55,7 +55,7 @@ struct Received {
     deliveries: AtomicU64,
     /// Latency of each measured message in microseconds.
     latencies: Mutex<Vec<u32>>,
-    /// Its connection has ended.
+    /// The connection of the client has ended.
     disconnected: AtomicBool,
 }
 

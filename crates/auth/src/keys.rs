@@ -1,13 +1,13 @@
-//! The keys that verify tokens: secrets, a JWK Set (RFC 7517) in the settings, a JWK Set
-//! that is fetched, or any of them together.
+//! The keys that verify tokens. They come from secrets, from a JWK Set (RFC 7517) in the
+//! settings, and from a JWK Set that is fetched. A server may use several of these.
 //!
-//! The algorithm is the key's, never the token's: the type of a key (`kty`, `crv`)
-//! determines how it verifies, and a token that names another algorithm finds no key.
+//! The key determines the algorithm: a key verifies signatures of the algorithm of its type
+//! (`kty`, `crv`) only. A token that names another algorithm matches no key.
 //!
-//! Nothing here waits. The host fetches key sets, and checks signatures of public keys by
-//! the platform's own cryptography: compiled to WebAssembly, the code for it would make
-//! the Worker a fifth larger and be many times slower. Before each verification the host
-//! calls [`Keys::step`], does the step, reports its result by [`Keys::fetched`] or
+//! This module does no I/O. The host fetches key sets and checks the signatures of public keys
+//! with the platform's WebCrypto. A Rust implementation in WebAssembly would make the Worker a
+//! fifth larger and would be many times slower. Before each verification the host calls
+//! [`Keys::step`], does the step, reports its result by [`Keys::fetched`] or
 //! [`Keys::mark_verified`], and repeats until there is none. Secrets need no steps.
 
 use crate::jwk::{Algorithm, KeySet, KeySetError, PublicKey};
@@ -25,18 +25,19 @@ use std::rc::Rc;
 /// 3.2).
 pub const MIN_SECRET: usize = 32;
 
-/// Bounds of the time for which a fetched set is used, whatever its `Cache-Control` says.
+/// Shortest and longest time for which a fetched set is used. A `max-age` of `Cache-Control`
+/// outside these bounds is raised or lowered to them.
 const MAX_AGE: (Millis, Millis) = (MINUTE, DAY);
 
 /// Time for which a fetched set without `max-age` is used.
 const DEFAULT_AGE: Millis = 5 * MINUTE;
 
-/// Time after a failed fetch, or after the start of a fetch that never ended, before the
-/// next fetch.
+/// Delay of the next fetch after a failed one. A fetch that has not ended after this time
+/// counts as failed.
 pub const RETRY_AFTER: Millis = 5 * SECOND;
 
-/// Limit of fetches because of an unknown `kid`. A new key is found at once, and tokens
-/// with invented ids cause at most two requests per minute and isolate.
+/// Rate limit of the fetches because of an unknown `kid`. A new key is found immediately, and
+/// tokens with invented ids cause at most two requests per minute and isolate.
 const UNKNOWN_KID: Rate = Rate {
     per_second: 1.0 / 30.0,
     burst: 3.0,
@@ -45,7 +46,7 @@ const UNKNOWN_KID: Rate = Rate {
 /// The state of the set at `JWT_JWKS_URL` in this isolate.
 struct Remote {
     url: String,
-    /// The last good set; `None` before the first fetch succeeded.
+    /// The last valid set; `None` before the first successful fetch.
     set: Option<KeySet>,
     fresh_until: Millis,
     /// Start of the fetch that is in progress.
@@ -62,8 +63,8 @@ pub enum KeyStep {
     Fetch,
     /// Wait a moment and ask again: another request is fetching the set.
     Wait,
-    /// Check the signature with each of these keys, and pass the one that verifies it to
-    /// [`Keys::mark_verified`]. If none does, the token is invalid.
+    /// Check the signature with each of these keys, and pass the key that verifies it to
+    /// [`Keys::mark_verified`]. If no key verifies it, the token is invalid.
     Check(Vec<Rc<PublicKey>>),
 }
 
@@ -100,8 +101,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Creates the keys. `secrets` are HS256 keys, the one to sign with first. `set` is
-    /// the configured JWK Set, `url` the address of the set to fetch.
+    /// Creates the keys. `secrets` are HS256 keys; the first one signs development tokens.
+    /// `set` is the configured JWK Set, `url` the address of the set to fetch.
     pub fn new(secrets: &[String], set: KeySet, url: Option<String>) -> Self {
         Keys {
             secrets: secrets.iter().map(Hs256Key::new).collect(),
@@ -256,7 +257,7 @@ impl Keys {
     }
 
     /// Takes the result of a fetch: the body and its `Cache-Control`, or `None` for a fetch
-    /// that failed. The last good set stays in use if there is no new one.
+    /// that failed. After a failure the last valid set stays in use.
     ///
     /// # Errors
     ///
@@ -307,7 +308,7 @@ fn max_age(cache_control: Option<&str>) -> Millis {
     age.clamp(MAX_AGE.0, MAX_AGE.1)
 }
 
-/// Does not show the keys, which are secret or too long to read.
+/// Prints no keys, because they are secret or too long to read.
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keys").finish_non_exhaustive()
@@ -334,7 +335,8 @@ mod tests {
         keys.verify::<Value, _>(token, &untrusted).map(|_| ())
     }
 
-    /// Does the steps of the host, as if every signature were valid.
+    /// Does the steps of the host and treats every signature as valid. Returns the keys that
+    /// were to be checked.
     fn check(keys: &Keys, token: &str, now: Millis) -> Vec<Rc<PublicKey>> {
         match keys.step(token, true, now) {
             Some(KeyStep::Check(candidates)) => {
@@ -486,7 +488,7 @@ mod tests {
         keys.fetched(Some(&KeyPair::set(&[&key])), Some("no-store"), again)
             .expect("a set");
         check(&keys, &token, again);
-        // At least a minute, whatever `Cache-Control` says.
+        // A set is used for at least a minute, even with a shorter `max-age`.
         let old = again + MINUTE;
         assert_eq!(keys.step(&token, true, old - 1), None);
         for rubbish in [None, Some("<html>"), Some(r#"{"keys":[]}"#)] {
@@ -495,7 +497,7 @@ mod tests {
             assert_eq!(keys.fetched(rubbish, None, old).is_err(), rubbish.is_some());
             assert_eq!(verify(&keys, &token), Ok(()));
         }
-        // A fetch that never ends is given up.
+        // A fetch that never ends counts as failed.
         assert_eq!(keys.step(&token, true, old + DAY), Some(KeyStep::Fetch));
         let unknown = key.sign_as(&Token::user("alice"), Some("?"));
         assert_eq!(keys.step(&unknown, true, old + DAY), Some(KeyStep::Wait));

@@ -10,23 +10,24 @@ use std::collections::HashMap;
 /// refresh takes, a revoked token is rejected everywhere within 5 seconds (contract).
 pub const FRESH: Millis = 4 * SECOND;
 
-/// Time after a failed refresh before the next.
+/// Delay of the next refresh after a failed one.
 const RETRY_AFTER: Millis = SECOND;
 
-/// Time after the start of a refresh that never ended before the next.
+/// Time after which a refresh in progress counts as failed.
 const GIVEN_UP_AFTER: Millis = 5 * SECOND;
 
 /// The step that the host must take before a token can be checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshStep {
-    /// Request the revocations after [`RevocationCache::head`] and report the result by
+    /// Fetch the revocations after [`RevocationCache::head`] and report the result with
     /// [`RevocationCache::caught_up`] or [`RevocationCache::failed`].
     Fetch,
-    /// Wait a moment and ask again: another request is fetching the first copy.
+    /// Call [`RevocationCache::step`] again after a moment: another request is fetching the
+    /// first copy.
     Wait,
 }
 
-/// The revoked tokens, as far as an isolate knows them.
+/// An isolate's copy of the revocation list.
 #[derive(Debug)]
 pub struct RevocationCache {
     on: bool,
@@ -74,8 +75,7 @@ impl RevocationCache {
         self.known.borrow().head
     }
 
-    /// Returns `true` if the copy was complete at some time. Until then no token can be
-    /// checked.
+    /// Returns `true` after the first refresh. Before that no token can be checked.
     pub fn is_known(&self) -> bool {
         !self.on || self.known.borrow().caught_up.is_some()
     }
@@ -85,7 +85,7 @@ impl RevocationCache {
     /// used.
     pub fn step(&self, begin: bool, now: Millis) -> Option<RefreshStep> {
         let mut known = self.known.borrow_mut();
-        // `abs_diff`, so that a clock that was set back does not make a copy fresh.
+        // With `abs_diff`, a copy does not become fresh when the clock is set back.
         let age = known.caught_up.map(|at| now.abs_diff(at));
         if !self.on || age.is_some_and(|age| age < FRESH) {
             return None;
@@ -103,8 +103,8 @@ impl RevocationCache {
         Some(RefreshStep::Fetch)
     }
 
-    /// Takes all revocations after [`RevocationCache::head`] and removes those that have
-    /// ended.
+    /// Adds all revocations after [`RevocationCache::head`] and removes revocations that
+    /// have ended. Counts as a refresh.
     pub fn caught_up(&self, delta: RevocationDelta, now: Millis) {
         self.learn(&delta.revocations);
         let mut known = self.known.borrow_mut();
@@ -123,7 +123,7 @@ impl RevocationCache {
         known.not_before = now + RETRY_AFTER;
     }
 
-    /// Takes some revocations that may not be all. Does not count as a refresh.
+    /// Adds revocations that may be incomplete. Does not count as a refresh.
     pub fn learn(&self, revocations: &[Revocation]) {
         let mut known = self.known.borrow_mut();
         for one in revocations {
