@@ -7,11 +7,11 @@
 /// 4401 with a new token, and after 4429 with a delay. After 4400, 4403 and 4413 the
 /// same request would fail again.
 ///
-/// The names of the variants are stored and sent between objects, so they must not
-/// change.
+/// The serialised names of the variants are stored and sent between objects, so they
+/// must not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Disconnect {
-    /// A frame was not of the framing. Code 4400.
+    /// A frame was not valid in the framing. Code 4400.
     Malformed,
     /// The token has expired. Code 4401.
     Expired,

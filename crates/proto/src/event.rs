@@ -264,7 +264,7 @@ pub fn connected(data: &impl Serialize) -> String {
     format!(r#"{{"event":"connected","data":{data}}}"#)
 }
 
-/// Returns `messageDelivered` or `messageRead`, whichever `event` is.
+/// Returns the event with the name `event`, which is `messageDelivered` or `messageRead`.
 pub fn cursor_moved(event: &str, room_id: &str, user_id: &str, seq: u64) -> String {
     let data = CursorMoved {
         room_id,

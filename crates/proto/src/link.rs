@@ -1,15 +1,15 @@
 //! Messages between rooms and gateways, and the request to join a room.
 //!
-//! A gateway holds sockets that are subscribed to many rooms. To a room, each of these
-//! subscriptions is a connection like those of its own sockets. The room sends one
-//! request ([`Push`]) per batch to each gateway, however many connections the gateway
-//! has; text for all of them is in it once.
+//! A gateway holds sockets that are subscribed to many rooms. For a room, each of these
+//! subscriptions is a connection, like its own sockets. The room sends one request
+//! ([`Push`]) per batch to each gateway, whatever the number of connections. A text for
+//! all connections is in the request once.
 //!
-//! During a deploy the two objects may run different versions, and both may read what
-//! the other version stored. Fields may therefore be added with a default, but never be
-//! renamed or removed; the same holds for the variants of the enums. A room of an older
-//! version refuses a request with a variant that it does not know; to the gateway, that is
-//! a failed request.
+//! During a deploy the two objects may run different versions, and both may read what the
+//! other version stored. Therefore the serialised names of fields and variants never
+//! change, none is removed, and new fields have a default. A room of an older version
+//! refuses a request with a variant that it does not know; to the gateway, that is a
+//! failed request.
 
 use crate::access::{Rights, TokenId};
 use crate::command;
@@ -70,15 +70,16 @@ pub fn client_of(connection: &str) -> &str {
 /// ids, which are never used twice.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Command {
-    /// Joins the room. All other connections of the same client ([`client_of`]) are gone.
+    /// Joins the room. All other connections of the same client ([`client_of`]) have
+    /// ended.
     Join {
         /// The request to join.
         #[serde(rename = "hello")]
         request: ConnectRequest,
         /// The id under which the client expects an answer.
         id: Option<u32>,
-        /// `true` if the gateway resubscribes a client after a missed delivery. Refused
-        /// if the user has left the room since.
+        /// `true` if the gateway resubscribes a client after a missed delivery. The room
+        /// refuses it if the user has left the room since then.
         #[serde(default)]
         again: bool,
     },
@@ -93,15 +94,15 @@ pub enum Command {
         /// The command.
         command: command::Command,
     },
-    /// Commands of a joined connection, as text. Only read: gateways of older versions
-    /// send it in place of [`Command::Execute`].
+    /// Commands of a joined connection, as text. Gateways of older versions send this
+    /// variant in place of [`Command::Execute`]; this version only reads it.
     Frame {
         /// The connection.
         connection: ConnectionId,
         /// A frame of the [native framing](crate::framing).
         frame: String,
     },
-    /// The client disconnected. All its connections are gone.
+    /// The client disconnected. All its connections have ended.
     Gone {
         /// One of its connections.
         connection: ConnectionId,
@@ -153,7 +154,8 @@ pub struct Push {
 /// One item of a [`Push`]. The serialised names are those of the first version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Item {
-    /// The connection is subscribed: it receives every [`Item::Broadcast`] from here on.
+    /// The connection is subscribed: it receives every [`Item::Broadcast`] after this
+    /// item.
     #[serde(rename = "In")]
     Subscribed {
         /// The connection.
@@ -220,7 +222,7 @@ pub enum Item {
 /// Answer of a gateway to a [`Push`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Pushed {
-    /// Connections that the gateway does not have (any more).
+    /// Connections that do not exist at the gateway.
     pub gone: Vec<ConnectionId>,
 }
 
@@ -238,10 +240,10 @@ impl Item {
         }
     }
 
-    /// Returns `true` if the room must keep the item until the gateway acknowledges it. A
-    /// connection that was unsubscribed must not receive further broadcasts, and one that
-    /// the room dropped must join again. Every other item may be lost: the gateway detects
-    /// missing events and asks for them.
+    /// Returns `true` if the room must keep the item until the gateway acknowledges it.
+    /// Otherwise an unsubscribed connection would receive further broadcasts, and a
+    /// connection that the room has dropped would not join again. Every other item may be
+    /// lost: the gateway detects missing events and asks for them.
     pub fn must_deliver(&self) -> bool {
         matches!(
             self,

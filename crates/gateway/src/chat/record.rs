@@ -34,7 +34,7 @@ impl From<SessionRecord> for (String, String) {
     }
 }
 
-/// Says if the client of a record is connected.
+/// Whether the client of a record is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RecordOf {
     ConnectedClient,

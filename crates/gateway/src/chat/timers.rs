@@ -1,5 +1,5 @@
-//! What is due, and when: retries, positions to store, tokens that expire, keepalive
-//! timeouts, recoveries that take too long.
+//! The deadlines of the chat: retries, stored positions, expiry of tokens, keepalive
+//! timeouts, recovery timeouts.
 
 use super::client::{Client, Framing, Phase};
 use super::state::Chat;
@@ -20,8 +20,9 @@ impl Chat {
 
     /// See [`crate::Gateway::woken_by_alarm`].
     pub(crate) fn woken_by_alarm(&mut self, now: Millis) {
-        // Frames before hibernation are forgotten, so only pings tell which clients are
-        // alive. A gateway that a client has woken does not have to check that yet.
+        // The times of frames before hibernation are lost, so only pings show which
+        // clients are alive. A gateway that a client has woken need not check the
+        // timeouts yet.
         self.schedule(now);
     }
 

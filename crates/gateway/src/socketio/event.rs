@@ -65,7 +65,7 @@ pub enum ConnectionEvent {
         /// [`super::Attachments::Keep`] is set.
         attachments: Vec<Bytes>,
     },
-    /// A client was disconnected from a namespace, or gave up its CONNECT.
+    /// A client was disconnected from a namespace, or cancelled its CONNECT.
     Disconnected {
         /// The session. Its key may be invalid.
         session: SessionId,

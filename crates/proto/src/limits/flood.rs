@@ -14,15 +14,15 @@ pub const MAX_VIOLATION_TIME: Millis = 10 * SECOND;
 /// Time without a rejected command after which a series of violations ends.
 const VIOLATION_GAP: Millis = 2 * SECOND;
 
-/// Number of violations in a row after which a connection is closed while its object
-/// exceeds [`ConnectionLimits::refusals`]. Clients do not reach it by accident, and a
-/// client that ignores rejections reaches it soon.
+/// Number of consecutive violations after which a connection is closed while its object
+/// exceeds [`ConnectionLimits::refusals`] (docs/settings.md). A client that reacts to
+/// rejections does not reach it.
 const FLOOD_VIOLATIONS: u32 = 100;
 
-/// Longest ban, as a multiple of the first.
+/// Longest ban, as a multiple of the first ban (docs/settings.md).
 const MAX_BAN_FACTOR: u32 = 64;
 
-/// The violations of one connection in a row.
+/// The current series of violations of one connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Violations {
     first: Millis,
@@ -71,8 +71,8 @@ impl Violations {
 }
 
 /// Protects one object from floods: counts the rejected commands of all its connections,
-/// and bans users whose connections flood it. Kept in memory only, since an object that
-/// can hibernate is not flooded.
+/// and bans users whose connections flood it. It is kept in memory only, because a
+/// flooded object does not hibernate.
 #[derive(Clone, Debug)]
 pub struct FloodGuard {
     refusals: TokenBucket,
@@ -111,7 +111,8 @@ impl FloodGuard {
     }
 
     /// Counts a rejected command of a connection and returns its penalty. Bans the user
-    /// if the object is flooded and the connection takes part in it.
+    /// if the object is flooded and the connection has [`FLOOD_VIOLATIONS`] violations
+    /// in the series.
     pub(super) fn refuse(
         &mut self,
         violations: &mut Violations,
@@ -128,9 +129,10 @@ impl FloodGuard {
         penalty
     }
 
-    /// Bans a user, twice as long as last time. The last ban is forgotten when the user
-    /// behaved for its length after it ended. A user who is banned already is not banned
-    /// again: another connection of the same flood was closed.
+    /// Bans a user for twice the length of the last ban. If more time than that length
+    /// has passed since the last ban ended, the length starts again at `shortest`. Does
+    /// nothing if the user is banned already, because several connections can belong to
+    /// one flood.
     fn ban(&mut self, user: &str, shortest: Millis, now: Millis) {
         if self.admit(user, now).is_err() {
             return;

@@ -55,14 +55,14 @@ impl TokenBucket {
         }
     }
 
-    /// Takes `count` more tokens for a request that turned out to be large. The bucket can
-    /// go into debt by at most a quarter of the burst.
+    /// Takes `count` more tokens for a request that turned out to be large. The number of
+    /// tokens can become negative, down to minus a quarter of the burst.
     pub fn charge(&mut self, count: f64, rate: Rate) {
         self.tokens = (self.tokens - count).max(-rate.burst / 4.0);
     }
 
     fn refill(&mut self, rate: Rate, now: Millis) {
-        // A clock that was set back adds nothing.
+        // If the clock was set back, no tokens are added.
         let elapsed = now.saturating_sub(self.at) as f64 / SECOND as f64;
         self.tokens = (self.tokens + elapsed * rate.per_second).min(rate.burst);
         self.at = now;

@@ -1,4 +1,4 @@
-//! Values that occur in many places, as types that exist for their schemas.
+//! Types for the schemas of values that occur in many places.
 
 use crate::event_name::RESERVED;
 use crate::id::EventName;
