@@ -42,7 +42,7 @@ pub const MAX_FRAME: usize = 1_024;
 /// `MAX_PAYLOAD`, the largest message or request of Engine.IO.
 pub const MAX_PAYLOAD: usize = 2_048;
 
-/// Settings without rate limits that an input could reach. Size limits are small.
+/// Returns settings with rate limits that no input reaches, and with small size limits.
 pub fn config(more: &[(&str, &str)]) -> Rc<Config> {
     let (max_frame, max_payload) = (MAX_FRAME.to_string(), MAX_PAYLOAD.to_string());
     let mut settings: HashMap<&str, &str> = HashMap::from([
@@ -80,7 +80,7 @@ pub fn begin() {
     FRESH.with(|last| last.set(0));
 }
 
-/// The identity of a user with a token for all rooms.
+/// Returns the identity of a user with a token for all rooms.
 pub fn identity(user: &str) -> Identity {
     let claims = format!(r#"{{"sub":"{user}","exp":{}}}"#, NOW / 1_000 + 1_000_000);
     let token = sign(r#"{"alg":"HS256"}"#, claims.as_bytes());
@@ -96,7 +96,7 @@ pub fn verify(config: &Config, credentials: Credentials, now: Millis) -> Result<
     }
 }
 
-/// Connect information of a client without an address.
+/// Returns the connect information of a client without an address.
 pub fn connect_info(protocol: Protocol, identity: Option<Identity>) -> ConnectInfo {
     ConnectInfo {
         protocol,
@@ -240,7 +240,7 @@ pub struct Server {
     sockets: BTreeMap<ConnId, Socket>,
     outputs: Vec<RoomOutput>,
     calls: u64,
-    /// Restarts of the room.
+    /// Number of restarts of the room.
     lives: u64,
 }
 
@@ -368,7 +368,7 @@ impl Server {
         Some(body.expect("a push is JSON"))
     }
 
-    /// The gateway has acknowledged a delivery.
+    /// Handles the acknowledgement of a delivery.
     pub fn delivery_acknowledged(&mut self, gateway: &str, pushed: &Pushed) {
         let mut out = Vec::new();
         self.room
@@ -376,7 +376,7 @@ impl Server {
         self.run(out);
     }
 
-    /// A delivery to a gateway has failed.
+    /// Handles the failure of a delivery to a gateway.
     pub fn delivery_failed(&mut self, gateway: &str) -> Retry {
         let mut out = Vec::new();
         let gateway = GatewayName::trusted(gateway);
@@ -400,7 +400,7 @@ impl Server {
         }
     }
 
-    /// Flushes the batch and does what is due.
+    /// Flushes the batch and handles the timers that are due.
     pub fn advance(&mut self) {
         let mut out = Vec::new();
         self.room.flush(self.now, &mut out);
@@ -680,7 +680,7 @@ pub struct Net {
     pub polled: Vec<String>,
     /// Closed sockets, with their close codes.
     pub closed: Vec<(SocketId, u16)>,
-    /// Why rooms closed connections.
+    /// The reasons for which rooms closed connections.
     pub closed_by_rooms: Vec<Disconnect>,
     /// Attachments of the sockets.
     pub records: BTreeMap<SocketId, String>,

@@ -79,7 +79,7 @@ enum Step {
     EvictGateway {
         gateway: usize,
     },
-    /// A gateway loses its memory, also if something is queued.
+    /// A gateway loses its memory, even if something is queued.
     PanicGateway {
         gateway: usize,
     },
@@ -191,7 +191,7 @@ struct Client {
     socket: SocketId,
     subscriptions: BTreeMap<String, Subscription>,
     last_id: u32,
-    /// Sends without an answer by command id: room and message id.
+    /// Unanswered sends, by command id: room and message id.
     sent: BTreeMap<u32, (String, String)>,
     last_sent: BTreeMap<String, String>,
 }
@@ -201,7 +201,7 @@ struct World {
     rooms: BTreeMap<String, RoomHost>,
     gateways: Vec<GatewayHost>,
     clients: Vec<Client>,
-    /// Acknowledged messages: (room, sender, message id) to seq.
+    /// The `seq` of each acknowledged message, by room, sender and message id.
     acknowledged: BTreeMap<(String, &'static str, String), u64>,
     messages: u32,
 }
@@ -379,7 +379,7 @@ impl World {
         self.settle(this.gateway);
     }
 
-    /// Processes a frame as its client.
+    /// Processes a frame as the client does.
     fn receive(&mut self, gateway: usize, socket: SocketId, frame: &str) {
         let mut clients = self.clients.iter_mut();
         let Some(this) =
@@ -846,7 +846,7 @@ fn failures_found_by_the_model_pass() {
     };
     let panic = PanicGateway { gateway: 0 };
     let cases = [
-        // A client was closed because it was not stored yet.
+        // The connection of a client was closed because the client was not stored yet.
         vec![connect(0), panic.clone()],
         // A client received the answer to a join that had no effect.
         vec![connect(0), join(0, 0), request(0, Arrives), panic.clone()],
@@ -877,7 +877,7 @@ fn failures_found_by_the_model_pass() {
             request(0, Arrives),
             panic.clone(),
         ],
-        // The same, with a leave before the answer to the join.
+        // As before, with a leave before the answer to the join.
         vec![
             connect(0),
             connect(0),
@@ -895,7 +895,7 @@ fn failures_found_by_the_model_pass() {
             panic.clone(),
             push.clone(),
         ],
-        // The same, with the answer to the leave before the room received it.
+        // As before, with the answer to the leave before the room received the leave.
         vec![
             connect(0),
             connect(0),

@@ -96,14 +96,14 @@ impl Fixture {
         fixture
     }
 
-    /// The client sends a frame. Returns the outputs.
+    /// Sends a frame as the client. Returns the outputs.
     fn send(&mut self, text: String) -> Vec<Output> {
         let frame = roomcast_gateway::Frame::Text(text);
         self.gateway.server.frame(self.socket, frame, NOW);
         self.gateway.settle(NOW)
     }
 
-    /// The client refreshes its token, and the host verifies it.
+    /// Refreshes the token of the client and verifies the new token.
     fn refresh(&mut self, token: &str) {
         let outputs = self.send(refresh_command(token)).into_iter();
         let mut authentications = outputs.filter_map(|output| match output {
@@ -118,7 +118,7 @@ impl Fixture {
         self.gateway.settle(NOW);
     }
 
-    /// The request with these commands fails.
+    /// Reports to the gateway that the request with these commands has failed.
     fn fail(&mut self, commands: Vec<Command>) {
         let core = &mut self.gateway;
         core.forward_failed(&room(), commands);
@@ -170,7 +170,7 @@ impl Fixture {
         self.gateway.settle(NOW)
     }
 
-    /// A broadcast of events after a position.
+    /// Returns a broadcast of events after a position.
     fn all(after: u64, text: &str) -> (Item, &str) {
         let at = after + text.split('\n').count() as u64;
         let (bytes, not) = (text.len(), Vec::new());
@@ -185,7 +185,7 @@ impl Fixture {
         )
     }
 
-    /// A frame to the client with events up to a position.
+    /// Returns a text for the client with events up to a position.
     fn one<'a>(&self, at: u64, text: &'a str) -> (Item, &'a str) {
         let to = self.id.clone();
         let item = Item::Unicast {
@@ -203,7 +203,7 @@ impl Fixture {
         core.take_commands(&room())
     }
 
-    /// If the gateway resubscribes: the position of its request.
+    /// Returns the position in the resubscription of the gateway, if it resubscribes.
     fn resubscribed_from(&mut self) -> Option<u64> {
         match &self.take()?[..] {
             [
@@ -226,7 +226,7 @@ fn a_repeated_delivery_is_sent_to_clients_once() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.push(vec![Fixture::all(3, "four")]), ["four"]);
     assert!(fixture.push_again(vec![Fixture::all(3, "four")]).is_empty());
-    // Repeated by a restarted room, which numbers its deliveries from the start.
+    // The events are repeated by a restarted room, which numbers its deliveries from 1.
     assert!(fixture.push(vec![Fixture::all(3, "four")]).is_empty());
     assert_eq!(fixture.push(vec![Fixture::all(4, "five")]), ["five"]);
     assert_eq!(fixture.resubscribed_from(), None);

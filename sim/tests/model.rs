@@ -54,7 +54,7 @@ enum Step {
     },
     /// Hibernation: the memory is lost, sockets stay open. Nothing is pending.
     Evict,
-    /// Memory and sockets are lost, also if something is pending.
+    /// Memory and sockets are lost, even if something is pending.
     Crash,
 }
 
@@ -93,7 +93,7 @@ struct Socket {
     joined: bool,
     /// Logged events in the order of their arrival.
     seen: Vec<u64>,
-    /// The last event that it received or that `gap` announced.
+    /// The last event that the client received or that `gap` announced.
     at: Option<u64>,
 }
 
@@ -105,13 +105,14 @@ struct World {
     conns: HashMap<ConnId, usize>,
     now: Millis,
     next_id: u32,
-    /// Sends without an answer: (user, message id), and whether the socket had joined.
+    /// Unanswered sends, by command id: (user, message id), and whether the socket had
+    /// joined.
     sent: HashMap<u32, ((String, String), bool)>,
-    /// Receipts without an answer: user, and whether it is a read receipt.
+    /// Unanswered receipts, by command id: user, and whether it is a read receipt.
     moved: HashMap<u32, (String, bool)>,
-    /// Acknowledged sends: (user, message id) to seq.
+    /// The `seq` of acknowledged sends, by user and message id.
     acknowledged: HashMap<(String, String), u64>,
-    /// Acknowledged sends without `duplicate`: (user, message id) to seq.
+    /// The `seq` of acknowledged sends without `duplicate`, by user and message id.
     firsts: HashMap<(String, String), u64>,
     /// Highest acknowledged `(delivered, read)` of each member.
     cursors: HashMap<String, (u64, u64)>,

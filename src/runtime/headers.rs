@@ -1,5 +1,7 @@
-//! The headers of requests between the Worker and its Durable Objects. The Worker
-//! creates a new request for each object, so a client cannot set these headers.
+//! The headers of requests between the Worker and its Durable Objects. The Worker creates a
+//! new request for each object, so a client cannot set these headers. The names of the
+//! headers do not change, because during a deploy the Worker and an object may run different
+//! versions.
 
 /// The name of the room that the request is for.
 pub(crate) const ROOM: &str = "x-roomcast-room";

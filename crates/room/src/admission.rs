@@ -1,6 +1,6 @@
 //! Limits on new connections: the rate per address, and bans after a flood.
 //!
-//! They are kept in memory only. A room that hibernates is not being flooded.
+//! They are kept in memory only, because a flooded room does not hibernate.
 
 use crate::connection::Connection;
 use roomcast_proto::error::Result;

@@ -35,7 +35,7 @@ impl GatewayObject {
                 if active.config.auth.revoked.is_on() {
                     active.registration.cover(Millis::MAX, active.began);
                 }
-                // The gateway may have revocations that the Worker does not have yet.
+                // The gateway may know revocations that the Worker has not fetched yet.
                 if let Some(identity) = &client.identity
                     && active.config.auth.is_revoked(identity, active.began)
                 {
@@ -88,7 +88,7 @@ impl GatewayObject {
                     Polled::Now(answer) => answer,
                     Polled::Later(poll) => {
                         let _watch = self.watch(&request, poll);
-                        // Cancelled only if the session ends.
+                        // The sender is dropped only if the session ends.
                         receiver
                             .await
                             .unwrap_or_else(|_| Answer::error(HandshakeError::UnknownSid))
@@ -101,8 +101,8 @@ impl GatewayObject {
             .fixed(answer.body.into_bytes()))
     }
 
-    /// Cancels a polling request when the client aborts it. The closure must be kept until
-    /// then.
+    /// Cancels a polling request when the client aborts it. The caller must keep the
+    /// closure until the request ends.
     fn watch(self: &Rc<Self>, request: &Request, poll: PollId) -> Closure<dyn FnMut()> {
         let object = Rc::downgrade(self);
         let aborted = Closure::new(move || {

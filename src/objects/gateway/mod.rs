@@ -68,9 +68,10 @@ struct ActiveGateway {
     sockets: Sockets<SocketId>,
     /// Polling requests that wait for a message.
     polls: HashMap<PollId, oneshot::Sender<Answer>>,
-    /// The sockets are hibernatable, because the gateway can sleep between pings. Otherwise
-    /// hibernatable sockets have no advantage, and workerd 1.20261117 ends the connection of a
-    /// hibernatable socket late if the object closes it before the client has sent anything.
+    /// `true` if the sockets are hibernatable, because the gateway can hibernate between
+    /// pings. Otherwise hibernatable sockets have no advantage, and workerd 1.20261117 delays
+    /// the end of a hibernatable socket that the object closes before the client has sent a
+    /// frame.
     hibernates: bool,
     clock: AlarmClock,
     registration: Registration,
@@ -157,7 +158,7 @@ impl GatewayObject {
     /// Handles a frame of a socket.
     fn receive(self: &Rc<Self>, socket: &Socket, message: &JsValue) -> Result<()> {
         if socket.key::<SocketId>().is_none() && self.host.is_active() {
-            // The gateway has closed the socket, and the client still sends.
+            // The gateway has closed the socket, but the client still sends.
             return Ok(());
         }
         self.with_active(None, |active, _| {

@@ -23,7 +23,7 @@ impl RoomObject {
         let response = self.host.with_active(name, |active, state| {
             active.apply_retention();
             let now = now();
-            // The room may have revocations that the Worker does not have yet.
+            // The room may know revocations that the Worker has not fetched yet.
             let revoked = &active.config.auth.revoked;
             let admitted = match revoked.covers(&connect.user, &connect.token, now) {
                 true => Err(ClientError::unauthorized("the token was revoked")),
