@@ -456,7 +456,7 @@ impl Server {
         }
     }
 
-    /// Asserts that the room answers all read requests and knows its connections.
+    /// Asserts that the room answers all read requests and still has all open connections.
     pub fn assert_sound(&mut self) {
         let all = HistoryQuery {
             after: 0,

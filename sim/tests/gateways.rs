@@ -164,7 +164,7 @@ struct GatewayHost {
     reached: HashMap<PositionKey, u64>,
 }
 
-/// State of a subscription as its client knows it.
+/// State of a subscription from the point of view of the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum State {
     #[default]

@@ -8,8 +8,8 @@
 //!
 //! Each object is a class that `wasm_bindgen` exports. Its methods are the event handlers of
 //! the runtime. The macro of `worker` is not used: it creates a promise for each call, and
-//! the microtask queue costs about as much as the rest of a message. Handlers that wait for
-//! something return a promise ([`promise`], [`promise_response`]).
+//! the microtask queue costs about as much as the rest of a message. Handlers that wait
+//! return a promise ([`promise`], [`promise_response`]).
 
 use super::Result;
 use super::log::log_error;

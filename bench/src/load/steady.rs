@@ -103,7 +103,7 @@ pub(crate) async fn steady(
         tasks.spawn(async move {
             let failure = receive(client, &schedule_cell, &received).await;
             received.disconnected.store(true, Relaxed);
-            // The receiver is gone if the run is already over.
+            // Fails if the run is over and the receiver was dropped.
             let _ = report.send(failure);
         });
     }
@@ -137,7 +137,7 @@ pub(crate) async fn steady(
     let last = schedule.head + schedule.total;
     let mut printed = BTreeSet::new();
     let behind = |one: &Received| last.saturating_sub(one.last.load(Relaxed));
-    // Disconnected clients receive nothing more.
+    // Disconnected clients receive no further messages.
     let waits = |one: &Arc<Received>| behind(one) > 0 && !one.disconnected.load(Relaxed);
     let answered = || acknowledged.load(Relaxed) == schedule.total;
     while (all.iter().any(waits) || !answered()) && to.elapsed() < TIMEOUT {

@@ -447,7 +447,7 @@ impl Member {
             }
         }
         self.tally.acknowledged.fetch_add(1, Relaxed);
-        // The driver is gone if the replay is over.
+        // Fails if the replay is over and the receiver was dropped.
         let _ = self.acked.send(index);
         Ok(())
     }

@@ -71,8 +71,8 @@ impl Gateway {
         }
     }
 
-    /// Returns the time at which [`Gateway::advance`] has to be called next: for a ping,
-    /// a timeout, a token that expires, or a retry.
+    /// Returns the time at which [`Gateway::advance`] must be called next: for a ping, a
+    /// timeout, a token that expires, or a retry.
     pub fn deadline(&self) -> Option<Millis> {
         let deadlines = [self.server.deadline(), self.chat.deadline()];
         deadlines.into_iter().flatten().min()
@@ -98,7 +98,7 @@ impl Gateway {
         self.chat.woken_by_alarm(now);
     }
 
-    /// Does everything that is due at `now`.
+    /// Handles all deadlines up to `now`.
     pub fn advance(&mut self, last_seen: LastSeen<'_>, now: Millis) {
         self.server.advance(last_seen, now);
         self.chat.advance(&mut self.server, last_seen, now);

@@ -78,7 +78,7 @@
 //! | [`Output::TrackPosition`] | keeps the position in memory that survives a panic of the instance |
 //! | [`Output::StorePosition`] | stores the position |
 //! | [`Output::Find`] | calls [`Gateway::evict`] at the gateway that has the record, takes the record out of its storage, then calls [`Gateway::found`] here |
-//! | [`Output::Authenticate`] | verifies the credentials, at once or later, then calls [`Gateway::authenticated`] |
+//! | [`Output::Authenticate`] | verifies the credentials, immediately or later, then calls [`Gateway::authenticated`] |
 //! | [`Output::Log`] | writes the log record |
 //!
 //! An output that fails is logged, and the following ones are carried out.

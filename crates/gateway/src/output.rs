@@ -180,7 +180,7 @@ pub enum AuthRequest {
     Refresh {
         /// The id of the client.
         connection: ConnectionId,
-        /// The id of the command, if the client wants an answer.
+        /// The id of the command, if it has one.
         id: Option<u32>,
     },
     /// A Socket.IO CONNECT.

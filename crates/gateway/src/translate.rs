@@ -25,7 +25,7 @@ pub(crate) struct EventStamp {
 pub(crate) enum Line {
     /// An acknowledgement.
     Ack {
-        /// The id of the event that asked for it.
+        /// The id of the event that it acknowledges.
         id: i64,
         /// The arguments, a JSON list.
         args: String,

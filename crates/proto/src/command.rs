@@ -32,7 +32,7 @@ pub enum Command {
         /// The room.
         #[serde(skip_serializing_if = "Option::is_none")]
         room: Option<RoomName>,
-        /// Where the client wants to start reading.
+        /// The position from which the client reads the log.
         position: Position,
     },
     /// `leaveRoom`: ends the membership.
@@ -114,7 +114,7 @@ impl<'de> Deserialize<'de> for Command {
     }
 }
 
-/// Where the client wants to start reading, in the serde form.
+/// The position of `joinRoom`, in the serde form.
 const POSITION: Field<Position> = Field {
     expected: "a position",
     read: |json| serde_json::from_str(json).ok(),

@@ -216,7 +216,7 @@ pub fn user_joined(room_id: &str, user_id: &str) -> String {
     ServerEvent::UserJoined(RoomUser { room_id, user_id }).to_line()
 }
 
-/// Returns `roomClosed`. `code` says why.
+/// Returns `roomClosed`. `code` is the reason.
 pub fn room_closed(room_id: &str, code: ErrorCode) -> String {
     ServerEvent::RoomClosed(RoomClosed { room_id, code }).to_line()
 }

@@ -8,8 +8,8 @@
 //! During a deploy the two objects may run different versions, and both may read what the
 //! other version stored. Therefore the serialised names of fields and variants never
 //! change, none is removed, and new fields have a default. A room of an older version
-//! refuses a request with a variant that it does not know; to the gateway, that is a
-//! failed request.
+//! refuses a request with an unknown variant; the gateway treats this as a failed
+//! request.
 
 use crate::access::{Rights, TokenId};
 use crate::command;
@@ -34,7 +34,7 @@ pub struct ConnectRequest {
     /// The address of the client, for the limit of connections per address.
     #[serde(default)]
     pub address: Option<String>,
-    /// Where the client wants to start reading.
+    /// The position from which the client reads the log.
     #[serde(default)]
     pub position: Position,
     /// The presence status of the connection.
@@ -184,7 +184,7 @@ pub enum Item {
         /// Sequence number up to which the connection should have received all events.
         at: u64,
     },
-    /// The room does not know this connection. The gateway should join it again.
+    /// The connection does not exist in the room. The gateway should join it again.
     Lost {
         /// The connection.
         to: ConnectionId,

@@ -1,7 +1,7 @@
 //! Settings as tables. Each layer declares its settings with [`settings!`](crate::settings!),
 //! which generates the struct, its defaults, its reader and its part of `docs/settings.md`.
 //!
-//! A [`Kind`] says how a setting is read: its type, its bounds and the text of its error.
+//! A [`Kind`] defines how a setting is read: its type, its bounds and the text of its error.
 //! Kinds that only one layer needs are defined there.
 
 use crate::limits::Rate;
@@ -314,7 +314,7 @@ impl Kind for PerSecond {
     }
 }
 
-/// A number of requests per minute, all of which may come at once.
+/// A number of requests per minute, all of which can arrive at the same time.
 pub struct PerMinute;
 
 impl Kind for PerMinute {

@@ -33,7 +33,8 @@ pub(crate) struct Arrival {
 pub(crate) enum Welcome {
     /// The event `connected`, on the room's own sockets.
     Connected,
-    /// The answer to `joinRoom`, at gateways. `None` if the client wants no answer.
+    /// The answer to the `joinRoom` with this id, at gateways. `None` if the command has
+    /// no id.
     JoinAnswer(Option<u32>),
 }
 

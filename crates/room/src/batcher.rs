@@ -3,7 +3,7 @@
 //! A batch lasts for turns of the event loop, not for a fixed time. It ends with the next
 //! turn, so that it includes frames that have already arrived. While fewer items wait than
 //! the last batch had, it lasts a few turns longer. If the last batch had one item, the
-//! batch ends at once. After every fourth such batch the host awaits the next turn: if
+//! batch ends immediately. After every fourth such batch the host awaits the next turn: if
 //! further items have arrived by then, the room has become busy. So a quiet room answers
 //! without delay, and a busy room combines items. docs/performance.md has the measurements.
 //!

@@ -12,8 +12,8 @@
 //!
 //! # Parts
 //!
-//! [`Room`] connects the parts of the state and executes the inputs. Each part has a module
-//! of its own and does not know the room.
+//! [`Room`] connects the parts of the state and executes the inputs. Each part has its own
+//! module, which does not depend on the room.
 //!
 //! | part | state |
 //! | --- | --- |
@@ -74,9 +74,9 @@
 //! | [`Output::Attach`] | attaches [`Room::attachment`] to the socket |
 //! | [`Output::Close`] | closes the socket and drops its key; does not call [`Room::disconnect`] for it |
 //! | [`Output::Reply`] | answers the call |
-//! | [`Output::Authenticate`] | verifies the token, at once or later, then calls [`Room::authenticated`] |
+//! | [`Output::Authenticate`] | verifies the token, immediately or later, then calls [`Room::authenticated`] |
 //! | [`Output::Log`] | writes the log record |
-//! | [`Output::Subscribed`], [`Output::CatchUp`], [`Output::Unsubscribed`] | nothing: [`Room::route`] takes them |
+//! | [`Output::Subscribed`], [`Output::CatchUp`], [`Output::Unsubscribed`] | does nothing, because [`Room::route`] queues them |
 
 mod admission;
 mod attachment;

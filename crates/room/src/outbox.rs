@@ -134,7 +134,7 @@ impl Outboxes {
         Some(conn)
     }
 
-    /// The connection that [`Outboxes::next_portion`] returned has nothing to read, so the
+    /// The connection that [`Outboxes::next_portion`] returned has no events to read, so the
     /// portion does not count.
     pub(crate) fn skip_portion(&mut self, gateway: &GatewayName) {
         if let Some(outbox) = self.0.get_mut(gateway) {

@@ -88,7 +88,7 @@ pub enum Output {
         /// The answers as a JSON list.
         answers: String,
     },
-    /// Verifies the token of a `refreshToken`, at once or later. Then the host calls
+    /// Verifies the token of a `refreshToken`, immediately or later. Then the host calls
     /// [`Room::authenticated`](crate::Room::authenticated).
     Authenticate {
         /// The id of the connection.

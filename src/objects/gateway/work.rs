@@ -110,7 +110,7 @@ impl ActiveGateway {
         }
     }
 
-    /// Does everything that is due.
+    /// Handles all deadlines that have passed.
     pub(super) fn advance(&mut self, state: &State) {
         let sockets = &self.sockets;
         let last_ping = |socket: SocketId| last_ping(state, sockets.get(socket)?);

@@ -119,7 +119,7 @@ fn no_subscription_id() -> ConnectionId {
 /// The state of a subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) enum SubscriptionState {
-    /// The room was asked to accept the client.
+    /// The gateway has asked the room to accept the client.
     Joining,
     /// The room has accepted the client. All subscriptions that are saved are in this
     /// state.

@@ -444,7 +444,7 @@ mod tests {
         Gateway::new(engine)
     }
 
-    /// Sends a message with so many bytes of content in a room. Returns whether it was
+    /// Sends a message with `content` bytes of content to a room. Returns whether it was
     /// answered with `tooLarge`, and the ids of the commands that are forwarded to the room.
     fn send_message(content: usize) -> (bool, Vec<Option<u32>>) {
         let mut gateway = gateway(1_000);

@@ -3,9 +3,9 @@
 //!
 //! 1. A CONNECT with a `pid` makes the host look for the record that was saved under it
 //!    ([`Output::Find`]).
-//! 2. If there is one for this user and namespace, the client takes over its `sid`, its
-//!    status and its subscriptions, and asks each room to replay the events after the
-//!    offset that it sent.
+//! 2. If the record has the same user and namespace, the client gets the `sid`, the status
+//!    and the subscriptions of the record. The gateway asks each room to replay the events
+//!    after the offset that the client sent.
 //! 3. When all rooms have answered and no event is missing, the client is accepted with
 //!    the same `pid`. Otherwise the client is accepted with a new `pid` and without
 //!    recovery.
@@ -246,8 +246,8 @@ impl Client {
         record: ClientRecord,
         offset: &[u64],
     ) -> Vec<(RoomName, ConnectRequest)> {
-        // An offset with another tag belongs to an earlier `pid` and says nothing about
-        // this one.
+        // An offset with another tag belongs to an earlier `pid`, so its positions do not
+        // apply.
         let (version, positions) = match offset {
             [tag, version, positions @ ..] if *tag == record.tag => (*version, positions),
             _ => (0, &[][..]),

@@ -45,7 +45,7 @@ struct LastDelivery {
 }
 
 impl RoomLink {
-    /// Adds a command for the room. Returns `true` if the host has to forward it, by
+    /// Adds a command for the room. Returns `true` if the caller must push
     /// [`crate::Output::Forward`].
     pub(super) fn push(&mut self, command: ToRoom) -> bool {
         self.outbox.push(command);

@@ -97,8 +97,8 @@ impl Chat {
         self.save(server, key);
     }
 
-    /// Removes the subscription of a client to a room, so that the client receives
-    /// nothing of it any more. A recovery without the room is not complete.
+    /// Removes the subscription of a client to a room, so that the client receives no
+    /// further events of the room. A recovery without the room is incomplete.
     pub(super) fn remove_subscription(
         &mut self,
         key: ClientId,

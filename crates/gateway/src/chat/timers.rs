@@ -10,7 +10,7 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::time::Millis;
 
 impl Chat {
-    /// Returns the time at which [`Chat::advance`] has to be called next.
+    /// Returns the time at which [`Chat::advance`] must be called next.
     pub(crate) fn deadline(&self) -> Option<Millis> {
         [self.next_deadline, self.positions.deadline()]
             .into_iter()
@@ -26,7 +26,7 @@ impl Chat {
         self.schedule(now);
     }
 
-    /// Does everything that is due at `now`.
+    /// Handles all deadlines up to `now`.
     pub(crate) fn advance(
         &mut self,
         server: &mut SocketIoServer,

@@ -14,7 +14,7 @@ use engineioxide_core::{Packet, ProtocolVersion};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::time::{Millis, SECOND};
 
-/// Time within which an upgrade has to be complete, as in the reference server.
+/// Time within which an upgrade must be complete, as in the reference server.
 pub(super) const UPGRADE_TIMEOUT: Millis = 10 * SECOND;
 
 /// Time within which the body of a POST request must arrive. Limits the time for which a
@@ -48,7 +48,7 @@ pub enum Polled {
 pub struct PostLimits {
     /// Maximum size of the body in bytes.
     pub max_bytes: usize,
-    /// Time within which the body has to arrive.
+    /// Time within which the body must arrive.
     pub timeout: Millis,
 }
 

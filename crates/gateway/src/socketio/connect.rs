@@ -1,9 +1,9 @@
 //! CONNECT: a client asks to connect to a namespace, and the application accepts or
 //! refuses it.
 //!
-//! A session without a valid token is limited: it can send [`MAX_CONNECTS`] CONNECTs, of
-//! which the application handles one at a time, and it has to be in a namespace in time
-//! ([`super::session`]).
+//! A session without a valid token is limited: it can send [`MAX_CONNECTS`] CONNECTs,
+//! which the application handles one at a time, and it must connect to a namespace in
+//! time ([`super::session`]).
 
 use super::event::ConnectionEvent;
 use super::receive::Malformed;

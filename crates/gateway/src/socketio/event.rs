@@ -57,7 +57,7 @@ pub enum ConnectionEvent {
         session: SessionId,
         /// The namespace.
         nsp: String,
-        /// The id of the acknowledgement, if the client wants one.
+        /// The id of the acknowledgement, if the client has requested one.
         ack: Option<i64>,
         /// The name and the arguments of the event: a JSON list.
         args: String,

@@ -9,7 +9,7 @@
 //! - A CONNECT becomes a [`ConnectionEvent::Connect`]. The application answers with
 //!   [`SocketIoServer::accept`] or [`SocketIoServer::refuse`].
 //! - An event becomes a [`ConnectionEvent::Event`] with the id of the acknowledgement
-//!   that the client wants. The application answers with
+//!   that the client has requested. The application answers with
 //!   [`SocketIoServer::acknowledge`] and the same id. The gateway itself never requests
 //!   acknowledgements from clients.
 //!

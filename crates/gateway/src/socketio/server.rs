@@ -180,7 +180,7 @@ impl SocketIoServer {
         self.session(id)?.is_connected(nsp).then_some(id)
     }
 
-    /// Returns the time at which [`SocketIoServer::advance`] has to be called next, for
+    /// Returns the time at which [`SocketIoServer::advance`] must be called next, for
     /// both layers.
     pub fn deadline(&self) -> Option<Millis> {
         let deadlines = [self.engine.deadline(), self.next_deadline];

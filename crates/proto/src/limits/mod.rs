@@ -1,4 +1,4 @@
-//! Limits that protect an object from its clients. Time is handed in by the caller.
+//! Limits that protect an object from its clients. The caller passes the current time.
 //!
 //! - Rate limits: a [`TokenBucket`] for one client, a [`KeyedRateLimiter`] for many
 //! - [`ConnectionLimits`]: the settings of one connection. [`Allowance`] enforces them:

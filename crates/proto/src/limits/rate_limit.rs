@@ -10,12 +10,13 @@ use std::net::IpAddr;
 pub struct Rate {
     /// Tokens that are added per second.
     pub per_second: f64,
-    /// Maximum number of tokens, which is the number of requests that may come at once.
+    /// Maximum number of tokens: the number of requests that can arrive at the same time.
     pub burst: f64,
 }
 
 impl Rate {
-    /// Returns the limit of `count` requests per minute, all of which may come at once.
+    /// Returns the limit of `count` requests per minute, all of which can arrive at the
+    /// same time.
     pub fn per_minute(count: f64) -> Self {
         Rate {
             per_second: count / 60.0,
