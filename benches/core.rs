@@ -38,7 +38,7 @@ const IN_FLIGHT: usize = 16;
 fn room() -> Room {
     let vars = |name: &str| match name {
         "JWT_SECRET" => Some("x".repeat(32)),
-        // The benchmark never waits for the next second.
+        // The rate limits are high, because the benchmark does not advance the clock.
         "MESSAGES_PER_SECOND" | "MESSAGES_BURST" | "MAX_CONNECTIONS_PER_USER" => {
             Some("1000000".to_owned())
         }

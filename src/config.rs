@@ -38,7 +38,7 @@ const ORIGINS: List<Origins> = List {
     show: |_| "the Worker's own host".to_owned(),
 };
 
-/// All settings. Each layer knows its own part only.
+/// All settings, one part for each layer.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Verifies tokens.

@@ -1,12 +1,12 @@
 //! roomcast: real-time messaging at the edge.
 //!
-//! A Worker authenticates requests and sends them to Durable Objects: one object for each room,
-//! which has the sockets, the presence and the log of the room, and gateways, whose sockets can
-//! be in many rooms. Objects hibernate while nothing happens.
+//! A Worker authenticates requests and sends them to Durable Objects. Each room is an object
+//! with the room's sockets, presence and log. Gateways are objects with sockets that can be in
+//! many rooms. Objects hibernate while they receive no events.
 //!
-//! This crate is the Worker. It decides nothing about rooms and gateways; that is the task of
-//! the core crates, which do no I/O and are tested natively: [`roomcast_proto`],
-//! [`roomcast_auth`], [`roomcast_room`] and [`roomcast_gateway`].
+//! This crate is the Worker. It contains no logic of rooms and gateways. The core crates
+//! contain it; they do no I/O and are tested natively: [`roomcast_proto`], [`roomcast_auth`],
+//! [`roomcast_room`] and [`roomcast_gateway`].
 //!
 //! | folder or file | contents |
 //! | --- | --- |

@@ -47,7 +47,7 @@ impl Sequence {
     }
 
     /// Checks one line. Returns an error if an event is missing, repeated or out of
-    /// order, and if the server reports an error.
+    /// order, or if the server reports an error.
     pub(crate) fn line(&mut self, line: &[u8]) -> Result<Line, String> {
         if line.starts_with(br#"{"event":"newMessage""#) {
             let seq = number_after(line, br#""seq":"#)

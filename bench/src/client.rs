@@ -10,11 +10,12 @@ use std::time::Duration;
 /// Interval between two pings of a client.
 pub(crate) const PING: Duration = Duration::from_secs(3);
 
-/// Number of received bytes after which a client also pings. roomcast closes clients
-/// that receive `MAX_UNACKED_BYTES` without a sign of life.
+/// Number of received bytes after which a client sends an additional ping. roomcast
+/// closes a client if it has sent `MAX_UNACKED_BYTES` to it since its last frame or
+/// ping.
 const PING_AFTER: usize = 4 << 20;
 
-/// Limit for every wait. It ends a run that hangs. No figure depends on it.
+/// Time limit for every wait. It ends a run that hangs. No figure depends on it.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Number of concurrent connects where connects are not measured.

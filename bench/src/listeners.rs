@@ -122,7 +122,7 @@ impl Listeners {
         let receipts = self.receipts;
         self.tasks.spawn(async move {
             if let Err(failure) = listen(client, &tally, &seen, receipts).await {
-                // The receiver is gone if the run is already over.
+                // Fails if the run is over and the receiver was dropped.
                 let _ = report.send(failure.into());
             }
         });

@@ -109,7 +109,7 @@ struct RunOptions {
     json: Option<PathBuf>,
 }
 
-/// Single-threaded, so that the server can use the other core.
+/// The load generator has one thread, so that the server can use the other core.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     machine::raise_open_files();

@@ -6,11 +6,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Number of Node processes. A second process was slower, because it competes with the
-/// load generator for a core. The adapter has the same work in both cases.
+/// Number of Node processes. With a second process the figures were worse, because the
+/// process competes with the load generator for a core. The Redis adapter does the same
+/// work with one process and with two.
 const PROCESSES: usize = 1;
 
-/// The running processes. They end with the process that started them, also if that
+/// The running processes. They end with the process that started them, even if that
 /// process is killed.
 pub(crate) struct Node {
     /// The address of each Node process.

@@ -12,11 +12,11 @@ use std::time::Duration;
 pub(crate) enum Scenario {
     /// One sender in a room of `sockets`, with `in_flight` messages in flight.
     FanOut { sockets: usize, in_flight: usize },
-    /// The same in many rooms, with one message in flight in each.
+    /// One sender in each of many rooms, with one message in flight.
     Rooms { rooms: usize, sockets: usize },
-    /// `connects` users connect to one room at once.
+    /// `connects` users connect to one room at the same time.
     Spike { connects: usize },
-    /// `clients` are disconnected, miss `missed` events, and resume at once.
+    /// `clients` are disconnected, miss `missed` events, and resume at the same time.
     Reconnect { clients: usize, missed: u64 },
     /// A service publishes over HTTP, with `batch` events per request.
     Publish { batch: usize },

@@ -40,7 +40,7 @@ impl Sender {
     }
 
     /// Keeps `in_flight` messages in flight while `more` returns `true`, then waits for
-    /// the remaining acknowledgements. Calls `acked` with the latency of each in
+    /// the remaining acknowledgements. Calls `acked` with the latency of each message in
     /// microseconds. `tally` counts the received events. Returns the last acknowledged
     /// `seq`.
     pub(crate) async fn run(

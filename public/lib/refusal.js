@@ -24,7 +24,7 @@ export async function refusal({ url, room, token }) {
       headers: { authorization: `Bearer ${token}` },
       signal: AbortSignal.timeout(TIMEOUT),
     });
-    if (answer.status === 403) return { status: 403, message: 'the token does not open this room' };
+    if (answer.status === 403) return { status: 403, message: 'the token does not allow access to this room' };
     if (!answer.ok) return await problem(answer);
   } catch {
     // The server cannot be reached.

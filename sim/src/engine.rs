@@ -240,7 +240,7 @@ impl Fixture {
     }
 
     fn hibernate(&mut self) {
-        // A polling session keeps the gateway awake, so it cannot hibernate.
+        // A polling session keeps the gateway awake.
         if !self.is_open() || self.socket.is_none() || self.candidate.is_some() {
             return;
         }

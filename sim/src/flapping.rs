@@ -1,12 +1,12 @@
 //! Flapping Socket.IO clients: they connect, recover, join, leave and refresh, and lose
-//! their connections at any step, while other clients reuse their slots. Each
-//! asynchronous operation (finding a saved client, verifying a token, a request to a
-//! room, a delivery of a room) completes when the input says so.
+//! their connections at any step. Other clients then reuse their slots. Each asynchronous
+//! operation (finding a saved client, verifying a token, a request to a room, a delivery
+//! of a room) completes at a step that the input selects.
 //!
 //! Invariants for every order of operations:
-//! - A connection receives no event of a room that the token of its user does not allow,
-//!   and none that its newest token does not allow after that token was accepted.
-//! - `connected` names the user of the token that this session has sent.
+//! - A connection receives only events of rooms that the tokens of its user allow. After
+//!   a token was accepted, it receives only events of rooms that this token allows.
+//! - `connected` contains the user of the token that the session has sent.
 //! - At the end every CONNECT of an open session is answered, and the rooms count exactly
 //!   the open connections.
 //!
@@ -95,7 +95,7 @@ struct Session {
     /// The newest token that the server has accepted.
     token: Token,
     nsps: BTreeMap<&'static str, Nsp>,
-    /// Refreshes without an answer by acknowledgement id.
+    /// Unanswered refreshes, by acknowledgement id.
     refreshes: BTreeMap<u64, Token>,
 }
 
@@ -141,7 +141,7 @@ struct World {
     hosts: Vec<GatewayHost>,
     rooms: BTreeMap<RoomName, Server>,
     sessions: Vec<Session>,
-    /// Recovery data of the last client by user and namespace.
+    /// Recovery data of the last client, by user and namespace.
     kept: BTreeMap<(&'static str, &'static str), Kept>,
     delayed: VecDeque<Delayed>,
     deliveries: BTreeMap<(RoomName, usize), VecDeque<String>>,
@@ -207,7 +207,7 @@ impl World {
     fn step(&mut self, kind: u8, a: u8, b: u8) {
         let session = usize::from(a);
         let room = usize::from(b) % ROOMS.len();
-        // Index 0 for 15 of 16 values.
+        // The main namespace (index 0) for 15 of 16 values.
         let nsp = usize::from(b >> 4 == 0);
         match kind % 32 {
             0..3 => self.open(
@@ -254,7 +254,7 @@ impl World {
         self.complete_all();
     }
 
-    // Actions of clients.
+    // The actions of clients.
 
     fn open(&mut self, user: usize, gateway: usize, by_request: bool, token: Token) {
         if self.sessions.len() == MAX_SESSIONS {
@@ -318,8 +318,8 @@ impl World {
                 auth["offset"] = offset.as_str().into();
             }
         }
-        // The token of the request or of CONNECT counts. The client may receive at most
-        // the events of a wide token.
+        // Either the token of the request or that of the CONNECT is used, so the check
+        // allows the events of a wide token.
         this.token = Token::Wide;
         self.send(session, format!("40{}{auth}", prefix(nsp)));
     }
@@ -385,7 +385,7 @@ impl World {
         }
     }
 
-    // Asynchronous operations.
+    // The asynchronous operations.
 
     fn pass(&mut self, millis: Millis) {
         self.now += millis;
@@ -473,7 +473,7 @@ impl World {
         let fresh = || Server::new(room, config);
         let server = self.rooms.entry(room.clone()).or_insert_with(fresh);
         server.now = self.now;
-        server.link(&gateway.to_string(), commands);
+        server.handle_gateway(&gateway.to_string(), commands);
         self.queue_deliveries(room);
     }
 
@@ -481,9 +481,9 @@ impl World {
     fn queue_deliveries(&mut self, room: &RoomName) {
         let server = self.rooms.get_mut(room).expect("a room");
         server.settle();
-        server.start_pushes();
+        server.start_deliveries();
         for gateway in 0..self.hosts.len() {
-            while let Some(body) = server.take_push(&gateway.to_string(), usize::MAX) {
+            while let Some(body) = server.take_delivery(&gateway.to_string(), usize::MAX) {
                 let key = (room.clone(), gateway);
                 self.deliveries.entry(key).or_default().push_back(body);
                 let room = room.clone();
@@ -501,7 +501,7 @@ impl World {
         let pushed = core.handle_push(push, &texts, self.now);
         self.settle(gateway);
         let server = self.rooms.get_mut(room).expect("a room");
-        server.push_reached(&gateway.to_string(), &pushed);
+        server.delivery_acknowledged(&gateway.to_string(), &pushed);
         self.queue_deliveries(room);
     }
 

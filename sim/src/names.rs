@@ -63,8 +63,8 @@ fn names(text: &str) {
     }
 }
 
-/// Reference implementation: the full name, else the longest prefix. Of equal patterns
-/// the last one counts.
+/// Reference implementation: a pattern with the full name wins, then the longest
+/// prefix. The last one of equal patterns wins.
 fn model(patterns: &[(String, Rights)], room: &str) -> Rights {
     let last = |wanted: &str| patterns.iter().rfind(|(pattern, _)| pattern == wanted);
     let exact = last(room).filter(|_| !room.ends_with('*'));

@@ -109,7 +109,7 @@ fn expected_answers(frame: &str) -> Vec<u32> {
     ids
 }
 
-/// Returns why the form of a frame must close its socket, or `None`.
+/// Returns the reason for which a frame of this form must close its socket, or `None`.
 fn expected_close(frame: Frame<'_>) -> Option<Disconnect> {
     match frame {
         Frame::Binary => Some(Disconnect::Malformed),
@@ -177,7 +177,7 @@ fn on_a_room(input: &[u8]) {
     }
     server.settle();
     server.assert_sound();
-    // Other connections still work, also after hibernation.
+    // Other connections still work, even after hibernation.
     let head = server.head();
     for again in [false, true] {
         server.take_outputs();

@@ -334,7 +334,7 @@ fn test_chat(input: &[u8]) {
                 }
             }
             Piece::Reconnect(offset) => {
-                // Longer offsets do not fit into a frame here.
+                // Longer offsets do not fit into a frame of `MAX_FRAME_BYTES`.
                 let offset = &offset[..offset.len().min(200)];
                 let known = std::str::from_utf8(offset).unwrap_or_default();
                 if !known.is_empty() {
@@ -346,7 +346,7 @@ fn test_chat(input: &[u8]) {
                 continue;
             }
             Piece::Binary(bytes) => {
-                // It can complete an earlier event.
+                // An attachment can complete an earlier event, so any answer is valid.
                 expected = None;
                 let frame = Frame::Binary(bytes.to_vec().into());
                 net.gateway.server.frame(alice.socket, frame, net.now);

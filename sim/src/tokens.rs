@@ -18,7 +18,7 @@ use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::name;
 use serde_json::Value;
 
-/// A key set whose private key is not known here.
+/// A key set with a public key only, so no valid signature can be made.
 const PUBLIC: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k",
     "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
@@ -46,7 +46,7 @@ pub fn run(input: &[u8]) {
 
 fn token(token: &str) {
     let config = world::config(&[("JWT_JWKS", PUBLIC)]);
-    // A task alone must not mark the token as verified.
+    // The start of a step alone must not mark the token as verified.
     config.auth.keys.step(token, true, NOW);
     let Ok(identity) = config.auth.verify(token, NOW) else {
         return;
@@ -100,7 +100,7 @@ fn signed(header: &str, claims: &str) {
 fn assert_identity(identity: &Identity) {
     assert!(name::is_user(&identity.user));
     assert!(identity.expires > NOW);
-    // It is part of socket attachments.
+    // The identity is part of socket attachments, so it must survive serialisation.
     let printed = serde_json::to_string(identity).expect("JSON");
     let read: Identity = serde_json::from_str(&printed).expect("valid JSON");
     assert_eq!(serde_json::to_string(&read).expect("JSON"), printed);

@@ -5,7 +5,7 @@
 use super::signing::{SECRET, sign};
 use roomcast::config::Config;
 use roomcast_gateway::{
-    ConnectInfo, EngineServer, Frame as SocketFrame, Gateway, Output as ToShell, Stored,
+    ConnectInfo, EngineServer, Frame as SocketFrame, Gateway, Output as GatewayOutput, Stored,
 };
 use roomcast_gateway::{Credentials, Protocol, SocketId};
 use roomcast_proto::access::{Identity, Rights, TokenId};
@@ -42,7 +42,7 @@ pub const MAX_FRAME: usize = 1_024;
 /// `MAX_PAYLOAD`, the largest message or request of Engine.IO.
 pub const MAX_PAYLOAD: usize = 2_048;
 
-/// Settings without rate limits that an input could reach. Size limits are small.
+/// Returns settings with rate limits that no input reaches, and with small size limits.
 pub fn config(more: &[(&str, &str)]) -> Rc<Config> {
     let (max_frame, max_payload) = (MAX_FRAME.to_string(), MAX_PAYLOAD.to_string());
     let mut settings: HashMap<&str, &str> = HashMap::from([
@@ -80,7 +80,7 @@ pub fn begin() {
     FRESH.with(|last| last.set(0));
 }
 
-/// The identity of a user with a token for all rooms.
+/// Returns the identity of a user with a token for all rooms.
 pub fn identity(user: &str) -> Identity {
     let claims = format!(r#"{{"sub":"{user}","exp":{}}}"#, NOW / 1_000 + 1_000_000);
     let token = sign(r#"{"alg":"HS256"}"#, claims.as_bytes());
@@ -96,7 +96,7 @@ pub fn verify(config: &Config, credentials: Credentials, now: Millis) -> Result<
     }
 }
 
-/// Connect information of a client without an address.
+/// Returns the connect information of a client without an address.
 pub fn connect_info(protocol: Protocol, identity: Option<Identity>) -> ConnectInfo {
     ConnectInfo {
         protocol,
@@ -240,12 +240,12 @@ pub struct Server {
     sockets: BTreeMap<ConnId, Socket>,
     outputs: Vec<RoomOutput>,
     calls: u64,
-    /// Restarts of the room.
+    /// Number of restarts of the room.
     lives: u64,
 }
 
 /// Returns the request of a member to connect to a room.
-pub fn hello(id: &str, user: &str, position: Position) -> ConnectRequest {
+pub fn connect_request(id: &str, user: &str, position: Position) -> ConnectRequest {
     ConnectRequest {
         connection_id: ConnectionId::trusted(id),
         user: UserId::trusted(user),
@@ -290,10 +290,12 @@ impl Server {
 
     /// Connects a socket to the room.
     pub fn connect(&mut self, id: &str, user: &str, position: Position) {
-        let hello = hello(id, user, position);
-        self.room.admit(&hello, self.now).expect("limits are high");
+        let request = connect_request(id, user, position);
+        self.room
+            .admit(&request, self.now)
+            .expect("limits are high");
         let mut out = Vec::new();
-        let conn = self.room.connect(hello, self.now, &mut out);
+        let conn = self.room.connect(request, self.now, &mut out);
         let socket = Socket {
             id: id.to_owned(),
             attachment: None,
@@ -328,7 +330,7 @@ impl Server {
     }
 
     /// Executes a request of a gateway for its connections.
-    pub fn link(&mut self, gateway: &str, commands: Vec<ToRoom>) {
+    pub fn handle_gateway(&mut self, gateway: &str, commands: Vec<ToRoom>) {
         let gateway = GatewayName::trusted(gateway);
         for command in commands {
             let mut out = Vec::new();
@@ -339,7 +341,7 @@ impl Server {
     }
 
     /// Returns the gateways to which deliveries start.
-    pub fn start_pushes(&mut self) -> Vec<GatewayName> {
+    pub fn start_deliveries(&mut self) -> Vec<GatewayName> {
         let mut out = Vec::new();
         let gateways = self.room.start_deliveries(&mut out);
         self.run(out);
@@ -348,7 +350,7 @@ impl Server {
 
     /// Returns the next delivery to a gateway. Before that, reads up to `reads` rows of the
     /// log for connections that catch up.
-    pub fn take_push(&mut self, gateway: &str, reads: usize) -> Option<String> {
+    pub fn take_delivery(&mut self, gateway: &str, reads: usize) -> Option<String> {
         let gateway = &GatewayName::trusted(gateway);
         for _ in 0..reads {
             let Some(read) = self.room.next_read(gateway) else {
@@ -366,16 +368,16 @@ impl Server {
         Some(body.expect("a push is JSON"))
     }
 
-    /// The gateway has acknowledged a delivery.
-    pub fn push_reached(&mut self, gateway: &str, pushed: &Pushed) {
+    /// Handles the acknowledgement of a delivery.
+    pub fn delivery_acknowledged(&mut self, gateway: &str, pushed: &Pushed) {
         let mut out = Vec::new();
         self.room
             .delivery_acknowledged(&GatewayName::trusted(gateway), pushed, self.now, &mut out);
         self.run(out);
     }
 
-    /// A delivery to a gateway has failed.
-    pub fn push_failed(&mut self, gateway: &str) -> Retry {
+    /// Handles the failure of a delivery to a gateway.
+    pub fn delivery_failed(&mut self, gateway: &str) -> Retry {
         let mut out = Vec::new();
         let gateway = GatewayName::trusted(gateway);
         let retry = self.room.delivery_failed(&gateway, self.now, &mut out);
@@ -398,7 +400,7 @@ impl Server {
         }
     }
 
-    /// Flushes the batch and does what is due.
+    /// Flushes the batch and handles the timers that are due.
     pub fn advance(&mut self) {
         let mut out = Vec::new();
         self.room.flush(self.now, &mut out);
@@ -454,7 +456,7 @@ impl Server {
         }
     }
 
-    /// Asserts that the room answers all read requests and knows its connections.
+    /// Asserts that the room answers all read requests and still has all open connections.
     pub fn assert_sound(&mut self) {
         let all = HistoryQuery {
             after: 0,
@@ -678,7 +680,7 @@ pub struct Net {
     pub polled: Vec<String>,
     /// Closed sockets, with their close codes.
     pub closed: Vec<(SocketId, u16)>,
-    /// Why rooms closed connections.
+    /// The reasons for which rooms closed connections.
     pub closed_by_rooms: Vec<Disconnect>,
     /// Attachments of the sockets.
     pub records: BTreeMap<SocketId, String>,
@@ -724,25 +726,25 @@ impl Net {
         }
     }
 
-    fn output(&mut self, output: ToShell, forward: &mut Vec<RoomName>) {
+    fn output(&mut self, output: GatewayOutput, forward: &mut Vec<RoomName>) {
         match output {
-            ToShell::Send { socket, frame } => self.sent.push((socket, frame)),
-            ToShell::Broadcast { sockets, text } => {
+            GatewayOutput::Send { socket, frame } => self.sent.push((socket, frame)),
+            GatewayOutput::Broadcast { sockets, text } => {
                 for socket in sockets {
                     self.sent.push((socket, SocketFrame::Text(text.clone())));
                 }
             }
-            ToShell::Close { socket, code, .. } => {
+            GatewayOutput::Close { socket, code, .. } => {
                 self.records.remove(&socket);
                 self.closed.push((socket, code));
             }
-            ToShell::Attach { socket, record } => {
+            GatewayOutput::Attach { socket, record } => {
                 assert_json(&record);
                 self.records.insert(socket, record);
             }
-            ToShell::Answer { answer, .. } => self.polled.push(answer.body),
-            ToShell::Forward { room } => forward.push(room),
-            ToShell::Save {
+            GatewayOutput::Answer { answer, .. } => self.polled.push(answer.body),
+            GatewayOutput::Forward { room } => forward.push(room),
+            GatewayOutput::Save {
                 client,
                 user,
                 gone,
@@ -752,23 +754,23 @@ impl Net {
                 let saved = Saved { user, gone, record };
                 self.saved.insert(client, saved);
             }
-            ToShell::Forget { client } => {
+            GatewayOutput::Forget { client } => {
                 self.saved.remove(&client);
             }
-            ToShell::StorePosition { .. } | ToShell::TrackPosition { .. } => {}
-            ToShell::Find { client, pid, user } => {
+            GatewayOutput::StorePosition { .. } | GatewayOutput::TrackPosition { .. } => {}
+            GatewayOutput::Find { client, pid, user } => {
                 let core = &mut self.gateway;
                 core.evict(&pid, &user);
                 let saved = self.saved.get(&pid).filter(|saved| saved.user == user);
                 let record = saved.map(|saved| saved.record.clone());
                 core.found(client, &pid, record, self.now);
             }
-            ToShell::Authenticate(it) => {
+            GatewayOutput::Authenticate(it) => {
                 let identity = verify(&self.config, it.credentials, self.now);
                 let core = &mut self.gateway;
                 core.authenticated(it.request, identity, self.now);
             }
-            ToShell::Log(entry) => assert_json(&entry.line(self.now)),
+            GatewayOutput::Log(entry) => assert_json(&entry.line(self.now)),
         }
     }
 
@@ -786,10 +788,10 @@ impl Net {
         }
         let server = self.rooms.get_mut(name).expect("a room");
         let gateway = core.server.engine.name().to_owned();
-        server.link(&gateway, commands);
+        server.handle_gateway(&gateway, commands);
         server.settle();
-        server.start_pushes();
-        while let Some(body) = server.take_push(&gateway, usize::MAX) {
+        server.start_deliveries();
+        while let Some(body) = server.take_delivery(&gateway, usize::MAX) {
             let (push, texts) = Push::parse(&body).expect("a push is read");
             for item in &push.items {
                 if let Item::Close { why, .. } = item {
@@ -797,7 +799,7 @@ impl Net {
                 }
             }
             let pushed = core.handle_push(push, &texts, self.now);
-            server.push_reached(&gateway, &pushed);
+            server.delivery_acknowledged(&gateway, &pushed);
             server.settle();
         }
     }

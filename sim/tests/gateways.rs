@@ -79,7 +79,7 @@ enum Step {
     EvictGateway {
         gateway: usize,
     },
-    /// A gateway loses its memory, also if something is queued.
+    /// A gateway loses its memory, even if something is queued.
     PanicGateway {
         gateway: usize,
     },
@@ -164,7 +164,7 @@ struct GatewayHost {
     reached: HashMap<PositionKey, u64>,
 }
 
-/// State of a subscription as its client knows it.
+/// State of a subscription from the point of view of the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum State {
     #[default]
@@ -191,7 +191,7 @@ struct Client {
     socket: SocketId,
     subscriptions: BTreeMap<String, Subscription>,
     last_id: u32,
-    /// Sends without an answer by command id: room and message id.
+    /// Unanswered sends, by command id: room and message id.
     sent: BTreeMap<u32, (String, String)>,
     last_sent: BTreeMap<String, String>,
 }
@@ -201,7 +201,7 @@ struct World {
     rooms: BTreeMap<String, RoomHost>,
     gateways: Vec<GatewayHost>,
     clients: Vec<Client>,
-    /// Acknowledged messages: (room, sender, message id) to seq.
+    /// The `seq` of each acknowledged message, by room, sender and message id.
     acknowledged: BTreeMap<(String, &'static str, String), u64>,
     messages: u32,
 }
@@ -379,7 +379,7 @@ impl World {
         self.settle(this.gateway);
     }
 
-    /// Processes a frame as its client.
+    /// Processes a frame as the client does.
     fn receive(&mut self, gateway: usize, socket: SocketId, frame: &str) {
         let mut clients = self.clients.iter_mut();
         let Some(this) =
@@ -464,7 +464,7 @@ impl World {
     fn queue_outputs(&mut self, room: &str) {
         let host = self.rooms.get_mut(room).expect("a room");
         host.server.advance();
-        for gateway in host.server.start_pushes() {
+        for gateway in host.server.start_deliveries() {
             let known = GATEWAYS.into_iter().find(|name| gateway == *name);
             host.busy.extend(known);
         }
@@ -490,7 +490,8 @@ impl World {
             let fresh = || RoomHost::new(room, now);
             let host = self.rooms.entry(room.to_owned()).or_insert_with(fresh);
             host.server.now = now;
-            host.server.link(GATEWAYS[gateway], copy(&commands));
+            host.server
+                .handle_gateway(GATEWAYS[gateway], copy(&commands));
             self.queue_outputs(room);
         }
         if matches!(outcome, Outcome::Lost | Outcome::Unanswered) {
@@ -510,7 +511,7 @@ impl World {
             return;
         }
         // One row per delivery, so that other steps happen in between.
-        let Some(body) = host.server.take_push(name, 1) else {
+        let Some(body) = host.server.take_delivery(name, 1) else {
             host.busy.remove(name);
             return;
         };
@@ -525,12 +526,12 @@ impl World {
         let host = self.rooms.get_mut(room).expect("a room");
         match outcome {
             Outcome::Arrives | Outcome::Twice => {
-                host.server.push_reached(name, &pushed);
+                host.server.delivery_acknowledged(name, &pushed);
                 self.queue_outputs(room);
             }
             // All immediate retries of the delivery fail as well.
             Outcome::Lost | Outcome::Unanswered => loop {
-                match host.server.push_failed(name) {
+                match host.server.delivery_failed(name) {
                     Retry::Again(_) => {}
                     Retry::Later(wait) => {
                         host.backoff.insert(name, self.now + wait);
@@ -845,7 +846,7 @@ fn failures_found_by_the_model_pass() {
     };
     let panic = PanicGateway { gateway: 0 };
     let cases = [
-        // A client was closed because it was not stored yet.
+        // The connection of a client was closed because the client was not stored yet.
         vec![connect(0), panic.clone()],
         // A client received the answer to a join that had no effect.
         vec![connect(0), join(0, 0), request(0, Arrives), panic.clone()],
@@ -876,7 +877,7 @@ fn failures_found_by_the_model_pass() {
             request(0, Arrives),
             panic.clone(),
         ],
-        // The same, with a leave before the answer to the join.
+        // As before, with a leave before the answer to the join.
         vec![
             connect(0),
             connect(0),
@@ -894,7 +895,7 @@ fn failures_found_by_the_model_pass() {
             panic.clone(),
             push.clone(),
         ],
-        // The same, with the answer to the leave before the room received it.
+        // As before, with the answer to the leave before the room received the leave.
         vec![
             connect(0),
             connect(0),
@@ -944,13 +945,13 @@ fn presence_that_changes_during_catch_up_is_received() {
             since,
             ..Position::default()
         };
-        let hello = world::hello(id, id, position);
+        let request = world::connect_request(id, id, position);
         let join = ToRoom::Join {
-            hello,
+            request,
             id: Some(1),
             again: false,
         };
-        server.link(gateway, vec![join]);
+        server.handle_gateway(gateway, vec![join]);
         server.settle();
     };
     let send = |server: &mut Server, frame: &str| {
@@ -958,23 +959,23 @@ fn presence_that_changes_during_catch_up_is_received() {
             connection: ConnectionId::trusted("bob"),
             frame: frame.into(),
         };
-        server.link(gateway, vec![frame]);
+        server.handle_gateway(gateway, vec![frame]);
         server.settle();
     };
     // Returns the texts for `alice` in the next delivery, and whether they contain events
     // of the log.
     let take = |server: &mut Server, reads| {
-        let body = server.take_push(gateway, reads).expect("a push");
+        let body = server.take_delivery(gateway, reads).expect("a push");
         let (push, texts) = Push::parse(&body).expect("a push");
-        server.push_reached(gateway, &Pushed::default());
+        server.delivery_acknowledged(gateway, &Pushed::default());
         let (mut received, mut has_events) = (String::new(), false);
         for (item, text) in push.items.iter().zip(texts) {
             match item {
-                Item::One { to, at, .. } if to == "alice" => {
+                Item::Unicast { to, at, .. } if to == "alice" => {
                     received.push_str(text);
                     has_events |= at.is_some();
                 }
-                Item::All { not, after, at, .. } if not.iter().all(|id| *id != "alice") => {
+                Item::Broadcast { not, after, at, .. } if not.iter().all(|id| *id != "alice") => {
                     received.push_str(text);
                     has_events |= at > after;
                 }
@@ -986,7 +987,7 @@ fn presence_that_changes_during_catch_up_is_received() {
     join(&mut server, "bob", None);
     let message = r#"{"event":"sendMessage","data":{"content":"1"},"id":1}"#;
     send(&mut server, message);
-    assert_eq!(server.start_pushes(), [gateway]);
+    assert_eq!(server.start_deliveries(), [gateway]);
     take(&mut server, 0);
     join(&mut server, "alice", Some(0));
     let away = r#"{"event":"setPresence","data":{"status":"away"}}"#;
@@ -1004,21 +1005,21 @@ fn a_command_is_answered_alike_as_text_and_parsed() {
     world::begin();
     let gateway = GATEWAYS[0];
     let mut server = Server::new("a", world::config(&[]));
-    let hello = world::hello("bob", "bob", Position::default());
+    let request = world::connect_request("bob", "bob", Position::default());
     let join = ToRoom::Join {
-        hello,
+        request,
         id: None,
         again: false,
     };
-    server.link(gateway, vec![join]);
+    server.handle_gateway(gateway, vec![join]);
     server.settle();
-    server.take_push(gateway, 0);
-    server.push_reached(gateway, &Pushed::default());
+    server.take_delivery(gateway, 0);
+    server.delivery_acknowledged(gateway, &Pushed::default());
     let mut answers = |command| {
-        server.link(gateway, vec![command]);
+        server.handle_gateway(gateway, vec![command]);
         server.settle();
-        let body = server.take_push(gateway, 0).expect("an answer");
-        server.push_reached(gateway, &Pushed::default());
+        let body = server.take_delivery(gateway, 0).expect("an answer");
+        server.delivery_acknowledged(gateway, &Pushed::default());
         body.split_once('\n').expect("a header").1.to_owned()
     };
     for (connection, data, answer) in [

@@ -81,29 +81,29 @@ impl Fixture {
             .frame(socket, roomcast_gateway::Frame::Text(join), NOW);
         gateway.settle(NOW);
         let commands = gateway.take_commands(&room()).expect("a join");
-        let Command::Join { hello, .. } = &commands[0] else {
+        let Command::Join { request, .. } = &commands[0] else {
             panic!("not a join: {commands:?}");
         };
         let mut fixture = Fixture {
-            id: hello.connection_id.clone(),
+            id: request.connection_id.clone(),
             gateway,
             socket,
             number: 0,
         };
         let to = fixture.id.clone();
-        fixture.push(vec![(Item::In { to, after: 3 }, "")]);
+        fixture.push(vec![(Item::Subscribed { to, after: 3 }, "")]);
         assert!(fixture.take().is_none());
         fixture
     }
 
-    /// The client sends a frame. Returns the outputs.
+    /// Sends a frame as the client. Returns the outputs.
     fn send(&mut self, text: String) -> Vec<Output> {
         let frame = roomcast_gateway::Frame::Text(text);
         self.gateway.server.frame(self.socket, frame, NOW);
         self.gateway.settle(NOW)
     }
 
-    /// The client refreshes its token, and the host verifies it.
+    /// Refreshes the token of the client and verifies the new token.
     fn refresh(&mut self, token: &str) {
         let outputs = self.send(refresh_command(token)).into_iter();
         let mut authentications = outputs.filter_map(|output| match output {
@@ -118,7 +118,7 @@ impl Fixture {
         self.gateway.settle(NOW);
     }
 
-    /// The request with these commands fails.
+    /// Reports to the gateway that the request with these commands has failed.
     fn fail(&mut self, commands: Vec<Command>) {
         let core = &mut self.gateway;
         core.forward_failed(&room(), commands);
@@ -170,12 +170,12 @@ impl Fixture {
         self.gateway.settle(NOW)
     }
 
-    /// A broadcast of events after a position.
+    /// Returns a broadcast of events after a position.
     fn all(after: u64, text: &str) -> (Item, &str) {
         let at = after + text.split('\n').count() as u64;
         let (bytes, not) = (text.len(), Vec::new());
         (
-            Item::All {
+            Item::Broadcast {
                 bytes,
                 not,
                 after,
@@ -185,10 +185,10 @@ impl Fixture {
         )
     }
 
-    /// A frame to the client with events up to a position.
+    /// Returns a text for the client with events up to a position.
     fn one<'a>(&self, at: u64, text: &'a str) -> (Item, &'a str) {
         let to = self.id.clone();
-        let item = Item::One {
+        let item = Item::Unicast {
             to,
             bytes: text.len(),
             after: None,
@@ -203,18 +203,18 @@ impl Fixture {
         core.take_commands(&room())
     }
 
-    /// If the gateway resubscribes: the position of its request.
+    /// Returns the position in the resubscription of the gateway, if it resubscribes.
     fn resubscribed_from(&mut self) -> Option<u64> {
         match &self.take()?[..] {
             [
                 Command::Join {
-                    hello,
+                    request,
                     id: None,
                     again: true,
                 },
             ] => {
-                self.id.clone_from(&hello.connection_id);
-                hello.position.since
+                self.id.clone_from(&request.connection_id);
+                request.position.since
             }
             other => panic!("not a resubscription: {other:?}"),
         }
@@ -226,7 +226,7 @@ fn a_repeated_delivery_is_sent_to_clients_once() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.push(vec![Fixture::all(3, "four")]), ["four"]);
     assert!(fixture.push_again(vec![Fixture::all(3, "four")]).is_empty());
-    // Repeated by a restarted room, which numbers its deliveries from the start.
+    // The events are repeated by a restarted room, which numbers its deliveries from 1.
     assert!(fixture.push(vec![Fixture::all(3, "four")]).is_empty());
     assert_eq!(fixture.push(vec![Fixture::all(4, "five")]), ["five"]);
     assert_eq!(fixture.resubscribed_from(), None);
@@ -237,7 +237,7 @@ fn a_repeated_delivery_is_sent_to_clients_once() {
 #[test]
 fn events_for_a_connection_that_is_not_subscribed_are_dropped() {
     let mut fixture = Fixture::new();
-    let out = Item::Out {
+    let out = Item::Unsubscribed {
         to: fixture.id.clone(),
     };
     fixture.push(vec![(out, "")]);
@@ -261,7 +261,7 @@ fn a_lost_delivery_is_detected_and_replayed_from_the_log() {
     );
     let to = fixture.id.clone();
     let replay = fixture.one(7, "four\nfive\nsix\nseven");
-    let repaired = fixture.push(vec![(Item::In { to, after: 3 }, ""), replay]);
+    let repaired = fixture.push(vec![(Item::Subscribed { to, after: 3 }, ""), replay]);
     assert_eq!(repaired, ["four\nfive\nsix\nseven"]);
     assert_eq!(fixture.push(vec![Fixture::all(7, "eight")]), ["eight"]);
 }
@@ -282,7 +282,7 @@ fn a_partly_received_delivery_is_completed() {
 fn an_answer_and_its_event_are_sent_in_one_frame() {
     let mut fixture = Fixture::new();
     let to = fixture.id.clone();
-    let answer = Item::One {
+    let answer = Item::Unicast {
         to,
         bytes: 3,
         after: None,
@@ -301,11 +301,11 @@ fn a_probe_for_an_unknown_connection_returns_gone() {
         life: "another".into(),
         number: 1,
         items: vec![
-            Item::Is {
+            Item::Probe {
                 to: ConnectionId::trusted("unknown"),
                 at: 3,
             },
-            Item::Is {
+            Item::Probe {
                 to: fixture.id.clone(),
                 at: 3,
             },
@@ -317,7 +317,7 @@ fn a_probe_for_an_unknown_connection_returns_gone() {
 
 #[test]
 fn a_connection_that_is_behind_or_lost_resubscribes_from_its_position() {
-    for item in [|to| Item::Is { to, at: 4 }, |to| Item::Lost { to }] {
+    for item in [|to| Item::Probe { to, at: 4 }, |to| Item::Lost { to }] {
         let mut fixture = Fixture::new();
         let item = item(fixture.id.clone());
         assert!(fixture.push(vec![(item, "")]).is_empty());
@@ -391,12 +391,12 @@ fn a_leave_that_failed_is_not_sent_again_after_the_next_join() {
     fixture.refresh(&token(READ_AND_WRITE));
     fixture.send(r#"{"event":"joinRoom","data":"r"}"#.to_owned());
     let join = fixture.take().expect("a join");
-    let Some(Command::Join { hello, .. }) = join.last() else {
+    let Some(Command::Join { request, .. }) = join.last() else {
         panic!("not a join: {join:?}");
     };
     assert!(fixture.take().is_none());
-    let to = hello.connection_id.clone();
-    fixture.push(vec![(Item::In { to, after: 3 }, "")]);
+    let to = request.connection_id.clone();
+    fixture.push(vec![(Item::Subscribed { to, after: 3 }, "")]);
     let sent = fixture.take_later();
     assert!(sent.is_none(), "{sent:?}");
 }
@@ -431,7 +431,7 @@ fn an_event_after_the_close_of_its_only_receiver_is_no_violation() {
         why: Disconnect::Kicked,
     };
     let (bytes, not, after, at) = (line.len(), Vec::new(), 0, 0);
-    let event = Item::All {
+    let event = Item::Broadcast {
         bytes,
         not,
         after,

@@ -48,13 +48,13 @@ enum Step {
         since: Option<u64>,
     },
     /// Flushes the batch.
-    Tick,
+    Flush,
     Clock {
         by: i64,
     },
     /// Hibernation: the memory is lost, sockets stay open. Nothing is pending.
     Evict,
-    /// Memory and sockets are lost, also if something is pending.
+    /// Memory and sockets are lost, even if something is pending.
     Crash,
 }
 
@@ -69,7 +69,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any::<usize>().prop_map(|conn| Step::Leave { conn }),
         1 => (any::<usize>(), proptest::option::of(0..60u64))
             .prop_map(|(conn, since)| Step::Rejoin { conn, since }),
-        6 => Just(Step::Tick),
+        6 => Just(Step::Flush),
         2 => (-50..500i64).prop_map(|by| Step::Clock { by }),
         1 => Just(Step::Evict),
         1 => Just(Step::Crash),
@@ -93,7 +93,7 @@ struct Socket {
     joined: bool,
     /// Logged events in the order of their arrival.
     seen: Vec<u64>,
-    /// The last event that it received or that `gap` announced.
+    /// The last event that the client received or that `gap` announced.
     at: Option<u64>,
 }
 
@@ -105,13 +105,14 @@ struct World {
     conns: HashMap<ConnId, usize>,
     now: Millis,
     next_id: u32,
-    /// Sends without an answer: (user, message id), and whether the socket had joined.
+    /// Unanswered sends, by command id: (user, message id), and whether the socket had
+    /// joined.
     sent: HashMap<u32, ((String, String), bool)>,
-    /// Receipts without an answer: user, and whether it is a read receipt.
+    /// Unanswered receipts, by command id: user, and whether it is a read receipt.
     moved: HashMap<u32, (String, bool)>,
-    /// Acknowledged sends: (user, message id) to seq.
+    /// The `seq` of acknowledged sends, by user and message id.
     acknowledged: HashMap<(String, String), u64>,
-    /// Acknowledged sends without `duplicate`: (user, message id) to seq.
+    /// The `seq` of acknowledged sends without `duplicate`, by user and message id.
     firsts: HashMap<(String, String), u64>,
     /// Highest acknowledged `(delivered, read)` of each member.
     cursors: HashMap<String, (u64, u64)>,
@@ -249,7 +250,7 @@ impl World {
                     }
                 }
             }
-            Step::Tick => self.advance(),
+            Step::Flush => self.advance(),
             Step::Clock { by } => self.now = self.now.saturating_add_signed(*by),
             Step::Evict => {
                 self.now += 60_000;
@@ -285,12 +286,13 @@ impl World {
             since,
             ..Position::default()
         };
-        let hello = roomcast_sim::world::hello(&self.sockets.len().to_string(), user, position);
+        let request =
+            roomcast_sim::world::connect_request(&self.sockets.len().to_string(), user, position);
         self.room
-            .admit(&hello, self.now)
+            .admit(&request, self.now)
             .expect("within the limits");
         let mut out = Vec::new();
-        let conn_id = self.room.connect(hello, self.now, &mut out);
+        let conn_id = self.room.connect(request, self.now, &mut out);
         self.conns.insert(conn_id, self.sockets.len());
         self.sockets.push(Socket {
             user: user.into(),
@@ -614,7 +616,7 @@ fn an_acknowledged_cursor_survives_a_crash_and_never_moves_back() {
     for message in 0..5 {
         world.step(&Step::Send { conn: 0, message });
     }
-    world.step(&Step::Tick);
+    world.step(&Step::Flush);
     world.step(&Step::Acknowledge {
         conn: 0,
         seq: 4,
@@ -626,7 +628,7 @@ fn an_acknowledged_cursor_survives_a_crash_and_never_moves_back() {
         read: false,
     });
     world.step(&Step::Clock { by: 50 });
-    world.step(&Step::Tick);
+    world.step(&Step::Flush);
     world.step(&Step::Crash);
     assert_eq!(world.members()["alice"], (5, 4, 0));
     world.connect("alice", None);

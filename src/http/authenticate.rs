@@ -11,7 +11,8 @@ use roomcast_auth::{Credentials, token};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::error::{Error, Result as ClientResult};
 
-// `room` is for the log record of a refusal. It is empty for routes that concern no single room.
+// In these functions `room` is used for the log record of a refusal. It is empty for routes that
+// do not belong to a single room.
 impl Handler<'_> {
     /// Authenticates the request by its token.
     ///
@@ -27,7 +28,7 @@ impl Handler<'_> {
     }
 
     /// Authenticates the request for a socket by its token or, if it has none, by its ticket. The
-    /// ticket is then used up.
+    /// ticket cannot be used again.
     ///
     /// # Errors
     ///
@@ -47,8 +48,8 @@ impl Handler<'_> {
         identity.map_err(|error| self.reject("auth", room, error))
     }
 
-    /// Checks the identity of a ticket. Its token may have expired or been revoked since the
-    /// ticket was issued.
+    /// Checks the identity of a ticket. The token with which the ticket was requested may have
+    /// expired or been revoked since then.
     async fn recheck(&self, identity: Identity) -> ClientResult<Identity> {
         catch_up(self.env, &self.config.auth.revoked).await?;
         self.config.auth.recheck(identity, self.now)
@@ -58,14 +59,14 @@ impl Handler<'_> {
     ///
     /// # Errors
     ///
-    /// Returns `unauthorized` if it is not valid, and `internal` if keys or revocations could
-    /// not be fetched yet.
+    /// Returns `unauthorized` if the token is not valid, and `internal` if keys or revocations
+    /// could not be fetched yet.
     pub(super) async fn verify(&self, token: &str) -> ClientResult<Identity> {
         prepare(self.env, &self.config, token).await?;
         self.config.auth.verify(token, self.now)
     }
 
-    /// Returns the token of the request, from the first place that has one.
+    /// Returns the token of the request, from the first part of it that has one.
     pub(super) fn token(&self) -> Option<String> {
         let (authorization, protocols) = (
             self.header("authorization"),

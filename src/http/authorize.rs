@@ -1,16 +1,16 @@
-//! Checks of access rights. The errors say what is wrong with the token.
+//! Checks of access rights. The errors name the defect of the token.
 
 use roomcast_proto::access::{Identity, Rights, RoomPatterns};
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::name::personal_room_owner;
 
-/// The message for a token that gives no rights at all, which is mostly a mistake in the
-/// configuration of a new deployment.
+/// The message for a token that grants no rights at all. The usual cause is a configuration
+/// error of a new deployment.
 const NO_ROOMS: &str =
     "the token has no `rooms` claim, or an empty one, and DEFAULT_ROOMS is empty";
 
-/// Checks that `rights`, which the identity has on `room`, include [`Rights::READ`].
-/// `default_rooms` are the patterns of `DEFAULT_ROOMS`.
+/// Checks that `rights` include [`Rights::READ`]. They are the rights of the identity on
+/// `room`. `default_rooms` are the patterns of `DEFAULT_ROOMS`.
 ///
 /// # Errors
 ///
@@ -24,12 +24,12 @@ pub fn require_read(
     if rights.has(Rights::READ) {
         return Ok(());
     }
-    // Patterns give users no rights on the personal rooms of other users.
+    // Patterns do not grant users rights on the personal rooms of other users.
     let is_personal = personal_room_owner(room).is_some();
     Err(Error::forbidden(
         match has_no_rooms(identity, default_rooms) && !is_personal {
             true => NO_ROOMS,
-            false => "the token does not open this room",
+            false => "the token does not allow access to this room",
         },
     ))
 }
@@ -39,7 +39,7 @@ pub fn require_read(
 ///
 /// # Errors
 ///
-/// Returns `forbidden` if it is not, or does not have the right.
+/// Returns `forbidden` if the identity is not a service or does not have the right.
 pub fn require_service(
     identity: &Identity,
     right: Rights,
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn read_is_refused_with_the_reason() {
         let (none, some) = (RoomPatterns::default(), RoomPatterns::from_list("b"));
-        let refused = "the token does not open this room";
+        let refused = "the token does not allow access to this room";
         for (rooms, default_rooms, room, expected) in [
             ("a", &none, "a", None),
             ("a", &none, "b", Some(refused)),

@@ -1,4 +1,4 @@
-//! The headers with which pages of other origins may read responses (CORS).
+//! The headers that allow pages of other origins to read responses (CORS).
 
 use super::entry::Handler;
 use super::response::{HandlerResult, internal, problem_response};
@@ -10,7 +10,7 @@ impl Handler<'_> {
         self.with_cors(Ok(ResponseBuilder::new().with_status(204).empty().into()))
     }
 
-    /// Adds the headers with which a page of another origin may read the response, also to a
+    /// Adds the headers that allow a page of another origin to read the response, or the
     /// problem. The caller has checked the origin.
     pub(super) fn with_cors(&self, result: HandlerResult) -> HandlerResult {
         let response = match result {

@@ -43,7 +43,7 @@ impl Handler<'_> {
             Some(None) => return self.engineio_error(handshake::Error::UnknownSid),
         };
         let connect_info = self.connect_info(protocol, &ask).await?;
-        // The gateway reads the body, because it knows how many bytes the session may send.
+        // The gateway reads the body, because only it has the limit of the session.
         let body = match &ask {
             Ask::Post { .. } => self.request.body().map(JsValue::from),
             _ => None,
@@ -58,16 +58,16 @@ impl Handler<'_> {
         }
     }
 
-    /// Returns the properties of the connection. Fails if the request has a ticket that is not
-    /// valid: the client then connects again by itself, with a new ticket if it has one.
+    /// Returns the properties of the connection. Fails if the ticket of the request is not valid.
+    /// The client then reconnects automatically, with a new ticket if it has one.
     async fn connect_info(&self, protocol: Protocol, ask: &Ask) -> Result<ConnectInfo, Problem> {
-        // A request of an existing session was authenticated when the session was opened.
+        // The token of an existing session was verified when the session was opened.
         let opens = matches!(ask, Ask::Open | Ask::WebSocket { sid: None });
         let token = match opens {
             true => self.token(),
             false => None,
         };
-        // A client without a valid token here may still send one in its Socket.IO CONNECT.
+        // A client without a valid token in the request can send one in its Socket.IO CONNECT.
         let (identity, error) = match token {
             Some(token) => match self.verify(&token).await {
                 Ok(identity) => (Some(identity), None),
@@ -84,8 +84,8 @@ impl Handler<'_> {
             identity,
             error,
             address: self.header("cf-connecting-ip"),
-            // Clients for Python pass the offset of an event to its handler as an argument, and
-            // the handler then fails.
+            // The Python client passes the offset of an event to the handler as an additional
+            // argument, and the handler then fails.
             recovers: protocol == Protocol::SocketIo && !user_agent.starts_with("Python"),
         })
     }

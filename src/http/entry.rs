@@ -16,8 +16,8 @@ use roomcast_proto::time::Millis;
 use std::rc::Rc;
 use worker::{Context, Env, Result, event};
 
-/// Maximum number of bytes of `Origin` in a log record. The longest origin of a page on the web
-/// has fewer: `https://`, a host of 253 characters (RFC 1035, 2.3.4) and a port.
+/// Maximum number of bytes of `Origin` in a log record. The origin of a page on the web is
+/// shorter: `https://`, a host of at most 253 characters (RFC 1035, 2.3.4) and a port.
 const MAX_LOGGED_ORIGIN: usize = 300;
 
 #[event(fetch)]
@@ -31,8 +31,8 @@ async fn fetch(request: web_sys::Request, env: Env, _ctx: Context) -> Result<web
 
 /// Handles one request. Each route is a method, in its own file.
 pub(super) struct Handler<'a> {
-    /// The request. It is the runtime's own object, because `worker::Request` reads parts of it
-    /// that most routes do not need.
+    /// The request. It is the runtime's object, because `worker::Request` reads parts that most
+    /// routes do not need.
     pub(super) request: web_sys::Request,
     pub(super) headers: web_sys::Headers,
     pub(super) method: String,
@@ -60,12 +60,11 @@ async fn handle(request: web_sys::Request, env: &Env) -> HandlerResult {
     let route = route::find(&method, url.path)?;
     let config = match settings(env) {
         Ok(config) => config,
-        // Needs no settings.
+        // This route does not depend on the settings.
         Err(_) if matches!(route, Route::OpenApi) => return openapi::respond(),
         Err(error) => {
             log_error(&error);
-            // To a load balancer, 503 means that another server should handle the requests
-            // (RFC 9110, 15.6.4).
+            // With 503, load balancers send requests to other servers (RFC 9110, 15.6.4).
             let status = match route {
                 Route::Health => 503,
                 _ => 500,
@@ -126,8 +125,8 @@ impl Handler<'_> {
     }
 
     /// Refuses the request: logs the error and returns it as a problem. `reason` is the reason of
-    /// the log record, see [`LogRecord::reject`]. `room` is empty if the route concerns no single
-    /// room.
+    /// the log record, see [`LogRecord::reject`]. `room` is empty if the route does not belong to
+    /// a single room.
     pub(super) fn reject(&self, reason: &str, room: &str, error: Error) -> Problem {
         self.log_reject(LogRecord::reject(reason).room(room).cause(&error));
         error.into()

@@ -1,4 +1,5 @@
-//! `GET /healthz`. The entry point answers 503 itself if the settings are not valid.
+//! `GET /healthz`. If the settings are not valid, the entry point answers with 503 and
+//! does not call this module.
 
 use super::response::{HandlerResult, json_response};
 use roomcast_proto::answer::to_json;

@@ -8,7 +8,7 @@
 //! 4. `authenticate.rs` checks the `Origin`, and the token or the ticket. [`authorize`] checks
 //!    the rights.
 //! 5. `objects.rs` sends a new request to the object of the room or of the gateway. The client's
-//!    own request is never sent on, so no header and no path of a client reaches an object.
+//!    request is never forwarded, so its headers and its path do not reach an object.
 //! 6. `response.rs` turns the result into a response. An error becomes a [`problem`].
 //!    `cors.rs` adds headers for the routes that pages of other origins may call.
 //!

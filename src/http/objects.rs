@@ -4,7 +4,7 @@ use super::entry::Handler;
 use super::problem::Problem;
 use super::response::{HandlerResult, internal, json_response};
 use crate::runtime::headers;
-use crate::runtime::rpc::gateways::ConnectRequest;
+use crate::runtime::rpc::gateways::ClientRequest;
 use crate::runtime::rpc::{GATEWAYS, ROOMS, call, read};
 use roomcast_gateway::ConnectInfo;
 use roomcast_gateway::handshake::Ask;
@@ -47,7 +47,7 @@ impl Handler<'_> {
         body: Option<JsValue>,
     ) -> HandlerResult {
         let upgrades = matches!(ask, None | Some(Ask::WebSocket { .. }));
-        let connect = serde_json::to_string(&ConnectRequest { client, ask }).map_err(internal)?;
+        let connect = serde_json::to_string(&ClientRequest { client, ask }).map_err(internal)?;
         let connect = escape_non_ascii(&connect);
         let mut headers = vec![
             (headers::GATEWAY, gateway),

@@ -1,6 +1,6 @@
 //! `GET /openapi.json`: the description of all routes, in OpenAPI 3.1. The build puts
-//! `src/http/openapi.json` into the JavaScript module of the Worker, because it would be
-//! 1 % of the WebAssembly.
+//! `src/http/openapi.json` into the JavaScript module of the Worker. In the WebAssembly
+//! module it would be 1 % of its size.
 
 use super::response::{HandlerResult, json_response};
 use js_sys::JsString;

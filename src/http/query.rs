@@ -1,4 +1,4 @@
-//! The query of a URL, and the parameters of routes that are in it.
+//! The query of a URL, and the route parameters in it.
 
 use roomcast_proto::command::{DEFAULT_LIMIT, MAX_LIMIT};
 use roomcast_proto::error::{Error, Result};
@@ -7,7 +7,7 @@ use roomcast_proto::position::Position;
 use roomcast_proto::raw_object::{USER, WHOLE, whole};
 use roomcast_room::history::HistoryQuery;
 
-/// The parameters of a query. If a name is repeated, the first one counts.
+/// The parameters of a query. If a name is repeated, the first value counts.
 #[derive(Debug, Default)]
 pub struct Query(Vec<(String, String)>);
 
@@ -45,7 +45,7 @@ impl Query {
     }
 
     /// Returns the page that `after`, `before` and `limit` request. With `before` alone, it is
-    /// the last one before that event.
+    /// the last page before that event.
     ///
     /// # Errors
     ///

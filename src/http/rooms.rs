@@ -12,7 +12,7 @@ use roomcast_proto::name::personal_room_owner;
 use roomcast_room::service::Request as ServiceRequest;
 
 impl Handler<'_> {
-    /// `GET /rooms/{room}/messages`. Users with `read` may call it, too.
+    /// `GET /rooms/{room}/messages`. Users with `read` may also call it.
     pub(super) async fn messages(&self, room: &str) -> HandlerResult {
         let identity = self.authenticate(room).await?;
         let rights = identity.rights(room).with(identity.service_rights(room));

@@ -1,4 +1,5 @@
-//! `POST /tickets`: issues tickets, with which a client connects without a token in the URL.
+//! `POST /tickets`: issues tickets. With a ticket, a client connects without a token in the
+//! URL.
 
 use super::entry::Handler;
 use super::response::{HandlerResult, json_response};

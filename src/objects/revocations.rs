@@ -1,10 +1,11 @@
 //! The Durable Object of the revocation registry. There is one for the whole server.
 //!
-//! Isolates request the revocations that they lack. Rooms and gateways that have sockets
-//! register; the registry knows objects, not users, so a connect costs it nothing. A
-//! revocation is delivered to every registered object by an alarm, so it is delivered at least
-//! once, whatever fails. The objects close the sockets that it concerns and go back to sleep.
-//! An object without sockets says so and is removed; it registers again with its next socket.
+//! Isolates request the revocations that they lack. Rooms and gateways with sockets register.
+//! The registry stores objects and not users, so a connect causes no request to it. An alarm
+//! delivers each revocation to every registered object. The runtime repeats an alarm that
+//! fails, so a revocation is delivered at least once. The objects close the sockets of the
+//! revoked tokens. An object without sockets reports this in its answer and is removed; it
+//! registers again with its next socket.
 
 use crate::runtime::Result;
 use crate::runtime::alarm_clock::set_alarm;
@@ -27,8 +28,9 @@ use wasm_bindgen::prelude::*;
 use worker::worker_sys::DurableObjectState;
 use worker::{Env, Error, Request, Response, State};
 
-/// The columns are named after earlier terms: `whose` is the target, `place` the object,
-/// `life` the id of the registration, `told` the newest revocation that was delivered.
+/// The names of the columns are earlier terms and must not change: `whose` is the target,
+/// `place` the object, `life` the id of the registration, `told` the newest delivered
+/// revocation.
 const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS revocations (whose TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS places (
@@ -42,7 +44,7 @@ const HEAD_KEY: &str = "head";
 /// Maximum number of notices in progress: the platform's limit of outgoing connections is 6.
 const MAX_CALLS: usize = 6;
 
-/// Number of registrations that are read at a time.
+/// Number of registrations that are read at a time: ten rounds of [`MAX_CALLS`] notices.
 const PAGE: u32 = 60;
 
 /// The class of the object. The runtime calls its methods.
@@ -162,7 +164,7 @@ impl Notice {
 struct ActiveRegistry {
     db: Db,
     list: RevocationList,
-    /// The number of alarms in succession after which a notice was not delivered.
+    /// Number of consecutive alarms with a notice that was not delivered.
     failures: u32,
 }
 

@@ -108,7 +108,7 @@ impl ActiveTickets {
                 until,
                 identity,
             } => {
-                // A ticket is for one connect, so the same limit applies.
+                // A ticket allows one connect, so the limit of connects applies.
                 let limit = config.room.limits.connects;
                 self.limiter
                     .admit(&identity.user, "tickets", limit, now())?;

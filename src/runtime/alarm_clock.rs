@@ -24,7 +24,7 @@ pub(crate) struct AlarmClock {
     alarm: Alarm,
 }
 
-/// What is known about the alarm of the runtime.
+/// The known state of the runtime's alarm.
 #[derive(Clone, Copy, Default)]
 enum Alarm {
     /// Nothing: the object was just restored.
@@ -55,8 +55,8 @@ pub(crate) enum Event {
 }
 
 impl AlarmClock {
-    /// Returns the tasks to be called back at `timer` and at `alarm`. There are none for times
-    /// that are not before what is set already.
+    /// Returns the tasks that set a timer for `timer` and the alarm for `alarm`. Returns no
+    /// task for a time if an earlier or equal time is already set.
     pub(crate) fn schedule(&mut self, timer: Option<Millis>, alarm: Option<Millis>) -> Vec<Task> {
         let mut tasks = Vec::new();
         if let Some(at) = timer
@@ -97,7 +97,7 @@ impl AlarmClock {
         }
     }
 
-    /// The alarm has fired, so none is set.
+    /// Records that the alarm has fired, so that no alarm is set.
     pub(crate) fn alarm_fired(&mut self) {
         self.alarm = Alarm::Known(None);
     }

@@ -4,16 +4,16 @@ use js_sys::Reflect;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::wasm_bindgen_futures::JsFuture;
 
-/// Maximum number of bytes beyond its limit that are read of a body and dropped. A
-/// client that is still sending when it is answered sees a broken pipe instead of the
+/// Maximum number of bytes beyond the limit of a body that are read and dropped. They are read
+/// because a client that is still sending when it is answered gets a broken pipe instead of the
 /// answer.
 pub(crate) const MAX_DRAIN: usize = 32 << 20;
 
 /// Maximum number of bytes of a body that are read at a time.
 const BODY_CHUNK: usize = 64 * 1024;
 
-/// Reads a body; `None` is an empty one. Returns `None` if it is larger than `limit` bytes; then
-/// up to `drain` more bytes are read and dropped. All chunks are read into one buffer,
+/// Reads a body; `None` is an empty body. If the body is larger than `limit` bytes, reads and
+/// drops up to `drain` more bytes and returns `None`. All chunks are read into one buffer,
 /// because JavaScript frees a buffer only some time after its last use.
 pub(crate) async fn read_body(
     body: Option<web_sys::ReadableStream>,

@@ -1,9 +1,9 @@
-//! Failpoints: failures on demand, for tests. Only with the feature `failpoints`, which no
-//! deployed build has.
+//! Failpoints: failures that tests request. Compiled only with the feature `failpoints`,
+//! which no deployed build has.
 //!
-//! `POST /failpoints` with `{"points":["Tick"],"ahead":-2000}` makes the code fail the next
+//! `POST /failpoints` with `{"points":["Flush"],"ahead":-2000}` makes the code fail the next
 //! time it passes each of these [`Point`]s, once for each time it is listed. It also sets the
-//! clock `ahead` milliseconds before that of the machine.
+//! clock `ahead` milliseconds ahead of the clock of the machine.
 
 /// A place in the code that can fail.
 #[derive(Clone, Copy, Debug)]
@@ -11,7 +11,7 @@ pub(crate) enum Point {
     /// Panics after a room has handled a frame.
     Frame,
     /// Panics after a batch has ended, before any of it is stored.
-    Tick,
+    Flush,
     /// Panics after a batch was stored, before any of it is sent.
     Stored,
     /// Panics in the alarm of a room.

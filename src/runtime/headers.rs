@@ -1,5 +1,7 @@
-//! The headers of requests between the Worker and its Durable Objects. The Worker
-//! creates a new request for each object, so a client cannot set these headers.
+//! The headers of requests between the Worker and its Durable Objects. The Worker creates a
+//! new request for each object, so a client cannot set these headers. The names of the
+//! headers do not change, because during a deploy the Worker and an object may run different
+//! versions.
 
 /// The name of the room that the request is for.
 pub(crate) const ROOM: &str = "x-roomcast-room";
@@ -13,7 +15,7 @@ pub(crate) const LINK: &str = "x-roomcast-link";
 /// The name of the gateway that the request is for.
 pub(crate) const GATEWAY: &str = "x-roomcast-gateway";
 
-/// The request of a client ([`ConnectRequest`](super::rpc::gateways::ConnectRequest)), as JSON.
+/// The request of a client ([`ClientRequest`](super::rpc::gateways::ClientRequest)), as JSON.
 pub(crate) const GATEWAY_CONNECT: &str = "x-roomcast-door";
 
 /// The request of a gateway for the record of a client

@@ -3,13 +3,13 @@
 //! All four objects have the same life cycle. The runtime constructs the object with an empty
 //! [`Host`]. The first event restores the object's memory (an [`Active`]) from storage and
 //! sockets, and later events use it. The memory is lost by hibernation, eviction and panics.
-//! The host drops it itself when storing has failed, because it may differ from storage then.
-//! In every case the next event restores it.
+//! When storing has failed, the memory may differ from storage, so the host drops it. In all
+//! cases the next event restores the memory.
 //!
 //! Each object is a class that `wasm_bindgen` exports. Its methods are the event handlers of
-//! the runtime. `worker`'s macro is not used: it creates a promise for each call, and the way
-//! through the microtask queue costs about as much as the rest of a message. Handlers that
-//! wait for something return a promise ([`promise`], [`promise_response`]).
+//! the runtime. The macro of `worker` is not used: it creates a promise for each call, and
+//! the microtask queue costs about as much as the rest of a message. Handlers that wait
+//! return a promise ([`promise`], [`promise_response`]).
 
 use super::Result;
 use super::log::log_error;
@@ -29,13 +29,13 @@ pub(crate) type JsResult<T = ()> = std::result::Result<T, JsValue>;
 
 /// The memory of an object between two events.
 pub(crate) trait Active: Sized {
-    /// State that survives a failure of storage, because nothing in it depends on the failed
+    /// State that survives a failure of storage, because it does not depend on the failed
     /// change.
     type Carried: Default;
 
     /// Restores the memory from storage and sockets. `name` is the name of the object if the
-    /// event contains it. `carried` is what [`Active::take_failure`] returned, if storing has
-    /// failed.
+    /// event contains it. `carried` is the value that [`Active::take_failure`] returned, if
+    /// storing has failed.
     fn restore(
         state: &State,
         env: &Env,
@@ -96,7 +96,7 @@ impl<T: Active> Host<T> {
         Ok(result)
     }
 
-    /// Returns the memory, restored if needed and prepared for an event. Apart from
+    /// Returns the memory, restored if needed and prepared for an event. Not a part of
     /// [`Host::with_active`], so that it is compiled once and not for each closure.
     #[inline(never)]
     fn begin(&self, name: Option<String>) -> Result<RefMut<'_, T>> {
@@ -121,8 +121,8 @@ impl<T: Active> Host<T> {
         }
     }
 
-    /// As [`Host::with_active`], for objects without sockets: drops the memory if `act` has
-    /// failed for a reason other than a refusal.
+    /// Does the same as [`Host::with_active`], for objects without sockets. Also drops the
+    /// memory if `act` fails for a reason other than a refusal.
     ///
     /// # Errors
     ///
@@ -138,13 +138,13 @@ impl<T: Active> Host<T> {
         result
     }
 
-    /// Runs `work` to its end, also if the event that started it has ended. Logs an error.
+    /// Runs `work` to its end, even if the event that started it has ended. Logs its error.
     pub(crate) fn spawn(&self, work: impl Future<Output = Result<()>> + 'static) {
         wait_until(&self.state, Box::pin(work));
     }
 }
 
-/// Work of one type, so that its promise is compiled once.
+/// Boxed work, so that the code for its promise is compiled once and not for each future.
 type Work<T> = Pin<Box<dyn Future<Output = Result<T>>>>;
 
 fn wait_until(state: &State, work: Work<()>) {

@@ -68,13 +68,13 @@ async fn check_signature(config: &Config, token: &str) {
     let mut fetched = false;
     while let Some(step) = keys.step(token, !fetched, now()) {
         match step {
-            // The newest set does not have the key either.
+            // The new set does not have the key either.
             KeyStep::Fetch if fetched => return,
             KeyStep::Fetch => {
                 fetch(keys).await;
                 fetched = true;
             }
-            // Ends, because `Keys` gives up a fetch that takes too long.
+            // The loop ends, because `Keys` treats a fetch that takes too long as failed.
             KeyStep::Wait => Delay::from(POLL_INTERVAL).await,
             KeyStep::Check(candidates) => {
                 for key in candidates {
@@ -92,7 +92,7 @@ async fn check_signature(config: &Config, token: &str) {
 
 /// Returns `true` if `token` is signed with `key`.
 async fn has_signature_of(key: &PublicKey, token: &str) -> Result<bool> {
-    // For `importKey` and for `verify`, which ignores the fields that it does not need.
+    // Used for `importKey` and for `verify`, which ignores the fields that it does not need.
     let algorithm = JSON::parse(match key.algorithm {
         Algorithm::EdDsa => r#"{"name":"Ed25519"}"#,
         Algorithm::Es256 => r#"{"name":"ECDSA","namedCurve":"P-256","hash":"SHA-256"}"#,
@@ -146,7 +146,7 @@ async fn get(url: &str) -> Result<(String, Option<String>)> {
         &"application/jwk-set+json, application/json".into(),
     )?;
     Reflect::set(&options, &"headers".into(), &accept)?;
-    // The keys in the isolate are too old or lack a key, so a cached answer is of no use.
+    // The set in the isolate is too old or lacks a key, and so may a cached answer.
     Reflect::set(&options, &"cache".into(), &"no-store".into())?;
     let timeout = abort_after(RETRY_AFTER as f64)?;
     Reflect::set(&options, &"signal".into(), &timeout)?;

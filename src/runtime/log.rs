@@ -1,4 +1,4 @@
-//! Log records of failures that no request or object reports itself.
+//! Log records of failures that are not reported by a request or an object.
 
 use super::time::now;
 use roomcast_proto::log_record::LogRecord;
@@ -9,7 +9,7 @@ pub(crate) fn log_error(error: impl Display) {
     write_error(error.to_string());
 }
 
-/// Compiled once, while [`log_error`] is compiled for each type.
+/// Separate from [`log_error`], which is compiled for each type.
 fn write_error(error: String) {
     worker::console_error!("{}", LogRecord::error(error).line(now()));
 }

@@ -1,5 +1,5 @@
-//! Access to the Workers runtime. Nothing here decides anything about rooms or gateways, and
-//! nothing imports `objects` or `http`.
+//! Access to the Workers runtime. It contains no logic of rooms or gateways, and does not
+//! import `objects` or `http`.
 //!
 //! | file | contents |
 //! | --- | --- |
@@ -13,7 +13,7 @@
 //! | [`keys`] | the preparation of a token check: keys, signatures, revocations |
 //! | [`settings`] | the variables of the Worker |
 //! | [`time`], [`ids`], [`log`] | the current time, random ids, log records of failures |
-//! | [`failpoint`] | failures on demand, for tests |
+//! | [`failpoint`] | failures that tests request |
 
 pub(crate) mod alarm_clock;
 pub(crate) mod body;
@@ -30,5 +30,5 @@ pub(crate) mod socket;
 pub(crate) mod sql;
 pub(crate) mod time;
 
-/// A result whose error is an error of the runtime, if not stated otherwise.
+/// A result. Its error is an error of the runtime unless `E` is given.
 pub(crate) type Result<T, E = worker::Error> = std::result::Result<T, E>;

@@ -11,9 +11,9 @@ extern "C" {
     /// The state of an object.
     pub type ObjectState;
 
-    /// How far the object has sent events. JavaScript keeps the value, so it survives a
-    /// panic, which ends the WebAssembly instance and its memory. It does not survive
-    /// hibernation. `undefined` if it was never set.
+    /// The position up to which the object has sent events. JavaScript holds the value, so
+    /// it survives a panic, which ends the WebAssembly instance and its memory. It does
+    /// not survive hibernation. `undefined` if it was never set.
     #[wasm_bindgen(method, getter, js_name = roomcastDelivered)]
     pub fn delivered(this: &ObjectState) -> JsValue;
 

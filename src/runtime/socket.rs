@@ -40,8 +40,8 @@ extern "C" {
 }
 
 /// Bits of a slot's index in the key on a socket. With the 32 bits of the generation they
-/// fit the 53 bits of a JavaScript number. An object has at most 32,768 sockets, and no
-/// memory for two million connections at gateways.
+/// fit the 53 bits of a JavaScript number. They are enough: an object has at most 32,768
+/// sockets, and its memory does not hold two million connections at gateways.
 const INDEX_BITS: u32 = 21;
 
 impl Socket {
@@ -78,8 +78,8 @@ impl Socket {
     }
 
     /// Answers the client's close frame. The runtime does this from compatibility date
-    /// 2026-04-07 on, but workerd 1.20261117 leaves some hibernatable sockets without an
-    /// answer, and their clients wait for it in vain. Has no effect on a socket that was
+    /// 2026-04-07 on, but workerd 1.20261117 does not answer on some hibernatable sockets,
+    /// and their clients wait until they time out. Has no effect on a socket that was
     /// answered.
     pub fn answer_close(&self, code: u16) {
         let _ = match code {

@@ -307,7 +307,7 @@ testEachTransport('without development tokens the user can paste a token', async
   await alice.click('Join the room');
   // The page shows why the token was refused.
   await alice.waitForConnection('stopped');
-  await alice.page.locator('#banner', { hasText: 'does not open this room' }).waitFor();
+  await alice.page.locator('#banner', { hasText: 'does not allow access to this room' }).waitFor();
 
   await alice.page.reload();
   await alice.waitForConnection('stopped', { state: 'detached' });

@@ -64,7 +64,7 @@ async fn log(server: &Server, room: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_panic_in_a_room_closes_no_socket_and_loses_no_event() {
     let server = server_with_failpoints().await;
-    for point in ["Frame", "Tick", "Stored"] {
+    for point in ["Frame", "Flush", "Stored"] {
         let room = format!("panic-{point}");
         let mut alice = Client::join(&server, &room, &token("alice")).await;
         let mut bob = Client::join(&server, &room, &token("bob")).await;
@@ -282,7 +282,7 @@ async fn a_request_interrupted_by_a_panic_is_answered_at_once() {
         let answer = tokio::time::timeout(Duration::from_secs(10), answer);
         answer.await.expect("the request is answered")
     };
-    arm(&server, &["Tick"]).await;
+    arm(&server, &["Flush"]).await;
     publish().await.problem(500, "internal");
     assert_eq!(publish().await.ok()["seq"], 1);
 }

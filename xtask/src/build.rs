@@ -24,11 +24,11 @@ const OPENAPI: &str = "src/http/openapi.json";
 /// Worker is 2.4 % smaller with it (457,084 and 446,018 bytes after gzip, 2026-11-26).
 const INLINE_THRESHOLD: &str = "-Cllvm-args=-inline-threshold=10";
 
-/// Variables of the environment that change what cargo builds.
+/// Environment variables that affect the build of cargo.
 const VARIABLES: [&str; 2] = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"];
 
-/// What LLVM and wasm-bindgen emit and workerd supports. `--all-features` would
-/// let wasm-opt use encodings that workerd does not know.
+/// The WebAssembly features that LLVM and wasm-bindgen use and workerd supports. With
+/// `--all-features`, wasm-opt would use encodings that workerd does not support.
 const WASM_FEATURES: [&str; 7] = [
     "--enable-mutable-globals",
     "--enable-sign-ext",
@@ -81,7 +81,9 @@ impl Flavour {
     }
 }
 
-/// Builds a flavour, or the one that wrangler is to serve.
+/// Builds `flavour` or, without one, the flavour for the wrangler command that runs the
+/// build. Points `build/worker` to it if wrangler runs the build or the link does not
+/// exist.
 pub(crate) fn run(flavour: Option<Flavour>) -> Result<()> {
     let wrangler = env::var("WRANGLER_COMMAND").ok();
     let flavour = match (flavour, wrangler.as_deref()) {
@@ -93,8 +95,8 @@ pub(crate) fn run(flavour: Option<Flavour>) -> Result<()> {
     };
     let root = root();
     fs::create_dir_all(root.join("build")).context("cannot create build")?;
-    // Tests start several builds at once, and all flavours pass through the same
-    // file of cargo.
+    // Tests start several builds concurrently, and cargo writes all flavours to the same
+    // file.
     let lock = File::create(root.join("build/.lock")).context("cannot create build/.lock")?;
     if lock.try_lock().is_err() {
         say("waiting for another build");
@@ -126,8 +128,8 @@ fn build(root: &Path, flavour: Flavour) -> Result<()> {
     let complete = files.iter().all(|file| out.join(file).is_file());
 
     // cargo keeps one wasm file for all flavours, and compiles the crate again when
-    // another flavour was compiled in between. So cargo is only asked when
-    // something has changed.
+    // another flavour was compiled in between. So cargo runs only if something has
+    // changed.
     let inputs = inputs(root)?;
     if complete && stamp.inputs == inputs {
         return Ok(());
@@ -191,8 +193,8 @@ fn inputs(root: &Path) -> Result<String> {
     Ok(digest.add(rustc.stdout).finish())
 }
 
-/// Returns the digest of what the steps after compilation depend on, besides the
-/// compiled crate.
+/// Returns the digest of the inputs of the steps after compilation, without the compiled
+/// crate.
 fn steps(root: &Path) -> Result<Digest> {
     Digest::default()
         .add_path(&root.join("xtask"))?
@@ -264,7 +266,7 @@ fn artifact(message: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// Writes `index.js` and `index_bg.wasm`, which imports what the former provides.
+/// Writes `index_bg.wasm` and `index.js`, which provides its imports.
 fn bind(wasm: &Path, out: &Path) -> Result<()> {
     Bindgen::new()
         .input_path(wasm)
@@ -281,14 +283,15 @@ fn bind(wasm: &Path, out: &Path) -> Result<()> {
         .context("cannot write the glue code")
 }
 
-/// Has the glue code replace the WebAssembly instance as soon as a trap, or an
-/// exception that passed through Rust code, has left it in an undefined state, and
-/// export `onReplace`, which sets a listener for that.
+/// Changes the glue code so that it replaces the WebAssembly instance immediately after a
+/// trap, or after an exception that passed through Rust code. Both leave the instance in
+/// an undefined state. Also adds the export `onReplace`, which sets a listener for the
+/// replacement.
 ///
-/// wasm-bindgen only takes note that the instance must be replaced, and does so at
-/// the next call of an export. But that call belongs to an object or a closure of
-/// the old instance: it would pass an address of the old memory to the new
-/// instance. After the replacement, the glue code rejects such calls.
+/// wasm-bindgen only records that the instance must be replaced, and replaces it at the
+/// next call of an export. But that call belongs to an object or a closure of the old
+/// instance: it would pass an address of the old memory to the new instance. After the
+/// replacement, the glue code rejects such calls.
 fn replace_at_once(glue: &str) -> Result<String> {
     let glue = replace_one(
         glue,
@@ -298,7 +301,8 @@ fn replace_at_once(glue: &str) -> Result<String> {
     Ok(glue + "\nlet replaced = () => {};\nexport function onReplace(f) { replaced = f; }\n")
 }
 
-/// workerd has no source phase imports: importing a wasm file gives the module.
+/// Replaces the source phase import of the wasm file by an import, because workerd has no
+/// source phase imports. Its import of a wasm file returns the module.
 fn import_as_module(glue: &str) -> Result<String> {
     replace_one(glue, "import source ", "import ")
 }
@@ -314,8 +318,8 @@ fn replace_one(glue: &str, from: &str, to: &str) -> Result<String> {
     Ok(glue.replace(from, to))
 }
 
-/// Optimizes for size, twice: the second pass takes away another 900 bytes of what
-/// is deployed. Strips the names of functions, a tenth of it.
+/// Optimizes for size, twice: the second pass removes another 900 bytes of the deployed
+/// module. Strips the names of functions, a tenth of the module.
 fn optimize(root: &Path, out: &Path) -> Result<()> {
     let file = out.join("index_bg.wasm");
     let mut command = npm_tool(root, "wasm-opt");
@@ -359,7 +363,8 @@ fn succeed(mut command: Command, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes `link` a symbolic link to `target`, at once: wrangler may be reading it.
+/// Makes `link` a symbolic link to `target`, atomically, because wrangler may be reading
+/// it.
 fn point(link: &Path, target: &str) -> Result<()> {
     if fs::read_link(link).is_ok_and(|now| now == Path::new(target)) {
         return Ok(());

@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
 
-/// What to do with the generated pages.
+/// Whether the generated pages are written or compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Write them.

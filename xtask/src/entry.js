@@ -4,24 +4,25 @@
 //
 // Rust is compiled with `panic = "abort"`: a panic traps, and leaves the memory of
 // the instance, which all objects of the isolate share, in an undefined state. The
-// glue code then replaces the instance at once and rejects every use of an object
-// or a closure of the old one (see `replace_at_once` in build.rs). What remains:
-// - Calls in progress would never settle. They fail, so that the caller can repeat
-//   them.
-// - The Rust object of a Durable Object is constructed again, from the same
-//   arguments, when its next event arrives. Its storage and its sockets belong to
+// glue code then replaces the instance immediately and rejects every use of an object
+// or a closure of the old one (see `replace_at_once` in build.rs). This module does
+// the rest:
+// - It rejects the calls in progress, which would never settle, so that the caller
+//   can repeat them.
+// - It constructs the Rust object of a Durable Object again, from the same
+//   arguments, when the next event of the object arrives. Its storage and its sockets belong to
 //   the runtime and are not affected.
 import * as glue from "./index.js";
 
-// The default of 10 cuts off the cause of most panics.
+// With the default of 10 frames, most traces of panics do not include the cause.
 Error.stackTraceLimit = 100;
 
 const EVENTS = ["fetch", "alarm", "webSocketMessage", "webSocketClose", "webSocketError"];
 
-/** How many instances there were before this one. */
+/** Number of replaced instances. */
 let instance = 0;
 
-/** What fails the calls in progress. */
+/** Functions that reject the promises of the calls in progress. */
 const pending = new Set();
 
 glue.onReplace(() => {
@@ -31,8 +32,8 @@ glue.onReplace(() => {
   for (const fail of calls) fail(new Error("interrupted by a panic in the same isolate"));
 });
 
-/** Returns what Rust returned; if that is a promise, one that also settles when
- * the instance is replaced. */
+/** Returns `result`. If it is a promise, returns a promise that is also rejected
+ * when the instance is replaced. */
 function settled(result) {
   if (!(result instanceof Promise)) return result;
   return new Promise((resolve, reject) => {
@@ -89,7 +90,7 @@ export const Gateway = durableObject(glue.Gateway);
 export const Revocations = durableObject(glue.Revocations);
 export const Tickets = durableObject(glue.Tickets);
 
-/** Answers as the Rust code does when something fails. */
+/** Returns the response of the Rust code to a failure. */
 function problem() {
   const body = {
     type: "about:blank",

@@ -1,7 +1,7 @@
 //! The build tool of the workspace, run as `cargo xtask`.
 //!
-//! It replaces `worker-build` and `wasm-bindgen-cli`, which take a quarter of an
-//! hour to compile, by the library that `wasm-bindgen-cli` consists of.
+//! It replaces `worker-build` and `wasm-bindgen-cli`, which take a quarter of an hour
+//! to compile. It uses the library of `wasm-bindgen-cli`.
 
 #![forbid(unsafe_code)]
 

@@ -5,13 +5,13 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often a step that prints nothing by itself reports that it still runs.
+/// Interval at which a step without output reports that it is still running.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Prints a line in one write: wrangler puts a prefix before each.
+/// Prints a line with one write, because wrangler prints a prefix before each write.
 pub(crate) fn say(line: &str) {
     let line = format!("roomcast: {line}\n");
-    // Progress is all that is lost when stderr is closed.
+    // If stderr is closed, only the progress lines are lost.
     let _ = std::io::stderr().write_all(line.as_bytes());
 }
 

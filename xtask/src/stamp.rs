@@ -1,4 +1,4 @@
-//! What a build was made from, to find out whether it is up to date.
+//! The inputs of a build, to determine whether it is up to date.
 
 use anyhow::{Context, Result};
 use std::fs;
@@ -31,8 +31,8 @@ impl Stamp {
     }
 }
 
-/// A hash of files and texts. Contents count, not times: a checkout of another
-/// branch and back changes times only.
+/// A hash of files and texts. It depends on the contents of the files and not on their
+/// times, because switching branches changes the times only.
 #[derive(Default)]
 pub(crate) struct Digest(DefaultHasher);
 

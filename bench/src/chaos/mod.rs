@@ -36,8 +36,8 @@ pub(crate) struct Options {
 const ROOMS: [&str; 3] = ["red", "green", "blue"];
 const USERS: [&str; 6] = ["ada", "bob", "cleo", "dan", "eve", "finn"];
 
-/// A client that has pinged and then sends nothing is offline after this and the
-/// grace time.
+/// `GHOST_TIMEOUT` of the server. A client that has pinged and then sends nothing is
+/// offline after this time and the grace time.
 const GHOST_TIMEOUT: &str = "3s";
 const PRESENCE_GRACE_MS: &str = "500";
 
@@ -58,7 +58,7 @@ const OUTPUT_LINES: usize = 40;
 /// Failpoints that panic; see `src/runtime/failpoint.rs`.
 const FAILPOINTS: [&str; 7] = [
     "Frame",
-    "Tick",
+    "Flush",
     "Stored",
     "Alarm",
     "GatewayFrame",
@@ -66,8 +66,8 @@ const FAILPOINTS: [&str; 7] = [
     "GatewayAlarm",
 ];
 
-/// Every this many rounds the users pause until the objects hibernate. The runtime
-/// evicts idle objects after 10 s.
+/// Number of rounds between two pauses. In a pause the users send nothing until the
+/// objects hibernate. The runtime evicts idle objects after 10 s.
 const HIBERNATE_EVERY: u32 = 10;
 const HIBERNATION: Duration = Duration::from_millis(11_500);
 
@@ -109,7 +109,7 @@ pub(crate) async fn run(options: Options) -> Result<bool, String> {
         ("GATEWAY_SHARDS", "2"),
     ];
     let server = spawn_blocking(move || {
-        // The same code with failpoints and an adjustable clock.
+        // This build has failpoints and an adjustable clock.
         Server::start_worker(&Worker::built("failpoints"), &vars)
     })
     .await
@@ -258,7 +258,8 @@ async fn inject_faults(
             }
             number => {
                 faults.cuts += 1;
-                // Each participant decides by this number whether it is affected.
+                // Each participant derives from this number whether it loses its
+                // connection.
                 phase.send_replace(Phase::Cut(random.u64(..), number % 2 == 0));
                 sleep(Duration::from_millis(20)).await;
                 phase.send_replace(Phase::Faults);

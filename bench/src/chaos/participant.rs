@@ -37,7 +37,7 @@ pub(super) struct Record {
     pub acknowledged: HashMap<String, u64>,
     /// The highest acknowledged receipt.
     pub delivered: u64,
-    /// Violations that the participant has noticed itself.
+    /// Violations that the participant itself has detected.
     pub violations: Vec<String>,
     unacknowledged: usize,
     connected: bool,
@@ -78,8 +78,8 @@ impl Shared {
         self.record().resent
     }
 
-    /// Returns `true` if the participant is connected, settling and without
-    /// unacknowledged messages, or has noticed a violation.
+    /// Returns `true` if the participant has finished: it is connected, settling and
+    /// without unacknowledged messages, or it has detected a violation.
     pub(super) fn is_done(&self) -> bool {
         let record = self.record();
         !record.violations.is_empty()
@@ -101,8 +101,8 @@ const INTERVAL: Duration = Duration::from_millis(15);
 /// Maximal number of messages in flight.
 const IN_FLIGHT: usize = 20;
 
-/// Time after which a connect or a missing answer causes a reconnection. A connection
-/// can be dead without an error.
+/// Time limit for a connect and for an answer. After it, the participant reconnects,
+/// because a connection can be dead without an error.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A command without an answer.
@@ -345,7 +345,7 @@ impl Participant {
         client.queue("sendMessage", &fields, Some(id));
     }
 
-    /// Checks an answer. Returns the violation, if it is one.
+    /// Checks an answer. Returns a violation as the error.
     fn answered(&mut self, id: u64, seq: u64) -> Result<(), String> {
         let Some(command) = self.pending.remove(&id) else {
             return Err(format!("an answer to unknown command {id}"));
@@ -389,8 +389,8 @@ pub(super) fn digest(raw: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Returns `true` if an error of [`Client`] violates a promise. A command refused
-/// with `internal` does not: it is sent again.
+/// Returns `true` if an error of [`Client`] is a violated promise. An answer with the
+/// error `internal` is not: the participant sends the command again.
 fn is_violation(reason: &str) -> bool {
     let violations = [
         "a hole",

@@ -17,8 +17,8 @@ use tokio::time::sleep;
 /// Number of retries of a failed request.
 const TRIES: u32 = 3;
 
-/// Limit for the convergence of presence: grace time and `GHOST_TIMEOUT` of `chaos`,
-/// and a margin.
+/// Time limit for the convergence of presence: the grace time, `GHOST_TIMEOUT` of
+/// `chaos` and a margin.
 const CONVERGENCE: Duration = Duration::from_secs(10);
 
 /// The log of a room: the digest of each event and the `seq` of each message.
@@ -158,7 +158,7 @@ async fn reach(participants: &[&Arc<Shared>], head: u64) {
 }
 
 /// Sends a GET request with retries, as services do. A failpoint of an alarm can panic
-/// at this time, which fails all concurrent requests.
+/// meanwhile, and then all concurrent requests fail.
 async fn get(endpoint: &Endpoint, path: &str) -> Result<String, String> {
     let mut answer = endpoint.get_text(path).await;
     for _ in 0..TRIES {
@@ -195,8 +195,8 @@ async fn read(
     }
 }
 
-/// Waits until `matches` accepts the users that are online. Returns them as the error
-/// if it does not within [`CONVERGENCE`].
+/// Waits until `matches` returns `true` for the users that are online. Returns these
+/// users as the error if that takes longer than [`CONVERGENCE`].
 async fn presence(
     endpoint: &Endpoint,
     room: &str,
@@ -224,8 +224,8 @@ async fn presence(
     }
 }
 
-/// Checks that a user whose connection has pinged and then sends nothing, and is not
-/// closed, becomes offline.
+/// Checks that a user becomes offline if its connection has pinged, then sends nothing
+/// and is not closed.
 pub(super) async fn stale_connection(endpoint: &Endpoint, room: &str) -> Result<(), String> {
     const NAME: &str = "stale";
     let user = User {

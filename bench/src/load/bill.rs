@@ -9,17 +9,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Public list prices of Durable Objects in dollars (2026) per million requests, rows
-/// written and gigabyte-seconds of duration.
+/// List prices of Durable Objects in dollars per million requests, rows written and
+/// gigabyte-seconds of duration (2026,
+/// <https://developers.cloudflare.com/durable-objects/platform/pricing/>).
 const REQUESTS: f64 = 0.15;
 const ROWS_WRITTEN: f64 = 1.00;
 const DURATION: f64 = 12.50;
 
-/// Number of incoming WebSocket messages that are billed as one request. Outgoing
-/// messages are free.
+/// Number of incoming WebSocket messages that are billed as one request (same page).
+/// Outgoing messages are free.
 const MESSAGES_PER_REQUEST: f64 = 20.0;
 
-/// An object is billed for 128 MB at any memory use, in gigabytes.
+/// Billed memory of an object in gigabytes: 128 MB, whatever the object uses (same
+/// page).
 const GIGABYTES: f64 = 0.128;
 
 /// Interval between two messages.
@@ -122,7 +124,7 @@ pub(crate) async fn upkeep(target: &Target) -> Result<Upkeep, String> {
             listeners.add(client);
         }
     }
-    // Until the presence updates are delivered and the first alarms are set.
+    // Time for the presence updates and for the first alarms.
     tokio::time::sleep(Duration::from_secs(12)).await;
     let (alarms, cpu) = (target.wakes(), target.cpu_seconds());
     tokio::time::sleep(MEASURE).await;

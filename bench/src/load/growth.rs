@@ -1,4 +1,5 @@
-//! Latency in rooms with logs of different lengths. The rooms are used in turns.
+//! Latency in rooms with logs of different lengths. Each repetition measures all rooms
+//! in turn.
 
 use super::ROOM;
 use crate::client::{self, Client};

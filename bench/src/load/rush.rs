@@ -72,10 +72,10 @@ async fn rush(
     })
 }
 
-/// Connects `count` users to one room at once. A quarter of that connects to another
-/// room before, as a warm-up.
+/// Connects `count` users to one room at the same time. Before that, a quarter of that
+/// number connects to another room as a warm-up.
 pub(crate) async fn spike(target: &Arc<Target>, count: usize) -> Result<Rush, String> {
-    // A cold server is not the subject of this measurement.
+    // The measurement does not include the start of the server.
     let some = client::users(target, count / 4);
     rush(
         target,
@@ -92,7 +92,7 @@ pub(crate) async fn spike(target: &Arc<Target>, count: usize) -> Result<Rush, St
 }
 
 /// Disconnects `count` clients, sends `missed` events, and reconnects all clients at
-/// once with `since`.
+/// the same time with `since`.
 pub(crate) async fn reconnect(
     target: &Arc<Target>,
     count: usize,

@@ -1,5 +1,5 @@
 //! Messages at a fixed rate to many clients (an open loop). Each message is due at a
-//! fixed time and its latency counts from then, also if the server does not keep up.
+//! fixed time and its latency counts from then, even if the server does not keep up.
 
 use super::ROOM;
 use crate::check::Line;
@@ -27,7 +27,7 @@ const EXTRA: Duration = Duration::from_millis(200);
 struct Schedule {
     begin: Instant,
     rate: u32,
-    /// The head of the log before the first.
+    /// The head of the log before the first message.
     head: u64,
     /// Number of messages, and how many of them belong to the warm-up.
     total: u64,
@@ -40,7 +40,7 @@ impl Schedule {
         self.begin + Duration::from_secs_f64((number - 1) as f64 / f64::from(self.rate))
     }
 
-    /// Returns begin and end of the measurement.
+    /// Returns the begin and the end of the measurement.
     fn window(&self) -> (Instant, Instant) {
         (self.due(self.warm_up + 1), self.due(self.total + 1))
     }
@@ -55,7 +55,7 @@ struct Received {
     deliveries: AtomicU64,
     /// Latency of each measured message in microseconds.
     latencies: Mutex<Vec<u32>>,
-    /// Its connection has ended.
+    /// The connection of the client has ended.
     disconnected: AtomicBool,
 }
 
@@ -103,7 +103,7 @@ pub(crate) async fn steady(
         tasks.spawn(async move {
             let failure = receive(client, &schedule_cell, &received).await;
             received.disconnected.store(true, Relaxed);
-            // The receiver is gone if the run is already over.
+            // Fails if the run is over and the receiver was dropped.
             let _ = report.send(failure);
         });
     }
@@ -137,7 +137,7 @@ pub(crate) async fn steady(
     let last = schedule.head + schedule.total;
     let mut printed = BTreeSet::new();
     let behind = |one: &Received| last.saturating_sub(one.last.load(Relaxed));
-    // Disconnected clients receive nothing more.
+    // Disconnected clients receive no further messages.
     let waits = |one: &Arc<Received>| behind(one) > 0 && !one.disconnected.load(Relaxed);
     let answered = || acknowledged.load(Relaxed) == schedule.total;
     while (all.iter().any(waits) || !answered()) && to.elapsed() < TIMEOUT {

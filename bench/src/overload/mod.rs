@@ -45,8 +45,8 @@ const NON_READING: usize = 5;
 /// read are closed before the end.
 const UNACKED: &str = "1000000";
 
-/// Limit for the memory of workerd: four times the 128 MB of an isolate, for the
-/// isolate, the runtime and its buffers.
+/// Limit for the memory of workerd: four times the 128 MB of an isolate. The rest is
+/// for the runtime and its buffers.
 const MAX_MEMORY: u64 = 512 << 20;
 
 /// Limit for the 99th percentile of acknowledgement latency under overload.

@@ -58,7 +58,7 @@ pub(super) struct Tally {
     pub duplicates: AtomicU64,
     /// Events that are equal to the log.
     pub received: AtomicU64,
-    /// Of those, events that the member had received before.
+    /// Events among `received` that the member had received before.
     pub received_again: AtomicU64,
     /// Events that were sent while a member was disconnected.
     pub missed: AtomicU64,
@@ -115,7 +115,7 @@ pub(super) struct State {
     epoch: Option<String>,
     /// Sent lines without an answer, in order.
     unanswered: VecDeque<usize>,
-    /// Of those, the lines that were sent more than once.
+    /// The lines among `unanswered` that were sent more than once.
     resent: BTreeSet<usize>,
     /// Own lines in the current frame.
     own: Vec<usize>,
@@ -447,7 +447,7 @@ impl Member {
             }
         }
         self.tally.acknowledged.fetch_add(1, Relaxed);
-        // The driver is gone if the replay is over.
+        // Fails if the replay is over and the receiver was dropped.
         let _ = self.acked.send(index);
         Ok(())
     }

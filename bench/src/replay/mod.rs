@@ -413,8 +413,8 @@ impl Room {
         }
     }
 
-    /// Sends every member an action and waits until all have notified. `what` is
-    /// reported for members that do not in time.
+    /// Sends every member an action and waits until all members have notified. Reports
+    /// `what` for each member that does not notify in time.
     async fn all(
         &self,
         members: &BTreeMap<String, MemberHandle>,

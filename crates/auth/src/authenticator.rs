@@ -36,15 +36,14 @@ impl Authenticator {
         }
     }
 
-    /// Returns `true` if [`Authenticator::verify`] has all it needs for `token`. If not,
-    /// the host must do the steps of [`Authenticator::keys`] and
-    /// [`Authenticator::revoked`] first.
+    /// Returns `true` if `token` can be verified now. Otherwise the host must first do
+    /// the steps of [`Authenticator::keys`] and [`Authenticator::revoked`].
     pub fn is_ready(&self, token: &str, now: Millis) -> bool {
         self.keys.step(token, false, now).is_none() && self.revoked.step(false, now).is_none()
     }
 
-    /// Verifies a token and returns its identity. The algorithm is that of the key,
-    /// whatever the token says.
+    /// Verifies a token and returns its identity. The key determines the algorithm. The
+    /// `alg` of the token is not trusted.
     ///
     /// # Errors
     ///
@@ -56,8 +55,8 @@ impl Authenticator {
         Ok(identity)
     }
 
-    /// Checks an identity again that was verified before. Its token may have expired or
-    /// been revoked since.
+    /// Checks an identity that was verified earlier. Its token may have expired or been
+    /// revoked since then.
     ///
     /// # Errors
     ///
@@ -79,7 +78,7 @@ impl Authenticator {
     ///
     /// # Errors
     ///
-    /// Returns `notFound` if there is no secret to sign with.
+    /// Returns `notFound` if no secret is set.
     #[cfg(feature = "dev-tokens")]
     pub fn issue(&self, user: &str, rooms: Option<&[String]>, expires: Millis) -> Result<String> {
         token::issue(&self.keys, &self.rules(), user, rooms, expires)

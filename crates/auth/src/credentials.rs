@@ -1,4 +1,4 @@
-//! Where a request carries its token.
+//! The parts of a request that may carry a token.
 
 /// The WebSocket subprotocol that the server selects when a client offers it.
 pub const SUBPROTOCOL: &str = "roomcast.v1";

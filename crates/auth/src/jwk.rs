@@ -10,10 +10,11 @@ use std::rc::Rc;
 /// bounds the processor time of a verification.
 pub const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
 
-/// Maximum size of a JWK Set in bytes.
+/// Maximum size of a JWK Set in bytes. Limits the memory that a fetched set can take.
 pub const MAX_JWKS: usize = 256 * 1024;
 
-/// Maximum number of keys that are read from a JWK Set.
+/// Maximum number of keys that are read from a JWK Set. Limits the time and memory that a
+/// fetched set can take.
 const MAX_KEYS: usize = 100;
 
 /// Why a JWK Set cannot be used. The operator sees it in the log, or as the error of the

@@ -1,13 +1,13 @@
-//! The keys that verify tokens: secrets, a JWK Set (RFC 7517) in the settings, a JWK Set
-//! that is fetched, or any of them together.
+//! The keys that verify tokens. They come from secrets, from a JWK Set (RFC 7517) in the
+//! settings, and from a JWK Set that is fetched. A server may use several of these.
 //!
-//! The algorithm is the key's, never the token's: the type of a key (`kty`, `crv`)
-//! determines how it verifies, and a token that names another algorithm finds no key.
+//! The key determines the algorithm: a key verifies signatures of the algorithm of its type
+//! (`kty`, `crv`) only. A token that names another algorithm matches no key.
 //!
-//! Nothing here waits. The host fetches key sets, and checks signatures of public keys by
-//! the platform's own cryptography: compiled to WebAssembly, the code for it would make
-//! the Worker a fifth larger and be many times slower. Before each verification the host
-//! calls [`Keys::step`], does the step, reports its result by [`Keys::fetched`] or
+//! This module does no I/O. The host fetches key sets and checks the signatures of public keys
+//! with the platform's WebCrypto. A Rust implementation in WebAssembly would make the Worker a
+//! fifth larger and would be many times slower. Before each verification the host calls
+//! [`Keys::step`], does the step, reports its result by [`Keys::fetched`] or
 //! [`Keys::mark_verified`], and repeats until there is none. Secrets need no steps.
 
 use crate::jwk::{Algorithm, KeySet, KeySetError, PublicKey};
@@ -25,18 +25,19 @@ use std::rc::Rc;
 /// 3.2).
 pub const MIN_SECRET: usize = 32;
 
-/// Bounds of the time for which a fetched set is used, whatever its `Cache-Control` says.
+/// Shortest and longest time for which a fetched set is used. A `max-age` of `Cache-Control`
+/// outside these bounds is raised or lowered to them.
 const MAX_AGE: (Millis, Millis) = (MINUTE, DAY);
 
 /// Time for which a fetched set without `max-age` is used.
 const DEFAULT_AGE: Millis = 5 * MINUTE;
 
-/// Time after a failed fetch, or after the start of a fetch that never ended, before the
-/// next fetch.
+/// Delay of the next fetch after a failed one. A fetch that has not ended after this time
+/// counts as failed.
 pub const RETRY_AFTER: Millis = 5 * SECOND;
 
-/// Limit of fetches because of an unknown `kid`. A new key is found at once, and tokens
-/// with invented ids cause at most two requests per minute and isolate.
+/// Rate limit of the fetches because of an unknown `kid`. A new key is found immediately, and
+/// tokens with invented ids cause at most two requests per minute and isolate.
 const UNKNOWN_KID: Rate = Rate {
     per_second: 1.0 / 30.0,
     burst: 3.0,
@@ -45,7 +46,7 @@ const UNKNOWN_KID: Rate = Rate {
 /// The state of the set at `JWT_JWKS_URL` in this isolate.
 struct Remote {
     url: String,
-    /// The last good set; `None` before the first fetch succeeded.
+    /// The last valid set; `None` before the first successful fetch.
     set: Option<KeySet>,
     fresh_until: Millis,
     /// Start of the fetch that is in progress.
@@ -62,8 +63,8 @@ pub enum KeyStep {
     Fetch,
     /// Wait a moment and ask again: another request is fetching the set.
     Wait,
-    /// Check the signature with each of these keys, and pass the one that verifies it to
-    /// [`Keys::mark_verified`]. If none does, the token is invalid.
+    /// Check the signature with each of these keys, and pass the key that verifies it to
+    /// [`Keys::mark_verified`]. If no key verifies it, the token is invalid.
     Check(Vec<Rc<PublicKey>>),
 }
 
@@ -100,8 +101,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Creates the keys. `secrets` are HS256 keys, the one to sign with first. `set` is
-    /// the configured JWK Set, `url` the address of the set to fetch.
+    /// Creates the keys. `secrets` are HS256 keys; the first one signs development tokens.
+    /// `set` is the configured JWK Set, `url` the address of the set to fetch.
     pub fn new(secrets: &[String], set: KeySet, url: Option<String>) -> Self {
         Keys {
             secrets: secrets.iter().map(Hs256Key::new).collect(),
@@ -256,7 +257,7 @@ impl Keys {
     }
 
     /// Takes the result of a fetch: the body and its `Cache-Control`, or `None` for a fetch
-    /// that failed. The last good set stays in use if there is no new one.
+    /// that failed. After a failure the last valid set stays in use.
     ///
     /// # Errors
     ///
@@ -307,7 +308,7 @@ fn max_age(cache_control: Option<&str>) -> Millis {
     age.clamp(MAX_AGE.0, MAX_AGE.1)
 }
 
-/// Does not show the keys, which are secret or too long to read.
+/// Prints no keys, because they are secret or too long to read.
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keys").finish_non_exhaustive()
@@ -329,12 +330,13 @@ mod tests {
         Keys::new(&[], KeySet::default(), Some("https://keys.example".into()))
     }
 
-    fn judge(keys: &Keys, token: &str) -> Result<(), VerifyError> {
+    fn verify(keys: &Keys, token: &str) -> Result<(), VerifyError> {
         let untrusted = UntrustedToken::new(token).expect("a JWT");
         keys.verify::<Value, _>(token, &untrusted).map(|_| ())
     }
 
-    /// Does the steps of the host, as if every signature were valid.
+    /// Does the steps of the host and treats every signature as valid. Returns the keys that
+    /// were to be checked.
     fn check(keys: &Keys, token: &str, now: Millis) -> Vec<Rc<PublicKey>> {
         match keys.step(token, true, now) {
             Some(KeyStep::Check(candidates)) => {
@@ -353,14 +355,14 @@ mod tests {
         for (pair, algorithm) in [(&ed, Algorithm::EdDsa), (&es, Algorithm::Es256)] {
             let good = pair.sign(&token);
             assert_eq!(
-                judge(&keys, &good),
+                verify(&keys, &good),
                 Err(VerifyError::BadSignature),
                 "unchecked"
             );
             let candidates = check(&keys, &good, 0);
             assert_eq!(candidates.len(), 1);
             assert_eq!(candidates[0].algorithm, algorithm);
-            assert_eq!(judge(&keys, &good), Ok(()));
+            assert_eq!(verify(&keys, &good), Ok(()));
             assert_eq!(keys.step(&good, true, 1), None, "remembered");
         }
         // The key with this `kid` has another algorithm.
@@ -369,13 +371,13 @@ mod tests {
             ed.sign_as(&token, Some("none")),
         ] {
             assert_eq!(keys.step(&bad, true, 0), None);
-            assert_eq!(judge(&keys, &bad), Err(VerifyError::BadSignature));
+            assert_eq!(verify(&keys, &bad), Err(VerifyError::BadSignature));
         }
         // Without a secret there is no HS256, not even with the public key as secret.
         for secret in [ed.jwk().to_string(), String::new(), SECRET.to_owned()] {
             let forged = token.sign(&secret);
             assert_eq!(keys.step(&forged, true, 0), None);
-            assert_eq!(judge(&keys, &forged), Err(VerifyError::BadSignature));
+            assert_eq!(verify(&keys, &forged), Err(VerifyError::BadSignature));
         }
     }
 
@@ -385,13 +387,13 @@ mod tests {
         let set = KeySet::strict(&KeyPair::set(&[&ed])).expect("a set");
         let keys = Keys::new(&[SECRET.to_owned()], set, None);
         let token = Token::user("alice");
-        for (kid, judged) in [
+        for (kid, expected) in [
             (None, Ok(())),
             (Some("mine"), Ok(())),
             (Some("ed"), Err(VerifyError::BadSignature)),
         ] {
             let signed = token.sign_as(SECRET, kid);
-            assert_eq!(judge(&keys, &signed), judged, "{kid:?}");
+            assert_eq!(verify(&keys, &signed), expected, "{kid:?}");
         }
     }
 
@@ -402,10 +404,10 @@ mod tests {
         let token = one.sign_as(&Token::user("alice"), None);
         let unambiguous = keys(&[&one, &es]);
         check(&unambiguous, &token, 0);
-        assert_eq!(judge(&unambiguous, &token), Ok(()));
+        assert_eq!(verify(&unambiguous, &token), Ok(()));
         let ambiguous = keys(&[&one, &two]);
         assert_eq!(ambiguous.step(&token, true, 0), None);
-        assert_eq!(judge(&ambiguous, &token), Err(VerifyError::Ambiguous));
+        assert_eq!(verify(&ambiguous, &token), Err(VerifyError::Ambiguous));
         // The same key in both sets counts once.
         let set = KeyPair::set(&[&one]);
         let both = Keys::new(&[], KeySet::strict(&set).expect("a set"), Some("x".into()));
@@ -440,14 +442,14 @@ mod tests {
         keys.fetched(Some(&both), Some("max-age=3600"), 6)
             .expect("a set");
         check(&keys, &by_new, 7);
-        assert_eq!(judge(&keys, &by_old), Ok(()), "the key is still there");
+        assert_eq!(verify(&keys, &by_old), Ok(()), "the key is still there");
         // After an hour the set is fetched again, without the removed key.
         let later = 3_600 * SECOND + 6;
         assert!(!fetches(&by_old, later - 1) && fetches(&by_old, later));
         let rotated = KeyPair::set(&[&new]);
         keys.fetched(Some(&rotated), None, later).expect("a set");
-        assert_eq!(judge(&keys, &by_old), Err(VerifyError::BadSignature));
-        assert_eq!(judge(&keys, &by_new), Ok(()));
+        assert_eq!(verify(&keys, &by_old), Err(VerifyError::BadSignature));
+        assert_eq!(verify(&keys, &by_new), Ok(()));
         // Tokens that no public key can have signed cause no request.
         assert_eq!(keys.step(&Token::user("alice").sign(SECRET), true, 0), None);
         assert_eq!(keys.step("x", true, 0), None);
@@ -479,23 +481,23 @@ mod tests {
         assert_eq!(keys.step(&token, true, 0), Some(KeyStep::Fetch));
         keys.fetched(None, None, 1)
             .expect("a failed fetch is not an error");
-        assert_eq!(judge(&keys, &token), Err(VerifyError::NoKeysYet));
+        assert_eq!(verify(&keys, &token), Err(VerifyError::NoKeysYet));
         assert_eq!(keys.step(&token, true, 2), None, "not again at once");
         let again = 1 + RETRY_AFTER;
         assert_eq!(keys.step(&token, true, again), Some(KeyStep::Fetch));
         keys.fetched(Some(&KeyPair::set(&[&key])), Some("no-store"), again)
             .expect("a set");
         check(&keys, &token, again);
-        // At least a minute, whatever `Cache-Control` says.
+        // A set is used for at least a minute, even with a shorter `max-age`.
         let old = again + MINUTE;
         assert_eq!(keys.step(&token, true, old - 1), None);
         for rubbish in [None, Some("<html>"), Some(r#"{"keys":[]}"#)] {
             let now = old + 10 * MINUTE;
             assert_eq!(keys.step(&token, true, now), Some(KeyStep::Fetch));
             assert_eq!(keys.fetched(rubbish, None, old).is_err(), rubbish.is_some());
-            assert_eq!(judge(&keys, &token), Ok(()));
+            assert_eq!(verify(&keys, &token), Ok(()));
         }
-        // A fetch that never ends is given up.
+        // A fetch that never ends counts as failed.
         assert_eq!(keys.step(&token, true, old + DAY), Some(KeyStep::Fetch));
         let unknown = key.sign_as(&Token::user("alice"), Some("?"));
         assert_eq!(keys.step(&unknown, true, old + DAY), Some(KeyStep::Wait));

@@ -1,28 +1,31 @@
 //! Registration of an object with the revocation registry.
 //!
 //! The registry delivers revocations to registered objects only. A room or a gateway
-//! registers when it gets sockets of its own, for at least [`LIFETIME`], so that the
-//! number of requests does not grow with the number of connects. The order of calls:
+//! registers when it accepts a socket. A registration lasts at least [`LIFETIME`], so that
+//! the number of registrations does not grow with the number of connects. The order of
+//! calls:
 //!
 //! 1. [`Registration::restore`] when the object wakes.
 //! 2. [`Registration::cover`] for each new socket or changed token.
 //! 3. [`Registration::take_request`] after each event. If it returns a time, the host sends
 //!    the request, up to [`RETRY_DELAYS`] more times while it fails. If it still fails, the
 //!    host calls [`Registration::end`].
-//! 4. [`Registration::end`] when the registry removes the object, because it has no sockets.
+//! 4. [`Registration::end`] when the registry has removed the object because the object has
+//!    no sockets.
 
 use roomcast_proto::time::{DAY, Millis, SECOND};
 
 /// The minimum time for which an object registers.
 pub const LIFETIME: Millis = DAY;
 
-/// The delays before a failed registration is sent again. After the last one the host stops;
-/// the next new socket starts over.
+/// Delays of the retries of a failed registration. After the last retry the host gives up.
+/// The next new socket begins a new registration.
 pub const RETRY_DELAYS: [Millis; 5] = [250, 1_000, 4_000, 16_000, 60_000];
 
-/// Returns the time in milliseconds after which the registry sends failed notices again:
-/// 2 s after the first of `failures` in succession, then twice as long each time, up to
-/// 64 s, so that an object which is gone for long costs little.
+/// Returns the delay in milliseconds after which the registry sends failed notices again.
+/// It is 2 s after the first of `failures` consecutive failures and doubles with each
+/// further one, up to 64 s. The growth limits the cost of an object that is unreachable for
+/// long.
 pub fn notice_retry_delay(failures: u32) -> Millis {
     (2 * SECOND) << failures.saturating_sub(1).min(5)
 }
@@ -50,7 +53,7 @@ impl Registration {
     }
 
     /// Extends the registration, if needed, so that it covers a socket which can stay open
-    /// until `expires`. [`Millis::MAX`] registers the object for good.
+    /// until `expires`. [`Millis::MAX`] registers the object without an end.
     pub fn cover(&mut self, expires: Millis, now: Millis) {
         if self.until < expires {
             self.until = expires.max(now.saturating_add(LIFETIME));
@@ -58,7 +61,7 @@ impl Registration {
         }
     }
 
-    /// Returns the end of the registration that the host must send now, once.
+    /// Returns the end of a registration that the host must request now. Returns it once.
     pub fn take_request(&mut self) -> Option<Millis> {
         self.requested.take()
     }

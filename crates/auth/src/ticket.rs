@@ -1,6 +1,5 @@
 //! Tickets, which replace tokens in URLs. A ticket can be used once and expires after
-//! [`LIFE`], so that it is worthless by the time someone reads it in a proxy's log or a
-//! browser's history.
+//! [`LIFE`], so a ticket in a proxy's log or a browser's history is no longer valid.
 //!
 //! A ticket is 34 hexadecimal digits: two for the shard (the object that stores it) and 32
 //! random digits.

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-/// Tolerance in seconds for `exp`, `nbf` and `iat`, because clocks differ. The contract
-/// allows at most 60.
+/// Tolerance in seconds for `exp`, `nbf` and `iat`, because clocks differ. 60 is the
+/// maximum of the contract.
 pub const LEEWAY_SECONDS: i64 = 60;
 
 /// The required values of claims, and the default for `rooms`.
@@ -187,8 +187,8 @@ fn check_times<T>(claims: &jwt_compact::Claims<T>, now: Millis) -> Result<Millis
         return Err(invalid("was issued in the future (`iat`)"));
     }
     let expires = u64::try_from(expires.timestamp_millis()).map_err(|_| invalid("has expired"))?;
-    // The leeway is for clocks that differ when a client connects. A connection that used
-    // it gets no time beyond the leeway.
+    // The leeway tolerates different clocks when a client connects. A connection that
+    // needed it ends with the leeway.
     let expires = match expires > now {
         true => expires,
         false => expires + LEEWAY_SECONDS as u64 * 1000,

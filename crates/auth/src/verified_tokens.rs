@@ -1,4 +1,4 @@
-//! Tokens whose signature was verified before.
+//! A cache of tokens with a verified signature.
 
 use crate::jwk::PublicKey;
 use sha2::{Digest, Sha256};
@@ -16,8 +16,8 @@ type Hash = [u8; 32];
 ///
 /// The cache has two generations. When the newer one is full it becomes the older one,
 /// and the previous older one is dropped. A lookup moves a token to the newer generation.
-/// So tokens in use stay, and a token that was just inserted or looked up stays until
-/// [`GENERATION`] other tokens were used.
+/// So a token stays in the cache until at least [`GENERATION`] other tokens were inserted
+/// or looked up after it.
 #[derive(Default)]
 pub(crate) struct VerifiedTokens {
     newer: HashMap<Hash, Rc<PublicKey>>,
@@ -25,7 +25,8 @@ pub(crate) struct VerifiedTokens {
 }
 
 impl VerifiedTokens {
-    /// Returns the key that verifies `token`, if that is known.
+    /// Returns the key that verifies `token`. Returns `None` if the token is not in the
+    /// cache.
     pub(crate) fn get(&mut self, token: &str) -> Option<Rc<PublicKey>> {
         let hash = hash(token);
         if let Some(key) = self.newer.get(&hash) {
@@ -77,7 +78,7 @@ mod tests {
         let mut cache = VerifiedTokens::default();
         fill(&mut cache, "a", GENERATION - 1);
         cache.insert("last", key());
-        // The newer generation is full: this token drops no other.
+        // The newer generation becomes the older one. No token is dropped.
         cache.insert("next", key());
         assert!(cache.get("a0").is_some());
         assert!(cache.get("last").is_some());

@@ -15,15 +15,15 @@ pub enum Protocol {
     SocketIo,
 }
 
-/// The properties of a connection, from the request that opened it. Sockets carry them
-/// over hibernation, so the names of the fields in JSON do not change.
+/// The properties of a connection, from the request that opened it. The attachments of
+/// sockets contain them, so the names of the fields in JSON must not change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ConnectInfo {
     /// The protocol.
     pub protocol: Protocol,
-    /// The identity of the token of the request, if there was a valid one.
+    /// The identity of the request's token, if the request had a valid one.
     pub identity: Option<Identity>,
-    /// The error of the token of the request, if there was an invalid one.
+    /// The error of the request's token, if the request had an invalid one.
     #[serde(rename = "fault")]
     pub error: Option<Error>,
     /// The IP address of the client, for the limits per address.

@@ -1,11 +1,11 @@
-//! The application of the conformance build (`make conformance`). It sends back what it
-//! receives, so that any test suite for Engine.IO 4 and Socket.IO 5 can check the
-//! protocol layers.
+//! The application of the conformance build (`make conformance`). It sends back all
+//! messages and events that it receives, so that any test suite for Engine.IO 4 and
+//! Socket.IO 5 can check the protocol layers.
 //!
 //! - Engine.IO: every message is sent back.
-//! - Socket.IO, namespaces `/` and `/custom`: a client that connects receives `auth` with
-//!   what it sent as `auth`. `message` is answered by `message-back` with the same
-//!   arguments. `message-with-ack` is acknowledged with its arguments.
+//! - Socket.IO, namespaces `/` and `/custom`: a client that connects receives the event
+//!   `auth` with the `auth` of its CONNECT. `message` is answered by `message-back` with
+//!   the same arguments. `message-with-ack` is acknowledged with its arguments.
 
 use crate::frame::Frame;
 use crate::ids::SessionId;
@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 const NAMESPACES: [&str; 2] = ["/", "/custom"];
 
-/// Handles an event by sending back what was received.
+/// Handles an event by sending it back.
 pub(crate) fn handle_event(server: &mut SocketIoServer, event: ConnectionEvent) {
     match event {
         ConnectionEvent::Message { session, frame } => {

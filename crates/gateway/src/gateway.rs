@@ -12,9 +12,9 @@ use roomcast_proto::id::{RoomName, UserId};
 use roomcast_proto::link::{Command as ToRoom, Push, Pushed};
 use roomcast_proto::time::Millis;
 
-/// Time in milliseconds up to which the host waits for a deadline with a timer. Setting an
-/// alarm costs a row of storage, and a gateway hibernates after 10 s without events, so an
-/// alarm for a deadline that is near has no advantage.
+/// Time in milliseconds up to which the host waits for a deadline with a timer. An alarm
+/// costs a row of storage, and a gateway hibernates only after 10 s without events. So an
+/// alarm for a near deadline has no advantage.
 const MAX_TIMER: Millis = 1_500;
 
 /// The connections of a gateway and the clients on them. The crate documentation has the
@@ -43,8 +43,8 @@ impl Gateway {
         }
     }
 
-    /// Returns a gateway without connections that sends back what it receives, in place
-    /// of the chat.
+    /// Returns a gateway without connections whose application is an echo instead of the
+    /// chat.
     #[cfg(feature = "conformance")]
     pub fn echo(engine: EngineServer) -> Self {
         Gateway {
@@ -71,33 +71,34 @@ impl Gateway {
         }
     }
 
-    /// Returns the time at which [`Gateway::advance`] has to be called next: for a ping,
-    /// a timeout, a token that expires, or a retry.
+    /// Returns the time at which [`Gateway::advance`] must be called next: for a ping, a
+    /// timeout, a token that expires, or a retry.
     pub fn deadline(&self) -> Option<Millis> {
         let deadlines = [self.server.deadline(), self.chat.deadline()];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Returns the deadline if the host waits for it with a timer, which keeps the gateway
-    /// awake.
+    /// Returns the deadline if it is so near that the host must use a timer, which keeps
+    /// the gateway awake.
     pub fn timer_at(&self, now: Millis) -> Option<Millis> {
         self.deadline().filter(|at| *at <= now + MAX_TIMER)
     }
 
-    /// Returns the deadline if the host waits for it with an alarm, so that the gateway can
+    /// Returns the deadline if the host must use an alarm, so that the gateway can
     /// hibernate until then.
     pub fn alarm_at(&self, now: Millis) -> Option<Millis> {
         self.deadline().filter(|at| *at > now + MAX_TIMER)
     }
 
-    /// An alarm woke the gateway from hibernation. The deadlines that were in memory are
-    /// lost, so the [`Gateway::advance`] that has to follow checks everything.
+    /// Called when an alarm has woken the gateway from hibernation. The deadlines in
+    /// memory are lost, so the next [`Gateway::advance`], which must follow, checks
+    /// everything.
     pub fn woken_by_alarm(&mut self, now: Millis) {
         self.server.engine.woken_by_alarm(now);
         self.chat.woken_by_alarm(now);
     }
 
-    /// Does everything that is due at `now`.
+    /// Handles all deadlines up to `now`.
     pub fn advance(&mut self, last_seen: LastSeen<'_>, now: Millis) {
         self.server.advance(last_seen, now);
         self.chat.advance(&mut self.server, last_seen, now);
@@ -122,17 +123,16 @@ impl Gateway {
         self.chat.awaits_turn(room)
     }
 
-    /// Returns the commands that wait for a room, for one request. Returns `None` if
-    /// there are none; then the next one causes another [`Output::Forward`].
+    /// Returns the commands for one request to a room. Returns `None` if no command
+    /// waits; the next command then causes another [`Output::Forward`].
     ///
-    /// Commands that were taken before count as delivered, unless
+    /// Commands that an earlier call returned count as delivered, unless
     /// [`Gateway::forward_failed`] was called.
     pub fn take_commands(&mut self, room: &RoomName) -> Option<Vec<ToRoom>> {
         self.chat.take_commands(&mut self.server, room)
     }
 
-    /// The request with these commands to a room failed. The room may have received
-    /// them.
+    /// Handles a failed request to a room. The room may have received the commands.
     pub fn forward_failed(&mut self, room: &RoomName, commands: Vec<ToRoom>) {
         self.chat.request_failed(&mut self.server, room, commands);
     }
@@ -143,7 +143,7 @@ impl Gateway {
         self.chat.deliver(&mut self.server, push, texts, now)
     }
 
-    /// The host has verified the credentials of [`Output::Authenticate`].
+    /// Handles the result of [`Output::Authenticate`].
     pub fn authenticated(&mut self, request: AuthRequest, identity: Result<Identity>, now: Millis) {
         self.chat
             .token_verified(&mut self.server, request, identity, now);
@@ -154,16 +154,15 @@ impl Gateway {
         self.chat.close_revoked(&mut self.server, is_revoked);
     }
 
-    /// The host has looked for the record of [`Output::Find`]; `record` is `None` if
-    /// there is none.
+    /// Handles the result of [`Output::Find`]. `record` is `None` if no record is saved.
     pub fn found(&mut self, client: ClientId, pid: &str, record: Option<String>, now: Millis) {
         self.chat
             .record_found(&mut self.server, client, pid, record, now);
     }
 
-    /// The client with this `pid` and user resumes on another connection, here or at
-    /// another gateway. Closes its connection if it is still open. Called before the
-    /// host takes the record of the client out of the storage.
+    /// Closes the connection of the client with this `pid` and user, if it is open,
+    /// because the client resumes on another connection, here or at another gateway.
+    /// Called before the host removes the record of the client from storage.
     pub fn evict(&mut self, pid: &str, user: &UserId) {
         self.chat.evict_client(&mut self.server, pid, user);
     }

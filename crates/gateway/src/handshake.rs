@@ -92,8 +92,8 @@ pub fn read(method: &str, query: Parameters<'_>, upgrade: bool) -> Result<Ask, E
     }
 }
 
-/// Returns the number of the gateway that made a `sid` or a `pid`: the part before its
-/// `-`. Returns `None` if that is not the number of a gateway.
+/// Returns the number of the gateway that created a `sid` or a `pid`: the part before
+/// its `-`. Returns `None` if that part is not the number of a gateway.
 pub fn shard_of(id: &str) -> Option<usize> {
     let (shard, _) = id.split_once('-')?;
     shard.parse().ok().filter(|shard| *shard < MAX_SHARDS)

@@ -1,4 +1,4 @@
-//! What the host passes to a gateway.
+//! The types that the host passes to a gateway.
 
 use crate::ids::SocketId;
 use crate::output::PositionKey;
@@ -22,6 +22,6 @@ pub struct Stored {
     /// The positions of [`crate::Output::TrackPosition`] after a panic, otherwise those
     /// of [`crate::Output::StorePosition`].
     pub positions: HashMap<PositionKey, u64>,
-    /// The instance panicked: commands and deliveries that were in memory are lost.
+    /// `true` after a panic: commands and deliveries in memory are lost.
     pub panicked: bool,
 }

@@ -2,8 +2,8 @@
 //!
 //! A connection is a native WebSocket (`/ws`) or a namespace of a Socket.IO session
 //! (`/socket.io/`). The gateway joins and leaves rooms for its connections, forwards
-//! their commands to the rooms and sends them the events of the rooms. For a room, a
-//! gateway is one more destination of deliveries ([`roomcast_proto::link`]).
+//! their commands to the rooms and sends them the events of the rooms. A room sends its
+//! deliveries to gateways ([`roomcast_proto::link`]).
 //!
 //! The crate does no I/O and reads no clock. A host owns the sockets, the storage, the
 //! timers and the requests to other objects. It passes input with the current time and
@@ -17,11 +17,11 @@
 //! | Socket.IO | `socketio` | namespaces, CONNECT, events, acknowledgements, attachments |
 //! | clients | `chat` | one client per native socket or namespace: commands, subscriptions to rooms, deliveries, connection state recovery |
 //!
-//! Each layer knows only those above it in this table. [`EngineServer`] queues events,
-//! which [`SocketIoServer`] takes. [`SocketIoServer`] queues a [`ConnectionEvent`] for
-//! everything that the application has to know. [`Gateway`] passes these to the chat; the
-//! conformance build passes them to an echo, so that the public test suites can check the
-//! two lower layers.
+//! Each layer depends only on the layers above it in this table. [`EngineServer`] queues
+//! events, which [`SocketIoServer`] takes. [`SocketIoServer`] queues
+//! [`ConnectionEvent`]s for the application. [`Gateway`] passes these to the chat; the
+//! conformance build passes them to an echo, so that the public test suites can check
+//! the two lower layers.
 //!
 //! Where to find it:
 //!
@@ -78,7 +78,7 @@
 //! | [`Output::TrackPosition`] | keeps the position in memory that survives a panic of the instance |
 //! | [`Output::StorePosition`] | stores the position |
 //! | [`Output::Find`] | calls [`Gateway::evict`] at the gateway that has the record, takes the record out of its storage, then calls [`Gateway::found`] here |
-//! | [`Output::Authenticate`] | verifies the credentials, at once or later, then calls [`Gateway::authenticated`] |
+//! | [`Output::Authenticate`] | verifies the credentials, immediately or later, then calls [`Gateway::authenticated`] |
 //! | [`Output::Log`] | writes the log record |
 //!
 //! An output that fails is logged, and the following ones are carried out.

@@ -1,5 +1,5 @@
-//! The effects that the host carries out for a gateway. The crate documentation says
-//! how.
+//! The effects that the host carries out for a gateway. The crate documentation
+//! describes the steps for each.
 
 use crate::answer::Answer;
 use crate::frame::Frame;
@@ -29,14 +29,14 @@ pub enum Output {
     },
     /// Closes a socket.
     Close {
-        /// The socket. Its key is invalid from here on.
+        /// The socket. Its key is invalid after this output.
         socket: SocketId,
         /// The close code.
         code: u16,
         /// The close reason.
         reason: &'static str,
     },
-    /// Attaches a record to a socket, in place of the one before. Input of
+    /// Attaches a record to a socket and replaces the earlier record. Input of
     /// [`crate::SocketIoServer::restore_socket`].
     Attach {
         /// The socket.
@@ -52,12 +52,12 @@ pub enum Output {
         answer: Answer,
     },
     /// Commands wait for this room; see [`crate::Gateway::take_commands`]. Not repeated
-    /// until that returned `None`.
+    /// until [`crate::Gateway::take_commands`] has returned `None`.
     Forward {
         /// The name of the room.
         room: RoomName,
     },
-    /// Stores the record of a client, in place of the one before.
+    /// Stores the record of a client and replaces the earlier record.
     Save {
         /// The storage key: the `pid` of the client, or its id if it has no `pid`.
         client: String,
@@ -73,8 +73,8 @@ pub enum Output {
         /// The storage key, as in [`Output::Save`].
         client: String,
     },
-    /// The position up to which events were delivered. Kept in memory that survives a
-    /// panic, for [`crate::Gateway::restore`].
+    /// Keeps a position in memory that survives a panic, for
+    /// [`crate::Gateway::restore`].
     TrackPosition {
         /// The subject of the position.
         key: PositionKey,
@@ -93,7 +93,8 @@ pub enum Output {
     Find {
         /// The client that resumes.
         client: ClientId,
-        /// The `pid` that it sent. Begins with the name of the gateway that made it.
+        /// The `pid` that the client sent. Begins with the name of the gateway that
+        /// created it.
         pid: String,
         /// The user of the client. A record of another user is not returned.
         user: UserId,
@@ -171,7 +172,7 @@ pub enum Credentials {
     Identity(Box<Identity>),
 }
 
-/// The request that needs an authentication. It is named by ids that are never reused,
+/// The request that needs an authentication. It contains ids that are never reused,
 /// because the connection may be closed before the result is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthRequest {
@@ -179,7 +180,7 @@ pub enum AuthRequest {
     Refresh {
         /// The id of the client.
         connection: ConnectionId,
-        /// The id of the command, if the client wants an answer.
+        /// The id of the command, if it has one.
         id: Option<u32>,
     },
     /// A Socket.IO CONNECT.

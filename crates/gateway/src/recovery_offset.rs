@@ -1,10 +1,10 @@
 //! The offsets of Socket.IO's connection state recovery.
 //!
-//! The offset of an event tells which events of each room the connection had received
-//! with it. A client sends back only the last offset that it received, so one offset
-//! covers all rooms: it is a list of numbers in base 36, separated by dots. The first
-//! two identify the client and the order of its rooms; the others are the positions in
-//! the rooms, in that order.
+//! The offset of an event contains the position of the connection in each of its rooms,
+//! this event included. A client sends back only the last offset that it received, so
+//! one offset covers all rooms. It is a list of numbers in base 36, separated by dots.
+//! The first two identify the client and the order of its rooms; the others are the
+//! positions in the rooms, in that order.
 
 /// Appends a number to an offset.
 pub(crate) fn push(out: &mut String, at: u64) {

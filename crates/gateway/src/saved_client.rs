@@ -1,19 +1,20 @@
-//! What a gateway stores under the `pid` of a Socket.IO client, so that the client can
-//! resume at another gateway.
+//! The record that a gateway stores under the `pid` of a Socket.IO client, so that the
+//! client can resume at another gateway.
 //!
-//! The gateway that made a `pid` is its home; the `pid` begins with its number. It has the
-//! record of the client until the client resumes at another gateway. From then on it has the
-//! name of that gateway, which has the record.
+//! The gateway that created a `pid` is its home; the `pid` begins with the number of the
+//! home. The home stores the record of the client until the client resumes at another
+//! gateway. After that, the home stores the name of the other gateway, which stores the
+//! record.
 
 use roomcast_proto::time::{DAY, Millis};
 use std::fmt::{self, Display};
 
-/// Time for which the home of a `pid` remembers where the client has moved. Longer than most
+/// Time for which the home of a `pid` stores the gateway of the client. Longer than most
 /// connections last.
 pub const MOVED_LIFETIME: Millis = 7 * DAY;
 
-/// What a gateway has stored under a `pid`. The text form is stored and sent between
-/// gateways, so it must not change.
+/// The value that a gateway stores under a `pid`. Its text form is stored and sent
+/// between gateways, so it must not change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SavedClient {
     /// The record of the client, from [`crate::Output::Save`].
@@ -25,7 +26,7 @@ pub enum SavedClient {
 impl SavedClient {
     const MOVED: &str = "moved:";
 
-    /// Parses the text form. A record is JSON, so it does not begin like the other form.
+    /// Parses the text form. A record is JSON, so it cannot begin with `moved:`.
     pub fn parse(text: String) -> Self {
         match text.strip_prefix(Self::MOVED) {
             Some(gateway) => SavedClient::Moved(gateway.to_owned()),

@@ -25,7 +25,7 @@ pub(crate) struct EventStamp {
 pub(crate) enum Line {
     /// An acknowledgement.
     Ack {
-        /// The id of the event that asked for it.
+        /// The id of the event that it acknowledges.
         id: i64,
         /// The arguments, a JSON list.
         args: String,
@@ -102,8 +102,8 @@ pub(crate) fn finish_args(mut open_args: String, offset: Option<&str>) -> String
 /// An event of a Socket.IO client.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ClientEvent {
-    /// The length of the same command as a line of the native framing, in bytes. It
-    /// counts for the limit of frames, so that both protocols accept the same commands.
+    /// Length in bytes of the same command as a line of the native framing. The limit of
+    /// frames applies to it, so that both protocols accept the same commands.
     pub(crate) line_length: usize,
     /// The command, or the error to answer.
     pub(crate) command: Result<Command>,
@@ -130,8 +130,8 @@ pub(crate) fn parse_event(args: &str, id: Option<u32>) -> Option<ClientEvent> {
     })
 }
 
-/// The offsets of a client for the events of one room: an offset without the position in
-/// that room.
+/// An offset of a client without the position in one room. Its methods insert the
+/// position of an event of that room.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct OffsetTemplate {
     /// The numbers before the position.

@@ -1,4 +1,4 @@
-//! Access rights: what the holder of a token may do in which room.
+//! Access rights: the rights that a token grants in each room.
 
 use crate::error::{Error, Result};
 use crate::id::UserId;
@@ -97,7 +97,7 @@ impl RoomPatterns {
 }
 
 /// Returns the rights of a user in `room`. Patterns do not apply to personal rooms: the
-/// owner has [`Rights::READ`] and [`Rights::PRESENCE`], everybody else has none.
+/// owner has [`Rights::READ`] and [`Rights::PRESENCE`], and all other users have none.
 pub fn user_rights(patterns: &RoomPatterns, user: &str, room: &str) -> Rights {
     match name::personal_room_owner(room) {
         Some(owner) if owner == user => Rights::READ.with(Rights::PRESENCE),
@@ -106,8 +106,8 @@ pub fn user_rights(patterns: &RoomPatterns, user: &str, room: &str) -> Rights {
     }
 }
 
-/// Longest token that is parsed, in bytes. Longer ones cannot arrive in a header, which
-/// Cloudflare limits to 16 KB per request.
+/// Longest token that is parsed, in bytes. A longer token cannot arrive in a header,
+/// because Cloudflare limits the headers of a request to 16 KB.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
 /// The claims by which a token can be revoked, besides its user.
@@ -150,7 +150,7 @@ impl Identity {
     }
 
     /// Returns the rights on `room` as a service, or [`Rights::NONE`] without the role.
-    /// Patterns apply to personal rooms too.
+    /// The patterns of services apply to personal rooms as well.
     pub fn service_rights(&self, room: &str) -> Rights {
         if self.service {
             self.patterns.rights(room)

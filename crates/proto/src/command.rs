@@ -19,8 +19,8 @@ pub const DEFAULT_LIMIT: u64 = 100;
 /// Maximum number of events on a page.
 pub const MAX_LIMIT: u64 = 1_000;
 
-/// A command of a client. `room` is `None` if the client sent no `roomId`, which is
-/// allowed on a room's own socket.
+/// A command of a client. `room` is `None` if the client sent no `roomId`. On a room's
+/// own socket, such a command is for that room.
 ///
 /// The serde form is for messages between rooms and gateways, which may run different
 /// versions: names must not change, and new fields need a default. Clients send
@@ -32,7 +32,7 @@ pub enum Command {
         /// The room.
         #[serde(skip_serializing_if = "Option::is_none")]
         room: Option<RoomName>,
-        /// Where the client wants to start reading.
+        /// The position from which the client reads the log.
         position: Position,
     },
     /// `leaveRoom`: ends the membership.
@@ -114,7 +114,7 @@ impl<'de> Deserialize<'de> for Command {
     }
 }
 
-/// Where the client wants to start reading, in the serde form.
+/// The position of `joinRoom`, in the serde form.
 const POSITION: Field<Position> = Field {
     expected: "a position",
     read: |json| serde_json::from_str(json).ok(),
@@ -146,8 +146,8 @@ impl Command {
         }
     }
 
-    /// Parses the serde form. Names are not validated: the gateway has done that; see
-    /// [`id`](crate::id).
+    /// Parses the serde form. Does not validate names, because the gateway has validated
+    /// them; see [`id`](crate::id).
     fn read_form(json: &str) -> Result<Self> {
         let (name, fields) = RawObject::parse_variant(json)?;
         let room = fields.get("room", TEXT)?.map(RoomName::trusted);

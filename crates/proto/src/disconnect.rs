@@ -7,11 +7,11 @@
 /// 4401 with a new token, and after 4429 with a delay. After 4400, 4403 and 4413 the
 /// same request would fail again.
 ///
-/// The names of the variants are stored and sent between objects, so they must not
-/// change.
+/// The serialised names of the variants are stored and sent between objects, so they
+/// must not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Disconnect {
-    /// A frame was not of the framing. Code 4400.
+    /// A frame was not valid in the framing. Code 4400.
     Malformed,
     /// The token has expired. Code 4401.
     Expired,
@@ -28,7 +28,8 @@ pub enum Disconnect {
     /// The room was deleted. The client may join again without `since`. Code 4410.
     RoomDeleted,
     /// The keepalive timed out: no ping for `GHOST_TIMEOUT`. Code 4408.
-    Ghost,
+    #[serde(rename = "Ghost")]
+    Stale,
     /// Slow consumer: the client did not read what was sent to it. It may resume from
     /// its last sequence number. Code 4503.
     TooSlow,
@@ -47,7 +48,7 @@ impl Disconnect {
             Disconnect::Malformed => 4400,
             Disconnect::Expired | Disconnect::Revoked => 4401,
             Disconnect::Forbidden | Disconnect::Kicked => 4403,
-            Disconnect::NoHandshake | Disconnect::Ghost => 4408,
+            Disconnect::NoHandshake | Disconnect::Stale => 4408,
             Disconnect::TooLarge => 4413,
             Disconnect::TooFast => 4429,
             Disconnect::RoomDeleted => 4410,
@@ -69,7 +70,7 @@ impl Disconnect {
             Disconnect::TooLarge => "frame too large",
             Disconnect::TooFast => "rate limit exceeded",
             Disconnect::RoomDeleted => "room deleted",
-            Disconnect::Ghost => "keepalive timeout",
+            Disconnect::Stale => "keepalive timeout",
             Disconnect::TooSlow => "slow consumer, resume from your last seq",
             Disconnect::Failed => "internal error",
             Disconnect::NoHandshake => "handshake timeout",

@@ -1,4 +1,4 @@
-//! Errors that are sent to clients and services. One type serves the whole core.
+//! Errors that are sent to clients and services. All crates of the core use this type.
 //! Each transport encodes it in one place: sockets as an error answer
 //! ([`framing::error`](crate::framing::error)), HTTP as `application/problem+json`.
 

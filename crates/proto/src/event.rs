@@ -216,7 +216,7 @@ pub fn user_joined(room_id: &str, user_id: &str) -> String {
     ServerEvent::UserJoined(RoomUser { room_id, user_id }).to_line()
 }
 
-/// Returns `roomClosed`. `code` says why.
+/// Returns `roomClosed`. `code` is the reason.
 pub fn room_closed(room_id: &str, code: ErrorCode) -> String {
     ServerEvent::RoomClosed(RoomClosed { room_id, code }).to_line()
 }
@@ -264,7 +264,7 @@ pub fn connected(data: &impl Serialize) -> String {
     format!(r#"{{"event":"connected","data":{data}}}"#)
 }
 
-/// Returns `messageDelivered` or `messageRead`, whichever `event` is.
+/// Returns the event with the name `event`, which is `messageDelivered` or `messageRead`.
 pub fn cursor_moved(event: &str, room_id: &str, user_id: &str, seq: u64) -> String {
     let data = CursorMoved {
         room_id,

@@ -63,7 +63,8 @@ pub fn decode_line(line: &str) -> Incoming<'_> {
         id: None,
         command: Err(error),
     };
-    // Does not parse the values of the fields, so it is safe before the check of depth.
+    // `RawObject::parse` does not parse the values of the fields, so deep nesting does
+    // no harm before the check of the depth.
     let object = match RawObject::parse(line, "each line of a frame") {
         Ok(object) => object,
         Err(error) => return fail(error),
@@ -87,11 +88,11 @@ pub fn decode_line(line: &str) -> Incoming<'_> {
 }
 
 /// Parses a command whose name and data arrive as parts of another framing. Returns the
-/// same errors as [`decode_line`] for a line that consists of them. `name` and `data`
-/// must be on one line.
+/// same errors as [`decode_line`] for the line `{"event":name,"data":data}`. `name` and
+/// `data` must be on one line.
 pub fn decode_parts(name: &RawValue, data: Option<&RawValue>) -> Result<Command> {
     let parts = [Some(name), data];
-    // In a line, the object is the first level.
+    // In a line, the object around the parts is the first level.
     let is_too_deep = |part: &RawValue| nests_deeper_than(MAX_DEPTH - 1, part.get());
     if parts.into_iter().flatten().any(is_too_deep) {
         return Err(nested_too_deep());

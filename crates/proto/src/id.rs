@@ -1,5 +1,5 @@
-//! Names and ids as types, so that the compiler tells a room from a user and a value
-//! that was validated from one that was not.
+//! Names and ids as types, so that the compiler distinguishes rooms from users, and
+//! validated values from plain text.
 //!
 //! Each type is a shared string: a clone copies a pointer. A value is validated once,
 //! where it enters the server:
@@ -7,10 +7,10 @@
 //! - `parse` validates. Use it for everything that a client or a service sends. The fields
 //!   of [`raw_object`](crate::raw_object) use it.
 //! - `trusted` does not validate. Use it for values that were validated before they were
-//!   stored, and for ids that the server makes itself.
-//! - `Deserialize` does not validate either, because it reads only what an object has
-//!   stored or what another object sends. Rules may become stricter; such values stay
-//!   valid.
+//!   stored, and for ids that the server has created.
+//! - `Deserialize` does not validate either. It reads only values that an object has
+//!   stored or that another object sends, and these stay valid if the rules become
+//!   stricter.
 
 use crate::name;
 use serde::de::Deserializer;
@@ -172,8 +172,8 @@ string_type!(
 
 string_type!(
     /// The epoch of a room's log. It changes when the room is deleted. A client sends it
-    /// back together with a position; any string is valid, because one that is not an
-    /// epoch of the room only means another log.
+    /// back together with a position. Any string is valid: a string that is not the room's
+    /// epoch means a position in another log.
     Epoch, |_| true, {
         "type": "string",
         "description": "The epoch of a room's log. It changes when the room is deleted.",
@@ -189,7 +189,7 @@ string_type!(
 );
 
 impl Default for Epoch {
-    /// Returns the empty text, which is the epoch of no room.
+    /// Returns the empty text, which no room has as its epoch.
     fn default() -> Self {
         Epoch::trusted("")
     }

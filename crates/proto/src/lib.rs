@@ -1,9 +1,9 @@
-//! The vocabulary of roomcast: the types that clients, rooms, gateways and
-//! services exchange, and the rules that all of them share.
+//! The protocol of roomcast: the types that clients, rooms, gateways and services
+//! exchange, and the rules that all of them share.
 //!
-//! This crate does no I/O, reads no settings and knows no runtime. `roomcast-auth`,
-//! `roomcast-room` and `roomcast-gateway` depend on this crate alone; the Worker
-//! depends on all four.
+//! This crate does no I/O, reads no environment variables and does not depend on a
+//! runtime. `roomcast-auth`, `roomcast-room` and `roomcast-gateway` depend on this
+//! crate alone; the Worker depends on all four.
 //!
 //! | modules | contents |
 //! | --- | --- |
@@ -11,8 +11,8 @@
 //! | [`name`], [`time`], [`status`], [`position`] | names, times, presence status, stream positions |
 //! | [`error`], [`disconnect`] | errors and their codes, reasons for closing a socket |
 //! | [`access`] | rights, room patterns, identities |
-//! | [`command`], [`framing`] | what clients send, and the native framing |
-//! | [`event`], [`event_name`], [`envelope`], [`answer`] | what the server sends |
+//! | [`command`], [`framing`] | the commands of clients, and the native framing |
+//! | [`event`], [`event_name`], [`envelope`], [`answer`] | the events and answers of the server |
 //! | [`http`] | requests and responses of the HTTP API |
 //! | [`raw_object`], [`json`] | reading and writing JSON |
 //! | [`limits`] | rate limits, flood protection, slow consumers |

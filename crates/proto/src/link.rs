@@ -1,15 +1,15 @@
 //! Messages between rooms and gateways, and the request to join a room.
 //!
-//! A gateway holds sockets that are subscribed to many rooms. To a room, each of these
-//! subscriptions is a connection like those of its own sockets. The room sends one
-//! request ([`Push`]) per batch to each gateway, however many connections the gateway
-//! has; text for all of them is in it once.
+//! A gateway holds sockets that are subscribed to many rooms. For a room, each of these
+//! subscriptions is a connection, like its own sockets. The room sends one request
+//! ([`Push`]) per batch to each gateway, whatever the number of connections. A text for
+//! all connections is in the request once.
 //!
-//! During a deploy the two objects may run different versions, and both may read what
-//! the other version stored. Fields may therefore be added with a default, but never be
-//! renamed or removed; the same holds for the variants of the enums. A room of an older
-//! version refuses a request with a variant that it does not know; to the gateway, that is
-//! a failed request.
+//! During a deploy the two objects may run different versions, and both may read what the
+//! other version stored. Therefore the serialised names of fields and variants never
+//! change, none is removed, and new fields have a default. A room of an older version
+//! refuses a request with an unknown variant; the gateway treats this as a failed
+//! request.
 
 use crate::access::{Rights, TokenId};
 use crate::command;
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 /// Request of a connection to join a room. Its token has been verified.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Hello {
+pub struct ConnectRequest {
     /// The id of the connection, unique for each connection.
     pub connection_id: ConnectionId,
     /// The user.
@@ -34,7 +34,7 @@ pub struct Hello {
     /// The address of the client, for the limit of connections per address.
     #[serde(default)]
     pub address: Option<String>,
-    /// Where the client wants to start reading.
+    /// The position from which the client reads the log.
     #[serde(default)]
     pub position: Position,
     /// The presence status of the connection.
@@ -70,14 +70,16 @@ pub fn client_of(connection: &str) -> &str {
 /// ids, which are never used twice.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Command {
-    /// Joins the room. All other connections of the same client ([`client_of`]) are gone.
+    /// Joins the room. All other connections of the same client ([`client_of`]) have
+    /// ended.
     Join {
         /// The request to join.
-        hello: Hello,
+        #[serde(rename = "hello")]
+        request: ConnectRequest,
         /// The id under which the client expects an answer.
         id: Option<u32>,
-        /// `true` if the gateway resubscribes a client after a missed delivery. Refused
-        /// if the user has left the room since.
+        /// `true` if the gateway resubscribes a client after a missed delivery. The room
+        /// refuses it if the user has left the room since then.
         #[serde(default)]
         again: bool,
     },
@@ -92,15 +94,15 @@ pub enum Command {
         /// The command.
         command: command::Command,
     },
-    /// Commands of a joined connection, as text. Only read: gateways of older versions
-    /// send it in place of [`Command::Execute`].
+    /// Commands of a joined connection, as text. Gateways of older versions send this
+    /// variant in place of [`Command::Execute`]; this version only reads it.
     Frame {
         /// The connection.
         connection: ConnectionId,
         /// A frame of the [native framing](crate::framing).
         frame: String,
     },
-    /// The client disconnected. All its connections are gone.
+    /// The client disconnected. All its connections have ended.
     Gone {
         /// One of its connections.
         connection: ConnectionId,
@@ -122,7 +124,7 @@ impl Command {
     /// Returns the id of the connection.
     pub fn connection(&self) -> &ConnectionId {
         match self {
-            Command::Join { hello, .. } => &hello.connection_id,
+            Command::Join { request, .. } => &request.connection_id,
             Command::Execute { connection, .. }
             | Command::Frame { connection, .. }
             | Command::Gone { connection, .. }
@@ -149,18 +151,21 @@ pub struct Push {
     pub items: Vec<Item>,
 }
 
-/// One item of a [`Push`].
+/// One item of a [`Push`]. The serialised names are those of the first version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Item {
-    /// The connection is subscribed: it receives every [`Item::All`] from here on.
-    In {
+    /// The connection is subscribed: it receives every [`Item::Broadcast`] after this
+    /// item.
+    #[serde(rename = "In")]
+    Subscribed {
         /// The connection.
         to: ConnectionId,
         /// Sequence number of the last event before the subscription.
         after: u64,
     },
     /// The connection is unsubscribed.
-    Out {
+    #[serde(rename = "Out")]
+    Unsubscribed {
         /// The connection.
         to: ConnectionId,
     },
@@ -172,19 +177,21 @@ pub enum Item {
         why: Disconnect,
     },
     /// Asks whether the connection still exists.
-    Is {
+    #[serde(rename = "Is")]
+    Probe {
         /// The connection.
         to: ConnectionId,
         /// Sequence number up to which the connection should have received all events.
         at: u64,
     },
-    /// The room does not know this connection. The gateway should join it again.
+    /// The connection does not exist in the room. The gateway should join it again.
     Lost {
         /// The connection.
         to: ConnectionId,
     },
     /// A text for one connection.
-    One {
+    #[serde(rename = "One")]
+    Unicast {
         /// The connection.
         to: ConnectionId,
         /// Length of the text.
@@ -199,7 +206,8 @@ pub enum Item {
         at: Option<u64>,
     },
     /// A text for all subscribed connections.
-    All {
+    #[serde(rename = "All")]
+    Broadcast {
         /// Length of the text.
         bytes: usize,
         /// Connections that do not receive the text.
@@ -214,39 +222,39 @@ pub enum Item {
 /// Answer of a gateway to a [`Push`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Pushed {
-    /// Connections that the gateway does not have (any more).
+    /// Connections that do not exist at the gateway.
     pub gone: Vec<ConnectionId>,
 }
 
 impl Item {
-    /// Returns the connection that the item is for, or `None` for [`Item::All`].
+    /// Returns the connection that the item is for, or `None` for [`Item::Broadcast`].
     pub fn to(&self) -> Option<&ConnectionId> {
         match self {
-            Item::In { to, .. }
-            | Item::Out { to }
+            Item::Subscribed { to, .. }
+            | Item::Unsubscribed { to }
             | Item::Close { to, .. }
-            | Item::Is { to, .. }
+            | Item::Probe { to, .. }
             | Item::Lost { to }
-            | Item::One { to, .. } => Some(to),
-            Item::All { .. } => None,
+            | Item::Unicast { to, .. } => Some(to),
+            Item::Broadcast { .. } => None,
         }
     }
 
-    /// Returns `true` if the room must keep the item until the gateway acknowledges it. A
-    /// connection that was unsubscribed must not receive further broadcasts, and one that
-    /// the room dropped must join again. Every other item may be lost: the gateway detects
-    /// missing events and asks for them.
+    /// Returns `true` if the room must keep the item until the gateway acknowledges it.
+    /// Otherwise an unsubscribed connection would receive further broadcasts, and a
+    /// connection that the room has dropped would not join again. Every other item may be
+    /// lost: the gateway detects missing events and asks for them.
     pub fn must_deliver(&self) -> bool {
         matches!(
             self,
-            Item::Out { .. } | Item::Close { .. } | Item::Lost { .. }
+            Item::Unsubscribed { .. } | Item::Close { .. } | Item::Lost { .. }
         )
     }
 
     /// Returns the length of the item's text in bytes.
     pub fn bytes(&self) -> usize {
         match self {
-            Item::One { bytes, .. } | Item::All { bytes, .. } => *bytes,
+            Item::Unicast { bytes, .. } | Item::Broadcast { bytes, .. } => *bytes,
             _ => 0,
         }
     }
@@ -337,7 +345,7 @@ mod tests {
     #[test]
     fn parse_reverses_body() {
         let to = ConnectionId::trusted("c");
-        let one = |bytes| Item::One {
+        let one = |bytes| Item::Unicast {
             to: to.clone(),
             bytes,
             after: None,
@@ -348,7 +356,7 @@ mod tests {
             epoch: Epoch::default(),
             life: String::new(),
             number: 1,
-            items: vec![one(3), Item::Out { to: to.clone() }, one(2)],
+            items: vec![one(3), Item::Unsubscribed { to: to.clone() }, one(2)],
         };
         let body = push.body("\né!\n").expect("JSON");
         let (read, texts) = Push::parse(&body).expect("a push");

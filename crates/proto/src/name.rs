@@ -16,9 +16,9 @@ fn is_name_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-')
 }
 
-/// Returns `true` if `name` is a valid room name: 1 to 128 of
-/// `A-Z a-z 0-9 . _ : - @`. A personal room may have 129 characters, so that the
-/// longest user id has a personal room too.
+/// Returns `true` if `name` is a valid room name: 1 to 128 of `A-Z a-z 0-9 . _ : - @`. A
+/// personal room may have 129 characters, so that the user with the longest id also has
+/// one.
 pub fn is_room(name: &str) -> bool {
     if let Some(user) = name.strip_prefix('@')
         && is_user(user)

@@ -1,6 +1,6 @@
-//! Reading JSON objects from clients and services. The values of an object remain
-//! text until a [`Field`] reads them, so that data which is only passed on is never
-//! parsed. Socket commands and HTTP bodies both use it and so report the same errors.
+//! Reading JSON objects from clients and services. The values of an object remain text until
+//! a [`Field`] reads them, so data that is only forwarded is never parsed. Socket commands
+//! and HTTP bodies both use this module, so they report the same errors.
 
 use crate::error::{Error, Result};
 use crate::event_name::{NEW_MESSAGE, is_reserved};
@@ -66,7 +66,7 @@ impl<'a> RawObject<'a> {
         Ok((name, Self::parse(fields.get(), "the fields of a variant")?))
     }
 
-    /// Returns all fields, also those that are repeated or `null`.
+    /// Returns all fields, including repeated fields and `null`.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
         self.0.iter().map(|(key, value)| (key.as_ref(), *value))
     }
@@ -145,8 +145,8 @@ pub const WHOLE: Field<u64> = Field {
     read: whole,
 };
 
-/// Parses decimal digits, in JSON or in a query. Returns `None` if there is anything
-/// but digits, or if the number exceeds [`MAX_SAFE_INTEGER`].
+/// Parses decimal digits, in JSON or in a query. Returns `None` if the text contains
+/// anything except digits, or if the number exceeds [`MAX_SAFE_INTEGER`].
 pub fn whole(digits: &str) -> Option<u64> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -193,8 +193,8 @@ pub const MESSAGE_ID: Field<MessageId> = Field {
     read: |json| MessageId::parse(&text(json)?),
 };
 
-/// The epoch of a log, as a client sends it back. Any string is accepted: one that is
-/// not an epoch differs from every room's epoch, and a different epoch is not an error.
+/// The epoch of a log, as a client sends it back. Any string is accepted: a different epoch
+/// is not an error, but means a position in another log.
 pub const EPOCH: Field<Epoch> = Field {
     expected: TEXT.expected,
     read: |json| text(json).map(Epoch::trusted),

@@ -1,7 +1,7 @@
 //! Settings as tables. Each layer declares its settings with [`settings!`](crate::settings!),
 //! which generates the struct, its defaults, its reader and its part of `docs/settings.md`.
 //!
-//! A [`Kind`] says how a setting is read: its type, its bounds and the text of its error.
+//! A [`Kind`] defines how a setting is read: its type, its bounds and the text of its error.
 //! Kinds that only one layer needs are defined there.
 
 use crate::limits::Rate;
@@ -10,8 +10,8 @@ use crate::time::{DAY, HOUR, MINUTE, Millis, SECOND};
 use std::fmt::Display;
 use std::str::FromStr;
 
-/// A setting that cannot be used. It is shown to the operator, so it names the setting. It
-/// never contains the value, which may be a secret.
+/// The error of a setting. It is shown to the operator, so it names the setting. It never
+/// contains the value, which may be a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingError {
     /// A required setting is not set.
@@ -88,8 +88,8 @@ impl<'a> Variables<'a> {
     }
 }
 
-/// Returns the number, in the form of JSON. The parser of `serde_json` is in the Worker in
-/// any case, and the one of the standard library has tables of 10 kB.
+/// Parses a number in the form of JSON. The Worker contains the parser of `serde_json`
+/// anyway, and the parser of the standard library would add tables of 10 kB.
 fn parse_number(text: &str) -> Option<f64> {
     serde_json::from_str(text).ok()
 }
@@ -188,7 +188,8 @@ pub struct Duration {
     pub min: Millis,
 }
 
-/// Longest duration of a setting: one hundred years.
+/// Longest duration of a setting: one hundred years. Added to the current time, it does not
+/// overflow and stays a valid date.
 pub const MAX_DURATION: Millis = 36_500 * DAY;
 
 impl Kind for Duration {
@@ -278,9 +279,10 @@ impl Kind for Days {
     }
 }
 
-/// Smallest rate of a limit per second.
+/// Smallest rate of a limit per second: one request in 100 s. A rate of 0 would never allow
+/// another request.
 const MIN_RATE: f64 = 0.01;
-/// Largest value of a limit.
+/// Largest value of a limit. No client reaches it, so it turns a limit off.
 const MAX_RATE: f64 = 1e9;
 
 /// A rate limit with two variables: `…_PER_SECOND` and `…_BURST`.
@@ -312,7 +314,7 @@ impl Kind for PerSecond {
     }
 }
 
-/// A number of requests per minute, all of which may come at once.
+/// A number of requests per minute, all of which can arrive at the same time.
 pub struct PerMinute;
 
 impl Kind for PerMinute {

@@ -1,13 +1,13 @@
 //! Limits on new connections: the rate per address, and bans after a flood.
 //!
-//! They are kept in memory only. A room that hibernates is not being flooded.
+//! They are kept in memory only, because a flooded room does not hibernate.
 
 use crate::connection::Connection;
 use roomcast_proto::error::Result;
 use roomcast_proto::limits::{
     CONNECTS, ConnectionLimits, FloodGuard, KeyedRateLimiter, Penalty, network_of,
 };
-use roomcast_proto::link::Hello as ConnectRequest;
+use roomcast_proto::link::ConnectRequest;
 use roomcast_proto::time::Millis;
 
 /// The limits on new connections of a room. They survive the deletion of the log.

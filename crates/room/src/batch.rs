@@ -15,9 +15,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Size of the logged events in bytes at which the batch ends without waiting. Events that
-/// are added all the same, such as a large publication, go into another row. Keeps a row
-/// below the platform's 2 MB: an event has at most 1 MiB and its envelope.
+/// Size of the logged events in bytes at which the batch ends without waiting. If a large
+/// publication adds further events, they go into another row. This keeps a row below the
+/// platform's limit of 2 MB: an event has at most 1 MiB and its envelope.
 const MAX_ROW_BYTES: usize = 256 * 1024;
 
 /// A connection that has joined and waits for its welcome.
@@ -33,7 +33,8 @@ pub(crate) struct Arrival {
 pub(crate) enum Welcome {
     /// The event `connected`, on the room's own sockets.
     Connected,
-    /// The answer to `joinRoom`, at gateways. `None` if the client wants no answer.
+    /// The answer to the `joinRoom` with this id, at gateways. `None` if the command has
+    /// no id.
     JoinAnswer(Option<u32>),
 }
 
@@ -62,13 +63,13 @@ pub(crate) struct Batch {
     rows: Vec<Row>,
     /// The number of logged events.
     events: u64,
-    /// The time at which the first event was accepted.
+    /// The time at which the first event of the batch was accepted.
     since: Millis,
-    /// The sender of the events, if all have the same.
+    /// The sender of the events, if all events have the same sender.
     sender: Option<UserId>,
-    /// Lines for single connections. They come before the events.
+    /// Lines for single connections. They are sent before the events.
     private: HashMap<ConnId, String>,
-    /// The answers among them that are true only if the batch was stored.
+    /// The answers in `private` that are valid only after the batch was stored.
     acked: Vec<PendingAck>,
     ephemeral: Vec<EphemeralEvent>,
     replies: Vec<Reply>,
@@ -91,7 +92,7 @@ impl Batch {
             + self.arrivals.len()
     }
 
-    /// Returns `true` if the batch should end without waiting for more.
+    /// Returns `true` if the batch should end without waiting for more items.
     pub(crate) fn is_full(&self) -> bool {
         self.rows
             .last()
@@ -185,7 +186,7 @@ impl Batch {
         frame.push_str(line);
     }
 
-    /// Adds an answer that is true only if the batch was stored.
+    /// Adds an answer that is valid only after the batch was stored.
     pub(crate) fn ack(&mut self, conn: ConnId, id: u32, line: &str) {
         self.send(conn, line);
         self.acked.push(PendingAck { conn, id });
@@ -196,8 +197,8 @@ impl Batch {
         self.ephemeral.push(event);
     }
 
-    /// Drops everything that waits for a closed connection or comes from it without being
-    /// logged.
+    /// Drops the items for a closed connection, and the ephemeral events from it. Logged
+    /// events stay.
     pub(crate) fn forget(&mut self, conn: ConnId) {
         self.arrivals.retain(|arrival| arrival.conn != conn);
         self.private.remove(&conn);

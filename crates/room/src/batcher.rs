@@ -1,11 +1,11 @@
-//! When a batch ends.
+//! Decides when a batch ends.
 //!
-//! A batch ends by turns of the event loop, not by the clock. It ends with the next turn,
-//! so that frames that have already arrived are included, or a few turns later while fewer
-//! items wait than the last batch had. If the last batch had one item, the batch ends at
-//! once. Every fourth such batch also looks at the next turn: if more has arrived by then,
-//! the room has become busy. So a quiet room answers without delay and a busy room
-//! combines. docs/performance.md has the measurements.
+//! A batch lasts for turns of the event loop, not for a fixed time. It ends with the next
+//! turn, so that it includes frames that have already arrived. While fewer items wait than
+//! the last batch had, it lasts a few turns longer. If the last batch had one item, the
+//! batch ends immediately. After every fourth such batch the host awaits the next turn: if
+//! further items have arrived by then, the room has become busy. So a quiet room answers
+//! without delay, and a busy room combines items. docs/performance.md has the measurements.
 //!
 //! The host calls [`Batcher::input`] after each input and [`Batcher::turn`] with each turn
 //! of the event loop that it awaited. If either returns `true`, the host calls
@@ -18,20 +18,22 @@ use roomcast_proto::time::Millis;
 /// than the last batch had.
 const MAX_TURNS: u32 = 4;
 
-/// The longest duration of a batch while frames arrive, without connections. The runtime
-/// delays timers as long as there is input, so a flood would delay all answers.
+/// Longest duration of a batch while frames arrive; see also [`CONNECTIONS_PER_MILLI`]. The
+/// runtime delays timers as long as there is input, so without this limit a flood would
+/// delay all answers.
 const MAX_BATCH_TIME: Millis = 3;
 
-/// The batch may take a millisecond longer for each so many connections. A flush takes
-/// about 20 µs per connection, which must not use up all the time.
+/// Number of connections for which a batch may last a millisecond longer. A flush takes
+/// about 20 µs per connection (docs/performance.md), so with more connections flushes must
+/// be rarer.
 const CONNECTIONS_PER_MILLI: usize = 5;
 
-/// Of so many batches that do not wait, one looks at the turn after it, which costs a
-/// timer. A smaller number costs a quiet room more; a larger number delays the start of
-/// combining in a room that becomes busy.
+/// After one of this many batches without a wait, the host awaits the next turn, which costs
+/// a timer. A smaller number costs a quiet room more. With a larger number, a room that
+/// becomes busy starts to combine later.
 const QUIET_BATCHES: u32 = 4;
 
-/// What decides when a batch ends.
+/// The state of a room that determines when a batch ends.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Load {
     /// The number of items that wait for the end of the batch.
@@ -58,7 +60,7 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Something has arrived. Returns `true` if the batch ends now.
+    /// Handles an input. Returns `true` if the batch ends now.
     pub fn input(&mut self, load: Load, now: Millis) -> bool {
         let begins = load.waiting > 0 && self.turns == 0;
         let quiet = begins && self.last <= 1;
@@ -76,7 +78,7 @@ impl Batcher {
         load.is_full || quiet || overdue
     }
 
-    /// The turn of the event loop that the host awaited has come. Returns `true` if the
+    /// Handles the turn of the event loop that the host has awaited. Returns `true` if the
     /// batch ends now.
     pub fn turn(&mut self, waiting: usize) -> bool {
         self.awaits_turn = false;
@@ -104,7 +106,7 @@ impl Batcher {
         schedule
     }
 
-    /// A batch with this number of items is flushed.
+    /// Records that a batch with this number of items is flushed.
     pub fn flushed(&mut self, items: usize) {
         self.last = items;
     }

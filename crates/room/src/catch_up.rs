@@ -2,15 +2,15 @@
 //! portions, and is live again at the head.
 //!
 //! While it catches up, the connection receives ephemeral events as usual, but no logged
-//! events. Those are not queued for it: the log is read when the gateway is ready for the
-//! next portion. No batch ends between the last portion and the first live event, so
-//! there is no hole between them.
+//! events. These are not queued: the host reads them from the log when the gateway can
+//! receive the next portion. No batch ends between the last portion and the first live
+//! event, so there is no hole between them.
 
 use crate::ids::ConnId;
 use crate::seq_range::SeqRange;
 use std::collections::VecDeque;
 
-/// The largest portion in bytes, unless a single row is larger.
+/// Maximum size of a portion in bytes. A single row may be larger.
 pub const PORTION_BYTES: usize = 256 * 1024;
 
 /// The state of a connection that catches up.
@@ -66,8 +66,8 @@ impl CatchUp {
         }
     }
 
-    /// The connection has been sent the next portion up to the event `last`. Returns `true`
-    /// if it has caught up.
+    /// Records that the next portion was sent, up to the event `last`. Returns `true` if
+    /// the connection has caught up.
     pub(crate) fn sent(&mut self, last: u64, head: u64) -> bool {
         match self.past.front_mut() {
             Some(range) if last < range.upto => range.after = last,

@@ -12,8 +12,8 @@ use roomcast_proto::time::Millis;
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) attachment: Attachment,
-    /// The first batch whose delivery the connection receives. Earlier events come by
-    /// replay.
+    /// Number of the first batch that the connection receives. It receives earlier
+    /// events by replay.
     pub(crate) live_from: u64,
     /// Set while a connection at a gateway catches up.
     pub(crate) catch_up: Option<CatchUp>,
@@ -26,7 +26,8 @@ pub(crate) struct Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Receives {
     All,
-    /// All but the logged events, which a connection that catches up reads from the log.
+    /// All events except the logged ones, which a connection that catches up receives
+    /// from the log.
     Ephemeral,
     Nothing,
 }

@@ -100,8 +100,8 @@ impl Connections {
         slots.map(|connection| connection.attachment.expires).min()
     }
 
-    /// Adds older events that a connection at a gateway has requested. The connection has
-    /// received, or is being sent, all events from `range.upto` to `head`.
+    /// Adds older events that a connection at a gateway has requested. All events from
+    /// `range.upto` to `head` were sent to it, or are being sent.
     pub(crate) fn request_past(&mut self, conn: ConnId, range: SeqRange, head: u64) {
         if let Some(connection) = self.get_mut(conn) {
             let catch_up = &mut connection.catch_up;
@@ -118,7 +118,7 @@ impl Connections {
         Some(catch_up.next_portion(head))
     }
 
-    /// The connection has been sent its next portion up to the event `last`.
+    /// Records that the next portion of a connection was sent, up to the event `last`.
     pub(crate) fn portion_sent(&mut self, conn: ConnId, last: u64, head: u64) {
         if let Some(connection) = self.get_mut(conn)
             && let Some(catch_up) = &mut connection.catch_up

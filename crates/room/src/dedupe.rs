@@ -1,7 +1,8 @@
 //! Detection of repeated sends.
 //!
 //! A send with a `messageId` of the sender is remembered by a 128-bit hash of both. An id
-//! that the server has made contains the position of its event, so it is not remembered.
+//! that the server has created contains the position of its event, so it need not be
+//! remembered.
 
 use roomcast_proto::raw_object::{RawObject, TEXT};
 use roomcast_proto::time::{Millis, parse_rfc3339};
@@ -95,15 +96,15 @@ fn key_of(line: &str) -> Option<(DedupeKey, Millis)> {
 }
 
 /// Returns an id for a send without one: `{epoch}-{seq}-{at}-{check}`, with the numbers in
-/// base 16. The check contains the sender, so that the id is recognised only if the same
-/// sender uses it.
+/// base 16. The check is a hash that includes the sender, so that the id is recognised only
+/// if the same sender uses it.
 pub(crate) fn make_id(epoch: &str, sender: &str, seen: Seen) -> String {
     let check = check(epoch, sender, seen);
     format!("{epoch}-{:x}-{:x}-{check:x}", seen.seq, seen.at)
 }
 
-/// Returns the event for which [`make_id`] made `id`. Returns `None` if the id was not made
-/// for this sender and epoch.
+/// Returns the event for which [`make_id`] created `id`. Returns `None` if the id was not
+/// created for this sender and epoch.
 pub(crate) fn read_id(epoch: &str, sender: &str, id: &str) -> Option<Seen> {
     let mut numbers = id
         .strip_prefix(epoch)?

@@ -17,15 +17,16 @@ pub struct Delivery {
     /// [`LogBatch`](crate::log::LogBatch) itself, if the batch has one row and no
     /// ephemeral events.
     pub shared: Option<Rc<String>>,
-    /// The frames for single connections, which do not receive the shared frame as well.
+    /// The frames for single connections. These connections do not receive the shared
+    /// frame.
     pub custom: Vec<CustomFrame>,
-    /// The answers in the custom frames that are true only if the batch was stored.
+    /// The answers in the custom frames that are valid only after the batch was stored.
     pub acked: Vec<PendingAck>,
     /// The logged events in the shared frame.
     pub events: SeqRange,
 }
 
-/// An answer that is true only if its batch was stored.
+/// An answer that is valid only after its batch was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingAck {
     /// The connection.
@@ -34,17 +35,17 @@ pub struct PendingAck {
     pub id: u32,
 }
 
-/// A frame for a single connection: lines of its own, then parts of the shared frame.
+/// A frame for a single connection: private lines, then parts of the shared frame.
 #[derive(Debug)]
 pub struct CustomFrame {
     /// The connection.
     pub conn: ConnId,
-    /// The lines of its own.
+    /// The private lines.
     pub private: String,
     /// `true` if the parts contain the logged events.
     pub with_events: bool,
     /// The parts of the shared frame in UTF-16 code units, to be joined by line breaks.
-    /// The host cuts them in JavaScript, where the shared frame is already.
+    /// The host cuts them out in JavaScript, which already has the shared frame.
     pub shared: Vec<Range<usize>>,
 }
 

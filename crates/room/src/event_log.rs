@@ -1,4 +1,4 @@
-//! The log of a room as the room knows it: its epoch, its bounds, and the recent sends.
+//! The state that a room keeps of its log: the epoch, the bounds and the recent sends.
 //!
 //! The events themselves are in storage.
 
@@ -18,7 +18,7 @@ pub(crate) struct EventLog {
     epoch: Epoch,
     bounds: LogBounds,
     dedupe: Dedupe,
-    /// Reads the sends from before the restart, until they have been read.
+    /// Reads the sends from before the restart. `None` after they have been read.
     recent: Option<ReadRecent>,
     /// The number of ephemeral events since the restart.
     ephemeral_events: u64,
@@ -29,7 +29,8 @@ pub(crate) struct EventLog {
 pub(crate) struct Start {
     /// Sequence number of the last event before it.
     pub(crate) after: u64,
-    /// `true` if the requested position is not valid any more.
+    /// `true` if the requested position belongs to another log, so that the client must
+    /// drop its events.
     pub(crate) reset: bool,
 }
 
@@ -179,7 +180,7 @@ impl EventLog {
     }
 
     /// Returns the time at which a batch is stored. It is never before that of the last
-    /// batch, also if the clock was set back.
+    /// batch, even if the clock was set back.
     pub(crate) fn storage_time(&self, now: Millis) -> Millis {
         now.max(self.bounds.last_at)
     }

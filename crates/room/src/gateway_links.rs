@@ -121,12 +121,14 @@ impl GatewayLinks {
             .collect()
     }
 
-    /// The membership of the connection has ended. It is removed after the next flush.
+    /// Records that the membership of the connection has ended. The connection is removed
+    /// after the next flush.
     pub(crate) fn start_leave(&mut self, conn: ConnId) {
         self.leaving.push(conn);
     }
 
-    /// The connection has joined again, or is removed already.
+    /// Undoes [`GatewayLinks::start_leave`], because the connection has joined again or was
+    /// removed.
     pub(crate) fn cancel_leave(&mut self, conn: ConnId) {
         self.leaving.retain(|one| *one != conn);
     }
@@ -153,7 +155,7 @@ impl GatewayLinks {
         text: &str,
         events: TextEvents,
     ) {
-        let item = Item::One {
+        let item = Item::Unicast {
             to: subscription.id.clone(),
             bytes: text.len(),
             after: events.after(),
@@ -182,8 +184,8 @@ impl GatewayLinks {
         }
     }
 
-    /// Removes a connection and informs its gateway by the item that `item` returns for the
-    /// id. Returns the change to store.
+    /// Removes a connection and queues the item that `item` returns for its id. Returns the
+    /// change to store.
     pub(crate) fn end(
         &mut self,
         conn: ConnId,
@@ -200,7 +202,8 @@ impl GatewayLinks {
         for conn in self.connections_of(gateway) {
             if let Some(subscription) = self.subscriptions.get(conn) {
                 let to = subscription.id.clone();
-                self.outboxes.queue(gateway, Item::Is { to, at: head }, "");
+                self.outboxes
+                    .queue(gateway, Item::Probe { to, at: head }, "");
             }
         }
     }
@@ -247,7 +250,7 @@ impl GatewayLinks {
                 .iter()
                 .filter_map(|conn| self.subscriptions.get(*conn))
                 .filter(|subscription| subscription.gateway == *gateway);
-            let item = Item::All {
+            let item = Item::Broadcast {
                 bytes: text.len(),
                 not: excluded
                     .map(|subscription| subscription.id.clone())
@@ -259,7 +262,8 @@ impl GatewayLinks {
         }
     }
 
-    /// The connection catches up: it receives portions of the log with the deliveries.
+    /// Starts the catch-up of a connection: it receives portions of the log with the
+    /// deliveries.
     pub(crate) fn catch_up(&mut self, conn: ConnId) {
         if let Some(subscription) = self.subscriptions.get(conn) {
             self.outboxes.catch_up(&subscription.gateway, conn);
@@ -277,8 +281,8 @@ impl GatewayLinks {
         self.outboxes.skip_portion(gateway);
     }
 
-    /// Drops items for slow gateways and asks these for their connections. Returns the
-    /// gateways.
+    /// Drops items for slow gateways and probes the connections of these gateways. Returns
+    /// the gateways.
     pub(crate) fn shed(&mut self, head: u64) -> Vec<GatewayName> {
         let slow = self.outboxes.shed();
         for gateway in &slow {
@@ -309,12 +313,12 @@ impl GatewayLinks {
         self.outboxes.take(gateway, header)
     }
 
-    /// The gateway has acknowledged a delivery.
+    /// Handles the acknowledgement of a delivery.
     pub(crate) fn acknowledged(&mut self, gateway: &GatewayName) -> Acknowledgement {
         self.outboxes.acknowledged(gateway)
     }
 
-    /// A delivery has failed. With [`Retry::Never`] the gateway is given up.
+    /// Handles the failure of a delivery. With [`Retry::Never`] the gateway is given up.
     pub(crate) fn failed(&mut self, gateway: &GatewayName, now: Millis) -> Retry {
         let retry = self.outboxes.failed(gateway);
         if retry == Retry::Never {
@@ -323,12 +327,13 @@ impl GatewayLinks {
         retry
     }
 
-    /// The host has stopped sending to a gateway because of an error in the room.
+    /// Records that the host has stopped sending to a gateway because of an error in the
+    /// room.
     pub(crate) fn stopped(&mut self, gateway: &GatewayName) {
         self.outboxes.stopped(gateway);
     }
 
-    /// The gateway has sent a request.
+    /// Records that the gateway has sent a request.
     pub(crate) fn active(&mut self, gateway: &GatewayName) {
         self.outboxes.active(gateway);
     }
@@ -338,7 +343,7 @@ impl GatewayLinks {
         self.outboxes.probe_at()
     }
 
-    /// Starts the probes whose time has come.
+    /// Starts the probes that are due.
     pub(crate) fn probe(&mut self, now: Millis) {
         self.outboxes.probe(now);
     }

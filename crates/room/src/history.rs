@@ -16,8 +16,8 @@ pub struct HistoryQuery {
     pub newest: bool,
 }
 
-/// The largest page in bytes. A page that would be larger ends early with `more`. Bounds
-/// the memory for a burst of requests whose answers the client does not read.
+/// The largest page in bytes. A larger page ends early with `more`. This limits the memory
+/// for the answers to a burst of requests if the client does not read them.
 pub const MAX_PAGE_BYTES: usize = 256 * 1024;
 
 /// A page that is being filled from the rows of the log.

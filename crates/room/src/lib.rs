@@ -7,13 +7,13 @@
 //! The crate does no I/O and reads no clock. A host owns the sockets, the storage, the
 //! timers and the requests to gateways. It passes input with the current time and carries
 //! out the [`Output`]s that come back. The whole state of a room is restored from storage
-//! ([`Snapshot`]) and from the records of its sockets ([`Attachment`]). Hibernation, a
-//! crash and a deploy are therefore the same to it.
+//! ([`Snapshot`]) and from the records of its sockets ([`Attachment`]). It therefore needs
+//! no separate handling of hibernation, crashes and deploys.
 //!
 //! # Parts
 //!
-//! [`Room`] connects the parts of the state and executes the inputs. Each part has a module
-//! of its own and does not know the room.
+//! [`Room`] connects the parts of the state and executes the inputs. Each part has its own
+//! module, which does not depend on the room.
 //!
 //! | part | state |
 //! | --- | --- |
@@ -44,8 +44,8 @@
 //!    - revoked tokens: [`Room::close_revoked`].
 //!    - the timer: [`Room::flush`]. The alarm: [`Room::handle_alarm`].
 //! 3. For each output, in order: [`Room::route`], then carry out the output that it returns.
-//! 4. [`batcher::Batcher::input`] with [`Room::load`], which tells when to call
-//!    [`Room::flush`].
+//! 4. [`batcher::Batcher::input`] with [`Room::load`]. Call [`Room::flush`] when it returns
+//!    `true`.
 //! 5. [`Room::start_deliveries`]. For each gateway that it returns, send deliveries until
 //!    there are no more:
 //!    1. [`Room::next_read`]. While it returns a part of the log: read it, call
@@ -53,13 +53,14 @@
 //!    2. [`Room::take_delivery`]. Stop if it returns `None`.
 //!    3. Wait until the changes are durable, then send the delivery to the gateway.
 //!    4. [`Room::delivery_acknowledged`] with its answer, or [`Room::delivery_failed`],
-//!       which tells what to do next.
+//!       which returns the next step.
 //! 6. [`Room::timer_at`] and [`Room::alarm_at`], and set a timer and an alarm for them.
 //!
 //! After hibernation: create the room with [`Room::new`], call [`Room::restore_connection`]
 //! for each open socket and [`Room::restore_subscriber`] for each stored record. After a
-//! failure of storage, [`Room::take_outboxes`] before and [`Room::set_outboxes`] between the
-//! two. Call [`Room::recover`] if the memory of the last sent event survived.
+//! failure of storage, also call [`Room::take_outboxes`] on the old room, and
+//! [`Room::set_outboxes`] directly after [`Room::new`]. Call [`Room::recover`] if the memory
+//! of the last sent event survived.
 //!
 //! # Outputs
 //!
@@ -73,9 +74,9 @@
 //! | [`Output::Attach`] | attaches [`Room::attachment`] to the socket |
 //! | [`Output::Close`] | closes the socket and drops its key; does not call [`Room::disconnect`] for it |
 //! | [`Output::Reply`] | answers the call |
-//! | [`Output::Authenticate`] | verifies the token, at once or later, then calls [`Room::authenticated`] |
+//! | [`Output::Authenticate`] | verifies the token, immediately or later, then calls [`Room::authenticated`] |
 //! | [`Output::Log`] | writes the log record |
-//! | [`Output::Subscribed`], [`Output::CatchUp`], [`Output::Unsubscribed`] | nothing: [`Room::route`] takes them |
+//! | [`Output::Subscribed`], [`Output::CatchUp`], [`Output::Unsubscribed`] | does nothing, because [`Room::route`] queues them |
 
 mod admission;
 mod attachment;
@@ -115,7 +116,7 @@ pub use member::Member;
 pub use outbox::{Outboxes, RESTART_DELAY, Retry};
 pub use output::{Change, Output};
 pub use room::Room;
-pub use roomcast_proto::link::Hello as ConnectRequest;
+pub use roomcast_proto::link::ConnectRequest;
 pub use seq_range::SeqRange;
 pub use snapshot::{ReadFailed, ReadRecent, Snapshot};
 pub use subscriber::StoredSubscriber;

@@ -81,8 +81,8 @@ impl Members {
             ..Members::default()
         };
         for row in journal {
-            // Only a later version can have written a row that is not readable. Cursors
-            // that stay behind only repeat events.
+            // Only a later version can have written an unreadable row, so it is skipped.
+            // The cursors in it fall back, and their clients receive some events again.
             let entries: Vec<JournalEntry> = serde_json::from_str(row).unwrap_or_default();
             for entry in entries {
                 if let Some(member) = restored.map.get_mut(&entry.user) {

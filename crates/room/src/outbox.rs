@@ -9,27 +9,27 @@ use roomcast_proto::link::{Item, Push};
 use roomcast_proto::time::{MINUTE, Millis};
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// The maximum size of the texts that wait for a gateway. Above it the events among them
-/// are dropped; they come again from the log.
+/// Maximum size in bytes of the texts that wait for a gateway. Above it, the texts with logged
+/// events are dropped; the gateway receives these events from the log later.
 const MAX_WAITING: usize = 32 << 20;
 
-/// Maximum number of portions of the log (see [`crate::catch_up`]) in a delivery. Together
-/// they have about 1 MiB, so that a gateway does not spend long on one delivery. The other
-/// items do not count: a busy room must not delay a catch-up.
+/// Maximum number of portions of the log (see [`crate::catch_up`]) in a delivery. Together they
+/// have about 1 MiB, so that a gateway handles one delivery in a short time. Other items do not
+/// count, because a busy room must not delay a catch-up.
 const MAX_PORTIONS: usize = 4;
 
 /// Delays of the retries of a failed delivery, in milliseconds.
 const RETRIES: [Millis; 3] = [20, 100, 500];
 
-/// After the retries the gateway counts as unreachable. The items that wait for it are
-/// dropped, because it asks for missing events. The room tries again after these delays in
-/// milliseconds, then gives the gateway up, after about as long as the default of
+/// Delays in milliseconds of the further attempts after the retries, while the gateway counts as
+/// unreachable. The items for it are dropped, because it requests missing events later. After the
+/// last attempt the room gives the gateway up. In total this takes about as long as the default of
 /// `GHOST_TIMEOUT`.
 const BACKOFF: [Millis; 5] = [5_000, 10_000, 20_000, 30_000, 30_000];
 
-/// Interval of the deliveries to a gateway that was given up, until one arrives or the
-/// gateway sends a request. Its clients receive nothing until it learns that they have to
-/// join again.
+/// Interval of the probes of a gateway that was given up, until a probe arrives or the gateway
+/// sends a request. The clients of the gateway receive no events until it has learned that they
+/// must join again.
 const PROBE_INTERVAL: Millis = MINUTE;
 
 /// Time in milliseconds after an error in the room before the host continues to send
@@ -62,11 +62,11 @@ struct GatewayOutbox {
     busy: bool,
     /// The number of the last delivery.
     number: u64,
-    /// The items in the delivery that is being sent which must arrive.
+    /// The items in the current delivery that must arrive.
     unacknowledged: Vec<Item>,
-    /// Failures of the delivery that is being sent.
+    /// Number of failures of the current delivery.
     attempts: usize,
-    /// How many times in a row the gateway was unreachable.
+    /// Number of consecutive times that the gateway was unreachable.
     failures: usize,
     given_up: Option<GivenUp>,
 }
@@ -106,7 +106,7 @@ impl Outboxes {
     /// connection unknown and the gateway answers the join by an error.
     pub(crate) fn queue(&mut self, gateway: &GatewayName, item: Item, text: &str) {
         let outbox = self.outbox(gateway);
-        let is_kept = text.is_empty() && !matches!(item, Item::In { .. });
+        let is_kept = text.is_empty() && !matches!(item, Item::Subscribed { .. });
         if outbox.failures == 0 || is_kept {
             outbox.items.push(item);
             outbox.texts.push_str(text);
@@ -134,7 +134,7 @@ impl Outboxes {
         Some(conn)
     }
 
-    /// The connection that [`Outboxes::next_portion`] returned has nothing to read, so the
+    /// The connection that [`Outboxes::next_portion`] returned has no events to read, so the
     /// portion does not count.
     pub(crate) fn skip_portion(&mut self, gateway: &GatewayName) {
         if let Some(outbox) = self.0.get_mut(gateway) {
@@ -142,16 +142,16 @@ impl Outboxes {
         }
     }
 
-    /// The room was restored. Forgets which connections catch up: the room probes its
-    /// connections, and those that lack events join again.
+    /// Called after the room was restored. Forgets the connections that catch up, because the room
+    /// probes all connections, and connections that lack events join again.
     pub(crate) fn restart(&mut self) {
         for outbox in self.0.values_mut() {
             outbox.catching_up.clear();
         }
     }
 
-    /// Returns the gateways for which something waits and to which the host sends nothing.
-    /// They count as being sent to from now on.
+    /// Returns the gateways with waiting items to which the host is not sending, and marks them as
+    /// busy.
     pub(crate) fn start(&mut self) -> Vec<GatewayName> {
         let mut gateways = Vec::new();
         for (gateway, outbox) in &mut self.0 {
@@ -166,9 +166,9 @@ impl Outboxes {
         gateways
     }
 
-    /// Removes everything that waits for a gateway and returns it as the body of a
-    /// delivery. `header` returns the delivery with this number and these items. Returns `None` if
-    /// nothing waits: the host stops sending to the gateway.
+    /// Removes all waiting items of a gateway and returns them as the body of a delivery. `header`
+    /// returns the delivery with this number and these items. Returns `None` if no item waits; the
+    /// host then stops sending to the gateway.
     pub(crate) fn take(
         &mut self,
         gateway: &GatewayName,
@@ -187,7 +187,7 @@ impl Outboxes {
         Some(push.body(&std::mem::take(&mut outbox.texts)))
     }
 
-    /// The gateway has acknowledged the delivery.
+    /// Handles the acknowledgement of the current delivery.
     pub(crate) fn acknowledged(&mut self, gateway: &GatewayName) -> Acknowledgement {
         let outbox = self.0.get_mut(gateway);
         outbox.map_or_else(Acknowledgement::default, |outbox| {
@@ -200,7 +200,7 @@ impl Outboxes {
         })
     }
 
-    /// The delivery has failed.
+    /// Handles the failure of the current delivery.
     pub(crate) fn failed(&mut self, gateway: &GatewayName) -> Retry {
         let Some(outbox) = self.0.get_mut(gateway) else {
             return Retry::Never;
@@ -213,8 +213,8 @@ impl Outboxes {
         }
     }
 
-    /// The gateway is unreachable. Drops the items that may be lost. Returns the delay of
-    /// the next try, or `None` if the gateway must be given up.
+    /// Handles an unreachable gateway: drops the items that may be lost. Returns the delay of the
+    /// next attempt, or `None` if the gateway must be given up.
     fn unreachable(&mut self, gateway: &GatewayName) -> Option<Millis> {
         let outbox = self.0.get_mut(gateway)?;
         let delay = BACKOFF.get(outbox.failures).copied();
@@ -227,7 +227,7 @@ impl Outboxes {
         delay.filter(|_| outbox.given_up.is_none())
     }
 
-    /// The host has stopped sending to a gateway because of an error in the room.
+    /// Records that the host has stopped sending to a gateway because of an error in the room.
     pub(crate) fn stopped(&mut self, gateway: &GatewayName) {
         self.unreachable(gateway);
         if let Some(outbox) = self.0.get_mut(gateway) {
@@ -236,8 +236,8 @@ impl Outboxes {
         }
     }
 
-    /// Drops items for slow gateways: events, which come again from the log, and then
-    /// answers that do not fit either. Returns the gateways; the room must probe their
+    /// Drops items for slow gateways: texts with logged events, which are read from the log later,
+    /// and then answers if they do not fit. Returns the gateways; the room must probe their
     /// connections.
     pub(crate) fn shed(&mut self) -> Vec<GatewayName> {
         let mut slow = Vec::new();
@@ -250,9 +250,9 @@ impl Outboxes {
         slow
     }
 
-    /// Gives a gateway up. It may still work: it may remember the number of the last
-    /// delivery, and a delivery may be in progress. Items that must arrive wait until the
-    /// gateway sends a request or is probed.
+    /// Gives a gateway up. The number of the last delivery stays, because the gateway may still
+    /// work, and a delivery may be in progress. Items that must arrive wait until the gateway
+    /// sends a request or is probed.
     pub(crate) fn give_up(&mut self, gateway: &GatewayName, now: Millis) {
         let Some(outbox) = self.0.get_mut(gateway) else {
             return;
@@ -270,7 +270,7 @@ impl Outboxes {
         };
     }
 
-    /// The gateway has sent a request, so it is not given up any more.
+    /// Handles a request of the gateway: it is no longer given up.
     pub(crate) fn active(&mut self, gateway: &GatewayName) {
         if let Some(outbox) = self.0.get_mut(gateway) {
             outbox.given_up = None;
@@ -285,7 +285,7 @@ impl Outboxes {
             .min()
     }
 
-    /// Starts the probes of gateways that were given up whose time has come.
+    /// Starts the probes that are due, of gateways that were given up.
     pub(crate) fn probe(&mut self, now: Millis) {
         let outboxes = self.0.values_mut();
         for given_up in outboxes.filter_map(|outbox| outbox.given_up.as_mut()) {
@@ -312,8 +312,8 @@ impl GatewayOutbox {
             let (text, after) = rest.split_at_checked(item.bytes()).unwrap_or((rest, ""));
             rest = after;
             match &item {
-                Item::All { .. } | Item::One { at: Some(_), .. } => continue,
-                Item::One { to, .. } if self.texts.len() + text.len() > MAX_WAITING / 2 => {
+                Item::Broadcast { .. } | Item::Unicast { at: Some(_), .. } => continue,
+                Item::Unicast { to, .. } if self.texts.len() + text.len() > MAX_WAITING / 2 => {
                     unanswered.insert(to.clone());
                     continue;
                 }
@@ -323,7 +323,7 @@ impl GatewayOutbox {
             kept.push(item);
         }
         kept.retain(|item| match item {
-            Item::In { to, .. } => !unanswered.contains(to),
+            Item::Subscribed { to, .. } => !unanswered.contains(to),
             _ => true,
         });
         self.items = kept;
@@ -345,14 +345,14 @@ mod tests {
     }
 
     fn joined(to: &ConnectionId) -> Item {
-        Item::In {
+        Item::Subscribed {
             to: to.clone(),
             after: 0,
         }
     }
 
     fn text(outboxes: &mut Outboxes, to: &ConnectionId, text: &str, at: Option<u64>) {
-        let item = Item::One {
+        let item = Item::Unicast {
             to: to.clone(),
             bytes: text.len(),
             after: None,
@@ -381,28 +381,28 @@ mod tests {
         outboxes.queue(&gateway(), joined(&one), "");
         text(&mut outboxes, &one, "answer", None);
         let large = "x".repeat(MAX_WAITING);
-        let all = Item::All {
+        let all = Item::Broadcast {
             bytes: large.len(),
             not: Vec::new(),
             after: 0,
             at: 1,
         };
         outboxes.queue(&gateway(), all, &large);
-        outboxes.queue(&gateway(), Item::Out { to: other.clone() }, "");
+        outboxes.queue(&gateway(), Item::Unsubscribed { to: other.clone() }, "");
         assert_eq!(outboxes.shed(), [gateway()]);
         assert!(outboxes.shed().is_empty(), "once");
         let kept = [
-            Item::In {
+            Item::Subscribed {
                 to: one.clone(),
                 after: 0,
             },
-            Item::One {
+            Item::Unicast {
                 to: one,
                 bytes: "answer".len(),
                 after: None,
                 at: None,
             },
-            Item::Out { to: other },
+            Item::Unsubscribed { to: other },
         ];
         assert_eq!(items(&mut outboxes), kept);
     }
@@ -416,14 +416,14 @@ mod tests {
         outboxes.shed();
         outboxes.queue(
             &gateway(),
-            Item::Is {
+            Item::Probe {
                 to: to.clone(),
                 at: 1,
             },
             "",
         );
         // The gateway answers the join by an error when it is probed.
-        assert_eq!(items(&mut outboxes), [Item::Is { to, at: 1 }]);
+        assert_eq!(items(&mut outboxes), [Item::Probe { to, at: 1 }]);
     }
 
     #[test]
@@ -439,8 +439,8 @@ mod tests {
         outboxes.active(&gateway());
         assert_eq!(outboxes.start(), [gateway()]);
         assert_eq!(items(&mut outboxes)[0], lost);
-        // If that delivery fails too, nothing is lost, and the gateway is not given up at
-        // once.
+        // If this delivery fails as well, no item is lost, and the gateway is not given up
+        // immediately.
         assert_eq!(outboxes.unreachable(&gateway()), Some(BACKOFF[0]));
         assert_eq!(items(&mut outboxes)[0], lost);
     }
@@ -514,7 +514,7 @@ mod tests {
         let to = connection("c:1");
         outboxes.queue(
             &gateway(),
-            Item::Out {
+            Item::Unsubscribed {
                 to: connection("d:1"),
             },
             "",
@@ -525,15 +525,15 @@ mod tests {
         text(&mut outboxes, &to, "answer", None);
         outboxes.queue(
             &gateway(),
-            Item::Is {
+            Item::Probe {
                 to: to.clone(),
                 at: 1,
             },
             "",
         );
-        let out = Item::Out {
+        let out = Item::Unsubscribed {
             to: connection("d:1"),
         };
-        assert_eq!(items(&mut outboxes), [out, Item::Is { to, at: 1 }]);
+        assert_eq!(items(&mut outboxes), [out, Item::Probe { to, at: 1 }]);
     }
 }

@@ -12,7 +12,8 @@ use roomcast_proto::id::{ConnectionId, Epoch, GatewayName, UserId};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 
-/// An effect that the host carries out. The crate documentation says how.
+/// An effect that the host carries out. The crate documentation describes the steps for
+/// each.
 #[derive(Debug)]
 pub enum Output {
     /// Stores a change before any output after it is carried out.
@@ -55,7 +56,8 @@ pub enum Output {
         /// The connection.
         conn: ConnId,
     },
-    /// A connection at a gateway receives broadcasts from here on. For [`Room::route`] only.
+    /// A connection at a gateway receives broadcasts after this output. For [`Room::route`]
+    /// only.
     ///
     /// [`Room::route`]: crate::Room::route
     Subscribed {
@@ -86,7 +88,7 @@ pub enum Output {
         /// The answers as a JSON list.
         answers: String,
     },
-    /// Verifies the token of a `refreshToken`, at once or later. Then the host calls
+    /// Verifies the token of a `refreshToken`, immediately or later. Then the host calls
     /// [`Room::authenticated`](crate::Room::authenticated).
     Authenticate {
         /// The id of the connection.

@@ -1,9 +1,8 @@
 //! Presence: the roster, and the ephemeral events that wait to be sent together.
 //!
 //! Presence updates, typing indicators, receipts, joins and leaves wait longer than
-//! messages, because the number of frames that n users cause for n users grows with the
-//! square of n. Nothing of it is stored. After hibernation the roster is restored from the
-//! connections.
+//! messages, because n users cause n² frames if each event is sent alone. None of these
+//! events is stored. After hibernation the roster is restored from the connections.
 
 use crate::ephemeral::{EphemeralEvent, Except};
 use crate::roster::Roster;
@@ -11,16 +10,16 @@ use crate::timers::{Timer, TimerTable};
 use roomcast_proto::id::UserId;
 use roomcast_proto::time::Millis;
 
-/// Delay after which queued ephemeral events are sent: a millisecond for each connection,
-/// within these bounds. It keeps the number of frames linear.
+/// Bounds of the delay after which queued ephemeral events are sent. The delay is a
+/// millisecond for each connection, so that the number of frames grows linearly.
 const MIN_PRESENCE_FLUSH_DELAY: Millis = 50;
 const MAX_PRESENCE_FLUSH_DELAY: Millis = 1_000;
 
-/// Each join delays the flush by this much: while a thousand clients connect at once,
+/// Additional delay of the flush for each join. While a thousand clients connect,
 /// accepting them is more important.
 const JOIN_BURST_DELAY: Millis = 2;
 
-/// The longest delay of a flush, with all joins.
+/// The longest delay of a flush, including the delays for joins.
 const MAX_JOIN_BURST_DELAY: Millis = 4_000;
 
 /// The roster and the queue of ephemeral events.
@@ -28,8 +27,7 @@ const MAX_JOIN_BURST_DELAY: Millis = 4_000;
 pub(crate) struct PresenceTracker {
     pub(crate) roster: Roster,
     queue: Vec<EphemeralEvent>,
-    /// The time at which the flush takes place at the latest. Valid while
-    /// [`Timer::PresenceFlush`] is set.
+    /// The latest time of the flush. Valid while [`Timer::PresenceFlush`] is set.
     flush_by: Millis,
 }
 

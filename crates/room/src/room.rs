@@ -38,10 +38,10 @@ use std::rc::Rc;
 ///
 /// - Inputs take the current time and a list to which they append [`Output`]s. The host
 ///   carries the outputs out in order, each after [`Room::route`].
-/// - Scheduling tells the host what to do and when: [`Room::timer_at`], [`Room::alarm_at`],
-///   [`Room::waiting`], [`Room::load`], [`Room::start_deliveries`],
+/// - Scheduling, with the next calls of the host and their times: [`Room::timer_at`],
+///   [`Room::alarm_at`], [`Room::waiting`], [`Room::load`], [`Room::start_deliveries`],
 ///   [`Room::retention_cutoff`].
-/// - Results of what the host has done: [`Room::sent`], [`Room::page_sent`],
+/// - Results of outputs and other work of the host: [`Room::sent`], [`Room::page_sent`],
 ///   [`Room::authenticated`], [`Room::log_read`], [`Room::delivery_acknowledged`] and others.
 /// - Queries about the state, such as [`Room::bounds`] and [`Room::attachment`].
 ///
@@ -130,7 +130,8 @@ impl Room {
         self.batch.waiting()
     }
 
-    /// Returns what decides when the batch ends.
+    /// Returns the state that determines when the batch ends, for
+    /// [`Batcher`](crate::batcher::Batcher).
     pub fn load(&self) -> Load {
         Load {
             waiting: self.batch.waiting(),
@@ -139,17 +140,17 @@ impl Room {
         }
     }
 
-    /// Returns the time at which the host must call [`Room::flush`], by a timer: the time
-    /// is near.
+    /// Returns the time at which the host must call [`Room::flush`]. The time is near, so the
+    /// host sets a timer.
     pub fn timer_at(&self) -> Option<Millis> {
         self.timers.next_short()
     }
 
-    /// Returns the time at which the host must call [`Room::handle_alarm`], by an alarm, so
-    /// that the room can hibernate until then.
+    /// Returns the time at which the host must call [`Room::handle_alarm`]. The host sets an
+    /// alarm, so that the room can hibernate until then.
     pub fn alarm_at(&self) -> Option<Millis> {
-        // The time of the next probe depends on what waits in the outboxes, which changes
-        // often. So it is computed here instead of being kept in the table.
+        // The time of the next probe depends on the items in the outboxes, which change
+        // often. So it is computed here and not kept in the table of timers.
         let times = [self.timers.next_long(), self.gateways.probe_at()];
         times.into_iter().flatten().min()
     }

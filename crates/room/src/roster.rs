@@ -56,9 +56,9 @@ pub(crate) struct Roster {
 /// The consequences of a closed connection for its user.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Departure {
-    /// It was the last connection of the user.
+    /// `true` if it was the last connection of the user.
     pub(crate) was_last: bool,
-    /// The typing indicator of the user has ended with it.
+    /// `true` if this has ended the typing indicator of the user.
     pub(crate) was_typing: bool,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Departure {
 pub(crate) struct Removed {
     /// The connections of the user.
     pub(crate) connections: Vec<ConnId>,
-    /// The user was shown as typing.
+    /// `true` if the user was shown as typing.
     pub(crate) was_typing: bool,
 }
 
@@ -82,11 +82,11 @@ pub(crate) struct StatusChange {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Expired {
     pub(crate) ended: Vec<Ended>,
-    /// The time of the next end.
+    /// The time at which the next one of these states ends.
     pub(crate) next: Option<Millis>,
 }
 
-/// A state that ended because its time is over.
+/// A state that has ended because its time is over.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     Typing(UserId),
@@ -107,7 +107,7 @@ impl Roster {
         presence.flat_map(|presence| presence.connections.iter().map(|one| one.conn))
     }
 
-    /// Returns the number of users with a connection. Their status does not matter.
+    /// Returns the number of users with a connection, whatever their status.
     pub(crate) fn connected_users(&self) -> usize {
         let users = self.users.values();
         users
@@ -115,7 +115,7 @@ impl Roster {
             .count()
     }
 
-    /// A connection has joined. Ends a grace period.
+    /// Adds a connection that has joined. Ends a grace period.
     pub(crate) fn join(&mut self, user: &UserId, conn: ConnId, status: Status) {
         let presence = self.users.entry(user.clone()).or_default();
         presence.add(conn, status);
@@ -140,8 +140,8 @@ impl Roster {
         }
     }
 
-    /// A connection was closed. If it was the last one of the user, the typing indicator
-    /// ends and a grace period begins.
+    /// Removes a closed connection. If it was the last one of the user, ends the typing
+    /// indicator and begins a grace period.
     pub(crate) fn leave(&mut self, user: &UserId, conn: ConnId, grace_until: Millis) -> Departure {
         let Some(presence) = self.users.get_mut(user) else {
             return Departure::default();
@@ -179,7 +179,7 @@ impl Roster {
         was != until.is_some()
     }
 
-    /// Ends typing indicators and grace periods whose time is over.
+    /// Ends typing indicators and grace periods with a time up to `now`.
     pub(crate) fn expire(&mut self, now: Millis) -> Expired {
         let mut ended = Vec::new();
         let mut next = None;
@@ -200,8 +200,7 @@ impl Roster {
         !self.changed.is_empty()
     }
 
-    /// Returns the statuses that differ from the announced ones. They count as announced from
-    /// now on.
+    /// Returns the statuses that differ from the announced ones. Marks them as announced.
     pub(crate) fn take_changes(&mut self) -> Vec<StatusChange> {
         let mut changes = Vec::new();
         for user in std::mem::take(&mut self.changed) {
@@ -224,7 +223,7 @@ impl Roster {
     }
 }
 
-/// Clears a deadline and returns `true` if it is over. Otherwise `next` is at most the
+/// Clears a deadline that is over and returns `true`. Otherwise lowers `next` to the
 /// deadline.
 fn has_ended(until: &mut Option<Millis>, now: Millis, next: &mut Option<Millis>) -> bool {
     match *until {

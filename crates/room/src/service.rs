@@ -77,7 +77,7 @@ pub enum PublishResult {
 pub enum Served {
     /// With this JSON.
     Now(String),
-    /// With this JSON. The request has created something.
+    /// With this JSON and the status 201: the request has created a resource.
     Created(String),
     /// By an [`Output::Reply`](crate::Output::Reply) when the batch is stored.
     Later,

@@ -23,8 +23,8 @@ pub struct Snapshot {
 }
 
 /// Reads the events that were stored at or after a time. The room calls it once, with the
-/// first send that has a message id of the sender: most restarts do not need the events of
-/// the last ten minutes.
+/// first send that has a message id of the sender. It is not called at every restart,
+/// because most restarts do not need these events.
 pub type ReadRecent = Box<dyn Fn(Millis) -> Result<Vec<StoredText>, ReadFailed>>;
 
 /// Storage could not be read. The host has logged the reason.

@@ -1,10 +1,10 @@
-//! How many cases a model test runs.
+//! The number of cases of a model test.
 
 use proptest::prelude::ProptestConfig;
 use proptest::test_runner::RngSeed;
 
-/// Returns the same `cases` cases in every run, or as many random ones as the variable
-/// of the environment says.
+/// Returns a configuration with the same `cases` cases in every run. If the environment
+/// variable is set, it is the number of random cases.
 pub(crate) fn cases(variable: &str, cases: u32) -> ProptestConfig {
     let more = std::env::var(variable).ok();
     let (cases, rng_seed) = match more.and_then(|cases| cases.parse().ok()) {

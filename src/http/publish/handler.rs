@@ -11,8 +11,9 @@ use roomcast_proto::error::{Error, Result};
 use roomcast_proto::id::RoomName;
 use roomcast_room::service::{Publication, Request as ServiceRequest};
 
-/// Maximum number of requests to rooms in progress. The platform's limit of open connections per
-/// request: <https://developers.cloudflare.com/workers/platform/limits/#simultaneous-open-connections>.
+/// Maximum number of concurrent requests to rooms: the platform's limit of open connections per
+/// request,
+/// <https://developers.cloudflare.com/workers/platform/limits/#simultaneous-open-connections>.
 const MAX_CALLS: usize = 6;
 
 impl Handler<'_> {
@@ -68,7 +69,7 @@ impl Handler<'_> {
                         Some((_, publications)) => publications.push((index, publication)),
                         None => rooms.push((room, vec![(index, publication)])),
                     }
-                    // Replaced by the answer of the room.
+                    // A placeholder, which the answer of the room replaces.
                     results.push(Err(Error::internal()));
                 }
                 Err(error) => results.push(Err(error)),
@@ -108,7 +109,7 @@ impl Handler<'_> {
         room: &str,
         request: &ServiceRequest,
     ) -> Result<Vec<Result<String>>> {
-        // The cause is logged where the problem is made.
+        // The cause was logged when the problem was created.
         let logged = |_| Error::internal();
         let response = self.call_room(room, request).await.map_err(logged)?;
         let (status, body) = read(&response)

@@ -25,8 +25,8 @@ pub struct AddressedPublication {
 pub enum PublishRequest {
     /// One message.
     One(AddressedPublication),
-    /// The list `messages`. Each message is answered by itself, so an invalid one does not
-    /// concern the others.
+    /// The list `messages`. Each message has its own result, so an invalid message does not
+    /// affect the others.
     Many(Vec<Result<AddressedPublication>>),
 }
 
@@ -72,8 +72,8 @@ fn message(object: &RawObject<'_>) -> Result<AddressedPublication> {
     };
     let event = object.required("event", PUBLISHED_EVENT)?;
     let data = object.required_raw("data")?.to_owned();
-    // Clients read the fields of a message, so its data must have fields. The text of a
-    // `RawValue` begins without white space.
+    // Clients read fields of a message's data, so it must be an object. The text of a `RawValue`
+    // has no leading white space.
     if event == NEW_MESSAGE && !data.get().starts_with('{') {
         let expected = "an object if `event` is `newMessage`";
         return Err(Error::bad_field("data", expected));

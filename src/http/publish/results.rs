@@ -10,8 +10,8 @@ use roomcast_room::service::PublishResult;
 ///
 /// # Errors
 ///
-/// Fails if the answer is not a list of [`PublishResult`], as that of a room of another version
-/// may be during a deploy.
+/// Fails if the answer is not a list of [`PublishResult`]. This can happen during a deploy, if
+/// the room runs another version.
 pub fn read_results(json: &str) -> serde_json::Result<Vec<Result<String>>> {
     let results: Vec<PublishResult> = serde_json::from_str(json)?;
     Ok(results

@@ -4,7 +4,7 @@ use super::GatewayObject;
 use crate::runtime::Result;
 use crate::runtime::body::read_body;
 use crate::runtime::log::log_error;
-use crate::runtime::rpc::gateways::ConnectRequest;
+use crate::runtime::rpc::gateways::ClientRequest;
 use crate::runtime::rpc::refuse;
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket};
 use futures_channel::oneshot;
@@ -25,17 +25,17 @@ impl GatewayObject {
     pub(super) async fn accept(
         self: &Rc<Self>,
         name: String,
-        connect: ConnectRequest,
+        connect: ClientRequest,
         request: Request,
     ) -> Result<Response> {
-        let ConnectRequest { client, ask } = connect;
+        let ClientRequest { client, ask } = connect;
         if matches!(ask, None | Some(Ask::Open | Ask::WebSocket { sid: None })) {
             let admitted = self.with_active(Some(name.clone()), |active, _| {
                 // The registry delivers revocations only to registered gateways.
                 if active.config.auth.revoked.is_on() {
                     active.registration.cover(Millis::MAX, active.began);
                 }
-                // The gateway may have revocations that the Worker does not have yet.
+                // The gateway may know revocations that the Worker has not fetched yet.
                 if let Some(identity) = &client.identity
                     && active.config.auth.is_revoked(identity, active.began)
                 {
@@ -88,7 +88,7 @@ impl GatewayObject {
                     Polled::Now(answer) => answer,
                     Polled::Later(poll) => {
                         let _watch = self.watch(&request, poll);
-                        // Cancelled only if the session ends.
+                        // The sender is dropped only if the session ends.
                         receiver
                             .await
                             .unwrap_or_else(|_| Answer::error(HandshakeError::UnknownSid))
@@ -101,8 +101,8 @@ impl GatewayObject {
             .fixed(answer.body.into_bytes()))
     }
 
-    /// Cancels a polling request when the client aborts it. The closure must be kept until
-    /// then.
+    /// Cancels a polling request when the client aborts it. The caller must keep the
+    /// closure until the request ends.
     fn watch(self: &Rc<Self>, request: &Request, poll: PollId) -> Closure<dyn FnMut()> {
         let object = Rc::downgrade(self);
         let aborted = Closure::new(move || {

@@ -1,7 +1,7 @@
 //! Attachments of sockets.
 
-/// Maximum length of an attachment in characters. Each may take two of the 16,384 bytes that
-/// the platform allows.
+/// Maximum length of an attachment in characters. The platform allows 16,384 bytes, and a
+/// character can take two of them.
 pub(super) const MAX_ATTACHMENT: usize = 8_000;
 
 /// The text that is attached to a socket.

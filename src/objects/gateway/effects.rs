@@ -56,7 +56,7 @@ impl ActiveGateway {
             Output::Attach { socket, record } => self.attach(socket, &record)?,
             Output::Answer { poll, answer } => {
                 if let Some(poll) = self.polls.remove(&poll) {
-                    // Fails only if the client has gone.
+                    // Fails only if the client has disconnected.
                     let _ = poll.send(answer);
                 }
             }
@@ -121,7 +121,8 @@ impl ActiveGateway {
         }
     }
 
-    /// Tells the core that a frame of `bytes` bytes was sent, or that its socket has closed.
+    /// Reports to the core that a frame of `bytes` bytes was sent, or that the socket has
+    /// closed.
     fn sent(&mut self, state: &State, socket: SocketId, is_sent: bool, bytes: usize) {
         if !is_sent {
             // The socket has closed, and its close event follows.

@@ -41,7 +41,8 @@ impl GatewayObject {
         })
     }
 
-    /// Takes what a gateway has stored under the `pid`. The gateway can be this one.
+    /// Removes the value that a gateway has stored under the `pid`, and returns it. The
+    /// gateway can be this one.
     async fn find_at(
         self: &Rc<Self>,
         name: &str,
@@ -59,7 +60,7 @@ impl GatewayObject {
         Ok((!saved.is_empty()).then(|| SavedClient::parse(saved)))
     }
 
-    /// Handles the request of another gateway, to which the record belongs from now on.
+    /// Handles the request of another gateway. The record then belongs to that gateway.
     pub(super) fn handle_find(
         self: &Rc<Self>,
         name: String,
@@ -72,8 +73,9 @@ impl GatewayObject {
 }
 
 impl ActiveGateway {
-    /// Takes what is stored under a `pid` out of storage. Closes the client if it is still
-    /// connected. If the client moves to another gateway, its home stores the name of that.
+    /// Removes the value that is stored under a `pid`, and returns it. Closes the client's
+    /// connection if it is open. If the client moves to another gateway, its home stores the
+    /// name of that gateway.
     fn take_saved(&mut self, state: &State, find: &FindRequest) -> Option<SavedClient> {
         let gateway = &mut self.gateway;
         gateway.evict(&find.pid, &find.user);

@@ -32,7 +32,7 @@ use crate::runtime::alarm_clock::AlarmClock;
 use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::host::{Host, JsResult, promise_response};
-use crate::runtime::rpc::gateways::{ConnectRequest, FindRequest};
+use crate::runtime::rpc::gateways::{ClientRequest, FindRequest};
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket, Sockets};
 use futures_channel::oneshot;
 use js_sys::{Map, Promise, Uint8Array};
@@ -68,9 +68,10 @@ struct ActiveGateway {
     sockets: Sockets<SocketId>,
     /// Polling requests that wait for a message.
     polls: HashMap<PollId, oneshot::Sender<Answer>>,
-    /// The sockets are hibernatable, because the gateway can sleep between pings. Otherwise
-    /// hibernatable sockets have no advantage, and workerd 1.20261117 ends the connection of a
-    /// hibernatable socket late if the object closes it before the client has sent anything.
+    /// `true` if the sockets are hibernatable, because the gateway can hibernate between
+    /// pings. Otherwise hibernatable sockets have no advantage, and workerd 1.20261117 delays
+    /// the end of a hibernatable socket that the object closes before the client has sent a
+    /// frame.
     hibernates: bool,
     clock: AlarmClock,
     registration: Registration,
@@ -149,7 +150,7 @@ async fn handle(object: Rc<GatewayObject>, mut request: Request) -> Result<Respo
         return object.revoke(name, &delta);
     }
     let connect = headers.get(headers::GATEWAY_CONNECT)?.unwrap_or_default();
-    let connect: ConnectRequest = serde_json::from_str(&connect)?;
+    let connect: ClientRequest = serde_json::from_str(&connect)?;
     object.accept(name, connect, request).await
 }
 
@@ -157,7 +158,7 @@ impl GatewayObject {
     /// Handles a frame of a socket.
     fn receive(self: &Rc<Self>, socket: &Socket, message: &JsValue) -> Result<()> {
         if socket.key::<SocketId>().is_none() && self.host.is_active() {
-            // The gateway has closed the socket, and the client still sends.
+            // The gateway has closed the socket, but the client still sends.
             return Ok(());
         }
         self.with_active(None, |active, _| {

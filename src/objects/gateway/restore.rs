@@ -37,8 +37,8 @@ impl Active for ActiveGateway {
         let config = settings::of_object(env)?;
         let (store, name) =
             ClientStore::open(&state.storage(), || name.or_else(|| state.id().name()))?;
-        // Native clients ping. Clients of Engine.IO are pinged; if that is so frequent that it
-        // needs a timer, the gateway cannot hibernate.
+        // Native clients send the pings. Clients of Engine.IO receive them; if the interval is
+        // so short that a timer is needed, the gateway cannot hibernate.
         let kind = GatewayKind::of(&name);
         let engine = EngineServer::new(name.clone(), config.gateway.clone(), fresh_id);
         let hibernates = kind == GatewayKind::Native || engine.pings_by_alarm();
@@ -90,7 +90,7 @@ impl Active for ActiveGateway {
             let key = record.and_then(|record| active.gateway.restore_socket(&record, began));
             match key {
                 Some(key) => active.sockets.add(key, socket),
-                // The socket was about to become the socket of a session.
+                // The socket is the candidate of an upgrade, which has no record.
                 None => {
                     socket.close_with(Disconnect::Failed.code(), Disconnect::Failed.reason());
                 }
@@ -110,8 +110,8 @@ impl Active for ActiveGateway {
                         positions.insert(PositionKey::parse(&key), at as u64);
                     }
                 });
-                // The gateway may hibernate before the next delivery. The positions of lagging
-                // clients are only for this restore.
+                // Stored, because the gateway may hibernate before the next delivery. The
+                // positions of lagging clients are used only by this restore.
                 for (key, at) in &positions {
                     if let PositionKey::Room(room) = key {
                         active.store.set_position(room, *at)?;

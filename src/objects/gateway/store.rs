@@ -63,7 +63,7 @@ impl ClientStore {
         Ok(rows.iter().map(|row| text(row, 0)).collect())
     }
 
-    /// Stores the record of a client. `gone`: the time at which it disconnected.
+    /// Stores the record of a client. `gone` is the time at which the client disconnected.
     pub(super) fn save(
         &mut self,
         id: &str,

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use worker::{Error, Response, ResponseBuilder, State};
 
 impl GatewayObject {
-    /// Fetches what the check of a token requires, and continues.
+    /// Fetches the keys and revocations that a token check requires, then authenticates.
     pub(super) async fn prepare(self: &Rc<Self>, request: Authentication) -> Result<()> {
         let Credentials::Token(token) = &request.credentials else {
             return Ok(());

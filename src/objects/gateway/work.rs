@@ -21,7 +21,7 @@ pub(super) enum Work {
         pid: String,
         user: UserId,
     },
-    /// Fetch what a token check requires.
+    /// Fetch the keys and revocations that a token check requires.
     Authenticate(Authentication),
 }
 
@@ -86,7 +86,7 @@ impl GatewayObject {
 }
 
 impl ActiveGateway {
-    /// Carries out the outputs of an event. Returns what it has caused.
+    /// Carries out the outputs of an event. Returns the work that the event has caused.
     #[inline(never)]
     fn finish_event(&mut self, state: &State) -> Caused {
         self.drain_events(state);
@@ -105,12 +105,12 @@ impl ActiveGateway {
                 let (timer, alarm) = (gateway.timer_at(now), gateway.alarm_at(now));
                 self.clock.schedule(timer, alarm)
             }
-            // An alarm costs a row and has no advantage here.
+            // The gateway cannot hibernate, so an alarm, which costs a row, has no advantage.
             false => self.clock.schedule(gateway.deadline(), None),
         }
     }
 
-    /// Does everything that is due.
+    /// Handles all deadlines that have passed.
     pub(super) fn advance(&mut self, state: &State) {
         let sockets = &self.sockets;
         let last_ping = |socket: SocketId| last_ping(state, sockets.get(socket)?);

@@ -18,19 +18,19 @@ impl RoomObject {
     pub(super) fn accept(
         self: &Rc<Self>,
         name: Option<String>,
-        hello: ConnectRequest,
+        connect: ConnectRequest,
     ) -> Result<web_sys::Response> {
         let response = self.host.with_active(name, |active, state| {
             active.apply_retention();
             let now = now();
-            // The room may have revocations that the Worker does not have yet.
+            // The room may know revocations that the Worker has not fetched yet.
             let revoked = &active.config.auth.revoked;
-            let admitted = match revoked.covers(&hello.user, &hello.token, now) {
+            let admitted = match revoked.covers(&connect.user, &connect.token, now) {
                 true => Err(ClientError::unauthorized("the token was revoked")),
-                false => active.room.admit(&hello, now),
+                false => active.room.admit(&connect, now),
             };
             if let Err(error) = admitted {
-                active.log(LogRecord::rejected(&error).user(&hello.user));
+                active.log(LogRecord::rejected(&error).user(&connect.user));
                 return Ok(refuse(&error)?.into());
             }
             let pair = WebSocketPair::new()?;
@@ -39,7 +39,7 @@ impl RoomObject {
                 .accept_websocket(pair.server.as_ref())
                 .map_err(Error::from)?;
             let mut out = Vec::new();
-            let conn = active.room.connect(hello, now, &mut out);
+            let conn = active.room.connect(connect, now, &mut out);
             let socket = pair.server.as_ref().clone().unchecked_into();
             active.sockets.add(conn, socket);
             active.run(state, out);

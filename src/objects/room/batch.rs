@@ -1,5 +1,5 @@
-//! The end of a batch. [`roomcast_room::batcher`] decides when a batch ends; this file tells
-//! it about inputs and turns of the event loop.
+//! The end of a batch. [`roomcast_room::batcher`] decides when a batch ends; this file
+//! passes inputs and turns of the event loop to it.
 
 use super::{ActiveRoom, RoomObject};
 use crate::runtime::Result;
@@ -18,8 +18,8 @@ extern "C" {
 }
 
 impl RoomObject {
-    /// Called after each input. Ends the batch or waits for the next turn of the event loop,
-    /// and starts the work that follows the event.
+    /// Ends the batch or waits for the next turn of the event loop, and starts the work that
+    /// the event has caused. Called after each input.
     pub(super) fn continue_batch(self: &Rc<Self>) -> Result<()> {
         let await_turn = self.host.with_active(None, |active, state| {
             if active.batcher.input(active.room.load(), active.began) {
@@ -78,16 +78,16 @@ impl ActiveRoom {
         }
     }
 
-    /// Ends the batch and does everything that is due in the room.
+    /// Ends the batch and handles the timers of the room that are due.
     pub(super) fn advance(&mut self, state: &State) {
         let mut out = Vec::new();
         self.room.flush(now(), &mut out);
-        failpoint::panics(Point::Tick);
+        failpoint::panics(Point::Flush);
         self.run(state, out);
     }
 
-    /// Tells the room which events have exceeded the maximum age, so that it does not send
-    /// them any more.
+    /// Informs the room which events have exceeded the maximum age, so that it no longer
+    /// sends them.
     pub(super) fn apply_retention(&mut self) {
         if let Some(limit) = self.room.retention_cutoff(now()) {
             match self.store.expired(limit) {

@@ -43,8 +43,7 @@ impl ActiveRoom {
         }
     }
 
-    /// Sends a batch: first the frames of connections that receive something else than the
-    /// shared frame, then the shared frame.
+    /// Sends a batch: first the custom frames, then the shared frame.
     pub(super) fn deliver(
         &mut self,
         state: &State,

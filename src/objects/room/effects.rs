@@ -60,7 +60,8 @@ impl ActiveRoom {
                     self.pages.push(PageRequest { conn, id, query });
                 }
                 Output::Attach { conn } => self.attach(conn),
-                // Only for connections at gateways, for which `route` has handled it.
+                // These are only for connections at gateways, and `Room::route` has handled
+                // them.
                 Output::Subscribed { .. }
                 | Output::CatchUp { .. }
                 | Output::Unsubscribed { .. } => {}
@@ -87,9 +88,9 @@ impl ActiveRoom {
         }
     }
 
-    /// Handles a failure of storage. Nothing that waited for the change has happened. Answers
-    /// `internal` to every sender that waits, and carries out the closes. The host drops the
-    /// memory after the event.
+    /// Handles a failure of storage. No output after the failed change was carried out.
+    /// Answers all waiting senders with `internal` and carries out only the closes among the
+    /// remaining outputs. The host drops the memory after the event.
     fn fail(&mut self, rest: impl Iterator<Item = Output>) {
         for output in rest {
             match output {
@@ -102,7 +103,7 @@ impl ActiveRoom {
                         if let Some(Output::Send { conn, frame }) = self.room.route(answer)
                             && let Some(socket) = self.sockets.get(conn)
                         {
-                            // Fails only if the client has gone.
+                            // Fails only if the client has disconnected.
                             let _ = socket.send_string(&JsString::from(frame.as_str()));
                         }
                     }

@@ -1,9 +1,9 @@
 //! The Durable Object of a room.
 //!
 //! An event of the runtime becomes an input of [`roomcast_room::Room`], and the object carries
-//! out the outputs in order. Everything after a change that must be stored waits for it. If
-//! storing fails, the object answers `internal` to every sender that waits, drops its memory,
-//! and restores it from storage with the next event.
+//! out the outputs in order. An output after a change is carried out only when the change is
+//! stored. If storing fails, the object answers all waiting senders with `internal` and drops
+//! its memory. The next event restores the memory from storage.
 //!
 //! | file | contents |
 //! | --- | --- |
@@ -69,8 +69,8 @@ pub struct Room {
 /// The object, which its timers and requests share.
 struct RoomObject {
     host: Host<ActiveRoom>,
-    /// Called with the next turn of the event loop. Created once, because that costs more
-    /// than a call.
+    /// The callback for the next turn of the event loop. Created once, because its creation
+    /// costs more than a call.
     turn: OnceCell<Closure<dyn FnMut()>>,
 }
 
@@ -92,7 +92,7 @@ struct ActiveRoom {
     pending_tokens: Vec<PendingToken>,
     /// The time at which the current event began.
     began: Millis,
-    /// Storing has failed, so the memory may differ from storage.
+    /// `true` if storing has failed, so that the memory may differ from storage.
     storage_failed: bool,
 }
 
@@ -114,9 +114,9 @@ impl Room {
     pub fn fetch(&self, request: web_sys::Request) -> JsResult<JsValue> {
         let headers = request.headers();
         let name = headers.get(headers::ROOM)?;
-        if let Some(hello) = headers.get(headers::CONNECT)? {
-            let hello: ConnectRequest = serde_json::from_str(&hello).map_err(Error::from)?;
-            return Ok(self.object.accept(name, hello)?.into());
+        if let Some(connect) = headers.get(headers::CONNECT)? {
+            let connect: ConnectRequest = serde_json::from_str(&connect).map_err(Error::from)?;
+            return Ok(self.object.accept(name, connect)?.into());
         }
         let is_notice = headers.has(headers::REVOKED)?;
         let is_of_gateway = headers.has(headers::LINK)?;
@@ -165,7 +165,7 @@ impl Room {
         })?;
         match received {
             Some(()) => Ok(self.object.continue_batch()?),
-            // The room has closed the socket, and the client still sends.
+            // The room has closed the socket, but the client still sends.
             None => Ok(()),
         }
     }

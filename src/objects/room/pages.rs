@@ -1,7 +1,7 @@
 //! Answers to `sync` and `history` that are read from the log.
 //!
-//! Reading one page takes about as long as a hundred messages, so the room answers one page
-//! for each turn of the event loop.
+//! Reading a page takes about as long as handling a hundred messages, so the room answers
+//! one page in each turn of the event loop.
 
 use super::ActiveRoom;
 use js_sys::JsString;

@@ -11,11 +11,11 @@ use roomcast_room::{ConnId, SeqRange};
 use std::rc::Rc;
 use worker::{Error, State};
 
-/// Minimum length of a frame of a replay, in UTF-16 units. Long, because each frame has a
-/// cost, but far below the limits of WebSocket libraries.
+/// Minimum length of a frame of a replay, in UTF-16 units. Long frames reduce the cost per
+/// frame. The length is far below the frame limits of WebSocket libraries.
 const REPLAY_FRAME: u32 = 256 * 1024;
 
-/// The last replay. After an outage all connections request the same events.
+/// The last replay. Kept because after an outage all connections request the same events.
 #[derive(Default)]
 pub(super) struct ReplayCache(Option<Replay>);
 

@@ -22,7 +22,8 @@ use roomcast_room::batcher::Batcher;
 use worker::{Env, State, WebSocketRequestResponsePair};
 
 impl Active for ActiveRoom {
-    /// The outboxes of gateways contain only what is stored already.
+    /// The outboxes of gateways survive a failure of storage, because everything in them was
+    /// stored before.
     type Carried = Option<Outboxes>;
 
     fn restore(
@@ -67,7 +68,8 @@ impl Active for ActiveRoom {
                     let conn = active.room.restore_connection(attachment, began);
                     active.sockets.add(conn, socket);
                 }
-                // The socket was accepted in the event in which storing failed.
+                // The socket was accepted in the event with the failure, so it has no
+                // attachment.
                 None => {
                     socket.close_with(Disconnect::Failed.code(), Disconnect::Failed.reason());
                 }
@@ -79,8 +81,8 @@ impl Active for ActiveRoom {
         for (gateway, subscriber) in subscribers {
             active.room.restore_subscriber(&gateway, subscriber, began);
         }
-        // After hibernation the sockets have received every event. After a panic some may lack
-        // the last batch.
+        // After hibernation all sockets have received every event. After a panic some sockets
+        // may lack the last batch.
         let head = active.room.bounds().head;
         let delivered = object_state(state).delivered().as_f64();
         object_state(state).set_delivered(&(head as f64).into());

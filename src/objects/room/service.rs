@@ -15,7 +15,7 @@ use worker::{Request, Response, ResponseBuilder};
 /// The answer to a request: JSON, or an error.
 type Answer = Result<String, ClientError>;
 
-/// Requests whose answer is not known before their batch is stored.
+/// Requests that are answered when their batch is stored.
 #[derive(Default)]
 pub(super) struct PendingCalls {
     last: CallId,
@@ -39,7 +39,7 @@ impl PendingCalls {
     /// Answers a request.
     pub(super) fn answer(&mut self, call: CallId, json: String) {
         if let Some(sender) = self.waiting.remove(&call) {
-            // Fails only if the service has given up.
+            // Fails only if the service has aborted the request.
             let _ = sender.send(Ok(json));
         }
     }

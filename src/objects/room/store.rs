@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `log` | a batch: its first and last event, its time, and its events, one per line |
 //! | `members` | a member with its cursors as of the last checkpoint |
-//! | `cursors` | a journal entry: the members whose cursors moved together since then |
+//! | `cursors` | a row of the journal: the cursors of members that moved after that checkpoint and were stored together |
 //! | `subscribers` | a connection at a gateway: its attachment, or, when it has ended, the item that its gateway has not acknowledged yet |
 //!
 //! The table `meta` has the name of the room, the epoch of the log, and the registration with
@@ -89,7 +89,7 @@ impl Store {
     /// Reads the state of the room and its connections at gateways. `life` is the id of this
     /// restoration.
     pub(super) fn load(&self, life: String) -> Result<(Snapshot, Vec<Subscriber>)> {
-        // One statement, because each one has a cost of about the same as these rows.
+        // One statement, because a further one would cost about as much as these rows.
         let rows = self.db.query(
             "SELECT 0, user, joined, delivered, read, seen FROM members
              UNION ALL SELECT 1, moved, 0, 0, 0, 0 FROM cursors
@@ -131,8 +131,8 @@ impl Store {
         Ok((snapshot, subscribers))
     }
 
-    /// Returns the function that reads the log since a time. It reads from the end, because
-    /// there is no index by time.
+    /// Returns the function that reads the log since a time. It reads backwards from the end,
+    /// because there is no index by time.
     fn recent(&self) -> ReadRecent {
         let sql = self.db.sql().clone();
         Box::new(move |since| {
@@ -182,7 +182,7 @@ impl Store {
                 self.db.write("DELETE FROM cursors", &[])
             }
             Change::Trim { upto, before } => {
-                // The last row stays, although it is not sent any more. The log continues
+                // The last row stays, although it is no longer sent, because the log continues
                 // with the number after it.
                 self.db.write(
                     "DELETE FROM log WHERE last <= ? AND at < ?

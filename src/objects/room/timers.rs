@@ -14,7 +14,7 @@ use worker::State;
 /// Work that an event has caused.
 #[derive(Default)]
 struct BackgroundWork {
-    /// Gateways that get a delivery.
+    /// Gateways to which deliveries start.
     gateways: Vec<GatewayName>,
     /// The end of a registration to request.
     registration: Option<Millis>,

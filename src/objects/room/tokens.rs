@@ -64,7 +64,8 @@ impl RoomObject {
         self.continue_batch()
     }
 
-    /// Fetches what the check of a token requires, and continues the command.
+    /// Fetches the keys and revocations that the check of a token requires, then continues
+    /// the command.
     pub(super) async fn prepare(self: Rc<Self>, pending: PendingToken) -> Result<()> {
         let config = self
             .host

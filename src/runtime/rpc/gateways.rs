@@ -37,7 +37,7 @@ impl GatewayKind {
 
 /// A request of a client, as the Worker sends it to a gateway.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct ConnectRequest {
+pub(crate) struct ClientRequest {
     /// The client.
     #[serde(rename = "door")]
     pub client: ConnectInfo,

@@ -9,7 +9,7 @@
 //!
 //! The client functions and the types of the requests are here, so that no object imports
 //! another. Requests to rooms are types of the core: [`roomcast_room::service`] and
-//! [`roomcast_proto::link`]. [`headers`](super::headers) tell an object which request it is.
+//! [`roomcast_proto::link`]. The [`headers`](super::headers) identify the request.
 
 pub(crate) mod gateways;
 pub(crate) mod revocations;

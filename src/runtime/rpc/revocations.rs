@@ -34,7 +34,7 @@ pub(crate) enum RegistryRequest {
         /// The end of the revocation, in seconds since 1970.
         until: u64,
     },
-    /// The answer is the [`RevocationDelta`] after a number.
+    /// Return the revocations after a number. The answer is a [`RevocationDelta`].
     #[serde(rename = "News")]
     Delta {
         /// The number of the newest revocation that the sender has.
@@ -67,7 +67,7 @@ pub(crate) enum RegisteredObject {
 /// The answer of an object to a notice of revocations.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct NoticeAnswer {
-    /// The object still has sockets. If not, the registry removes it.
+    /// `true` if the object still has sockets. Otherwise the registry removes it.
     #[serde(rename = "here")]
     pub has_sockets: bool,
 }
@@ -111,7 +111,7 @@ pub(crate) async fn catch_up(env: &Env, revoked: &RevocationCache) -> Result<(),
     while let Some(step) = revoked.step(true, now()) {
         match step {
             RefreshStep::Wait => Delay::from(POLL_INTERVAL).await,
-            RefreshStep::Ask => {
+            RefreshStep::Fetch => {
                 let after = revoked.head();
                 match send::<RevocationDelta>(env, &RegistryRequest::Delta { after }).await {
                     Ok(delta) => revoked.caught_up(delta, now()),

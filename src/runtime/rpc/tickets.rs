@@ -20,7 +20,7 @@ pub(crate) enum TicketRequest {
         ticket: String,
         /// The time at which it expires.
         until: Millis,
-        /// The user to whom it is issued.
+        /// The identity to which it is issued.
         identity: Identity,
     },
     /// Delete a ticket. The answer is its identity, or empty if there is no such ticket.
@@ -49,12 +49,13 @@ pub(crate) async fn issue(env: &Env, identity: Identity) -> Result<(String, Mill
     Ok((ticket, until))
 }
 
-/// Redeems a ticket. Returns the identity to which it was issued. The ticket is used up.
+/// Redeems a ticket, which then cannot be used again. Returns the identity to which it was
+/// issued.
 ///
 /// # Errors
 ///
-/// Returns `unauthorized` if the ticket is not valid any more, and `internal` if the object
-/// fails.
+/// Returns `unauthorized` if the ticket is invalid, used or expired, and `internal` if the
+/// object fails.
 pub(crate) async fn redeem(env: &Env, ticket: &str) -> Result<Identity> {
     let refused = || ClientError::unauthorized("invalid, used or expired ticket");
     let shard = ticket::shard_of(ticket).ok_or_else(refused)?;

@@ -10,23 +10,24 @@ use std::collections::HashMap;
 /// refresh takes, a revoked token is rejected everywhere within 5 seconds (contract).
 pub const FRESH: Millis = 4 * SECOND;
 
-/// Time after a failed refresh before the next.
+/// Delay of the next refresh after a failed one.
 const RETRY_AFTER: Millis = SECOND;
 
-/// Time after the start of a refresh that never ended before the next.
+/// Time after which a refresh in progress counts as failed.
 const GIVEN_UP_AFTER: Millis = 5 * SECOND;
 
 /// The step that the host must take before a token can be checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefreshStep {
-    /// Request the revocations after [`RevocationCache::head`] and report the result by
+    /// Fetch the revocations after [`RevocationCache::head`] and report the result with
     /// [`RevocationCache::caught_up`] or [`RevocationCache::failed`].
-    Ask,
-    /// Wait a moment and ask again: another request is fetching the first copy.
+    Fetch,
+    /// Call [`RevocationCache::step`] again after a moment: another request is fetching the
+    /// first copy.
     Wait,
 }
 
-/// The revoked tokens, as far as an isolate knows them.
+/// An isolate's copy of the revocation list.
 #[derive(Debug)]
 pub struct RevocationCache {
     on: bool,
@@ -49,7 +50,7 @@ struct Known {
     /// Time of the last successful refresh.
     caught_up: Option<Millis>,
     /// Start of the refresh that is in progress.
-    asking: Option<Millis>,
+    refreshing: Option<Millis>,
     /// No refresh before this time.
     not_before: Millis,
 }
@@ -74,8 +75,7 @@ impl RevocationCache {
         self.known.borrow().head
     }
 
-    /// Returns `true` if the copy was complete at some time. Until then no token can be
-    /// checked.
+    /// Returns `true` after the first refresh. Before that no token can be checked.
     pub fn is_known(&self) -> bool {
         !self.on || self.known.borrow().caught_up.is_some()
     }
@@ -85,32 +85,32 @@ impl RevocationCache {
     /// used.
     pub fn step(&self, begin: bool, now: Millis) -> Option<RefreshStep> {
         let mut known = self.known.borrow_mut();
-        // `abs_diff`, so that a clock that was set back does not make a copy fresh.
+        // With `abs_diff`, a copy does not become fresh when the clock is set back.
         let age = known.caught_up.map(|at| now.abs_diff(at));
         if !self.on || age.is_some_and(|age| age < FRESH) {
             return None;
         }
-        let asking = known.asking;
-        if asking.is_some_and(|since| now.saturating_sub(since) < GIVEN_UP_AFTER) {
+        let refreshing = known.refreshing;
+        if refreshing.is_some_and(|since| now.saturating_sub(since) < GIVEN_UP_AFTER) {
             return known.caught_up.is_none().then_some(RefreshStep::Wait);
         }
         if now < known.not_before {
             return None;
         }
         if begin {
-            known.asking = Some(now);
+            known.refreshing = Some(now);
         }
-        Some(RefreshStep::Ask)
+        Some(RefreshStep::Fetch)
     }
 
-    /// Takes all revocations after [`RevocationCache::head`] and removes those that have
-    /// ended.
+    /// Adds all revocations after [`RevocationCache::head`] and removes revocations that
+    /// have ended. Counts as a refresh.
     pub fn caught_up(&self, delta: RevocationDelta, now: Millis) {
         self.learn(&delta.revocations);
         let mut known = self.known.borrow_mut();
         known.head = known.head.max(delta.head);
         known.caught_up = Some(now);
-        known.asking = None;
+        known.refreshing = None;
         let seconds = now / SECOND;
         known.users.retain(|_, one| one.until > seconds);
         known.jtis.retain(|_, until| *until > seconds);
@@ -119,11 +119,11 @@ impl RevocationCache {
     /// Records that a refresh failed.
     pub fn failed(&self, now: Millis) {
         let mut known = self.known.borrow_mut();
-        known.asking = None;
+        known.refreshing = None;
         known.not_before = now + RETRY_AFTER;
     }
 
-    /// Takes some revocations that may not be all. Does not count as a refresh.
+    /// Adds revocations that may be incomplete. Does not count as a refresh.
     pub fn learn(&self, revocations: &[Revocation]) {
         let mut known = self.known.borrow_mut();
         for one in revocations {
@@ -213,24 +213,24 @@ mod tests {
     #[test]
     fn one_request_refreshes_at_a_time_and_the_last_copy_stays_when_it_fails() {
         let cache = RevocationCache::new(true);
-        assert_eq!(cache.step(false, 0), Some(RefreshStep::Ask));
-        assert_eq!(cache.step(true, 0), Some(RefreshStep::Ask));
+        assert_eq!(cache.step(false, 0), Some(RefreshStep::Fetch));
+        assert_eq!(cache.step(true, 0), Some(RefreshStep::Fetch));
         assert_eq!(cache.step(true, 1), Some(RefreshStep::Wait));
         assert!(!cache.is_known());
         cache.failed(1);
         assert_eq!(cache.step(true, 2), None, "not again at once");
-        assert_eq!(cache.step(true, 1 + RETRY_AFTER), Some(RefreshStep::Ask));
+        assert_eq!(cache.step(true, 1 + RETRY_AFTER), Some(RefreshStep::Fetch));
         cache.caught_up(RevocationDelta::default(), 2_000);
         assert!(cache.is_known());
         assert_eq!(cache.step(true, 1_999 + FRESH), None);
-        assert_eq!(cache.step(true, 2_000 + FRESH), Some(RefreshStep::Ask));
+        assert_eq!(cache.step(true, 2_000 + FRESH), Some(RefreshStep::Fetch));
         assert_eq!(
             cache.step(true, 2_001 + FRESH),
             None,
             "the last copy is used"
         );
         let given_up = 2_000 + FRESH + GIVEN_UP_AFTER;
-        assert_eq!(cache.step(true, given_up), Some(RefreshStep::Ask));
+        assert_eq!(cache.step(true, given_up), Some(RefreshStep::Fetch));
         assert_eq!(RevocationCache::new(false).step(true, 0), None);
     }
 }

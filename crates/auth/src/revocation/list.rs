@@ -20,7 +20,7 @@ pub struct RevocationList {
 pub struct ListFull;
 
 impl RevocationList {
-    /// Restores the list from storage. `head` is the highest number ever used, also if its
+    /// Restores the list from storage. `head` is the highest number ever used, even if its
     /// revocation has ended.
     pub fn restore(head: u64, revocations: Vec<Revocation>) -> Self {
         let numbers = revocations.iter().map(|one| (one.target.clone(), one.n));
@@ -38,8 +38,8 @@ impl RevocationList {
         self.head
     }
 
-    /// Revokes tokens from `at` until `until` and returns the record. It replaces an earlier
-    /// revocation of the same target and does not end before that one.
+    /// Revokes tokens from `at` until `until` and returns the record. The record replaces an
+    /// earlier revocation of the same target, and does not end before the earlier one.
     ///
     /// # Errors
     ///
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(list.after(5).revocations, [again]);
         list.prune(1_002);
         assert_eq!(list.after(0).revocations.len(), 2);
-        // Not even after a restart.
+        // Numbers are not reused after a restart either.
         let revocations = list.after(0).revocations;
         let mut list = RevocationList::restore(list.head(), revocations);
         let next = list

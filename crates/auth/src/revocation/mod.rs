@@ -1,9 +1,9 @@
 //! Token revocation: tokens that are rejected before their `exp`.
 //!
 //! One object of the server keeps the complete list ([`RevocationList`]). Every isolate has
-//! a copy ([`RevocationCache`]), which is consulted whenever a token is verified. The
-//! host refreshes a copy that is older than [`FRESH`] by a [`RevocationDelta`], when
-//! [`RevocationCache::step`] says so; nothing here fetches by itself.
+//! a copy ([`RevocationCache`]), which is consulted whenever a token is verified. When a
+//! copy is older than [`FRESH`], [`RevocationCache::step`] asks the host to fetch a
+//! [`RevocationDelta`]. This module does no I/O.
 
 mod cache;
 mod list;

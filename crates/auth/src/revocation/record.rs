@@ -4,11 +4,11 @@
 use serde::{Deserialize, Serialize};
 
 /// Longest revocation in seconds, and its default: 400 days, the longest lifetime of a
-/// cookie in browsers (RFC 6265bis, 5.6.2). A token that a browser session keeps does not
-/// outlive it.
+/// cookie in browsers (RFC 6265bis, 5.6.2). A token in a cookie therefore expires before its
+/// revocation ends.
 pub const MAX_LIFE: u64 = 400 * 24 * 60 * 60;
 
-/// Longest `jti` in bytes. The attachments of sockets store it across hibernation.
+/// Longest `jti` in bytes. Limits the size of the attachments of sockets, which contain it.
 pub const MAX_JTI: usize = 256;
 
 /// The tokens that a revocation concerns.

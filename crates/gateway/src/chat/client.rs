@@ -6,7 +6,7 @@ use crate::{recovery_offset, translate};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::limits::Allowance;
-use roomcast_proto::link::{self, Hello};
+use roomcast_proto::link::{self, ConnectRequest};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
@@ -20,17 +20,18 @@ pub(super) struct Client {
     /// The connection id. Changes if a recovery fails.
     pub(super) id: ConnectionId,
     pub(super) framing: Framing,
-    /// The newest valid token that the client has shown.
+    /// The newest valid token of the client.
     pub(super) identity: Rc<Identity>,
     pub(super) status: Status,
     pub(super) phase: Phase,
     /// In the order in which the rooms accepted the client, which is the order of the
     /// positions in offsets. Subscriptions that were not accepted yet come last.
     pub(super) subscriptions: Vec<Subscription>,
-    /// Number of changes of the order of `subscriptions`. Part of every offset.
+    /// Counts the changes of the order of `subscriptions`. Part of every offset.
     pub(super) version: u64,
-    /// Random number with which offsets begin. A client library keeps the last offset
-    /// that it received, and may send it with a `pid` that it was given later.
+    /// Random number with which the offsets of this client begin. It identifies the
+    /// `pid` of an offset: a client library keeps the last offset that it received, and
+    /// may send it with a later `pid`.
     pub(super) tag: u64,
     /// The id that Socket.IO shows to applications. Survives a recovery.
     pub(super) sid: String,
@@ -62,7 +63,7 @@ pub(super) enum Phase {
     Recovering {
         /// The rooms that have not answered.
         pending: HashSet<RoomName>,
-        /// Nothing is missing so far.
+        /// No event is known to be missing.
         complete: bool,
         /// The texts for the client. Sent once it is accepted.
         held: Vec<HeldText>,
@@ -79,23 +80,23 @@ pub(super) struct HeldText {
     pub(super) text: String,
 }
 
-/// A room that a client is in or joins. Saved with the client, so the names of its
-/// fields in JSON do not change.
+/// A room that a client has joined or is joining. Saved with the client, so the names of
+/// its fields in JSON must not change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Subscription {
     pub(super) room: RoomName,
-    /// The connection id that the room knows. Each join has its own, so that a late
-    /// delivery for one join is not taken for another. Empty in records of versions
-    /// before it existed.
+    /// The connection id in the room. Each join has a new one, so that a late delivery
+    /// for one join is not taken for a delivery for another. Empty in records of
+    /// versions that did not have the field.
     #[serde(default = "no_subscription_id", rename = "seat")]
     pub(super) id: ConnectionId,
     /// The epoch of the log of the room.
     pub(super) epoch: Epoch,
-    /// The position after which the client reads the log, if it has sent no later
-    /// offset.
+    /// Sequence number after which the client reads the log when it resumes, unless its
+    /// offset has a later one.
     pub(super) from: u64,
-    /// The [`Client::version`] since which offsets contain this room. `None`
-    /// until the room accepts the client; not saved before.
+    /// The [`Client::version`] since which offsets contain this room. `None` until the
+    /// room accepts the client. A subscription is saved only after that.
     #[serde(rename = "version")]
     pub(super) offset_version: Option<u64>,
     /// The highest `seq` that was delivered to the client.
@@ -118,7 +119,7 @@ fn no_subscription_id() -> ConnectionId {
 /// The state of a subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) enum SubscriptionState {
-    /// The room was asked to accept the client.
+    /// The gateway has asked the room to accept the client.
     Joining,
     /// The room has accepted the client. All subscriptions that are saved are in this
     /// state.
@@ -175,7 +176,7 @@ impl Client {
         }
     }
 
-    /// Returns where the events of the client are sent to.
+    /// Returns the receiver of the client's events.
     pub(super) fn receiver(&self) -> Receiver<'_> {
         match &self.framing {
             Framing::Native(socket) => Receiver::Native(*socket),
@@ -200,8 +201,8 @@ impl Client {
         id: ConnectionId,
         rights: Rights,
         position: Position,
-    ) -> Hello {
-        Hello {
+    ) -> ConnectRequest {
+        ConnectRequest {
             connection_id: id,
             user: self.identity.user.clone(),
             rights,
@@ -246,9 +247,9 @@ impl Client {
         translate::OffsetTemplate { before, after }
     }
 
-    /// Ends a recovery that is not complete: the client has received nothing of it. The
-    /// order of its rooms may have changed, so its offset, which uses the order before,
-    /// is not valid any more. [`Subscription::from`] has taken the offset into account.
+    /// Ends a recovery before the client has received any text of it. The order of the
+    /// rooms may have changed, so an offset in the earlier order is no longer valid. The
+    /// positions of the offset are in [`Subscription::from`] already.
     pub(super) fn abandon_recovery(&mut self) {
         self.version += 1;
         for subscription in &mut self.subscriptions {

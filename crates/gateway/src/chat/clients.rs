@@ -31,7 +31,7 @@ impl Clients {
         Some(client)
     }
 
-    /// Gives a client a new connection id.
+    /// Replaces the connection id of a client.
     pub(super) fn rename(&mut self, key: ClientId, id: ConnectionId) {
         if let Some(client) = self.slots.get_mut(key) {
             let before = std::mem::replace(&mut client.id, id.clone());
@@ -65,7 +65,8 @@ impl Clients {
         self.by_framing.get(framing).copied()
     }
 
-    /// Returns the client that has, or had, this subscription.
+    /// Returns the client whose id this subscription id begins with. The subscription
+    /// may have ended.
     pub(super) fn by_subscription(&self, id: &ConnectionId) -> Option<ClientId> {
         self.by_id(link::client_of(id))
     }

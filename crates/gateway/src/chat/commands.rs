@@ -102,8 +102,8 @@ impl Chat {
         }
     }
 
-    /// Counts a command. Returns `false` if the client is over its limit; then the
-    /// command was answered.
+    /// Counts a command. If the client is over its limit, answers the command with the error
+    /// and returns `false`.
     fn take_command_allowance(
         &mut self,
         server: &mut SocketIoServer,
@@ -147,8 +147,8 @@ impl Chat {
         !penalty.is_final()
     }
 
-    /// Handles a command, or answers the error in its place. Returns `false` if the client
-    /// was disconnected or is over its limits, so that the rest of the frame is dropped.
+    /// Handles a command, or answers with its error. Returns `false` if the client was
+    /// disconnected or is over its limits, so that the rest of the frame is dropped.
     fn handle_command(
         &mut self,
         server: &mut SocketIoServer,
@@ -215,8 +215,8 @@ impl Chat {
         }
     }
 
-    /// Forwards a command to its room. The room applies its own limits, but each room
-    /// knows only its own commands, so the gateway counts as well.
+    /// Forwards a command to its room. The room applies its own limits, but counts only its
+    /// own commands. So the gateway counts the commands for all rooms.
     fn count_and_forward(
         &mut self,
         server: &mut SocketIoServer,
@@ -261,7 +261,7 @@ impl Chat {
         Ok(())
     }
 
-    /// Sends the answer to a command, if the client wants one. `data` is JSON.
+    /// Sends the answer to a command if the command has an id. `data` is JSON.
     pub(super) fn answer(
         &mut self,
         server: &mut SocketIoServer,
@@ -312,8 +312,8 @@ impl Chat {
         }
     }
 
-    /// Joins a room, which the client is not in or is leaving. `id` is the id of the
-    /// command, which the room answers.
+    /// Joins a room that the client is not in, or is leaving. `id` is the id of the
+    /// `joinRoom` command, which the room answers.
     pub(super) fn join(
         &mut self,
         server: &mut SocketIoServer,
@@ -335,7 +335,7 @@ impl Chat {
                 format!("a connection can be in at most {max} rooms"),
             ));
         }
-        // The gateway joins the personal room, not the client.
+        // The limit of rooms does not count the personal room, which the gateway joins.
         if *room != personal {
             let limits = &server.engine.config.limits;
             client.allowance.take(Kind::Join, limits, now)?;
@@ -349,7 +349,8 @@ impl Chat {
         }
         let subscription_id = client.new_subscription_id(server);
         match index {
-            // The client is leaving the room. The outcome of that is not for this join.
+            // The client is leaving the room. The result of the leave must not apply to this
+            // join.
             Some(index) => {
                 let subscription = &mut client.subscriptions[index];
                 subscription.state = SubscriptionState::Joining;
@@ -363,13 +364,13 @@ impl Chat {
                     .push(Subscription::joining(room, subscription_id.clone(), id))
             }
         }
-        let hello = client.join_request(subscription_id, rights, position);
+        let request = client.join_request(subscription_id, rights, position);
         if index.is_none() {
             let link = self.rooms.entry(room.clone()).or_default();
             link.subscribers.push(key);
         }
         let again = false;
-        self.forward(server, room, ToRoom::Join { hello, id, again });
+        self.forward(server, room, ToRoom::Join { request, id, again });
         Ok(())
     }
 
@@ -394,7 +395,7 @@ impl Chat {
     }
 }
 
-/// Returns the error of a command that names no room.
+/// Returns the error for a command without `roomId`.
 fn room_required() -> Error {
     Error {
         field: Some("roomId".into()),
@@ -402,9 +403,9 @@ fn room_required() -> Error {
     }
 }
 
-/// Returns the error of a room that the token of the client does not open.
+/// Returns the error for a room on which the token does not grant `read`.
 pub(super) fn no_access() -> Error {
-    Error::forbidden("the token does not open this room")
+    Error::forbidden("the token does not allow access to this room")
 }
 
 #[cfg(test)]
@@ -443,7 +444,7 @@ mod tests {
         Gateway::new(engine)
     }
 
-    /// Sends a message with so many bytes of content in a room. Returns whether it was
+    /// Sends a message with `content` bytes of content to a room. Returns whether it was
     /// answered with `tooLarge`, and the ids of the commands that are forwarded to the room.
     fn send_message(content: usize) -> (bool, Vec<Option<u32>>) {
         let mut gateway = gateway(1_000);

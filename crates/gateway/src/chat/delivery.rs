@@ -1,9 +1,9 @@
 //! Deliveries of rooms, and texts to clients.
 //!
 //! A delivery is a list of items: subscriptions that begin or end, texts for one client
-//! (unicast) and texts for all clients of the room (broadcast). Each text says which
-//! events it contains. A client that has missed an earlier event is repaired: it
-//! subscribes again and the room replays what is missing from the log.
+//! (unicast) and texts for all clients of the room (broadcast). Each text has the range of
+//! its events. A client that has missed an earlier event is repaired: it subscribes again and
+//! the room replays what is missing from the log.
 
 use super::client::{Client, Framing, HeldText, Phase, SubscriptionState};
 use super::state::Chat;
@@ -39,10 +39,10 @@ struct Delivery<'a> {
 /// A text for one client.
 struct Unicast<'a> {
     text: &'a str,
-    /// The client has to have the events up to this one before, if set.
+    /// If set, the client must have received all events up to this one before the text.
     after: Option<u64>,
-    /// With the text, the client has the events up to this one. `None` if the text
-    /// contains no logged events.
+    /// Sequence number of the last event in the text. `None` if the text contains no logged
+    /// events.
     up_to: Option<u64>,
 }
 
@@ -51,9 +51,10 @@ struct Broadcast<'a> {
     text: &'a str,
     /// The subscriptions that do not receive it.
     except: &'a [ConnectionId],
-    /// The text contains the events after this one,
+    /// Sequence number of the last event before those in the text.
     after: u64,
-    /// up to this one. Equal to `after` if it contains no logged events.
+    /// Sequence number of the last event in the text. Equal to `after` if the text contains
+    /// no logged events.
     up_to: u64,
 }
 
@@ -69,19 +70,19 @@ enum Route {
     Skip,
     /// The client has missed an event.
     Repair,
-    /// The client has the events up to this one already, from a repair.
+    /// A repair has sent the client the events up to this one. It receives the later ones.
     RestAfter(u64),
-    /// The newest token of the connection does not open the room.
+    /// The newest token of the connection does not grant `read` on the room.
     Unauthorized,
     /// The client receives the text as it is.
     Native(SocketId),
-    /// The client receives packets.
+    /// The client receives the text as packets of Socket.IO.
     SocketIo(SessionId, PacketGroup),
-    /// The client was not accepted yet.
+    /// The client is recovering. The text is held back.
     Held,
 }
 
-/// The subscription that an item is for, as far as it decides about the item.
+/// The state of the subscription that an item is for.
 #[derive(Clone, Copy)]
 struct Target {
     /// [`SubscriptionState::Joining`] until the room has accepted the client, even if
@@ -133,12 +134,12 @@ impl Chat {
         Pushed { gone }
     }
 
-    /// Returns the subscriptions of a repeated delivery that do not exist here. The
-    /// answer to the first one may have been lost.
+    /// Returns the subscriptions in a repeated delivery that do not exist here. The answer to
+    /// the first delivery may have been lost.
     fn missing_subscriptions(&mut self, room: &RoomName, items: Vec<Item>) -> Vec<ConnectionId> {
         let mut missing = Vec::new();
         for item in items {
-            if let Item::In { to, .. } | Item::Is { to, .. } = item
+            if let Item::Subscribed { to, .. } | Item::Probe { to, .. } = item
                 && self.clients.current_subscription(room, &to).is_none()
             {
                 missing.push(to);
@@ -154,7 +155,7 @@ impl Chat {
         item: Item,
         text: &str,
     ) {
-        if let Item::All { not, after, at, .. } = item {
+        if let Item::Broadcast { not, after, at, .. } = item {
             let broadcast = Broadcast {
                 text,
                 except: &not,
@@ -188,11 +189,12 @@ impl Chat {
             (Item::Close { why, .. }, target) if target.is_some() || self.repairs(key, room) => {
                 self.close(server, key, why);
             }
-            // The memory of the join is lost, so the client does not know that it joined.
-            (Item::One { .. }, None)
+            // The gateway has lost the join in a panic, so the client was not told that it
+            // joined.
+            (Item::Unicast { .. }, None)
                 if delivery.gone.contains(&to)
                     && self.clients.subscription(key, room).is_none() => {}
-            (Item::One { after, at, .. }, target) if at.is_none() || target.is_some() => {
+            (Item::Unicast { after, at, .. }, target) if at.is_none() || target.is_some() => {
                 let unicast = Unicast {
                     text,
                     after,
@@ -200,16 +202,16 @@ impl Chat {
                 };
                 self.deliver_unicast(server, delivery, key, &unicast);
             }
-            (Item::In { .. } | Item::Is { .. }, None) => delivery.gone.push(to),
-            (Item::In { after, .. }, Some(_)) => self.subscribed(server, key, room, after),
-            // Applies as well to a client that has subscribed again since for a repair.
-            (Item::Out { .. }, target) if target.is_some() || self.repairs(key, room) => {
+            (Item::Subscribed { .. } | Item::Probe { .. }, None) => delivery.gone.push(to),
+            (Item::Subscribed { after, .. }, Some(_)) => self.subscribed(server, key, room, after),
+            // Also applies to a client that has subscribed again for a repair since then.
+            (Item::Unsubscribed { .. }, target) if target.is_some() || self.repairs(key, room) => {
                 if let Some(text) = delivery.held.remove(&key) {
                     self.send(server, key, &text);
                 }
                 self.unsubscribed(server, key, room);
             }
-            (Item::Is { at, .. }, Some(target)) => {
+            (Item::Probe { at, .. }, Some(target)) => {
                 self.probed(server, delivery, key, to, target, at);
             }
             (Item::Lost { .. }, Some(target)) => {
@@ -230,8 +232,8 @@ impl Chat {
         })
     }
 
-    /// The room asks whether a subscription exists, which has received the events up to
-    /// `at`.
+    /// Handles a probe: the room asks whether a subscription exists and has received the
+    /// events up to `at`.
     fn probed(
         &mut self,
         server: &mut SocketIoServer,
@@ -242,7 +244,8 @@ impl Chat {
         at: u64,
     ) {
         match target.state {
-            // The room has accepted the client, and that delivery was lost.
+            // The room has accepted the client, and the delivery with the acceptance was
+            // lost.
             SubscriptionState::Joining => {
                 self.join_failed(server, key, delivery.room);
                 delivery.gone.push(id);
@@ -255,7 +258,7 @@ impl Chat {
         }
     }
 
-    /// The room does not know a subscription.
+    /// Handles [`Item::Lost`]: the room does not have a subscription.
     fn subscription_lost(
         &mut self,
         server: &mut SocketIoServer,
@@ -266,7 +269,7 @@ impl Chat {
         match state {
             SubscriptionState::Joining => self.join_failed(server, key, room),
             SubscriptionState::Joined => self.repair(server, key, room),
-            // The `leaveRoom` command has failed, too.
+            // The `leaveRoom` command has failed as well.
             SubscriptionState::Leaving => self.leave_failed(server, key, room),
         }
     }
@@ -280,7 +283,8 @@ impl Chat {
     ) {
         let (room, text) = (delivery.room, unicast.text);
         if let Some(up_to) = unicast.up_to {
-            // Without a subscription, the memory of the join is lost, and the answer says so.
+            // Without a subscription, the gateway has lost the join in a panic. The answer to
+            // the delivery names the subscription as gone.
             let Some(subscription) = self.clients.subscription_mut(key, room) else {
                 return;
             };
@@ -297,7 +301,7 @@ impl Chat {
             return;
         };
         if client.subscription(room).is_none() {
-            // The client has left the room since and waits only for answers.
+            // The client has left the room since then. It still receives answers.
             for answer in text.split('\n').filter(|line| framing::is_answer(line)) {
                 self.send(server, key, answer);
             }
@@ -448,9 +452,9 @@ impl Chat {
         }
     }
 
-    /// Subscribes a client again that has missed a delivery, so that the room replays
-    /// what it missed from the log. The subscription has a new id, so that deliveries
-    /// that are still on their way are not taken for the replay.
+    /// Subscribes a client that has missed a delivery again, so that the room replays the
+    /// missed events from the log. The subscription gets a new id, so that deliveries in
+    /// flight are not taken for the replay.
     pub(super) fn repair(&mut self, server: &mut SocketIoServer, key: ClientId, room: &RoomName) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
@@ -461,7 +465,7 @@ impl Chat {
             .subscription_mut(room)
             .filter(|subscription| subscription.state == SubscriptionState::Joined);
         let Some(subscription) = subscription else {
-            // A client that is leaving needs nothing more.
+            // A client that is leaving receives no further events.
             return;
         };
         subscription.repairing = true;
@@ -471,17 +475,17 @@ impl Chat {
             epoch: Some(subscription.epoch.clone()),
             history: None,
         };
-        let hello = client.join_request(id, rights, position);
+        let request = client.join_request(id, rights, position);
         server
             .engine
             .log(LogRecord::info("repair").room(room).connection(&client.id));
         self.positions.mark_lagging(room, &client.id);
         let (id, again) = (None, true);
-        self.forward(server, room, ToRoom::Join { hello, id, again });
+        self.forward(server, room, ToRoom::Join { request, id, again });
         self.save(server, key);
     }
 
-    /// Returns `true` if a client waits for the replay of what it missed in a room.
+    /// Returns `true` if a client waits for a replay of a room.
     fn repairs(&self, key: ClientId, room: &RoomName) -> bool {
         let subscription = self.clients.subscription(key, room);
         subscription.is_some_and(|subscription| subscription.repairing)
@@ -511,9 +515,9 @@ impl Chat {
         }
     }
 
-    /// The last check before lines of a room are sent to a client; see
-    /// [`SocketIoServer::opens`]. Closes the connection and returns `false` if it must not
-    /// receive them. Returns `false` as well if it is closed already.
+    /// Checks the token of a client before lines of a room are sent to it; see
+    /// [`SocketIoServer::opens`]. If the token does not grant `read` on the room, closes the
+    /// connection and returns `false`. Also returns `false` if the connection is closed.
     fn may_receive(&mut self, server: &mut SocketIoServer, key: ClientId, room: &RoomName) -> bool {
         let opens = self
             .clients
@@ -525,8 +529,8 @@ impl Chat {
         opens == Some(true)
     }
 
-    /// Closes a connection to which events of a room would have been sent although its
-    /// token does not open the room. That is a bug, so it is logged as an error.
+    /// Closes a connection that would have received events of a room on which its token does
+    /// not grant `read`. Only a bug can cause this, so it is logged as an error.
     fn close_unauthorized(&mut self, server: &mut SocketIoServer, key: ClientId, room: &RoomName) {
         if let Some(client) = self.clients.get(key) {
             let record = LogRecord::error("event not sent: the token does not open its room");

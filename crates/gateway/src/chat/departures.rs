@@ -1,4 +1,4 @@
-//! Clients that are disconnected and whose rooms do not all know it.
+//! Disconnected clients with rooms that have not acknowledged the disconnect.
 //!
 //! The record of such a client stays stored as if it were connected, so that the
 //! rooms can be notified again after a panic.
@@ -10,17 +10,17 @@ use std::collections::{HashMap, HashSet};
 
 /// A client that is disconnected.
 pub(super) struct Departure {
-    /// Its subscriptions whose rooms do not know that they have ended.
+    /// The subscriptions whose end was not acknowledged by their rooms.
     pub(super) unacknowledged: HashSet<ConnectionId>,
     /// The key under which its record is saved.
     pub(super) storage_key: String,
     pub(super) user: UserId,
-    /// Due once all rooms know it: [`Output::Save`] or [`Output::Forget`] for its
-    /// record.
+    /// The output that is due when all rooms have acknowledged: [`Output::Save`] or
+    /// [`Output::Forget`] for the record.
     pub(super) then: Output,
 }
 
-/// All such clients, by their connection ids.
+/// All departures, by the connection ids of the clients.
 #[derive(Default)]
 pub(super) struct Departures(HashMap<ConnectionId, Departure>);
 
@@ -29,8 +29,8 @@ impl Departures {
         self.0.insert(client, departure);
     }
 
-    /// A room knows that this subscription has ended. Returns the output that is due if
-    /// it was the last room of the client.
+    /// Records that a room has acknowledged the end of this subscription. Returns the
+    /// output that is due if no other room of the client is left.
     pub(super) fn acknowledge(&mut self, subscription: &ConnectionId) -> Option<Output> {
         let client = link::client_of(subscription);
         let departure = self.0.get_mut(client)?;

@@ -1,4 +1,4 @@
-//! Passes the events of connections to the clients.
+//! Handles the events of sockets, sessions and namespaces.
 
 use super::client::Framing;
 use super::lifecycle::{Connect, Resumable};

@@ -39,8 +39,8 @@ impl Connect<'_> {
         text.map(|text| text.to_string())
     }
 
-    /// Returns the credentials to verify: the token of the request that opened the session, or else
-    /// `token` of `auth`.
+    /// Returns the credentials to verify: the token of the request that opened the session or,
+    /// without one, `token` of `auth`.
     fn credentials(&self, info: &ConnectInfo) -> Result<Credentials> {
         match (&info.identity, &info.error) {
             (Some(identity), _) => Ok(Credentials::Identity(Box::new(identity.clone()))),
@@ -53,7 +53,7 @@ impl Connect<'_> {
     }
 }
 
-/// Says if a disconnected client can resume.
+/// Whether a disconnected client can resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resumable {
     /// Its record is kept, if it has a `pid`.
@@ -90,7 +90,7 @@ impl Chat {
         now: Millis,
     ) {
         let session = connect.session;
-        // The client may have given up.
+        // The client may have cancelled the CONNECT.
         if !server.is_connecting(session, connect.number) {
             return;
         }
@@ -120,7 +120,7 @@ impl Chat {
         }
     }
 
-    /// The host has verified the token of a CONNECT.
+    /// Handles the result of the verification of a CONNECT's token.
     pub(super) fn connect_authenticated(
         &mut self,
         server: &mut SocketIoServer,
@@ -129,7 +129,7 @@ impl Chat {
         now: Millis,
     ) {
         let session = connect.session;
-        // The client may have given up, or its session may have ended.
+        // The client may have cancelled the CONNECT, or its session may have ended.
         let Some(info) = server.engine.connect_info(session).cloned() else {
             return;
         };
@@ -189,7 +189,7 @@ impl Chat {
         });
     }
 
-    /// Accepts a client that does not resume, or cannot.
+    /// Accepts a client that does not resume or cannot resume.
     pub(super) fn begin(&mut self, server: &mut SocketIoServer, key: ClientId, now: Millis) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
@@ -230,8 +230,8 @@ impl Chat {
         }
     }
 
-    /// Accepts a connection and sends `connected`. Returns `false` if the client does
-    /// not wait for that any more; then it is removed.
+    /// Accepts a connection and sends `connected`. If the client has cancelled its CONNECT,
+    /// removes the client and returns `false`.
     pub(super) fn accept(&mut self, server: &mut SocketIoServer, key: ClientId) -> bool {
         let Some(client) = self.clients.get_mut(key) else {
             return false;
@@ -264,7 +264,7 @@ impl Chat {
         true
     }
 
-    /// Removes a client whose connection is closed, and tells its rooms.
+    /// Removes a client with a closed connection, and informs its rooms.
     pub(super) fn disconnected(
         &mut self,
         server: &mut SocketIoServer,
@@ -308,7 +308,7 @@ impl Chat {
         self.leave_rooms(server, key, client.subscriptions, code);
     }
 
-    /// Ends these subscriptions of a client and tells the rooms.
+    /// Ends these subscriptions of a client and informs the rooms.
     pub(super) fn leave_rooms(
         &mut self,
         server: &mut SocketIoServer,
@@ -369,7 +369,7 @@ impl Chat {
         }
     }
 
-    /// Removes a room if there is nothing to remember of it.
+    /// Removes the state of a room that has no subscribers and no commands in progress.
     pub(super) fn forget_room(&mut self, room: &RoomName) {
         if self.rooms.get(room).is_some_and(|link| link.is_unused()) {
             self.rooms.remove(room);

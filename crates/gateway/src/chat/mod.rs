@@ -8,14 +8,14 @@
 //! | --- | --- |
 //! | `client`, `clients` | a client and its subscriptions; the table of clients |
 //! | `state` | the state of the chat |
-//! | `events`, `timers` | events of connections; what is due, and when |
+//! | `events`, `timers` | events of connections; deadlines |
 //! | `lifecycle` | connect, accept, disconnect |
 //! | `commands`, `tokens` | commands of clients; verified tokens and the rights that they grant |
 //! | `subscriptions`, `delivery` | changes of subscriptions; deliveries of rooms |
 //! | `recovery` | Socket.IO's connection state recovery |
 //! | `record`, `restore` | the stored records of clients, and hibernation |
 //! | `room_link`, `departures`, `retries`, `positions` | state of rooms, disconnected clients, failed requests, delivered events |
-//! | `position_reports` | when the host is told the positions |
+//! | `position_reports` | reports of positions to the host |
 
 mod client;
 mod clients;

@@ -6,13 +6,13 @@ use crate::socketio::SocketIoServer;
 use roomcast_proto::id::RoomName;
 use roomcast_proto::time::Millis;
 
-/// The pause after the last delivery before the positions of rooms are stored. They are
-/// needed after hibernation, which follows 10 s of silence, so a busy gateway never
-/// writes them.
+/// Delay after the last delivery until the positions of rooms are stored. They are
+/// needed only after hibernation, which follows 10 s without events. So a busy gateway
+/// never writes them.
 const STORE_DELAY: Millis = 300;
 
 impl Chat {
-    /// The clients of a room have received its events up to `at`.
+    /// Records that the clients of a room have received its events up to `at`.
     pub(super) fn advance_position(&mut self, room: &RoomName, at: u64, now: Millis) {
         if let Some(link) = self.rooms.get_mut(room)
             && at > link.delivered

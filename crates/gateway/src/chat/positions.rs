@@ -1,20 +1,22 @@
-//! The positions up to which events were delivered, as far as they have to survive
-//! hibernation and panics.
+//! The positions up to which events were delivered. They must survive hibernation and
+//! panics:
 //!
-//! - [`crate::Output::TrackPosition`] follows every delivery. It survives a panic.
-//! - [`crate::Output::StorePosition`] follows a pause. It survives hibernation.
+//! - [`crate::Output::TrackPosition`] follows every delivery. Its position survives a
+//!   panic.
+//! - [`crate::Output::StorePosition`] follows a pause in the deliveries. Its position
+//!   survives hibernation.
 
 use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::time::Millis;
 use std::collections::{HashMap, HashSet};
 
-/// Which positions have to be reported or stored.
+/// The positions that have to be reported or stored.
 #[derive(Default)]
 pub(super) struct DeliveryPositions {
     /// The time at which the positions of rooms are stored.
     pub(super) store_at: Option<Millis>,
-    /// By room, the ids of clients that lag behind the other clients of the room, or did
-    /// in the last report.
+    /// For each room, the ids of the clients that lag behind the other clients of the
+    /// room now or did so in the last report.
     lagging: HashMap<RoomName, HashSet<ConnectionId>>,
 }
 

@@ -34,7 +34,7 @@ impl From<SessionRecord> for (String, String) {
     }
 }
 
-/// Says if the client of a record is connected.
+/// Whether the client of a record is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RecordOf {
     ConnectedClient,
@@ -193,14 +193,14 @@ mod tests {
         let commands = gateway
             .take_commands(&RoomName::trusted("r"))
             .expect("a join");
-        let [ToRoom::Join { hello, again, .. }] = &commands[..] else {
+        let [ToRoom::Join { request, again, .. }] = &commands[..] else {
             panic!("no join: {commands:?}");
         };
-        assert_eq!(&*hello.user, "bob");
+        assert_eq!(&*request.user, "bob");
         assert!(*again);
-        assert_eq!(hello.position.since, Some(12));
-        assert_eq!(hello.position.epoch.as_deref(), Some("e2"));
-        let expected = NATIVE.replace("c2:a", &hello.connection_id);
+        assert_eq!(request.position.since, Some(12));
+        assert_eq!(request.position.epoch.as_deref(), Some("e2"));
+        let expected = NATIVE.replace("c2:a", &request.connection_id);
         assert_eq!(saved(&mut gateway, key), expected);
     }
 
@@ -242,12 +242,12 @@ mod tests {
             let commands = gateway
                 .take_commands(&RoomName::trusted(room))
                 .expect("a join");
-            let [ToRoom::Join { hello, again, .. }] = &commands[..] else {
+            let [ToRoom::Join { request, again, .. }] = &commands[..] else {
                 panic!("no join: {commands:?}");
             };
             assert!(*again);
-            assert_eq!(hello.position.since, Some(since), "{room}");
-            assert_eq!(hello.position.epoch.as_deref(), Some(epoch), "{room}");
+            assert_eq!(request.position.since, Some(since), "{room}");
+            assert_eq!(request.position.epoch.as_deref(), Some(epoch), "{room}");
         }
     }
 }

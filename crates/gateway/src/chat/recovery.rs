@@ -1,12 +1,14 @@
-//! Connection state recovery: a Socket.IO client reconnects and receives what it missed.
+//! Connection state recovery: a Socket.IO client reconnects and receives the missed
+//! events.
 //!
 //! 1. A CONNECT with a `pid` makes the host look for the record that was saved under it
 //!    ([`Output::Find`]).
-//! 2. If there is one for this user and namespace, the client takes over its `sid`, its
-//!    status and its subscriptions, and asks each room to replay the events after the
-//!    offset that it sent.
-//! 3. Once all rooms have answered, the client is accepted with the same `pid`, which
-//!    tells it that nothing is missing. If something is missing, it begins anew.
+//! 2. If the record has the same user and namespace, the client gets the `sid`, the status
+//!    and the subscriptions of the record. The gateway asks each room to replay the events
+//!    after the offset that the client sent.
+//! 3. When all rooms have answered and no event is missing, the client is accepted with
+//!    the same `pid`. Otherwise the client is accepted with a new `pid` and without
+//!    recovery.
 
 use super::client::{Client, Framing, HeldText, Phase, SubscriptionState};
 use super::record::{ClientRecord, RecordOf, save_output};
@@ -19,7 +21,7 @@ use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::id::{ConnectionId, RoomName, UserId};
-use roomcast_proto::link::{Command as ToRoom, Hello};
+use roomcast_proto::link::{Command as ToRoom, ConnectRequest};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::{DAY, Millis, SECOND};
 
@@ -27,11 +29,11 @@ use roomcast_proto::time::{DAY, Millis, SECOND};
 /// record.
 pub const RECOVERY_WINDOW: Millis = DAY;
 
-/// Time within which the rooms have to replay what a client missed.
+/// Time within which the rooms must replay the missed events of a client.
 const RECOVERY_TIMEOUT: Millis = 10 * SECOND;
 
 impl Chat {
-    /// The host has looked for the record that was saved under `pid`.
+    /// Handles the result of [`Output::Find`]: the record that was saved under `pid`.
     pub(crate) fn record_found(
         &mut self,
         server: &mut SocketIoServer,
@@ -47,7 +49,8 @@ impl Chat {
             |client| matches!(&client.phase, Phase::Finding { pid: asked, .. } if asked == pid),
         );
         let Some(client) = client else {
-            // The client is gone. The record is saved again, so that it can resume later.
+            // The client has disconnected. Its record is saved again, so that it can
+            // resume later.
             if let (Some(parsed), Some(record)) = (parsed, record) {
                 server.engine.push(Output::Save {
                     client: pid.to_owned(),
@@ -67,8 +70,8 @@ impl Chat {
         }
     }
 
-    /// Resumes a client: asks its rooms for what it missed. `offset` has the numbers of
-    /// the last offset that it received, and is empty if it received none.
+    /// Resumes a client: asks its rooms to replay the missed events. `offset` has the
+    /// numbers of the last offset that it received, and is empty if it received none.
     fn resume(
         &mut self,
         server: &mut SocketIoServer,
@@ -81,7 +84,7 @@ impl Chat {
             return;
         };
         let joins = client.take_over(server, record, offset);
-        let can_read = |join: &Hello| join.rights.has(Rights::READ);
+        let can_read = |join: &ConnectRequest| join.rights.has(Rights::READ);
         let complete = joins.iter().all(|(_, join)| can_read(join));
         let deadline = now + RECOVERY_TIMEOUT;
         client.phase = Phase::Recovering {
@@ -92,19 +95,18 @@ impl Chat {
         };
         self.recovering.insert(key);
         self.schedule(now + RECHECK_DELAY);
-        // A recovery without a room that the current token does not open is not
-        // complete.
+        // If the current token does not open a room, the recovery is incomplete.
         if !complete {
             return self.fail_recovery(server, key, now);
         }
         if joins.is_empty() {
             return self.complete_recovery(server, key, now);
         }
-        for (room, hello) in joins {
+        for (room, request) in joins {
             let link = self.rooms.entry(room.clone()).or_default();
             link.subscribers.push(key);
             let (id, again) = (None, true);
-            self.forward(server, &room, ToRoom::Join { hello, id, again });
+            self.forward(server, &room, ToRoom::Join { request, id, again });
         }
     }
 
@@ -144,7 +146,7 @@ impl Chat {
         }
     }
 
-    /// Nothing is missing: the client is accepted and receives what it missed.
+    /// No event is missing: accepts the client and sends it the missed events.
     fn complete_recovery(&mut self, server: &mut SocketIoServer, key: ClientId, now: Millis) {
         let Some(held) = self.end_recovery(key) else {
             return;
@@ -162,7 +164,8 @@ impl Chat {
         self.join_personal_room(server, key, now);
     }
 
-    /// Something is missing, or the rooms take too long: the client begins anew.
+    /// An event is missing, or the rooms did not answer in time: accepts the client
+    /// without recovery.
     pub(super) fn fail_recovery(
         &mut self,
         server: &mut SocketIoServer,
@@ -177,27 +180,29 @@ impl Chat {
         };
         client.sid = server.engine.new_id();
         let subscriptions = std::mem::take(&mut client.subscriptions);
-        // The rooms know it by another id from now on, so that deliveries for the
-        // recovery are not for it.
+        // A new id in all rooms, so that deliveries for the recovery do not reach the
+        // client.
         let id = ConnectionId::trusted(server.engine.new_id());
         self.clients.rename(key, id);
         self.leave_rooms(server, key, subscriptions, 1000);
         self.begin(server, key, now);
     }
 
-    /// A client with this `pid` resumes elsewhere: closes its connection here.
+    /// Closes the connection of a client that resumes on another connection with this
+    /// `pid`.
     pub(crate) fn evict_client(&mut self, server: &mut SocketIoServer, pid: &str, user: &UserId) {
         if let Some(key) = self.clients.by_pid(pid, user)
             && let Some(client) = self.clients.get_mut(key)
         {
             if matches!(client.phase, Phase::Recovering { .. }) {
-                // The other connection resumes from where this one would have.
+                // The other connection resumes from the position from which this one would
+                // have resumed.
                 client.abandon_recovery();
                 let output = save_output(server, client, RecordOf::DisconnectedClient);
                 server.engine.push(output);
             }
             // The host takes the record of the `pid`. It must not be saved again when the
-            // rooms know that the client is gone.
+            // rooms have acknowledged the disconnect.
             client.pid = None;
             self.close(server, key, Disconnect::Normal);
         }
@@ -233,16 +238,16 @@ fn offset_of(client: &Client) -> Option<Vec<u64>> {
 }
 
 impl Client {
-    /// Takes over what a record contains. Returns the requests to join its rooms, with
-    /// the names of the rooms.
+    /// Copies the state in a record to the client. Returns the requests to join the rooms,
+    /// with the names of the rooms.
     fn take_over(
         &mut self,
         server: &SocketIoServer,
         record: ClientRecord,
         offset: &[u64],
-    ) -> Vec<(RoomName, Hello)> {
-        // An offset with another tag belongs to an earlier `pid` and says nothing about
-        // this one.
+    ) -> Vec<(RoomName, ConnectRequest)> {
+        // An offset with another tag belongs to an earlier `pid`, so its positions do not
+        // apply.
         let (version, positions) = match offset {
             [tag, version, positions @ ..] if *tag == record.tag => (*version, positions),
             _ => (0, &[][..]),

@@ -106,8 +106,8 @@ impl Chat {
         }
     }
 
-    /// Repairs the subscriptions that were being repaired; after a panic all of them,
-    /// because the commands and deliveries that were in memory are lost.
+    /// Repairs the subscriptions that were being repaired. After a panic, repairs all
+    /// subscriptions, because the commands and deliveries in memory are lost.
     fn repair_rooms(&mut self, server: &mut SocketIoServer, key: ClientId, panicked: bool) {
         let Some(client) = self.clients.get(key) else {
             return;
@@ -122,8 +122,8 @@ impl Chat {
 
 /// The connection of a restored client.
 struct FoundConnection {
-    /// Has a null key, which finds nothing, if the connection is closed; then the client
-    /// is removed at once.
+    /// A null key, which finds nothing, if the connection is closed. The client is then
+    /// removed immediately.
     framing: Framing,
     is_open: bool,
 }

@@ -1,4 +1,4 @@
-//! Commands whose request to a room failed and that are sent again.
+//! Commands that are sent again because their request to a room failed.
 
 use roomcast_proto::id::RoomName;
 use roomcast_proto::link::Command as ToRoom;

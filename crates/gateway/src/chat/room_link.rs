@@ -1,4 +1,4 @@
-//! A room as a gateway sees it.
+//! The state that a gateway keeps for a room.
 
 use crate::ids::ClientId;
 use roomcast_proto::id::{ConnectionId, Epoch};
@@ -17,13 +17,13 @@ pub(super) struct RoomLink {
     outbox: Vec<ToRoom>,
     /// [`crate::Output::Forward`] was sent, and the host has not taken all commands yet.
     is_forwarding: bool,
-    /// Number of commands of the request that is on its way.
+    /// Number of commands in the request in progress.
     sent: usize,
     /// Number of turns for which the next request has waited.
     turns: u32,
-    /// The subscriptions that end by the request that is on its way.
+    /// The subscriptions that the request in progress ends.
     sent_departures: Vec<ConnectionId>,
-    last_push: LastPush,
+    last_delivery: LastDelivery,
     /// The epoch of the log of the room.
     pub(super) epoch: Epoch,
     /// The highest `seq` that was delivered to all subscribers, except for those that
@@ -37,15 +37,15 @@ pub(super) struct RoomLink {
 
 /// The last delivery of a room.
 #[derive(Default)]
-struct LastPush {
-    /// Changes each time the room wakes.
+struct LastDelivery {
+    /// The id of the room's instance; see [`roomcast_proto::link::Push::life`].
     life: String,
-    /// Counts the deliveries of this life to this gateway.
+    /// The number of the delivery; see [`roomcast_proto::link::Push::number`].
     number: u64,
 }
 
 impl RoomLink {
-    /// Adds a command for the room. Returns `true` if the host has to forward it, by
+    /// Adds a command for the room. Returns `true` if the caller must push
     /// [`crate::Output::Forward`].
     pub(super) fn push(&mut self, command: ToRoom) -> bool {
         self.outbox.push(command);
@@ -53,15 +53,16 @@ impl RoomLink {
     }
 
     /// Returns `true` if the host must wait for the next turn of the event loop before it
-    /// takes the commands. In a steady state, each request has about as many commands as
-    /// the last one. While there are fewer, more are about to arrive.
+    /// takes the commands. Under constant load, each request has about as many commands
+    /// as the last one. While fewer commands wait, more are likely to arrive.
     pub(super) fn awaits_turn(&mut self) -> bool {
         let awaits = (1..self.sent).contains(&self.outbox.len()) && self.turns < MAX_TURNS;
         self.turns = if awaits { self.turns + 1 } else { 0 };
         awaits
     }
 
-    /// Returns the subscriptions that ended by the last request, which has arrived.
+    /// Returns the subscriptions that the last request has ended. Called when the request
+    /// has arrived.
     pub(super) fn take_departures(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.sent_departures)
     }
@@ -83,7 +84,7 @@ impl RoomLink {
         Some(std::mem::take(&mut self.outbox))
     }
 
-    /// The last request may not have arrived.
+    /// Records that the last request failed. It may have arrived.
     pub(super) fn forward_failed(&mut self) {
         self.sent_departures.clear();
     }
@@ -91,17 +92,17 @@ impl RoomLink {
     /// Returns `true` if the delivery with this life and number was received before. The
     /// room repeats deliveries whose answer was lost.
     pub(super) fn is_repeated(&self, life: &str, number: u64) -> bool {
-        let last = &self.last_push;
+        let last = &self.last_delivery;
         last.life == life && number <= last.number
     }
 
-    /// Takes note of a delivery.
+    /// Records a delivery.
     pub(super) fn received(&mut self, life: String, number: u64, epoch: Epoch) {
-        self.last_push = LastPush { life, number };
+        self.last_delivery = LastDelivery { life, number };
         self.epoch = epoch;
     }
 
-    /// Returns `true` if there is nothing to remember of the room.
+    /// Returns `true` if the room has no subscribers and no commands in progress.
     pub(super) fn is_unused(&self) -> bool {
         self.subscribers.is_empty() && self.outbox.is_empty() && !self.is_forwarding
     }

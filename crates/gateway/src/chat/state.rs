@@ -26,12 +26,12 @@ pub(crate) struct Chat {
 }
 
 impl Chat {
-    /// Takes a deadline into account.
+    /// Makes [`Chat::next_deadline`] at most `at`.
     pub(super) fn schedule(&mut self, at: Millis) {
         sooner(&mut self.next_deadline, at);
     }
 
-    /// Adds a client, whose token expires at some time.
+    /// Adds a client and schedules the expiry of its token.
     pub(super) fn add(&mut self, client: Client) -> ClientId {
         self.schedule(client.identity.expires);
         self.clients.insert(client)

@@ -18,7 +18,8 @@ use roomcast_proto::time::{Millis, SECOND};
 const RETRY_DELAY: Millis = 5 * SECOND;
 
 impl Chat {
-    /// A room has accepted a client, which receives its events after `after`.
+    /// Handles [`Item::Subscribed`]: a room has accepted a client. The client receives
+    /// the events after `after`.
     pub(super) fn subscribed(
         &mut self,
         server: &mut SocketIoServer,
@@ -69,7 +70,8 @@ impl Chat {
         self.save(server, key);
     }
 
-    /// A client is not subscribed to a room any more, or was not accepted.
+    /// Handles [`Item::Unsubscribed`]: a client is no longer subscribed to a room, or
+    /// was not accepted.
     pub(super) fn unsubscribed(
         &mut self,
         server: &mut SocketIoServer,
@@ -89,14 +91,14 @@ impl Chat {
         }
         let is_personal = RoomName::personal(&user) == *room;
         if is_personal && state == SubscriptionState::Joining && !is_recovering {
-            // The user has as many connections as allowed.
+            // The room refused the join because the user has too many connections.
             return self.close(server, key, Disconnect::TooFast);
         }
         self.save(server, key);
     }
 
-    /// Removes the subscription of a client to a room, so that the client receives
-    /// nothing of it any more. A recovery without the room is not complete.
+    /// Removes the subscription of a client to a room, so that the client receives no
+    /// further events of the room. A recovery without the room is incomplete.
     pub(super) fn remove_subscription(
         &mut self,
         key: ClientId,
@@ -158,7 +160,7 @@ impl Chat {
                 (command @ ToRoom::Join { .. }, Some(key)) => {
                     self.join_request_failed(server, key, room, command);
                 }
-                // The room would not know it otherwise.
+                // The room must learn of these commands, so they are sent again.
                 (command @ (ToRoom::Gone { .. } | ToRoom::Refresh { .. }), _) => {
                     self.retry(server, room, command);
                 }
@@ -190,9 +192,9 @@ impl Chat {
         }
     }
 
-    /// Tells a client that it was not accepted. The room may have accepted it and the
-    /// delivery may be lost; then the answer to its next delivery says that the
-    /// subscription does not exist.
+    /// Informs a client that its join failed. The room may have accepted the client,
+    /// with the delivery lost. Then the answer to the room's next delivery names the
+    /// subscription as gone.
     pub(super) fn join_failed(
         &mut self,
         server: &mut SocketIoServer,
@@ -204,7 +206,8 @@ impl Chat {
             .get(key)
             .map(|client| RoomName::personal(&client.identity.user));
         if personal.is_some_and(|personal| personal == *room) {
-            // The client did not ask for it, so it would not ask again.
+            // The gateway joins the personal room by itself, so the client would not
+            // retry.
             return self.close(server, key, Disconnect::Failed);
         }
         let subscription = self.clients.subscription_mut(key, room);
@@ -244,7 +247,7 @@ impl Chat {
         self.schedule(at);
     }
 
-    /// Sends the commands again that are due.
+    /// Sends the commands that are due again.
     pub(super) fn run_retries(&mut self, server: &mut SocketIoServer, now: Millis) {
         for Retry { room, command, .. } in self.retries.take_due(now) {
             self.run_retry(server, &room, command);
@@ -254,8 +257,8 @@ impl Chat {
         }
     }
 
-    /// Sends a command again, as far as it still applies: the position, the rights and
-    /// the subscription of the client may have changed since.
+    /// Sends a command again if it still applies. The position, the rights and the
+    /// subscription of the client may have changed since then.
     fn run_retry(&mut self, server: &mut SocketIoServer, room: &RoomName, command: ToRoom) {
         let id = command.connection();
         let key = self.clients.by_subscription(id);
@@ -273,7 +276,7 @@ impl Chat {
         }
     }
 
-    /// Tells a room the rights that the newest token of a client grants.
+    /// Sends a room the rights that the newest token of a client grants.
     fn refresh_rights(
         &mut self,
         server: &mut SocketIoServer,

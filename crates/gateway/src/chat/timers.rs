@@ -1,5 +1,5 @@
-//! What is due, and when: retries, positions to store, tokens that expire, keepalive
-//! timeouts, recoveries that take too long.
+//! The deadlines of the chat: retries, stored positions, expiry of tokens, keepalive
+//! timeouts, recovery timeouts.
 
 use super::client::{Client, Framing, Phase};
 use super::state::Chat;
@@ -10,7 +10,7 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::time::Millis;
 
 impl Chat {
-    /// Returns the time at which [`Chat::advance`] has to be called next.
+    /// Returns the time at which [`Chat::advance`] must be called next.
     pub(crate) fn deadline(&self) -> Option<Millis> {
         [self.next_deadline, self.positions.deadline()]
             .into_iter()
@@ -20,12 +20,13 @@ impl Chat {
 
     /// See [`crate::Gateway::woken_by_alarm`].
     pub(crate) fn woken_by_alarm(&mut self, now: Millis) {
-        // Frames before hibernation are forgotten, so only pings tell which clients are
-        // alive. A gateway that a client has woken does not have to check that yet.
+        // The times of frames before hibernation are lost, so only pings show which
+        // clients are alive. A gateway that a client has woken need not check the
+        // timeouts yet.
         self.schedule(now);
     }
 
-    /// Does everything that is due at `now`.
+    /// Handles all deadlines up to `now`.
     pub(crate) fn advance(
         &mut self,
         server: &mut SocketIoServer,
@@ -77,7 +78,7 @@ impl Chat {
             let last_activity = pinged.max(server.engine.last_frame_at(*socket));
             let timeout = last_activity + server.engine.config.limits.ghost_timeout;
             if timeout <= now {
-                return self.close(server, key, Disconnect::Ghost);
+                return self.close(server, key, Disconnect::Stale);
             }
             due = due.min(timeout);
         }

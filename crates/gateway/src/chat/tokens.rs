@@ -19,7 +19,8 @@ use roomcast_proto::time::{Millis, rfc3339};
 use std::rc::Rc;
 
 impl Chat {
-    /// The host has verified a token. Does nothing if the client is gone.
+    /// Handles the result of a token verification. Does nothing if the client has
+    /// disconnected.
     pub(crate) fn token_verified(
         &mut self,
         server: &mut SocketIoServer,
@@ -83,8 +84,8 @@ impl Chat {
         Ok(())
     }
 
-    /// Applies a token to all namespaces in which a session is the user of the token: it
-    /// is the newest token of that user on the connection.
+    /// Applies a token to all namespaces of a session that belong to the user of the
+    /// token. It is the newest token of this user on the connection.
     pub(super) fn apply_token_to_session(
         &mut self,
         server: &mut SocketIoServer,
@@ -100,8 +101,9 @@ impl Chat {
         }
     }
 
-    /// Gives a client exactly the rights of its newest token. It leaves the rooms that
-    /// the token does not open; the other rooms receive its new rights.
+    /// Gives a client exactly the rights of its newest token. The client leaves the
+    /// rooms on which the token does not grant `read`. The other rooms receive the new
+    /// rights.
     fn apply_token(&mut self, server: &mut SocketIoServer, key: ClientId, identity: &Rc<Identity>) {
         let Some(client) = self.clients.get_mut(key) else {
             return;

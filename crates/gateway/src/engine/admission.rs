@@ -8,8 +8,7 @@ use roomcast_proto::limits::{
 };
 use roomcast_proto::time::Millis;
 
-/// The subject of the `rateLimited` error for an address with too many refused
-/// CONNECTs.
+/// Completes the error "too many …" for an address with too many refused CONNECTs.
 const REFUSED_CONNECTS: &str = "refused connects from this address";
 
 /// The limits that all connections of a gateway share.
@@ -74,7 +73,7 @@ impl Admission {
         now: Millis,
     ) {
         let (network, rate) = (network_of(address), config.refused_connects);
-        // Over the limit, `admit` refuses the next connection.
+        // If the limit is exceeded, `admit` refuses the next connection.
         let _ = self
             .refused_connects
             .admit(&network, REFUSED_CONNECTS, rate, now);

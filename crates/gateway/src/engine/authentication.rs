@@ -1,8 +1,8 @@
-//! The limits of sessions whose client has not shown a valid token.
+//! The limits of sessions without a valid token.
 //!
-//! The engine verifies no tokens. The layer above reports the state of a session by
-//! [`EngineServer::set_authentication`]; the engine limits the size of input and the
-//! time of a request by it.
+//! The engine verifies no tokens. The layer above reports the state of a session with
+//! [`EngineServer::set_authentication`]. Without a valid token, the engine applies lower
+//! limits to the size and the duration of requests.
 
 use super::server::EngineServer;
 use super::sessions::Authentication;
@@ -18,15 +18,15 @@ pub const UNAUTHENTICATED_BYTES: usize = 4 * 1024;
 const MAX_CONNECT_BYTES: usize = MAX_TOKEN + UNAUTHENTICATED_BYTES;
 
 impl EngineServer {
-    /// Sets whether the client of a session has shown a valid token.
+    /// Sets the state of the authentication of a session.
     pub(crate) fn set_authentication(&mut self, id: SessionId, state: Authentication) {
         if let Some(session) = self.sessions.get_mut(id) {
             session.authentication = state;
         }
     }
 
-    /// Returns `true` if the client of a session has shown a valid token, by the request
-    /// that opened the session or since.
+    /// Returns `true` if the client of a session has sent a valid token, with the
+    /// request that opened the session or later.
     pub(crate) fn is_authenticated(&self, id: SessionId) -> bool {
         let session = self.sessions.get(id);
         session.is_some_and(|session| session.is_authenticated())
@@ -54,9 +54,9 @@ impl EngineServer {
     }
 
     /// Returns `true` if the layer above holds more than [`UNAUTHENTICATED_BYTES`] of a
-    /// session without a valid token. Checked at each input, before it is handled: the
-    /// messages of one payload are handled together, and the first ones may be answered
-    /// before the others have to wait.
+    /// session without a valid token. Called before each input. It is not checked for
+    /// each message, because the first messages of a payload may be answered before the
+    /// others have to wait.
     pub(super) fn exceeds_held_limit(&self, id: SessionId) -> bool {
         self.sessions.get(id).is_some_and(|session| {
             !session.is_authenticated() && session.held_bytes() > UNAUTHENTICATED_BYTES

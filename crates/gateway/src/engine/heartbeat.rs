@@ -1,8 +1,8 @@
 //! Pings, timeouts and the deadline of sessions.
 //!
-//! With an interval of at least [`PINGS_BY_ALARM_FROM`], all sessions are pinged
-//! together by one alarm, and the gateway can hibernate in between. With a shorter
-//! interval each session has its own times and the host uses timers.
+//! With a ping interval of at least [`PINGS_BY_ALARM_FROM`], one alarm pings all sessions
+//! together, and the gateway can hibernate between two alarms. With a shorter interval each
+//! session has its own ping times, and the host uses timers.
 
 use super::server::EngineServer;
 use super::sessions::{Session, Transport};
@@ -15,20 +15,19 @@ use roomcast_proto::time::{Millis, SECOND, sooner};
 /// Shortest ping interval at which sessions are pinged by one alarm.
 const PINGS_BY_ALARM_FROM: Millis = 5 * SECOND;
 
-/// A handshake, an upgrade or a recovery that begins is checked after this time, before
-/// an alarm is set for its timeout. Most are complete by then, and the alarm would wake
-/// the gateway for nothing.
+/// Delay after which a new handshake, upgrade or recovery is checked, before an alarm is set
+/// for its timeout. Most are complete by then, and the alarm would wake the gateway
+/// unnecessarily.
 pub(crate) const RECHECK_DELAY: Millis = SECOND;
 
-/// Extension of a timeout. A frame that the client sent in time may still wait to be
-/// read: the gateway may be busy, or its alarm may have woken it before the frame. Short enough
-/// that the host waits by a timer, which the runtime runs after it has delivered
-/// everything that has arrived.
+/// Extension of a timeout. A frame that the client sent in time may not be delivered yet: the
+/// gateway may be busy, or its alarm may have woken it before the frame. The extension is so
+/// short that the host uses a timer, which the runtime runs after it has delivered all frames
+/// that have arrived.
 pub(crate) const TIMEOUT_EXTENSION: Millis = 100;
 
 impl EngineServer {
-    /// Returns the time of the next ping of a session that begins, or was pinged, at
-    /// `now`.
+    /// Returns the time of the next ping of a session that was opened or pinged at `now`.
     pub(super) fn ping_after(&self, now: Millis) -> Option<Millis> {
         match self.config.ping_interval {
             0 => None,
@@ -43,7 +42,7 @@ impl EngineServer {
         interval == 0 || interval >= PINGS_BY_ALARM_FROM
     }
 
-    /// Returns the time before which no session has anything due.
+    /// Returns a time before which no session has a deadline.
     pub(crate) fn deadline(&self) -> Option<Millis> {
         self.next_deadline
     }
@@ -60,7 +59,7 @@ impl EngineServer {
         .min()
     }
 
-    /// Takes a deadline of this session into account that was set.
+    /// Schedules the deadline of this session.
     pub(super) fn schedule(&mut self, id: SessionId) {
         let session = self.sessions.get(id);
         if let Some(at) = session.and_then(|session| self.deadline_of(session)) {
@@ -68,8 +67,8 @@ impl EngineServer {
         }
     }
 
-    /// Does the same for a deadline of something that begins at `now`; see
-    /// [`RECHECK_DELAY`].
+    /// Schedules a check of this session after [`RECHECK_DELAY`], for an operation that
+    /// begins at `now`.
     pub(super) fn schedule_recheck(&mut self, id: SessionId, now: Millis) {
         sooner(&mut self.next_deadline, now + RECHECK_DELAY);
         self.schedule(id);
@@ -92,7 +91,7 @@ impl EngineServer {
     fn advance_session(&mut self, id: SessionId, last_seen: LastSeen<'_>, now: Millis) {
         self.check_candidate(id, now);
         if self.has_missed_ping(id, last_seen, now) {
-            return self.end_session(id, Packet::Close, Disconnect::Ghost);
+            return self.end_session(id, Packet::Close, Disconnect::Stale);
         }
         self.ping_if_due(id, now);
     }
@@ -139,8 +138,8 @@ impl EngineServer {
             session.last_activity = session.last_activity.max(last_seen(socket).unwrap_or(0));
         }
         if by_alarm {
-            // The memory of which pings were answered does not survive hibernation. The
-            // runtime was seen to report a pong late, so one ping may be missed.
+            // The answers to pings are forgotten in hibernation, and the runtime sometimes
+            // reports a pong late (observed with workerd). So one missed ping is tolerated.
             let is_due = session.next_ping.is_some_and(|at| at <= now);
             return is_due && session.last_activity + interval + interval.max(timeout) < now;
         }
@@ -155,9 +154,9 @@ impl EngineServer {
         }
     }
 
-    /// An alarm woke the gateway from hibernation, at its time or later. Most alarms are
-    /// set for pings, so pings are due now, whatever the clock says. An extra ping does
-    /// no harm; a missing one ends connections.
+    /// Called when an alarm has woken the gateway from hibernation, at its time or later.
+    /// Makes all pings due, because most alarms are set for pings. An additional ping is
+    /// harmless; a missing ping ends connections.
     pub fn woken_by_alarm(&mut self, now: Millis) {
         if !self.pings_by_alarm() || self.config.ping_interval == 0 {
             return;

@@ -1,9 +1,8 @@
 //! Engine.IO 4 (<https://socket.io/docs/v4/engine-io-protocol/>) and native sockets.
 //!
 //! A session of Engine.IO runs on a WebSocket or on long-polling, and can upgrade from
-//! long-polling to a WebSocket. [`EngineServer`] owns all sockets and sessions. It knows
-//! nothing of Socket.IO: messages are opaque, and the layer above takes them as
-//! [`EngineEvent`]s.
+//! long-polling to a WebSocket. [`EngineServer`] owns all sockets and sessions. It does
+//! not parse messages. The layer above takes them as [`EngineEvent`]s.
 //!
 //! - `server`: the state, and the end of sockets and sessions
 //! - `admission`: rate limits of new connections

@@ -17,14 +17,15 @@ use roomcast_proto::time::Millis;
 use serde_json::json;
 use std::rc::Rc;
 
-/// The longest time in milliseconds that the timers of JavaScript can hold. Clients set
-/// a timer to the sum of ping interval and ping timeout.
+/// Longest duration of a JavaScript timer in milliseconds: a signed 32-bit integer
+/// (`setTimeout` in the HTML Standard). Clients set a timer to the sum of ping interval
+/// and ping timeout.
 const MAX_TIMER: Millis = i32::MAX as Millis;
 
 impl EngineServer {
-    /// Counts a new connection of this address and user. Returns an error if there were
-    /// too many, or if the user is banned. Not called for an upgrade of an existing
-    /// session.
+    /// Counts a new connection of this address and user. Returns an error if the address
+    /// has too many connections per minute, or if the user is banned. Not called for an
+    /// upgrade of an existing session.
     pub fn admit(&mut self, info: &ConnectInfo, now: Millis) -> Result<(), Error> {
         let admitted = self.admission.admit(info, &self.config, now);
         admitted.inspect_err(|error| {
@@ -44,11 +45,12 @@ impl EngineServer {
         socket
     }
 
-    /// Opens a WebSocket of Engine.IO: of a new session, or to upgrade the session with
-    /// this `sid`. Returns an error if there is no such session.
+    /// Opens a WebSocket of Engine.IO, for a new session or for an upgrade of the session
+    /// with this `sid`. Returns an error if there is no such session.
     ///
-    /// A WebSocket for a session that is not on long-polling, or is being upgraded, is
-    /// accepted and closed at once, as by the reference server. The session goes on.
+    /// If the session is not on long-polling or is being upgraded, the WebSocket is
+    /// accepted and closed immediately, as in the reference server. The session
+    /// continues.
     pub fn open_socket(
         &mut self,
         info: ConnectInfo,
@@ -163,8 +165,8 @@ impl EngineServer {
     }
 
     /// Returns the first packet of a session, with exactly the fields of the protocol.
-    /// The library makes its own ids; ours begin with the name of the gateway. `upgrades`
-    /// are the transports to which the client can change.
+    /// Not written by the library, because its session ids do not begin with the name of
+    /// the gateway. `upgrades` are the transports to which the client can change.
     pub(super) fn open_packet(&self, id: SessionId, upgrades: &[&str]) -> String {
         let config = &self.config;
         let interval = match config.ping_interval {

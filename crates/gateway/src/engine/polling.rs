@@ -14,18 +14,20 @@ use engineioxide_core::{Packet, ProtocolVersion};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::time::{Millis, SECOND};
 
-/// Time within which an upgrade has to be complete, as in the reference server.
+/// Time within which an upgrade must be complete, as in the reference server.
 pub(super) const UPGRADE_TIMEOUT: Millis = 10 * SECOND;
 
-/// Time within which the body of a POST request has to arrive.
+/// Time within which the body of a POST request must arrive. Limits the time for which a
+/// slow request holds memory.
 const POST_TIMEOUT: Millis = 60 * SECOND;
 
-/// The same for a session without a valid token.
+/// [`POST_TIMEOUT`] of a session without a valid token: the time within which it must
+/// authenticate (CONTRACT, Authentication).
 const UNAUTHENTICATED_POST_TIMEOUT: Millis = 10 * SECOND;
 
 /// Maximum number of packets of one polling request: as many commands as an object
-/// handles in one turn of its event loop (CONTRACT, Delivery 5). If the burst of
-/// commands is larger, the maximum is the burst, because more would be refused.
+/// handles in one turn of its event loop (CONTRACT, Delivery 5). If the burst of commands
+/// is larger, the maximum is the burst; further commands would be refused.
 const MAX_PACKETS: usize = 1_000;
 
 /// Maximum number of packets of one polling request of a session without a valid token:
@@ -46,7 +48,7 @@ pub enum Polled {
 pub struct PostLimits {
     /// Maximum size of the body in bytes.
     pub max_bytes: usize,
-    /// Time within which the body has to arrive.
+    /// Time within which the body must arrive.
     pub timeout: Millis,
 }
 
@@ -73,7 +75,8 @@ impl EngineServer {
         Answer::ok(self.open_packet(id, &["websocket"]))
     }
 
-    /// Handles a GET request for the packets that wait.
+    /// Handles a GET request: answers with the waiting packets, or waits for the next
+    /// packet.
     pub fn poll(&mut self, sid: &str, now: Millis) -> Polled {
         let Some(id) = self.sessions.by_sid(sid) else {
             return Polled::Now(Answer::error(HandshakeError::UnknownSid));
@@ -110,8 +113,9 @@ impl EngineServer {
         }
     }
 
-    /// Begins a POST request. Returns how to read its body, for
-    /// [`crate::SocketIoServer::post`], or the answer if the body is not to be read.
+    /// Begins a POST request. Returns the limits for reading its body, which the host
+    /// passes to [`crate::SocketIoServer::post`]. Returns the answer as the error if the
+    /// host must not read the body.
     ///
     /// A session has one POST request at a time. A second one ends the session, as in
     /// the reference server.
@@ -169,7 +173,8 @@ impl EngineServer {
             PostBody::Complete(body) => Some(body),
             PostBody::TooLarge => None,
             PostBody::Incomplete => {
-                // Often the network has failed, so it is not logged as a refusal.
+                // The usual cause is a failed network, so this is not logged as a
+                // refusal.
                 self.end_session(id, Packet::Close, Disconnect::Normal);
                 return Err(Answer::error(HandshakeError::BadRequest));
             }
@@ -189,14 +194,14 @@ impl EngineServer {
         Ok((id, packets))
     }
 
-    /// The client has given up a request that waits. Ends its session.
+    /// Ends the session of a polling request that the client has aborted.
     pub fn cancelled(&mut self, poll: PollId) {
         if let Some(id) = self.sessions.by_poll(poll) {
             self.end_session(id, Packet::Close, Disconnect::Malformed);
         }
     }
 
-    /// Answers the poll of a session that waits, if there is one.
+    /// Answers the waiting poll of a session, if there is one.
     pub(super) fn answer_poll(&mut self, id: SessionId, packet: Packet) {
         if let Some(session) = self.sessions.get_mut(id)
             && let Transport::Polling { get, .. } = &mut session.transport
@@ -217,8 +222,7 @@ impl EngineServer {
             Some(Packet::PingUpgrade) => {
                 let session = self.sessions.get_mut(id);
                 let candidate = session.and_then(|session| session.candidate.as_mut());
-                // Clients probe once. Each further probe would cost an answer that no
-                // limit counts.
+                // Clients probe once. No limit counts the answers to further probes.
                 if candidate.is_none_or(|it| std::mem::replace(&mut it.probed, true)) {
                     return self.drop_candidate(id);
                 }

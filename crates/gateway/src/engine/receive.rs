@@ -47,9 +47,9 @@ impl EngineServer {
         }
     }
 
-    /// Counts a packet that is limited by its number and not as a command: a noop, a
-    /// pong, and what the layer above reports. Ends the session and returns `false` if it
-    /// has sent too many.
+    /// Counts a packet that is not a command: a noop, a pong, and the packets that the
+    /// layer above reports. If the session has sent too many of them, ends it and returns
+    /// `false`.
     pub(crate) fn count_overhead(&mut self, id: SessionId, now: Millis) -> bool {
         let rate = self.config.limits.commands;
         let Some(session) = self.sessions.get_mut(id) else {
@@ -62,8 +62,8 @@ impl EngineServer {
         within_limit
     }
 
-    /// Handles a packet of a session. Returns `false` if clients must not send packets
-    /// of this type; then the session has ended.
+    /// Handles a packet of a session. If clients must not send packets of this type, ends
+    /// the session and returns `false`.
     pub(crate) fn receive_packet(&mut self, id: SessionId, packet: Packet, now: Millis) -> bool {
         let Some(session) = self.sessions.get_mut(id) else {
             return true;

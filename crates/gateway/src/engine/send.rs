@@ -11,8 +11,9 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 
-/// Number of extra pings that a session is sent per `max_unacked_bytes` of output, so
-/// that a client that reads is not taken for a slow consumer.
+/// Number of additional pings that a session receives per `max_unacked_bytes` of
+/// output. Their pongs show that the client reads, so that it does not count as a slow
+/// consumer.
 const PINGS_PER_LIMIT: usize = 4;
 
 impl EngineServer {
@@ -70,9 +71,9 @@ impl EngineServer {
     }
 
     /// Counts `bytes` that were written to a socket. Returns `true` if more than
-    /// `max_unacked_bytes` were written since its last sign of life; then
-    /// [`EngineServer::check_slow`] has to follow. Well before that, a socket of a
-    /// session is pinged.
+    /// `max_unacked_bytes` were written since the client's last frame or ping; the host
+    /// must then call [`EngineServer::check_slow`]. Pings a session's socket several
+    /// times before that.
     pub fn sent(&mut self, socket: SocketId, bytes: usize) -> bool {
         let limit = self.config.limits.max_unacked_bytes;
         let Some(state) = self.sockets.get_mut(socket) else {
@@ -89,8 +90,8 @@ impl EngineServer {
     }
 
     /// Closes a slow consumer; its client can resume. `last_seen` is the time of the
-    /// last ping that the runtime answered by itself: the socket stays open if that is
-    /// a sign of life since the last frame.
+    /// last ping that the runtime answered by itself. The socket stays open if this
+    /// ping came after the last frame.
     pub fn check_slow(&mut self, socket: SocketId, last_seen: Option<Millis>, now: Millis) {
         let Some(state) = self.sockets.get_mut(socket) else {
             return;

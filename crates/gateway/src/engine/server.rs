@@ -35,7 +35,7 @@ pub struct EngineServer {
     pub(super) sessions: Sessions,
     pub(crate) admission: Admission,
     pub(super) last_poll: PollId,
-    /// No session has anything due before this time.
+    /// No session has a deadline before this time.
     pub(super) next_deadline: Option<Millis>,
     now: Millis,
     outputs: Vec<Output>,
@@ -201,7 +201,7 @@ impl EngineServer {
         self.end_session(id, Packet::Close, why);
     }
 
-    /// Ends a session. A poll that waits is answered with `last`.
+    /// Ends a session. Answers its waiting poll with `last`.
     pub(super) fn end_session(&mut self, id: SessionId, last: Packet, why: Disconnect) {
         self.drop_candidate(id);
         self.answer_poll(id, last);

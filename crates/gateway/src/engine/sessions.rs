@@ -33,7 +33,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Returns `true` if the connection has shown a valid token.
+    /// Returns `true` if the client has sent a valid token, or needs none.
     pub(super) fn is_authenticated(&self) -> bool {
         self.info.identity.is_some() || self.authentication == Authentication::Done
     }
@@ -47,15 +47,15 @@ impl Session {
     }
 }
 
-/// Says if the client of a session has shown a valid token. Set by the layer above.
+/// Whether the client of a session has sent a valid token. Set by the layer above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Authentication {
-    /// It has not, since the session was opened.
+    /// The client has sent no valid token yet.
     Pending {
         /// Size of the messages that the layer above holds until a token is verified.
         held_bytes: usize,
     },
-    /// It has, or it needs none.
+    /// The client has sent a valid token, or needs none.
     Done,
 }
 
@@ -79,11 +79,12 @@ pub(super) enum Transport {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub(super) socket: SocketId,
-    /// The upgrade has to be complete at this time.
+    /// The time at which the upgrade must be complete.
     pub(super) deadline: Millis,
     /// The deadline was extended; see [`super::heartbeat::TIMEOUT_EXTENSION`].
     pub(super) extended: bool,
-    /// The client knows that the socket works, and waits for its last poll to end.
+    /// The probe was answered: the client waits for its last poll to end, and then
+    /// upgrades.
     pub(super) probed: bool,
 }
 

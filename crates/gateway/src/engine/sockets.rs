@@ -12,7 +12,7 @@ use std::rc::Rc;
 #[derive(Debug)]
 pub(super) struct SocketState {
     pub(super) role: Role,
-    /// Tells whether the client reads its input.
+    /// Detects that the client does not read.
     pub(super) consumer: SlowConsumerGuard,
     /// The connection id of a native socket.
     native_id: Option<String>,

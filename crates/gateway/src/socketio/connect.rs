@@ -1,9 +1,9 @@
 //! CONNECT: a client asks to connect to a namespace, and the application accepts or
 //! refuses it.
 //!
-//! A session without a valid token is limited: it can send [`MAX_CONNECTS`] CONNECTs, of
-//! which the application handles one at a time, and it has to be in a namespace in time
-//! ([`super::session`]).
+//! A session without a valid token is limited: it can send [`MAX_CONNECTS`] CONNECTs,
+//! which the application handles one at a time, and it must connect to a namespace in
+//! time ([`super::session`]).
 
 use super::event::ConnectionEvent;
 use super::receive::Malformed;
@@ -25,8 +25,8 @@ use std::rc::Rc;
 const MAX_CONNECTS: u32 = 5;
 
 impl SocketIoServer {
-    /// Handles a CONNECT. Without a valid token a client can send [`MAX_CONNECTS`] in
-    /// all; the application handles one at a time, and the others wait.
+    /// Handles a CONNECT. A client without a valid token can send [`MAX_CONNECTS`] in
+    /// total; the application handles one at a time, and the others wait.
     pub(super) fn receive_connect(
         &mut self,
         id: SessionId,
@@ -70,7 +70,7 @@ impl SocketIoServer {
         Ok(())
     }
 
-    /// Gives the application the CONNECTs that it can handle now.
+    /// Queues the events for the CONNECTs that the application can handle now.
     pub(super) fn start_connects(&mut self, id: SessionId) {
         // Called after each change of the CONNECTs that wait.
         self.authentication_changed(id);
@@ -105,9 +105,9 @@ impl SocketIoServer {
         })
     }
 
-    /// Accepts a CONNECT: the client is in the namespace by the token of `identity`.
-    /// `data` is a JSON object. Returns `false` if no CONNECT for the namespace waits
-    /// any more; then nothing is done.
+    /// Accepts a CONNECT: the client is in the namespace with the token of `identity`.
+    /// `data` is a JSON object. Does nothing and returns `false` if no CONNECT for the
+    /// namespace is waiting.
     pub fn accept(
         &mut self,
         id: SessionId,
@@ -136,8 +136,8 @@ impl SocketIoServer {
     }
 
     /// Refuses a CONNECT. `data` is a JSON object. The refusals of a connection without a
-    /// valid token count against its address, except for the first one: clients whose
-    /// token has expired reconnect with it once.
+    /// valid token count against its address. The first one does not count, because a
+    /// client with an expired token sends it once when it reconnects.
     pub fn refuse(&mut self, id: SessionId, nsp: &str, data: &str) {
         let Some(session) = self.session_mut(id) else {
             return;
@@ -156,9 +156,10 @@ impl SocketIoServer {
         self.start_connects(id);
     }
 
-    /// Disconnects a client from a namespace by a DISCONNECT packet, after which clients
-    /// do not reconnect by themselves. A session that is in no namespace any more is
-    /// closed. If the CONNECT of the client was not accepted yet, it is refused instead.
+    /// Disconnects a client from a namespace with a DISCONNECT packet. Clients do not
+    /// reconnect automatically after it. If this was the last namespace of the session,
+    /// closes the session. If the CONNECT of the client was not accepted yet, refuses it
+    /// instead.
     pub fn expel(&mut self, id: SessionId, nsp: &str, why: Disconnect) {
         let Some(session) = self.session_mut(id) else {
             return;

@@ -57,7 +57,7 @@ pub enum ConnectionEvent {
         session: SessionId,
         /// The namespace.
         nsp: String,
-        /// The id of the acknowledgement, if the client wants one.
+        /// The id of the acknowledgement, if the client has requested one.
         ack: Option<i64>,
         /// The name and the arguments of the event: a JSON list.
         args: String,
@@ -65,7 +65,7 @@ pub enum ConnectionEvent {
         /// [`super::Attachments::Keep`] is set.
         attachments: Vec<Bytes>,
     },
-    /// A client was disconnected from a namespace, or gave up its CONNECT.
+    /// A client was disconnected from a namespace, or cancelled its CONNECT.
     Disconnected {
         /// The session. Its key may be invalid.
         session: SessionId,

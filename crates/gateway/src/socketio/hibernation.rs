@@ -1,11 +1,12 @@
-//! The records that sockets carry over hibernation.
+//! The records that are attached to sockets and survive hibernation.
 //!
 //! Sockets survive hibernation, memory does not. [`crate::Output::Attach`] attaches a
-//! [`Record`] to a socket; [`SocketIoServer::restore_socket`] reads it. Records are
-//! written by one version and read by the next, so their JSON does not change: fields
-//! are only added, with a default.
+//! [`Record`] to a socket; [`SocketIoServer::restore_socket`] reads it. A later version
+//! reads the records of an earlier one, so their JSON must not change: fields are only
+//! added, with a default.
 //!
-//! A record has the state of both layers: the session of Engine.IO and its namespaces.
+//! A record contains the state of both layers: the Engine.IO session and its
+//! namespaces.
 
 use super::server::SocketIoServer;
 use super::session::SocketIoSession;
@@ -15,7 +16,7 @@ use crate::output::Output;
 use roomcast_proto::time::Millis;
 use serde::{Deserialize, Serialize};
 
-/// The record that a socket carries over hibernation.
+/// The record that is attached to a socket.
 #[derive(Debug, Serialize, Deserialize)]
 enum Record {
     /// A native socket.
@@ -36,8 +37,8 @@ struct SessionRecord {
     /// The namespaces that the client is connected to.
     #[serde(rename = "nsps")]
     namespaces: Vec<String>,
-    /// The time of the last packet that the gateway has seen. The runtime may know of
-    /// later pongs.
+    /// The time of the last packet that reached the gateway. The runtime may have
+    /// received later pongs.
     #[serde(default, rename = "heard_at")]
     last_activity: Option<Millis>,
     /// See [`SocketIoSession::connect_by`].

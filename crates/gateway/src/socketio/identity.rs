@@ -1,4 +1,4 @@
-//! The tokens of receivers, and the last check before an event is sent.
+//! The tokens of receivers, and the check of the token before an event is sent.
 
 use super::server::SocketIoServer;
 use crate::ids::{SessionId, SocketId};
@@ -40,9 +40,9 @@ impl SocketIoServer {
     /// Returns `true` if the receiver belongs to `user` and its newest token grants
     /// `read` on `room`. Returns `None` if the receiver is closed.
     ///
-    /// This is the last check before an event of the room is sent. It asks the
-    /// transport and not the client of the application, so a mistake in the tables of
-    /// clients cannot send events to the connection of another user.
+    /// It is called immediately before an event of the room is sent. It uses the
+    /// identity of the transport, not of the application's client, so an error in the
+    /// tables of clients cannot send events to the connection of another user.
     pub fn opens(&self, receiver: Receiver<'_>, user: &str, room: &str) -> Option<bool> {
         let identity = match receiver {
             Receiver::Native(socket) => self.engine.socket_identity(socket)?,

@@ -6,11 +6,12 @@
 //!
 //! - A message of a session is decoded to a packet. An event or acknowledgement with
 //!   attachments is complete when all its attachments have arrived.
-//! - A CONNECT becomes a [`ConnectionEvent::Connect`]. The application answers by
+//! - A CONNECT becomes a [`ConnectionEvent::Connect`]. The application answers with
 //!   [`SocketIoServer::accept`] or [`SocketIoServer::refuse`].
 //! - An event becomes a [`ConnectionEvent::Event`] with the id of the acknowledgement
-//!   that the client wants. The application answers by [`SocketIoServer::acknowledge`]
-//!   with the same id. The gateway itself asks clients for no acknowledgements.
+//!   that the client has requested. The application answers with
+//!   [`SocketIoServer::acknowledge`] and the same id. The gateway itself never requests
+//!   acknowledgements from clients.
 //!
 //! | module | contents |
 //! | --- | --- |
@@ -19,8 +20,8 @@
 //! | `packet` | parses and writes packets |
 //! | `receive`, `send` | packets, in and out |
 //! | `connect` | CONNECT: limits, accept, refuse; disconnect by the server |
-//! | `identity` | the tokens of receivers, and the last check before an event is sent |
-//! | `hibernation` | the records that sockets carry over hibernation |
+//! | `identity` | the tokens of receivers, and their check before an event is sent |
+//! | `hibernation` | the records of sockets that survive hibernation |
 
 mod connect;
 mod event;

@@ -32,9 +32,9 @@ pub(super) fn value(args: &str, attachments: Vec<Bytes>) -> Value {
 /// Returns a packet and the number of attachments that follow it.
 pub(super) fn decode(text: &str) -> Option<(Packet, usize)> {
     let (text, attachments) = match text.as_bytes().first()? {
-        // The library measures the time that attachments take with a clock that
-        // WebAssembly does not have. So it is told that there are none, and they are
-        // collected here.
+        // The library measures the time between attachments with a clock that
+        // WebAssembly does not have. So the packet is passed to it without attachments,
+        // and the attachments are collected here.
         b'5' | b'6' => {
             let (count, rest) = text[1..].split_once('-')?;
             let count: usize = count.parse().ok()?;

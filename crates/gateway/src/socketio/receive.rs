@@ -20,7 +20,7 @@ impl SocketIoServer {
     /// Handles a message of a session.
     pub(super) fn receive_message(&mut self, id: SessionId, frame: Frame, now: Millis) {
         if !self.sessions.contains_key(id) {
-            // The session has bare Engine.IO, or was closed.
+            // The session uses bare Engine.IO, or was closed.
             return self.push_event(ConnectionEvent::Message { session: id, frame });
         }
         let handled = match frame {
@@ -41,8 +41,8 @@ impl SocketIoServer {
         if missing == 0 {
             return self.receive_complete(id, packet, Vec::new(), now);
         }
-        // Only connected namespaces receive events, so nothing is kept for a client
-        // that is in none.
+        // Only connected namespaces receive events, so no attachments are collected for
+        // other namespaces.
         if !session.is_connected(&packet.ns) {
             return Err(Malformed);
         }
@@ -66,8 +66,8 @@ impl SocketIoServer {
         if partial.bytes > limit {
             return Err(Malformed);
         }
-        // The application still has to know the number of attachments, because it
-        // refuses events that have any.
+        // Empty attachments are kept, because the application refuses events with
+        // attachments.
         let kept = match keeps {
             Attachments::Keep => bytes,
             Attachments::Drop => Bytes::new(),
@@ -113,7 +113,7 @@ impl SocketIoServer {
                 });
                 Ok(())
             }
-            // The gateway asks clients for no acknowledgements, so they are dropped.
+            // The gateway never requests acknowledgements, so they are dropped.
             PacketData::EventAck(Value::Str(args, _), _)
             | PacketData::BinaryAck(Value::Str(args, _), _) => {
                 self.check_connected(id, &nsp)?;
@@ -147,7 +147,7 @@ impl SocketIoServer {
             self.authentication_changed(id);
             self.attach(id);
         } else {
-            // The client does not wait for the answer to its CONNECT.
+            // The client cancels its CONNECT before it was answered.
             let index = connecting.iter().position(|connect| connect.nsp == nsp);
             connecting.remove(index.ok_or(Malformed)?);
             self.start_connects(id);

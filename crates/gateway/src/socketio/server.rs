@@ -14,13 +14,13 @@ use roomcast_proto::time::{Millis, sooner};
 use slotmap::SecondaryMap;
 use std::collections::VecDeque;
 
-/// What is kept of the attachments of events.
+/// Whether the contents of attachments are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachments {
     /// The application reads them.
     Keep,
-    /// The application does not read them. It receives empty ones, so that it knows
-    /// their number.
+    /// The application does not read them. It receives one empty attachment for each, so
+    /// that it knows their number.
     Drop,
 }
 
@@ -141,8 +141,8 @@ impl SocketIoServer {
     }
 
     fn session_closed(&mut self, id: SessionId) {
-        // Includes the namespaces whose CONNECT the application was given: it may have
-        // a client for them already.
+        // Includes the namespaces with a CONNECT that the application has received,
+        // because it may already have a client for them.
         let state = self.sessions.remove(id);
         for nsp in state.into_iter().flat_map(SocketIoSession::into_namespaces) {
             self.push_event(ConnectionEvent::Disconnected {
@@ -160,14 +160,14 @@ impl SocketIoServer {
         self.sessions.get(id)
     }
 
-    /// Does the same as [`SocketIoServer::session`].
+    /// As [`SocketIoServer::session`], mutable.
     pub(super) fn session_mut(&mut self, id: SessionId) -> Option<&mut SocketIoSession> {
         self.engine.connect_info(id)?;
         self.sessions.get_mut(id)
     }
 
-    /// Tells the engine the state of the authentication of a session. Called after each
-    /// change of its namespaces and of the CONNECTs that wait.
+    /// Passes the state of the authentication of a session to the engine. Called after
+    /// each change of its namespaces and of the CONNECTs that wait.
     pub(super) fn authentication_changed(&mut self, id: SessionId) {
         if let Some(state) = self.sessions.get(id) {
             self.engine.set_authentication(id, state.authentication());
@@ -180,29 +180,29 @@ impl SocketIoServer {
         self.session(id)?.is_connected(nsp).then_some(id)
     }
 
-    /// Returns the time at which [`SocketIoServer::advance`] has to be called next, for
+    /// Returns the time at which [`SocketIoServer::advance`] must be called next, for
     /// both layers.
     pub fn deadline(&self) -> Option<Millis> {
         let deadlines = [self.engine.deadline(), self.next_deadline];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Takes the deadline of a session into account.
+    /// Schedules the deadline of a session.
     fn schedule(&mut self, id: SessionId) {
         if let Some(at) = self.sessions.get(id).and_then(SocketIoSession::deadline) {
             sooner(&mut self.next_deadline, at);
         }
     }
 
-    /// Does the same for a deadline of something that begins at `now`; see
-    /// [`RECHECK_DELAY`].
+    /// Schedules a check of a session after [`RECHECK_DELAY`], for an operation that
+    /// begins at `now`.
     pub(super) fn schedule_recheck(&mut self, id: SessionId, now: Millis) {
         sooner(&mut self.next_deadline, now + RECHECK_DELAY);
         self.schedule(id);
     }
 
-    /// Does everything that is due at `now` in both layers: closes the sessions that are
-    /// in no namespace in time, and advances the engine.
+    /// Handles the deadlines at `now` in both layers: closes the sessions that have not
+    /// connected to a namespace in time, and advances the engine.
     pub fn advance(&mut self, last_seen: LastSeen<'_>, now: Millis) {
         self.handle_engine_events(now);
         self.close_overdue_sessions(now);

@@ -1,6 +1,5 @@
-//! The Socket.IO state of a session, and its deadlines: a client has to be in a
-//! namespace in time after it has opened a session, and the attachments of a packet have
-//! to arrive in time.
+//! The Socket.IO state of a session, and its deadlines: for the first namespace after a
+//! session was opened, and for the attachments of a packet.
 
 use crate::config::GatewayConfig;
 use crate::connect_info::ConnectInfo;
@@ -11,10 +10,11 @@ use roomcast_proto::time::{Millis, SECOND};
 use socketioxide_core::packet::Packet;
 use std::rc::Rc;
 
-/// Time within which the attachments of a packet have to arrive.
+/// Time within which the attachments of a packet must arrive. Limits the time for which
+/// a slow client holds memory.
 const ATTACHMENT_TIMEOUT: Millis = 10 * SECOND;
 
-/// Time within which a connection has to show a valid token (CONTRACT, Authentication).
+/// Time within which a client must send a valid token (CONTRACT, Authentication).
 const UNAUTHENTICATED_TIMEOUT: Millis = 10 * SECOND;
 
 /// The Socket.IO state of a session.
@@ -25,8 +25,8 @@ pub(super) struct SocketIoSession {
     pub(super) connecting: Vec<PendingConnect>,
     /// Number of CONNECTs without a valid token.
     pub(super) connects: u32,
-    /// The time by which the client has to be in a namespace. `None` once it was in
-    /// one; see [`SocketIoSession::is_overdue`].
+    /// The time by which the client must connect to a namespace. `None` after it has
+    /// connected to one; see [`SocketIoSession::is_overdue`].
     pub(super) connect_by: Option<Millis>,
     /// The deadline was extended; see [`SocketIoSession::is_overdue`].
     pub(super) extended: bool,
@@ -38,7 +38,7 @@ pub(super) struct SocketIoSession {
 #[derive(Debug)]
 pub(super) struct Namespace {
     pub(super) name: String,
-    /// The newest valid token that the client has shown for it. See
+    /// The newest valid token of the client in the namespace. See
     /// [`super::SocketIoServer::opens`].
     pub(super) identity: Option<Rc<Identity>>,
 }
@@ -47,10 +47,10 @@ pub(super) struct Namespace {
 #[derive(Debug)]
 pub(super) struct PendingConnect {
     pub(super) nsp: String,
-    /// Unique: a client may give up a CONNECT and send another one for the same
-    /// namespace.
+    /// A unique number, because a client may cancel a CONNECT and send another one for
+    /// the same namespace.
     pub(super) number: u64,
-    /// `None` once the application was given the CONNECT.
+    /// `None` after the application has received the CONNECT.
     pub(super) auth: Option<String>,
     /// Size of the CONNECT.
     pub(super) bytes: usize,
@@ -70,7 +70,7 @@ pub(super) struct PartialPacket {
 }
 
 impl PartialPacket {
-    /// Returns a packet of which `missing` attachments have to arrive.
+    /// Returns a packet with `missing` attachments that have not arrived.
     pub(super) fn new(packet: Packet, missing: usize, now: Millis) -> Self {
         PartialPacket {
             packet,
@@ -182,7 +182,7 @@ impl SocketIoSession {
     }
 
     /// Returns all namespaces for which the application may have a client: the
-    /// connected ones, and those whose CONNECT it was given.
+    /// connected ones, and those with a CONNECT that it has received.
     pub(super) fn into_namespaces(self) -> Vec<String> {
         let connected = self.namespaces.into_iter().map(|namespace| namespace.name);
         let connecting = self.connecting.into_iter();

@@ -57,8 +57,8 @@ fn pings(server: &mut SocketIoServer) -> usize {
     outputs.iter().filter(|output| is_ping(output)).count()
 }
 
-/// Opens a session at [`NOW`], in a namespace or not. Returns the record of its
-/// socket and the time at which the gateway is woken next.
+/// Opens a session at [`NOW`] and, with `in_namespace`, connects it to a namespace.
+/// Returns the record of its socket and the time at which the gateway is woken next.
 fn hibernated(in_namespace: bool) -> (String, Millis) {
     let mut awake = server();
     let socket = awake.engine.open_socket(connect_info(), None, NOW);
@@ -78,9 +78,9 @@ fn hibernated(in_namespace: bool) -> (String, Millis) {
     (record.expect("the record of the socket"), due)
 }
 
-/// Hibernates between alarms; `last_seen` returns the time of the last pong that
-/// the runtime answered. Returns when, after [`NOW`], and by which code the socket
-/// is closed.
+/// Hibernates between alarms. `last_seen` returns the time of the last pong that the
+/// runtime answered. Returns the time after [`NOW`] at which the socket is closed, and
+/// the close code.
 fn closed(in_namespace: bool, last_seen: fn(Millis) -> Option<Millis>) -> Option<(Millis, u16)> {
     let (record, mut due) = hibernated(in_namespace);
     while due < NOW + 300 * SECOND {

@@ -6,14 +6,14 @@ use super::rate_limit::TokenBucket;
 use crate::error::{Error, Result};
 use crate::time::Millis;
 
-/// Bytes of a page of the log that count as one request. One `sync` may return a
-/// megabyte.
+/// Number of bytes of a page of the log that count as one request, because the cost of a
+/// `sync` grows with its page.
 const PAGE_BYTES: f64 = 32.0 * 1024.0;
 
 /// The kinds of requests of a connection. Some kinds share a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Any command; taken in addition to the other kinds.
+    /// Any command. Each command takes a token of this kind and one of its own kind.
     Command,
     /// `sendMessage` and `emit`.
     Message,

@@ -9,20 +9,20 @@ use std::collections::HashMap;
 
 /// Time after which a connection that keeps exceeding its limits is closed (contract,
 /// close code 4429).
-pub const PATIENCE: Millis = 10 * SECOND;
+pub const MAX_VIOLATION_TIME: Millis = 10 * SECOND;
 
 /// Time without a rejected command after which a series of violations ends.
-const LULL: Millis = 2 * SECOND;
+const VIOLATION_GAP: Millis = 2 * SECOND;
 
-/// Number of violations in a row after which a connection is closed while its object
-/// exceeds [`ConnectionLimits::refusals`]. Clients do not reach it by accident, and a
-/// client that ignores rejections reaches it soon.
-const FLOOD: u32 = 100;
+/// Number of consecutive violations after which a connection is closed while its object
+/// exceeds [`ConnectionLimits::refusals`] (docs/settings.md). A client that reacts to
+/// rejections does not reach it.
+const FLOOD_VIOLATIONS: u32 = 100;
 
-/// Longest ban, as a multiple of the first.
-const MAX_BAN: u32 = 64;
+/// Longest ban, as a multiple of the first ban (docs/settings.md).
+const MAX_BAN_FACTOR: u32 = 64;
 
-/// The violations of one connection in a row.
+/// The current series of violations of one connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Violations {
     first: Millis,
@@ -37,8 +37,8 @@ pub enum Penalty {
     First,
     /// None, for a further violation.
     Again,
-    /// Close: the violations continued for [`PATIENCE`].
-    Enough,
+    /// Close: the violations continued for [`MAX_VIOLATION_TIME`].
+    Persistent,
     /// Close: the connection floods the object, and its user is banned for a while.
     Flood,
 }
@@ -46,14 +46,14 @@ pub enum Penalty {
 impl Penalty {
     /// Returns `true` if the connection must be closed.
     pub fn is_final(self) -> bool {
-        matches!(self, Penalty::Enough | Penalty::Flood)
+        matches!(self, Penalty::Persistent | Penalty::Flood)
     }
 }
 
 impl Violations {
     /// Counts a violation and returns its penalty.
     pub(super) fn refuse(&mut self, now: Millis) -> Penalty {
-        if self.times == 0 || now.saturating_sub(self.last) > LULL {
+        if self.times == 0 || now.saturating_sub(self.last) > VIOLATION_GAP {
             *self = Violations {
                 first: now,
                 last: now,
@@ -63,16 +63,16 @@ impl Violations {
         }
         self.last = now;
         self.times = self.times.saturating_add(1);
-        match now.saturating_sub(self.first) >= PATIENCE {
-            true => Penalty::Enough,
+        match now.saturating_sub(self.first) >= MAX_VIOLATION_TIME {
+            true => Penalty::Persistent,
             false => Penalty::Again,
         }
     }
 }
 
 /// Protects one object from floods: counts the rejected commands of all its connections,
-/// and bans users whose connections flood it. Kept in memory only, since an object that
-/// can hibernate is not flooded.
+/// and bans users whose connections flood it. It is kept in memory only, because a
+/// flooded object does not hibernate.
 #[derive(Clone, Debug)]
 pub struct FloodGuard {
     refusals: TokenBucket,
@@ -111,7 +111,8 @@ impl FloodGuard {
     }
 
     /// Counts a rejected command of a connection and returns its penalty. Bans the user
-    /// if the object is flooded and the connection takes part in it.
+    /// if the object is flooded and the connection has [`FLOOD_VIOLATIONS`] violations
+    /// in the series.
     pub(super) fn refuse(
         &mut self,
         violations: &mut Violations,
@@ -121,23 +122,24 @@ impl FloodGuard {
     ) -> Penalty {
         let penalty = violations.refuse(now);
         let flooded = self.refusals.take(limits.refusals, now).is_err();
-        if flooded && violations.times >= FLOOD {
+        if flooded && violations.times >= FLOOD_VIOLATIONS {
             self.ban(user, limits.flood_ban, now);
             return Penalty::Flood;
         }
         penalty
     }
 
-    /// Bans a user, twice as long as last time. The last ban is forgotten when the user
-    /// behaved for its length after it ended. A user who is banned already is not banned
-    /// again: another connection of the same flood was closed.
+    /// Bans a user for twice the length of the last ban. If more time than that length
+    /// has passed since the last ban ended, the length starts again at `shortest`. Does
+    /// nothing if the user is banned already, because several connections can belong to
+    /// one flood.
     fn ban(&mut self, user: &str, shortest: Millis, now: Millis) {
         if self.admit(user, now).is_err() {
             return;
         }
         self.bans.retain(|_, ban| now < ban.until + ban.lasts);
         let lasts = self.bans.get(user).map_or(shortest, |last| {
-            (last.lasts * 2).min(shortest * Millis::from(MAX_BAN))
+            (last.lasts * 2).min(shortest * Millis::from(MAX_BAN_FACTOR))
         });
         let until = now + lasts;
         self.bans.insert(user.to_owned(), Ban { until, lasts });
@@ -155,7 +157,7 @@ mod tests {
         for at in 1..10 {
             assert_eq!(violations.refuse(at * SECOND), Penalty::Again);
         }
-        assert_eq!(violations.refuse(10 * SECOND), Penalty::Enough);
+        assert_eq!(violations.refuse(10 * SECOND), Penalty::Persistent);
         assert_eq!(violations.refuse(13 * SECOND), Penalty::First);
     }
 

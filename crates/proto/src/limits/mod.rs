@@ -1,4 +1,4 @@
-//! Limits that protect an object from its clients. Time is handed in by the caller.
+//! Limits that protect an object from its clients. The caller passes the current time.
 //!
 //! - Rate limits: a [`TokenBucket`] for one client, a [`KeyedRateLimiter`] for many
 //! - [`ConnectionLimits`]: the settings of one connection. [`Allowance`] enforces them:
@@ -15,6 +15,6 @@ mod slow_consumer;
 
 pub use allowance::{Allowance, Kind};
 pub use connection::{ConnectionLimits, Limits};
-pub use flood::{FloodGuard, PATIENCE, Penalty};
+pub use flood::{FloodGuard, MAX_VIOLATION_TIME, Penalty};
 pub use rate_limit::{CONNECTS, KeyedRateLimiter, Rate, TokenBucket, network_of};
 pub use slow_consumer::SlowConsumerGuard;

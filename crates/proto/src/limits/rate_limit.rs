@@ -10,12 +10,13 @@ use std::net::IpAddr;
 pub struct Rate {
     /// Tokens that are added per second.
     pub per_second: f64,
-    /// Maximum number of tokens, which is the number of requests that may come at once.
+    /// Maximum number of tokens: the number of requests that can arrive at the same time.
     pub burst: f64,
 }
 
 impl Rate {
-    /// Returns the limit of `count` requests per minute, all of which may come at once.
+    /// Returns the limit of `count` requests per minute, all of which can arrive at the
+    /// same time.
     pub fn per_minute(count: f64) -> Self {
         Rate {
             per_second: count / 60.0,
@@ -55,14 +56,14 @@ impl TokenBucket {
         }
     }
 
-    /// Takes `count` more tokens for a request that turned out to be large. The bucket can
-    /// go into debt by at most a quarter of the burst.
+    /// Takes `count` more tokens for a request that turned out to be large. The number of
+    /// tokens can become negative, down to minus a quarter of the burst.
     pub fn charge(&mut self, count: f64, rate: Rate) {
         self.tokens = (self.tokens - count).max(-rate.burst / 4.0);
     }
 
     fn refill(&mut self, rate: Rate, now: Millis) {
-        // A clock that was set back adds nothing.
+        // If the clock was set back, no tokens are added.
         let elapsed = now.saturating_sub(self.at) as f64 / SECOND as f64;
         self.tokens = (self.tokens + elapsed * rate.per_second).min(rate.burst);
         self.at = now;

@@ -2,9 +2,9 @@
 
 use crate::time::Millis;
 
-/// Tracks whether a client reads what is sent to it. The runtime does not say how much a
-/// socket still buffers, so the guard counts the bytes sent since the client's last
-/// activity: a frame or a ping.
+/// Tracks whether a client reads the frames that are sent to it. The runtime does not
+/// report how much a socket buffers, so the guard counts the bytes sent since the client's
+/// last activity: a frame or a ping.
 #[derive(Debug)]
 pub struct SlowConsumerGuard {
     active_at: Millis,

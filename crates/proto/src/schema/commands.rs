@@ -143,7 +143,7 @@ pub struct RefreshToken {
 pub struct CommandSchema {
     /// The name.
     pub name: &'static str,
-    /// One sentence that says what the command does.
+    /// One sentence that describes the command.
     pub summary: &'static str,
     /// The data of the command.
     pub data: Schema,

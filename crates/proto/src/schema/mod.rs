@@ -1,5 +1,5 @@
-//! JSON Schemas of everything that clients and services exchange with the server. The
-//! OpenAPI and AsyncAPI documents are generated from them by `cargo xtask docs`.
+//! JSON Schemas of all messages between clients or services and the server. The OpenAPI
+//! and AsyncAPI documents are generated from them by `cargo xtask docs`.
 //!
 //! Only for native tools: the Worker is built without the feature `schema`.
 //!
@@ -21,7 +21,7 @@ pub mod logged;
 pub mod requests;
 pub mod values;
 
-/// Creates a generator for what the server sends. References lead to
+/// Creates a generator for the messages that the server sends. References lead to
 /// `#/components/schemas`.
 pub fn serialize(settings: SchemaSettings) -> SchemaGenerator {
     let mut settings = settings.for_serialize();
@@ -30,8 +30,8 @@ pub fn serialize(settings: SchemaSettings) -> SchemaGenerator {
     settings.into_generator()
 }
 
-/// Creates a generator for what clients and services send. References lead to
-/// `#/components/schemas`.
+/// Creates a generator for the messages that clients and services send. References lead
+/// to `#/components/schemas`.
 pub fn deserialize(settings: SchemaSettings) -> SchemaGenerator {
     let mut settings = settings.for_deserialize();
     settings.definitions_path = "/components/schemas".into();

@@ -1,4 +1,4 @@
-//! Values that occur in many places, as types that exist for their schemas.
+//! Types for the schemas of values that occur in many places.
 
 use crate::event_name::RESERVED;
 use crate::id::EventName;
@@ -48,7 +48,7 @@ value!(
     /// A sequence number.
     Seq, {
         "type": "integer", "minimum": 0, "maximum": 9007199254740991u64,
-        "description": "A sequence number. The events of a room are numbered from 1, without holes."
+        "description": "A sequence number. The events of a room have consecutive numbers from 1."
     }
 );
 

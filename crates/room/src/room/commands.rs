@@ -42,7 +42,7 @@ enum AfterPenalty {
 }
 
 impl Room {
-    /// A frame of a client has arrived.
+    /// Handles a frame of a client.
     pub fn receive(&mut self, conn: ConnId, frame: Frame<'_>, now: Millis, out: &mut Vec<Output>) {
         if !self.begin_input(conn, now, out) {
             return;
@@ -73,7 +73,7 @@ impl Room {
         }
     }
 
-    /// A command of a connection at a gateway has arrived. The gateway has parsed it.
+    /// Handles a command of a connection at a gateway, which the gateway has parsed.
     pub(super) fn receive_command(
         &mut self,
         conn: ConnId,
@@ -105,9 +105,9 @@ impl Room {
         true
     }
 
-    /// Counts a command, executes it and answers it, or answers the error in its place.
-    /// Returns `false` if the connection was closed or is over its limit of commands, so
-    /// that the rest of the frame is dropped.
+    /// Counts a command, executes it and sends its answer or its error. Returns `false` if
+    /// the connection was closed or is over its limit of commands, so that the rest of the
+    /// frame is dropped.
     fn run(
         &mut self,
         conn: ConnId,
@@ -117,8 +117,8 @@ impl Room {
         out: &mut Vec<Output>,
     ) -> bool {
         if let Err(error) = self.take_token(conn, Kind::Command, now) {
-            // An answer to each command would be larger than the flood itself, so the
-            // rest of the frame gets none.
+            // Answers to all commands would be larger than the flood itself, so the rest of
+            // the frame is not answered.
             self.batch.send(conn, &framing::error(id, &error));
             self.penalize(conn, now, out);
             return false;
@@ -180,8 +180,8 @@ impl Room {
         self.connections.take_token(conn, kind, limits, now)
     }
 
-    /// The host has read a page of this number of bytes for a connection. Large pages use
-    /// up the rate limit of requests.
+    /// Records that the host has read a page of this number of bytes for a connection. A
+    /// large page counts as several requests.
     pub fn page_sent(&mut self, conn: ConnId, bytes: usize) {
         if let Some(connection) = self.connections.get_mut(conn) {
             let limits = &self.config.limits;
@@ -301,8 +301,8 @@ impl Room {
         Ok(Answer::Now(format!(r#"{{"status":"{status}"}}"#)))
     }
 
-    /// `joinRoom` on a connection of the room: joins again after a leave, or requests older
-    /// events than the connection has received.
+    /// Executes `joinRoom` on a connection of the room. Joins again after a leave, or
+    /// requests events before those that the connection has received.
     fn rejoin(
         &mut self,
         conn: ConnId,
@@ -311,10 +311,11 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Result<Answer> {
-        // A connection at a gateway whose membership has just ended stays.
+        // If the membership of a connection at a gateway has just ended, the connection
+        // stays.
         self.gateways.cancel_leave(conn);
-        // Earlier events are sent first, so that the replay ends at the head and live
-        // events begin there.
+        // The events of the batch are sent first, so that the replay ends at the head and
+        // live events begin after it.
         self.flush(now, out);
         let connection = self.connections.get(conn).ok_or_else(Error::internal)?;
         let attachment = &connection.attachment;
@@ -324,7 +325,7 @@ impl Room {
             ));
         }
         let (user, remote) = (attachment.user.clone(), attachment.remote);
-        // The events after this one have been sent to the connection.
+        // All events after this one have been sent to the connection.
         let sent_after = attachment.joined.then_some(attachment.from);
         self.admit_member(&user)?;
         let requests_past = position.since.is_some() || position.history.is_some();
@@ -352,7 +353,7 @@ impl Room {
                 frame: framing::ack(id, &answer),
             });
         }
-        // Events that the connection has been sent are not sent again.
+        // Events that were sent to the connection are not sent again.
         let range = SeqRange {
             after: start.after,
             upto: sent_after.unwrap_or(head),
@@ -417,8 +418,8 @@ impl Room {
         Ok(Answer::Later)
     }
 
-    /// The host has verified the token of [`Output::Authenticate`]: `identity` is the
-    /// result. Commands of the connection may have been executed since.
+    /// Handles the result of [`Output::Authenticate`]. Other commands of the connection may
+    /// have been executed meanwhile.
     pub fn authenticated(
         &mut self,
         connection: &ConnectionId,
@@ -427,7 +428,7 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        // The connection may have been closed since.
+        // The connection may have been closed meanwhile.
         let Some(conn) = self
             .connections
             .find(|one| one.attachment.id == *connection)
@@ -470,9 +471,9 @@ impl Room {
         )))
     }
 
-    /// Gives a connection the rights of its new token. A connection at a gateway that may
-    /// not read any more is unsubscribed. Only gateways of an older version send such
-    /// rights.
+    /// Gives a connection the rights of its new token. A connection at a gateway is
+    /// unsubscribed if the token no longer grants `read`. Only gateways of older versions
+    /// send such rights.
     pub(super) fn set_rights(
         &mut self,
         conn: ConnId,

@@ -14,7 +14,7 @@ use roomcast_proto::error::{Error, Result};
 use roomcast_proto::event;
 use roomcast_proto::id::UserId;
 use roomcast_proto::limits::Limits;
-use roomcast_proto::link::Hello as ConnectRequest;
+use roomcast_proto::link::ConnectRequest;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, rfc3339};
@@ -48,7 +48,7 @@ impl Room {
         self.admit_connection(&request.user)
     }
 
-    /// Checks the limits that also hold for a connection that subscribes again.
+    /// Checks the limits that also apply to a connection that subscribes again.
     pub(super) fn admit_connection(&self, user: &UserId) -> Result<()> {
         let connections = self.presence.roster.connections(user).count();
         if connections >= self.config.max_connections_per_user {
@@ -57,7 +57,7 @@ impl Room {
         self.admit_member(user)
     }
 
-    /// Adds a connection with a socket of its own, which joins at once. [`Room::admit`] has
+    /// Adds a connection with its own socket, which joins immediately. [`Room::admit`] has
     /// accepted the request. The event `connected` and the missed events are sent with the
     /// next flush, so that the memberships of all clients that connect in the same batch
     /// are stored together.
@@ -106,7 +106,7 @@ impl Room {
 
     /// Restores a connection after hibernation.
     pub fn restore_connection(&mut self, attachment: Attachment, now: Millis) -> ConnId {
-        // Only the runtime knows when the client was active last.
+        // Only the runtime knows the time of the last activity, so it is 0 here.
         let connection = Connection::new(attachment, &self.config.limits, 0, now);
         let attachment = &connection.attachment;
         let (user, status) = (attachment.user.clone(), attachment.status);
@@ -159,7 +159,7 @@ impl Room {
             conn,
             frame: event::connected(&connected),
         });
-        // Another connection of the user may have left the room since.
+        // Another connection of the user may have left the room meanwhile.
         if attachment.joined {
             let range = SeqRange {
                 after: arrival.start.after,
@@ -169,7 +169,7 @@ impl Room {
         }
     }
 
-    /// The socket of a connection was closed, with this close code.
+    /// Handles the end of a connection's socket. `code` is the close code.
     pub fn disconnect(&mut self, conn: ConnId, code: u16, now: Millis, out: &mut Vec<Output>) {
         let Some(connection) = self.connections.remove(conn) else {
             return;
@@ -220,8 +220,8 @@ impl Room {
         }
     }
 
-    /// Closes the room's own sockets whose user and token are revoked; gateways close
-    /// theirs. Returns `true` if own sockets are left.
+    /// Closes the room's own sockets for which `is_revoked` returns `true`. Gateways close
+    /// their sockets themselves. Returns `true` if the room still has sockets.
     pub fn close_revoked(
         &mut self,
         is_revoked: impl Fn(&str, &TokenId) -> bool,
@@ -246,8 +246,8 @@ impl Room {
         own.is_some()
     }
 
-    /// The host has sent this number of bytes to a socket. Returns `true` if the client may
-    /// be a slow consumer, so that the host must call [`Room::check_slow`].
+    /// Records that the host has sent this number of bytes to a socket. Returns `true` if
+    /// the client may be a slow consumer; the host must then call [`Room::check_slow`].
     pub fn sent(&mut self, conn: ConnId, bytes: usize) -> bool {
         let limit = self.config.limits.max_unacked_bytes;
         self.connections
@@ -255,8 +255,8 @@ impl Room {
             .is_some_and(|connection| connection.slow_consumer.on_sent(bytes, limit))
     }
 
-    /// Closes a slow consumer, which can resume. `pinged` is the time of the last ping on
-    /// its socket: the connection stays open if that is newer than its last activity.
+    /// Closes a slow consumer; its client can resume. `pinged` is the time of the last ping
+    /// on its socket. The connection stays open if this ping came after its last activity.
     pub fn check_slow(
         &mut self,
         conn: ConnId,

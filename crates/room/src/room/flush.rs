@@ -17,15 +17,16 @@ use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
 use roomcast_proto::{event, framing};
 
-/// Delay after which moved cursors are stored together, in one row, and acknowledgements
-/// are answered. It keeps the cost of receipts below one row per 20 messages in a room with
-/// one message at a time.
+/// Delay after which moved cursors are stored together, in one row, and acknowledgements are
+/// answered. With one message in flight in a room, this keeps the cost of receipts below one
+/// row per 20 messages.
 const CURSOR_FLUSH_DELAY: Millis = 50;
 
 impl Room {
     /// Handles the timers that are due, then ends the batch: one row, one commit, one frame
     /// for each socket. The host calls it when [`Batcher`](crate::batcher::Batcher) ends the
-    /// batch and at [`Room::timer_at`]. It does nothing if nothing is due and nothing waits.
+    /// batch and at [`Room::timer_at`]. It does nothing if no timer is due and the batch is
+    /// empty.
     pub fn flush(&mut self, now: Millis, out: &mut Vec<Output>) {
         self.handle_timeouts(now, out);
         self.flush_batch(now, out);
@@ -81,8 +82,8 @@ impl Room {
             out.push(Output::Log(record));
         }
         self.close_unauthorized(now, out);
-        // New connections are sent the log up to the head before this batch. They receive
-        // the batch like all others.
+        // New connections receive the log up to the head before this batch, and then the
+        // batch like all other connections.
         for arrival in batch.take_arrivals() {
             self.welcome(&arrival, head, out);
         }
@@ -113,7 +114,7 @@ impl Room {
         }
     }
 
-    /// Closes joined connections whose token does not allow reading. It is the last check
+    /// Closes joined connections whose token does not allow reading. Called immediately
     /// before events are sent. Only a bug can cause such a connection, so it is logged as an
     /// error.
     fn close_unauthorized(&mut self, now: Millis, out: &mut Vec<Output>) {
@@ -126,7 +127,8 @@ impl Room {
                 continue;
             };
             let attachment = &connection.attachment;
-            let record = LogRecord::error("the connection's token does not open the room");
+            let record =
+                LogRecord::error("the connection's token does not allow access to the room");
             let record = record.user(&attachment.user).connection(&attachment.id);
             out.push(Output::Log(record));
             if attachment.remote {
@@ -185,9 +187,10 @@ impl Room {
         event::presence_update(&self.name, user, status, last_seen)
     }
 
-    /// The room was restored from storage because of a failure, while its sockets stayed
-    /// open. Sends the stored events after `sent_upto` to its own sockets, and the presence
-    /// of all members to everyone, because queued presence updates are lost.
+    /// Called after the room was restored from storage because of a failure, while its
+    /// sockets stayed open. Sends the stored events after `sent_upto` to the room's own
+    /// sockets. Sends the presence of all members to all connections, because queued
+    /// presence updates are lost.
     pub fn recover(&mut self, sent_upto: u64, now: Millis, out: &mut Vec<Output>) {
         let upto = self.log.head();
         for (conn, connection) in self.connections.iter() {
@@ -235,7 +238,8 @@ impl Room {
             .map(|_| now - self.config.retention_age)
     }
 
-    /// The events up to `upto` have expired by age. The next row was stored at `oldest_at`.
+    /// Records that the events up to `upto` have expired by age. The next row was stored at
+    /// `oldest_at`.
     pub fn expire_log(&mut self, upto: u64, oldest_at: Option<Millis>) {
         self.log.expire(upto, oldest_at);
         self.schedule_retention();
@@ -256,7 +260,7 @@ impl Room {
             LogRecord::info("alarm").with("ghosts", stale.len()),
         ));
         for conn in stale {
-            self.close(conn, Disconnect::Ghost, now, out);
+            self.close(conn, Disconnect::Stale, now, out);
         }
         self.flush(now, out);
         if self.floor() > self.bounds().trimmed {

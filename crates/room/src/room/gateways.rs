@@ -1,8 +1,8 @@
 //! Connections at gateways: requests of the gateways, and deliveries to them.
 //!
-//! To a room, a connection at a gateway is a connection like those of its own sockets.
-//! [`Room::route`] takes the outputs for such connections and queues them; the host sends
-//! the queued items by one request at a time to each gateway.
+//! A room treats a connection at a gateway like a connection of its own sockets.
+//! [`Room::route`] queues the outputs for connections at gateways as items; the host sends
+//! one request with items at a time to each gateway.
 
 use super::Room;
 use crate::batch::{Arrival, Welcome};
@@ -18,7 +18,7 @@ use crate::subscriber::StoredSubscriber;
 use roomcast_proto::access::{Rights, TokenId};
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, GatewayName, UserId};
-use roomcast_proto::link::{Command, Hello as ConnectRequest, Item, Pushed, client_of};
+use roomcast_proto::link::{Command, ConnectRequest, Item, Pushed, client_of};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use roomcast_proto::{event, framing};
@@ -29,7 +29,7 @@ const ABNORMAL: u16 = 1006;
 /// Close code of a normal closure (RFC 6455, 7.4.1).
 const NORMAL: u16 = 1000;
 
-/// Close code of a restart of the service (IANA).
+/// Close code of a restart of the service (IANA WebSocket Close Code Number Registry).
 const SERVICE_RESTART: u16 = 1012;
 
 /// Why a connection at a gateway joins.
@@ -60,11 +60,7 @@ impl Room {
         };
         let known = self.gateways.find(&subscription.id);
         match command {
-            Command::Join {
-                hello: request,
-                id,
-                again,
-            } => {
+            Command::Join { request, id, again } => {
                 let user = request.user.clone();
                 let cause = match again {
                     true => JoinCause::Gateway,
@@ -77,7 +73,8 @@ impl Room {
                 match joined {
                     Ok(conn) => self.gateways.add(conn, subscription),
                     Err(error) => {
-                        // The client of a new subscription has sent no command.
+                        // If the gateway subscribes the client again, the client has sent no
+                        // command that expects an answer.
                         let answer =
                             (cause == JoinCause::Client).then(|| framing::error(id, &error));
                         self.refuse(&subscription, &user, answer, error.code, out);
@@ -127,7 +124,9 @@ impl Room {
         out: &mut Vec<Output>,
     ) -> Result<ConnId> {
         if !request.rights.has(Rights::READ) {
-            return Err(Error::forbidden("the token does not open this room"));
+            return Err(Error::forbidden(
+                "the token does not allow access to this room",
+            ));
         }
         let client = client_of(&request.connection_id);
         let mut connections = self.presence.roster.connections(&request.user);
@@ -139,7 +138,7 @@ impl Room {
         match cause {
             JoinCause::Client => self.admit(&request, now)?,
             JoinCause::Gateway => {
-                // Refused if the user has left the room since.
+                // Refused if the user has left the room since then.
                 let mut leaving = self.gateways.leaving().iter();
                 let has_left = leaving.any(|conn| self.is_of_client(*conn, client));
                 if has_left || !self.members.contains(&request.user) {
@@ -151,8 +150,8 @@ impl Room {
         Ok(self.add_connection(request, Welcome::JoinAnswer(id), now, out))
     }
 
-    /// Returns the connection of the client that `connection` belongs to, whichever of its
-    /// connections that is.
+    /// Returns the current connection of the client that `connection` belongs to. It may
+    /// have another id than `connection`.
     fn connection_of(&self, connection: &ConnectionId) -> Option<ConnId> {
         let client = client_of(connection);
         self.connections
@@ -176,15 +175,18 @@ impl Room {
     ) {
         let to = subscription.id.clone();
         match answer {
-            // If the answer is lost, the gateway learns of it with the client's next
-            // command.
+            // If the answer is lost, the gateway learns of the refusal with the client's
+            // next command.
             Some(line) => {
                 self.gateways
                     .queue_text(subscription, &line, TextEvents::None);
-                self.gateways.queue(&subscription.gateway, Item::Out { to });
+                self.gateways
+                    .queue(&subscription.gateway, Item::Unsubscribed { to });
             }
             None => {
-                let change = self.gateways.must_deliver(subscription, Item::Out { to });
+                let change = self
+                    .gateways
+                    .must_deliver(subscription, Item::Unsubscribed { to });
                 out.push(Output::Store(change));
             }
         }
@@ -196,7 +198,7 @@ impl Room {
         ));
     }
 
-    /// Removes a connection whose gateway knows that it has ended.
+    /// Removes a connection that its gateway has ended.
     fn unsubscribe(&mut self, conn: ConnId, code: u16, now: Millis, out: &mut Vec<Output>) {
         if let Some(subscription) = self.gateways.remove(conn) {
             let change = Change::RemoveSubscriber(subscription.id.clone());
@@ -253,8 +255,8 @@ impl Room {
         }
     }
 
-    /// A connection at a gateway that has received the events up to `after` starts to catch
-    /// up.
+    /// Starts the catch-up of a connection at a gateway that has received the events up to
+    /// `after`.
     pub(super) fn start_catch_up(&mut self, conn: ConnId, after: u64, out: &mut Vec<Output>) {
         if let Some(connection) = self.connections.get_mut(conn) {
             connection.catch_up = Some(CatchUp::new(after));
@@ -282,7 +284,7 @@ impl Room {
         let conn = output.connection();
         let Some(subscription) = conn.and_then(|conn| self.gateways.get(conn)).cloned() else {
             return match output {
-                // The connection has ended since.
+                // The connection has ended meanwhile.
                 Output::Subscribed { .. }
                 | Output::CatchUp { .. }
                 | Output::Unsubscribed { .. } => None,
@@ -302,7 +304,7 @@ impl Room {
             Output::Subscribed { after, .. } => {
                 let to = subscription.id.clone();
                 self.gateways
-                    .queue(&subscription.gateway, Item::In { to, after });
+                    .queue(&subscription.gateway, Item::Subscribed { to, after });
                 None
             }
             Output::CatchUp { conn } => {
@@ -313,7 +315,7 @@ impl Room {
                 None
             }
             Output::Unsubscribed { conn } => {
-                let change = self.gateways.end(conn, |to| Item::Out { to });
+                let change = self.gateways.end(conn, |to| Item::Unsubscribed { to });
                 change.map(Output::Store)
             }
             Output::Close { conn, reason } => {
@@ -349,8 +351,8 @@ impl Room {
         }
     }
 
-    /// The host has read the part of the log that [`Room::next_read`] returned, up to the
-    /// event `last`. `text` contains the events.
+    /// Queues the part of the log that [`Room::next_read`] returned and the host has read,
+    /// up to the event `last`. `text` contains the events.
     pub fn log_read(&mut self, read: LogRead, last: u64, text: &str) {
         let LogRead { conn, portion } = read;
         let events = TextEvents::of_portion(&portion, last);
@@ -381,15 +383,15 @@ impl Room {
         }
     }
 
-    /// Returns the body of the next delivery to a gateway. Returns `None` if nothing waits:
-    /// the host stops sending to the gateway.
+    /// Returns the body of the next delivery to a gateway. Returns `None` if no item waits;
+    /// the host then stops sending to the gateway.
     pub fn take_delivery(&mut self, gateway: &GatewayName) -> Option<serde_json::Result<String>> {
         let epoch = self.log.epoch();
         self.gateways.take_delivery(gateway, &self.name, epoch)
     }
 
-    /// A gateway has acknowledged a delivery. Its answer names connections that it does not
-    /// have.
+    /// Handles the acknowledgement of a delivery. The answer names the connections that do
+    /// not exist at the gateway.
     pub fn delivery_acknowledged(
         &mut self,
         gateway: &GatewayName,
@@ -412,9 +414,9 @@ impl Room {
         }
     }
 
-    /// A delivery has failed. With [`Retry::Never`] the gateway is given up: its connections
-    /// are removed, and presence follows. If the gateway answers later, it learns that they
-    /// have to join again.
+    /// Handles the failure of a delivery. With [`Retry::Never`] the gateway is given up: its
+    /// connections are removed and no longer count for presence. If the gateway answers
+    /// later, it learns that they must join again.
     pub fn delivery_failed(
         &mut self,
         gateway: &GatewayName,
@@ -432,15 +434,15 @@ impl Room {
         retry
     }
 
-    /// Asks a gateway that was unreachable which of its connections still exist.
+    /// Probes the connections of a gateway that was unreachable.
     pub fn probe_gateway(&mut self, gateway: &GatewayName) {
         let head = self.log.head();
         self.gateways.probe_connections(gateway, head);
     }
 
-    /// The host has stopped sending to a gateway because of an error in the room. The host
-    /// waits for [`RESTART_DELAY`](crate::RESTART_DELAY), calls [`Room::probe_gateway`] and
-    /// continues.
+    /// Records that the host has stopped sending to a gateway because of an error in the
+    /// room. The host then waits for [`RESTART_DELAY`](crate::RESTART_DELAY), calls
+    /// [`Room::probe_gateway`] and continues.
     pub fn deliveries_stopped(&mut self, gateway: &GatewayName) {
         self.gateways.stopped(gateway);
     }
@@ -459,7 +461,7 @@ impl Room {
                 let conn = self.restore_connection(attachment, now);
                 // The connection may have ended while the room was not in memory.
                 let (to, at) = (id.clone(), self.log.head());
-                self.gateways.queue(gateway, Item::Is { to, at });
+                self.gateways.queue(gateway, Item::Probe { to, at });
                 let gateway = gateway.clone();
                 self.gateways.add(conn, Subscription { gateway, id });
             }

@@ -71,7 +71,8 @@ impl Room {
         }
         let mut member = Member::new(now, delivered);
         if connection.is_some() {
-            // A crash can prevent the room from noticing the end of the connection.
+            // Set now, because after a crash the room does not learn of the end of the
+            // connection.
             member.last_seen = now;
         }
         let change = self.members.add(user, member);
@@ -87,8 +88,8 @@ impl Room {
     }
 
     /// Ends the membership of a user and deletes its cursors. Its sockets stay open but
-    /// receive nothing more. They are sent `userLeft`, except the one that asked. Returns
-    /// `false` if the user is not a member.
+    /// receive no further events. They receive `userLeft`, except the connection that has
+    /// sent the command. Returns `false` if the user is not a member.
     pub(super) fn remove_member(
         &mut self,
         user: &UserId,
@@ -119,8 +120,8 @@ impl Room {
             };
             connection.attachment.joined = false;
             if connection.attachment.remote {
-                // The item for its gateway must arrive, and its stored record changes with
-                // the membership. Both happen at the end of the batch.
+                // The item for the gateway must arrive, and the stored record changes with
+                // the membership. Both are done at the end of the batch.
                 self.gateways.start_leave(conn);
                 continue;
             }

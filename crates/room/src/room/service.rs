@@ -164,7 +164,7 @@ impl Room {
 
     /// Deletes the log and the members, closes all connections and begins a new epoch.
     fn delete(&mut self, epoch: Epoch, now: Millis, out: &mut Vec<Output>) {
-        // Accepted events are stored and answered before.
+        // Accepted events are stored and answered first.
         self.flush(now, out);
         for conn in self.connections.filter(|_| true) {
             self.close(conn, Disconnect::RoomDeleted, now, out);
@@ -179,7 +179,8 @@ impl Room {
         };
         let empty = Room::new(self.name.clone(), self.config.clone(), snapshot);
         let deleted = std::mem::replace(self, empty);
-        // Keys of connections must not be used again.
+        // The map of connections stays, so that the keys of closed connections are not
+        // reused.
         self.connections = deleted.connections;
         // The outputs above refer to subscriptions.
         self.gateways = deleted.gateways;
@@ -219,7 +220,8 @@ struct Published {
     message_id: MessageId,
     /// `None` if the event is ephemeral.
     seq: Option<u64>,
-    /// The time at which the room accepted the event. For a duplicate, that of the first one.
+    /// The time at which the room accepted the event. For a duplicate, the time of the first
+    /// event.
     at: Millis,
     duplicate: bool,
 }
