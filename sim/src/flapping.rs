@@ -563,7 +563,8 @@ impl World {
             Output::Attach { .. }
             | Output::Answer { .. }
             | Output::StorePosition { .. }
-            | Output::TrackPosition { .. } => {}
+            | Output::TrackPosition { .. }
+            | Output::Clean => {}
         }
     }
 

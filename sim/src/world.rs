@@ -757,7 +757,9 @@ impl Net {
             GatewayOutput::Forget { client } => {
                 self.saved.remove(&client);
             }
-            GatewayOutput::StorePosition { .. } | GatewayOutput::TrackPosition { .. } => {}
+            GatewayOutput::StorePosition { .. }
+            | GatewayOutput::TrackPosition { .. }
+            | GatewayOutput::Clean => {}
             GatewayOutput::Find { client, pid, user } => {
                 let core = &mut self.gateway;
                 core.evict(&pid, &user);

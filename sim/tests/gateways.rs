@@ -443,8 +443,11 @@ impl World {
             Output::Forget { client } => {
                 host.clients.remove(&client);
             }
-            Output::StorePosition { room, at } => {
+            Output::StorePosition { room, at: Some(at) } => {
                 host.positions.insert(PositionKey::Room(room), at);
+            }
+            Output::StorePosition { room, at: None } => {
+                host.positions.remove(&PositionKey::Room(room));
             }
             Output::TrackPosition { key, at: Some(at) } => {
                 host.reached.insert(key, at);

@@ -143,6 +143,12 @@ impl Gateway {
         self.chat.deliver(&mut self.server, push, texts, now)
     }
 
+    /// Takes the number of records that the host has deleted: for [`Output::Clean`], or when
+    /// it restored the gateway.
+    pub fn cleaned(&mut self, deleted: usize, now: Millis) {
+        self.chat.cleaned(deleted, now);
+    }
+
     /// Handles the result of [`Output::Authenticate`].
     pub fn authenticated(&mut self, request: AuthRequest, identity: Result<Identity>, now: Millis) {
         self.chat

@@ -76,7 +76,8 @@
 //! | [`Output::Forward`] | repeats: waits for turns of the event loop while [`Gateway::awaits_turn`], calls [`Gateway::take_commands`], sends the commands to the room, calls [`Gateway::forward_failed`] if that fails; until [`Gateway::take_commands`] returns `None` |
 //! | [`Output::Save`], [`Output::Forget`] | stores or deletes the record of a client. Keeps records that are marked `gone` for [`RECOVERY_WINDOW`] |
 //! | [`Output::TrackPosition`] | keeps the position in memory that survives a panic of the instance |
-//! | [`Output::StorePosition`] | stores the position |
+//! | [`Output::StorePosition`] | stores or deletes the position |
+//! | [`Output::Clean`] | deletes records of clients that can no longer resume, then calls [`Gateway::cleaned`] |
 //! | [`Output::Find`] | calls [`Gateway::evict`] at the gateway that has the record, takes the record out of its storage, then calls [`Gateway::found`] here |
 //! | [`Output::Authenticate`] | verifies the credentials, immediately or later, then calls [`Gateway::authenticated`] |
 //! | [`Output::Log`] | writes the log record |
@@ -102,7 +103,7 @@ mod socketio;
 mod translate;
 
 pub use answer::Answer;
-pub use chat::RECOVERY_WINDOW;
+pub use chat::{MAX_CLEANED, RECOVERY_WINDOW};
 pub use connect_info::{ConnectInfo, Protocol};
 pub use engine::{EngineServer, Polled, PostBody, PostLimits, UNAUTHENTICATED_BYTES};
 pub use frame::Frame;

@@ -78,16 +78,21 @@ pub enum Output {
     TrackPosition {
         /// The subject of the position.
         key: PositionKey,
-        /// The highest `seq` that was delivered; `None` if the client has caught up.
+        /// The highest `seq` that was delivered; `None` if the client has caught up, or if the
+        /// gateway has no subscriber in the room any more.
         at: Option<u64>,
     },
-    /// Stores the position of a room, for [`crate::Gateway::restore`].
+    /// Stores or deletes the position of a room, for [`crate::Gateway::restore`].
     StorePosition {
         /// The name of the room.
         room: RoomName,
-        /// The highest `seq` that the clients of the room have received.
-        at: u64,
+        /// The highest `seq` that the clients of the room have received; `None` if the
+        /// gateway has no subscriber in the room any more.
+        at: Option<u64>,
     },
+    /// Deletes at most [`crate::MAX_CLEANED`] records that have been marked `gone` for
+    /// longer than [`crate::RECOVERY_WINDOW`]. Answered by [`crate::Gateway::cleaned`].
+    Clean,
     /// Finds the saved record of a client that resumes. Answered by
     /// [`crate::Gateway::found`].
     Find {

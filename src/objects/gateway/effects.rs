@@ -6,7 +6,7 @@ use super::work::Work;
 use crate::runtime::Result;
 use crate::runtime::ids::fresh_id;
 use crate::runtime::object_state::last_ping;
-use crate::runtime::socket::ABNORMAL_CLOSURE;
+use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket};
 use crate::runtime::time::now;
 use js_sys::JsString;
 use roomcast_gateway::{Credentials, Frame, Output, SocketId};
@@ -49,7 +49,7 @@ impl ActiveGateway {
                 code,
                 reason,
             } => {
-                if let Some(socket) = self.sockets.remove(socket) {
+                if let Some(socket) = self.remove_socket(socket)? {
                     socket.close_with(code, reason);
                 }
             }
@@ -78,7 +78,12 @@ impl ActiveGateway {
             Output::TrackPosition { key, at: None } => {
                 self.positions.delete(&key.to_string().into());
             }
-            Output::StorePosition { room, at } => self.store.set_position(&room, at)?,
+            Output::StorePosition { room, at: Some(at) } => self.store.set_position(&room, at)?,
+            Output::StorePosition { room, at: None } => self.store.forget_position(&room)?,
+            Output::Clean => {
+                let deleted = self.store.delete_gone(self.began)?;
+                self.gateway.cleaned(deleted, self.began);
+            }
             Output::Find { client, pid, user } => {
                 self.work.push(Work::Find { client, pid, user });
             }
@@ -94,17 +99,34 @@ impl ActiveGateway {
     }
 
     /// Writes the attachment of a socket. Stores a record that is too long for it.
-    fn attach(&mut self, socket: SocketId, record: &str) -> Result<()> {
-        let Some(socket) = self.sockets.get(socket) else {
+    /// Deletes the record that was stored before.
+    fn attach(&mut self, id: SocketId, record: &str) -> Result<()> {
+        let Some(socket) = self.sockets.get(id) else {
             return Ok(());
         };
+        let earlier = self.spills.remove(id);
         if record.len() <= MAX_ATTACHMENT {
-            return Ok(socket.attach(&JsString::from(record))?);
+            socket.attach(&JsString::from(record))?;
+        } else {
+            let key = fresh_id();
+            self.store.spill(&key, record)?;
+            let attachment = Attachment::spilled(&key);
+            socket.attach(&JsString::from(attachment.as_str()))?;
+            self.spills.insert(id, key);
         }
-        let key = fresh_id();
-        self.store.spill(&key, record)?;
-        let attachment = Attachment::spilled(&key);
-        Ok(socket.attach(&JsString::from(attachment.as_str()))?)
+        match earlier {
+            Some(key) => self.store.forget_spill(&key),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a socket, and its attachment from storage.
+    pub(super) fn remove_socket(&mut self, id: SocketId) -> Result<Option<Socket>> {
+        let socket = self.sockets.remove(id);
+        if let Some(key) = self.spills.remove(id) {
+            self.store.forget_spill(&key)?;
+        }
+        Ok(socket)
     }
 
     fn send(&mut self, state: &State, socket: SocketId, frame: &JsString, bytes: usize) {
@@ -126,7 +148,9 @@ impl ActiveGateway {
     fn sent(&mut self, state: &State, socket: SocketId, is_sent: bool, bytes: usize) {
         if !is_sent {
             // The socket has closed, and its close event follows.
-            self.sockets.remove(socket);
+            if let Err(error) = self.remove_socket(socket) {
+                self.log(LogRecord::error(error.to_string()));
+            }
             self.gateway.server.engine.closed(socket, ABNORMAL_CLOSURE);
         } else if self.gateway.server.engine.sent(socket, bytes)
             && let Some(open) = self.sockets.get(socket)

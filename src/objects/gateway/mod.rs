@@ -40,6 +40,7 @@ use roomcast_auth::registration::Registration;
 use roomcast_auth::revocation::RevocationDelta;
 use roomcast_gateway::{Answer, Frame, PollId, SocketId};
 use roomcast_proto::time::Millis;
+use slotmap::SecondaryMap;
 use std::collections::HashMap;
 use std::rc::Rc;
 use store::ClientStore;
@@ -66,6 +67,8 @@ struct ActiveGateway {
     gateway: roomcast_gateway::Gateway,
     store: ClientStore,
     sockets: Sockets<SocketId>,
+    /// The keys of the attachments that are in storage.
+    spills: SecondaryMap<SocketId, String>,
     /// Polling requests that wait for a message.
     polls: HashMap<PollId, oneshot::Sender<Answer>>,
     /// `true` if the sockets are hibernatable, because the gateway can hibernate between
@@ -178,9 +181,11 @@ impl GatewayObject {
     fn closed(self: &Rc<Self>, socket: &Socket, code: u16) -> Result<()> {
         self.with_active(None, |active, _| {
             if let Some(socket) = socket.key() {
-                active.sockets.remove(socket);
+                let removed = active.remove_socket(socket);
                 active.gateway.server.engine.closed(socket, code);
+                removed?;
             }
-        })
+            Ok(())
+        })?
     }
 }

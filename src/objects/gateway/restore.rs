@@ -14,12 +14,13 @@ use crate::runtime::socket::{Sockets, open_sockets};
 use crate::runtime::time::now;
 use js_sys::Map;
 use roomcast_auth::registration::Registration;
-use roomcast_gateway::{EngineServer, Gateway, PositionKey, RECOVERY_WINDOW, Stored};
+use roomcast_gateway::{EngineServer, Gateway, PositionKey, Stored};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
 use roomcast_proto::id::RoomName;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
+use slotmap::SecondaryMap;
 use std::collections::HashMap;
 use wasm_bindgen::JsCast;
 use worker::{Env, State, WebSocketRequestResponsePair};
@@ -65,6 +66,7 @@ impl Active for ActiveGateway {
             config,
             name,
             sockets: Sockets::new(),
+            spills: SecondaryMap::new(),
             polls: HashMap::new(),
             clock: AlarmClock::default(),
             registration,
@@ -76,20 +78,23 @@ impl Active for ActiveGateway {
         };
         object_state(state).set_delivered(&active.positions);
         let mut connections = 0;
-        let mut spills = Vec::new();
         for socket in open_sockets(state) {
             let attachment = socket.attachment().map(Attachment::parse);
-            let record = attachment.and_then(|attachment| match attachment {
-                Attachment::Record(record) => Some(record),
-                Attachment::Spilled { key } => {
-                    let record = active.store.spilled(&key).ok().flatten();
-                    spills.push(key);
-                    record
+            let (record, spill) = match attachment {
+                Some(Attachment::Record(record)) => (Some(record), None),
+                Some(Attachment::Spilled { key }) => {
+                    (active.store.spilled(&key).ok().flatten(), Some(key))
                 }
-            });
+                None => (None, None),
+            };
             let key = record.and_then(|record| active.gateway.restore_socket(&record, began));
             match key {
-                Some(key) => active.sockets.add(key, socket),
+                Some(key) => {
+                    active.sockets.add(key, socket);
+                    if let Some(spill) = spill {
+                        active.spills.insert(key, spill);
+                    }
+                }
                 // The socket is the candidate of an upgrade, which has no record.
                 None => {
                     socket.close_with(Disconnect::Failed.code(), Disconnect::Failed.reason());
@@ -97,9 +102,10 @@ impl Active for ActiveGateway {
             }
             connections += 1;
         }
-        active
-            .store
-            .clean(began.saturating_sub(RECOVERY_WINDOW), &spills)?;
+        active.store.delete_unused_spills(&active.spills)?;
+        active.store.delete_unused_positions()?;
+        let deleted = active.store.delete_gone(began)?;
+        active.gateway.cleaned(deleted, began);
         let records = active.store.clients()?;
         // After a panic the positions in memory are newer than those in storage.
         let positions = match &known {

@@ -11,7 +11,9 @@
 
 use crate::runtime::Result;
 use crate::runtime::sql::{Db, js, number, text};
+use roomcast_gateway::{MAX_CLEANED, RECOVERY_WINDOW, SocketId};
 use roomcast_proto::time::Millis;
+use slotmap::SecondaryMap;
 use std::collections::HashMap;
 
 const SCHEMA: &[&str] = &[
@@ -130,18 +132,47 @@ impl ClientStore {
         Ok(rows.first().map(|row| text(row, 0)))
     }
 
-    /// Deletes clients that disconnected before `limit`, attachments that are not in `used`,
-    /// and the positions if no client is connected.
-    pub(super) fn clean(&mut self, limit: Millis, used: &[String]) -> Result<()> {
+    /// Deletes the records of clients that can no longer resume, at most [`MAX_CLEANED`].
+    /// Returns their number.
+    pub(super) fn delete_gone(&mut self, now: Millis) -> Result<usize> {
+        let limit = js(now.saturating_sub(RECOVERY_WINDOW));
+        let deleted = self.db.query(
+            "DELETE FROM clients WHERE id IN (SELECT id FROM clients WHERE gone < ? LIMIT ?)
+             RETURNING 1",
+            &[limit, js(MAX_CLEANED as u64)],
+        )?;
+        Ok(deleted.len())
+    }
+
+    /// Deletes a stored attachment.
+    pub(super) fn forget_spill(&mut self, key: &str) -> Result<()> {
         self.db
-            .write("DELETE FROM clients WHERE gone < ?", &[js(limit)])?;
+            .write("DELETE FROM spills WHERE key = ?", &[key.into()])
+    }
+
+    /// Deletes the attachments of sockets that have closed without an event: during
+    /// hibernation or in a crash.
+    pub(super) fn delete_unused_spills(
+        &mut self,
+        used: &SecondaryMap<SocketId, String>,
+    ) -> Result<()> {
         for row in self.db.query("SELECT key FROM spills", &[])? {
             let key = text(&row, 0);
-            if !used.contains(&key) {
-                self.db
-                    .write("DELETE FROM spills WHERE key = ?", &[key.into()])?;
+            if !used.values().any(|one| *one == key) {
+                self.forget_spill(&key)?;
             }
         }
+        Ok(())
+    }
+
+    /// Deletes the position of a room.
+    pub(super) fn forget_position(&mut self, room: &str) -> Result<()> {
+        self.db
+            .write("DELETE FROM positions WHERE room = ?", &[room.into()])
+    }
+
+    /// Deletes all positions if no client is connected.
+    pub(super) fn delete_unused_positions(&mut self) -> Result<()> {
         self.db.write(
             "DELETE FROM positions WHERE NOT EXISTS (SELECT 1 FROM clients WHERE gone IS NULL)",
             &[],

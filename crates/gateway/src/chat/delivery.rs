@@ -112,7 +112,7 @@ impl Chat {
         let link = self.rooms.entry(room.clone()).or_default();
         if link.is_repeated(&life, number) {
             let gone = self.missing_subscriptions(&room, items);
-            self.forget_room(&room);
+            self.forget_room(server, &room);
             return Pushed { gone };
         }
         link.received(life, number, epoch);
@@ -130,7 +130,7 @@ impl Chat {
         }
         self.report_positions(server, &room);
         self.finish_recoveries(server, now);
-        self.forget_room(&room);
+        self.forget_room(server, &room);
         Pushed { gone }
     }
 

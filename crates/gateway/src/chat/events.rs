@@ -99,7 +99,7 @@ impl Chat {
         }
         let commands = link.take_commands();
         if commands.is_none() {
-            self.forget_room(room);
+            self.forget_room(server, room);
         }
         commands
     }

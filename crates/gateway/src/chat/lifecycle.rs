@@ -6,7 +6,7 @@ use super::record::{RecordOf, save_output};
 use super::state::Chat;
 use crate::connect_info::ConnectInfo;
 use crate::ids::{ClientId, SessionId, SocketId};
-use crate::output::{AuthRequest, Authentication, Credentials, Output};
+use crate::output::{AuthRequest, Authentication, Credentials, Output, PositionKey};
 use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Identity;
 use roomcast_proto::disconnect::Disconnect;
@@ -369,10 +369,22 @@ impl Chat {
         }
     }
 
-    /// Removes the state of a room that has no subscribers and no commands in progress.
-    pub(super) fn forget_room(&mut self, room: &RoomName) {
-        if self.rooms.get(room).is_some_and(|link| link.is_unused()) {
-            self.rooms.remove(room);
+    /// Removes the state of a room that has no subscribers and no commands in progress, and
+    /// its positions at the host.
+    pub(super) fn forget_room(&mut self, server: &mut SocketIoServer, room: &RoomName) {
+        if !self.rooms.get(room).is_some_and(|link| link.is_unused()) {
+            return;
+        }
+        let Some(link) = self.rooms.remove(room) else {
+            return;
+        };
+        if link.reported.is_some() {
+            let key = PositionKey::Room(room.clone());
+            server.engine.push(Output::TrackPosition { key, at: None });
+        }
+        if link.is_stored {
+            let room = room.clone();
+            server.engine.push(Output::StorePosition { room, at: None });
         }
     }
 }

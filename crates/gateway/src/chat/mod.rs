@@ -17,6 +17,7 @@
 //! | `room_link`, `departures`, `retries`, `positions` | state of rooms, disconnected clients, failed requests, delivered events |
 //! | `position_reports` | reports of positions to the host |
 
+mod cleaning;
 mod client;
 mod clients;
 mod commands;
@@ -36,5 +37,6 @@ mod subscriptions;
 mod timers;
 mod tokens;
 
+pub use cleaning::MAX_CLEANED;
 pub use recovery::RECOVERY_WINDOW;
 pub(crate) use state::Chat;

@@ -31,9 +31,10 @@ impl Chat {
         self.positions.store_at = None;
         for (room, link) in &mut self.rooms {
             if std::mem::take(&mut link.is_unsaved) {
+                link.is_stored = true;
                 server.engine.push(Output::StorePosition {
                     room: room.clone(),
-                    at: link.delivered,
+                    at: Some(link.delivered),
                 });
             }
         }

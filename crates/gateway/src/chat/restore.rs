@@ -6,7 +6,7 @@ use super::record::{ClientRecord, SessionRecord};
 use super::state::Chat;
 use crate::host::Stored;
 use crate::ids::ClientId;
-use crate::output::PositionKey;
+use crate::output::{Output, PositionKey};
 use crate::socketio::SocketIoServer;
 use roomcast_proto::time::Millis;
 use std::collections::HashMap;
@@ -29,10 +29,31 @@ impl Chat {
         for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
             self.report_positions(server, &room);
         }
+        self.forget_unused_positions(server, stored.positions);
         server.engine.close_unknown_sockets(|socket| {
             self.clients.by_framing(&Framing::Native(socket)).is_some()
         });
         self.schedule(now + server.engine.config.limits.ghost_timeout);
+    }
+
+    /// Deletes the positions of rooms without subscribers at the host.
+    fn forget_unused_positions(
+        &mut self,
+        server: &mut SocketIoServer,
+        positions: HashMap<PositionKey, u64>,
+    ) {
+        for key in positions.into_keys() {
+            let PositionKey::Room(room) = &key else {
+                continue;
+            };
+            if let Some(link) = self.rooms.get_mut(room) {
+                link.is_stored = true;
+                continue;
+            }
+            let room = room.clone();
+            server.engine.push(Output::TrackPosition { key, at: None });
+            server.engine.push(Output::StorePosition { room, at: None });
+        }
     }
 
     fn restore_client(

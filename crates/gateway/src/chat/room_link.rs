@@ -33,6 +33,8 @@ pub(super) struct RoomLink {
     pub(super) reported: Option<u64>,
     /// `delivered` has changed since the last [`crate::Output::StorePosition`].
     pub(super) is_unsaved: bool,
+    /// The host has stored a position of the room.
+    pub(super) is_stored: bool,
 }
 
 /// The last delivery of a room.

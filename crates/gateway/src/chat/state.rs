@@ -1,5 +1,6 @@
 //! The state of the chat.
 
+use super::cleaning::Cleaning;
 use super::client::Client;
 use super::clients::Clients;
 use super::departures::Departures;
@@ -21,6 +22,7 @@ pub(crate) struct Chat {
     pub(super) departures: Departures,
     pub(super) retries: Retries,
     pub(super) positions: DeliveryPositions,
+    pub(super) cleaning: Cleaning,
     /// No client and no retry is due before this time.
     pub(super) next_deadline: Option<Millis>,
 }

@@ -12,10 +12,12 @@ use roomcast_proto::time::Millis;
 impl Chat {
     /// Returns the time at which [`Chat::advance`] must be called next.
     pub(crate) fn deadline(&self) -> Option<Millis> {
-        [self.next_deadline, self.positions.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let deadlines = [
+            self.next_deadline,
+            self.positions.deadline(),
+            self.cleaning.deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// See [`crate::Gateway::woken_by_alarm`].
@@ -34,6 +36,7 @@ impl Chat {
         now: Millis,
     ) {
         self.store_positions(server, now);
+        self.clean(server, now);
         if self.next_deadline.is_none_or(|at| at > now) {
             return;
         }
