@@ -1,0 +1,80 @@
+//! Deadlines of requests to objects.
+
+use js_sys::Function;
+use roomcast_proto::retry::REQUEST_DEADLINE;
+use wasm_bindgen::prelude::*;
+use worker::wasm_bindgen_futures::JsFuture;
+
+use super::CallError;
+use worker::Error;
+
+#[wasm_bindgen]
+extern "C" {
+    type AbortController;
+
+    #[wasm_bindgen(constructor, catch)]
+    fn new() -> Result<AbortController, JsValue>;
+
+    #[wasm_bindgen(method, getter)]
+    fn signal(this: &AbortController) -> AbortSignal;
+
+    #[wasm_bindgen(method, getter)]
+    fn abort(this: &AbortController) -> Function;
+
+    type AbortSignal;
+
+    #[wasm_bindgen(method, getter)]
+    fn aborted(this: &AbortSignal) -> bool;
+
+    #[wasm_bindgen(catch, js_name = setTimeout)]
+    fn set_timeout(action: &Function, millis: f64) -> Result<JsValue, JsValue>;
+
+    #[wasm_bindgen(js_name = clearTimeout)]
+    fn clear_timeout(timer: &JsValue);
+}
+
+/// Aborts requests at [`REQUEST_DEADLINE`] after its creation. Dropping it stops the timer.
+///
+/// `AbortSignal.timeout` is not used, because its timer cannot be stopped: it would keep an
+/// object from hibernating, and a busy object would exceed the platform's number of timers.
+pub(crate) struct Deadline {
+    signal: AbortSignal,
+    timer: JsValue,
+}
+
+impl Deadline {
+    /// Starts the timer.
+    pub(crate) fn start() -> Result<Self, JsValue> {
+        let controller = AbortController::new()?;
+        // A function of JavaScript, so that it can still be called after a panic.
+        let abort = controller.abort().bind0(&controller);
+        Ok(Deadline {
+            signal: controller.signal(),
+            timer: set_timeout(&abort, REQUEST_DEADLINE as f64)?,
+        })
+    }
+
+    /// Returns the `AbortSignal` for a request.
+    pub(super) fn signal(&self) -> &JsValue {
+        &self.signal
+    }
+
+    /// Waits for a promise of a request that has [`Deadline::signal`].
+    pub(super) async fn wait(&self, promise: js_sys::Promise) -> Result<JsValue, CallError> {
+        JsFuture::from(promise)
+            .await
+            .map_err(|error| match self.signal.aborted() {
+                true => {
+                    let late = format!("no answer within {REQUEST_DEADLINE} ms");
+                    Error::RustError(late).into()
+                }
+                false => error.into(),
+            })
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        clear_timeout(&self.timer);
+    }
+}
