@@ -19,8 +19,8 @@ use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
 use roomcast_proto::raw_object::{RawObject, TEXT, WHOLE};
-use roomcast_proto::status::Status;
 use roomcast_proto::retry::Failure;
+use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
 use roomcast_room::history::{HistoryPage, HistoryQuery};
 use roomcast_room::log::{LogBatch, LogBounds, StoredText};
@@ -381,7 +381,8 @@ impl Server {
     pub fn delivery_failed(&mut self, gateway: &str) -> Retry {
         let mut out = Vec::new();
         let gateway = GatewayName::trusted(gateway);
-        let retry = self.room
+        let retry = self
+            .room
             .delivery_failed(&gateway, Failure::Other, self.now, &mut out);
         self.run(out);
         retry

@@ -320,12 +320,7 @@ impl GatewayLinks {
     }
 
     /// Handles the failure of a delivery. With [`Retry::Never`] the gateway is given up.
-    pub(crate) fn failed(
-        &mut self,
-        gateway: &GatewayName,
-        failure: Failure,
-        now: Millis,
-    ) -> Retry {
+    pub(crate) fn failed(&mut self, gateway: &GatewayName, failure: Failure, now: Millis) -> Retry {
         let retry = self.outboxes.failed(gateway, failure);
         if retry == Retry::Never {
             self.outboxes.give_up(gateway, now);

@@ -111,11 +111,26 @@ mod tests {
     #[test]
     fn only_requests_without_further_effects_are_repeated() {
         for (json, expected) in [
-            (r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1,"message_id":"m"}]}}"#, true),
-            (r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1}]}}"#, false),
-            (r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1,"message_id":"m"},{"event":"x","data":1}]}}"#, false),
-            (r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1,"message_id":"m","volatile":true}]}}"#, false),
-            (r#"{"Messages":{"after":1,"before":2,"limit":3,"newest":true}}"#, true),
+            (
+                r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1,"message_id":"m"}]}}"#,
+                true,
+            ),
+            (
+                r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1}]}}"#,
+                false,
+            ),
+            (
+                r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1,"message_id":"m"},{"event":"x","data":1}]}}"#,
+                false,
+            ),
+            (
+                r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1,"message_id":"m","volatile":true}]}}"#,
+                false,
+            ),
+            (
+                r#"{"Messages":{"after":1,"before":2,"limit":3,"newest":true}}"#,
+                true,
+            ),
             (r#""Presence""#, true),
             (r#""Members""#, true),
             (r#"{"AddMember":{"user":"alice"}}"#, true),

@@ -76,9 +76,10 @@ impl RoomObject {
             while let Err(error) = self.send_delivery(gateway, &body).await {
                 let retry = self.host.with_active(None, |active, state| {
                     let mut out = Vec::new();
-                    let retry = active
-                        .room
-                        .delivery_failed(gateway, error.failure, now(), &mut out);
+                    let retry =
+                        active
+                            .room
+                            .delivery_failed(gateway, error.failure, now(), &mut out);
                     active.run(state, out);
                     retry
                 })?;
@@ -99,11 +100,7 @@ impl RoomObject {
     }
 
     /// Sends a delivery. Fails if the gateway does not accept it.
-    async fn send_delivery(
-        &self,
-        gateway: &GatewayName,
-        body: &JsString,
-    ) -> Result<(), CallError> {
+    async fn send_delivery(&self, gateway: &GatewayName, body: &JsString) -> Result<(), CallError> {
         let headers = [(headers::LINK, gateway.as_str())];
         let body = Some(body.clone().into());
         let slot = self.host.slots.take().await;

@@ -1,12 +1,14 @@
 //! Deadlines of requests to objects.
 
-use js_sys::Function;
+use super::CallError;
+use js_sys::{Function, Promise};
 use roomcast_proto::retry::REQUEST_DEADLINE;
 use wasm_bindgen::prelude::*;
+use worker::Error;
 use worker::wasm_bindgen_futures::JsFuture;
 
-use super::CallError;
-use worker::Error;
+/// The error of a request that was aborted at its deadline.
+const LATE: &str = "the object has not answered before the deadline of the request";
 
 #[wasm_bindgen]
 extern "C" {
@@ -58,19 +60,21 @@ impl Deadline {
     pub(super) fn signal(&self) -> &JsValue {
         &self.signal
     }
+}
 
-    /// Waits for a promise of a request that has [`Deadline::signal`].
-    pub(super) async fn wait(&self, promise: js_sys::Promise) -> Result<JsValue, CallError> {
-        JsFuture::from(promise)
-            .await
-            .map_err(|error| match self.signal.aborted() {
-                true => {
-                    let late = format!("no answer within {REQUEST_DEADLINE} ms");
-                    Error::RustError(late).into()
-                }
-                false => error.into(),
-            })
-    }
+/// Waits for a promise of a request. `deadline` is that of the request.
+pub(super) async fn wait(
+    promise: Promise,
+    deadline: Option<&Deadline>,
+) -> Result<JsValue, CallError> {
+    let error = match JsFuture::from(promise).await {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    Err(match deadline {
+        Some(deadline) if deadline.signal.aborted() => Error::RustError(LATE.into()).into(),
+        _ => error.into(),
+    })
 }
 
 impl Drop for Deadline {

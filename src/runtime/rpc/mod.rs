@@ -19,6 +19,7 @@ mod slots;
 pub(crate) mod tickets;
 
 pub(crate) use deadline::Deadline;
+use deadline::wait;
 pub(crate) use slots::Slots;
 
 use crate::runtime::log::log_error;
@@ -27,7 +28,6 @@ use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::retry::{Failure, OVERLOAD_PAUSE, PlatformError};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
-use worker::wasm_bindgen_futures::JsFuture;
 use worker::{Delay, Env, Error, Response, ResponseBuilder};
 
 /// The binding of the rooms in wrangler.toml.
@@ -75,14 +75,10 @@ pub(crate) async fn call(
     }
     // A new client for each attempt, because one whose request has failed may be unusable.
     let object: Stub = env.durable_object(binding)?.get_by_name(name)?.into_rpc();
-    let answer = match deadline {
-        Some(deadline) => {
-            Reflect::set(&init, &"signal".into(), deadline.signal())?;
-            let answer = object.fetch("https://object/", &init)?;
-            deadline.wait(answer).await?
-        }
-        None => JsFuture::from(object.fetch("https://object/", &init)?).await?,
-    };
+    if let Some(deadline) = deadline {
+        Reflect::set(&init, &"signal".into(), deadline.signal())?;
+    }
+    let answer = wait(object.fetch("https://object/", &init)?, deadline).await?;
     Ok(answer.unchecked_into())
 }
 
@@ -125,11 +121,7 @@ pub(crate) async fn read(
     answer: &web_sys::Response,
     deadline: Option<&Deadline>,
 ) -> Result<(u16, String), CallError> {
-    let text = answer.text()?;
-    let text = match deadline {
-        Some(deadline) => deadline.wait(text).await?,
-        None => JsFuture::from(text).await?,
-    };
+    let text = wait(answer.text()?, deadline).await?;
     Ok((answer.status(), text.as_string().unwrap_or_default()))
 }
 

@@ -148,20 +148,26 @@ pub(crate) async fn register(
         until,
         after: revoked.head(),
     };
-    let mut answer = send::<RevocationDelta>(env, &request, Repeat::Never).await;
-    for delay in RETRY_DELAYS {
-        let Err(error) = &answer else {
-            break;
+    let mut delays = RETRY_DELAYS.into_iter();
+    loop {
+        let error = match send::<RevocationDelta>(env, &request, Repeat::Never).await {
+            Ok(delta) => {
+                // Another request may have refreshed the copy meanwhile. The copy keeps the
+                // newer state.
+                revoked.caught_up(delta, now());
+                return Ok(());
+            }
+            Err(error) => error,
         };
-        if error.failure == Failure::Overloaded && RETRY_DELAYS.last() != Some(&delay) {
-            continue;
+        let delay = match error.failure {
+            Failure::Overloaded => delays.by_ref().last(),
+            Failure::Transient | Failure::Other => delays.next(),
+        };
+        match delay {
+            Some(delay) => Delay::from(Duration::from_millis(delay)).await,
+            None => return Err(error.into()),
         }
-        Delay::from(Duration::from_millis(delay)).await;
-        answer = send::<RevocationDelta>(env, &request, Repeat::Never).await;
     }
-    // Another request may have refreshed the copy meanwhile. The copy keeps the newer state.
-    revoked.caught_up(answer?, now());
-    Ok(())
 }
 
 async fn send<T: DeserializeOwned>(

@@ -29,18 +29,20 @@ impl Slots {
         }
         Slot(self)
     }
+
+    fn next(&self) -> Option<Sender<()>> {
+        self.waiting.borrow_mut().pop_front()
+    }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        loop {
-            let next = self.0.waiting.borrow_mut().pop_front();
-            match next {
-                // The next request takes the slot over.
-                Some(next) if next.send(()).is_ok() => return,
-                Some(_) => {}
-                None => return self.0.used.set(self.0.used.get() - 1),
+        while let Some(next) = self.0.next() {
+            if next.send(()).is_ok() {
+                // The next request has taken the slot over.
+                return;
             }
         }
+        self.0.used.set(self.0.used.get() - 1);
     }
 }
