@@ -1,11 +1,10 @@
 //! Deadlines of requests to objects.
 
 use super::CallError;
-use js_sys::{Function, Promise};
+use js_sys::Function;
 use roomcast_proto::retry::REQUEST_DEADLINE;
 use wasm_bindgen::prelude::*;
 use worker::Error;
-use worker::wasm_bindgen_futures::JsFuture;
 
 /// The error of a request that was aborted at its deadline.
 const LATE: &str = "the object has not answered before the deadline of the request";
@@ -46,6 +45,7 @@ pub(crate) struct Deadline {
 
 impl Deadline {
     /// Starts the timer.
+    #[inline(never)]
     pub(crate) fn start() -> Result<Self, JsValue> {
         let controller = AbortController::new()?;
         // A function of JavaScript, so that it can still be called after a panic.
@@ -62,19 +62,14 @@ impl Deadline {
     }
 }
 
-/// Waits for a promise of a request. `deadline` is that of the request.
-pub(super) async fn wait(
-    promise: Promise,
-    deadline: Option<&Deadline>,
-) -> Result<JsValue, CallError> {
-    let error = match JsFuture::from(promise).await {
-        Ok(value) => return Ok(value),
-        Err(error) => error,
-    };
-    Err(match deadline {
+/// Returns the failure of a request from the error of its promise. `deadline` is that of the
+/// request.
+#[inline(never)]
+pub(super) fn failed(error: JsValue, deadline: Option<&Deadline>) -> CallError {
+    match deadline {
         Some(deadline) if deadline.signal.aborted() => Error::RustError(LATE.into()).into(),
         _ => error.into(),
-    })
+    }
 }
 
 impl Drop for Deadline {

@@ -19,7 +19,7 @@ mod slots;
 pub(crate) mod tickets;
 
 pub(crate) use deadline::Deadline;
-use deadline::wait;
+use deadline::failed;
 pub(crate) use slots::Slots;
 
 use crate::runtime::log::log_error;
@@ -28,6 +28,7 @@ use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::retry::{Failure, OVERLOAD_PAUSE, PlatformError};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
+use worker::wasm_bindgen_futures::JsFuture;
 use worker::{Delay, Env, Error, Response, ResponseBuilder};
 
 /// The binding of the rooms in wrangler.toml.
@@ -63,6 +64,24 @@ pub(crate) async fn call(
     body: Option<JsValue>,
     deadline: Option<&Deadline>,
 ) -> Result<web_sys::Response, CallError> {
+    let answer = JsFuture::from(start(env, binding, name, headers, body, deadline)?);
+    match answer.await {
+        Ok(answer) => Ok(answer.unchecked_into()),
+        Err(error) => Err(failed(error, deadline)),
+    }
+}
+
+/// Starts a request. Returns the promise of its answer. Not a part of [`call`], so that it is
+/// compiled once.
+#[inline(never)]
+fn start(
+    env: &Env,
+    binding: &str,
+    name: &str,
+    headers: &[(&str, &str)],
+    body: Option<JsValue>,
+    deadline: Option<&Deadline>,
+) -> Result<Promise, CallError> {
     let init = web_sys::RequestInit::new();
     let fields = Object::new();
     for (header, value) in headers {
@@ -78,8 +97,7 @@ pub(crate) async fn call(
     if let Some(deadline) = deadline {
         Reflect::set(&init, &"signal".into(), deadline.signal())?;
     }
-    let answer = wait(object.fetch("https://object/", &init)?, deadline).await?;
-    Ok(answer.unchecked_into())
+    Ok(object.fetch("https://object/", &init)?)
 }
 
 /// Sends a request by [`call`] and returns the status and the text of the answer. All attempts
@@ -121,8 +139,10 @@ pub(crate) async fn read(
     answer: &web_sys::Response,
     deadline: Option<&Deadline>,
 ) -> Result<(u16, String), CallError> {
-    let text = wait(answer.text()?, deadline).await?;
-    Ok((answer.status(), text.as_string().unwrap_or_default()))
+    match JsFuture::from(answer.text()?).await {
+        Ok(text) => Ok((answer.status(), text.as_string().unwrap_or_default())),
+        Err(error) => Err(failed(error, deadline)),
+    }
 }
 
 /// Whether [`ask`] sends a request again after a failure.
@@ -146,6 +166,7 @@ pub(crate) struct CallError {
 impl CallError {
     /// Logs the error and returns the error for the client: `rateLimited` if the object is
     /// overloaded, otherwise `internal`.
+    #[inline(never)]
     pub(crate) fn into_client_error(self) -> ClientError {
         log_error(&self);
         match self.failure {
@@ -156,6 +177,7 @@ impl CallError {
 }
 
 impl From<JsValue> for CallError {
+    #[inline(never)]
     fn from(error: JsValue) -> Self {
         let is_set = |property: &str| {
             Reflect::get(&error, &property.into()).is_ok_and(|value| value.is_truthy())
