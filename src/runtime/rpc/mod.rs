@@ -160,7 +160,8 @@ pub(crate) enum Repeat {
 pub(crate) struct CallError {
     /// The kind of the failure.
     pub failure: Failure,
-    cause: Error,
+    /// The text of the error; a whole [`Error`] is five times as large.
+    cause: String,
 }
 
 impl CallError {
@@ -188,16 +189,17 @@ impl From<JsValue> for CallError {
         };
         CallError {
             failure: properties.into(),
-            cause: error.into(),
+            cause: Error::from(error).to_string(),
         }
     }
 }
 
 impl From<Error> for CallError {
-    fn from(cause: Error) -> Self {
+    #[inline(never)]
+    fn from(error: Error) -> Self {
         CallError {
             failure: Failure::Other,
-            cause,
+            cause: error.to_string(),
         }
     }
 }
@@ -210,7 +212,7 @@ impl From<serde_json::Error> for CallError {
 
 impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
-        error.cause
+        Error::RustError(error.cause)
     }
 }
 

@@ -36,6 +36,7 @@ impl Slots {
 }
 
 impl Drop for Slot<'_> {
+    #[inline(never)]
     fn drop(&mut self) {
         while let Some(next) = self.0.next() {
             if next.send(()).is_ok() {
