@@ -541,4 +541,22 @@ mod tests {
         };
         assert_eq!(items(&mut outboxes), [out, Item::Probe { to, at: 1 }]);
     }
+
+    #[test]
+    fn an_overloaded_gateway_gets_no_short_retries() {
+        let gateway = GatewayName::trusted("0");
+        for failure in [Failure::Other, Failure::Transient] {
+            let mut outboxes = Outboxes::default();
+            outboxes.outbox(&gateway);
+            assert_eq!(outboxes.failed(&gateway, failure), Retry::Again(RETRIES[0]));
+        }
+        let mut outboxes = Outboxes::default();
+        outboxes.outbox(&gateway);
+        for delay in BACKOFF {
+            let retry = outboxes.failed(&gateway, Failure::Overloaded);
+            assert_eq!(retry, Retry::Later(delay));
+        }
+        let retry = outboxes.failed(&gateway, Failure::Overloaded);
+        assert_eq!(retry, Retry::Never);
+    }
 }

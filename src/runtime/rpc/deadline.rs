@@ -64,6 +64,9 @@ impl Deadline {
 
 /// Returns the failure of a request from the error of its promise. `deadline` is that of the
 /// request.
+///
+/// The runtime marks the error of an aborted request as `retryable`, but a request whose time
+/// is over is not sent again.
 #[inline(never)]
 pub(super) fn failed(error: JsValue, deadline: Option<&Deadline>) -> CallError {
     match deadline {
