@@ -19,6 +19,7 @@ use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
 use roomcast_proto::raw_object::{RawObject, TEXT, WHOLE};
+use roomcast_proto::retry::Failure;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
 use roomcast_room::history::{HistoryPage, HistoryQuery};
@@ -380,7 +381,9 @@ impl Server {
     pub fn delivery_failed(&mut self, gateway: &str) -> Retry {
         let mut out = Vec::new();
         let gateway = GatewayName::trusted(gateway);
-        let retry = self.room.delivery_failed(&gateway, self.now, &mut out);
+        let retry = self
+            .room
+            .delivery_failed(&gateway, Failure::Other, self.now, &mut out);
         self.run(out);
         retry
     }

@@ -5,7 +5,7 @@ use super::problem::Problem;
 use super::response::{HandlerResult, internal, json_response};
 use crate::runtime::headers;
 use crate::runtime::rpc::gateways::ClientRequest;
-use crate::runtime::rpc::{GATEWAYS, ROOMS, call, read};
+use crate::runtime::rpc::{CallError, GATEWAYS, ROOMS, Repeat, ask, call, read};
 use roomcast_gateway::ConnectInfo;
 use roomcast_gateway::handshake::Ask;
 use roomcast_proto::error::Error;
@@ -20,15 +20,31 @@ impl Handler<'_> {
         room: &str,
         request: &ServiceRequest,
     ) -> HandlerResult {
-        relay(&self.call_room(room, request).await?).await
+        let (status, body) = self.call_room(room, request).await?;
+        relay_text(status, body)
     }
 
-    /// Sends a request of a service to a room and returns the room's answer.
-    pub(super) async fn call_room(&self, room: &str, request: &ServiceRequest) -> HandlerResult {
-        let body = serde_json::to_string(request).map_err(internal)?;
+    /// Sends a request of a service to a room and returns the status and the text of the room's
+    /// answer. Repeats an idempotent request after a transient failure.
+    ///
+    /// # Errors
+    ///
+    /// Returns `rateLimited` if the room is overloaded, and `internal` if it fails.
+    pub(super) async fn call_room(
+        &self,
+        room: &str,
+        request: &ServiceRequest,
+    ) -> Result<(u16, String), Error> {
+        let body = serde_json::to_string(request)
+            .map_err(|error| CallError::from(error).into_client_error())?;
         let headers = [(headers::ROOM, room)];
-        self.call_object(ROOMS, room, &headers, Some(body.into()))
+        let repeat = match request.is_idempotent() {
+            true => Repeat::IfTransient,
+            false => Repeat::Never,
+        };
+        ask(self.env, ROOMS, room, &headers, body, repeat)
             .await
+            .map_err(CallError::into_client_error)
     }
 
     /// Returns the number of a random gateway, for a new connection.
@@ -72,7 +88,8 @@ impl Handler<'_> {
         Ok(Response::from(response).with_headers(headers).into())
     }
 
-    /// Sends a request to an object and returns its answer.
+    /// Sends the request of a client to an object and returns its answer. Neither repeats it nor
+    /// limits its time: see [`call`]. A client whose connect fails connects again.
     pub(super) async fn call_object(
         &self,
         binding: &str,
@@ -80,15 +97,20 @@ impl Handler<'_> {
         headers: &[(&str, &str)],
         body: Option<JsValue>,
     ) -> HandlerResult {
-        call(self.env, binding, name, headers, body)
+        call(self.env, binding, name, headers, body, None)
             .await
-            .map_err(internal)
+            .map_err(|error| error.into_client_error().into())
     }
 }
 
 /// Responds with the answer of an object. An error of the object becomes a problem.
 pub(super) async fn relay(answer: &web_sys::Response) -> HandlerResult {
-    let (status, body) = read(answer).await.map_err(internal)?;
+    let (status, body) = read(answer, None).await.map_err(internal)?;
+    relay_text(status, body)
+}
+
+/// Does the same as [`relay`], with the status and the text of the answer.
+fn relay_text(status: u16, body: String) -> HandlerResult {
     if status < 400 {
         return json_response(status, body.into_bytes());
     }

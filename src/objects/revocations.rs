@@ -13,7 +13,7 @@ use crate::runtime::headers;
 use crate::runtime::host::{Active, Host, promise, promise_response};
 use crate::runtime::log::log_error;
 use crate::runtime::rpc::revocations::{NoticeAnswer, RegisteredObject, RegistryRequest};
-use crate::runtime::rpc::{GATEWAYS, ROOMS, RequestError, ask, respond};
+use crate::runtime::rpc::{GATEWAYS, ROOMS, Repeat, RequestError, ask, respond};
 use crate::runtime::sql::{Db, js, number, text};
 use crate::runtime::time::now;
 use futures_util::{StreamExt, stream};
@@ -22,6 +22,7 @@ use roomcast_auth::registration::notice_retry_delay;
 use roomcast_auth::revocation::{MAX_REVOCATIONS, RevocationDelta, RevocationList};
 use roomcast_proto::error::{Error as ClientError, ErrorCode};
 use roomcast_proto::raw_object::MAX_SAFE_INTEGER;
+use roomcast_proto::retry::MAX_REQUESTS;
 use roomcast_proto::time::SECOND;
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
@@ -41,11 +42,8 @@ const SCHEMA: &[&str] = &[
 /// The key in `meta` of the number of the newest revocation.
 const HEAD_KEY: &str = "head";
 
-/// Maximum number of notices in progress: the platform's limit of outgoing connections is 6.
-const MAX_CALLS: usize = 6;
-
-/// Number of registrations that are read at a time: ten rounds of [`MAX_CALLS`] notices.
-const PAGE: u32 = 60;
+/// Number of registrations that are read at a time: ten rounds of [`MAX_REQUESTS`] notices.
+const PAGE: u32 = 50;
 
 /// The class of the object. The runtime calls its methods.
 #[wasm_bindgen]
@@ -100,7 +98,7 @@ async fn deliver(host: Rc<Host<ActiveRegistry>>) -> Result<()> {
                 let answer = notice.send(env).await;
                 (notice, answer)
             })
-            .buffer_unordered(MAX_CALLS);
+            .buffer_unordered(MAX_REQUESTS);
         while let Some((notice, answer)) = calls.next().await {
             match answer {
                 Ok(answer) => {
@@ -150,7 +148,8 @@ impl Notice {
         };
         let headers = [(header, name.as_str()), (headers::REVOKED, "1")];
         let delta = serde_json::to_string(&self.delta)?;
-        match ask(env, binding, name, &headers, delta).await? {
+        // The alarm repeats notices that fail.
+        match ask(env, binding, name, &headers, delta, Repeat::Never).await? {
             (200, answer) => Ok(serde_json::from_str(&answer)?),
             (status, _) => Err(Error::RustError(format!(
                 "{} answered with status {status}",

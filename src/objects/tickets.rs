@@ -112,8 +112,9 @@ impl ActiveTickets {
                 let limit = config.room.limits.connects;
                 self.limiter
                     .admit(&identity.user, "tickets", limit, now())?;
+                // The Worker repeats a request whose answer was lost.
                 self.db.write(
-                    "INSERT INTO tickets (ticket, until, identity) VALUES (?, ?, ?)",
+                    "INSERT OR REPLACE INTO tickets (ticket, until, identity) VALUES (?, ?, ?)",
                     &[
                         ticket.into(),
                         js(until),

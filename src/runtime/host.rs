@@ -13,7 +13,7 @@
 
 use super::Result;
 use super::log::log_error;
-use super::rpc::RequestError;
+use super::rpc::{RequestError, Slots};
 use super::time::now;
 use js_sys::Promise;
 use roomcast_proto::time::Millis;
@@ -58,6 +58,8 @@ pub(crate) struct Host<T: Active> {
     pub state: State,
     /// The bindings and variables of the Worker.
     pub env: Env,
+    /// The slots for requests to other objects.
+    pub slots: Slots,
     active: RefCell<Option<T>>,
     carried: RefCell<T::Carried>,
 }
@@ -69,6 +71,7 @@ impl<T: Active> Host<T> {
         Host {
             state: state.into(),
             env,
+            slots: Slots::default(),
             active: RefCell::new(None),
             carried: RefCell::default(),
         }

@@ -17,6 +17,7 @@
 //! | [`raw_object`], [`json`] | reading and writing JSON |
 //! | [`limits`] | rate limits, flood protection, slow consumers |
 //! | [`link`] | messages between rooms and gateways |
+//! | [`retry`] | failures of requests between objects, and their retries |
 //! | [`log_text`] | the stored text of logged events |
 //! | [`log_record`] | records of the operator's log |
 //! | [`settings`](mod@settings) | settings as tables |
@@ -43,6 +44,7 @@ pub mod log_text;
 pub mod name;
 pub mod position;
 pub mod raw_object;
+pub mod retry;
 #[cfg(feature = "schema")]
 pub mod schema;
 pub mod settings;

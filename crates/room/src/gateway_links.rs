@@ -9,6 +9,7 @@ use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
 use roomcast_proto::id::{ConnectionId, Epoch, GatewayName, RoomName};
 use roomcast_proto::link::{Item, Push};
+use roomcast_proto::retry::Failure;
 use roomcast_proto::time::Millis;
 use slotmap::SecondaryMap;
 use std::collections::{HashMap, HashSet};
@@ -319,8 +320,8 @@ impl GatewayLinks {
     }
 
     /// Handles the failure of a delivery. With [`Retry::Never`] the gateway is given up.
-    pub(crate) fn failed(&mut self, gateway: &GatewayName, now: Millis) -> Retry {
-        let retry = self.outboxes.failed(gateway);
+    pub(crate) fn failed(&mut self, gateway: &GatewayName, failure: Failure, now: Millis) -> Retry {
+        let retry = self.outboxes.failed(gateway, failure);
         if retry == Retry::Never {
             self.outboxes.give_up(gateway, now);
         }

@@ -6,6 +6,7 @@
 use crate::ids::ConnId;
 use roomcast_proto::id::GatewayName;
 use roomcast_proto::link::{Item, Push};
+use roomcast_proto::retry::Failure;
 use roomcast_proto::time::{MINUTE, Millis};
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -200,12 +201,16 @@ impl Outboxes {
         })
     }
 
-    /// Handles the failure of the current delivery.
-    pub(crate) fn failed(&mut self, gateway: &GatewayName) -> Retry {
+    /// Handles the failure of the current delivery. An overloaded gateway counts as unreachable
+    /// at once, because the short retries would make the overload worse.
+    pub(crate) fn failed(&mut self, gateway: &GatewayName, failure: Failure) -> Retry {
         let Some(outbox) = self.0.get_mut(gateway) else {
             return Retry::Never;
         };
-        let again = RETRIES.get(outbox.attempts).copied();
+        let again = RETRIES
+            .get(outbox.attempts)
+            .copied()
+            .filter(|_| failure != Failure::Overloaded);
         outbox.attempts += 1;
         match again {
             Some(delay) => Retry::Again(delay),
@@ -535,5 +540,23 @@ mod tests {
             to: connection("d:1"),
         };
         assert_eq!(items(&mut outboxes), [out, Item::Probe { to, at: 1 }]);
+    }
+
+    #[test]
+    fn an_overloaded_gateway_gets_no_short_retries() {
+        let gateway = GatewayName::trusted("0");
+        for failure in [Failure::Other, Failure::Transient] {
+            let mut outboxes = Outboxes::default();
+            outboxes.outbox(&gateway);
+            assert_eq!(outboxes.failed(&gateway, failure), Retry::Again(RETRIES[0]));
+        }
+        let mut outboxes = Outboxes::default();
+        outboxes.outbox(&gateway);
+        for delay in BACKOFF {
+            let retry = outboxes.failed(&gateway, Failure::Overloaded);
+            assert_eq!(retry, Retry::Later(delay));
+        }
+        let retry = outboxes.failed(&gateway, Failure::Overloaded);
+        assert_eq!(retry, Retry::Never);
     }
 }

@@ -47,6 +47,25 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Returns `true` if the Worker may send the request again after a failure: reads, a new
+    /// membership, and publications that all have a message id. A repetition of the others could
+    /// apply to what has happened meanwhile, such as a new connection of the user.
+    pub fn is_idempotent(&self) -> bool {
+        match self {
+            Request::Messages(_)
+            | Request::Presence
+            | Request::Members
+            | Request::AddMember { .. } => true,
+            // Volatile events are not deduplicated.
+            Request::Publish { messages, .. } => messages
+                .iter()
+                .all(|message| message.message_id.is_some() && !message.volatile),
+            Request::RemoveMember { .. } | Request::Kick { .. } | Request::Delete { .. } => false,
+        }
+    }
+}
+
 /// An event that a service publishes.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Publication {
@@ -88,6 +107,41 @@ pub enum Served {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_requests_without_further_effects_are_repeated() {
+        for (json, expected) in [
+            (
+                r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1,"message_id":"m"}]}}"#,
+                true,
+            ),
+            (
+                r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1}]}}"#,
+                false,
+            ),
+            (
+                r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1,"message_id":"m"},{"event":"x","data":1}]}}"#,
+                false,
+            ),
+            (
+                r#"{"Publish":{"sender":"s","messages":[{"event":"x","data":1,"message_id":"m","volatile":true}]}}"#,
+                false,
+            ),
+            (
+                r#"{"Messages":{"after":1,"before":2,"limit":3,"newest":true}}"#,
+                true,
+            ),
+            (r#""Presence""#, true),
+            (r#""Members""#, true),
+            (r#"{"AddMember":{"user":"alice"}}"#, true),
+            (r#"{"RemoveMember":{"user":"alice"}}"#, false),
+            (r#"{"Kick":{"user":"alice"}}"#, false),
+            (r#"{"Delete":{"epoch":"e"}}"#, false),
+        ] {
+            let request: Request = serde_json::from_str(json).expect("a request");
+            assert_eq!(request.is_idempotent(), expected, "{json}");
+        }
+    }
 
     #[test]
     fn the_form_of_requests_is_stable() {

@@ -4,17 +4,13 @@ use super::{AddressedPublication, PublishRequest, parse, read_results, results_j
 use crate::http::authorize;
 use crate::http::entry::Handler;
 use crate::http::response::{HandlerResult, internal, json_response};
-use crate::runtime::rpc::read;
+use crate::runtime::log::log_error;
 use futures_util::{StreamExt, stream};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::id::RoomName;
+use roomcast_proto::retry::MAX_REQUESTS;
 use roomcast_room::service::{Publication, Request as ServiceRequest};
-
-/// Maximum number of concurrent requests to rooms: the platform's limit of open connections per
-/// request,
-/// <https://developers.cloudflare.com/workers/platform/limits/#simultaneous-open-connections>.
-const MAX_CALLS: usize = 6;
 
 impl Handler<'_> {
     /// `POST /publish`.
@@ -85,7 +81,7 @@ impl Handler<'_> {
                 };
                 (indexes, self.publish_to_room(&room, &request).await)
             })
-            .buffer_unordered(MAX_CALLS);
+            .buffer_unordered(MAX_REQUESTS);
         while let Some((indexes, answer)) = calls.next().await {
             match answer {
                 Ok(answer) => {
@@ -109,15 +105,13 @@ impl Handler<'_> {
         room: &str,
         request: &ServiceRequest,
     ) -> Result<Vec<Result<String>>> {
-        // The cause was logged when the problem was created.
-        let logged = |_| Error::internal();
-        let response = self.call_room(room, request).await.map_err(logged)?;
-        let (status, body) = read(&response)
-            .await
-            .map_err(|error| logged(internal(error)))?;
+        let (status, body) = self.call_room(room, request).await?;
         if status >= 400 {
             return Err(serde_json::from_str(&body).unwrap_or_else(|_| Error::internal()));
         }
-        read_results(&body).map_err(|error| logged(internal(error)))
+        read_results(&body).map_err(|error| {
+            log_error(error);
+            Error::internal()
+        })
     }
 }

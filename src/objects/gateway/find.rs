@@ -6,7 +6,7 @@ use crate::runtime::Result;
 use crate::runtime::headers;
 use crate::runtime::log::log_error;
 use crate::runtime::rpc::gateways::{FindRequest, GatewayKind};
-use crate::runtime::rpc::{GATEWAYS, ask};
+use crate::runtime::rpc::{GATEWAYS, Repeat, ask};
 use roomcast_gateway::handshake::shard_of;
 use roomcast_gateway::{ClientId, MOVED_LIFETIME, SavedClient};
 use roomcast_proto::log_record::LogRecord;
@@ -56,7 +56,17 @@ impl GatewayObject {
         }
         let headers = [(headers::GATEWAY, name), (headers::FIND, "1")];
         let find = serde_json::to_string(find)?;
-        let (_, saved) = ask(&self.host.env, GATEWAYS, name, &headers, find).await?;
+        let _slot = self.host.slots.take().await;
+        // Not repeated: the first attempt may have removed the record.
+        let (_, saved) = ask(
+            &self.host.env,
+            GATEWAYS,
+            name,
+            &headers,
+            find,
+            Repeat::Never,
+        )
+        .await?;
         Ok((!saved.is_empty()).then(|| SavedClient::parse(saved)))
     }
 

@@ -5,7 +5,7 @@ use crate::runtime::Result;
 use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::log::log_error;
-use crate::runtime::rpc::{ROOMS, call};
+use crate::runtime::rpc::{Deadline, ROOMS, call};
 use roomcast_proto::id::{GatewayName, RoomName};
 use roomcast_proto::link::{Push, Request as LinkRequest};
 use std::rc::Rc;
@@ -41,7 +41,10 @@ impl GatewayObject {
     async fn send_commands(&self, room: &str, request: &LinkRequest) -> Result<()> {
         let headers = [(headers::ROOM, room), (headers::LINK, "1")];
         let body = Some(serde_json::to_string(request)?.into());
-        let response = call(&self.host.env, ROOMS, room, &headers, body).await?;
+        let _slot = self.host.slots.take().await;
+        // Not repeated here: the core knows which commands it sends again.
+        let deadline = Some(&Deadline::start()?);
+        let response = call(&self.host.env, ROOMS, room, &headers, body, deadline).await?;
         match response.status() {
             200 => Ok(()),
             status => Err(Error::RustError(format!(

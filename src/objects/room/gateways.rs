@@ -5,7 +5,7 @@ use super::{ActiveRoom, RoomObject};
 use crate::runtime::Result;
 use crate::runtime::headers;
 use crate::runtime::log::log_error;
-use crate::runtime::rpc::{GATEWAYS, call, read};
+use crate::runtime::rpc::{CallError, Deadline, GATEWAYS, call, read};
 use crate::runtime::time::now;
 use js_sys::JsString;
 use roomcast_proto::access::TokenId;
@@ -76,7 +76,10 @@ impl RoomObject {
             while let Err(error) = self.send_delivery(gateway, &body).await {
                 let retry = self.host.with_active(None, |active, state| {
                     let mut out = Vec::new();
-                    let retry = active.room.delivery_failed(gateway, now(), &mut out);
+                    let retry =
+                        active
+                            .room
+                            .delivery_failed(gateway, error.failure, now(), &mut out);
                     active.run(state, out);
                     retry
                 })?;
@@ -97,25 +100,30 @@ impl RoomObject {
     }
 
     /// Sends a delivery. Fails if the gateway does not accept it.
-    async fn send_delivery(&self, gateway: &GatewayName, body: &JsString) -> Result<()> {
+    async fn send_delivery(&self, gateway: &GatewayName, body: &JsString) -> Result<(), CallError> {
         let headers = [(headers::LINK, gateway.as_str())];
         let body = Some(body.clone().into());
-        let answer = call(&self.host.env, GATEWAYS, gateway, &headers, body).await?;
+        let slot = self.host.slots.take().await;
+        let deadline = Deadline::start()?;
+        let env = &self.host.env;
+        let answer = call(env, GATEWAYS, gateway, &headers, body, Some(&deadline)).await?;
         let pushed = match answer.status() {
-            200 => serde_json::from_str(&read(&answer).await?.1)?,
+            200 => serde_json::from_str(&read(&answer, Some(&deadline)).await?.1)?,
             204 => Pushed::default(),
             status => {
                 let error = format!("gateway {gateway} answered with status {status}");
-                return Err(Error::RustError(error));
+                return Err(Error::RustError(error).into());
             }
         };
+        drop((deadline, slot));
         self.host.with_active(None, |active, state| {
             let mut out = Vec::new();
             active
                 .room
                 .delivery_acknowledged(gateway, &pushed, now(), &mut out);
             active.run(state, out);
-        })
+        })?;
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Requests to the revocation registry, and its notices to rooms and gateways.
 
-use super::{REVOCATIONS, ask};
+use super::{CallError, REVOCATIONS, Repeat, ask};
 use crate::runtime::Result;
 use crate::runtime::ids::fresh_id;
 use crate::runtime::log::log_error;
@@ -10,6 +10,7 @@ use roomcast_auth::revocation::{
     RefreshStep, Revocation, RevocationCache, RevocationDelta, RevocationTarget,
 };
 use roomcast_proto::error::Error as ClientError;
+use roomcast_proto::retry::Failure;
 use roomcast_proto::time::Millis;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -76,27 +77,25 @@ pub(crate) struct NoticeAnswer {
 ///
 /// # Errors
 ///
-/// Returns `conflict` if the list is full, and `internal` if the registry fails.
+/// Returns `conflict` if the list is full, `rateLimited` if the registry is overloaded, and
+/// `internal` if it fails.
 pub(crate) async fn revoke(
     env: &Env,
     revoked: &RevocationCache,
     target: RevocationTarget,
     until: u64,
 ) -> Result<Revocation, ClientError> {
-    let failed = |error: Error| {
-        log_error(error);
-        ClientError::internal()
-    };
+    let failed = |error: serde_json::Error| CallError::from(error).into_client_error();
     let request = RegistryRequest::Revoke { target, until };
-    let request = serde_json::to_string(&request).map_err(|error| failed(error.into()))?;
-    let (status, answer) = ask(env, REVOCATIONS, NAME, &[], request)
+    let request = serde_json::to_string(&request).map_err(failed)?;
+    // A repetition replaces the revocation by the same one.
+    let (status, answer) = ask(env, REVOCATIONS, NAME, &[], request, Repeat::IfTransient)
         .await
-        .map_err(failed)?;
+        .map_err(CallError::into_client_error)?;
     if status != 200 {
         return Err(serde_json::from_str(&answer).unwrap_or_else(|_| ClientError::internal()));
     }
-    let revocation: Revocation =
-        serde_json::from_str(&answer).map_err(|error| failed(error.into()))?;
+    let revocation: Revocation = serde_json::from_str(&answer).map_err(failed)?;
     revoked.learn(std::slice::from_ref(&revocation));
     Ok(revocation)
 }
@@ -113,7 +112,8 @@ pub(crate) async fn catch_up(env: &Env, revoked: &RevocationCache) -> Result<(),
             RefreshStep::Wait => Delay::from(POLL_INTERVAL).await,
             RefreshStep::Fetch => {
                 let after = revoked.head();
-                match send::<RevocationDelta>(env, &RegistryRequest::Delta { after }).await {
+                let request = RegistryRequest::Delta { after };
+                match send::<RevocationDelta>(env, &request, Repeat::IfTransient).await {
                     Ok(delta) => revoked.caught_up(delta, now()),
                     Err(error) => {
                         log_error(format!("revocations not refreshed: {error}"));
@@ -131,7 +131,7 @@ pub(crate) async fn catch_up(env: &Env, revoked: &RevocationCache) -> Result<(),
 }
 
 /// Registers an object until a time, and refreshes the isolate's copy of the list. Retries
-/// after [`RETRY_DELAYS`].
+/// after [`RETRY_DELAYS`], and an overloaded registry only after the longest of them.
 ///
 /// # Errors
 ///
@@ -148,25 +148,39 @@ pub(crate) async fn register(
         until,
         after: revoked.head(),
     };
-    let mut answer = send::<RevocationDelta>(env, &request).await;
-    for delay in RETRY_DELAYS {
-        if answer.is_ok() {
-            break;
+    let mut delays = RETRY_DELAYS.into_iter();
+    loop {
+        let error = match send::<RevocationDelta>(env, &request, Repeat::Never).await {
+            Ok(delta) => {
+                // Another request may have refreshed the copy meanwhile. The copy keeps the
+                // newer state.
+                revoked.caught_up(delta, now());
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let delay = match error.failure {
+            Failure::Overloaded => delays.by_ref().last(),
+            Failure::Transient | Failure::Other => delays.next(),
+        };
+        match delay {
+            Some(delay) => Delay::from(Duration::from_millis(delay)).await,
+            None => return Err(error.into()),
         }
-        Delay::from(Duration::from_millis(delay)).await;
-        answer = send::<RevocationDelta>(env, &request).await;
     }
-    // Another request may have refreshed the copy meanwhile. The copy keeps the newer state.
-    revoked.caught_up(answer?, now());
-    Ok(())
 }
 
-async fn send<T: DeserializeOwned>(env: &Env, request: &RegistryRequest) -> Result<T> {
+async fn send<T: DeserializeOwned>(
+    env: &Env,
+    request: &RegistryRequest,
+    repeat: Repeat,
+) -> Result<T, CallError> {
     let request = serde_json::to_string(request)?;
-    match ask(env, REVOCATIONS, NAME, &[], request).await? {
+    match ask(env, REVOCATIONS, NAME, &[], request, repeat).await? {
         (200, answer) => Ok(serde_json::from_str(&answer)?),
-        (status, _) => Err(Error::RustError(format!(
-            "the revocation registry answered with status {status}"
-        ))),
+        (status, _) => {
+            let error = format!("the revocation registry answered with status {status}");
+            Err(Error::RustError(error).into())
+        }
     }
 }

@@ -1,15 +1,14 @@
 //! Requests to the objects that store tickets.
 
-use super::{TICKETS, ask};
+use super::{CallError, Repeat, TICKETS, ask};
 use crate::runtime::ids::fresh_id;
-use crate::runtime::log::log_error;
 use crate::runtime::time::now;
 use roomcast_auth::ticket;
 use roomcast_proto::access::Identity;
 use roomcast_proto::error::{Error as ClientError, Result};
 use roomcast_proto::time::Millis;
 use serde::{Deserialize, Serialize};
-use worker::{Env, Error};
+use worker::Env;
 
 /// A request to an object that stores tickets.
 #[derive(Serialize, Deserialize)]
@@ -34,8 +33,8 @@ pub(crate) enum TicketRequest {
 ///
 /// # Errors
 ///
-/// Returns `rateLimited` if the user requests too many tickets, and `internal` if the object
-/// fails.
+/// Returns `rateLimited` if the user requests too many tickets or the object is overloaded, and
+/// `internal` if the object fails.
 pub(crate) async fn issue(env: &Env, identity: Identity) -> Result<(String, Millis)> {
     let shard = ticket::shard_of_user(&identity.user);
     let secret = format!("{}{}", fresh_id(), fresh_id());
@@ -45,7 +44,8 @@ pub(crate) async fn issue(env: &Env, identity: Identity) -> Result<(String, Mill
         until,
         identity,
     };
-    send(env, shard, &request).await?;
+    // A repetition stores the same ticket.
+    send(env, shard, &request, Repeat::IfTransient).await?;
     Ok((ticket, until))
 }
 
@@ -54,29 +54,27 @@ pub(crate) async fn issue(env: &Env, identity: Identity) -> Result<(String, Mill
 ///
 /// # Errors
 ///
-/// Returns `unauthorized` if the ticket is invalid, used or expired, and `internal` if the
-/// object fails.
+/// Returns `unauthorized` if the ticket is invalid, used or expired, `rateLimited` if the object
+/// is overloaded, and `internal` if it fails.
 pub(crate) async fn redeem(env: &Env, ticket: &str) -> Result<Identity> {
     let refused = || ClientError::unauthorized("invalid, used or expired ticket");
     let shard = ticket::shard_of(ticket).ok_or_else(refused)?;
     let request = TicketRequest::Redeem {
         ticket: ticket.to_owned(),
     };
-    let identity = send(env, shard, &request).await?;
+    // Not repeated: the first attempt may have used the ticket.
+    let identity = send(env, shard, &request, Repeat::Never).await?;
     serde_json::from_str(&identity).map_err(|_| refused())
 }
 
-async fn send(env: &Env, shard: usize, request: &TicketRequest) -> Result<String> {
-    let failed = |error: Error| {
-        log_error(error);
-        ClientError::internal()
-    };
-    let request = serde_json::to_string(request).map_err(|error| failed(error.into()))?;
-    match ask(env, TICKETS, &shard.to_string(), &[], request).await {
+async fn send(env: &Env, shard: usize, request: &TicketRequest, repeat: Repeat) -> Result<String> {
+    let request = serde_json::to_string(request)
+        .map_err(|error| CallError::from(error).into_client_error())?;
+    match ask(env, TICKETS, &shard.to_string(), &[], request, repeat).await {
         Ok((200, answer)) => Ok(answer),
         Ok((_, error)) => {
             Err(serde_json::from_str(&error).unwrap_or_else(|_| ClientError::internal()))
         }
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(error.into_client_error()),
     }
 }

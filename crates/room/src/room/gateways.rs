@@ -20,6 +20,7 @@ use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, GatewayName, UserId};
 use roomcast_proto::link::{Command, ConnectRequest, Item, Pushed, client_of};
 use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::retry::Failure;
 use roomcast_proto::time::Millis;
 use roomcast_proto::{event, framing};
 
@@ -420,10 +421,11 @@ impl Room {
     pub fn delivery_failed(
         &mut self,
         gateway: &GatewayName,
+        failure: Failure,
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Retry {
-        let retry = self.gateways.failed(gateway, now);
+        let retry = self.gateways.failed(gateway, failure, now);
         if retry == Retry::Never {
             for conn in self.gateways.connections_of(gateway) {
                 let change = self.gateways.end(conn, |to| Item::Lost { to });
