@@ -344,8 +344,8 @@ impl Room {
         }
         out.push(Output::Attach { conn });
         // A new membership is stored before it is announced.
-        let changes = self.batch.take_changes().into_iter();
-        out.extend(changes.map(Output::Store));
+        let changes = self.batch.take_changes();
+        self.store_members(changes, out);
         if let Some(id) = id {
             let answer = self.join_answer(&user, head, start);
             out.push(Output::Send {
