@@ -48,9 +48,10 @@ impl Room {
         self.admit_connection(&request.user)
     }
 
-    /// Checks the limits that also apply to a connection that subscribes again.
+    /// Checks the limits that also apply to a connection that subscribes again. Sockets that
+    /// have not joined count as well, because they can join later.
     pub(super) fn admit_connection(&self, user: &UserId) -> Result<()> {
-        let connections = self.presence.roster.connections(user).count();
+        let connections = self.connections.of_user(user).count();
         if connections >= self.config.max_connections_per_user {
             return Err(Error::rate_limited("connections of this user", 1_000));
         }

@@ -1,0 +1,173 @@
+//! `MAX_CONNECTIONS_PER_USER` on every path by which a connection reaches a room.
+
+use roomcast_proto::command::Command;
+use roomcast_proto::error::Result;
+use roomcast_proto::id::{GatewayName, RoomName};
+use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::position::Position;
+use roomcast_proto::time::Millis;
+use roomcast_room::{ConnId, Frame, Output, Room, Snapshot};
+use roomcast_sim::world::{NOW, config, connect_request};
+
+const LIMIT: usize = 3;
+
+/// A room that accepts three connections of a user.
+struct Fixture {
+    room: Room,
+    now: Millis,
+    ids: usize,
+}
+
+impl Fixture {
+    fn new(room: &str) -> Self {
+        let config = config(&[("MAX_CONNECTIONS_PER_USER", "3")]);
+        let name = RoomName::trusted(room);
+        Fixture {
+            room: Room::new(name, config.room.clone(), Snapshot::default()),
+            now: NOW,
+            ids: 0,
+        }
+    }
+
+    fn id(&mut self) -> String {
+        self.ids += 1;
+        format!("c{}:1", self.ids)
+    }
+
+    /// Connects a socket to the room.
+    fn connect(&mut self) -> Result<ConnId> {
+        let request = connect_request(&self.id(), "alice", Position::default());
+        self.room.admit(&request, self.now)?;
+        let mut out = Vec::new();
+        let conn = self.room.connect(request, self.now, &mut out);
+        self.run(out);
+        Ok(conn)
+    }
+
+    /// Executes a command on a socket of the room.
+    fn send(&mut self, conn: ConnId, command: &str) {
+        let frame = format!(r#"{{"event":"{command}","data":{{}},"id":1}}"#);
+        let mut out = Vec::new();
+        self.room
+            .receive(conn, Frame::Text(&frame), self.now, &mut out);
+        self.run(out);
+    }
+
+    /// Joins the room from a gateway. Returns the id of the connection.
+    fn join_from_gateway(&mut self) -> String {
+        let id = self.id();
+        let request = connect_request(&id, "alice", Position::default());
+        let (id_of_command, again) = (Some(1), false);
+        self.gateway(ToRoom::Join {
+            request,
+            id: id_of_command,
+            again,
+        });
+        id
+    }
+
+    fn execute(&mut self, connection: &str, command: Command) {
+        self.gateway(ToRoom::Execute {
+            connection: roomcast_proto::id::ConnectionId::trusted(connection),
+            id: Some(2),
+            command,
+        });
+    }
+
+    fn gateway(&mut self, command: ToRoom) {
+        let mut out = Vec::new();
+        self.room
+            .gateway_command(&gateway(), command, |_, _| false, self.now, &mut out);
+        self.run(out);
+    }
+
+    fn flush(&mut self) {
+        let mut out = Vec::new();
+        self.room.flush(self.now, &mut out);
+        self.run(out);
+    }
+
+    fn run(&mut self, out: Vec<Output>) {
+        for output in out {
+            if let Some(Output::Store(_)) = self.room.route(output) {
+                // Nothing is restored.
+            }
+        }
+    }
+
+    /// Returns the texts that wait for the gateway.
+    fn delivered(&mut self) -> String {
+        self.flush();
+        self.room.start_deliveries(&mut Vec::new());
+        let body = self.room.take_delivery(&gateway()).expect("items");
+        body.expect("JSON")
+    }
+}
+
+fn gateway() -> GatewayName {
+    GatewayName::trusted("0")
+}
+
+#[test]
+fn sockets_that_have_left_the_room_count_for_the_limit_of_connections() {
+    let mut fixture = Fixture::new("r");
+    let first = fixture.connect().expect("below the limit");
+    for _ in 1..LIMIT {
+        fixture.connect().expect("below the limit");
+    }
+    fixture.send(first, "leaveRoom");
+    fixture.flush();
+    assert!(!fixture.room.is_joined(first));
+    let error = fixture.connect().expect_err("at the limit");
+    assert_eq!(error.code.as_str(), "rateLimited");
+    fixture.send(first, "joinRoom");
+    assert!(fixture.room.is_joined(first), "it has been counted before");
+}
+
+#[test]
+fn sockets_that_have_left_the_room_count_for_connections_at_gateways() {
+    let mut fixture = Fixture::new("r");
+    for _ in 0..LIMIT {
+        let conn = fixture.connect().expect("below the limit");
+        fixture.send(conn, "leaveRoom");
+        fixture.send(conn, "joinRoom");
+    }
+    let first = fixture.room.connections();
+    fixture.join_from_gateway();
+    assert_eq!(fixture.room.connections(), first);
+    assert!(fixture.delivered().contains("rateLimited"));
+}
+
+#[test]
+fn a_connection_at_a_gateway_that_joins_again_is_counted() {
+    let mut fixture = Fixture::new("r");
+    let left = fixture.join_from_gateway();
+    fixture.flush();
+    // The connection exists until the batch ends.
+    fixture.execute(&left, Command::Leave { room: None });
+    for _ in 0..LIMIT {
+        fixture.connect().expect("below the limit");
+    }
+    let room = None;
+    let position = Position::default();
+    fixture.execute(&left, Command::Join { room, position });
+    assert!(fixture.delivered().contains("rateLimited"));
+    assert_eq!(fixture.room.connections(), LIMIT);
+}
+
+#[test]
+fn a_personal_room_cannot_be_left() {
+    let mut fixture = Fixture::new("@alice");
+    let conn = fixture.connect().expect("below the limit");
+    let remote = fixture.join_from_gateway();
+    fixture.flush();
+    fixture.send(conn, "leaveRoom");
+    fixture.execute(&remote, Command::Leave { room: None });
+    assert!(
+        fixture
+            .delivered()
+            .contains("a personal room cannot be left")
+    );
+    assert!(fixture.room.is_joined(conn));
+    assert_eq!(fixture.room.connections(), 2);
+}
