@@ -1,13 +1,14 @@
 //! `MAX_CONNECTIONS_PER_USER` on every path by which a connection reaches a room.
 
 use roomcast_proto::command::Command;
-use roomcast_proto::error::Result;
+use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::id::{GatewayName, RoomName};
 use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
 use roomcast_room::{ConnId, Frame, Output, Room, Snapshot};
 use roomcast_sim::world::{NOW, config, connect_request};
+use std::collections::HashMap;
 
 const LIMIT: usize = 3;
 
@@ -16,6 +17,10 @@ struct Fixture {
     room: Room,
     now: Millis,
     ids: usize,
+    /// The time of the last ping on each socket that pings.
+    pings: HashMap<ConnId, Millis>,
+    /// The sockets that the room has closed.
+    closed: Vec<(ConnId, Disconnect)>,
 }
 
 impl Fixture {
@@ -26,6 +31,8 @@ impl Fixture {
             room: Room::new(name, config.room.clone(), Snapshot::default()),
             now: NOW,
             ids: 0,
+            pings: HashMap::new(),
+            closed: Vec::new(),
         }
     }
 
@@ -35,13 +42,14 @@ impl Fixture {
     }
 
     /// Connects a socket to the room.
-    fn connect(&mut self) -> Result<ConnId> {
+    fn connect(&mut self) -> ConnId {
         let request = connect_request(&self.id(), "alice", Position::default());
-        self.room.admit(&request, self.now)?;
+        self.room.admit(&request, self.now).expect("accepted");
         let mut out = Vec::new();
-        let conn = self.room.connect(request, self.now, &mut out);
+        let pinged = |conn| self.pings.get(&conn).copied();
+        let conn = self.room.connect(request, pinged, self.now, &mut out);
         self.run(out);
-        Ok(conn)
+        conn
     }
 
     /// Executes a command on a socket of the room.
@@ -76,8 +84,15 @@ impl Fixture {
 
     fn gateway(&mut self, command: ToRoom) {
         let mut out = Vec::new();
-        self.room
-            .gateway_command(&gateway(), command, |_, _| false, self.now, &mut out);
+        let pinged = |conn| self.pings.get(&conn).copied();
+        self.room.gateway_command(
+            &gateway(),
+            command,
+            |_, _| false,
+            pinged,
+            self.now,
+            &mut out,
+        );
         self.run(out);
     }
 
@@ -89,8 +104,8 @@ impl Fixture {
 
     fn run(&mut self, out: Vec<Output>) {
         for output in out {
-            if let Some(Output::Store(_)) = self.room.route(output) {
-                // Nothing is restored.
+            if let Some(Output::Close { conn, reason }) = self.room.route(output) {
+                self.closed.push((conn, reason));
             }
         }
     }
@@ -111,31 +126,54 @@ fn gateway() -> GatewayName {
 #[test]
 fn sockets_that_have_left_the_room_count_for_the_limit_of_connections() {
     let mut fixture = Fixture::new("r");
-    let first = fixture.connect().expect("below the limit");
-    for _ in 1..LIMIT {
-        fixture.connect().expect("below the limit");
+    for _ in 0..3 * LIMIT {
+        let conn = fixture.connect();
+        fixture.send(conn, "leaveRoom");
+        fixture.flush();
+        assert!(!fixture.room.is_joined(conn));
+        assert!(fixture.room.connections() <= LIMIT);
     }
-    fixture.send(first, "leaveRoom");
-    fixture.flush();
-    assert!(!fixture.room.is_joined(first));
-    let error = fixture.connect().expect_err("at the limit");
-    assert_eq!(error.code.as_str(), "rateLimited");
-    fixture.send(first, "joinRoom");
-    assert!(fixture.room.is_joined(first), "it has been counted before");
 }
 
 #[test]
-fn sockets_that_have_left_the_room_count_for_connections_at_gateways() {
+fn the_connection_that_has_been_silent_longest_makes_room_for_a_new_one() {
     let mut fixture = Fixture::new("r");
-    for _ in 0..LIMIT {
-        let conn = fixture.connect().expect("below the limit");
-        fixture.send(conn, "leaveRoom");
-        fixture.send(conn, "joinRoom");
-    }
-    let first = fixture.room.connections();
+    let [first, second, third] = [(); LIMIT].map(|()| {
+        fixture.now += 1_000;
+        fixture.connect()
+    });
+    fixture.now += 1_000;
+    fixture.send(first, "setTyping");
+    fixture.pings.insert(second, fixture.now + 1);
+    fixture.now += 1_000;
+    let fourth = fixture.connect();
+    assert_eq!(fixture.closed, [(third, Disconnect::Replaced)]);
     fixture.join_from_gateway();
-    assert_eq!(fixture.room.connections(), first);
-    assert!(fixture.delivered().contains("rateLimited"));
+    assert_eq!(fixture.closed.last(), Some(&(first, Disconnect::Replaced)));
+    fixture.flush();
+    assert!(fixture.room.is_joined(second) && fixture.room.is_joined(fourth));
+    assert_eq!(fixture.room.connections(), LIMIT);
+}
+
+#[test]
+fn a_silent_connection_at_a_gateway_is_closed_there() {
+    for replaced_by_socket in [false, true] {
+        let mut fixture = Fixture::new("@alice");
+        let first = fixture.join_from_gateway();
+        fixture.flush();
+        for _ in 0..LIMIT {
+            fixture.now += 1_000;
+            if replaced_by_socket {
+                fixture.connect();
+            } else {
+                fixture.join_from_gateway();
+            }
+        }
+        assert_eq!(fixture.room.connections(), LIMIT);
+        let close = format!(r#"{{"Close":{{"to":"{first}","why":"Replaced"}}}}"#);
+        let delivered = fixture.delivered();
+        assert!(delivered.contains(&close), "{delivered}");
+    }
 }
 
 #[test]
@@ -146,7 +184,7 @@ fn a_connection_at_a_gateway_that_joins_again_is_counted() {
     // The connection exists until the batch ends.
     fixture.execute(&left, Command::Leave { room: None });
     for _ in 0..LIMIT {
-        fixture.connect().expect("below the limit");
+        fixture.connect();
     }
     let room = None;
     let position = Position::default();
@@ -158,7 +196,7 @@ fn a_connection_at_a_gateway_that_joins_again_is_counted() {
 #[test]
 fn a_personal_room_cannot_be_left() {
     let mut fixture = Fixture::new("@alice");
-    let conn = fixture.connect().expect("below the limit");
+    let conn = fixture.connect();
     let remote = fixture.join_from_gateway();
     fixture.flush();
     fixture.send(conn, "leaveRoom");

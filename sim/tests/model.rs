@@ -298,7 +298,7 @@ impl World {
             .admit(&request, self.now)
             .expect("within the limits");
         let mut out = Vec::new();
-        let conn_id = self.room.connect(request, self.now, &mut out);
+        let conn_id = self.room.connect(request, |_| None, self.now, &mut out);
         self.conns.insert(conn_id, self.sockets.len());
         self.sockets.push(Socket {
             user: user.into(),

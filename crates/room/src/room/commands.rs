@@ -322,11 +322,12 @@ impl Room {
             ));
         }
         let (user, remote) = (attachment.user.clone(), attachment.remote);
-        match (remote, attachment.joined) {
-            // The membership has just ended, and since then the connection is not counted.
-            (true, false) => self.admit_connection(&user)?,
-            _ => self.admit_member(&user)?,
+        // The membership of a connection at a gateway has just ended, and since then the
+        // connection is not counted.
+        if remote && !attachment.joined && self.is_at_connection_limit(&user) {
+            return Err(Error::rate_limited("connections of this user", 1_000));
         }
+        self.admit_member(&user)?;
         // If the membership of a connection at a gateway has just ended, the connection
         // stays.
         self.gateways.cancel_leave(conn);
