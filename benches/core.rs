@@ -74,7 +74,7 @@ fn crowded(sockets: usize) -> (Room, ConnId) {
     let mut room = room();
     let mut out = Vec::new();
     let conns: Vec<ConnId> = (0..sockets)
-        .map(|user| room.connect(connect_request(user), NOW, &mut out))
+        .map(|user| room.connect(connect_request(user), |_| None, NOW, &mut out))
         .collect();
     for delay in [0, 2_000, 4_000] {
         room.flush(NOW + delay, &mut out);
@@ -145,7 +145,7 @@ fn welcome(c: &mut Criterion) {
                     let mut room = room();
                     let mut out = Vec::new();
                     for user in 0..100 {
-                        room.connect(connect_request(user), NOW, &mut out);
+                        room.connect(connect_request(user), |_| None, NOW, &mut out);
                     }
                     room
                 },

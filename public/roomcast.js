@@ -215,7 +215,7 @@ export class RoomClient {
   #closed({ code, status, message, retryAfterMs }, token) {
     const refusedAgain = (code === 4401 || status === 401) && token === this.#refused;
     if (code === 4401 || status === 401) this.#refused = token;
-    if (code === 4403 || refusedAgain || [400, 403, 404].includes(status)) {
+    if ([4403, 4409].includes(code) || refusedAgain || [400, 403, 404].includes(status)) {
       this.#close({ name: 'stopped', reason: message || 'refused' });
     } else {
       this.#retry(message, retryAfterMs);

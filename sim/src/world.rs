@@ -296,7 +296,7 @@ impl Server {
             .admit(&request, self.now)
             .expect("limits are high");
         let mut out = Vec::new();
-        let conn = self.room.connect(request, self.now, &mut out);
+        let conn = self.room.connect(request, |_| None, self.now, &mut out);
         let socket = Socket {
             id: id.to_owned(),
             attachment: None,
@@ -335,8 +335,14 @@ impl Server {
         let gateway = GatewayName::trusted(gateway);
         for command in commands {
             let mut out = Vec::new();
-            self.room
-                .gateway_command(&gateway, command, |_, _| false, self.now, &mut out);
+            self.room.gateway_command(
+                &gateway,
+                command,
+                |_, _| false,
+                |_| None,
+                self.now,
+                &mut out,
+            );
             self.run(out);
         }
     }

@@ -66,8 +66,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         10 => (any::<usize>(), 0..40u8).prop_map(|(conn, message)| Step::Send { conn, message }),
         4 => (any::<usize>(), 0..80u64, any::<bool>())
             .prop_map(|(conn, seq, read)| Step::Acknowledge { conn, seq, read }),
-        1 => any::<usize>().prop_map(|conn| Step::Leave { conn }),
-        1 => (any::<usize>(), proptest::option::of(0..60u64))
+        2 => any::<usize>().prop_map(|conn| Step::Leave { conn }),
+        2 => (any::<usize>(), proptest::option::of(0..60u64))
             .prop_map(|(conn, since)| Step::Rejoin { conn, since }),
         6 => Just(Step::Flush),
         2 => (-50..500i64).prop_map(|by| Step::Clock { by }),
@@ -256,7 +256,13 @@ impl World {
                 self.now += 60_000;
                 self.advance();
                 self.advance();
+                let members = self.members();
                 self.wake();
+                assert_eq!(
+                    self.members(),
+                    members,
+                    "hibernation must not change cursors"
+                );
             }
             Step::Crash => {
                 for socket in &mut self.sockets {
@@ -292,7 +298,7 @@ impl World {
             .admit(&request, self.now)
             .expect("within the limits");
         let mut out = Vec::new();
-        let conn_id = self.room.connect(request, self.now, &mut out);
+        let conn_id = self.room.connect(request, |_| None, self.now, &mut out);
         self.conns.insert(conn_id, self.sockets.len());
         self.sockets.push(Socket {
             user: user.into(),
@@ -638,4 +644,75 @@ fn an_acknowledged_cursor_survives_a_crash_and_never_moves_back() {
         read: true,
     });
     assert_eq!(world.members()["alice"], (5, 4, 0));
+}
+
+#[test]
+fn a_new_membership_does_not_inherit_the_cursors_of_an_earlier_one() {
+    let acknowledge = Step::Acknowledge {
+        conn: 0,
+        seq: 5,
+        read: true,
+    };
+    for hibernates_between in [false, true] {
+        let mut world = World::new();
+        world.connect("alice", None);
+        for message in 0..5 {
+            world.step(&Step::Send { conn: 0, message });
+        }
+        world.step(&Step::Flush);
+        world.step(&acknowledge);
+        world.step(&Step::Clock { by: 50 });
+        world.step(&Step::Flush);
+        assert_eq!(
+            world.disk.journal.len(),
+            1,
+            "the cursors are in the journal"
+        );
+        world.step(&Step::Leave { conn: 0 });
+        if hibernates_between {
+            world.step(&Step::Evict);
+        }
+        world.step(&Step::Rejoin {
+            conn: 0,
+            since: Some(2),
+        });
+        assert_eq!(world.members()["alice"], (2, 2, 3));
+        world.step(&Step::Evict);
+        assert_eq!(world.members()["alice"], (2, 2, 3));
+    }
+}
+
+#[test]
+fn cursors_of_other_members_survive_when_a_user_joins_again() {
+    let mut world = World::new();
+    world.connect("alice", None);
+    world.connect("bob", None);
+    for message in 0..5 {
+        world.step(&Step::Send { conn: 0, message });
+    }
+    world.step(&Step::Flush);
+    for conn in 0..2 {
+        world.step(&Step::Acknowledge {
+            conn,
+            seq: 4,
+            read: false,
+        });
+    }
+    world.step(&Step::Clock { by: 50 });
+    world.step(&Step::Flush);
+    world.step(&Step::Leave { conn: 0 });
+    world.connect("alice", Some(1));
+    // Stored before the batch with the new membership, and again after it.
+    for seq in [5, 4] {
+        world.step(&Step::Acknowledge {
+            conn: 1,
+            seq,
+            read: true,
+        });
+        world.step(&Step::Clock { by: 50 });
+        world.step(&Step::Flush);
+    }
+    world.step(&Step::Crash);
+    assert_eq!(world.members()["alice"], (1, 1, 4));
+    assert_eq!(world.members()["bob"], (5, 5, 0));
 }

@@ -251,7 +251,7 @@ test('reconnects back off exponentially with jitter, and a stable connection res
 });
 
 test('the client does not reconnect after a kick or a refusal, and replaces an expired token', async () => {
-  for (const reason of [{ code: 4403, message: 'kicked' }, { code: 1006, status: 403, message: 'no' }]) {
+  for (const reason of [{ code: 4403, message: 'kicked' }, { code: 4409, message: 'replaced' }, { code: 1006, status: 403, message: 'no' }]) {
     const fixture = setUp();
     await fixture.connect();
     fixture.drop(reason);

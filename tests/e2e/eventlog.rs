@@ -406,10 +406,9 @@ async fn exceeded_limits_of_upgrades_and_http_requests_are_logged() {
     let _alice = Client::open(&server, &path, &[])
         .await
         .expect("within the limit");
-    server
-        .request_upgrade(&path, &[])
+    let _replacement = Client::open(&server, &path, &[])
         .await
-        .problem(429, "rateLimited");
+        .expect("replaces the first connection");
     let rejects = records(&server, "reject", 1).await;
     assert_eq!(
         (&rejects[0]["reason"], &rejects[0]["userId"]),

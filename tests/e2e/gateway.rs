@@ -391,8 +391,9 @@ async fn connections_over_max_connections_per_user_are_closed() {
         open.push(gateway(&server, &token("alice")).await);
     }
     until_connections(&server, "@alice", 2).await;
-    let mut third = gateway(&server, &token("alice")).await;
-    assert_eq!(third.closed().await, 4429);
+    open.push(gateway(&server, &token("alice")).await);
+    assert_eq!(open.remove(0).closed().await, 4409);
+    until_connections(&server, "@alice", 2).await;
     for client in &mut open {
         join(client, "gw-two").await;
     }

@@ -163,6 +163,26 @@ async fn a_publication_wakes_a_hibernated_room() {
 }
 
 #[tokio::test]
+async fn a_new_membership_does_not_get_the_cursors_of_an_earlier_one_after_hibernation() {
+    let server = Server::start(&[]);
+    let mut alice = Client::join(&server, "again", &token("alice")).await;
+    for content in 0..3 {
+        let sent = alice.request("sendMessage", json!({ "content": content }));
+        sent.await.expect("accepted");
+    }
+    let read = alice.request("messageRead", json!({ "seq": 3 })).await;
+    read.expect("accepted");
+    alice.request("leaveRoom", json!({})).await.expect("left");
+    let joined = alice.request("joinRoom", json!({ "since": 1 })).await;
+    assert_eq!(joined.expect("joined")["delivered"], 1);
+    tokio::time::sleep(IDLE).await;
+    let members = server.get("/rooms/again/members", &service()).await.ok();
+    assert_eq!(wakes(&server, "again"), 2, "the object was restored");
+    let cursors = (&members[0]["delivered"], &members[0]["read"]);
+    assert_eq!(cursors, (&json!(1), &json!(1)));
+}
+
+#[tokio::test]
 async fn connections_lost_during_hibernation_end_presence() {
     let server = Server::start(&[("PRESENCE_GRACE_MS", "200")]);
     let mut bob = Client::join(&server, "noticed", &token("bob")).await;

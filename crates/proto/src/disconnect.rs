@@ -5,7 +5,7 @@
 /// The codes are HTTP status codes with 4000 added, in the range that RFC 6455, 7.4.2
 /// leaves to applications. A client reconnects after 4408, 4410, 4500 and 4503, after
 /// 4401 with a new token, and after 4429 with a delay. After 4400, 4403 and 4413 the
-/// same request would fail again.
+/// same request would fail again. After 4409 it would replace another connection.
 ///
 /// The serialised names of the variants are stored and sent between objects, so they
 /// must not change.
@@ -30,6 +30,9 @@ pub enum Disconnect {
     /// The keepalive timed out: no ping for `GHOST_TIMEOUT`. Code 4408.
     #[serde(rename = "Ghost")]
     Stale,
+    /// Another connection of the user has replaced this one, which was silent for longer
+    /// than all others. Code 4409.
+    Replaced,
     /// Slow consumer: the client did not read what was sent to it. It may resume from
     /// its last sequence number. Code 4503.
     TooSlow,
@@ -49,6 +52,7 @@ impl Disconnect {
             Disconnect::Expired | Disconnect::Revoked => 4401,
             Disconnect::Forbidden | Disconnect::Kicked => 4403,
             Disconnect::NoHandshake | Disconnect::Stale => 4408,
+            Disconnect::Replaced => 4409,
             Disconnect::TooLarge => 4413,
             Disconnect::TooFast => 4429,
             Disconnect::RoomDeleted => 4410,
@@ -71,6 +75,7 @@ impl Disconnect {
             Disconnect::TooFast => "rate limit exceeded",
             Disconnect::RoomDeleted => "room deleted",
             Disconnect::Stale => "keepalive timeout",
+            Disconnect::Replaced => "replaced by another connection of the user",
             Disconnect::TooSlow => "slow consumer, resume from your last seq",
             Disconnect::Failed => "internal error",
             Disconnect::NoHandshake => "handshake timeout",
@@ -85,7 +90,7 @@ mod tests {
 
     #[test]
     fn variants_keep_their_stored_names() {
-        let stored = r#"["Malformed","Expired","Revoked","Forbidden","Kicked","TooLarge","TooFast","RoomDeleted","Ghost","TooSlow","Failed","NoHandshake","Normal"]"#;
+        let stored = r#"["Malformed","Expired","Revoked","Forbidden","Kicked","TooLarge","TooFast","RoomDeleted","Ghost","TooSlow","Failed","NoHandshake","Normal","Replaced"]"#;
         let all: Vec<Disconnect> = serde_json::from_str(stored).expect("known names");
         assert_eq!(serde_json::to_string(&all).expect("JSON"), stored);
         assert!(all.iter().all(|one| one.reason().len() <= 123));

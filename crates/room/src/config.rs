@@ -27,7 +27,9 @@ roomcast_proto::settings! {
         pub typing_ttl: Millis = 5 * SECOND, ["TYPING_TTL_MS"], MILLISECONDS;
         /// Maximum number of members of a room.
         pub max_members: usize = 10_000, ["MAX_MEMBERS"], Whole { min: 1, max: 1_000_000 };
-        /// Maximum number of connections of one user in one room.
+        /// Maximum number of connections of one user in one room. Sockets of the room that
+        /// have left it count as well. Above the limit, the connection that has been silent
+        /// longest is closed with 4409.
         pub max_connections_per_user: usize = 10,
             ["MAX_CONNECTIONS_PER_USER"], Whole { min: 1, max: 32_768 };
     }

@@ -10,20 +10,34 @@ use roomcast_proto::id::UserId;
 use roomcast_proto::limits::{ConnectionLimits, Kind};
 use roomcast_proto::time::Millis;
 use slotmap::SlotMap;
+use std::collections::HashMap;
 
 /// All connections of a room.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     slots: SlotMap<ConnId, Connection>,
+    /// The connections of each user.
+    by_user: HashMap<UserId, Vec<ConnId>>,
 }
 
 impl Connections {
     pub(crate) fn insert(&mut self, connection: Connection) -> ConnId {
-        self.slots.insert(connection)
+        let user = connection.attachment.user.clone();
+        let conn = self.slots.insert(connection);
+        self.by_user.entry(user).or_default().push(conn);
+        conn
     }
 
     pub(crate) fn remove(&mut self, conn: ConnId) -> Option<Connection> {
-        self.slots.remove(conn)
+        let connection = self.slots.remove(conn)?;
+        let user = &connection.attachment.user;
+        if let Some(conns) = self.by_user.get_mut(user) {
+            conns.retain(|one| *one != conn);
+            if conns.is_empty() {
+                self.by_user.remove(user);
+            }
+        }
+        Some(connection)
     }
 
     pub(crate) fn get(&self, conn: ConnId) -> Option<&Connection> {
@@ -41,6 +55,17 @@ impl Connections {
     /// Returns the number of connections.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Returns the connections of a user, except those at gateways whose membership has
+    /// ended and that the end of the batch removes.
+    pub(crate) fn of_user(&self, user: &UserId) -> impl Iterator<Item = (ConnId, &Connection)> {
+        let conns = self.by_user.get(user).into_iter().flatten();
+        let connections = conns.filter_map(|conn| Some((*conn, self.get(*conn)?)));
+        connections.filter(|(_, connection)| {
+            let attachment = &connection.attachment;
+            attachment.joined || !attachment.remote
+        })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnId, &Connection)> {

@@ -1,9 +1,10 @@
 //! The members of a room, and the cursors that have moved and are not stored yet.
 //!
 //! Moved cursors are stored together: one row of the journal for all members whose cursors
-//! moved within a short time. After [`MAX_JOURNAL_ROWS`] rows the members themselves are
-//! written, and the journal is deleted. An acknowledgement is answered when its cursor is
-//! stored.
+//! moved within a short time. A checkpoint writes the members themselves and deletes the
+//! journal. It is due after [`MAX_JOURNAL_ROWS`] rows, and when a user joins again whose
+//! earlier membership has cursors in the journal. An acknowledgement is answered when its
+//! cursor is stored.
 
 use crate::ids::ConnId;
 use crate::member::{Cursor, JournalEntry, Member};
@@ -14,7 +15,7 @@ use roomcast_proto::time::Millis;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 
-/// The maximum number of rows in the journal before the members are written.
+/// The number of rows in the journal after which a checkpoint is due.
 const MAX_JOURNAL_ROWS: usize = 512;
 
 /// The members and their journal.
@@ -25,8 +26,10 @@ pub(crate) struct Members {
     moved: HashMap<UserId, Moved>,
     /// The number of rows in the journal.
     journal_rows: usize,
-    /// Members with cursors in the journal.
+    /// Users with cursors in the journal. They may have left the room since then.
     journalled: HashSet<UserId>,
+    /// `true` if the next batch stores a checkpoint.
+    checkpoint_due: bool,
     /// Answers that wait for the journal.
     waiting_acks: Vec<CursorAck>,
 }
@@ -87,8 +90,8 @@ impl Members {
             for entry in entries {
                 if let Some(member) = restored.map.get_mut(&entry.user) {
                     member.restore(&entry);
-                    restored.journalled.insert(entry.user);
                 }
+                restored.journalled.insert(entry.user);
             }
         }
         restored
@@ -120,15 +123,17 @@ impl Members {
 
     /// Adds a member. Returns the change to store.
     pub(crate) fn add(&mut self, user: &UserId, member: Member) -> Change {
+        // After a restart, the cursors of an earlier membership would apply to this one.
+        self.checkpoint_due |= self.journalled.contains(user);
         self.map.insert(user.clone(), member.clone());
         Change::PutMember(user.clone(), member)
     }
 
-    /// Removes a member with its cursors. Returns the user and the change to store.
+    /// Removes a member with its cursors. Returns the user and the change to store. The
+    /// cursors in the journal stay until the next checkpoint.
     pub(crate) fn remove(&mut self, user: &UserId) -> Option<(UserId, Change)> {
         let (user, _) = self.map.remove_entry(user)?;
         self.moved.remove(&user);
-        self.journalled.remove(&user);
         let change = Change::RemoveMember(user.clone());
         Some((user, change))
     }
@@ -226,13 +231,21 @@ impl Members {
 
     fn store(&mut self, entries: &[JournalEntry]) -> Change {
         self.journal_rows += 1;
-        if self.journal_rows <= MAX_JOURNAL_ROWS {
-            return Change::AppendJournal(json!(entries).to_string());
+        self.checkpoint_due |= self.journal_rows > MAX_JOURNAL_ROWS;
+        Change::AppendJournal(json!(entries).to_string())
+    }
+
+    /// Returns the checkpoint if one is due. Its change must be stored after the changes of
+    /// [`Members::add`] and [`Members::remove`], which contain older cursors, and together
+    /// with them.
+    pub(crate) fn take_checkpoint(&mut self) -> Option<Change> {
+        if !std::mem::take(&mut self.checkpoint_due) {
+            return None;
         }
         self.journal_rows = 0;
         let journalled = std::mem::take(&mut self.journalled).into_iter();
         let members =
             journalled.filter_map(|user| Some((user.clone(), self.map.get(&user)?.clone())));
-        Change::Checkpoint(members.collect())
+        Some(Change::Checkpoint(members.collect()))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{ActiveRoom, RoomObject, restore};
 use crate::runtime::Result;
+use crate::runtime::object_state::last_ping;
 use crate::runtime::rpc::refuse;
 use crate::runtime::socket::{Socket, upgrade_response};
 use crate::runtime::time::now;
@@ -39,7 +40,9 @@ impl RoomObject {
                 .accept_websocket(pair.server.as_ref())
                 .map_err(Error::from)?;
             let mut out = Vec::new();
-            let conn = active.room.connect(connect, now, &mut out);
+            let sockets = &active.sockets;
+            let last_ping = |conn: ConnId| last_ping(state, sockets.get(conn)?);
+            let conn = active.room.connect(connect, last_ping, now, &mut out);
             let socket = pair.server.as_ref().clone().unchecked_into();
             active.sockets.add(conn, socket);
             active.run(state, out);

@@ -5,6 +5,7 @@ use super::{ActiveRoom, RoomObject};
 use crate::runtime::Result;
 use crate::runtime::headers;
 use crate::runtime::log::log_error;
+use crate::runtime::object_state::last_ping;
 use crate::runtime::rpc::{CallError, Deadline, GATEWAYS, call, read};
 use crate::runtime::time::now;
 use js_sys::JsString;
@@ -12,7 +13,7 @@ use roomcast_proto::access::TokenId;
 use roomcast_proto::id::GatewayName;
 use roomcast_proto::link::{Pushed, Request as LinkRequest};
 use roomcast_proto::log_record::LogRecord;
-use roomcast_room::{RESTART_DELAY, Retry};
+use roomcast_room::{ConnId, RESTART_DELAY, Retry};
 use std::rc::Rc;
 use std::time::Duration;
 use worker::{Delay, Error, Request, Response};
@@ -33,9 +34,9 @@ impl RoomObject {
                 |user: &str, token: &TokenId| config.auth.revoked.covers(user, token, now);
             for command in request.commands {
                 let mut out = Vec::new();
-                active
-                    .room
-                    .gateway_command(&gateway, command, is_revoked, now, &mut out);
+                let (room, sockets) = (&mut active.room, &active.sockets);
+                let last_ping = |conn: ConnId| last_ping(state, sockets.get(conn)?);
+                room.gateway_command(&gateway, command, is_revoked, last_ping, now, &mut out);
                 active.run(state, out);
             }
         })?;

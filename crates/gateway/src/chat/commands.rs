@@ -16,6 +16,7 @@ use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::limits::{Kind, Penalty};
 use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::name;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
@@ -204,6 +205,9 @@ impl Chat {
                 let room = room.ok_or_else(room_required)?;
                 let subscription = self.clients.subscription_mut(key, &room);
                 let subscription = subscription.ok_or_else(Error::not_joined)?;
+                if name::personal_room_owner(&room).is_some() {
+                    return Err(Error::forbidden("a personal room cannot be left"));
+                }
                 subscription.state = SubscriptionState::Leaving;
                 let command = Command::Leave {
                     room: Some(room.clone()),

@@ -347,6 +347,7 @@ impl Chat {
                         | Disconnect::Revoked
                         | Disconnect::Kicked
                         | Disconnect::Forbidden
+                        | Disconnect::Replaced
                 ) =>
             {
                 server.expel(session, &nsp, why);

@@ -91,7 +91,7 @@ impl Chat {
         }
         let is_personal = RoomName::personal(&user) == *room;
         if is_personal && state == SubscriptionState::Joining && !is_recovering {
-            // The room refused the join because the user has too many connections.
+            // The room refused the join, for example because the user is banned after a flood.
             return self.close(server, key, Disconnect::TooFast);
         }
         self.save(server, key);

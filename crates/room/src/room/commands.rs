@@ -23,7 +23,7 @@ use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, rfc3339};
-use roomcast_proto::{event, framing};
+use roomcast_proto::{event, framing, name};
 use serde_json::json;
 
 /// How a command is answered.
@@ -214,6 +214,9 @@ impl Room {
             Command::Leave { .. } => {
                 self.take_token(conn, Kind::Join, now)?;
                 let user = self.connections.require(conn, Rights::NONE)?;
+                if name::personal_room_owner(&self.name).is_some() {
+                    return Err(Error::forbidden("a personal room cannot be left"));
+                }
                 self.remove_member(&user, Some(conn), now, out);
                 Ok(Answer::Now(format!(r#"{{"roomId":"{}"}}"#, self.name)))
             }
@@ -311,12 +314,6 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Result<Answer> {
-        // If the membership of a connection at a gateway has just ended, the connection
-        // stays.
-        self.gateways.cancel_leave(conn);
-        // The events of the batch are sent first, so that the replay ends at the head and
-        // live events begin after it.
-        self.flush(now, out);
         let connection = self.connections.get(conn).ok_or_else(Error::internal)?;
         let attachment = &connection.attachment;
         if !attachment.rights.has(Rights::READ) {
@@ -325,9 +322,23 @@ impl Room {
             ));
         }
         let (user, remote) = (attachment.user.clone(), attachment.remote);
+        // The membership of a connection at a gateway has just ended, and since then the
+        // connection is not counted.
+        if remote && !attachment.joined && self.is_at_connection_limit(&user) {
+            return Err(Error::rate_limited("connections of this user", 1_000));
+        }
+        self.admit_member(&user)?;
+        // If the membership of a connection at a gateway has just ended, the connection
+        // stays.
+        self.gateways.cancel_leave(conn);
+        // The events of the batch are sent first, so that the replay ends at the head and
+        // live events begin after it.
+        self.flush(now, out);
+        // The flush may have closed the connection.
+        let connection = self.connections.get(conn).ok_or_else(Error::internal)?;
+        let attachment = &connection.attachment;
         // All events after this one have been sent to the connection.
         let sent_after = attachment.joined.then_some(attachment.from);
-        self.admit_member(&user)?;
         let requests_past = position.since.is_some() || position.history.is_some();
         let start = match sent_after {
             None => self.join(conn, position, now, out),
@@ -344,8 +355,8 @@ impl Room {
         }
         out.push(Output::Attach { conn });
         // A new membership is stored before it is announced.
-        let changes = self.batch.take_changes().into_iter();
-        out.extend(changes.map(Output::Store));
+        let changes = self.batch.take_changes();
+        self.store_members(changes, out);
         if let Some(id) = id {
             let answer = self.join_answer(&user, head, start);
             out.push(Output::Send {

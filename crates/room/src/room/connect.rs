@@ -10,7 +10,7 @@ use crate::seq_range::SeqRange;
 use crate::timers::Timer;
 use roomcast_proto::access::{Rights, TokenId};
 use roomcast_proto::disconnect::Disconnect;
-use roomcast_proto::error::{Error, Result};
+use roomcast_proto::error::Result;
 use roomcast_proto::event;
 use roomcast_proto::id::UserId;
 use roomcast_proto::limits::Limits;
@@ -41,33 +41,79 @@ impl Room {
     ///
     /// # Errors
     ///
-    /// Returns `rateLimited` if the address connects too often, the user is banned after a
-    /// flood or has too many connections, and `conflict` if the room is full.
+    /// Returns `rateLimited` if the address connects too often or the user is banned after a
+    /// flood, and `conflict` if the room is full.
     pub fn admit(&mut self, request: &ConnectRequest, now: Millis) -> Result<()> {
         self.admission.admit(request, &self.config.limits, now)?;
-        self.admit_connection(&request.user)
+        self.admit_member(&request.user)
     }
 
-    /// Checks the limits that also apply to a connection that subscribes again.
-    pub(super) fn admit_connection(&self, user: &UserId) -> Result<()> {
-        let connections = self.presence.roster.connections(user).count();
-        if connections >= self.config.max_connections_per_user {
-            return Err(Error::rate_limited("connections of this user", 1_000));
+    /// Returns `true` if the user has as many connections as are allowed. Sockets that have
+    /// not joined count as well, because they can join later.
+    pub(super) fn is_at_connection_limit(&self, user: &UserId) -> bool {
+        let connections = self.connections.of_user(user).count();
+        connections >= self.config.max_connections_per_user
+    }
+
+    /// Closes the connections that have been silent longest, if the user of the new
+    /// connection `conn` has too many. The room does not know of the pings of clients at
+    /// gateways, so only their joins and commands in this room count.
+    ///
+    /// The new connection has a slot already. Otherwise it could get the slot of a closed
+    /// one, for which the host has outputs to carry out.
+    fn replace_silent(
+        &mut self,
+        conn: ConnId,
+        pinged: impl Fn(ConnId) -> Option<Millis>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(connection) = self.connections.get(conn) else {
+            return;
+        };
+        let user = &connection.attachment.user;
+        let connections = self.connections.of_user(user);
+        let excess = connections
+            .count()
+            .saturating_sub(self.config.max_connections_per_user);
+        if excess == 0 {
+            return;
         }
-        self.admit_member(user)
+        let connections = self.connections.of_user(user);
+        let mut others: Vec<(Option<Millis>, ConnId)> = connections
+            .filter(|(one, _)| *one != conn)
+            .map(|(one, connection)| {
+                let active_at = connection.slow_consumer.active_at();
+                (pinged(one).max(Some(active_at)), one)
+            })
+            .collect();
+        others.sort_by_key(|(active_at, _)| *active_at);
+        for (_, silent) in others.into_iter().take(excess) {
+            if let Some(connection) = self.connections.get(silent) {
+                let record = LogRecord::reject("rate")
+                    .user(&connection.attachment.user)
+                    .connection(&connection.attachment.id)
+                    .with("code", Disconnect::Replaced.code());
+                out.push(Output::Log(record));
+            }
+            self.close(silent, Disconnect::Replaced, now, out);
+        }
     }
 
     /// Adds a connection with its own socket, which joins immediately. [`Room::admit`] has
-    /// accepted the request. The event `connected` and the missed events are sent with the
-    /// next flush, so that the memberships of all clients that connect in the same batch
-    /// are stored together.
+    /// accepted the request. If the user has too many connections, the one that has been
+    /// silent longest is closed; `pinged` returns the time of the last ping on a socket.
+    ///
+    /// The event `connected` and the missed events are sent with the next flush, so that the
+    /// memberships of all clients that connect in the same batch are stored together.
     pub fn connect(
         &mut self,
         request: ConnectRequest,
+        pinged: impl Fn(ConnId) -> Option<Millis>,
         now: Millis,
         out: &mut Vec<Output>,
     ) -> ConnId {
-        self.add_connection(request, Welcome::Connected, now, out)
+        self.add_connection(request, Welcome::Connected, pinged, now, out)
     }
 
     /// Adds a connection that joins the room.
@@ -75,6 +121,7 @@ impl Room {
         &mut self,
         request: ConnectRequest,
         welcome: Welcome,
+        pinged: impl Fn(ConnId) -> Option<Millis>,
         now: Millis,
         out: &mut Vec<Output>,
     ) -> ConnId {
@@ -96,6 +143,7 @@ impl Room {
         let connection = Connection::new(attachment, &self.config.limits, now, now);
         let conn = self.insert_connection(connection, now);
         let start = self.join(conn, &request.position, now, out);
+        self.replace_silent(conn, pinged, now, out);
         self.batch.welcome(Arrival {
             conn,
             start,

@@ -62,7 +62,7 @@ impl Room {
         let mut batch = std::mem::take(&mut self.batch);
         self.batches += 1;
         let head = self.log.head();
-        out.extend(batch.take_changes().into_iter().map(Output::Store));
+        self.store_members(batch.take_changes(), out);
         let rows = batch.take_rows(head + 1, self.log.storage_time(now));
         let mut logged = Vec::with_capacity(rows.len());
         for row in rows {
@@ -112,6 +112,12 @@ impl Room {
         if self.log.bounds().is_trim_due(&self.config) {
             self.trim(now, out);
         }
+    }
+
+    /// Stores the changes of the members, and a checkpoint if one is due.
+    pub(super) fn store_members(&mut self, changes: Vec<Change>, out: &mut Vec<Output>) {
+        let changes = changes.into_iter().chain(self.members.take_checkpoint());
+        out.extend(changes.map(Output::Store));
     }
 
     /// Closes joined connections whose token does not allow reading. Called immediately

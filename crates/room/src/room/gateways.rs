@@ -44,13 +44,15 @@ enum JoinCause {
 
 impl Room {
     /// Executes a command of a gateway for one of its connections. `is_revoked` returns
-    /// `true` if the token of a user was revoked. The host carries the outputs out before
+    /// `true` if the token of a user was revoked, `pinged` the time of the last ping on a
+    /// socket of the room. The host carries the outputs out before
     /// the next command of the request.
     pub fn gateway_command(
         &mut self,
         gateway: &GatewayName,
         command: Command,
         is_revoked: impl Fn(&str, &TokenId) -> bool,
+        pinged: impl Fn(ConnId) -> Option<Millis>,
         now: Millis,
         out: &mut Vec<Output>,
     ) {
@@ -69,7 +71,7 @@ impl Room {
                 };
                 let joined = match is_revoked(&request.user, &request.token) {
                     true => Err(Error::unauthorized("the token was revoked")),
-                    false => self.subscribe(request, id, cause, now, out),
+                    false => self.subscribe(request, id, cause, pinged, now, out),
                 };
                 match joined {
                     Ok(conn) => self.gateways.add(conn, subscription),
@@ -121,6 +123,7 @@ impl Room {
         request: ConnectRequest,
         id: Option<u32>,
         cause: JoinCause,
+        pinged: impl Fn(ConnId) -> Option<Millis>,
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Result<ConnId> {
@@ -145,10 +148,10 @@ impl Room {
                 if has_left || !self.members.contains(&request.user) {
                     return Err(Error::not_joined());
                 }
-                self.admit_connection(&request.user)?;
+                self.admit_member(&request.user)?;
             }
         }
-        Ok(self.add_connection(request, Welcome::JoinAnswer(id), now, out))
+        Ok(self.add_connection(request, Welcome::JoinAnswer(id), pinged, now, out))
     }
 
     /// Returns the current connection of the client that `connection` belongs to. It may

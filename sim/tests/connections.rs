@@ -1,0 +1,211 @@
+//! `MAX_CONNECTIONS_PER_USER` on every path by which a connection reaches a room.
+
+use roomcast_proto::command::Command;
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::id::{GatewayName, RoomName};
+use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::position::Position;
+use roomcast_proto::time::Millis;
+use roomcast_room::{ConnId, Frame, Output, Room, Snapshot};
+use roomcast_sim::world::{NOW, config, connect_request};
+use std::collections::HashMap;
+
+const LIMIT: usize = 3;
+
+/// A room that accepts three connections of a user.
+struct Fixture {
+    room: Room,
+    now: Millis,
+    ids: usize,
+    /// The time of the last ping on each socket that pings.
+    pings: HashMap<ConnId, Millis>,
+    /// The sockets that the room has closed.
+    closed: Vec<(ConnId, Disconnect)>,
+}
+
+impl Fixture {
+    fn new(room: &str) -> Self {
+        let config = config(&[("MAX_CONNECTIONS_PER_USER", "3")]);
+        let name = RoomName::trusted(room);
+        Fixture {
+            room: Room::new(name, config.room.clone(), Snapshot::default()),
+            now: NOW,
+            ids: 0,
+            pings: HashMap::new(),
+            closed: Vec::new(),
+        }
+    }
+
+    fn id(&mut self) -> String {
+        self.ids += 1;
+        format!("c{}:1", self.ids)
+    }
+
+    /// Connects a socket to the room.
+    fn connect(&mut self) -> ConnId {
+        let request = connect_request(&self.id(), "alice", Position::default());
+        self.room.admit(&request, self.now).expect("accepted");
+        let mut out = Vec::new();
+        let pinged = |conn| self.pings.get(&conn).copied();
+        let conn = self.room.connect(request, pinged, self.now, &mut out);
+        self.run(out);
+        conn
+    }
+
+    /// Executes a command on a socket of the room.
+    fn send(&mut self, conn: ConnId, command: &str) {
+        let frame = format!(r#"{{"event":"{command}","data":{{}},"id":1}}"#);
+        let mut out = Vec::new();
+        self.room
+            .receive(conn, Frame::Text(&frame), self.now, &mut out);
+        self.run(out);
+    }
+
+    /// Joins the room from a gateway. Returns the id of the connection.
+    fn join_from_gateway(&mut self) -> String {
+        let id = self.id();
+        let request = connect_request(&id, "alice", Position::default());
+        let (id_of_command, again) = (Some(1), false);
+        self.gateway(ToRoom::Join {
+            request,
+            id: id_of_command,
+            again,
+        });
+        id
+    }
+
+    fn execute(&mut self, connection: &str, command: Command) {
+        self.gateway(ToRoom::Execute {
+            connection: roomcast_proto::id::ConnectionId::trusted(connection),
+            id: Some(2),
+            command,
+        });
+    }
+
+    fn gateway(&mut self, command: ToRoom) {
+        let mut out = Vec::new();
+        let pinged = |conn| self.pings.get(&conn).copied();
+        self.room.gateway_command(
+            &gateway(),
+            command,
+            |_, _| false,
+            pinged,
+            self.now,
+            &mut out,
+        );
+        self.run(out);
+    }
+
+    fn flush(&mut self) {
+        let mut out = Vec::new();
+        self.room.flush(self.now, &mut out);
+        self.run(out);
+    }
+
+    fn run(&mut self, out: Vec<Output>) {
+        for output in out {
+            if let Some(Output::Close { conn, reason }) = self.room.route(output) {
+                self.closed.push((conn, reason));
+            }
+        }
+    }
+
+    /// Returns the texts that wait for the gateway.
+    fn delivered(&mut self) -> String {
+        self.flush();
+        self.room.start_deliveries(&mut Vec::new());
+        let body = self.room.take_delivery(&gateway()).expect("items");
+        body.expect("JSON")
+    }
+}
+
+fn gateway() -> GatewayName {
+    GatewayName::trusted("0")
+}
+
+#[test]
+fn sockets_that_have_left_the_room_count_for_the_limit_of_connections() {
+    let mut fixture = Fixture::new("r");
+    for _ in 0..3 * LIMIT {
+        let conn = fixture.connect();
+        fixture.send(conn, "leaveRoom");
+        fixture.flush();
+        assert!(!fixture.room.is_joined(conn));
+        assert!(fixture.room.connections() <= LIMIT);
+    }
+}
+
+#[test]
+fn the_connection_that_has_been_silent_longest_makes_room_for_a_new_one() {
+    let mut fixture = Fixture::new("r");
+    let [first, second, third] = [(); LIMIT].map(|()| {
+        fixture.now += 1_000;
+        fixture.connect()
+    });
+    fixture.now += 1_000;
+    fixture.send(first, "setTyping");
+    fixture.pings.insert(second, fixture.now + 1);
+    fixture.now += 1_000;
+    let fourth = fixture.connect();
+    assert_eq!(fixture.closed, [(third, Disconnect::Replaced)]);
+    fixture.join_from_gateway();
+    assert_eq!(fixture.closed.last(), Some(&(first, Disconnect::Replaced)));
+    fixture.flush();
+    assert!(fixture.room.is_joined(second) && fixture.room.is_joined(fourth));
+    assert_eq!(fixture.room.connections(), LIMIT);
+}
+
+#[test]
+fn a_silent_connection_at_a_gateway_is_closed_there() {
+    for replaced_by_socket in [false, true] {
+        let mut fixture = Fixture::new("@alice");
+        let first = fixture.join_from_gateway();
+        fixture.flush();
+        for _ in 0..LIMIT {
+            fixture.now += 1_000;
+            if replaced_by_socket {
+                fixture.connect();
+            } else {
+                fixture.join_from_gateway();
+            }
+        }
+        assert_eq!(fixture.room.connections(), LIMIT);
+        let close = format!(r#"{{"Close":{{"to":"{first}","why":"Replaced"}}}}"#);
+        let delivered = fixture.delivered();
+        assert!(delivered.contains(&close), "{delivered}");
+    }
+}
+
+#[test]
+fn a_connection_at_a_gateway_that_joins_again_is_counted() {
+    let mut fixture = Fixture::new("r");
+    let left = fixture.join_from_gateway();
+    fixture.flush();
+    // The connection exists until the batch ends.
+    fixture.execute(&left, Command::Leave { room: None });
+    for _ in 0..LIMIT {
+        fixture.connect();
+    }
+    let room = None;
+    let position = Position::default();
+    fixture.execute(&left, Command::Join { room, position });
+    assert!(fixture.delivered().contains("rateLimited"));
+    assert_eq!(fixture.room.connections(), LIMIT);
+}
+
+#[test]
+fn a_personal_room_cannot_be_left() {
+    let mut fixture = Fixture::new("@alice");
+    let conn = fixture.connect();
+    let remote = fixture.join_from_gateway();
+    fixture.flush();
+    fixture.send(conn, "leaveRoom");
+    fixture.execute(&remote, Command::Leave { room: None });
+    assert!(
+        fixture
+            .delivered()
+            .contains("a personal room cannot be left")
+    );
+    assert!(fixture.room.is_joined(conn));
+    assert_eq!(fixture.room.connections(), 2);
+}
