@@ -7,6 +7,7 @@
 
 use super::Result;
 use super::body::read_body;
+use super::deadline::Deadline;
 use super::log::log_error;
 use super::rpc::revocations;
 use super::time::now;
@@ -29,9 +30,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 extern "C" {
     #[wasm_bindgen(catch, js_name = fetch)]
     fn fetch_url(url: &str, options: &Object) -> Result<Promise, JsValue>;
-
-    #[wasm_bindgen(catch, js_namespace = AbortSignal, js_name = timeout)]
-    fn abort_after(millis: f64) -> Result<JsValue, JsValue>;
 
     #[wasm_bindgen(catch, js_namespace = ["crypto", "subtle"], js_name = importKey)]
     fn import_key(
@@ -148,9 +146,12 @@ async fn get(url: &str) -> Result<(String, Option<String>)> {
     Reflect::set(&options, &"headers".into(), &accept)?;
     // The set in the isolate is too old or lacks a key, and so may a cached answer.
     Reflect::set(&options, &"cache".into(), &"no-store".into())?;
-    let timeout = abort_after(RETRY_AFTER as f64)?;
-    Reflect::set(&options, &"signal".into(), &timeout)?;
-    let response = JsFuture::from(fetch_url(url, &options)?).await?;
+    // Applies to the body as well, so it is dropped at the end.
+    let deadline = Deadline::after(RETRY_AFTER)?;
+    Reflect::set(&options, &"signal".into(), deadline.signal())?;
+    let response = JsFuture::from(fetch_url(url, &options)?).await;
+    let late = |error: JsValue| deadline.exceeded().unwrap_or_else(|| error.into());
+    let response = response.map_err(late)?;
     let response: web_sys::Response = response.unchecked_into();
     if response.status() != 200 {
         let status = response.status();

@@ -10,6 +10,7 @@
 //! | [`sql`] | SQLite of an object |
 //! | [`rpc`], [`headers`] | requests between the Worker and its objects |
 //! | [`body`] | bodies of requests |
+//! | [`deadline`] | deadlines of requests to objects and of other fetches |
 //! | [`keys`] | the preparation of a token check: keys, signatures, revocations |
 //! | [`settings`] | the variables of the Worker |
 //! | [`time`], [`ids`], [`log`] | the current time, random ids, log records of failures |
@@ -17,6 +18,7 @@
 
 pub(crate) mod alarm_clock;
 pub(crate) mod body;
+pub(crate) mod deadline;
 pub(crate) mod failpoint;
 pub(crate) mod headers;
 pub(crate) mod host;

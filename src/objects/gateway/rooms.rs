@@ -2,12 +2,14 @@
 
 use super::GatewayObject;
 use crate::runtime::Result;
+use crate::runtime::deadline::Deadline;
 use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::log::log_error;
-use crate::runtime::rpc::{Deadline, ROOMS, call};
+use crate::runtime::rpc::{ROOMS, call};
 use roomcast_proto::id::{GatewayName, RoomName};
 use roomcast_proto::link::{Push, Request as LinkRequest};
+use roomcast_proto::retry::REQUEST_DEADLINE;
 use std::rc::Rc;
 use std::time::Duration;
 use worker::{Delay, Error, Response, ResponseBuilder};
@@ -43,7 +45,7 @@ impl GatewayObject {
         let body = Some(serde_json::to_string(request)?.into());
         let _slot = self.host.slots.take().await;
         // Not repeated here: the core knows which commands it sends again.
-        let deadline = Some(&Deadline::start()?);
+        let deadline = Some(&Deadline::after(REQUEST_DEADLINE)?);
         let response = call(&self.host.env, ROOMS, room, &headers, body, deadline).await?;
         match response.status() {
             200 => Ok(()),

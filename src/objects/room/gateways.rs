@@ -3,16 +3,18 @@
 
 use super::{ActiveRoom, RoomObject};
 use crate::runtime::Result;
+use crate::runtime::deadline::Deadline;
 use crate::runtime::headers;
 use crate::runtime::log::log_error;
 use crate::runtime::object_state::last_ping;
-use crate::runtime::rpc::{CallError, Deadline, GATEWAYS, call, read};
+use crate::runtime::rpc::{CallError, GATEWAYS, call, read};
 use crate::runtime::time::now;
 use js_sys::JsString;
 use roomcast_proto::access::TokenId;
 use roomcast_proto::id::GatewayName;
 use roomcast_proto::link::{Pushed, Request as LinkRequest};
 use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::retry::REQUEST_DEADLINE;
 use roomcast_room::{ConnId, RESTART_DELAY, Retry};
 use std::rc::Rc;
 use std::time::Duration;
@@ -105,7 +107,7 @@ impl RoomObject {
         let headers = [(headers::LINK, gateway.as_str())];
         let body = Some(body.clone().into());
         let slot = self.host.slots.take().await;
-        let deadline = Deadline::start()?;
+        let deadline = Deadline::after(REQUEST_DEADLINE)?;
         let env = &self.host.env;
         let answer = call(env, GATEWAYS, gateway, &headers, body, Some(&deadline)).await?;
         let pushed = match answer.status() {

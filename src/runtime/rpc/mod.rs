@@ -3,7 +3,7 @@
 //! | file | requests to |
 //! | --- | --- |
 //! | `mod.rs` | any object: [`call`], [`ask`], [`read`], and [`RequestError`] for the answer |
-//! | `deadline.rs`, `slots.rs` | any object: the limits of time and number |
+//! | `slots.rs` | any object: the limit of their number. [`Deadline`] limits their time |
 //! | [`gateways`] | gateways |
 //! | [`revocations`] | the revocation registry, and its notices to rooms and gateways |
 //! | [`tickets`] | the objects that store tickets |
@@ -12,20 +12,18 @@
 //! another. Requests to rooms are types of the core: [`roomcast_room::service`] and
 //! [`roomcast_proto::link`]. The [`headers`](super::headers) identify the request.
 
-mod deadline;
 pub(crate) mod gateways;
 pub(crate) mod revocations;
 mod slots;
 pub(crate) mod tickets;
 
-pub(crate) use deadline::Deadline;
-use deadline::failed;
 pub(crate) use slots::Slots;
 
+use crate::runtime::deadline::Deadline;
 use crate::runtime::log::log_error;
 use js_sys::{Object, Promise, Reflect};
 use roomcast_proto::error::Error as ClientError;
-use roomcast_proto::retry::{Failure, OVERLOAD_PAUSE, PlatformError};
+use roomcast_proto::retry::{Failure, OVERLOAD_PAUSE, PlatformError, REQUEST_DEADLINE};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use worker::wasm_bindgen_futures::JsFuture;
@@ -110,7 +108,7 @@ pub(crate) async fn ask(
     body: String,
     repeat: Repeat,
 ) -> Result<(u16, String), CallError> {
-    let deadline = Deadline::start()?;
+    let deadline = Deadline::after(REQUEST_DEADLINE)?;
     let body = JsValue::from(body);
     let mut attempts = 0;
     loop {
@@ -145,7 +143,17 @@ pub(crate) async fn read(
     }
 }
 
-/// Whether [`ask`] sends a request again after a failure.
+/// Returns the failure of a request from the error of its promise. `deadline` is that of the
+/// request.
+#[inline(never)]
+fn failed(error: JsValue, deadline: Option<&Deadline>) -> CallError {
+    match deadline.and_then(Deadline::exceeded) {
+        Some(late) => late.into(),
+        None => error.into(),
+    }
+}
+
+/// Tells [`ask`] when to send a request again after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
     /// After a [`Failure::Transient`]. Only for idempotent requests.

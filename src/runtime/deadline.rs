@@ -1,13 +1,12 @@
-//! Deadlines of requests to objects.
+//! Deadlines of requests to objects and of other fetches.
 
-use super::CallError;
 use js_sys::Function;
-use roomcast_proto::retry::REQUEST_DEADLINE;
+use roomcast_proto::time::Millis;
 use wasm_bindgen::prelude::*;
 use worker::Error;
 
 /// The error of a request that was aborted at its deadline.
-const LATE: &str = "the object has not answered before the deadline of the request";
+const LATE: &str = "the answer has not arrived before the deadline of the request";
 
 #[wasm_bindgen]
 extern "C" {
@@ -34,7 +33,7 @@ extern "C" {
     fn clear_timeout(timer: &JsValue);
 }
 
-/// Aborts requests at [`REQUEST_DEADLINE`] after its creation. Dropping it stops the timer.
+/// Aborts requests some time after its creation. Dropping it stops the timer.
 ///
 /// `AbortSignal.timeout` is not used, because its timer cannot be stopped: it would keep an
 /// object from hibernating, and a busy object would exceed the platform's number of timers.
@@ -44,34 +43,28 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// Starts the timer.
+    /// Starts the timer, for a time in milliseconds.
     #[inline(never)]
-    pub(crate) fn start() -> Result<Self, JsValue> {
+    pub(crate) fn after(millis: Millis) -> Result<Self, JsValue> {
         let controller = AbortController::new()?;
         // A function of JavaScript, so that it can still be called after a panic.
         let abort = controller.abort().bind0(&controller);
         Ok(Deadline {
             signal: controller.signal(),
-            timer: set_timeout(&abort, REQUEST_DEADLINE as f64)?,
+            timer: set_timeout(&abort, millis as f64)?,
         })
     }
 
     /// Returns the `AbortSignal` for a request.
-    pub(super) fn signal(&self) -> &JsValue {
+    pub(crate) fn signal(&self) -> &JsValue {
         &self.signal
     }
-}
 
-/// Returns the failure of a request from the error of its promise. `deadline` is that of the
-/// request.
-///
-/// The runtime marks the error of an aborted request as `retryable`, but a request whose time
-/// is over is not sent again.
-#[inline(never)]
-pub(super) fn failed(error: JsValue, deadline: Option<&Deadline>) -> CallError {
-    match deadline {
-        Some(deadline) if deadline.signal.aborted() => Error::RustError(LATE.into()).into(),
-        _ => error.into(),
+    /// Returns an error if the deadline has passed. The runtime's own error of an aborted
+    /// request looks like a failure that a retry can mend.
+    pub(crate) fn exceeded(&self) -> Option<Error> {
+        let late = || Error::RustError(LATE.into());
+        self.signal.aborted().then(late)
     }
 }
 
