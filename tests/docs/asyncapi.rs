@@ -178,20 +178,35 @@ impl Document {
         self.messages.insert(key, message);
     }
 
-    /// Adds the answer to a refused command.
-    fn add_refusal(&mut self, error: &Value) {
-        let title = "Answer to a refused command";
+    /// Adds an answer of the native framing. `field` has the content of the answer, besides
+    /// the id of the command.
+    fn add_native_answer(
+        &mut self,
+        key: &str,
+        title: &str,
+        summary: &str,
+        field: &str,
+        content: &Value,
+    ) {
         let message = json!({
             "title": title,
-            "summary": "Sent if the command has an `id`. Without an `id`, the event `error` is sent.",
+            "summary": summary,
             "correlationId": { "location": "$message.payload#/ack" },
             "payload": {
                 "type": "object",
-                "required": ["ack", "error"],
-                "properties": { "ack": ack(), "error": error },
+                "required": ["ack", field],
+                "properties": { "ack": ack(), field: content },
             },
         });
-        self.add(&NATIVE, "answer.error", message);
+        self.add(&NATIVE, key, message);
+    }
+
+    /// Adds the answer to a refused command.
+    fn add_refusal(&mut self, error: &Value) {
+        let title = "Answer to a refused command";
+        let summary =
+            "Sent if the command has an `id`. Without an `id`, the event `error` is sent.";
+        self.add_native_answer("answer.error", title, summary, "error", error);
         let message = json!({
             "title": title,
             "summary": "Sent if the EVENT packet has an id. Without an id, the event `error` is sent.",
@@ -299,17 +314,8 @@ impl Document {
         self.add(&[SOCKET_IO], &key, message);
 
         let (key, title) = (format!("answer.{name}"), format!("Answer to {name}"));
-        let message = json!({
-            "title": title,
-            "summary": "Sent if the command has an `id`.",
-            "correlationId": { "location": "$message.payload#/ack" },
-            "payload": {
-                "type": "object",
-                "required": ["ack", "data"],
-                "properties": { "ack": ack(), "data": answer },
-            },
-        });
-        self.add(&NATIVE, &key, message);
+        let summary = "Sent if the command has an `id`.";
+        self.add_native_answer(&key, &title, summary, "data", answer);
         let message = json!({
             "title": title,
             "summary": "Sent if the EVENT packet has an id.",
@@ -429,14 +435,14 @@ fn with_room(data: &Value) -> Value {
     data
 }
 
-/// Whether events have a stamp beside their data.
+/// The stamp in the messages of an event.
 #[derive(Clone, Copy)]
 enum Meta<'a> {
-    /// They have none.
+    /// No message has one.
     None,
-    /// Some have a stamp with this schema.
+    /// A message may have one, with this schema.
     Optional(&'a Value),
-    /// All have a stamp with this schema.
+    /// Every message has one, with this schema.
     Required(&'a Value),
 }
 

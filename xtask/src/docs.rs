@@ -7,7 +7,7 @@
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
 
-/// Whether the generated pages are written or compared.
+/// The action on the generated pages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Write them.

@@ -53,7 +53,7 @@ impl Connect<'_> {
     }
 }
 
-/// Whether a disconnected client can resume.
+/// The right of a disconnected client to resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resumable {
     /// Its record is kept, if it has a `pid`.

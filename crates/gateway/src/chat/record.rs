@@ -34,7 +34,7 @@ impl From<SessionRecord> for (String, String) {
     }
 }
 
-/// Whether the client of a record is connected.
+/// The connection state of the client of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RecordOf {
     ConnectedClient,

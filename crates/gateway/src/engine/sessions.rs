@@ -47,7 +47,7 @@ impl Session {
     }
 }
 
-/// Whether the client of a session has sent a valid token. Set by the layer above.
+/// The authentication of the client of a session. The layer above sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Authentication {
     /// The client has sent no valid token yet.

@@ -14,7 +14,7 @@ use roomcast_proto::time::{Millis, sooner};
 use slotmap::SecondaryMap;
 use std::collections::VecDeque;
 
-/// Whether the contents of attachments are kept.
+/// The treatment of the contents of attachments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attachments {
     /// The application reads them.

@@ -34,7 +34,7 @@ pub(super) enum Answer {
     Later,
 }
 
-/// Whether a connection stays open after a penalty.
+/// The state of a connection after a penalty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AfterPenalty {
     Open,
