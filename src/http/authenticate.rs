@@ -7,6 +7,7 @@ use super::problem::Problem;
 use crate::runtime::keys::prepare;
 use crate::runtime::rpc::revocations::catch_up;
 use crate::runtime::rpc::tickets;
+use crate::runtime::time::now;
 use roomcast_auth::{Credentials, token};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::error::{Error, Result as ClientResult};
@@ -18,7 +19,8 @@ impl Handler<'_> {
     ///
     /// # Errors
     ///
-    /// Returns a 401 problem if the token is missing or not valid.
+    /// Returns a 401 problem if the token is missing or not valid, and a 503 problem if it cannot
+    /// be checked.
     pub(super) async fn authenticate(&self, room: &str) -> Result<Identity, Problem> {
         let identity = match token::require(self.token().as_deref()) {
             Ok(token) => self.verify(token).await,
@@ -51,19 +53,19 @@ impl Handler<'_> {
     /// Checks the identity of a ticket. The token with which the ticket was requested may have
     /// expired or been revoked since then.
     async fn recheck(&self, identity: Identity) -> ClientResult<Identity> {
-        catch_up(self.env, &self.config.auth.revoked).await?;
-        self.config.auth.recheck(identity, self.now)
+        catch_up(self.env, &self.config.auth.revoked).await;
+        self.config.auth.recheck(identity, now())
     }
 
     /// Verifies a token and returns its identity.
     ///
     /// # Errors
     ///
-    /// Returns `unauthorized` if the token is not valid, and `internal` if keys or revocations
-    /// could not be fetched yet.
+    /// Returns `unauthorized` if the token is not valid, `internal` if no keys could be fetched
+    /// yet, and `unavailable` if the list of revocations is missing or too old.
     pub(super) async fn verify(&self, token: &str) -> ClientResult<Identity> {
-        prepare(self.env, &self.config, token).await?;
-        self.config.auth.verify(token, self.now)
+        prepare(self.env, &self.config, token).await;
+        self.config.auth.verify(token, now())
     }
 
     /// Returns the token of the request, from the first part of it that has one.

@@ -245,6 +245,7 @@ mod tests {
             ErrorCode::RateLimited,
             ErrorCode::Conflict,
             ErrorCode::Internal,
+            ErrorCode::Unavailable,
         ] {
             let codes = &api["components"]["schemas"]["Code"]["enum"];
             let codes = codes.as_array().expect("a list");

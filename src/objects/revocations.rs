@@ -1,14 +1,20 @@
 //! The Durable Object of the revocation registry. There is one for the whole server.
 //!
-//! Isolates request the revocations that they lack. Rooms and gateways with sockets register.
-//! The registry stores objects and not users, so a connect causes no request to it. An alarm
-//! delivers each revocation to every registered object. The runtime repeats an alarm that
-//! fails, so a revocation is delivered at least once. The objects close the sockets of the
-//! revoked tokens. An object without sockets reports this in its answer and is removed; it
-//! registers again with its next socket.
+//! Isolates request the revocations that they lack, in pages. Rooms and gateways with sockets
+//! register. The registry stores objects and not users, so a connect causes no request to it.
+//!
+//! Alarms deliver each revocation to every registered object, at least once: see
+//! [`NoticePass`]. An alarm ends after [`SLICE`] and the next one continues, because the
+//! runtime ends an alarm after 15 minutes and repeats it only six times. The objects close the
+//! sockets of the revoked tokens. An object without sockets reports this in its answer and is
+//! removed; it registers again with its next socket.
+//!
+//! If nothing is to be delivered, an alarm removes the registrations and the revocations that
+//! have ended, once a day.
 
 use crate::runtime::Result;
 use crate::runtime::alarm_clock::set_alarm;
+use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::host::{Active, Host, promise, promise_response};
 use crate::runtime::log::log_error;
@@ -16,14 +22,14 @@ use crate::runtime::rpc::revocations::{NoticeAnswer, RegisteredObject, RegistryR
 use crate::runtime::rpc::{GATEWAYS, ROOMS, Repeat, RequestError, ask, respond};
 use crate::runtime::sql::{Db, js, number, text};
 use crate::runtime::time::now;
+use futures_util::future::ready;
 use futures_util::{StreamExt, stream};
 use js_sys::Promise;
-use roomcast_auth::registration::notice_retry_delay;
-use roomcast_auth::revocation::{MAX_REVOCATIONS, RevocationDelta, RevocationList};
+use roomcast_auth::revocation::{MAX_REVOCATIONS, NoticePass, Page, RevocationList};
 use roomcast_proto::error::{Error as ClientError, ErrorCode};
 use roomcast_proto::raw_object::MAX_SAFE_INTEGER;
-use roomcast_proto::retry::MAX_REQUESTS;
-use roomcast_proto::time::SECOND;
+use roomcast_proto::retry::{MAX_REQUESTS, REQUEST_DEADLINE};
+use roomcast_proto::time::{DAY, Millis, SECOND};
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use worker::worker_sys::DurableObjectState;
@@ -41,6 +47,17 @@ const SCHEMA: &[&str] = &[
 
 /// The key in `meta` of the number of the newest revocation.
 const HEAD_KEY: &str = "head";
+
+/// The key in `meta` of the cursor of the pass.
+const PASS_KEY: &str = "pass";
+
+/// Time in milliseconds after which an alarm ends and leaves the rest to the next one. With the
+/// notices in progress, it ends after at most [`REQUEST_DEADLINE`] more.
+const SLICE: Millis = 20 * SECOND;
+
+/// Interval at which ended registrations and revocations are removed. A registration lasts at
+/// least as long.
+const PRUNE_INTERVAL: Millis = DAY;
 
 /// Number of registrations that are read at a time: ten rounds of [`MAX_REQUESTS`] notices.
 const PAGE: u32 = 50;
@@ -74,88 +91,86 @@ impl Revocations {
 
 async fn handle(host: Rc<Host<ActiveRegistry>>, mut request: Request) -> Result<Response> {
     let request: RegistryRequest = serde_json::from_str(&request.text().await?)?;
-    let revokes = matches!(request, RegistryRequest::Revoke { .. });
-    let answer = host.try_with_active(|registry| registry.handle(request));
-    if revokes && answer.is_ok() {
-        // The runtime repeats an alarm that fails, so the notices are sent in any case.
-        set_alarm(&host.state, now()).await?;
+    failpoint::fails(Point::Registry)?;
+    let mut alarm = None;
+    let answer = host.try_with_active(|registry| {
+        let answer = registry.handle(request)?;
+        alarm = registry.alarm.take();
+        Ok(answer)
+    });
+    // Nothing is awaited before this, so the alarm is stored together with the change, and a
+    // later event cannot set its alarm earlier.
+    if let Some(at) = alarm {
+        set_alarm(&host.state, at).await?;
     }
     respond(answer)
 }
 
 async fn deliver(host: Rc<Host<ActiveRegistry>>) -> Result<()> {
-    let mut last = String::new();
-    let mut failed = false;
-    loop {
-        let (head, page) = host.with_active(None, |registry, _| registry.next_notices(&last))??;
-        let Some(end) = page.last() else {
-            break;
-        };
-        last = end.object.clone();
-        let env = &host.env;
-        let mut calls = stream::iter(page)
-            .map(|notice| async move {
-                let answer = notice.send(env).await;
-                (notice, answer)
+    let end = now() + SLICE;
+    if host.with_active(None, |registry, _| registry.pass.resume())? {
+        // Set before the work, so that the pass continues however this alarm ends.
+        set_alarm(&host.state, end + REQUEST_DEADLINE).await?;
+    }
+    while now() < end
+        && let Some(page) = host.with_active(None, |registry, _| registry.next_page())??
+    {
+        let (env, delta) = (&host.env, page.delta.json.as_str());
+        let mut notices = stream::iter(page.objects)
+            .take_while(|_| ready(now() < end))
+            .map(|object| async move {
+                let answer = notify(env, &object.json, delta.to_owned()).await;
+                (object, answer)
             })
             .buffer_unordered(MAX_REQUESTS);
-        while let Some((notice, answer)) = calls.next().await {
-            match answer {
-                Ok(answer) => {
-                    host.with_active(None, |registry, _| {
-                        registry.delivered(&notice, answer.has_sockets, head)
-                    })??;
-                }
-                Err(error) => {
-                    log_error(format!(
-                        "revocation notice not delivered, will retry: {error}"
-                    ));
-                    failed = true;
-                }
-            }
+        while let Some((object, answer)) = notices.next().await {
+            failpoint::panics(Point::Notice);
+            let answer = answer.map_err(|error| {
+                log_error(format!(
+                    "revocation notice not delivered, will retry: {error}"
+                ));
+            });
+            let answer = answer.ok();
+            host.with_active(None, |registry, _| {
+                registry.notified(&object, answer, page.delta.head)
+            })??;
         }
     }
-    let retry = host.with_active(None, |registry, _| {
-        registry.failures = if failed {
-            registry.failures.saturating_add(1)
-        } else {
-            0
-        };
-        failed.then(|| now() + notice_retry_delay(registry.failures))
-    })?;
-    if let Some(at) = retry {
+    if let Some(at) = host.with_active(None, |registry, _| registry.end_slice())?? {
         set_alarm(&host.state, at).await?;
     }
     Ok(())
 }
 
-/// A notice for a registered object.
-struct Notice {
-    /// The [`RegisteredObject`] as JSON.
-    object: String,
-    /// The id of its registration.
-    registration: String,
-    /// The revocations that were not delivered to it yet.
-    delta: RevocationDelta,
+/// Objects that do not have all revocations.
+struct NoticePage {
+    objects: Vec<RegisteredRow>,
+    /// The revocations for all of them, of which each may have some already.
+    delta: Page,
 }
 
-impl Notice {
-    async fn send(&self, env: &Env) -> Result<NoticeAnswer> {
-        let object: RegisteredObject = serde_json::from_str(&self.object)?;
-        let (binding, name, header) = match &object {
-            RegisteredObject::Room(name) => (ROOMS, name, headers::ROOM),
-            RegisteredObject::Gateway(name) => (GATEWAYS, name, headers::GATEWAY),
-        };
-        let headers = [(header, name.as_str()), (headers::REVOKED, "1")];
-        let delta = serde_json::to_string(&self.delta)?;
-        // The alarm repeats notices that fail.
-        match ask(env, binding, name, &headers, delta, Repeat::Never).await? {
-            (200, answer) => Ok(serde_json::from_str(&answer)?),
-            (status, _) => Err(Error::RustError(format!(
-                "{} answered with status {status}",
-                self.object
-            ))),
-        }
+/// A registration, as it is stored.
+struct RegisteredRow {
+    /// The [`RegisteredObject`] as JSON.
+    json: String,
+    /// The id of the registration.
+    id: String,
+}
+
+/// Delivers a [`RevocationDelta`](roomcast_auth::revocation::RevocationDelta) to a
+/// [`RegisteredObject`].
+async fn notify(env: &Env, object: &str, delta: String) -> Result<NoticeAnswer> {
+    let (binding, name, header) = match serde_json::from_str(object)? {
+        RegisteredObject::Room(name) => (ROOMS, name, headers::ROOM),
+        RegisteredObject::Gateway(name) => (GATEWAYS, name, headers::GATEWAY),
+    };
+    let headers = [(header, name.as_str()), (headers::REVOKED, "1")];
+    // The alarm repeats notices that fail.
+    match ask(env, binding, &name, &headers, delta, Repeat::Never).await? {
+        (200, answer) => Ok(serde_json::from_str(&answer)?),
+        (status, _) => Err(Error::RustError(format!(
+            "{object} answered with status {status}"
+        ))),
     }
 }
 
@@ -163,8 +178,11 @@ impl Notice {
 struct ActiveRegistry {
     db: Db,
     list: RevocationList,
-    /// Number of consecutive alarms with a notice that was not delivered.
-    failures: u32,
+    pass: NoticePass,
+    /// The alarm to set after this event.
+    alarm: Option<Millis>,
+    /// The alarm is set, or is not needed.
+    has_alarm: bool,
 }
 
 impl Active for ActiveRegistry {
@@ -180,7 +198,9 @@ impl Active for ActiveRegistry {
         let head = db.meta(HEAD_KEY).and_then(|head| head.parse().ok());
         Ok(ActiveRegistry {
             list: RevocationList::restore(head.unwrap_or(0), list),
-            failures: 0,
+            pass: NoticePass::restore(db.meta(PASS_KEY).unwrap_or_default().to_owned()),
+            alarm: None,
+            has_alarm: false,
             db,
         })
     }
@@ -191,10 +211,12 @@ impl ActiveRegistry {
         match request {
             RegistryRequest::Revoke { target, until } => {
                 let at = now() / SECOND;
-                self.list.prune(at);
                 let key = serde_json::to_string(&target)?;
                 let Ok(revocation) = self.list.revoke(target, at, until) else {
-                    let error = format!("the list is full: {MAX_REVOCATIONS} revocations");
+                    let error = format!(
+                        "the list is full: {MAX_REVOCATIONS} revocations; set `until` or \
+                         MAX_TOKEN_LIFETIME, so that they end earlier"
+                    );
                     return Err(ClientError::new(ErrorCode::Conflict, error).into());
                 };
                 self.db.set_meta(HEAD_KEY, &revocation.n.to_string())?;
@@ -203,15 +225,12 @@ impl ActiveRegistry {
                     "INSERT OR REPLACE INTO revocations (whose, record) VALUES (?, ?)",
                     &[key.into(), record.clone().into()],
                 )?;
-                self.db.write(
-                    "DELETE FROM revocations WHERE json_extract(record, '$.until') <= ?",
-                    &[js(at)],
-                )?;
-                self.db
-                    .write("DELETE FROM places WHERE until <= ?", &[js(now())])?;
+                self.pass.begin();
+                self.store_pass()?;
+                self.alarm = Some(now());
                 Ok(record.into_bytes())
             }
-            RegistryRequest::Delta { after } => Ok(serde_json::to_vec(&self.list.after(after))?),
+            RegistryRequest::Delta { after } => Ok(self.list.page(after).json.into_bytes()),
             RegistryRequest::Register {
                 object,
                 id,
@@ -227,44 +246,103 @@ impl ActiveRegistry {
                         js(self.list.head()),
                     ],
                 )?;
-                Ok(serde_json::to_vec(&self.list.after(after))?)
+                // The alarm of a pass is set already.
+                if !self.has_alarm && self.pass.cursor().is_empty() {
+                    self.alarm = Some(next_prune());
+                }
+                self.has_alarm = true;
+                Ok(self.list.page(after).json.into_bytes())
             }
         }
     }
 
-    /// Returns the number of the newest revocation, and the next notices: for objects after
-    /// `last` that do not have all revocations.
-    fn next_notices(&self, last: &str) -> Result<(u64, Vec<Notice>)> {
-        let head = self.list.head();
-        let rows = self.db.query(
-            "SELECT place, life, told FROM places
-             WHERE place > ? AND told < ? AND until > ? ORDER BY place LIMIT ?",
-            &[last.into(), js(head), js(now()), PAGE.into()],
-        )?;
-        let notices = rows.iter().map(|row| Notice {
-            object: text(row, 0),
-            registration: text(row, 1),
-            delta: self.list.after(number(row, 2)),
-        });
-        Ok((head, notices.collect()))
+    /// Returns the next objects that do not have all revocations, or `None` if the slice must
+    /// end.
+    fn next_page(&mut self) -> Result<Option<NoticePage>> {
+        loop {
+            let cursor = self.pass.cursor();
+            if cursor.is_empty() {
+                return Ok(None);
+            }
+            let rows = self.db.query(
+                "SELECT place, life, told FROM places
+                 WHERE place > ? AND told < ? AND until > ? ORDER BY place LIMIT ?",
+                &[cursor.into(), js(self.list.head()), js(now()), PAGE.into()],
+            )?;
+            // One text for all of them, because most lack the same revocations.
+            if let Some(oldest) = rows.iter().map(|row| number(row, 2)).min() {
+                let objects = rows.iter().map(|row| RegisteredRow {
+                    json: text(row, 0),
+                    id: text(row, 1),
+                });
+                return Ok(Some(NoticePage {
+                    objects: objects.collect(),
+                    delta: self.list.page(oldest),
+                }));
+            }
+            if !self.pass.restart() {
+                return Ok(None);
+            }
+        }
     }
 
-    /// Records that a notice was delivered. An object that has registered again meanwhile has
-    /// another registration, which stays as it is.
-    fn delivered(&mut self, notice: &Notice, has_sockets: bool, head: u64) -> Result<()> {
-        let (object, registration) = (
-            notice.object.as_str().into(),
-            notice.registration.as_str().into(),
-        );
-        match has_sockets {
-            true => self.db.write(
-                "UPDATE places SET told = ? WHERE place = ? AND life = ?",
-                &[js(head), object, registration],
+    /// Records the answer to a notice with the revocations up to `head`, or `None` if it was not
+    /// delivered. An object that has registered again meanwhile has another registration, which
+    /// stays as it is.
+    fn notified(
+        &mut self,
+        object: &RegisteredRow,
+        answer: Option<NoticeAnswer>,
+        head: u64,
+    ) -> Result<()> {
+        self.pass.notified(&object.json, answer.is_some());
+        let (json, id) = (object.json.as_str().into(), object.id.as_str().into());
+        match answer {
+            None => Ok(()),
+            Some(NoticeAnswer { has_sockets: true }) => self.db.write(
+                "UPDATE places SET told = max(told, ?) WHERE place = ? AND life = ?",
+                &[js(head), json, id],
             ),
-            false => self.db.write(
+            Some(NoticeAnswer { has_sockets: false }) => self.db.write(
                 "DELETE FROM places WHERE place = ? AND life = ?",
-                &[object, registration],
+                &[json, id],
             ),
         }
     }
+
+    /// Stores the pass and returns the time of the next alarm, if one is needed. If there is no
+    /// pass, removes the registrations and revocations that have ended.
+    fn end_slice(&mut self) -> Result<Option<Millis>> {
+        self.store_pass()?;
+        if let Some(delay) = self.pass.delay() {
+            return Ok(Some(now() + delay));
+        }
+        let seconds = now() / SECOND;
+        self.list.prune(seconds);
+        self.db.write(
+            "DELETE FROM revocations WHERE json_extract(record, '$.until') <= ?",
+            &[js(seconds)],
+        )?;
+        self.db
+            .write("DELETE FROM places WHERE until <= ?", &[js(now())])?;
+        let places = self.db.query("SELECT 1 FROM places LIMIT 1", &[])?;
+        self.has_alarm = !(self.list.is_empty() && places.is_empty());
+        Ok(self.has_alarm.then(next_prune))
+    }
+
+    /// Stores the cursor of the pass, if it has changed.
+    fn store_pass(&mut self) -> Result<()> {
+        let cursor = self.pass.cursor();
+        match self.db.meta(PASS_KEY).unwrap_or_default() == cursor {
+            true => Ok(()),
+            false => self.db.set_meta(PASS_KEY, cursor),
+        }
+    }
+}
+
+/// Returns the time of the next alarm that only removes what has ended. It does not depend on
+/// the time of the call, because the registry would never reach a time that each of its wakes
+/// postpones.
+fn next_prune() -> Millis {
+    (now() / PRUNE_INTERVAL + 1) * PRUNE_INTERVAL
 }

@@ -22,6 +22,10 @@ pub(crate) enum Point {
     GatewayPush,
     /// Panics in the alarm of a gateway.
     GatewayAlarm,
+    /// Panics in the alarm of the revocation registry, after a notice.
+    Notice,
+    /// Fails to handle a request to the revocation registry.
+    Registry,
     /// Fails to write to storage.
     Write,
     /// Fails to read the log.

@@ -17,8 +17,8 @@ use js_sys::futures::JsFuture;
 use js_sys::{Array, JSON, Object, Promise, Reflect, Uint8Array};
 use roomcast_auth::Keys;
 use roomcast_auth::jwk::{Algorithm, MAX_JWKS, PublicKey};
-use roomcast_auth::keys::{KeyStep, RETRY_AFTER};
-use roomcast_proto::error::Error as ClientError;
+use roomcast_auth::keys::{CACHE_TIME, KeyStep, RETRY_AFTER};
+use roomcast_proto::time::SECOND;
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use worker::{Delay, Env, Error};
@@ -50,27 +50,25 @@ extern "C" {
 }
 
 /// Prepares the check of `token`. If keys or revocations cannot be fetched, the last ones
-/// stay in use.
-///
-/// # Errors
-///
-/// Returns `internal` if no revocations were fetched yet.
-pub(crate) async fn prepare(env: &Env, config: &Config, token: &str) -> Result<(), ClientError> {
+/// stay in use, if they are not too old.
+pub(crate) async fn prepare(env: &Env, config: &Config, token: &str) {
+    revocations::catch_up(env, &config.auth.revoked).await;
+    // Last, because the caller verifies the token at once: nothing can remove the token from the
+    // verified ones in between.
     check_signature(config, token).await;
-    revocations::catch_up(env, &config.auth.revoked).await
 }
 
 /// Does the steps that [`Keys::step`] returns.
 async fn check_signature(config: &Config, token: &str) {
     let keys = &config.auth.keys;
-    let mut fetched = false;
-    while let Some(step) = keys.step(token, !fetched, now()) {
+    let mut is_newest = false;
+    while let Some(step) = keys.step(token, !is_newest, now()) {
         match step {
-            // The new set does not have the key either.
-            KeyStep::Fetch if fetched => return,
-            KeyStep::Fetch => {
-                fetch(keys).await;
-                fetched = true;
+            // The newest set does not have the key either.
+            KeyStep::Fetch { .. } if is_newest => return,
+            KeyStep::Fetch { cached } => {
+                fetch(keys, cached).await;
+                is_newest = !cached;
             }
             // The loop ends, because `Keys` treats a fetch that takes too long as failed.
             KeyStep::Wait => Delay::from(POLL_INTERVAL).await,
@@ -114,19 +112,21 @@ async fn has_signature_of(key: &PublicKey, token: &str) -> Result<bool> {
     Ok(JsFuture::from(good).await?.is_truthy())
 }
 
-/// Fetches `JWT_JWKS_URL`.
-async fn fetch(keys: &Keys) {
+/// Fetches `JWT_JWKS_URL`, or takes a cached answer if `cached` is `true`.
+async fn fetch(keys: &Keys, cached: bool) {
     let Some(url) = keys.url() else {
         return;
     };
-    let (body, cache_control) = match get(&url).await {
+    let (body, cache_control) = match get(&url, cached).await {
         Ok((body, cache_control)) => (Some(body), cache_control),
         Err(error) => {
             log_error(format!("JWT_JWKS_URL not fetched: {error}"));
             (None, None)
         }
     };
-    if let Err(error) = keys.fetched(body.as_deref(), cache_control.as_deref(), now()) {
+    let (body, cache_control) = (body.as_deref(), cache_control.as_deref());
+    let random = getrandom::u32().unwrap_or_default();
+    if let Err(error) = keys.fetched(body, cache_control, random, now()) {
         log_error(format!(
             "the answer of JWT_JWKS_URL is not a valid key set: {error}"
         ));
@@ -134,7 +134,7 @@ async fn fetch(keys: &Keys) {
 }
 
 /// Returns the key set and its `Cache-Control` header.
-async fn get(url: &str) -> Result<(String, Option<String>)> {
+async fn get(url: &str, cached: bool) -> Result<(String, Option<String>)> {
     let failed = |error: String| Err(Error::RustError(error));
     let options = Object::new();
     let accept = Object::new();
@@ -144,8 +144,18 @@ async fn get(url: &str) -> Result<(String, Option<String>)> {
         &"application/jwk-set+json, application/json".into(),
     )?;
     Reflect::set(&options, &"headers".into(), &accept)?;
-    // The set in the isolate is too old or lacks a key, and so may a cached answer.
-    Reflect::set(&options, &"cache".into(), &"no-store".into())?;
+    let (option, value) = match cached {
+        // The cache of the platform keeps the answer for this time, whatever its headers say,
+        // and keeps no error.
+        // <https://developers.cloudflare.com/workers/runtime-apis/request/#the-cf-property-requestinitcfproperties>
+        true => {
+            let seconds = CACHE_TIME / SECOND;
+            let ages = format!(r#"{{"cacheTtlByStatus":{{"200-299":{seconds},"300-599":-1}}}}"#);
+            ("cf", JSON::parse(&ages)?)
+        }
+        false => ("cache", "no-store".into()),
+    };
+    Reflect::set(&options, &option.into(), &value)?;
     // Applies to the body as well, so it is dropped at the end.
     let deadline = Deadline::after(RETRY_AFTER)?;
     Reflect::set(&options, &"signal".into(), deadline.signal())?;

@@ -2,11 +2,11 @@
 
 use crate::jwk::KeySet;
 use crate::keys::Keys;
-use crate::revocation::RevocationCache;
-use crate::token::{self, ClaimRules};
+use crate::revocation::{MAX_LIFE, RevocationCache};
+use crate::token::{self, ClaimRules, LEEWAY_SECONDS};
 use roomcast_proto::access::{Identity, RoomPatterns};
 use roomcast_proto::error::{Error, Result};
-use roomcast_proto::time::Millis;
+use roomcast_proto::time::{Millis, SECOND};
 
 /// Verifies tokens. There is one per isolate: the Worker and all its objects share the
 /// fetched keys and revocations.
@@ -22,17 +22,26 @@ pub struct Authenticator {
     pub audience: Option<String>,
     /// `DEFAULT_ROOMS`: the room patterns of a token without `rooms`. Default: none.
     pub default_rooms: RoomPatterns,
+    /// `MAX_TOKEN_LIFETIME`: the longest time until `exp` of a token. 0: any.
+    pub max_lifetime: Millis,
 }
+
+/// Time after which a client may repeat a request that was answered `unavailable`.
+const UNAVAILABLE_PAUSE: Millis = 2 * SECOND;
+
+/// [`LEEWAY_SECONDS`] in milliseconds.
+const LEEWAY: Millis = LEEWAY_SECONDS as u64 * SECOND;
 
 impl Authenticator {
     /// Creates an authenticator with one HS256 secret, without revocation.
     pub fn of_secret(secret: &str) -> Self {
         Authenticator {
             keys: Keys::new(&[secret.to_owned()], KeySet::default(), None),
-            revoked: RevocationCache::new(false),
+            revoked: RevocationCache::new(false, 0),
             issuer: None,
             audience: None,
             default_rooms: RoomPatterns::default(),
+            max_lifetime: 0,
         }
     }
 
@@ -47,10 +56,17 @@ impl Authenticator {
     ///
     /// # Errors
     ///
-    /// Returns `unauthorized` if the token is not valid, and `internal` if it cannot be
-    /// verified because no keys could be fetched yet.
+    /// Returns `unauthorized` if the token is not valid, `internal` if it cannot be verified
+    /// because no keys could be fetched yet, and `unavailable` if the list of revocations is
+    /// missing or too old.
     pub fn verify(&self, token: &str, now: Millis) -> Result<Identity> {
         let identity = token::verify(&self.keys, &self.rules(), token, now)?;
+        let latest = now.saturating_add(self.max_lifetime + LEEWAY);
+        if self.max_lifetime > 0 && identity.expires > latest {
+            return Err(Error::unauthorized(
+                "the token expires too late: see MAX_TOKEN_LIFETIME",
+            ));
+        }
         self.check_revoked(&identity, now)?;
         Ok(identity)
     }
@@ -60,7 +76,8 @@ impl Authenticator {
     ///
     /// # Errors
     ///
-    /// Returns `unauthorized` if the token is no longer valid.
+    /// Returns `unauthorized` if the token is no longer valid, and `unavailable` if the list of
+    /// revocations is missing or too old.
     pub fn recheck(&self, identity: Identity, now: Millis) -> Result<Identity> {
         if identity.expires <= now {
             return Err(Error::unauthorized("the token has expired"));
@@ -84,10 +101,28 @@ impl Authenticator {
         token::issue(&self.keys, &self.rules(), user, rooms, expires)
     }
 
+    /// Returns the end of a revocation for which none is given, in seconds since 1970. No
+    /// token that is valid now is accepted after it, if `MAX_TOKEN_LIFETIME` is set.
+    pub fn default_until(&self, now: Millis) -> u64 {
+        let lifetime = match self.max_lifetime {
+            0 => MAX_LIFE,
+            // The leeway counts twice: a token may expire that much later than the limit, and
+            // is accepted for that long after it has expired.
+            lifetime => lifetime.div_ceil(SECOND) + 2 * LEEWAY_SECONDS as u64,
+        };
+        now / SECOND + lifetime.min(MAX_LIFE)
+    }
+
     fn check_revoked(&self, identity: &Identity, now: Millis) -> Result<()> {
-        match self.is_revoked(identity, now) {
-            true => Err(Error::unauthorized("the token was revoked")),
-            false => Ok(()),
+        if self.is_revoked(identity, now) {
+            return Err(Error::unauthorized("the token was revoked"));
+        }
+        match self.revoked.is_usable(now) {
+            true => Ok(()),
+            false => Err(Error::unavailable(
+                "it is not known yet whether the token was revoked, try again",
+                UNAVAILABLE_PAUSE,
+            )),
         }
     }
 
@@ -97,5 +132,74 @@ impl Authenticator {
             audience: self.audience.as_deref(),
             default_rooms: &self.default_rooms,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revocation::{MAX_AGE, RevocationDelta};
+    use roomcast_harness::{SECRET, Token, now as unix_time};
+    use roomcast_proto::error::ErrorCode;
+
+    fn now() -> Millis {
+        unix_time() as Millis * SECOND
+    }
+
+    fn code(result: Result<Identity>) -> Option<ErrorCode> {
+        result.err().map(|error| error.code)
+    }
+
+    #[test]
+    fn a_token_is_unavailable_while_the_list_is_missing_or_too_old() {
+        let mut authenticator = Authenticator::of_secret(SECRET);
+        authenticator.revoked = RevocationCache::new(true, 0);
+        let (token, now) = (Token::user("alice").sign(SECRET), now());
+        let verify = |now| authenticator.verify(&token, now);
+        assert_eq!(code(verify(now)), Some(ErrorCode::Unavailable));
+        let retry_after = verify(now).expect_err("no list").retry_after;
+        assert_eq!(retry_after, Some(UNAVAILABLE_PAUSE));
+        // The retry after a failed refresh is not due yet, so there is no step.
+        assert!(authenticator.revoked.step(true, now).is_some());
+        authenticator.revoked.failed(now);
+        assert!(authenticator.is_ready(&token, now));
+        assert_eq!(code(verify(now)), Some(ErrorCode::Unavailable));
+        let refreshed = authenticator
+            .revoked
+            .add(RevocationDelta::default(), 0, now);
+        assert!(refreshed);
+        let identity = verify(now + MAX_AGE).expect("accepted");
+        let old = now + MAX_AGE + 1;
+        assert_eq!(code(verify(old)), Some(ErrorCode::Unavailable));
+        let checked = authenticator.recheck(identity, old);
+        assert_eq!(code(checked), Some(ErrorCode::Unavailable));
+        // An invalid token is refused in any case.
+        let invalid = authenticator.verify("x", old);
+        assert_eq!(code(invalid), Some(ErrorCode::Unauthorized));
+    }
+
+    #[test]
+    fn a_token_that_expires_after_the_longest_lifetime_is_refused() {
+        let mut authenticator = Authenticator::of_secret(SECRET);
+        let (hour, now) = (3_600 * SECOND, now());
+        let year = Token::user("alice").ttl(365 * 24 * 3_600).sign(SECRET);
+        assert!(authenticator.verify(&year, now).is_ok());
+        authenticator.max_lifetime = hour;
+        let verified = authenticator.verify(&year, now);
+        assert_eq!(code(verified), Some(ErrorCode::Unauthorized));
+        let short = Token::user("alice").ttl(3_600).sign(SECRET);
+        assert!(authenticator.verify(&short, now).is_ok());
+    }
+
+    #[test]
+    fn a_revocation_without_until_lasts_as_long_as_any_token() {
+        let mut authenticator = Authenticator::of_secret(SECRET);
+        let now = 1_000 * SECOND;
+        assert_eq!(authenticator.default_until(now), 1_000 + MAX_LIFE);
+        authenticator.max_lifetime = 3_600 * SECOND;
+        let leeway = LEEWAY_SECONDS as u64;
+        assert_eq!(authenticator.default_until(now), 1_000 + 3_600 + 2 * leeway);
+        authenticator.max_lifetime = Millis::MAX / 2;
+        assert_eq!(authenticator.default_until(now), 1_000 + MAX_LIFE);
     }
 }

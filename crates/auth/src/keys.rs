@@ -32,6 +32,11 @@ const MAX_AGE: (Millis, Millis) = (MINUTE, DAY);
 /// Time for which a fetched set without `max-age` is used.
 const DEFAULT_AGE: Millis = 5 * MINUTE;
 
+/// Time in milliseconds for which a cache between the isolates and the server of the set may
+/// keep an answer. All isolates of a location then cause one request per minute to the server,
+/// and a removed key is accepted for at most a minute longer.
+pub const CACHE_TIME: Millis = MINUTE;
+
 /// Delay of the next fetch after a failed one. A fetch that has not ended after this time
 /// counts as failed.
 pub const RETRY_AFTER: Millis = 5 * SECOND;
@@ -60,7 +65,11 @@ struct Remote {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyStep {
     /// Fetch the set from [`Keys::url`] and pass the result to [`Keys::fetched`].
-    Fetch,
+    Fetch {
+        /// `true` if the answer may come from a cache that keeps it for at most
+        /// [`CACHE_TIME`]. `false` if the last set lacks the key of the token.
+        cached: bool,
+    },
     /// Wait a moment and ask again: another request is fetching the set.
     Wait,
     /// Check the signature with each of these keys, and pass the key that verifies it to
@@ -248,7 +257,7 @@ impl Keys {
             remote.unknown = unknown;
             remote.fetching = Some(now);
         }
-        Some(KeyStep::Fetch)
+        Some(KeyStep::Fetch { cached: !is_new })
     }
 
     /// Records that `key` verifies the signature of `token`.
@@ -257,7 +266,9 @@ impl Keys {
     }
 
     /// Takes the result of a fetch: the body and its `Cache-Control`, or `None` for a fetch
-    /// that failed. After a failure the last valid set stays in use.
+    /// that failed. After a failure the last valid set stays in use. `random` is a random
+    /// number: the set is fetched again up to an eighth earlier than its `max-age`, so that
+    /// isolates that start at the same time do not fetch at the same time.
     ///
     /// # Errors
     ///
@@ -266,6 +277,7 @@ impl Keys {
         &self,
         body: Option<&str>,
         cache_control: Option<&str>,
+        random: u32,
         now: Millis,
     ) -> Result<(), KeySetError> {
         let Some(remote) = &self.remote else {
@@ -279,7 +291,8 @@ impl Keys {
         };
         let set = KeySet::lenient(body)?;
         remote.set = Some(set);
-        remote.fresh_until = now + max_age(cache_control);
+        let age = max_age(cache_control);
+        remote.fresh_until = now + age - Millis::from(random) % (age / 8);
         Ok(())
     }
 
@@ -325,6 +338,9 @@ mod tests {
         let set = KeySet::strict(&KeyPair::set(set)).expect("a set");
         Keys::new(&[], set, None)
     }
+
+    const CACHED: KeyStep = KeyStep::Fetch { cached: true };
+    const UNCACHED: KeyStep = KeyStep::Fetch { cached: false };
 
     fn remote() -> Keys {
         Keys::new(&[], KeySet::default(), Some("https://keys.example".into()))
@@ -411,7 +427,7 @@ mod tests {
         // The same key in both sets counts once.
         let set = KeyPair::set(&[&one]);
         let both = Keys::new(&[], KeySet::strict(&set).expect("a set"), Some("x".into()));
-        both.fetched(Some(&set), None, 0).expect("a set");
+        both.fetched(Some(&set), None, 0, 0).expect("a set");
         assert_eq!(check(&both, &token, 1).len(), 1);
     }
 
@@ -424,22 +440,22 @@ mod tests {
             new.sign(&Token::user("alice")),
         );
         let keys = remote();
-        let fetches = |token: &str, now| keys.step(token, true, now) == Some(KeyStep::Fetch);
-        assert_eq!(keys.step(&by_old, false, 0), Some(KeyStep::Fetch));
+        let fetches = |token: &str, now| keys.step(token, true, now) == Some(CACHED);
+        assert_eq!(keys.step(&by_old, false, 0), Some(CACHED));
         assert!(fetches(&by_old, 0), "without `begin` no fetch has begun");
         assert_eq!(keys.step(&by_old, true, 1), Some(KeyStep::Wait));
-        keys.fetched(Some(&set), Some("public, max-age=3600"), 2)
+        keys.fetched(Some(&set), Some("public, max-age=3600"), 0, 2)
             .expect("a set");
         check(&keys, &by_old, 3);
         assert_eq!(keys.step(&by_old, true, 4), None);
-        // An unknown key is fetched at once.
-        assert!(fetches(&by_new, 5));
+        // An unknown key is fetched at once, and not from a cache.
+        assert_eq!(keys.step(&by_new, true, 5), Some(UNCACHED));
         assert_eq!(
             keys.step(&by_old, true, 5),
             None,
             "a known key need not wait"
         );
-        keys.fetched(Some(&both), Some("max-age=3600"), 6)
+        keys.fetched(Some(&both), Some("max-age=3600"), 0, 6)
             .expect("a set");
         check(&keys, &by_new, 7);
         assert_eq!(verify(&keys, &by_old), Ok(()), "the key is still there");
@@ -447,7 +463,7 @@ mod tests {
         let later = 3_600 * SECOND + 6;
         assert!(!fetches(&by_old, later - 1) && fetches(&by_old, later));
         let rotated = KeyPair::set(&[&new]);
-        keys.fetched(Some(&rotated), None, later).expect("a set");
+        keys.fetched(Some(&rotated), None, 0, later).expect("a set");
         assert_eq!(verify(&keys, &by_old), Err(VerifyError::BadSignature));
         assert_eq!(verify(&keys, &by_new), Ok(()));
         // Tokens that no public key can have signed cause no request.
@@ -463,10 +479,10 @@ mod tests {
         for second in 0..600 {
             let now = second * SECOND;
             let forged = key.sign_as(&Token::user("eve"), Some(&format!("invented {second}")));
-            if keys.step(&forged, true, now) == Some(KeyStep::Fetch) {
+            if matches!(keys.step(&forged, true, now), Some(KeyStep::Fetch { .. })) {
                 fetches += 1;
                 let hour = Some("max-age=3600");
-                keys.fetched(Some(&KeyPair::set(&[&key])), hour, now)
+                keys.fetched(Some(&KeyPair::set(&[&key])), hour, 0, now)
                     .expect("a set");
             }
         }
@@ -478,14 +494,14 @@ mod tests {
         let key = KeyPair::ed25519("k");
         let token = key.sign(&Token::user("alice"));
         let keys = remote();
-        assert_eq!(keys.step(&token, true, 0), Some(KeyStep::Fetch));
-        keys.fetched(None, None, 1)
+        assert_eq!(keys.step(&token, true, 0), Some(CACHED));
+        keys.fetched(None, None, 0, 1)
             .expect("a failed fetch is not an error");
         assert_eq!(verify(&keys, &token), Err(VerifyError::NoKeysYet));
         assert_eq!(keys.step(&token, true, 2), None, "not again at once");
         let again = 1 + RETRY_AFTER;
-        assert_eq!(keys.step(&token, true, again), Some(KeyStep::Fetch));
-        keys.fetched(Some(&KeyPair::set(&[&key])), Some("no-store"), again)
+        assert_eq!(keys.step(&token, true, again), Some(CACHED));
+        keys.fetched(Some(&KeyPair::set(&[&key])), Some("no-store"), 0, again)
             .expect("a set");
         check(&keys, &token, again);
         // A set is used for at least a minute, even with a shorter `max-age`.
@@ -493,16 +509,52 @@ mod tests {
         assert_eq!(keys.step(&token, true, old - 1), None);
         for rubbish in [None, Some("<html>"), Some(r#"{"keys":[]}"#)] {
             let now = old + 10 * MINUTE;
-            assert_eq!(keys.step(&token, true, now), Some(KeyStep::Fetch));
-            assert_eq!(keys.fetched(rubbish, None, old).is_err(), rubbish.is_some());
+            assert_eq!(keys.step(&token, true, now), Some(CACHED));
+            assert_eq!(
+                keys.fetched(rubbish, None, 0, old).is_err(),
+                rubbish.is_some()
+            );
             assert_eq!(verify(&keys, &token), Ok(()));
         }
         // A fetch that never ends counts as failed.
-        assert_eq!(keys.step(&token, true, old + DAY), Some(KeyStep::Fetch));
+        assert_eq!(keys.step(&token, true, old + DAY), Some(CACHED));
         let unknown = key.sign_as(&Token::user("alice"), Some("?"));
         assert_eq!(keys.step(&unknown, true, old + DAY), Some(KeyStep::Wait));
         let given_up = old + DAY + RETRY_AFTER;
-        assert_eq!(keys.step(&unknown, true, given_up), Some(KeyStep::Fetch));
+        assert_eq!(keys.step(&unknown, true, given_up), Some(UNCACHED));
+    }
+
+    #[test]
+    fn a_set_from_a_cache_that_lacks_the_key_is_fetched_again_at_once() {
+        let (old, new) = (KeyPair::ed25519("old"), KeyPair::ed25519("new"));
+        let token = new.sign(&Token::user("alice"));
+        let keys = remote();
+        assert_eq!(keys.step(&token, true, 0), Some(CACHED));
+        keys.fetched(Some(&KeyPair::set(&[&old])), None, 0, 1)
+            .expect("a set");
+        assert_eq!(keys.step(&token, true, 1), Some(UNCACHED));
+        keys.fetched(Some(&KeyPair::set(&[&new])), None, 0, 2)
+            .expect("a set");
+        check(&keys, &token, 2);
+        assert_eq!(verify(&keys, &token), Ok(()));
+        // The periodic fetch for a known key may come from a cache.
+        assert_eq!(keys.step(&token, true, 2 + DEFAULT_AGE), Some(CACHED));
+    }
+
+    #[test]
+    fn fetches_of_isolates_are_spread_over_an_eighth_of_the_max_age() {
+        let key = KeyPair::ed25519("k");
+        let token = key.sign(&Token::user("alice"));
+        for (random, earlier) in [(0, 0), (1, 1), (u32::MAX, u64::from(u32::MAX) % 7_500)] {
+            let keys = remote();
+            let minute = Some("max-age=60");
+            keys.fetched(Some(&KeyPair::set(&[&key])), minute, random, 0)
+                .expect("a set");
+            check(&keys, &token, 0);
+            let due = MINUTE - earlier;
+            assert_eq!(keys.step(&token, false, due - 1), None);
+            assert_eq!(keys.step(&token, false, due), Some(CACHED));
+        }
     }
 
     #[test]

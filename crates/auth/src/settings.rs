@@ -3,9 +3,10 @@
 use crate::authenticator::Authenticator;
 use crate::jwk::KeySet;
 use crate::keys::{Keys, MIN_SECRET};
-use crate::revocation::RevocationCache;
+use crate::revocation::{MAX_AGE, RevocationCache};
 use roomcast_proto::access::RoomPatterns;
-use roomcast_proto::settings::{Flag, Kind, List, SettingError, Text, Variables};
+use roomcast_proto::settings::{Duration, Flag, Kind, List, SettingError, Text, Variables};
+use roomcast_proto::time::Millis;
 
 roomcast_proto::settings! {
     /// The settings of authentication. Not `Debug`, because secrets must not reach the log.
@@ -28,6 +29,15 @@ roomcast_proto::settings! {
         pub default_rooms: RoomPatterns = RoomPatterns::default(), ["DEFAULT_ROOMS"], ROOMS;
         /// Whether `POST /revoke` works. With `false`, isolates do not fetch revocations.
         pub revocation: bool = true, ["REVOCATION"], Flag;
+        /// Time for which the last list of revocations is used if no newer one can be fetched.
+        /// After it, requests with tokens are answered 503. With a longer time clients can
+        /// connect during a failure of the registry, but tokens that were revoked shortly
+        /// before it are accepted as well. Less than 5 s counts as 5 s.
+        pub revocation_max_age: Millis = MAX_AGE, ["REVOCATION_MAX_AGE"], Duration { min: 0 };
+        /// Longest time until `exp` of a token. Tokens that expire later are refused. A
+        /// revocation without `until` lasts for this time. With 0 the time is not limited, and
+        /// such a revocation lasts 400 days.
+        pub max_token_lifetime: Millis = 0, ["MAX_TOKEN_LIFETIME"], Duration { min: 0 };
     }
 }
 
@@ -51,7 +61,8 @@ impl AuthConfig {
         }
         Ok(Authenticator {
             keys: Keys::new(&secrets, self.jwks.unwrap_or_default(), self.jwks_url),
-            revoked: RevocationCache::new(self.revocation),
+            revoked: RevocationCache::new(self.revocation, self.revocation_max_age),
+            max_lifetime: self.max_token_lifetime,
             issuer: self.issuer,
             audience: self.audience,
             default_rooms: self.default_rooms,

@@ -29,6 +29,9 @@ pub enum ErrorCode {
     Conflict,
     /// The server failed. The request may be repeated.
     Internal,
+    /// The server cannot check the token at the moment. The error has the time after which to
+    /// retry.
+    Unavailable,
 }
 
 impl ErrorCode {
@@ -44,6 +47,7 @@ impl ErrorCode {
             ErrorCode::RateLimited => "rateLimited",
             ErrorCode::Conflict => "conflict",
             ErrorCode::Internal => "internal",
+            ErrorCode::Unavailable => "unavailable",
         }
     }
 
@@ -58,6 +62,7 @@ impl ErrorCode {
             ErrorCode::TooLarge => 413,
             ErrorCode::RateLimited => 429,
             ErrorCode::Internal => 500,
+            ErrorCode::Unavailable => 503,
         }
     }
 }
@@ -74,7 +79,7 @@ pub struct Error {
     /// The name of the field with the wrong value, if there is one.
     pub field: Option<String>,
     /// The time in milliseconds after which the client may retry. Set with
-    /// [`ErrorCode::RateLimited`].
+    /// [`ErrorCode::RateLimited`] and [`ErrorCode::Unavailable`].
     pub retry_after: Option<Millis>,
 }
 
@@ -139,6 +144,14 @@ impl Error {
         Error {
             retry_after: Some(retry_after.max(1)),
             ..Error::new(ErrorCode::RateLimited, format!("too many {what}"))
+        }
+    }
+
+    /// Creates the error for a request that cannot be decided before `retry_after`.
+    pub fn unavailable(message: &str, retry_after: Millis) -> Self {
+        Error {
+            retry_after: Some(retry_after),
+            ..Error::new(ErrorCode::Unavailable, message)
         }
     }
 

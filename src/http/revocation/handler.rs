@@ -25,7 +25,7 @@ impl Handler<'_> {
         }
         let body = self.body().await;
         let (target, until) = body
-            .and_then(|body| parse(&body, self.now))
+            .and_then(|body| parse(&body, self.config.auth.default_until(self.now), self.now))
             .map_err(|error| self.reject("malformed", "", error))?;
         let revocation = revoke(self.env, &self.config.auth.revoked, target, until).await?;
         let record = LogRecord::info("revoke").with("by", identity.user.as_str());

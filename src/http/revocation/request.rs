@@ -16,12 +16,12 @@ const JTI: Field<String> = Field {
 };
 
 /// Parses the body of a request. Returns the tokens to revoke, and the end of the revocation in
-/// seconds since 1970.
+/// seconds since 1970: `default_until` if the body has none.
 ///
 /// # Errors
 ///
 /// Returns `badRequest` if the body is not an object, or has a wrong field.
-pub fn parse(body: &str, now: Millis) -> Result<(RevocationTarget, u64)> {
+pub fn parse(body: &str, default_until: u64, now: Millis) -> Result<(RevocationTarget, u64)> {
     let object = RawObject::parse(body, "the body")?;
     let target = match (object.get("userId", USER)?, object.get("jti", JTI)?) {
         (Some(user), None) => RevocationTarget::User(user.to_string()),
@@ -35,7 +35,7 @@ pub fn parse(body: &str, now: Millis) -> Result<(RevocationTarget, u64)> {
         }
     };
     let now = now / SECOND;
-    let until = object.get("until", WHOLE)?.unwrap_or(now + MAX_LIFE);
+    let until = object.get("until", WHOLE)?.unwrap_or(default_until);
     if until <= now || until > now + MAX_LIFE {
         let expected = "a time within the next 400 days, in seconds since 1970";
         return Err(Error::bad_field("until", expected));
@@ -52,18 +52,18 @@ mod tests {
         let now = 1_000_000;
         let alice = || RevocationTarget::User("alice".into());
         for (body, expected) in [
-            (r#"{"userId":"alice"}"#, (alice(), 1_000 + MAX_LIFE)),
+            (r#"{"userId":"alice"}"#, (alice(), 5_000)),
             (r#"{"userId":"alice","until":1001}"#, (alice(), 1_001)),
             (
                 r#"{"jti":"x y"}"#,
-                (RevocationTarget::Jti("x y".into()), 1_000 + MAX_LIFE),
+                (RevocationTarget::Jti("x y".into()), 5_000),
             ),
             (
                 r#"{"jti":"j","userId":null,"until":null}"#,
-                (RevocationTarget::Jti("j".into()), 1_000 + MAX_LIFE),
+                (RevocationTarget::Jti("j".into()), 5_000),
             ),
         ] {
-            assert_eq!(parse(body, now), Ok(expected), "{body}");
+            assert_eq!(parse(body, 5_000, now), Ok(expected), "{body}");
         }
         for (body, field) in [
             ("{}", Some("userId")),
@@ -76,7 +76,7 @@ mod tests {
             (r#"{"jti":"j","until":99999999999}"#, Some("until")),
             ("[]", None),
         ] {
-            let error = parse(body, now).expect_err(body);
+            let error = parse(body, 5_000, now).expect_err(body);
             assert_eq!(error.field.as_deref(), field, "{body}");
         }
     }

@@ -91,7 +91,7 @@ impl ActiveGateway {
                 Credentials::Token(token) if !self.config.auth.is_ready(token, self.began) => {
                     self.work.push(Work::Authenticate(request));
                 }
-                _ => self.authenticate(request, Ok(())),
+                _ => self.authenticate(request),
             },
             Output::Log(record) => self.log(record),
         }

@@ -6,7 +6,6 @@ use crate::runtime::keys;
 use crate::runtime::rpc::revocations::{NoticeAnswer, RegisteredObject, register};
 use roomcast_auth::revocation::RevocationDelta;
 use roomcast_gateway::{Authentication, Credentials};
-use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::time::Millis;
 use std::rc::Rc;
 use worker::{Error, Response, ResponseBuilder, State};
@@ -18,8 +17,8 @@ impl GatewayObject {
             return Ok(());
         };
         let config = self.with_active(None, |active, _| active.config.clone())?;
-        let ready = keys::prepare(&self.host.env, &config, token).await;
-        self.with_active(None, |active, _| active.authenticate(request, ready))
+        keys::prepare(&self.host.env, &config, token).await;
+        self.with_active(None, |active, _| active.authenticate(request))
     }
 
     /// Registers the gateway with the revocation registry.
@@ -70,13 +69,13 @@ impl ActiveGateway {
         self.drain_events(state);
     }
 
-    /// Checks credentials. `ready` is an error if keys or revocations could not be fetched.
-    pub(super) fn authenticate(&mut self, request: Authentication, ready: Result<(), ClientError>) {
+    /// Checks credentials.
+    pub(super) fn authenticate(&mut self, request: Authentication) {
         let (auth, now) = (&self.config.auth, self.began);
-        let identity = ready.and_then(|()| match request.credentials {
+        let identity = match request.credentials {
             Credentials::Token(token) => auth.verify(&token, now),
             Credentials::Identity(identity) => auth.recheck(*identity, now),
-        });
+        };
         let gateway = &mut self.gateway;
         gateway.authenticated(request.request, identity, now);
     }

@@ -79,7 +79,7 @@ impl ActiveRoom {
                         token,
                     };
                     match ready {
-                        true => self.authenticate(state, pending, Ok(())),
+                        true => self.authenticate(state, pending),
                         false => self.pending_tokens.push(pending),
                     }
                 }

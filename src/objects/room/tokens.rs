@@ -7,7 +7,6 @@ use crate::runtime::rpc::revocations::{NoticeAnswer, RegisteredObject, register}
 use crate::runtime::time::now;
 use roomcast_auth::revocation::RevocationDelta;
 use roomcast_proto::access::TokenId;
-use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::id::ConnectionId;
 use roomcast_proto::time::Millis;
 use std::rc::Rc;
@@ -70,25 +69,19 @@ impl RoomObject {
         let config = self
             .host
             .with_active(None, |active, _| active.config.clone())?;
-        let ready = keys::prepare(&self.host.env, &config, &pending.token).await;
+        keys::prepare(&self.host.env, &config, &pending.token).await;
         self.host.with_active(None, |active, state| {
-            active.authenticate(state, pending, ready);
+            active.authenticate(state, pending);
         })?;
         self.continue_batch()
     }
 }
 
 impl ActiveRoom {
-    /// Checks the token of a `refreshToken`. `ready` is an error if keys or revocations could
-    /// not be fetched.
-    pub(super) fn authenticate(
-        &mut self,
-        state: &State,
-        pending: PendingToken,
-        ready: Result<(), ClientError>,
-    ) {
+    /// Checks the token of a `refreshToken`.
+    pub(super) fn authenticate(&mut self, state: &State, pending: PendingToken) {
         let now = now();
-        let identity = ready.and_then(|()| self.config.auth.verify(&pending.token, now));
+        let identity = self.config.auth.verify(&pending.token, now);
         let mut out = Vec::new();
         let (connection, id) = (&pending.connection, pending.id);
         self.room

@@ -12,7 +12,6 @@ use roomcast_auth::revocation::{
 use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::retry::Failure;
 use roomcast_proto::time::Millis;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use worker::{Delay, Env, Error};
@@ -20,8 +19,8 @@ use worker::{Delay, Env, Error};
 /// The name of the registry, which is one object.
 const NAME: &str = "all";
 
-/// Interval at which a request checks whether another request has fetched the first copy of
-/// the list.
+/// Interval at which a request checks whether another request has refreshed a copy that is not
+/// usable.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A request to the registry.
@@ -35,7 +34,8 @@ pub(crate) enum RegistryRequest {
         /// The end of the revocation, in seconds since 1970.
         until: u64,
     },
-    /// Return the revocations after a number. The answer is a [`RevocationDelta`].
+    /// Return the first page of the revocations after a number. The answer is a
+    /// [`RevocationDelta`].
     #[serde(rename = "News")]
     Delta {
         /// The number of the newest revocation that the sender has.
@@ -100,33 +100,44 @@ pub(crate) async fn revoke(
     Ok(revocation)
 }
 
-/// Refreshes the isolate's copy of the list if it is too old. If that fails, the last copy
-/// stays in use.
-///
-/// # Errors
-///
-/// Returns `internal` if there is no copy yet.
-pub(crate) async fn catch_up(env: &Env, revoked: &RevocationCache) -> Result<(), ClientError> {
+/// Refreshes the isolate's copy of the list if it is not fresh. If that fails, the last copy
+/// stays in use, if it is not too old.
+pub(crate) async fn catch_up(env: &Env, revoked: &RevocationCache) {
     while let Some(step) = revoked.step(true, now()) {
         match step {
             RefreshStep::Wait => Delay::from(POLL_INTERVAL).await,
             RefreshStep::Fetch => {
-                let after = revoked.head();
-                let request = RegistryRequest::Delta { after };
-                match send::<RevocationDelta>(env, &request, Repeat::IfTransient).await {
-                    Ok(delta) => revoked.caught_up(delta, now()),
-                    Err(error) => {
-                        log_error(format!("revocations not refreshed: {error}"));
-                        revoked.failed(now());
-                    }
+                if let Err(error) = fetch_pages(env, revoked, None).await {
+                    log_error(format!("revocations not refreshed: {error}"));
+                    revoked.failed(now());
                 }
-                break;
+                return;
             }
         }
     }
-    match revoked.is_known() {
-        true => Ok(()),
-        false => Err(ClientError::internal()),
+}
+
+/// Adds pages of the list to the isolate's copy until it is complete. `page` is the first of
+/// them, if it was received already.
+async fn fetch_pages(
+    env: &Env,
+    revoked: &RevocationCache,
+    mut page: Option<RevocationDelta>,
+) -> Result<(), CallError> {
+    loop {
+        let delta = match page.take() {
+            Some(delta) => delta,
+            None => {
+                let after = revoked.head();
+                let request = RegistryRequest::Delta { after };
+                send(env, &request, Repeat::IfTransient).await?
+            }
+        };
+        let random = getrandom::u32().unwrap_or_default();
+        // Another request may have refreshed the copy meanwhile. The copy keeps the newer state.
+        if revoked.add(delta, random, now()) {
+            return Ok(());
+        }
     }
 }
 
@@ -150,14 +161,12 @@ pub(crate) async fn register(
     };
     let mut delays = RETRY_DELAYS.into_iter();
     loop {
-        let error = match send::<RevocationDelta>(env, &request, Repeat::Never).await {
-            Ok(delta) => {
-                // Another request may have refreshed the copy meanwhile. The copy keeps the
-                // newer state.
-                revoked.caught_up(delta, now());
-                return Ok(());
-            }
-            Err(error) => error,
+        let registered = match send(env, &request, Repeat::Never).await {
+            Ok(delta) => fetch_pages(env, revoked, Some(delta)).await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = registered else {
+            return Ok(());
         };
         let delay = match error.failure {
             Failure::Overloaded => delays.by_ref().last(),
@@ -170,11 +179,11 @@ pub(crate) async fn register(
     }
 }
 
-async fn send<T: DeserializeOwned>(
+async fn send(
     env: &Env,
     request: &RegistryRequest,
     repeat: Repeat,
-) -> Result<T, CallError> {
+) -> Result<RevocationDelta, CallError> {
     let request = serde_json::to_string(request)?;
     match ask(env, REVOCATIONS, NAME, &[], request, repeat).await? {
         (200, answer) => Ok(serde_json::from_str(&answer)?),

@@ -1,11 +1,15 @@
 //! The list of all revocations.
 
-use super::record::{Revocation, RevocationDelta, RevocationTarget};
+use super::record::{Revocation, RevocationTarget};
 use std::collections::{BTreeMap, HashMap};
 
 /// Maximum number of revocations at a time. Every isolate holds all of them in memory;
 /// this many take about 10 MB of its 128 MB.
 pub const MAX_REVOCATIONS: usize = 50_000;
+
+/// Maximum size of a page in bytes. A page with 2,000 or more revocations takes a few
+/// milliseconds to read.
+const MAX_PAGE: usize = 256 * 1024;
 
 /// All revocations of the server, at most one for each target.
 #[derive(Debug, Default)]
@@ -13,6 +17,16 @@ pub struct RevocationList {
     head: u64,
     list: BTreeMap<u64, Revocation>,
     numbers: HashMap<RevocationTarget, u64>,
+}
+
+/// A page of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The number of the newest revocation of the list, or the last of the page if there are
+    /// more.
+    pub head: u64,
+    /// A [`RevocationDelta`](super::RevocationDelta) as JSON.
+    pub json: String,
 }
 
 /// The error if the list has [`MAX_REVOCATIONS`] records.
@@ -50,6 +64,9 @@ impl RevocationList {
         at: u64,
         until: u64,
     ) -> Result<Revocation, ListFull> {
+        if self.list.len() >= MAX_REVOCATIONS {
+            self.prune(at);
+        }
         let known = self.numbers.get(&target).copied();
         let before = known.and_then(|n| self.list.get(&n));
         let until = before.map_or(until, |before| before.until.max(until));
@@ -71,15 +88,36 @@ impl RevocationList {
         Ok(revocation)
     }
 
-    /// Returns the revocations after number `n`.
-    pub fn after(&self, n: u64) -> RevocationDelta {
-        RevocationDelta {
-            head: self.head,
-            revocations: self
-                .list
-                .range(n + 1..)
-                .map(|(_, one)| one.clone())
-                .collect(),
+    /// Returns `true` if the list has no revocation.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Returns the first revocations after number `n`, at most [`MAX_PAGE`] bytes.
+    pub fn page(&self, n: u64) -> Page {
+        let (mut head, mut more) = (n, false);
+        let mut records = String::new();
+        for (number, one) in self.list.range(n.saturating_add(1)..) {
+            // Cannot fail: the record has only texts and numbers.
+            let Ok(record) = serde_json::to_string(one) else {
+                continue;
+            };
+            if !records.is_empty() {
+                if records.len() + record.len() > MAX_PAGE {
+                    more = true;
+                    break;
+                }
+                records.push(',');
+            }
+            records += &record;
+            head = *number;
+        }
+        if !more {
+            head = self.head;
+        }
+        Page {
+            head,
+            json: format!(r#"{{"head":{head},"more":{more},"revocations":[{records}]}}"#),
         }
     }
 
@@ -93,7 +131,12 @@ impl RevocationList {
 
 #[cfg(test)]
 mod tests {
+    use super::super::RevocationDelta;
     use super::*;
+
+    fn page(list: &RevocationList, n: u64) -> RevocationDelta {
+        serde_json::from_str(&list.page(n).json).expect("a delta")
+    }
 
     #[test]
     fn a_delta_has_only_what_is_new_and_numbers_are_never_reused() {
@@ -102,18 +145,18 @@ mod tests {
             let target = RevocationTarget::User(format!("u{n}"));
             list.revoke(target, n, 1_000 + n).expect("not full");
         }
-        assert_eq!(list.after(3).revocations.len(), 2);
+        assert_eq!(page(&list, 3).revocations.len(), 2);
         // The same target again replaces the record, with a new number and no earlier end.
         let again = list
             .revoke(RevocationTarget::User("u0".into()), 50, 60)
             .expect("not full");
         assert_eq!((again.n, again.at, again.until), (6, 50, 1_000));
-        assert_eq!(list.after(0).revocations.len(), 5);
-        assert_eq!(list.after(5).revocations, [again]);
+        assert_eq!(page(&list, 0).revocations.len(), 5);
+        assert_eq!(page(&list, 5).revocations, [again]);
         list.prune(1_002);
-        assert_eq!(list.after(0).revocations.len(), 2);
+        assert_eq!(page(&list, 0).revocations.len(), 2);
         // Numbers are not reused after a restart either.
-        let revocations = list.after(0).revocations;
+        let revocations = page(&list, 0).revocations;
         let mut list = RevocationList::restore(list.head(), revocations);
         let next = list
             .revoke(RevocationTarget::Jti("x".into()), 1, 2)
@@ -130,8 +173,42 @@ mod tests {
         }
         assert_eq!(list.revoke(jti("x"), 1, 2), Err(ListFull));
         assert!(list.revoke(jti("7"), 1, 3).is_ok());
-        list.prune(2);
-        assert!(list.revoke(jti("x"), 1, 3).is_ok());
+        // All others have ended.
+        assert!(list.revoke(jti("x"), 2, 3).is_ok());
+        assert_eq!(list.list.len(), 2);
+    }
+
+    #[test]
+    fn pages_are_bounded_in_size_and_have_every_revocation_once() {
+        let mut list = RevocationList::default();
+        // Each byte takes six in JSON.
+        let jti = |n: u64| format!("{n:05}{}", "\u{1}".repeat(251));
+        for n in 0..1_000 {
+            list.revoke(RevocationTarget::Jti(jti(n)), 1, 2)
+                .expect("not full");
+        }
+        let (mut after, mut targets, mut pages) = (0, Vec::new(), 0);
+        loop {
+            let next = list.page(after);
+            assert!(next.json.len() <= MAX_PAGE + 100, "{}", next.json.len());
+            let delta = page(&list, after);
+            assert_eq!(delta.head, next.head);
+            after = delta.head;
+            pages += 1;
+            targets.extend(delta.revocations.into_iter().map(|one| one.target));
+            if !delta.more {
+                break;
+            }
+        }
+        assert_eq!((after, pages), (1_000, 6));
+        let all: Vec<_> = (0..1_000).map(|n| RevocationTarget::Jti(jti(n))).collect();
+        assert_eq!(targets, all);
+        let end = page(&list, 1_000);
+        assert_eq!(
+            (end.head, end.more, end.revocations.len()),
+            (1_000, false, 0)
+        );
+        assert!(!page(&list, u64::MAX).more);
     }
 
     #[test]

@@ -36,11 +36,16 @@ pub struct Revocation {
     pub until: u64,
 }
 
-/// The revocations after some number.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A page of the revocations after some number; see
+/// [`RevocationList::page`](super::RevocationList::page).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct RevocationDelta {
-    /// The number of the newest revocation of the list.
+    /// The number of the newest revocation of the list, or the last of the page if there are
+    /// more.
     pub head: u64,
+    /// `true` if the list has revocations after the page. Earlier versions do not send it.
+    #[serde(default)]
+    pub more: bool,
     /// The revocations, in the order of their numbers.
     pub revocations: Vec<Revocation>,
 }

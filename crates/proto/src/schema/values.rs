@@ -106,7 +106,7 @@ value!(
         "enum": [
             "badRequest", "unauthorized", "forbidden", "notFound", "notJoined", "conflict",
             "tooLarge", "rateLimited", "methodNotAllowed", "upgradeRequired", "misconfigured",
-            "internal"
+            "internal", "unavailable"
         ],
         "description": "The codes of problems. They never change their meaning."
     }
