@@ -96,6 +96,7 @@ struct Response {
     body: String,
     cache_control: String,
     requests: usize,
+    uncached: usize,
 }
 
 /// An HTTP server that responds with a JWK Set. It runs until the process ends.
@@ -116,6 +117,7 @@ impl KeyServer {
                 body: set,
                 cache_control: "public, max-age=3600".into(),
                 requests: 0,
+                uncached: 0,
             })),
         };
         let this = server.clone();
@@ -145,6 +147,12 @@ impl KeyServer {
         self.response().requests
     }
 
+    /// Returns the number of requests that must not be answered from a cache. workerd adds
+    /// `cache-control: no-cache` to them.
+    pub fn uncached_requests(&self) -> usize {
+        self.response().uncached
+    }
+
     fn response(&self) -> MutexGuard<'_, Response> {
         self.response.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,14 +161,17 @@ impl KeyServer {
         // A connection that stays open without a request must not block the thread
         // forever.
         let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
-        let mut request = BufReader::new((&stream).take(64 * 1024)).lines();
-        while request
-            .next()
-            .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
-        {}
+        let request = BufReader::new((&stream).take(64 * 1024)).lines();
+        let is_uncached = request
+            .map_while(Result::ok)
+            .take_while(|line| !line.is_empty())
+            .fold(false, |is_uncached, line| {
+                is_uncached | line.eq_ignore_ascii_case("cache-control: no-cache")
+            });
         let bytes = {
             let mut response = self.response();
             response.requests += 1;
+            response.uncached += usize::from(is_uncached);
             format!(
                 "HTTP/1.1 {} Set\r\ncontent-type: application/json\r\ncache-control: {}\r\n\
                  content-length: {}\r\nconnection: close\r\n\r\n{}",

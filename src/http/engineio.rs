@@ -8,6 +8,7 @@ use super::response::{HandlerResult, internal, respond};
 use crate::runtime::rpc::gateways::GatewayKind;
 use roomcast_gateway::handshake::{self, Ask, shard_of};
 use roomcast_gateway::{Answer, ConnectInfo, Protocol};
+use roomcast_proto::error::ErrorCode;
 use roomcast_proto::log_record::LogRecord;
 use wasm_bindgen::JsValue;
 
@@ -58,8 +59,9 @@ impl Handler<'_> {
         }
     }
 
-    /// Returns the properties of the connection. Fails if the ticket of the request is not valid.
-    /// The client then reconnects automatically, with a new ticket if it has one.
+    /// Returns the properties of the connection. Fails if the ticket of the request is not valid,
+    /// or if its token or ticket cannot be checked at the moment. The client then reconnects
+    /// automatically, with a new ticket if it has one.
     async fn connect_info(&self, protocol: Protocol, ask: &Ask) -> Result<ConnectInfo, Problem> {
         // The token of an existing session was verified when the session was opened.
         let opens = matches!(ask, Ask::Open | Ask::WebSocket { sid: None });
@@ -71,6 +73,10 @@ impl Handler<'_> {
         let (identity, error) = match token {
             Some(token) => match self.verify(&token).await {
                 Ok(identity) => (Some(identity), None),
+                // The client reconnects automatically, but not after a refused CONNECT.
+                Err(error) if error.code == ErrorCode::Unavailable => {
+                    return Err(self.reject("auth", "", error));
+                }
                 Err(error) => (None, Some(error)),
             },
             None if opens && self.query.get("ticket").is_some() => {

@@ -28,7 +28,7 @@ use js_sys::Promise;
 use roomcast_auth::revocation::{MAX_REVOCATIONS, NoticePass, Page, RevocationList};
 use roomcast_proto::error::{Error as ClientError, ErrorCode};
 use roomcast_proto::raw_object::MAX_SAFE_INTEGER;
-use roomcast_proto::retry::{MAX_REQUESTS, REQUEST_DEADLINE};
+use roomcast_proto::retry::MAX_REQUESTS;
 use roomcast_proto::time::{DAY, Millis, SECOND};
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
@@ -52,8 +52,12 @@ const HEAD_KEY: &str = "head";
 const PASS_KEY: &str = "pass";
 
 /// Time in milliseconds after which an alarm ends and leaves the rest to the next one. With the
-/// notices in progress, it ends after at most [`REQUEST_DEADLINE`] more.
+/// notices in progress, it ends after at most
+/// [`REQUEST_DEADLINE`](roomcast_proto::retry::REQUEST_DEADLINE) more.
 const SLICE: Millis = 20 * SECOND;
+
+/// Time in milliseconds after which a pass continues if its alarm has failed.
+const RESUME_DELAY: Millis = 2 * SECOND;
 
 /// Interval at which ended registrations and revocations are removed. A registration lasts at
 /// least as long.
@@ -109,8 +113,9 @@ async fn handle(host: Rc<Host<ActiveRegistry>>, mut request: Request) -> Result<
 async fn deliver(host: Rc<Host<ActiveRegistry>>) -> Result<()> {
     let end = now() + SLICE;
     if host.with_active(None, |registry, _| registry.pass.resume())? {
-        // Set before the work, so that the pass continues however this alarm ends.
-        set_alarm(&host.state, end + REQUEST_DEADLINE).await?;
+        // Set before the work, so that the pass continues however this alarm ends. The runtime
+        // does not start it before this one has ended.
+        set_alarm(&host.state, now() + RESUME_DELAY).await?;
     }
     while now() < end
         && let Some(page) = host.with_active(None, |registry, _| registry.next_page())??
@@ -181,7 +186,7 @@ struct ActiveRegistry {
     pass: NoticePass,
     /// The alarm to set after this event.
     alarm: Option<Millis>,
-    /// The alarm is set, or is not needed.
+    /// An alarm was set since the registry woke. One may be set even if this is `false`.
     has_alarm: bool,
 }
 
@@ -198,7 +203,7 @@ impl Active for ActiveRegistry {
         let head = db.meta(HEAD_KEY).and_then(|head| head.parse().ok());
         Ok(ActiveRegistry {
             list: RevocationList::restore(head.unwrap_or(0), list),
-            pass: NoticePass::restore(db.meta(PASS_KEY).unwrap_or_default().to_owned()),
+            pass: NoticePass::restore(db.meta(PASS_KEY)),
             alarm: None,
             has_alarm: false,
             db,
@@ -246,11 +251,14 @@ impl ActiveRegistry {
                         js(self.list.head()),
                     ],
                 )?;
-                // The alarm of a pass is set already.
-                if !self.has_alarm && self.pass.cursor().is_empty() {
-                    self.alarm = Some(next_prune());
+                if !self.has_alarm {
+                    // An alarm that is set already is not postponed by this.
+                    self.alarm = Some(match self.pass.delay() {
+                        Some(_) => now(),
+                        None => next_prune(),
+                    });
+                    self.has_alarm = true;
                 }
-                self.has_alarm = true;
                 Ok(self.list.page(after).json.into_bytes())
             }
         }
@@ -314,6 +322,7 @@ impl ActiveRegistry {
     /// pass, removes the registrations and revocations that have ended.
     fn end_slice(&mut self) -> Result<Option<Millis>> {
         self.store_pass()?;
+        self.has_alarm = true;
         if let Some(delay) = self.pass.delay() {
             return Ok(Some(now() + delay));
         }
@@ -333,7 +342,7 @@ impl ActiveRegistry {
     /// Stores the cursor of the pass, if it has changed.
     fn store_pass(&mut self) -> Result<()> {
         let cursor = self.pass.cursor();
-        match self.db.meta(PASS_KEY).unwrap_or_default() == cursor {
+        match self.db.meta(PASS_KEY) == Some(cursor) {
             true => Ok(()),
             false => self.db.set_meta(PASS_KEY, cursor),
         }

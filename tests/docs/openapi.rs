@@ -102,13 +102,18 @@ fn body(description: &str, content_type: &str, schema: Value) -> Value {
     json!({ "description": description, "content": { content_type: { "schema": schema } } })
 }
 
-/// Returns the responses of an operation: its own, and the problems with these names.
+/// Returns the responses of an operation: its own, and the problems with these names. An operation
+/// that checks a token can also be unavailable.
 fn responses<const N: usize>(own: [(&str, Value); N], problems: &[&str]) -> Value {
     let mut all = json!({});
     for (status, response) in own {
         all[status] = response;
     }
-    for name in problems {
+    let checks_token = problems.contains(&"Unauthorized");
+    for name in problems
+        .iter()
+        .chain(checks_token.then_some(&"Unavailable"))
+    {
         let (_, status, ..) = PROBLEMS
             .iter()
             .find(|(one, ..)| one == name)
@@ -518,6 +523,11 @@ const PROBLEMS: &[(&str, &str, &str)] = &[
         "500",
         "`internal`: the request may be repeated. `misconfigured`: `detail` names the setting.",
     ),
+    (
+        "Unavailable",
+        "503",
+        "`unavailable`: the revocations could not be fetched, so the token cannot be checked.",
+    ),
 ];
 
 fn problems(api: &mut Api) -> Value {
@@ -531,7 +541,7 @@ fn problems(api: &mut Api) -> Value {
             }
             // Not required: workerd removes the header, which is hop-by-hop.
             "UpgradeRequired" => json!({ "Upgrade": { "schema": { "const": "websocket" } } }),
-            "RateLimited" => json!({ "Retry-After": {
+            "RateLimited" | "Unavailable" => json!({ "Retry-After": {
                 "description": "Seconds.",
                 "required": true,
                 "schema": { "type": "integer" },

@@ -20,7 +20,11 @@ async fn server_with_failpoints() -> MutexGuard<'static, Server> {
 
 /// Arms failpoints. Each of them fails once, when the code next reaches it.
 async fn arm(server: &Server, points: &[&str]) {
-    let body = json!({ "points": points });
+    plan(server, json!({ "points": points })).await;
+}
+
+/// Sends a request to `POST /failpoints`, which replaces the earlier one.
+pub(crate) async fn plan(server: &Server, body: Value) {
     let armed = server.post("/failpoints", &service(), body).await;
     assert_eq!(armed.status, 200);
 }

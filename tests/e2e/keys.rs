@@ -158,6 +158,7 @@ async fn keys_are_fetched_once_and_rotate_without_a_restart() {
     keys.set_response(200, KeyPair::set(&[&new]));
     assert_eq!(status(&server, &new.sign(&alice())).await, 101);
     assert_eq!(keys.requests(), 2, "an unknown kid fetches the key set");
+    assert_eq!(keys.uncached_requests(), 1, "only for the unknown kid");
     assert_eq!(
         status(&server, &old.sign(&alice())).await,
         401,

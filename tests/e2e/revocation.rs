@@ -1,8 +1,12 @@
 //! Token revocation: open connections are closed, new requests are refused.
 
+use super::failures::plan;
 use super::keys::socketio_connect;
 use super::{DEFAULT, token};
-use roomcast_harness::{Answer, Client, SECRET, Server, Token, now};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream;
+use roomcast_harness::{Answer, Client, SECRET, Server, SocketIo, Token, Worker, now};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -194,4 +198,137 @@ async fn a_revocation_survives_a_crash_and_closes_hibernated_sockets() {
     request_upgrade(&server, &old)
         .await
         .problem(401, "unauthorized");
+}
+
+/// Requests upgrades with this token until one is accepted.
+async fn wait_until_accepted(server: &Server, token: &str) {
+    let deadline = Instant::now() + CLOSE_LIMIT;
+    loop {
+        let path = format!("/rooms/revoked/ws?token={token}");
+        match Client::open(server, &path, &[]).await {
+            Ok(_) => return,
+            Err(refused) => assert_eq!(refused.0, 503),
+        }
+        assert!(Instant::now() < deadline, "still refused");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn while_the_registry_does_not_answer_valid_tokens_get_503_and_invalid_ones_401() {
+    let server = Server::start_worker(&Worker::built("failpoints"), &[]);
+    let good = token("alice");
+    let failing = vec!["Registry"; 1_000];
+    // The isolate has no list at first, and then one that is 6 s old.
+    for ahead in [0, 6_000] {
+        plan(&server, json!({ "points": failing, "ahead": ahead })).await;
+        let answer = request_upgrade(&server, &good).await;
+        answer.problem(503, "unavailable");
+        assert_eq!(answer.header("retry-after"), "2");
+        for path in ["/ws?", "/socket.io/?EIO=4&transport=websocket&"] {
+            let path = format!("{path}token={good}");
+            let answer = server.request_upgrade(&path, &[]).await;
+            answer.problem(503, "unavailable");
+        }
+        let answer = server.get("/rooms/revoked/messages", &good).await;
+        answer.problem(503, "unavailable");
+        let body = json!({ "userId": "alice" });
+        let answer = server.post("/revoke", &admin(), body).await;
+        answer.problem(503, "unavailable");
+        request_upgrade(&server, &issued("alice", 0).ttl(-100).sign(SECRET))
+            .await
+            .problem(401, "unauthorized");
+        // A Socket.IO client reconnects by itself after the end of its session.
+        let mut client = SocketIo::open(&server, "").await;
+        client.start_connect("/", json!({ "token": good })).await;
+        assert_eq!(client.closed().await, 4500);
+        plan(&server, json!({ "points": [], "ahead": ahead })).await;
+        wait_until_accepted(&server, &good).await;
+    }
+}
+
+#[tokio::test]
+async fn a_list_up_to_revocation_max_age_is_used_while_the_registry_does_not_answer() {
+    let worker = Worker::built("failpoints");
+    let server = Server::start_worker(&worker, &[("REVOCATION_MAX_AGE", "1h")]);
+    let (good, old) = (
+        token("alice"),
+        issued("mallory", -10).ttl(7_200).sign(SECRET),
+    );
+    wait_until_accepted(&server, &good).await;
+    revoke(&server, json!({ "userId": "mallory" })).await;
+    let failing = vec!["Registry"; 1_000];
+    let ahead = |seconds: u64| json!({ "points": failing, "ahead": seconds * 1_000 });
+    plan(&server, ahead(3_500)).await;
+    let path = format!(
+        "/rooms/revoked/ws?token={}",
+        Token::user("bob").ttl(7_200).sign(SECRET)
+    );
+    assert!(Client::open(&server, &path, &[]).await.is_ok());
+    request_upgrade(&server, &old)
+        .await
+        .problem(401, "unauthorized");
+    plan(&server, ahead(3_700)).await;
+    server
+        .request_upgrade(&path, &[])
+        .await
+        .problem(503, "unavailable");
+}
+
+#[tokio::test]
+async fn a_revocation_reaches_every_object_after_a_panic_during_its_delivery() {
+    let server = Server::start_worker(&Worker::built("failpoints"), &[]);
+    let old = issued("zoe", -10).sign(SECRET);
+    // The registry reads 50 registrations at a time.
+    let rooms = (0..60).map(|n| format!("delivery-{n}"));
+    let rooms: Vec<String> = rooms.collect();
+    let clients = rooms.iter().map(|room| Client::join(&server, room, &old));
+    let mut clients = join_all(clients).await;
+    let mut bob = Client::join(&server, "delivery-0", &token("bob")).await;
+    plan(&server, json!({ "points": ["Notice"] })).await;
+    // The panic may interrupt the answer as well.
+    let body = json!({ "userId": "zoe" });
+    server.post("/revoke", &admin(), body).await;
+    let codes = join_all(clients.iter_mut().map(Client::closed)).await;
+    assert_eq!(codes, [4401; 60]);
+    assert!(server.output().contains("failpoint: Notice"));
+    bob.send_message("still here").await;
+}
+
+#[tokio::test]
+async fn a_list_of_more_than_one_page_is_fetched_completely() {
+    let mut server = Server::start(&[]);
+    // 900 records take 300 kB, and a page has 256 KiB.
+    let jti = |n: usize| format!("{n:0>250}");
+    stream::iter(0..900)
+        .for_each_concurrent(20, |n| {
+            let server = &server;
+            async move {
+                revoke(server, json!({ "jti": jti(n), "until": now() + 3_600 })).await;
+            }
+        })
+        .await;
+    server.kill();
+    server.restart();
+    // The isolate has no list, so it fetches all pages for the first token.
+    let with = |n: usize| Token::user("jane").claim("jti", jti(n)).sign(SECRET);
+    for n in [899, 0, 450] {
+        request_upgrade(&server, &with(n))
+            .await
+            .problem(401, "unauthorized");
+    }
+    Client::join(&server, "revoked-pages", &with(900)).await;
+}
+
+#[tokio::test]
+async fn max_token_lifetime_limits_tokens_and_revocations() {
+    let server = Server::start(&[("MAX_TOKEN_LIFETIME", "2h")]);
+    let long = Token::user("alice").ttl(3 * 3_600).sign(SECRET);
+    request_upgrade(&server, &long)
+        .await
+        .problem(401, "unauthorized");
+    Client::join(&server, "revoked", &token("alice")).await;
+    let answer = revoke(&server, json!({ "userId": "nobody" })).await;
+    let lasts = answer["until"].as_i64().expect("a time") - now();
+    assert!((7_200..=7_400).contains(&lasts), "{answer}");
 }

@@ -33,11 +33,12 @@ pub struct NoticePass {
 }
 
 impl NoticePass {
-    /// Restores the pass from storage. `cursor` is the last value of [`NoticePass::cursor`],
-    /// or empty.
-    pub fn restore(cursor: String) -> Self {
+    /// Restores the pass from storage. `cursor` is the last value of [`NoticePass::cursor`].
+    /// Without it a pass begins: an earlier version stored no cursor, and may have left notices
+    /// to be delivered.
+    pub fn restore(cursor: Option<&str>) -> Self {
         NoticePass {
-            cursor,
+            cursor: cursor.unwrap_or(START).to_owned(),
             ..NoticePass::default()
         }
     }
@@ -163,10 +164,21 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(registry.slice(30, |_| false), (30, Some(0)));
             // The memory of the registry is lost between the slices.
-            registry.pass = NoticePass::restore(registry.pass.cursor().to_owned());
+            registry.pass = NoticePass::restore(Some(registry.pass.cursor()));
         }
         assert_eq!(registry.slice(30, |_| false), (10, None));
         assert!(registry.all_have_all());
+        registry.pass = NoticePass::restore(Some(registry.pass.cursor()));
+        assert_eq!(registry.pass.delay(), None);
+    }
+
+    #[test]
+    fn notices_that_an_earlier_version_left_are_delivered() {
+        let mut registry = Registry::new(10);
+        registry.revoke();
+        registry.pass = NoticePass::restore(None);
+        assert_eq!(registry.pass.delay(), Some(0));
+        assert_eq!(registry.slice(1_000, |_| false), (10, None));
     }
 
     #[test]

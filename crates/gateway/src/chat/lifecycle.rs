@@ -10,7 +10,7 @@ use crate::output::{AuthRequest, Authentication, Credentials, Output, PositionKe
 use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Identity;
 use roomcast_proto::disconnect::Disconnect;
-use roomcast_proto::error::{Error, Result};
+use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, RoomName, UserId};
 use roomcast_proto::limits::Limits;
 use roomcast_proto::link::Command as ToRoom;
@@ -146,6 +146,11 @@ impl Chat {
         });
         let identity = match identity {
             Ok(identity) => Rc::new(identity),
+            // Clients reconnect by themselves after the end of the session, but not after a
+            // refused CONNECT.
+            Err(error) if error.code == ErrorCode::Unavailable => {
+                return server.engine.close_session(session, Disconnect::Failed);
+            }
             Err(error) => return refuse(server, &connect, &error),
         };
         if info.identity.is_none() {

@@ -56,7 +56,8 @@ pub struct Revocation {
     /// Revokes the token with this id.
     #[schemars(with = "Option<Jti>")]
     jti: Option<String>,
-    /// The time at which the revocation ends, within 400 days, which is the default.
+    /// The time at which the revocation ends, within 400 days. Default: MAX_TOKEN_LIFETIME from
+    /// now, or 400 days if it is not set.
     #[schemars(with = "Option<UnixTime>")]
     until: Option<u64>,
 }
