@@ -227,6 +227,31 @@ impl Server {
         tar("-czf", archive, &self.dir.join("storage"));
     }
 
+    /// Returns the sum of a number that a query returns in the storage of each object of a
+    /// namespace, such as `revocations`. workerd must not be running.
+    pub fn stored(&self, namespace: &str, query: &str) -> i64 {
+        // Storage that is not of an object, such as alarms, has another name.
+        const SCRIPT: &str = r#"
+            const { DatabaseSync } = require("node:sqlite");
+            const [folder, query] = process.argv.slice(1);
+            const names = require("fs").readdirSync(folder);
+            const files = names.filter((name) => /^[0-9a-f]{64}\.sqlite$/.test(name));
+            const read = (name) => new DatabaseSync(`${folder}/${name}`).prepare(query).get();
+            console.log(files.reduce((sum, name) => sum + Object.values(read(name))[0], 0));
+        "#;
+        let output = Command::new(root().join("node_modules/.bin/node"))
+            .args(["--no-warnings", "-e", SCRIPT])
+            .arg(self.dir.join("storage").join(namespace))
+            .arg(query)
+            .output()
+            .expect("node runs");
+        let (result, errors) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        result.trim().parse().unwrap_or_else(|_| panic!("{errors}"))
+    }
+
     /// Starts workerd again on the same storage and port. Kills it first if it is
     /// running.
     pub fn restart(&mut self) {

@@ -22,10 +22,9 @@ use crate::runtime::rpc::revocations::{NoticeAnswer, RegisteredObject, RegistryR
 use crate::runtime::rpc::{GATEWAYS, ROOMS, Repeat, RequestError, ask, respond};
 use crate::runtime::sql::{Db, js, number, text};
 use crate::runtime::time::now;
-use futures_util::future::ready;
 use futures_util::{StreamExt, stream};
 use js_sys::Promise;
-use roomcast_auth::revocation::{MAX_REVOCATIONS, NoticePass, Page, RevocationList};
+use roomcast_auth::revocation::{NoticePass, Page, RevocationList};
 use roomcast_proto::error::{Error as ClientError, ErrorCode};
 use roomcast_proto::raw_object::MAX_SAFE_INTEGER;
 use roomcast_proto::retry::MAX_REQUESTS;
@@ -51,9 +50,9 @@ const HEAD_KEY: &str = "head";
 /// The key in `meta` of the cursor of the pass.
 const PASS_KEY: &str = "pass";
 
-/// Time in milliseconds after which an alarm ends and leaves the rest to the next one. With the
-/// notices in progress, it ends after at most
-/// [`REQUEST_DEADLINE`](roomcast_proto::retry::REQUEST_DEADLINE) more.
+/// Time in milliseconds after which an alarm begins no further page and leaves the rest to the
+/// next one. A page whose objects are all unreachable takes five times
+/// [`REQUEST_DEADLINE`](roomcast_proto::retry::REQUEST_DEADLINE).
 const SLICE: Millis = 20 * SECOND;
 
 /// Time in milliseconds after which a pass continues if its alarm has failed.
@@ -63,8 +62,8 @@ const RESUME_DELAY: Millis = 2 * SECOND;
 /// least as long.
 const PRUNE_INTERVAL: Millis = DAY;
 
-/// Number of registrations that are read at a time: ten rounds of [`MAX_REQUESTS`] notices.
-const PAGE: u32 = 50;
+/// Number of registrations that are read at a time: five rounds of [`MAX_REQUESTS`] notices.
+const PAGE: u32 = 25;
 
 /// The class of the object. The runtime calls its methods.
 #[wasm_bindgen]
@@ -122,7 +121,6 @@ async fn deliver(host: Rc<Host<ActiveRegistry>>) -> Result<()> {
     {
         let (env, delta) = (&host.env, page.delta.json.as_str());
         let mut notices = stream::iter(page.objects)
-            .take_while(|_| ready(now() < end))
             .map(|object| async move {
                 let answer = notify(env, &object.json, delta.to_owned()).await;
                 (object, answer)
@@ -218,10 +216,8 @@ impl ActiveRegistry {
                 let at = now() / SECOND;
                 let key = serde_json::to_string(&target)?;
                 let Ok(revocation) = self.list.revoke(target, at, until) else {
-                    let error = format!(
-                        "the list is full: {MAX_REVOCATIONS} revocations; set `until` or \
-                         MAX_TOKEN_LIFETIME, so that they end earlier"
-                    );
+                    let error = "the list of revocations is full: set `until` or \
+                                 MAX_TOKEN_LIFETIME, so that revocations end earlier";
                     return Err(ClientError::new(ErrorCode::Conflict, error).into());
                 };
                 self.db.set_meta(HEAD_KEY, &revocation.n.to_string())?;

@@ -17,14 +17,18 @@ use js_sys::futures::JsFuture;
 use js_sys::{Array, JSON, Object, Promise, Reflect, Uint8Array};
 use roomcast_auth::Keys;
 use roomcast_auth::jwk::{Algorithm, MAX_JWKS, PublicKey};
-use roomcast_auth::keys::{CACHE_TIME, KeyStep, RETRY_AFTER};
-use roomcast_proto::time::SECOND;
+use roomcast_auth::keys::{KeyStep, RETRY_AFTER};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use worker::{Delay, Env, Error};
 
 /// Interval at which a request checks whether the fetch of another request has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The options of a fetch from the cache: it keeps the answer for
+/// [`CACHE_TIME`](roomcast_auth::keys::CACHE_TIME), whatever the headers say, and keeps no error.
+/// <https://developers.cloudflare.com/workers/runtime-apis/request/#the-cf-property-requestinitcfproperties>
+const CACHE_OPTIONS: &str = r#"{"cacheTtlByStatus":{"200-299":60,"300-599":-1}}"#;
 
 #[wasm_bindgen]
 extern "C" {
@@ -145,14 +149,7 @@ async fn get(url: &str, cached: bool) -> Result<(String, Option<String>)> {
     )?;
     Reflect::set(&options, &"headers".into(), &accept)?;
     let (option, value) = match cached {
-        // The cache of the platform keeps the answer for this time, whatever its headers say,
-        // and keeps no error.
-        // <https://developers.cloudflare.com/workers/runtime-apis/request/#the-cf-property-requestinitcfproperties>
-        true => {
-            let seconds = CACHE_TIME / SECOND;
-            let ages = format!(r#"{{"cacheTtlByStatus":{{"200-299":{seconds},"300-599":-1}}}}"#);
-            ("cf", JSON::parse(&ages)?)
-        }
+        true => ("cf", JSON::parse(CACHE_OPTIONS)?),
         false => ("cache", "no-store".into()),
     };
     Reflect::set(&options, &option.into(), &value)?;

@@ -279,7 +279,7 @@ async fn a_list_up_to_revocation_max_age_is_used_while_the_registry_does_not_ans
 async fn a_revocation_reaches_every_object_after_a_panic_during_its_delivery() {
     let server = Server::start_worker(&Worker::built("failpoints"), &[]);
     let old = issued("zoe", -10).sign(SECRET);
-    // The registry reads 50 registrations at a time.
+    // The registry reads 25 registrations at a time.
     let rooms = (0..60).map(|n| format!("delivery-{n}"));
     let rooms: Vec<String> = rooms.collect();
     let clients = rooms.iter().map(|room| Client::join(&server, room, &old));
@@ -331,4 +331,31 @@ async fn max_token_lifetime_limits_tokens_and_revocations() {
     let answer = revoke(&server, json!({ "userId": "nobody" })).await;
     let lasts = answer["until"].as_i64().expect("a time") - now();
     assert!((7_200..=7_400).contains(&lasts), "{answer}");
+}
+
+#[tokio::test]
+async fn ended_registrations_are_removed_by_a_daily_alarm() {
+    const DAY: i64 = 24 * 60 * 60;
+    let mut server = Server::start_worker(&Worker::built("failpoints"), &[]);
+    // The alarm is 6 s away when the room registers, and five days have passed when it fires.
+    let ahead = DAY - now() % DAY - 6;
+    plan(&server, json!({ "ahead": ahead * 1_000 })).await;
+    let bob = Token::user("bob").ttl(3 * DAY);
+    let one = bob.clone().claim("jti", "one").sign(SECRET);
+    let _open = Client::join(&server, "ended", &bob.sign(SECRET)).await;
+    let mut revoked = Client::join(&server, "ended", &one).await;
+    let admin = Token::service("backend").ttl(3 * DAY);
+    let admin = admin.claim("rooms", json!({ "*": ["admin"] })).sign(SECRET);
+    server
+        .post("/revoke", &admin, json!({ "jti": "one" }))
+        .await
+        .ok();
+    // So the room is registered.
+    assert_closed(&mut revoked, 4401).await;
+    plan(&server, json!({ "ahead": (ahead + 5 * DAY) * 1_000 })).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    server.kill();
+    let count =
+        |table: &str| server.stored("revocations", &format!("SELECT count(*) FROM {table}"));
+    assert_eq!((count("places"), count("revocations")), (0, 1));
 }
