@@ -181,20 +181,20 @@ fn replies(server: &mut Server, request: Request) -> Vec<Value> {
 }
 
 fn revoke(body: &str) {
-    let (whose, until) = match revocation::parse(body, NOW) {
+    let now = NOW / 1_000;
+    let (whose, until) = match revocation::parse(body, now + MAX_LIFE, NOW) {
         Ok(revocation) => revocation,
         Err(error) => return assert_problem(&error.into()),
     };
-    let now = NOW / 1_000;
     assert!(until > now && until <= now + MAX_LIFE);
     let mut registry = RevocationList::default();
     registry
         .revoke(whose.clone(), now, until)
         .expect("the registry is empty");
     // It is sent to isolates as JSON.
-    let update = serde_json::to_string(&registry.after(0)).expect("JSON");
-    let revoked = RevocationCache::new(true);
-    revoked.caught_up(serde_json::from_str(&update).expect("valid JSON"), NOW);
+    let page = serde_json::from_str(&registry.page(0).json).expect("valid JSON");
+    let revoked = RevocationCache::new(true, 0);
+    assert!(revoked.add(page, 0, NOW), "there is one page");
     let (user, jti) = match whose {
         RevocationTarget::User(user) => (user, None),
         RevocationTarget::Jti(jti) => ("alice".into(), Some(jti)),
