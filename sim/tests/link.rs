@@ -37,6 +37,8 @@ struct Fixture {
 fn config() -> Rc<Config> {
     let vars = |name: &str| match name {
         "JWT_SECRET" => Some(SECRET.to_owned()),
+        // There is no registry from which a list could be fetched.
+        "REVOCATION" => Some("false".to_owned()),
         _ => None,
     };
     Rc::new(Config::read(vars).expect("settings"))
