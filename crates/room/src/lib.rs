@@ -96,6 +96,7 @@ pub mod history;
 mod ids;
 pub mod log;
 mod member;
+mod member_list;
 mod members;
 mod outbox;
 mod output;
@@ -107,6 +108,7 @@ pub mod service;
 mod snapshot;
 mod subscriber;
 mod timers;
+mod user_order;
 
 pub use attachment::Attachment;
 pub use delivery::{CustomFrame, Delivery, PendingAck};
