@@ -1,4 +1,4 @@
-//! The requests of services, which the Worker sends to the object of a room.
+//! The requests over HTTP, which the Worker sends to the object of a room.
 //!
 //! During a deploy the Worker and the object may run different versions. Fields are
 //! therefore only added, with a default.
@@ -9,7 +9,7 @@ use roomcast_proto::id::{Epoch, EventName, MessageId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// A request of a service to a room.
+/// A request of a service to a room, or the read of a user.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Publishes events. The answer is a list with the [`PublishResult`] of each.

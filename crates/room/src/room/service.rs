@@ -1,4 +1,4 @@
-//! Requests of services.
+//! Requests over HTTP: of services, and the reads of users.
 
 use super::Room;
 use super::send::Origin;
