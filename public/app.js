@@ -120,7 +120,7 @@ function enter(identity, transport, getToken) {
     }
   });
   client.on('ready', (joined) => {
-    members.replace(joined.members);
+    members.replace(joined);
     cursorsMoved();
     $('scroller').setAttribute('aria-busy', 'false');
     $('earlier').hidden = (timeline.oldest ?? 1) <= 1;

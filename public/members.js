@@ -9,13 +9,20 @@ const AVAILABLE = ['online', 'busy', 'away', 'offline'];
 export class Members {
   /** Maps a user id to { status, lastSeen, typing, delivered, read }. */
   #members = new Map();
+  /** The number of members that are not in the map. */
+  #unlisted = 0;
   #self;
 
   constructor(self) {
     this.#self = self;
   }
 
-  /** Returns all members: the own user first, then by availability. */
+  /** The number of members that are not listed: `joinRoom` lists at most 100. */
+  get unlisted() {
+    return this.#unlisted;
+  }
+
+  /** Returns the listed members: the own user first, then by availability. */
   list() {
     return [...this.#members]
       .map(([userId, member]) => ({ userId, self: userId === this.#self, ...member }))
@@ -34,16 +41,19 @@ export class Members {
 
   /** Replaces the members by those of the answer to `joinRoom`. Keeps their cursors,
    * because cursors never move back. */
-  replace(members) {
+  replace({ members, memberCount }) {
+    this.#unlisted = memberCount - members.length;
     const before = this.#members;
     this.#members = new Map();
     for (const { userId, ...member } of members) {
       this.#members.set(userId, before.get(userId) ?? newMember());
       this.#update(userId, { ...member, typing: false });
     }
+    if (!this.#members.has(this.#self)) this.#update(this.#self, { status: 'online' });
   }
 
   forget() {
+    this.#unlisted = 0;
     this.#members.clear();
   }
 
@@ -53,11 +63,11 @@ export class Members {
   }
 
   joined(userId) {
-    this.#update(userId, {});
+    if (!this.#members.has(userId)) this.#members.set(userId, newMember());
   }
 
   left(userId) {
-    this.#members.delete(userId);
+    if (!this.#members.delete(userId)) this.#unlist();
   }
 
   presence({ userId, status, lastSeen }) {
@@ -82,12 +92,18 @@ export class Members {
     const others = this.others();
     const delivered = others.filter((member) => member.delivered >= seq);
     const read = others.filter((member) => member.read >= seq);
-    const all = (some) => others.length > 0 && some.length === others.length;
+    const count = others.length + this.#unlisted;
+    const all = (some) => count > 0 && some.length === count;
     const mark = all(read) ? 'read' : all(delivered) ? 'delivered' : 'sent';
-    return { mark, delivered: names(delivered), read: names(read), others: others.length };
+    return { mark, delivered: names(delivered), read: names(read), others: count };
+  }
+
+  #unlist() {
+    this.#unlisted = Math.max(0, this.#unlisted - 1);
   }
 
   #update(userId, changes) {
+    if (!this.#members.has(userId)) this.#unlist();
     const member = this.#members.get(userId) ?? newMember();
     const delivered = Math.max(member.delivered, changes.delivered ?? 0);
     const read = Math.max(member.read, changes.read ?? 0);

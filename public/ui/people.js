@@ -16,7 +16,9 @@ export class People {
 
   #render() {
     const members = this.#members.list();
-    $('members').replaceChildren(...members.map(row));
+    const { unlisted } = this.#members;
+    const rest = unlisted > 0 ? [el('li', { class: 'member' }, `and ${unlisted} more`)] : [];
+    $('members').replaceChildren(...members.map(row), ...rest);
     $('people-count').textContent = members.filter((member) => member.status !== 'offline').length;
     this.#renderTyping(this.#members.typing());
   }

@@ -38,8 +38,11 @@ impl Handler<'_> {
                 "access-control-allow-headers",
                 requested.as_deref().unwrap_or(""),
             ),
-            // Pages cannot read this header otherwise (Fetch Standard, 3.3.3).
-            ("access-control-expose-headers", "Retry-After"),
+            // Pages cannot read these headers otherwise (Fetch Standard, 3.3.3).
+            (
+                "access-control-expose-headers",
+                "Link, Retry-After, X-Total-Count",
+            ),
             // One day, the most that Firefox allows. Other browsers cap it lower.
             ("access-control-max-age", "86400"),
             ("vary", "Origin"),

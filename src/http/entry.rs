@@ -4,6 +4,7 @@ use super::address::Address;
 use super::problem::Problem;
 use super::query::Query;
 use super::response::{HandlerResult, problem_response};
+use super::rooms::Resource;
 use super::route::{self, Route};
 use super::{health, openapi};
 use crate::config::Config;
@@ -94,9 +95,9 @@ async fn handle(request: web_sys::Request, env: &Env) -> HandlerResult {
         Route::Publish => handler.publish().await,
         Route::Revoke => handler.revoke().await,
         Route::Tickets => handler.issue_ticket().await,
-        Route::Messages { room } => handler.messages(&room).await,
-        Route::Presence { room } => handler.presence(&room).await,
-        Route::Members { room } => handler.members(&room).await,
+        Route::Messages { room } => handler.read(&room, Resource::Messages).await,
+        Route::Presence { room } => handler.read(&room, Resource::Presence).await,
+        Route::Members { room } => handler.read(&room, Resource::Members).await,
         Route::Member { room, user } => handler.change_member(&room, user).await,
         Route::Connections { room } => handler.kick(&room).await,
         Route::Room { room } => handler.delete_room(&room).await,

@@ -6,6 +6,7 @@ use super::response::{HandlerResult, internal, json_response};
 use crate::runtime::headers;
 use crate::runtime::rpc::gateways::ClientRequest;
 use crate::runtime::rpc::{CallError, GATEWAYS, ROOMS, Repeat, ask, call, read};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use roomcast_gateway::ConnectInfo;
 use roomcast_gateway::handshake::Ask;
 use roomcast_proto::error::Error;
@@ -20,12 +21,13 @@ impl Handler<'_> {
         room: &str,
         request: &ServiceRequest,
     ) -> HandlerResult {
-        let (status, body) = self.call_room(room, request).await?;
+        let (status, body) = self.call_room(room, None, request).await?;
         relay_text(status, body)
     }
 
     /// Sends a request of a service to a room and returns the status and the text of the room's
-    /// answer. Repeats an idempotent request after a transient failure.
+    /// answer. Repeats an idempotent request after a transient failure. `reader` is the user who
+    /// reads, for the limit of the room; `None` for a service.
     ///
     /// # Errors
     ///
@@ -33,11 +35,16 @@ impl Handler<'_> {
     pub(super) async fn call_room(
         &self,
         room: &str,
+        reader: Option<&str>,
         request: &ServiceRequest,
     ) -> Result<(u16, String), Error> {
         let body = serde_json::to_string(request)
             .map_err(|error| CallError::from(error).into_client_error())?;
-        let headers = [(headers::ROOM, room)];
+        let reader = reader.map(encode);
+        let mut headers = vec![(headers::ROOM, room)];
+        if let Some(reader) = &reader {
+            headers.push((headers::READER, reader));
+        }
         let repeat = match request.is_idempotent() {
             true => Repeat::IfTransient,
             false => Repeat::Never,
@@ -109,8 +116,20 @@ pub(super) async fn relay(answer: &web_sys::Response) -> HandlerResult {
     relay_text(status, body)
 }
 
+/// The characters that [`encode`] encodes: all but the unreserved ones (RFC 3986, 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Percent-encodes a user id or the name of a room, for a header or a URL.
+pub(super) fn encode(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
+}
+
 /// Does the same as [`relay`], with the status and the text of the answer.
-fn relay_text(status: u16, body: String) -> HandlerResult {
+pub(super) fn relay_text(status: u16, body: String) -> HandlerResult {
     if status < 400 {
         return json_response(status, body.into_bytes());
     }

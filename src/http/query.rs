@@ -52,14 +52,24 @@ impl Query {
     /// Returns `badRequest` if a parameter is not an integer in bounds.
     pub fn range(&self) -> Result<HistoryQuery> {
         let (after, before) = (self.seq("after")?, self.seq("before")?);
-        // The bounds of the protocol: 1 to `MAX_LIMIT`.
-        let limit = self.integer("limit", 1, MAX_LIMIT, "an integer between 1 and 1000")?;
         Ok(HistoryQuery {
             after: after.unwrap_or(0),
             before: before.unwrap_or(u64::MAX),
-            limit: limit.unwrap_or(DEFAULT_LIMIT),
+            limit: self.limit()?,
             newest: before.is_some() && after.is_none(),
         })
+    }
+
+    /// Returns the `after` and the `limit` of a page of members.
+    ///
+    /// # Errors
+    ///
+    /// Returns `badRequest` if `after` is not a user id or `limit` is not in bounds.
+    pub fn members(&self) -> Result<(Option<UserId>, u64)> {
+        let after = self.get("after").map(|after| {
+            UserId::parse(after).ok_or_else(|| Error::bad_field("after", USER.expected))
+        });
+        Ok((after.transpose()?, self.limit()?))
     }
 
     /// Returns `userId`.
@@ -71,6 +81,12 @@ impl Query {
         self.get("userId")
             .and_then(UserId::parse)
             .ok_or_else(|| Error::bad_field("userId", USER.expected))
+    }
+
+    fn limit(&self) -> Result<u64> {
+        // The bounds of the protocol: 1 to `MAX_LIMIT`.
+        let limit = self.integer("limit", 1, MAX_LIMIT, "an integer between 1 and 1000")?;
+        Ok(limit.unwrap_or(DEFAULT_LIMIT))
     }
 
     fn seq(&self, name: &str) -> Result<Option<u64>> {
@@ -116,11 +132,24 @@ mod tests {
         assert_eq!(MAX_LIMIT, 1_000);
         for bad in ["0", "1001"] {
             let query = Query::new(vec![("limit".into(), bad.into())]);
-            let error = query.range().expect_err(bad);
-            assert_eq!(
-                error.message,
-                "`limit` must be an integer between 1 and 1000"
-            );
+            for error in [query.range().err(), query.members().err()] {
+                assert_eq!(
+                    error.expect(bad).message,
+                    "`limit` must be an integer between 1 and 1000"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_of_members_starts_after_a_user() {
+        let page = |query| Query::read(query).members();
+        assert_eq!(page(""), Ok((None, 100)));
+        let bob = UserId::parse("bob");
+        assert_eq!(page("after=bob&limit=7"), Ok((bob, 7)));
+        for bad in ["after=", "after=%40bob"] {
+            let error = page(bad).expect_err(bad);
+            assert_eq!(error.field.as_deref(), Some("after"), "{bad}");
         }
     }
 }

@@ -95,6 +95,9 @@ impl Route {
 /// like GET, and the runtime drops the body of the response.
 const READ: &[&str] = &["GET", "HEAD"];
 
+/// The methods of a route that pages of other origins may read.
+const READ_BY_PAGES: &[&str] = &["GET", "HEAD", "OPTIONS"];
+
 /// The method of a WebSocket upgrade (RFC 6455, 4.1).
 const UPGRADE: &[&str] = &["GET"];
 
@@ -128,9 +131,9 @@ pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
         }
         ["rooms", _] => (|s| Ok(Route::Room { room: room(s[1])? }), &["DELETE"]),
         ["rooms", _, "ws"] => (|s| Ok(Route::RoomSocket { room: room(s[1])? }), UPGRADE),
-        ["rooms", _, "messages"] => (|s| Ok(Route::Messages { room: room(s[1])? }), READ),
-        ["rooms", _, "presence"] => (|s| Ok(Route::Presence { room: room(s[1])? }), READ),
-        ["rooms", _, "members"] => (|s| Ok(Route::Members { room: room(s[1])? }), READ),
+        ["rooms", _, "messages"] => (|s| Ok(Route::Messages { room: room(s[1])? }), READ_BY_PAGES),
+        ["rooms", _, "presence"] => (|s| Ok(Route::Presence { room: room(s[1])? }), READ_BY_PAGES),
+        ["rooms", _, "members"] => (|s| Ok(Route::Members { room: room(s[1])? }), READ_BY_PAGES),
         ["rooms", _, "members", _] => (
             |s| {
                 Ok(Route::Member {
@@ -178,7 +181,7 @@ mod tests {
 
     /// All routes, except for those of development builds. HEAD is accepted where GET is, and is
     /// not described.
-    const ROUTES: [(&str, &str); 22] = [
+    const ROUTES: [(&str, &str); 25] = [
         ("GET", "/healthz"),
         ("GET", "/openapi.json"),
         ("POST", "/publish"),
@@ -191,8 +194,11 @@ mod tests {
         ("OPTIONS", "/socket.io/"),
         ("GET", "/rooms/{room}/ws"),
         ("GET", "/rooms/{room}/messages"),
+        ("OPTIONS", "/rooms/{room}/messages"),
         ("GET", "/rooms/{room}/presence"),
+        ("OPTIONS", "/rooms/{room}/presence"),
         ("GET", "/rooms/{room}/members"),
+        ("OPTIONS", "/rooms/{room}/members"),
         ("PUT", "/rooms/{room}/members/{user}"),
         ("DELETE", "/rooms/{room}/members/{user}"),
         ("DELETE", "/rooms/{room}/connections"),
@@ -284,16 +290,16 @@ mod tests {
 
     #[test]
     fn routes_that_read_accept_head_and_list_it_in_allow() {
-        for path in [
-            "/healthz",
-            "/openapi.json",
-            "/rooms/a/messages",
-            "/rooms/a/presence",
-            "/rooms/a/members",
+        for (path, allow) in [
+            ("/healthz", "GET, HEAD"),
+            ("/openapi.json", "GET, HEAD"),
+            ("/rooms/a/messages", "GET, HEAD, OPTIONS"),
+            ("/rooms/a/presence", "GET, HEAD, OPTIONS"),
+            ("/rooms/a/members", "GET, HEAD, OPTIONS"),
         ] {
             assert_eq!(find("HEAD", path), find("GET", path));
             let problem = find("PATCH", path).expect_err("wrong method");
-            assert_eq!(problem.headers, vec![("Allow", "GET, HEAD".to_owned())]);
+            assert_eq!(problem.headers, vec![("Allow", allow.to_owned())]);
         }
     }
 

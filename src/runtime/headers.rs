@@ -6,6 +6,10 @@
 /// The name of the room that the request is for.
 pub(crate) const ROOM: &str = "x-roomcast-room";
 
+/// The user who reads over HTTP, percent-encoded. Not set for services, whose reads are not
+/// limited.
+pub(crate) const READER: &str = "x-roomcast-reader";
+
 /// The request of a connection to join a room ([`roomcast_room::ConnectRequest`]), as JSON.
 pub(crate) const CONNECT: &str = "x-roomcast-hello";
 

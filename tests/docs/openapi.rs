@@ -144,6 +144,30 @@ fn paths(api: &mut Api) -> Value {
             "Vary": { "schema": { "const": "Origin" } },
         },
     });
+    let preflight_of = |id: &str, tag: &str| {
+        json!({
+            "operationId": id,
+            "tags": [tag],
+            "summary": "CORS preflight",
+            "security": [],
+            "responses": responses([("204", preflight.clone())], &["Forbidden", "Internal"]),
+        })
+    };
+    let page = |mut response: Value| {
+        response["headers"] = json!({
+            "Link": {
+                "description": "The URL of the next page, with `rel=\"next\"` (RFC 8288). Not set on the last page.",
+                "schema": { "type": "string" },
+            },
+            "X-Total-Count": {
+                "description": "The number of members of the room.",
+                "required": true,
+                "schema": { "type": "string", "pattern": "^[0-9]+$" },
+            },
+        });
+        response
+    };
+    let for_users = "Tokens of users with `read` may call this operation, too, and so may pages of ALLOWED_ORIGINS. Reads of users are limited.";
     let published = published(api);
     json!({
         "/publish": {
@@ -184,37 +208,44 @@ fn paths(api: &mut Api) -> Value {
                 "operationId": "readMessages",
                 "tags": ["events"],
                 "summary": "Read a page of a room's log",
-                "description": "`before` without `after` returns the newest events before it. Tokens of users with `read` may call this operation, too.",
+                "description": format!("`before` without `after` returns the newest events before it. {for_users}"),
                 "parameters": [parameter("after"), parameter("before"), parameter("limit")],
                 "responses": responses(
                     [("200", api.response::<Page<'_>>("The events, ordered by `seq`."))],
-                    &["BadRequest", "Unauthorized", "Forbidden", "Internal"],
+                    &["BadRequest", "Unauthorized", "Forbidden", "RateLimited", "Internal"],
                 ),
             },
+            "options": preflight_of("preflightMessages", "events"),
         },
         "/rooms/{room}/presence": {
             "parameters": [parameter("room")],
             "get": {
                 "operationId": "readPresence",
                 "tags": ["rooms"],
-                "summary": "Read the presence of the members",
+                "summary": "Read a page of the presence of the members",
+                "description": for_users,
+                "parameters": [parameter("afterUser"), parameter("limit")],
                 "responses": responses(
-                    [("200", api.response::<RoomPresence<'_>>("All members."))],
-                    &["BadRequest", "Unauthorized", "Forbidden", "Internal"],
+                    [("200", page(api.response::<RoomPresence<'_>>("The members, ordered by their ids.")))],
+                    &["BadRequest", "Unauthorized", "Forbidden", "RateLimited", "Internal"],
                 ),
             },
+            "options": preflight_of("preflightPresence", "rooms"),
         },
         "/rooms/{room}/members": {
             "parameters": [parameter("room")],
             "get": {
                 "operationId": "listMembers",
                 "tags": ["rooms"],
-                "summary": "List the members of a room",
+                "summary": "Read a page of the members of a room",
+                "description": for_users,
+                "parameters": [parameter("afterUser"), parameter("limit")],
                 "responses": responses(
-                    [("200", api.response::<Vec<Member<'_>>>("All members, ordered by their ids."))],
-                    &["BadRequest", "Unauthorized", "Forbidden", "Internal"],
+                    [("200", page(api.response::<Vec<Member<'_>>>("The members, ordered by their ids.")))],
+                    &["BadRequest", "Unauthorized", "Forbidden", "RateLimited", "Internal"],
                 ),
             },
+            "options": preflight_of("preflightMembers", "rooms"),
         },
         "/rooms/{room}/members/{user}": {
             "parameters": [parameter("room"), parameter("user")],
@@ -270,13 +301,7 @@ fn paths(api: &mut Api) -> Value {
                     &["Unauthorized", "Forbidden", "RateLimited", "Internal"],
                 ),
             },
-            "options": {
-                "operationId": "preflightTickets",
-                "tags": ["access"],
-                "summary": "CORS preflight",
-                "security": [],
-                "responses": responses([("204", preflight.clone())], &["Forbidden", "Internal"]),
-            },
+            "options": preflight_of("preflightTickets", "access"),
         },
         "/revoke": {
             "post": {
@@ -455,10 +480,15 @@ fn parameters(api: &mut Api) -> Value {
         "room": path("room", api.receives::<RoomName>()),
         "user": path("user", api.receives::<UserId>()),
         "after": query("after", "The page starts after this event.", &seq),
+        "afterUser": query(
+            "after",
+            "The page starts after this user.",
+            &api.receives::<UserId>(),
+        ),
         "before": query("before", "The page ends before this event.", &seq),
         "limit": query(
             "limit",
-            "The maximum number of events.",
+            "The maximum number of events or members.",
             &json!({ "type": "integer", "minimum": 1, "maximum": 1000, "default": 100 }),
         ),
         "since": query(

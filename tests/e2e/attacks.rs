@@ -107,6 +107,7 @@ async fn internal_headers_of_clients_are_ignored_on_every_route() {
         (headers::REVOKED, "1"),
         (headers::LINK, "1"),
         (headers::ROOM, "forged"),
+        (headers::READER, "forged"),
         (headers::CONNECT, "{}"),
         (headers::FIND, "1"),
         (headers::GATEWAY, "0"),

@@ -522,6 +522,174 @@ async fn users_with_read_can_read_messages() {
     assert_eq!(members, json!([]));
 }
 
+/// Adds members to a room of the default server.
+async fn add_members(room: &str, users: &[String]) {
+    for user in users {
+        let path = format!("/rooms/{room}/members/{user}");
+        DEFAULT.put(&path, &service()).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn members_and_presence_are_read_in_pages_by_following_link() {
+    let users: Vec<String> = (0..25).map(|number| format!("user-{number:02}")).collect();
+    add_members("paged", &users).await;
+    let reader = Token::user("user-03")
+        .claim("rooms", json!({ "paged": ["read"] }))
+        .sign(SECRET);
+    for (resource, token) in [
+        ("members", service()),
+        ("presence", service()),
+        ("members", reader.clone()),
+        ("presence", reader),
+    ] {
+        let mut path = format!("/rooms/paged/{resource}?limit=10");
+        let mut sizes = Vec::new();
+        let mut listed = Vec::new();
+        loop {
+            let answer = DEFAULT.get(&path, &token).await;
+            assert_eq!(answer.header("x-total-count"), "25");
+            assert_eq!(answer.header("content-type"), "application/json");
+            let link = answer.header("link").to_owned();
+            let body = answer.ok();
+            let list = match resource {
+                "members" => &body,
+                _ => &body["users"],
+            };
+            if resource == "presence" {
+                assert_eq!(body["more"], !link.is_empty());
+                assert_eq!(body["memberCount"], 25);
+            }
+            let list = list.as_array().expect("a list");
+            sizes.push(list.len());
+            listed.extend(list.iter().map(|one| one["userId"].clone()));
+            if link.is_empty() {
+                break;
+            }
+            let next = link.strip_suffix(r#">; rel="next""#).expect("next");
+            next.strip_prefix('<').expect("a URL").clone_into(&mut path);
+        }
+        assert_eq!(sizes, [10, 10, 5], "{resource}");
+        assert_eq!(json!(listed), json!(users));
+    }
+    for (query, field) in [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("after=@x", "after"),
+        ("after=", "after"),
+    ] {
+        for resource in ["members", "presence"] {
+            let path = format!("/rooms/paged/{resource}?{query}");
+            let answer = DEFAULT.get(&path, &service()).await;
+            answer.problem(400, "badRequest");
+            assert_eq!(answer.json["field"], field);
+        }
+    }
+}
+
+#[tokio::test]
+async fn join_room_lists_100_members_and_the_command_members_the_rest() {
+    let users: Vec<String> = (0..150).map(|number| format!("user-{number:03}")).collect();
+    add_members("crowd", &users).await;
+    let path = format!("/ws?token={}", token("zoe"));
+    let at_gateway = Client::open(&DEFAULT, &path, &[]).await.expect("accepted");
+    let at_room = Client::join(&DEFAULT, "crowd", &token("zoe")).await;
+    for mut zoe in [at_gateway, at_room] {
+        let joined = zoe.request("joinRoom", json!("crowd")).await;
+        let joined = joined.expect("joined");
+        assert_eq!(joined["memberCount"], 151);
+        let members = joined["members"].as_array().expect("a list");
+        assert_eq!(members.len(), 100);
+        assert_eq!(members[0], json!({ "userId": "zoe", "status": "online" }));
+        assert_eq!(members[1]["userId"], "user-000");
+        let (mut listed, mut after) = (Vec::new(), Value::Null);
+        loop {
+            let data = json!({ "roomId": "crowd", "after": after });
+            let page = zoe.request("members", data).await.expect("a page");
+            assert_eq!(page["roomId"], "crowd");
+            assert_eq!(page["memberCount"], 151);
+            let members = page["members"].as_array().expect("a list");
+            listed.extend(members.iter().map(|one| one["userId"].clone()));
+            after = listed.last().expect("a member").clone();
+            if page["more"] == false {
+                break;
+            }
+            assert_eq!(members.len(), 100);
+        }
+        let mut expected = users.clone();
+        expected.push("zoe".into());
+        assert_eq!(json!(listed), json!(expected));
+    }
+    let path = format!("/rooms/crowd/ws?token={}", token("yan"));
+    let mut yan = Client::open(&DEFAULT, &path, &[]).await.expect("accepted");
+    yan.request("leaveRoom", json!({})).await.expect("left");
+    let refused = yan.request("members", json!({})).await;
+    assert_eq!(refused.expect_err("not a member")["code"], "notJoined");
+}
+
+#[tokio::test]
+async fn the_reads_of_a_user_are_limited_and_those_of_services_are_not() {
+    let server = Server::start(&[("JOINS_PER_SECOND", "1"), ("JOINS_BURST", "4")]);
+    let (alice, bob, service) = (token("alice"), token("bob"), service());
+    for resource in ["messages", "members", "presence", "members"] {
+        let path = format!("/rooms/limited/{resource}");
+        server.get(&path, &alice).await.ok();
+    }
+    let path = "/rooms/limited/messages";
+    let answer = server.get(path, &alice).await;
+    answer.problem(429, "rateLimited");
+    assert_eq!(answer.header("retry-after"), "1");
+    server.get(path, &bob).await.ok();
+    for _ in 0..10 {
+        server.get(path, &service).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn pages_of_allowed_origins_can_read_rooms_and_the_reasons_of_refusals() {
+    let server = Server::start(&[
+        ("ALLOWED_ORIGINS", "https://chat.example"),
+        ("JOINS_PER_SECOND", "0.01"),
+        ("JOINS_BURST", "2"),
+    ]);
+    let bearer = format!("Bearer {}", token("alice"));
+    let (good, evil) = ("https://chat.example", "https://evil.example");
+    for resource in ["messages", "members", "presence"] {
+        let path = format!("/rooms/{resource}/{resource}");
+        let requested = ("access-control-request-headers", "authorization");
+        let answer = server
+            .call("OPTIONS", &path, &[("origin", good), requested], "")
+            .await;
+        assert_eq!(answer.status, 204);
+        assert_eq!(
+            answer.header("access-control-allow-headers"),
+            "authorization"
+        );
+        let answer = server
+            .call("OPTIONS", &path, &[("origin", evil), requested], "")
+            .await;
+        answer.problem(403, "forbidden");
+        let authorization = ("authorization", bearer.as_str());
+        for (origin, token, status) in [
+            (good, authorization, 200),
+            (good, ("authorization", "Bearer x"), 401),
+            (good, authorization, 200),
+            (good, authorization, 429),
+            (evil, authorization, 403),
+        ] {
+            let headers = [("origin", origin), token];
+            let answer = server.call("GET", &path, &headers, "").await;
+            assert_eq!(answer.status, status, "{path}: {}", answer.text);
+            let allowed = answer.header("access-control-allow-origin");
+            assert_eq!(allowed, if origin == good { good } else { "" });
+            if origin == good {
+                let exposed = answer.header("access-control-expose-headers");
+                assert_eq!(exposed, "Link, Retry-After, X-Total-Count");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn presence_and_members_list_all_fields() {
     let mut alice = Client::join(&DEFAULT, "people", &token("alice")).await;
@@ -543,7 +711,7 @@ async fn presence_and_members_list_all_fields() {
     let presence = DEFAULT.get("/rooms/people/presence", &service()).await.ok();
     assert_eq!(
         presence,
-        json!({ "users": [
+        json!({ "memberCount": 2, "more": false, "users": [
             { "userId": "alice", "status": "online", "connections": 2, "lastSeen": null },
             { "userId": "bob", "status": "offline", "connections": 0, "lastSeen": null },
         ]})
@@ -711,9 +879,12 @@ async fn service_routes_require_a_service_token_with_rights_in_the_room() {
         ask(None).await.problem(401, "unauthorized");
         ask(Some("x")).await.problem(401, "unauthorized");
         ask(Some(&elsewhere)).await.problem(403, "forbidden");
-        if path != "/rooms/api/messages" {
-            ask(Some(&user)).await.problem(403, "forbidden");
-            ask(Some(&almost)).await.problem(403, "forbidden");
+        for token in [&user, &almost] {
+            let answer = ask(Some(token)).await;
+            match reads {
+                true => assert_eq!(answer.status, 200, "{path}"),
+                false => answer.problem(403, "forbidden"),
+            }
         }
         let (may, may_not) = if reads {
             (&reader, &writer)
@@ -746,9 +917,17 @@ async fn unknown_routes_are_404_and_wrong_methods_405_with_allow() {
         ("/healthz", "GET, HEAD", vec!["POST", "DELETE"]),
         ("/rooms/a", "DELETE", vec!["GET", "POST", "PUT", "PATCH"]),
         ("/rooms/a/ws", "GET", vec!["POST", "HEAD"]),
-        ("/rooms/a/messages", "GET, HEAD", vec!["POST", "DELETE"]),
-        ("/rooms/a/presence", "GET, HEAD", vec!["PUT"]),
-        ("/rooms/a/members", "GET, HEAD", vec!["POST", "DELETE"]),
+        (
+            "/rooms/a/messages",
+            "GET, HEAD, OPTIONS",
+            vec!["POST", "DELETE"],
+        ),
+        ("/rooms/a/presence", "GET, HEAD, OPTIONS", vec!["PUT"]),
+        (
+            "/rooms/a/members",
+            "GET, HEAD, OPTIONS",
+            vec!["POST", "DELETE"],
+        ),
         ("/rooms/a/members/b", "PUT, DELETE", vec!["GET", "POST"]),
         ("/rooms/a/connections", "DELETE", vec!["GET"]),
     ] {

@@ -82,7 +82,7 @@ pub(super) async fn verify(
         // The participants may not have read the last events yet.
         let head = log.digests.len() as u64;
         reach(&here, head).await;
-        let members = get(endpoint, &format!("/rooms/{room}/members")).await?;
+        let members = get(endpoint, &format!("/rooms/{room}/members?limit=1000")).await?;
         let members: Value = serde_json::from_str(&members).map_err(|e| e.to_string())?;
         for participant in &here {
             let cursor = members.as_array().and_then(|members| {
@@ -204,7 +204,9 @@ async fn presence(
 ) -> Result<(), BTreeSet<String>> {
     let deadline = Instant::now() + CONVERGENCE;
     loop {
-        let answer = endpoint.get(&format!("/rooms/{room}/presence")).await;
+        let answer = endpoint
+            .get(&format!("/rooms/{room}/presence?limit=1000"))
+            .await;
         let users = answer
             .ok()
             .and_then(|answer| answer["users"].as_array().cloned());

@@ -527,13 +527,23 @@ impl Room {
         if after != total {
             return Err(format!("over HTTP: {after} events instead of {total}"));
         }
-        let members = self.get("members").await?;
-        for member in members.as_array().ok_or("over HTTP: no members")? {
-            if member["delivered"].as_u64() != Some(total) || member["queued"].as_u64() != Some(0) {
-                return Err(format!("over HTTP: not everything is delivered: {member}"));
+        let mut path = "members?limit=1000".to_owned();
+        loop {
+            let members = self.get(&path).await?;
+            let members = members.as_array().ok_or("over HTTP: no members")?;
+            for member in members {
+                let queued = member["queued"].as_u64();
+                if member["delivered"].as_u64() != Some(total) || queued != Some(0) {
+                    return Err(format!("over HTTP: not everything is delivered: {member}"));
+                }
+            }
+            match members.last().and_then(|member| member["userId"].as_str()) {
+                Some(last) if members.len() == 1_000 => {
+                    path = format!("members?limit=1000&after={last}");
+                }
+                _ => return Ok(()),
             }
         }
-        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use crate::json::push_number;
 use crate::status::Status;
 use crate::time::Millis;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use std::fmt::Write;
 
 #[cfg(feature = "schema")]
@@ -66,8 +67,13 @@ pub struct Joined<'a> {
     /// The epoch of the log.
     #[cfg_attr(feature = "schema", schemars(with = "Epoch"))]
     pub epoch: &'a str,
-    /// The members of the room, ordered by their ids.
-    pub members: Vec<JoinedMember<'a>>,
+    /// The number of members of the room.
+    #[cfg_attr(feature = "schema", schemars(with = "Count"))]
+    pub member_count: usize,
+    /// At most 100 members: first those who are not offline, then the others, both ordered by
+    /// their ids. A list of [`ListedMember`].
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<ListedMember<'_>>"))]
+    pub members: &'a RawValue,
     /// The read cursor of the user.
     #[cfg_attr(feature = "schema", schemars(with = "Seq"))]
     pub read: u64,
@@ -84,16 +90,34 @@ pub struct Joined<'a> {
     pub seq: u64,
 }
 
-/// A member in the answer to `joinRoom`.
+/// A member in the answers to `joinRoom` and `members`.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-pub struct JoinedMember<'a> {
+pub struct ListedMember<'a> {
     /// The status of the user.
     pub status: Status,
     /// The user.
     #[cfg_attr(feature = "schema", schemars(with = "UserId"))]
     pub user_id: &'a str,
+}
+
+/// Answer to `members`: a page of the list of members.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct MemberPage<'a> {
+    /// The number of members of the room.
+    #[cfg_attr(feature = "schema", schemars(with = "Count"))]
+    pub member_count: usize,
+    /// The members, ordered by their ids. A list of [`ListedMember`].
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<ListedMember<'_>>"))]
+    pub members: &'a RawValue,
+    /// `true` if there are further members after the last one of the page.
+    pub more: bool,
+    /// The room.
+    #[cfg_attr(feature = "schema", schemars(with = "RoomName"))]
+    pub room_id: &'a str,
 }
 
 /// Answer to `leaveRoom`.
@@ -244,13 +268,16 @@ mod tests {
             to_json(&receipt),
             r#"{"messageId":"m\"1","seq":7,"timestamp":"t","duplicate":true}"#
         );
+        let member = ListedMember {
+            status: Status::Online,
+            user_id: "alice",
+        };
+        let members = serde_json::value::to_raw_value(&[member]).expect("JSON");
         let joined = Joined {
             delivered: 1,
             epoch: "e",
-            members: vec![JoinedMember {
-                status: Status::Online,
-                user_id: "alice",
-            }],
+            member_count: 3,
+            members: &members,
             read: 0,
             reset: true,
             room_id: "r",
@@ -258,7 +285,17 @@ mod tests {
         };
         assert_eq!(
             to_json(&joined),
-            r#"{"delivered":1,"epoch":"e","members":[{"status":"online","userId":"alice"}],"read":0,"reset":true,"roomId":"r","seq":2}"#
+            r#"{"delivered":1,"epoch":"e","memberCount":3,"members":[{"status":"online","userId":"alice"}],"read":0,"reset":true,"roomId":"r","seq":2}"#
+        );
+        let page = MemberPage {
+            member_count: 3,
+            members: &members,
+            more: true,
+            room_id: "r",
+        };
+        assert_eq!(
+            to_json(&page),
+            r#"{"memberCount":3,"members":[{"status":"online","userId":"alice"}],"more":true,"roomId":"r"}"#
         );
         assert_eq!(to_json(&Empty {}), "{}");
         assert_eq!(to_json(&Left { room_id: "r" }), r#"{"roomId":"r"}"#);

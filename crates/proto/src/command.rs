@@ -2,21 +2,21 @@
 
 use crate::envelope::Body;
 use crate::error::{Error, Result};
-use crate::id::{MessageId, RoomName};
+use crate::id::{MessageId, RoomName, UserId};
 use crate::name;
 use crate::position::Position;
 use crate::raw_object::{
-    self, BOOLEAN, EPOCH, EVENT, Field, MESSAGE_ID, ROOM, RawObject, TEXT, WHOLE,
+    self, BOOLEAN, EPOCH, EVENT, Field, MESSAGE_ID, ROOM, RawObject, TEXT, USER, WHOLE,
 };
 use crate::status::Status;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// Number of events on a page when the client sends no `limit`.
+/// Number of events or members on a page when the client sends no `limit`.
 pub const DEFAULT_LIMIT: u64 = 100;
 
-/// Maximum number of events on a page.
+/// Maximum number of events or members on a page.
 pub const MAX_LIMIT: u64 = 1_000;
 
 /// A command of a client. `room` is `None` if the client sent no `roomId`. On a room's
@@ -82,6 +82,17 @@ pub enum Command {
         /// Maximum number of events, between 1 and [`MAX_LIMIT`].
         limit: u64,
     },
+    /// `members`: reads a page of the list of members, which is in the order of the user ids.
+    Members {
+        /// The room.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        room: Option<RoomName>,
+        /// User id after which the page starts; `None` for the first page.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<UserId>,
+        /// Maximum number of members, between 1 and [`MAX_LIMIT`].
+        limit: u64,
+    },
     /// `refreshToken`: replaces the token of the connection.
     Refresh {
         /// The new token, not yet verified.
@@ -140,7 +151,8 @@ impl Command {
             | Command::Delivered { room, .. }
             | Command::Read { room, .. }
             | Command::Typing { room, .. }
-            | Command::Sync { room, .. } => room.as_ref(),
+            | Command::Sync { room, .. }
+            | Command::Members { room, .. } => room.as_ref(),
             Command::Send(send) => send.room.as_ref(),
             Command::Presence { .. } | Command::Refresh { .. } => None,
         }
@@ -181,6 +193,11 @@ impl Command {
             "Sync" => Command::Sync {
                 room,
                 after: fields.required("after", WHOLE)?,
+                limit: fields.required("limit", WHOLE)?,
+            },
+            "Members" => Command::Members {
+                room,
+                after: fields.get("after", TEXT)?.map(UserId::trusted),
                 limit: fields.required("limit", WHOLE)?,
             },
             "Refresh" => Command::Refresh {
@@ -257,6 +274,14 @@ impl Command {
                 Ok(Command::Sync {
                     room: data.get("roomId", ROOM)?,
                     after: data.required("after", WHOLE)?,
+                    limit: data.get("limit", LIMIT)?.unwrap_or(DEFAULT_LIMIT),
+                })
+            }
+            "members" => {
+                let data = object_or_empty(data)?;
+                Ok(Command::Members {
+                    room: data.get("roomId", ROOM)?,
+                    after: data.get("after", USER)?,
                     limit: data.get("limit", LIMIT)?.unwrap_or(DEFAULT_LIMIT),
                 })
             }
@@ -362,6 +387,8 @@ mod tests {
             ("typingIndicator", r#"{"isTyping":true}"#),
             ("setPresence", r#"{"status":"away"}"#),
             ("sync", r#"{"after":1}"#),
+            ("members", r#"{"roomId":"r","after":"bob","limit":7}"#),
+            ("members", "{}"),
             ("refreshToken", r#"{"token":"t"}"#),
         ] {
             let command = parse(event, data).expect("a command");
@@ -394,6 +421,7 @@ mod tests {
             r#"{"Send":{"volatile":true}}"#,
             r#"{"Read":{"room":"r"}}"#,
             r#"{"Sync":{"after":1}}"#,
+            r#"{"Members":{"after":"bob"}}"#,
             r#"{"Unknown":{}}"#,
             "{}",
             "7",
@@ -464,6 +492,10 @@ mod tests {
             ("setPresence", r#"{"status":"gone"}"#, "status"),
             ("sync", r#"{"after":0,"limit":1001}"#, "limit"),
             ("sync", r#"{}"#, "after"),
+            ("members", r#"{"limit":0}"#, "limit"),
+            ("members", r#"{"limit":1001}"#, "limit"),
+            ("members", r#"{"after":7}"#, "after"),
+            ("members", r#"{"after":"@bob"}"#, "after"),
             ("joinRoom", r#"{"since":1.5}"#, "since"),
             ("joinRoom", r#""a/b""#, "roomId"),
             ("refreshToken", r#"{"token":1}"#, "token"),

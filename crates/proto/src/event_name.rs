@@ -5,7 +5,7 @@
 pub const NEW_MESSAGE: &str = "newMessage";
 
 /// Names of the protocol's commands and events. Custom events may not use them.
-const PROTOCOL_NAMES: [&str; 19] = [
+const PROTOCOL_NAMES: [&str; 20] = [
     "joinRoom",
     "leaveRoom",
     "sendMessage",
@@ -15,6 +15,7 @@ const PROTOCOL_NAMES: [&str; 19] = [
     "typingIndicator",
     "setPresence",
     "sync",
+    "members",
     "refreshToken",
     "connected",
     NEW_MESSAGE,

@@ -73,11 +73,17 @@ pub struct Member<'a> {
     pub user_id: &'a str,
 }
 
-/// The presence of the members of a room.
+/// The presence of members of a room.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct RoomPresence<'a> {
-    /// All members, ordered by their ids.
+    /// The number of members of the room.
+    #[cfg_attr(feature = "schema", schemars(with = "Count"))]
+    pub member_count: usize,
+    /// `true` if there are further members after the last one of the page.
+    pub more: bool,
+    /// The members, ordered by their ids.
     pub users: Vec<UserPresence<'a>>,
 }
 
@@ -255,6 +261,8 @@ mod tests {
             json!({ "userId": "u", "joinedAt": "t", "delivered": 1, "read": 0, "queued": 2 });
         assert_eq!(to_json(&member), as_before.to_string());
         let presence = RoomPresence {
+            member_count: 3,
+            more: true,
             users: vec![UserPresence {
                 connections: 0,
                 last_seen: None,
@@ -262,10 +270,10 @@ mod tests {
                 user_id: "u",
             }],
         };
-        let as_before = json!({ "users": [
-            { "userId": "u", "status": "offline", "connections": 0, "lastSeen": null },
-        ] });
-        assert_eq!(to_json(&presence), as_before.to_string());
+        assert_eq!(
+            to_json(&presence),
+            r#"{"memberCount":3,"more":true,"users":[{"connections":0,"lastSeen":null,"status":"offline","userId":"u"}]}"#
+        );
         let problem = Problem {
             code: "badRequest",
             detail: "d",

@@ -1,20 +1,23 @@
-//! Limits on new connections: the rate per address, and bans after a flood.
+//! Limits on new connections: the rate per address, and bans after a flood. The limit of
+//! reads over HTTP.
 //!
 //! They are kept in memory only, because a flooded room does not hibernate.
 
 use crate::connection::Connection;
 use roomcast_proto::error::Result;
 use roomcast_proto::limits::{
-    CONNECTS, ConnectionLimits, FloodGuard, KeyedRateLimiter, Penalty, network_of,
+    CONNECTS, ConnectionLimits, FloodGuard, KeyedRateLimiter, Penalty, network_of, page_tokens,
 };
 use roomcast_proto::link::ConnectRequest;
 use roomcast_proto::time::Millis;
 
-/// The limits on new connections of a room. They survive the deletion of the log.
+/// The limits on new connections and on reads over HTTP. They survive the deletion of the log.
 #[derive(Debug)]
 pub(crate) struct Admission {
     by_address: KeyedRateLimiter,
     floods: FloodGuard,
+    /// The reads of each user over HTTP.
+    reads: KeyedRateLimiter,
 }
 
 impl Admission {
@@ -22,6 +25,7 @@ impl Admission {
         Admission {
             by_address: KeyedRateLimiter::default(),
             floods: FloodGuard::new(limits, 0),
+            reads: KeyedRateLimiter::default(),
         }
     }
 
@@ -38,6 +42,26 @@ impl Admission {
                 .admit(&network, CONNECTS, limits.connects, now)?;
         }
         self.floods.admit(&request.user, now)
+    }
+
+    /// Checks the rate at which a user reads over HTTP.
+    pub(crate) fn admit_reader(
+        &mut self,
+        reader: &str,
+        limits: &ConnectionLimits,
+        now: Millis,
+    ) -> Result<()> {
+        self.reads.admit(reader, "reads", limits.joins, now)
+    }
+
+    /// Counts a large answer as several reads.
+    pub(crate) fn reader_answered(
+        &mut self,
+        reader: &str,
+        bytes: usize,
+        limits: &ConnectionLimits,
+    ) {
+        self.reads.charge(reader, page_tokens(bytes), limits.joins);
     }
 
     /// Counts a rejected command of a connection and returns the penalty.

@@ -23,7 +23,7 @@
 //! | `presence` | status and typing of users (`roster`), queued ephemeral events |
 //! | `batch` | everything that was accepted since the last flush |
 //! | `gateway_links` | subscriptions of gateways, and the items that wait for each gateway (`outbox`) |
-//! | `admission` | limits of new connections, bans |
+//! | `admission` | limits of new connections and of reads over HTTP, bans |
 //! | `timers` | deadlines, short and long |
 //!
 //! Further modules: [`batcher`] decides when a batch ends; [`log`] has the rows and bounds
@@ -39,7 +39,8 @@
 //! 2. One input:
 //!    - a new connection: [`Room::admit`], then [`Room::connect`].
 //!    - a frame, or the end of a socket: [`Room::receive`], [`Room::disconnect`].
-//!    - a request of a service: [`Room::serve`].
+//!    - a request over HTTP: [`Room::serve`]. If a user reads: [`Room::admit_reader`] before it,
+//!      [`Room::reader_answered`] after it.
 //!    - a request of a gateway: [`Room::gateway_command`] for each of its commands.
 //!    - revoked tokens: [`Room::close_revoked`].
 //!    - the timer: [`Room::flush`]. The alarm: [`Room::handle_alarm`].
@@ -96,6 +97,7 @@ pub mod history;
 mod ids;
 pub mod log;
 mod member;
+mod member_list;
 mod members;
 mod outbox;
 mod output;
@@ -107,6 +109,7 @@ pub mod service;
 mod snapshot;
 mod subscriber;
 mod timers;
+mod user_order;
 
 pub use attachment::Attachment;
 pub use delivery::{CustomFrame, Delivery, PendingAck};

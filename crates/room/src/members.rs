@@ -9,6 +9,7 @@
 use crate::ids::ConnId;
 use crate::member::{Cursor, JournalEntry, Member};
 use crate::output::Change;
+use crate::user_order::UserOrder;
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::id::UserId;
 use roomcast_proto::time::Millis;
@@ -22,6 +23,8 @@ const MAX_JOURNAL_ROWS: usize = 512;
 #[derive(Debug, Default)]
 pub(crate) struct Members {
     map: HashMap<UserId, Member>,
+    /// The users of `map`.
+    order: UserOrder,
     /// Members with changes that are not in the journal yet.
     moved: HashMap<UserId, Moved>,
     /// The number of rows in the journal.
@@ -94,6 +97,9 @@ impl Members {
                 restored.journalled.insert(entry.user);
             }
         }
+        for user in restored.map.keys() {
+            restored.order.add(user.clone());
+        }
         restored
     }
 
@@ -114,18 +120,24 @@ impl Members {
         self.map.keys()
     }
 
-    /// Returns the users in alphabetical order.
-    pub(crate) fn sorted_users(&self) -> Vec<&UserId> {
-        let mut users: Vec<&UserId> = self.map.keys().collect();
-        users.sort();
-        users
+    /// Prepares [`Members::users_after`].
+    pub(crate) fn sort(&mut self) {
+        self.order.sort();
+    }
+
+    /// Returns the users with ids after `after`, or all users, in the order of their ids.
+    /// [`Members::sort`] must be called before.
+    pub(crate) fn users_after(&self, after: Option<&UserId>) -> &[UserId] {
+        self.order.after(after)
     }
 
     /// Adds a member. Returns the change to store.
     pub(crate) fn add(&mut self, user: &UserId, member: Member) -> Change {
         // After a restart, the cursors of an earlier membership would apply to this one.
         self.checkpoint_due |= self.journalled.contains(user);
-        self.map.insert(user.clone(), member.clone());
+        if self.map.insert(user.clone(), member.clone()).is_none() {
+            self.order.add(user.clone());
+        }
         Change::PutMember(user.clone(), member)
     }
 
@@ -133,6 +145,7 @@ impl Members {
     /// cursors in the journal stay until the next checkpoint.
     pub(crate) fn remove(&mut self, user: &UserId) -> Option<(UserId, Change)> {
         let (user, _) = self.map.remove_entry(user)?;
+        self.order.remove(&user);
         self.moved.remove(&user);
         let change = Change::RemoveMember(user.clone());
         Some((user, change))

@@ -2,6 +2,7 @@
 //!
 //! The inputs are in the submodules: `connect` (connections), `membership` (join and leave),
 //! `commands` (frames of clients), `send` (events), `service` (requests of services),
+//! `member_lists` (lists of members),
 //! `gateways` (requests of gateways and deliveries to them), `flush` (the end of a batch,
 //! timers and the alarm).
 
@@ -9,6 +10,7 @@ mod commands;
 mod connect;
 mod flush;
 mod gateways;
+mod member_lists;
 mod membership;
 mod send;
 mod service;

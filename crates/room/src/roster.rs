@@ -1,6 +1,7 @@
 //! The presence of each user: connections, status, typing indicator.
 
 use crate::ids::ConnId;
+use crate::user_order::UserOrder;
 use roomcast_proto::id::UserId;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, sooner};
@@ -49,6 +50,8 @@ impl UserPresence {
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     users: HashMap<UserId, UserPresence>,
+    /// The users of `users`.
+    order: UserOrder,
     /// Users whose status may differ from the announced one.
     changed: Vec<UserId>,
 }
@@ -101,6 +104,17 @@ impl Roster {
             .map_or(Status::Offline, UserPresence::status)
     }
 
+    /// Prepares [`Roster::present`].
+    pub(crate) fn sort(&mut self) {
+        self.order.sort();
+    }
+
+    /// Returns the users with connections or within their grace period in the order of their
+    /// ids. [`Roster::sort`] must be called before.
+    pub(crate) fn present(&self) -> &[UserId] {
+        self.order.after(None)
+    }
+
     /// Returns the connections of a user.
     pub(crate) fn connections(&self, user: &UserId) -> impl Iterator<Item = ConnId> {
         let presence = self.users.get(user).into_iter();
@@ -115,9 +129,16 @@ impl Roster {
             .count()
     }
 
+    fn entry(&mut self, user: &UserId) -> &mut UserPresence {
+        self.users.entry(user.clone()).or_insert_with(|| {
+            self.order.add(user.clone());
+            UserPresence::default()
+        })
+    }
+
     /// Adds a connection that has joined. Ends a grace period.
     pub(crate) fn join(&mut self, user: &UserId, conn: ConnId, status: Status) {
-        let presence = self.users.entry(user.clone()).or_default();
+        let presence = self.entry(user);
         presence.add(conn, status);
         presence.grace_until = None;
         self.changed.push(user.clone());
@@ -125,7 +146,7 @@ impl Roster {
 
     /// Restores a connection after hibernation. Its status was announced before.
     pub(crate) fn restore(&mut self, user: &UserId, conn: ConnId, status: Status) {
-        let presence = self.users.entry(user.clone()).or_default();
+        let presence = self.entry(user);
         presence.add(conn, status);
         presence.announced = Some(presence.status());
     }
@@ -161,6 +182,7 @@ impl Roster {
     /// Removes a user that has left the room.
     pub(crate) fn remove(&mut self, user: &UserId) -> Removed {
         let presence = self.users.remove(user).unwrap_or_default();
+        self.order.remove(user);
         let connections = presence.connections.into_iter();
         Removed {
             connections: connections.map(|one| one.conn).collect(),
@@ -217,6 +239,7 @@ impl Roster {
             }
             if presence.connections.is_empty() && presence.grace_until.is_none() {
                 self.users.remove(&user);
+                self.order.remove(&user);
             }
         }
         changes

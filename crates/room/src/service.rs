@@ -1,4 +1,4 @@
-//! The requests of services, which the Worker sends to the object of a room.
+//! The requests over HTTP, which the Worker sends to the object of a room.
 //!
 //! During a deploy the Worker and the object may run different versions. Fields are
 //! therefore only added, with a default.
@@ -9,7 +9,7 @@ use roomcast_proto::id::{Epoch, EventName, MessageId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// A request of a service to a room.
+/// A request of a service to a room, or the read of a user.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Publishes events. The answer is a list with the [`PublishResult`] of each.
@@ -21,10 +21,23 @@ pub enum Request {
     },
     /// Reads a page of the log.
     Messages(HistoryQuery),
-    /// Lists the presence of the members.
+    /// Lists the presence of the members, at most 1,000. Workers of older versions send it;
+    /// this version only reads it.
     Presence,
-    /// Lists the members.
+    /// Lists the members, at most 1,000. Workers of older versions send it; this version only
+    /// reads it.
     Members,
+    /// Reads a page of the list of members, which is in the order of the user ids. The answer is
+    /// `{"memberCount":…,"next":…}`, a line break, and the body of the response. `next` is the
+    /// user id after which the next page starts, and `null` on the last page.
+    List {
+        /// `true` for the presence of the members, `false` for their cursors.
+        presence: bool,
+        /// User id after which the page starts.
+        after: Option<UserId>,
+        /// Maximum number of members.
+        limit: u64,
+    },
     /// Makes a user a member.
     AddMember {
         /// The user.
@@ -56,6 +69,7 @@ impl Request {
             Request::Messages(_)
             | Request::Presence
             | Request::Members
+            | Request::List { .. }
             | Request::AddMember { .. } => true,
             // Volatile events are not deduplicated.
             Request::Publish { messages, .. } => messages
@@ -133,6 +147,7 @@ mod tests {
             ),
             (r#""Presence""#, true),
             (r#""Members""#, true),
+            (r#"{"List":{"presence":true,"after":null,"limit":3}}"#, true),
             (r#"{"AddMember":{"user":"alice"}}"#, true),
             (r#"{"RemoveMember":{"user":"alice"}}"#, false),
             (r#"{"Kick":{"user":"alice"}}"#, false),
@@ -150,6 +165,7 @@ mod tests {
             r#"{"Messages":{"after":1,"before":2,"limit":3,"newest":true}}"#,
             r#""Presence""#,
             r#""Members""#,
+            r#"{"List":{"presence":false,"after":"alice","limit":3}}"#,
             r#"{"AddMember":{"user":"alice"}}"#,
             r#"{"RemoveMember":{"user":"alice"}}"#,
             r#"{"Kick":{"user":"alice"}}"#,

@@ -105,7 +105,7 @@ impl Handler<'_> {
         room: &str,
         request: &ServiceRequest,
     ) -> Result<Vec<Result<String>>> {
-        let (status, body) = self.call_room(room, request).await?;
+        let (status, body) = self.call_room(room, None, request).await?;
         if status >= 400 {
             return Err(serde_json::from_str(&body).unwrap_or_else(|_| Error::internal()));
         }

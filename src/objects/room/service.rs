@@ -1,7 +1,8 @@
-//! Requests of services.
+//! Requests over HTTP: of services, and the reads of users.
 
 use super::RoomObject;
 use crate::runtime::Result;
+use crate::runtime::headers;
 use crate::runtime::rpc::{RequestError, refuse};
 use crate::runtime::time::now;
 use futures_channel::oneshot::{self, Receiver, Sender};
@@ -65,14 +66,18 @@ impl RoomObject {
         name: Option<String>,
         mut request: Request,
     ) -> Result<Response> {
+        let reader = request.headers().get(headers::READER)?;
         let request: ServiceRequest = serde_json::from_str(&request.text().await?)?;
         let reply = self.host.with_active(name, |active, state| {
+            if let Some(reader) = &reader {
+                active.room.admit_reader(reader, now())?;
+            }
             active.apply_retention();
             let call = active.calls.next_id();
             let mut out = Vec::new();
             let served = active.room.serve(request, call, now(), &mut out);
             active.run(state, out);
-            match served {
+            let reply = match served {
                 Err(error) => Err(RequestError::Refused(error)),
                 Ok(_) if active.storage_failed => Err(ClientError::internal().into()),
                 Ok(Served::Now(json)) => Ok(Reply::Now {
@@ -92,7 +97,11 @@ impl RoomObject {
                         created: false,
                     })
                     .map_err(RequestError::Failed),
+            }?;
+            if let (Some(reader), Reply::Now { json, .. }) = (&reader, &reply) {
+                active.room.reader_answered(reader, json.len());
             }
+            Ok(reply)
         })?;
         self.continue_batch()?;
         let answer = match reply {

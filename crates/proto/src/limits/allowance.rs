@@ -6,9 +6,15 @@ use super::rate_limit::TokenBucket;
 use crate::error::{Error, Result};
 use crate::time::Millis;
 
-/// Number of bytes of a page of the log that count as one request, because the cost of a
-/// `sync` grows with its page.
+/// Number of bytes of a page that count as one request, because the cost of a request grows
+/// with its page.
 const PAGE_BYTES: f64 = 32.0 * 1024.0;
+
+/// Returns the number of tokens that a page of `bytes` bytes takes in addition to the token of
+/// its request.
+pub fn page_tokens(bytes: usize) -> f64 {
+    (bytes as f64 / PAGE_BYTES).floor()
+}
 
 /// The kinds of requests of a connection. Some kinds share a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +27,7 @@ pub enum Kind {
     Signal,
     /// `joinRoom` and `leaveRoom`.
     Join,
-    /// `sync` and `refreshToken`. Shares the bucket of [`Kind::Join`].
+    /// `sync`, `members` and `refreshToken`. Shares the bucket of [`Kind::Join`].
     Request,
 }
 
@@ -78,8 +84,7 @@ impl Allowance {
 
     /// Takes more tokens of [`Kind::Request`] for a page of `bytes` bytes.
     pub fn charge_page(&mut self, bytes: usize, limits: &ConnectionLimits) {
-        let more = (bytes as f64 / PAGE_BYTES).floor();
-        self.joins.charge(more, limits.joins);
+        self.joins.charge(page_tokens(bytes), limits.joins);
     }
 
     /// Counts a rejected command of the connection and returns the penalty. `guard` is the

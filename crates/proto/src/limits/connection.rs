@@ -15,8 +15,9 @@ crate::settings! {
             ["MESSAGES_PER_SECOND", "MESSAGES_BURST"], PerSecond;
         /// `typingIndicator` and `setPresence`, per connection.
         pub signals: Rate = rate(5.0, 20.0), ["SIGNALS_PER_SECOND", "SIGNALS_BURST"], PerSecond;
-        /// `joinRoom`, `leaveRoom`, `sync` and `refreshToken`, per connection. A page of the
-        /// log counts once more for each 32 KiB.
+        /// `joinRoom`, `leaveRoom`, `sync`, `members` and `refreshToken`, per connection. The same
+        /// limit applies to the reads of a user from a room over HTTP. A page counts once more for
+        /// each 32 KiB.
         pub joins: Rate = rate(5.0, 100.0), ["JOINS_PER_SECOND", "JOINS_BURST"], PerSecond;
         /// All commands together, per connection. This limits acknowledgements and errors
         /// as well.
@@ -66,7 +67,8 @@ pub struct Limits {
     signals_per_second: f64,
     /// `SIGNALS_BURST`.
     signals_burst: f64,
-    /// `JOINS_PER_SECOND`: the rate of `joinRoom`, `leaveRoom`, `sync` and `refreshToken`.
+    /// `JOINS_PER_SECOND`: the rate of `joinRoom`, `leaveRoom`, `sync`, `members` and
+    /// `refreshToken`.
     joins_per_second: f64,
     /// `JOINS_BURST`.
     joins_burst: f64,

@@ -13,7 +13,7 @@ mod flood;
 mod rate_limit;
 mod slow_consumer;
 
-pub use allowance::{Allowance, Kind};
+pub use allowance::{Allowance, Kind, page_tokens};
 pub use connection::{ConnectionLimits, Limits};
 pub use flood::{FloodGuard, MAX_VIOLATION_TIME, Penalty};
 pub use rate_limit::{CONNECTS, KeyedRateLimiter, Rate, TokenBucket, network_of};

@@ -79,6 +79,10 @@ impl TokenBucket {
 /// Number of buckets below which a [`KeyedRateLimiter`] never drops the full ones.
 const MIN_PRUNE: usize = 1_000;
 
+/// Maximum number of buckets of a [`KeyedRateLimiter`]: about 2 MB with keys of 50 bytes. If more
+/// than half of them are in use, all are dropped. A full bucket is not in use.
+const MAX_BUCKETS: usize = 20_000;
+
 /// A rate limit for each key, such as an address or a user.
 #[derive(Debug, Default)]
 pub struct KeyedRateLimiter {
@@ -108,6 +112,10 @@ impl KeyedRateLimiter {
     pub fn admit(&mut self, key: &str, what: &str, rate: Rate, now: Millis) -> Result<()> {
         if self.buckets.len() >= self.prune_at.max(MIN_PRUNE) {
             self.buckets.retain(|_, bucket| !bucket.is_full(rate, now));
+            // To refuse further keys would let some clients lock all others out.
+            if self.buckets.len() > MAX_BUCKETS / 2 {
+                self.buckets.clear();
+            }
             self.prune_at = 2 * self.buckets.len();
         }
         self.buckets
@@ -115,6 +123,13 @@ impl KeyedRateLimiter {
             .or_insert_with(|| TokenBucket::full(rate, now))
             .take(rate, now)
             .map_err(|wait| Error::rate_limited(what, wait))
+    }
+
+    /// Takes `count` more tokens of `key`, see [`TokenBucket::charge`].
+    pub fn charge(&mut self, key: &str, count: f64, rate: Rate) {
+        if let Some(bucket) = self.buckets.get_mut(key) {
+            bucket.charge(count, rate);
+        }
     }
 }
 
@@ -158,6 +173,32 @@ mod tests {
             bucket.take(RATE, 0).is_err(),
             "a clock that was set back adds nothing"
         );
+    }
+
+    #[test]
+    fn a_keyed_limiter_keeps_a_limited_number_of_keys() {
+        let mut limiter = KeyedRateLimiter::default();
+        for key in 0..100_000 {
+            let key = key.to_string();
+            assert!(limiter.admit(&key, "reads", RATE, 0).is_ok());
+            assert!(limiter.buckets.len() <= MAX_BUCKETS);
+        }
+        assert!(limiter.prune_at <= MAX_BUCKETS);
+    }
+
+    #[test]
+    fn a_keyed_limiter_charges_large_answers() {
+        let mut limiter = KeyedRateLimiter::default();
+        let mut admit = |bytes: f64| {
+            let admitted = limiter.admit("alice", "reads", RATE, 0);
+            limiter.charge("alice", bytes, RATE);
+            limiter.charge("bob", bytes, RATE);
+            admitted.map_err(|error| error.retry_after)
+        };
+        assert_eq!(admit(38.0), Ok(()));
+        assert_eq!(admit(5.0), Ok(()));
+        assert_eq!(admit(0.0), Err(Some(300)), "the debt is 5 tokens");
+        assert!(limiter.check("bob", "reads", RATE, 0).is_ok());
     }
 
     #[test]

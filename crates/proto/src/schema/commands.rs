@@ -7,8 +7,10 @@
 #![allow(dead_code, reason = "these types exist for their schemas")]
 
 use super::values::{Any, CustomEventName, NotNull, Seq};
-use crate::answer::{Cursor, Empty, Joined, Left, Page, PresenceSet, Receipt, Refreshed};
-use crate::id::{Epoch, MessageId, RoomName};
+use crate::answer::{
+    Cursor, Empty, Joined, Left, MemberPage, Page, PresenceSet, Receipt, Refreshed,
+};
+use crate::id::{Epoch, MessageId, RoomName, UserId};
 use crate::status::Status;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Value, json};
@@ -131,6 +133,19 @@ pub struct Sync {
     limit: Option<u64>,
 }
 
+/// Reads a page of the list of members, which is ordered by the user ids.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+pub struct Members {
+    /// The room. Required on a socket for many rooms.
+    room_id: Option<RoomName>,
+    /// The user id after which the page starts. Without it, the first page is read.
+    after: Option<UserId>,
+    /// The maximum number of members; 100 if it is not given.
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<u64>,
+}
+
 /// Replaces the token of the connection.
 #[derive(Debug, JsonSchema)]
 pub struct RefreshToken {
@@ -240,6 +255,13 @@ pub fn commands(received: &mut SchemaGenerator, sent: &mut SchemaGenerator) -> V
             of::<Sync>,
             of::<Page<'_>>,
             vec![json!({ "after": 0, "limit": 100 })],
+        ),
+        command(
+            "members",
+            "Reads a page of the list of members.",
+            of::<Members>,
+            of::<MemberPage<'_>>,
+            vec![json!({ "after": "alice", "limit": 100 })],
         ),
         command(
             "refreshToken",

@@ -13,6 +13,7 @@ use crate::output::Output;
 use crate::seq_range::SeqRange;
 use crate::timers::Timer;
 use roomcast_proto::access::{Identity, Rights};
+use roomcast_proto::answer::{Joined, to_json};
 use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
@@ -24,7 +25,7 @@ use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, rfc3339};
 use roomcast_proto::{event, framing, name};
-use serde_json::json;
+use serde_json::value::RawValue;
 
 /// How a command is answered.
 pub(super) enum Answer {
@@ -180,8 +181,7 @@ impl Room {
         self.connections.take_token(conn, kind, limits, now)
     }
 
-    /// Records that the host has read a page of this number of bytes for a connection. A
-    /// large page counts as several requests.
+    /// Records that a page of this number of bytes was read for a connection. A large page counts as several requests.
     pub fn page_sent(&mut self, conn: ConnId, bytes: usize) {
         if let Some(connection) = self.connections.get_mut(conn) {
             let limits = &self.config.limits;
@@ -255,6 +255,17 @@ impl Room {
                         newest: false,
                     };
                     out.push(Output::Page { conn, id, query });
+                }
+                Ok(Answer::Later)
+            }
+            Command::Members { after, limit, .. } => {
+                self.connections.require(conn, Rights::READ)?;
+                self.take_token(conn, Kind::Request, now)?;
+                if let Some(id) = id {
+                    let page = self.member_page(after.as_ref(), limit);
+                    self.page_sent(conn, page.len());
+                    let frame = framing::ack(id, &page);
+                    out.push(Output::Send { conn, frame });
                 }
                 Ok(Answer::Later)
             }
@@ -358,7 +369,8 @@ impl Room {
         let changes = self.batch.take_changes();
         self.store_members(changes, out);
         if let Some(id) = id {
-            let answer = self.join_answer(&user, head, start);
+            let members = self.join_list();
+            let answer = self.join_answer(&user, &members, head, start);
             out.push(Output::Send {
                 conn,
                 frame: framing::ack(id, &answer),
@@ -378,26 +390,25 @@ impl Room {
         Ok(Answer::Later)
     }
 
-    /// Returns the answer to `joinRoom`.
-    pub(super) fn join_answer(&self, user: &UserId, head: u64, start: Start) -> String {
-        let member = self.members.get(user).cloned().unwrap_or_default();
-        let users = self.members.sorted_users();
-        let roster = &self.presence.roster;
-        let mut answer = json!({
-            "roomId": self.name,
-            "epoch": self.log.epoch(),
-            "seq": head,
-            "delivered": member.delivered,
-            "read": member.read,
-            "members": users
-                .iter()
-                .map(|user| json!({ "userId": user, "status": roster.status(user) }))
-                .collect::<Vec<_>>(),
-        });
-        if start.reset {
-            answer["reset"] = true.into();
-        }
-        answer.to_string()
+    /// Returns the answer to `joinRoom`. `members` is [`Room::join_list`].
+    pub(super) fn join_answer(
+        &self,
+        user: &UserId,
+        members: &RawValue,
+        head: u64,
+        start: Start,
+    ) -> String {
+        let member = self.members.get(user);
+        to_json(&Joined {
+            delivered: member.map_or(0, |member| member.delivered),
+            epoch: self.log.epoch(),
+            member_count: self.members.len(),
+            members,
+            read: member.map_or(0, |member| member.read),
+            reset: start.reset,
+            room_id: &self.name,
+            seq: head,
+        })
     }
 
     fn acknowledge(

@@ -19,6 +19,7 @@ use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, rfc3339};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 /// The data of the event `connected`.
 #[derive(Serialize)]
@@ -176,9 +177,17 @@ impl Room {
 
     /// Sends the first message to a connection that has joined: `connected` with the state
     /// of the room at `head`, or the answer to `joinRoom`; then the events up to `head`.
-    pub(super) fn welcome(&mut self, arrival: &Arrival, head: u64, out: &mut Vec<Output>) {
+    /// `members` is the list of [`Room::join_list`], which is made for the first answer of a
+    /// batch.
+    pub(super) fn welcome(
+        &mut self,
+        arrival: &Arrival,
+        members: &mut Option<Box<RawValue>>,
+        head: u64,
+        out: &mut Vec<Output>,
+    ) {
         if let Welcome::JoinAnswer(id) = arrival.welcome {
-            return self.welcome_remote(arrival, id, head, out);
+            return self.welcome_remote(arrival, id, members, head, out);
         }
         let conn = arrival.conn;
         let Some(connection) = self.connections.get(conn) else {

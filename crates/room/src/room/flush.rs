@@ -84,8 +84,9 @@ impl Room {
         self.close_unauthorized(now, out);
         // New connections receive the log up to the head before this batch, and then the
         // batch like all other connections.
+        let mut members = None;
         for arrival in batch.take_arrivals() {
-            self.welcome(&arrival, head, out);
+            self.welcome(&arrival, &mut members, head, out);
         }
         for reply in batch.take_replies() {
             out.push(Output::Reply {

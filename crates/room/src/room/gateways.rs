@@ -23,6 +23,7 @@ use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::retry::Failure;
 use roomcast_proto::time::Millis;
 use roomcast_proto::{event, framing};
+use serde_json::value::RawValue;
 
 /// Close code of a connection that ended without a close frame (RFC 6455, 7.4.1).
 const ABNORMAL: u16 = 1006;
@@ -224,11 +225,12 @@ impl Room {
         }
     }
 
-    /// Sends the answer to `joinRoom` and starts the catch-up.
+    /// Sends the answer to `joinRoom` and starts the catch-up. See [`Room::welcome`].
     pub(super) fn welcome_remote(
         &mut self,
         arrival: &Arrival,
         id: Option<u32>,
+        members: &mut Option<Box<RawValue>>,
         head: u64,
         out: &mut Vec<Output>,
     ) {
@@ -237,13 +239,15 @@ impl Room {
         let Some(connection) = self.connections.get(conn).filter(is_joined) else {
             return;
         };
+        let user = connection.attachment.user.clone();
         out.push(Output::Attach { conn });
         out.push(Output::Subscribed {
             conn,
             after: start.after,
         });
         if let Some(id) = id {
-            let answer = self.join_answer(&connection.attachment.user, head, start);
+            let members = members.get_or_insert_with(|| self.join_list());
+            let answer = self.join_answer(&user, members, head, start);
             out.push(Output::Send {
                 conn,
                 frame: framing::ack(id, &answer),

@@ -1,4 +1,4 @@
-//! Requests of services.
+//! Requests over HTTP: of services, and the reads of users.
 
 use super::Room;
 use super::send::Origin;
@@ -8,7 +8,7 @@ use crate::output::{Change, Output};
 use crate::service::{Publication, PublishResult, Request, Served};
 use crate::snapshot::Snapshot;
 use roomcast_proto::answer::to_json;
-use roomcast_proto::command::Send;
+use roomcast_proto::command::{MAX_LIMIT, Send};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::envelope::Body;
 use roomcast_proto::error::{Error, ErrorCode, Result};
@@ -21,6 +21,24 @@ use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 
 impl Room {
+    /// Takes a token of the rate limit of a user that reads over HTTP. `reader` identifies the
+    /// user. The host calls this before [`Room::serve`], and [`Room::reader_answered`] after it.
+    ///
+    /// # Errors
+    ///
+    /// Returns `rateLimited` if the user reads too often.
+    pub fn admit_reader(&mut self, reader: &str, now: Millis) -> Result<()> {
+        self.admission
+            .admit_reader(reader, &self.config.limits, now)
+    }
+
+    /// Records that the user was answered with this number of bytes. A large page counts as
+    /// several requests.
+    pub fn reader_answered(&mut self, reader: &str, bytes: usize) {
+        self.admission
+            .reader_answered(reader, bytes, &self.config.limits);
+    }
+
     /// Executes a request of a service. `call` identifies it in [`Output::Reply`].
     ///
     /// # Errors
@@ -45,11 +63,17 @@ impl Room {
                 Ok(Served::Later)
             }
             Request::Messages(query) => Ok(Served::Page(query)),
-            Request::Presence => done(self.presence_json()),
-            Request::Members => {
-                let users = self.members.sorted_users();
-                done(users.iter().map(|user| self.member_json(user)).collect())
+            Request::List {
+                presence,
+                after,
+                limit,
+            } => {
+                let (body, next) = self.http_list(presence, after.as_ref(), limit);
+                let head = json!({ "memberCount": self.members.len(), "next": next });
+                Ok(Served::Now(format!("{head}\n{body}")))
             }
+            Request::Presence => Ok(Served::Now(self.http_list(true, None, MAX_LIMIT).0)),
+            Request::Members => Ok(Served::Now(self.http_list(false, None, MAX_LIMIT).0)),
             Request::AddMember { user } => {
                 self.admit_member(&user)?;
                 let created = self.add_member(&user, self.log.head(), None, now, out);
@@ -186,32 +210,6 @@ impl Room {
         self.gateways = deleted.gateways;
         // Rate limits and bans survive deletion.
         self.admission = deleted.admission;
-    }
-
-    fn member_json(&self, user: &UserId) -> Value {
-        let member = self.members.get(user);
-        member.map_or(Value::Null, |member| {
-            member.json(user, self.log.bounds(), &self.config)
-        })
-    }
-
-    fn presence_json(&self) -> Value {
-        let users = self.members.sorted_users();
-        let users = users.into_iter().map(|user| {
-            let connections = self.presence.roster.connections(user).count();
-            let member = self.members.get(user);
-            // Connected users have no `lastSeen`.
-            let last_seen = member
-                .map(|member| member.last_seen)
-                .filter(|at| connections == 0 && *at > 0);
-            json!({
-                "userId": user,
-                "status": self.presence.roster.status(user),
-                "connections": connections,
-                "lastSeen": last_seen.map(rfc3339),
-            })
-        });
-        json!({ "users": users.collect::<Vec<_>>() })
     }
 }
 
