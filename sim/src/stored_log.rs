@@ -29,7 +29,7 @@ impl StoredLog {
     }
 
     /// Carries out [`Change::Trim`](roomcast_room::Change::Trim).
-    pub fn trim(&mut self, upto: u64, since: Millis) {
+    pub fn trim(&mut self, upto: u64, since: Millis, first: u64) {
         let head = self.rows.last().map_or(0, |row| row.last);
         let mut kept = KeptSends::default();
         self.rows.retain(|row| {
@@ -39,7 +39,8 @@ impl StoredLog {
             }
             stays
         });
-        self.keys.retain(|row| row.at >= since);
+        self.keys
+            .retain(|row| row.at >= since && row.first >= first);
         self.keys.extend(kept.finish());
     }
 

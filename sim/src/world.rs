@@ -626,7 +626,7 @@ impl Server {
             Change::RemoveSubscriber(id) => {
                 disk.subscribers.remove(&id);
             }
-            Change::Trim { upto, since } => disk.log.trim(upto, since),
+            Change::Trim { upto, since, first } => disk.log.trim(upto, since, first),
             Change::Wipe { epoch } => {
                 *disk = Disk {
                     epoch,

@@ -414,7 +414,7 @@ impl World {
                 }
                 self.disk.journal.clear();
             }
-            Change::Trim { upto, since } => self.disk.log.trim(upto, since),
+            Change::Trim { upto, since, first } => self.disk.log.trim(upto, since, first),
             Change::Wipe { .. } => panic!("no step deletes the room"),
         }
     }

@@ -3,7 +3,7 @@
 use roomcast_proto::id::{Epoch, RoomName, UserId};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::{DAY, Millis, SECOND};
-use roomcast_room::log::OldestRow;
+use roomcast_room::log::{LogBounds, OldestRow};
 use roomcast_room::service::{Request, Served};
 use roomcast_room::{CallId, Change, Frame, Output, Room, Secret, Snapshot};
 use roomcast_sim::stored_log::StoredLog;
@@ -51,7 +51,7 @@ impl Fixture {
     fn store(&mut self, change: Change) {
         match &change {
             Change::Append(row) => self.log.rows.push(row.clone()),
-            Change::Trim { upto, since } => self.log.trim(*upto, *since),
+            Change::Trim { upto, since, first } => self.log.trim(*upto, *since, *first),
             Change::Wipe { .. } => self.log = StoredLog::default(),
             _ => {}
         }
@@ -214,6 +214,27 @@ fn a_repeated_send_is_recognised_after_its_event_was_deleted_and_the_room_restar
     room.now += 61 * SECOND;
     let again = room.publish(json!({ "message_id": "m1" }));
     assert_eq!(again["accepted"]["seq"], 101);
+}
+
+#[test]
+fn the_number_of_kept_hashes_is_limited() {
+    let settings = [("RETENTION_EVENTS", "1"), ("DEDUPE_WINDOW", "1d")];
+    let mut room = Fixture::new("r", &settings);
+    let mut bounds = LogBounds::default();
+    let (at, total) = (NOW, 0);
+    for first in [2_999_990, 3_000_000] {
+        bounds.extend(OldestRow { first, at, total }, first);
+    }
+    let snapshot = Snapshot {
+        bounds,
+        ..Snapshot::default()
+    };
+    let name = RoomName::trusted("r");
+    room.room = Room::new(name, config(&settings).room.clone(), snapshot);
+    let Change::Trim { upto, first, .. } = room.room.trim(NOW) else {
+        panic!("a trim");
+    };
+    assert_eq!((upto, first), (2_999_999, 499_999));
 }
 
 #[test]

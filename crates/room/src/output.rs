@@ -155,6 +155,8 @@ pub enum Change {
         upto: u64,
         /// The start of the dedupe window.
         since: Millis,
+        /// Sequence number before which no sends are kept.
+        first: u64,
     },
     /// Deletes the log, the members and the journal, and begins a new epoch. The records of
     /// connections at gateways stay. If there are none, deletes the whole storage.

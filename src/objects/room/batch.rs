@@ -105,7 +105,8 @@ impl ActiveRoom {
 
     /// Deletes the oldest events if the log has more bytes than it may have.
     fn limit_log_bytes(&mut self, state: &State) {
-        if let Some(total) = self.room.byte_cutoff()
+        if !self.storage_failed
+            && let Some(total) = self.room.byte_cutoff()
             && let Some(trim) = self.expire_before("total > ?", total)
         {
             self.run(state, vec![Output::Store(trim)]);
@@ -149,6 +150,7 @@ impl ActiveRoom {
 
     /// Returns the time at which [`ActiveRoom::release_if_unused`] must be called.
     pub(super) fn release_at(&self) -> Option<Millis> {
-        self.room.release_at().filter(|_| self.store.exists())
+        let is_stored = self.store.exists() && !self.storage_failed;
+        self.room.release_at().filter(|_| is_stored)
     }
 }

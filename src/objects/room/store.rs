@@ -206,7 +206,7 @@ impl Store {
                 }
                 self.db.write("DELETE FROM cursors", &[])
             }
-            Change::Trim { upto, since } => self.trim(*upto, *since),
+            Change::Trim { upto, since, first } => self.trim(*upto, *since, *first),
             Change::PutSubscriber {
                 id,
                 gateway,
@@ -236,8 +236,8 @@ impl Store {
     }
 
     /// Deletes the rows of the log up to `upto`, except for the last one. Keeps the sends at or
-    /// after `since`.
-    fn trim(&mut self, upto: u64, since: Millis) -> Result<()> {
+    /// after `since` and of events from `first_kept` on.
+    fn trim(&mut self, upto: u64, since: Millis, first_kept: u64) -> Result<()> {
         let (secret, mut kept) = (self.secret, KeptSends::default());
         self.db.sql().query_while(
             "SELECT first, at, keys, iif(total IS NULL, body, NULL) FROM log
@@ -254,8 +254,12 @@ impl Store {
             "DELETE FROM log WHERE last <= ? AND last < (SELECT max(last) FROM log)",
             &[js(upto)],
         )?;
-        self.db
-            .write("DELETE FROM keys WHERE at < ?", &[js(since)])?;
+        // The rows are in the order of their events, so this reads only the rows that it deletes.
+        self.db.write(
+            "DELETE FROM keys WHERE n < coalesce(
+                (SELECT n FROM keys WHERE at >= ? AND first >= ? ORDER BY n LIMIT 1), ?)",
+            &[js(since), js(first_kept), js(i64::MAX as u64)],
+        )?;
         match kept.finish() {
             Some(row) => self.db.write(
                 "INSERT INTO keys (first, at, keys) VALUES (?, ?, ?)",

@@ -23,6 +23,10 @@ use roomcast_proto::{event, framing};
 /// row per 20 messages.
 const CURSOR_FLUSH_DELAY: Millis = 50;
 
+/// The number of deleted events whose hashes are kept at most, 70 MB. It is ten times the number
+/// of sends that the room remembers, because not every event has a message id of its sender.
+const MAX_KEPT_SENDS: u64 = 2_500_000;
+
 impl Room {
     /// Handles the timers that are due, then ends the batch: one row, one commit, one frame
     /// for each socket. The host calls it when [`Batcher`](crate::batcher::Batcher) ends the
@@ -236,7 +240,8 @@ impl Room {
         let rest = (upto < self.floor()).then_some(now);
         self.timers.set(Timer::LogTrim, rest);
         let since = now.saturating_sub(self.config.dedupe_window);
-        Change::Trim { upto, since }
+        let first = upto.saturating_sub(MAX_KEPT_SENDS);
+        Change::Trim { upto, since, first }
     }
 
     /// Returns the time before which rows have expired by age, if there is such a row. The
