@@ -53,7 +53,7 @@ impl Sql {
         &self,
         query: &str,
         bindings: &[JsValue],
-        mut take: impl FnMut(&Array) -> bool,
+        take: &mut dyn FnMut(&Array) -> bool,
     ) -> Result<()> {
         let cursor = self
             .exec(&query.into(), &bindings.iter().collect())?
@@ -161,9 +161,11 @@ impl Db {
         let mut statements = vec![META];
         statements.extend(self.schema);
         statements.push(&values);
-        let meta = self.meta.iter();
-        let bindings = meta.flat_map(|(key, value)| [key.into(), value.into()]);
-        let bindings: Array = bindings.collect::<Vec<JsValue>>().iter().collect();
+        let bindings = Array::new();
+        for (key, value) in &self.meta {
+            bindings.push(&key.into());
+            bindings.push(&value.into());
+        }
         let cursor = self
             .sql
             .exec(&statements.join(";\n").as_str().into(), &bindings)?;

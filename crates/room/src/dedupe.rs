@@ -87,7 +87,10 @@ impl Dedupe {
                 return false;
             }
             if seen.at >= since {
-                self.seen.entry(key).or_insert(seen);
+                // The newer of two sends with the same key counts.
+                if let Some(newer) = self.seen.insert(key, seen) {
+                    self.seen.insert(key, newer);
+                }
                 self.order.push_front((seen.at, key));
             }
         }

@@ -173,7 +173,7 @@ impl Store {
                 "SELECT first, at, keys, NULL FROM keys ORDER BY n DESC",
             ] {
                 let mut goes_on = true;
-                let read = sql.query_while(query, &[], |row| {
+                let read = sql.query_while(query, &[], &mut |row| {
                     let row = stored_sends(row);
                     goes_on = row.at >= since && take(&row);
                     goes_on
@@ -243,7 +243,7 @@ impl Store {
             "SELECT first, at, keys, iif(total IS NULL, body, NULL) FROM log
              WHERE last <= ? AND last < (SELECT max(last) FROM log) AND at >= ? ORDER BY last",
             &[js(upto), js(since)],
-            |row| {
+            &mut |row| {
                 kept.add(secret, &stored_sends(row), since);
                 true
             },
@@ -298,10 +298,10 @@ impl Store {
         &self,
         after: u64,
         upto: u64,
-        take: impl FnMut(u64, u64, JsString) -> bool,
+        mut take: impl FnMut(u64, u64, JsString) -> bool,
     ) -> Result<()> {
         let before = js(upto.saturating_add(1));
-        self.read_log("ASC", js(after), before, take)
+        self.read_log("ASC", js(after), before, &mut take)
     }
 
     /// Reads a page of the log.
@@ -309,7 +309,7 @@ impl Store {
         let mut page = HistoryPage::new(range, floor);
         let (after, before) = (range.after.max(floor), range.before.min(i64::MAX as u64));
         let order = if range.newest { "DESC" } else { "ASC" };
-        self.read_log(order, js(after), js(before), |first, _, body| {
+        self.read_log(order, js(after), js(before), &mut |first, _, body| {
             page.add(first, &String::from(body))
         })?;
         Ok(page)
@@ -322,7 +322,7 @@ impl Store {
         order: &str,
         after: JsValue,
         before: JsValue,
-        mut take: impl FnMut(u64, u64, JsString) -> bool,
+        take: &mut dyn FnMut(u64, u64, JsString) -> bool,
     ) -> Result<()> {
         if !self.exists() {
             return Ok(());
@@ -330,9 +330,11 @@ impl Store {
         let query = format!(
             "SELECT first, last, body FROM log WHERE last > ? AND first < ? ORDER BY last {order}"
         );
-        self.db.sql().query_while(&query, &[after, before], |row| {
-            take(number(row, 0), number(row, 1), row.get(2).unchecked_into())
-        })
+        self.db
+            .sql()
+            .query_while(&query, &[after, before], &mut |row| {
+                take(number(row, 0), number(row, 1), row.get(2).unchecked_into())
+            })
     }
 
     /// Returns the oldest row that satisfies a condition with the parameter `value`.
