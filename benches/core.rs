@@ -48,6 +48,7 @@ fn room() -> Room {
     let snapshot = Snapshot {
         life: "1".into(),
         epoch: Epoch::trusted("e"),
+        secret: Default::default(),
         bounds: LogBounds::default(),
         members: Default::default(),
         journal: Vec::new(),

@@ -205,6 +205,26 @@ impl Server {
         }
     }
 
+    /// Returns the sizes in bytes of the databases of a class of objects, such as `rooms`. Leaves
+    /// out databases without a table: workerd creates a page for every object.
+    pub fn databases(&self, class: &str) -> Vec<u64> {
+        let files = std::fs::read_dir(self.dir.join("storage").join(class));
+        let paths = files
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|file| file.path());
+        let databases = paths.filter(|path| {
+            // `metadata.sqlite` has the alarms of all objects.
+            let name = path.file_stem().unwrap_or_default();
+            path.extension()
+                .is_some_and(|extension| extension == "sqlite")
+                && name != "metadata"
+        });
+        let sizes = databases.map(|path| database_size(&path).unwrap_or(0));
+        sizes.filter(|size| *size > PAGE).collect()
+    }
+
     /// Stops workerd as a deployment does. SIGTERM closes all sockets. If workerd still
     /// listens after 2 s, sends SIGKILL.
     pub fn stop(&mut self) {
@@ -329,6 +349,30 @@ impl Drop for Server {
         drop(self.watchdog.stdin.take());
         let _ = self.watchdog.wait();
     }
+}
+
+/// The size of a page of workerd's databases.
+const PAGE: u64 = 4_096;
+
+/// Returns the size in bytes of a SQLite database. The file has the size of the last checkpoint;
+/// each commit in the write-ahead log has the number of pages after it
+/// (<https://www.sqlite.org/fileformat2.html#the_write_ahead_log>).
+fn database_size(path: &Path) -> Option<u64> {
+    let word = |bytes: &[u8], at: usize| {
+        let bytes = bytes.get(at..at + 4)?;
+        Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    };
+    let mut size = std::fs::metadata(path).ok()?.len();
+    let log = std::fs::read(path.with_extension("sqlite-wal")).unwrap_or_default();
+    let salt = log.get(16..24);
+    for frame in log.get(32..).unwrap_or_default().chunks(24 + PAGE as usize) {
+        // Frames with another salt are older than the last checkpoint.
+        match word(frame, 4) {
+            Some(pages) if pages > 0 && frame.get(8..16) == salt => size = u64::from(pages) * PAGE,
+            _ => {}
+        }
+    }
+    Some(size)
 }
 
 /// Packs or unpacks everything in a folder.

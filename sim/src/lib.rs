@@ -21,6 +21,7 @@ pub mod native;
 mod pieces;
 mod signing;
 pub mod socketio;
+pub mod stored_log;
 pub mod tokens;
 pub mod world;
 

@@ -3,6 +3,7 @@
 //! the invariants of each output.
 
 use super::signing::{SECRET, sign};
+use super::stored_log::StoredLog;
 use roomcast::config::Config;
 use roomcast_gateway::{
     ConnectInfo, EngineServer, Frame as SocketFrame, Gateway, Output as GatewayOutput, Stored,
@@ -23,11 +24,11 @@ use roomcast_proto::retry::Failure;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
 use roomcast_room::history::{HistoryPage, HistoryQuery};
-use roomcast_room::log::{LogBatch, LogBounds, StoredText};
+use roomcast_room::log::LogBatch;
 use roomcast_room::service::{Request, Served};
 use roomcast_room::{
     Attachment, CallId, Change, ConnId, ConnectRequest, Delivery, Frame, Member, Output, Retry,
-    Room, Snapshot, StoredSubscriber,
+    Room, Secret, Snapshot, StoredSubscriber,
 };
 use serde_json::value::RawValue;
 use std::cell::Cell;
@@ -216,7 +217,7 @@ pub fn answers_in<'a>(frames: impl Iterator<Item = &'a str>) -> Vec<u32> {
 #[derive(Default)]
 struct Disk {
     epoch: Epoch,
-    rows: Vec<LogBatch>,
+    log: StoredLog,
     members: BTreeMap<UserId, Member>,
     journal: Vec<String>,
     /// Stored connections at gateways: the gateway and the JSON of [`StoredSubscriber`], by id.
@@ -364,7 +365,7 @@ impl Server {
                 break;
             };
             let (after, upto) = (read.portion.range.after, read.portion.range.upto);
-            let mut rows = self.disk.rows.iter();
+            let mut rows = self.disk.log.rows.iter();
             let row = rows.find(|row| row.last > after).expect("no holes");
             let last = row.last.min(upto);
             let text = slice(row.first, &row.body, after, upto);
@@ -436,7 +437,7 @@ impl Server {
 
     fn page(&self, query: HistoryQuery) -> String {
         let mut page = HistoryPage::new(query, self.room.floor());
-        let mut rows: Vec<&LogBatch> = self.disk.rows.iter().collect();
+        let mut rows: Vec<&LogBatch> = self.disk.log.rows.iter().collect();
         if query.newest {
             rows.reverse();
         }
@@ -505,7 +506,7 @@ impl Server {
                 Output::Send { conn, frame } => self.send(conn, frame),
                 Output::Deliver(delivery) => self.deliver(delivery),
                 Output::Replay { conn, range } => {
-                    let rows = self.disk.rows.iter();
+                    let rows = self.disk.log.rows.iter();
                     let frames: Vec<_> = rows
                         .map(|row| slice(row.first, &row.body, range.after, range.upto).to_owned())
                         .filter(|frame| !frame.is_empty())
@@ -588,7 +589,7 @@ impl Server {
         let disk = &mut self.disk;
         match change {
             Change::Append(row) => {
-                let head = disk.rows.last().map_or(0, |row| row.last);
+                let head = disk.log.rows.last().map_or(0, |row| row.last);
                 assert_eq!(row.first, head + 1, "the log has no holes");
                 let events: Vec<Line> = row.body.split('\n').map(line).collect();
                 let numbered = (row.first..).zip(&events);
@@ -596,7 +597,7 @@ impl Server {
                     assert_eq!(*event, Line::Event(Some(seq)), "a line each");
                 }
                 assert_eq!(events.len() as u64, row.last - row.first + 1);
-                disk.rows.push(row);
+                disk.log.rows.push(row);
             }
             Change::PutMember(user, member) => {
                 disk.members.insert(user, member);
@@ -625,11 +626,7 @@ impl Server {
             Change::RemoveSubscriber(id) => {
                 disk.subscribers.remove(&id);
             }
-            Change::Trim { upto, before } => {
-                let head = disk.rows.last().map_or(0, |row| row.last);
-                let rows = &mut disk.rows;
-                rows.retain(|row| row.last > upto || row.at >= before || row.last == head);
-            }
+            Change::Trim { upto, since, first } => disk.log.trim(upto, since, first),
             Change::Wipe { epoch } => {
                 *disk = Disk {
                     epoch,
@@ -642,25 +639,14 @@ impl Server {
 }
 
 fn open(name: &str, config: &Rc<Config>, disk: &Disk, life: u64) -> Room {
-    let mut bounds = LogBounds::default();
-    for row in disk.rows.first().into_iter().chain(disk.rows.last()) {
-        bounds.extend(row.first, row.last, row.at);
-    }
-    let rows = disk.rows.clone();
     let snapshot = Snapshot {
         life: life.to_string(),
         epoch: disk.epoch.clone(),
-        bounds,
+        secret: Secret::default(),
+        bounds: disk.log.bounds(),
         members: disk.members.clone().into_iter().collect(),
         journal: disk.journal.clone(),
-        recent: Some(Box::new(move |since| {
-            let rows = rows.iter().filter(|row| row.at >= since);
-            let text = |row: &LogBatch| StoredText {
-                first: row.first,
-                body: row.body.to_string(),
-            };
-            Ok(rows.map(text).collect())
-        })),
+        recent: Some(disk.log.recent()),
     };
     Room::new(RoomName::trusted(name), config.room.clone(), snapshot)
 }

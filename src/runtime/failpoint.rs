@@ -30,6 +30,8 @@ pub(crate) enum Point {
     Write,
     /// Fails to read the log.
     Read,
+    /// Fails to store a batch because the storage is full.
+    Full,
 }
 
 #[cfg(not(feature = "failpoints"))]

@@ -1,9 +1,11 @@
 //! SQLite of an object. Rows written are the largest item of the bill, so they are counted.
 
 use super::Result;
-use js_sys::{Array, JsString};
+use js_sys::{Array, ArrayBuffer, JsString, Uint8Array};
+use roomcast_room::log::LogBatch;
 use wasm_bindgen::prelude::*;
 use worker::Error;
+use worker::worker_sys::DurableObjectStorage;
 
 #[wasm_bindgen]
 extern "C" {
@@ -24,6 +26,8 @@ extern "C" {
         first: f64,
         at: f64,
         body: &JsString,
+        keys: &JsValue,
+        total: f64,
     ) -> Result<Cursor, JsValue>;
 
     type Cursor;
@@ -49,7 +53,7 @@ impl Sql {
         &self,
         query: &str,
         bindings: &[JsValue],
-        mut take: impl FnMut(&Array) -> bool,
+        take: &mut dyn FnMut(&Array) -> bool,
     ) -> Result<()> {
         let cursor = self
             .exec(&query.into(), &bindings.iter().collect())?
@@ -84,24 +88,48 @@ const SCHEMA_KEY: &str = "schema";
 /// The database of an object. Each database has a table of keys and values, `meta`, which
 /// is also kept in memory.
 pub(crate) struct Db {
+    storage: DurableObjectStorage,
     sql: Sql,
+    schema: &'static [&'static str],
+    /// `true` if the tables exist. Otherwise the first write creates them.
+    exists: bool,
     meta: Vec<(String, String)>,
     /// Rows written since [`Db::take_rows_written`].
     rows_written: f64,
 }
 
 impl Db {
-    /// Opens the database. Each statement of `schema` is executed once, in order. New
-    /// statements must be added at the end.
-    pub(crate) fn open(storage: &worker::Storage, schema: &[&str]) -> Result<Self> {
-        let sql = storage.sql();
-        let sql: &JsValue = sql.as_ref();
+    /// Opens the database and creates its tables. Each statement of `schema` is executed once,
+    /// in order. New statements must be added at the end.
+    pub(crate) fn open(storage: &worker::Storage, schema: &'static [&'static str]) -> Result<Self> {
+        let mut db = Db::open_existing(storage, schema)?;
+        if !db.exists {
+            db.create()?;
+        }
+        Ok(db)
+    }
+
+    /// Opens the database as [`Db::open`] does, but leaves the creation of the tables to the first
+    /// write. Until then there is nothing to read: see [`Db::exists`].
+    pub(crate) fn open_existing(
+        storage: &worker::Storage,
+        schema: &'static [&'static str],
+    ) -> Result<Self> {
+        let storage: &JsValue = storage.as_raw();
+        let storage: DurableObjectStorage = storage.clone().unchecked_into();
         let mut db = Db {
-            sql: sql.clone().unchecked_into(),
+            sql: storage.sql().unchecked_into(),
+            storage,
+            schema,
+            exists: false,
             meta: Vec::new(),
             rows_written: 0.0,
         };
-        db.write(META, &[])?;
+        let tables = db.query("SELECT 1 FROM sqlite_master WHERE name = 'meta'", &[])?;
+        if tables.is_empty() {
+            return Ok(db);
+        }
+        db.exists = true;
         let meta = db.query("SELECT key, value FROM meta", &[])?;
         db.meta = meta
             .iter()
@@ -118,6 +146,47 @@ impl Db {
         Ok(db)
     }
 
+    /// Returns `true` if the tables exist.
+    pub(crate) fn exists(&self) -> bool {
+        self.exists
+    }
+
+    /// Creates the tables, and stores the values of `meta` that are in memory. All statements
+    /// are one call.
+    fn create(&mut self) -> Result<()> {
+        let schema = self.schema.len().to_string();
+        self.meta.push((SCHEMA_KEY.to_owned(), schema));
+        let values = vec!["(?, ?)"; self.meta.len()].join(", ");
+        let values = format!("INSERT INTO meta (key, value) VALUES {values}");
+        let mut statements = vec![META];
+        statements.extend(self.schema);
+        statements.push(&values);
+        let bindings = Array::new();
+        for (key, value) in &self.meta {
+            bindings.push(&key.into());
+            bindings.push(&value.into());
+        }
+        let cursor = self
+            .sql
+            .exec(&statements.join(";\n").as_str().into(), &bindings)?;
+        self.rows_written += cursor.rows_written();
+        self.exists = true;
+        Ok(())
+    }
+
+    /// Deletes the whole storage of the object, its alarm included. The values of the keys `kept`
+    /// stay in memory.
+    pub(crate) fn delete_all(&mut self, kept: &[&str]) -> Result<()> {
+        if self.exists {
+            // The storage is empty after the call. The promise ends with the commit, and the
+            // runtime holds outgoing messages until then.
+            let _committed = self.storage.delete_all()?;
+            self.exists = false;
+        }
+        self.meta.retain(|(key, _)| kept.contains(&&**key));
+        Ok(())
+    }
+
     /// Returns the database without the table `meta`, for reads.
     pub(crate) fn sql(&self) -> &Sql {
         &self.sql
@@ -125,22 +194,34 @@ impl Db {
 
     /// Executes a statement that writes.
     pub(crate) fn write(&mut self, query: &str, bindings: &[JsValue]) -> Result<()> {
+        if !self.exists {
+            self.create()?;
+        }
         let cursor = self.sql.exec(&query.into(), &bindings.iter().collect())?;
         self.rows_written += cursor.rows_written();
         Ok(())
     }
 
-    /// Inserts a log row by `query`, whose parameters are `last`, `first`, `at` and `body`.
+    /// Inserts a log row by `query`, whose parameters are `last`, `first`, `at`, `body`, `keys`
+    /// and `total`. Stores null for empty `keys`.
     pub(crate) fn append(
         &mut self,
         query: &JsString,
-        last: u64,
-        first: u64,
-        at: u64,
+        row: &LogBatch,
         body: &JsString,
     ) -> Result<()> {
-        let (last, first, at) = (last as f64, first as f64, at as f64);
-        let cursor = self.sql.exec_append(query, last, first, at, body)?;
+        if !self.exists {
+            self.create()?;
+        }
+        let (last, first, at) = (row.last as f64, row.first as f64, row.at as f64);
+        let (keys, total) = (&row.keys, row.total as f64);
+        let keys = match keys.is_empty() {
+            true => JsValue::NULL,
+            false => bytes_js(keys),
+        };
+        let cursor = self
+            .sql
+            .exec_append(query, last, first, at, body, &keys, total)?;
         self.rows_written += cursor.rows_written();
         Ok(())
     }
@@ -157,12 +238,14 @@ impl Db {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Sets a value of the table `meta`.
+    /// Sets a value of the table `meta`. Only in memory if the tables do not exist.
     pub(crate) fn set_meta(&mut self, key: &str, value: &str) -> Result<()> {
-        self.write(
-            "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
-            &[key.into(), value.into()],
-        )?;
+        if self.exists {
+            self.write(
+                "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
+                &[key.into(), value.into()],
+            )?;
+        }
         self.meta.retain(|(known, _)| known != key);
         self.meta.push((key.to_owned(), value.to_owned()));
         Ok(())
@@ -200,6 +283,11 @@ pub(crate) fn js(number: u64) -> JsValue {
     (number as f64).into()
 }
 
+/// Returns bytes as a binding.
+pub(crate) fn bytes_js(bytes: &[u8]) -> JsValue {
+    Uint8Array::from(bytes).into()
+}
+
 /// Returns a column as a number, or 0.
 pub(crate) fn number(row: &Array, column: u32) -> u64 {
     row.get(column).as_f64().unwrap_or(0.0) as u64
@@ -208,4 +296,10 @@ pub(crate) fn number(row: &Array, column: u32) -> u64 {
 /// Returns a column as a text, or an empty one.
 pub(crate) fn text(row: &Array, column: u32) -> String {
     row.get(column).as_string().unwrap_or_default()
+}
+
+/// Returns a column as bytes, or `None` if it is null.
+pub(crate) fn bytes(row: &Array, column: u32) -> Option<Vec<u8>> {
+    let buffer = row.get(column).dyn_into::<ArrayBuffer>().ok()?;
+    Some(Uint8Array::new(&buffer).to_vec())
 }

@@ -233,6 +233,43 @@ async fn a_possible_duplicate_is_refused_while_the_log_cannot_be_read() {
 }
 
 #[tokio::test]
+async fn a_full_room_deletes_its_oldest_events_and_stores_the_new_one() {
+    let server = server_with_failpoints().await;
+    let mut alice = Client::join(&server, "full-room", &token("alice")).await;
+    for n in 1..=30 {
+        send_until_acknowledged(&mut alice, message(&format!("m{n}"))).await;
+    }
+    alice.logged(30).await;
+    arm(&server, &["Full"]).await;
+    let stored = alice.request("sendMessage", message("new")).await;
+    assert_eq!(stored.expect("stored")["seq"], 31);
+    assert_eq!(Client::seq(&alice.logged(1).await[0]), 31);
+    let path = "/rooms/full-room/messages?after=0";
+    let page = server.get(path, &service()).await.ok();
+    assert_eq!(page["gap"], json!({ "from": 1, "to": 3 }), "a tenth");
+    assert_eq!(page["events"].as_array().map(Vec::len), Some(28));
+    // A send whose event was deleted is still recognised.
+    let again = alice.request("sendMessage", message("m1")).await;
+    assert_eq!(again.expect("accepted")["seq"], 1);
+
+    // If that does not suffice, the sender learns the reason.
+    arm(&server, &["Full", "Full"]).await;
+    let refused = alice.request("sendMessage", message("refused")).await;
+    let refused = refused.expect_err("not stored");
+    let reason = "the storage of the room is full, try again later";
+    assert_eq!(
+        (&refused["code"], &refused["message"]),
+        (&json!("internal"), &json!(reason))
+    );
+    arm(&server, &["Full", "Full"]).await;
+    let published = json!({ "room": "full-room", "event": "news", "data": 1, "messageId": "p" });
+    let answer = server.post("/publish", &service(), published).await;
+    answer.problem(500, "internal");
+    let stored = alice.request("sendMessage", message("after")).await;
+    assert_eq!(stored.expect("stored")["seq"], 32);
+}
+
+#[tokio::test]
 async fn a_full_disk_acknowledges_nothing_and_the_room_recovers_with_free_space() {
     // Writes beyond 1 MiB (2,048 blocks of 512 bytes) in a file fail.
     let limit = "trap '' XFSZ; ulimit -f 2048";

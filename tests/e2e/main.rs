@@ -28,6 +28,7 @@ mod old_data;
 mod presence;
 mod retention;
 mod revocation;
+mod storage;
 mod tickets;
 
 /// A server with all settings at their defaults.

@@ -402,6 +402,34 @@ async fn a_resend_of_an_old_message_is_a_duplicate() {
 }
 
 #[tokio::test]
+async fn a_resend_of_an_old_message_is_a_duplicate_after_its_row_was_deleted() {
+    let mut settings = SETTINGS.to_vec();
+    settings.retain(|(name, _)| *name != "RETENTION_EVENTS");
+    settings.push(("RETENTION_EVENTS", "1"));
+    let mut server = Server::start_from(&fixture("tar.gz"), &Worker::roomcast(), &settings);
+    let head = number(expected("/talk/head"));
+    // Enough events, so that the old rows are deleted.
+    for n in 1..=20 {
+        assert_eq!(publish(&server, "talk", "new").await["seq"], head + n);
+    }
+    server.restart();
+    let page = server.get(&path("talk", "messages"), &service()).await.ok();
+    assert!(number(&page["gap"]["to"]) >= head, "{page}");
+    let mut ana = Client::join(&server, "talk", &token("ana")).await;
+    for (message_id, seq) in [
+        (json!("ana-0"), json!(1)),
+        (
+            expected("/talk/generated").clone(),
+            expected("/talk/generatedSeq").clone(),
+        ),
+    ] {
+        let data = json!({ "content": "again", "messageId": message_id });
+        let again = ana.request("sendMessage", data).await.expect("accepted");
+        assert_eq!((&again["seq"], &again["duplicate"]), (&seq, &json!(true)));
+    }
+}
+
+#[tokio::test]
 async fn epochs_and_trimmed_events_are_known() {
     let server = server();
     let old = expected("/oldEpoch").as_str().expect("an epoch");

@@ -32,6 +32,16 @@ async fn events_trimmed_by_count_are_announced_by_gap() {
         .ok();
     assert_eq!(page["gap"], json!({ "from": 1, "to": 35 }));
     assert_eq!(page["events"].as_array().map(Vec::len), Some(10));
+    // The gap ends where the requested range ends.
+    let page = server
+        .get("/rooms/count/messages?after=5&before=20", &service())
+        .await
+        .ok();
+    assert_eq!(page["gap"], json!({ "from": 6, "to": 19 }));
+    assert_eq!(
+        (&page["events"], &page["more"]),
+        (&json!([]), &json!(false))
+    );
     let members = server.get("/rooms/count/members", &service()).await.ok();
     assert_eq!(members[1]["queued"], 10);
     // A `since` within the retained events causes no gap.

@@ -2,6 +2,7 @@
 //! row, one commit and one frame for each socket.
 
 use crate::connection::Receives;
+use crate::dedupe::{DedupeKey, Seen, push_key};
 use crate::delivery::{CustomFrame, Delivery, PendingAck, utf16_length};
 use crate::ephemeral::{EphemeralEvent, Except};
 use crate::event_log::Start;
@@ -51,6 +52,8 @@ pub(crate) struct Reply {
 struct Row {
     events: u64,
     body: String,
+    /// The hashes of events, each with the index of its event and the time of acceptance.
+    keys: Vec<(u64, Millis, DedupeKey)>,
 }
 
 /// Everything that waits for the next flush.
@@ -177,6 +180,13 @@ impl Batch {
         &mut row.body
     }
 
+    /// Adds the hash of the event that [`Batch::next_event`] has started.
+    pub(crate) fn add_key(&mut self, key: DedupeKey, now: Millis) {
+        if let Some(row) = self.rows.last_mut() {
+            row.keys.push((row.events - 1, now, key));
+        }
+    }
+
     /// Adds a line for one connection.
     pub(crate) fn send(&mut self, conn: ConnId, line: &str) {
         let frame = self.private.entry(conn).or_default();
@@ -207,15 +217,31 @@ impl Batch {
     }
 
     /// Removes the rows and returns them: one, unless there are large publications. The
-    /// first event gets the sequence number `first`.
-    pub(crate) fn take_rows(&mut self, mut first: u64, at: Millis) -> Vec<LogBatch> {
+    /// first event gets the sequence number `first`. `total` is that of the previous row.
+    pub(crate) fn take_rows(
+        &mut self,
+        mut first: u64,
+        at: Millis,
+        mut total: u64,
+    ) -> Vec<LogBatch> {
         let rows = std::mem::take(&mut self.rows).into_iter();
         let number = |row: Row| {
+            total += row.body.len() as u64;
+            let mut keys = Vec::new();
+            for (index, accepted_at, key) in row.keys {
+                let seen = Seen {
+                    seq: first + index,
+                    at: accepted_at,
+                };
+                push_key(&mut keys, first, (key, seen));
+            }
             let row = LogBatch {
                 first,
                 last: first + row.events - 1,
                 at,
                 body: Rc::new(row.body),
+                keys,
+                total,
             };
             first = row.last + 1;
             row
@@ -336,7 +362,7 @@ mod tests {
     const NO_EVENTS: SeqRange = SeqRange { after: 0, upto: 0 };
 
     fn bodies(batch: &mut Batch, first: u64) -> Vec<Rc<String>> {
-        let rows = batch.take_rows(first, 5);
+        let rows = batch.take_rows(first, 5, 0);
         rows.into_iter().map(|row| row.body).collect()
     }
 
@@ -415,9 +441,12 @@ mod tests {
         for _ in 0..5 {
             batch.next_event(&alice, 5).push_str(&large);
         }
-        let rows = batch.take_rows(1, 5);
+        let rows = batch.take_rows(1, 5, 7);
         let numbers: Vec<_> = rows.iter().map(|row| (row.first, row.last)).collect();
         assert_eq!(numbers, [(1, 2), (3, 4), (5, 5)]);
+        let totals: Vec<_> = rows.iter().map(|row| row.total).collect();
+        let bytes = large.len() as u64;
+        assert_eq!(totals, [8 + 2 * bytes, 9 + 4 * bytes, 9 + 5 * bytes]);
         let logged: Vec<_> = rows.into_iter().map(|row| row.body).collect();
         let delivery =
             batch.into_delivery(1, NO_EVENTS, &logged, |_| Vec::new(), |_| Receives::All, []);

@@ -17,6 +17,10 @@ roomcast_proto::settings! {
             ["RETENTION_EVENTS"], Whole { min: 1, max: 10_000_000 };
         /// Time for which a room keeps logged events, in days.
         pub retention_age: Millis = 7 * DAY, ["RETENTION_DAYS"], Days { max: 36_500.0 };
+        /// Maximum size in bytes of the logged events that a room keeps. The platform limits
+        /// the storage of a room to 10 GB.
+        pub retention_bytes: u64 = 1 << 30, ["RETENTION_BYTES"],
+            Whole { min: 1u64 << 20, max: 8 << 30 };
         /// Time for which a room remembers each `messageId`. It remembers at most the latest
         /// 250,000.
         pub dedupe_window: Millis = 10 * MINUTE, ["DEDUPE_WINDOW"], Duration { min: 0 };

@@ -3,8 +3,8 @@
 //! The events themselves are in storage.
 
 use crate::config::RoomConfig;
-use crate::dedupe::{self, Dedupe, DedupeKey, Seen};
-use crate::log::{LogBatch, LogBounds};
+use crate::dedupe::{self, Dedupe, DedupeKey, Secret, Seen};
+use crate::log::{LogBatch, LogBounds, OldestRow};
 use crate::snapshot::ReadRecent;
 use roomcast_proto::command::Send;
 use roomcast_proto::error::{Error, Result};
@@ -16,6 +16,7 @@ use roomcast_proto::time::{Millis, rfc3339};
 /// The epoch, the bounds and the recent sends of a log.
 pub(crate) struct EventLog {
     epoch: Epoch,
+    secret: Secret,
     bounds: LogBounds,
     dedupe: Dedupe,
     /// Reads the sends from before the restart. `None` after they have been read.
@@ -39,6 +40,8 @@ pub(crate) struct Start {
 pub(crate) struct Accepted {
     pub(crate) message_id: MessageId,
     pub(crate) seen: Seen,
+    /// The hash to store with the event, if the sender has chosen the message id.
+    pub(crate) key: Option<DedupeKey>,
     /// `true` if the send repeats an earlier one, so that it is not logged again.
     pub(crate) duplicate: bool,
 }
@@ -56,9 +59,15 @@ impl Accepted {
 }
 
 impl EventLog {
-    pub(crate) fn new(epoch: Epoch, bounds: LogBounds, recent: Option<ReadRecent>) -> Self {
+    pub(crate) fn new(
+        epoch: Epoch,
+        secret: Secret,
+        bounds: LogBounds,
+        recent: Option<ReadRecent>,
+    ) -> Self {
         EventLog {
             epoch,
+            secret,
             bounds,
             dedupe: Dedupe::default(),
             recent,
@@ -68,6 +77,10 @@ impl EventLog {
 
     pub(crate) fn epoch(&self) -> &Epoch {
         &self.epoch
+    }
+
+    pub(crate) fn secret(&self) -> Secret {
+        self.secret
     }
 
     pub(crate) fn bounds(&self) -> &LogBounds {
@@ -102,15 +115,17 @@ impl EventLog {
         };
         let Some(id) = &send.message_id else {
             return Ok(Accepted {
-                message_id: MessageId::trusted(dedupe::make_id(&self.epoch, sender, seen)),
+                message_id: MessageId::trusted(self.make_id(sender, seen)),
                 seen,
+                key: None,
                 duplicate: false,
             });
         };
-        let key = DedupeKey::new(sender, id);
+        let key = DedupeKey::new(self.secret, sender, id);
         self.read_recent(window, now)?;
         let before = self.dedupe.get(key, now, window).or_else(|| {
-            dedupe::read_id(&self.epoch, sender, id).filter(|before| before.seq <= last)
+            dedupe::read_id(self.secret, &self.epoch, sender, id)
+                .filter(|before| before.seq <= last)
         });
         if before.is_none() {
             self.dedupe.insert(key, seen, window);
@@ -118,6 +133,7 @@ impl EventLog {
         Ok(Accepted {
             message_id: id.clone(),
             seen: before.unwrap_or(seen),
+            key: Some(key),
             duplicate: before.is_some(),
         })
     }
@@ -127,12 +143,17 @@ impl EventLog {
         let Some(recent) = &self.recent else {
             return Ok(());
         };
-        let texts = recent(now.saturating_sub(window)).map_err(|_| Error::internal())?;
-        for text in texts {
-            self.dedupe.restore(text.first, &text.body, window);
-        }
+        let since = now.saturating_sub(window);
+        let mut dedupe = Dedupe::default();
+        recent(since, &mut |row| dedupe.restore(self.secret, row, since))
+            .map_err(|_| Error::internal())?;
+        self.dedupe = dedupe;
         self.recent = None;
         Ok(())
+    }
+
+    fn make_id(&self, sender: &UserId, seen: Seen) -> String {
+        dedupe::make_id(self.secret, &self.epoch, sender, seen)
     }
 
     /// Returns an id for an ephemeral event without one.
@@ -142,7 +163,7 @@ impl EventLog {
             at: now,
         };
         self.ephemeral_events += 1;
-        let id = dedupe::make_id(&self.epoch, sender, at);
+        let id = self.make_id(sender, at);
         // The event has no position in the log, so `read_id` must not recognise the id.
         MessageId::trusted(format!("{id}-{:x}", self.ephemeral_events))
     }
@@ -189,20 +210,25 @@ impl EventLog {
     pub(crate) fn append(&mut self, batch: &LogBatch) {
         self.bounds.head = batch.last;
         self.bounds.last_at = batch.at;
+        self.bounds.total = batch.total;
         self.bounds.oldest_at.get_or_insert(batch.at);
     }
 
-    /// Marks all expired events as deleted. Returns the sequence number up to which events
-    /// have expired.
+    /// Marks expired events as deleted, at most as many as may be deleted at once. Returns the
+    /// sequence number up to which events are deleted.
     pub(crate) fn trim(&mut self, config: &RoomConfig) -> u64 {
-        self.bounds.trimmed = self.floor(config);
+        self.bounds.trimmed = self.bounds.next_trim(config);
         self.bounds.trimmed
     }
 
-    /// Marks events up to `upto` as expired by age. The next row was stored at
-    /// `oldest_at`.
-    pub(crate) fn expire(&mut self, upto: u64, oldest_at: Option<Millis>) {
-        self.bounds.expired = self.bounds.expired.max(upto);
-        self.bounds.oldest_at = oldest_at;
+    /// Marks the events before `oldest` as expired, or all events if it is `None`.
+    pub(crate) fn expire(&mut self, oldest: Option<OldestRow>) {
+        let bounds = &mut self.bounds;
+        let (upto, bytes) = oldest.map_or((bounds.head, bounds.total), |row| {
+            (row.first.saturating_sub(1), row.total)
+        });
+        bounds.expired = bounds.expired.max(upto);
+        bounds.expired_bytes = bounds.expired_bytes.max(bytes);
+        bounds.oldest_at = oldest.map(|row| row.at);
     }
 }

@@ -91,6 +91,11 @@ impl GatewayLinks {
         self.subscriptions.insert(conn, subscription);
     }
 
+    /// Returns `true` if no item waits for a gateway.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.outboxes.is_idle()
+    }
+
     /// Removes a connection.
     pub(crate) fn remove(&mut self, conn: ConnId) -> Option<Subscription> {
         let subscription = self.subscriptions.remove(conn)?;

@@ -74,14 +74,15 @@ impl HistoryPage {
     }
 
     /// Returns the page as JSON: `{ events, head, epoch, more, gap? }`. `gap` names the
-    /// requested events that have expired.
+    /// requested events that have expired. It ends where the requested range ends.
     pub fn finish(mut self, head: u64, epoch: &str) -> String {
-        let floor = self.floor;
+        let gap_end = self.floor.min(self.query.before.saturating_sub(1));
         if self.query.newest {
             self.lines.reverse();
         }
-        let gap = if !self.query.newest && self.query.after < floor {
-            format!(r#","gap":{{"from":{},"to":{floor}}}"#, self.query.after + 1)
+        let gap = if !self.query.newest && self.query.after < gap_end {
+            let from = self.query.after + 1;
+            format!(r#","gap":{{"from":{from},"to":{gap_end}}}"#)
         } else {
             String::new()
         };
@@ -96,6 +97,7 @@ impl HistoryPage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     const BODY: &str = "e5\ne6\ne7\ne8";
 
@@ -148,16 +150,22 @@ mod tests {
 
     #[test]
     fn a_page_names_the_gap_of_expired_events() {
-        let page = HistoryPage::new(
-            HistoryQuery {
-                after: 2,
-                before: u64::MAX,
+        for (after, before, floor, gap) in [
+            (2, u64::MAX, 4, json!({ "from": 3, "to": 4 })),
+            // The gap ends where the requested range ends.
+            (5, 20, 45, json!({ "from": 6, "to": 19 })),
+            (5, 6, 45, Value::Null),
+            (45, 50, 45, Value::Null),
+        ] {
+            let query = HistoryQuery {
+                after,
+                before,
                 limit: 1,
                 newest: false,
-            },
-            4,
-        );
-        let json: serde_json::Value = serde_json::from_str(&page.finish(9, "e")).expect("JSON");
-        assert_eq!(json["gap"], serde_json::json!({"from": 3, "to": 4}));
+            };
+            let page = HistoryPage::new(query, floor).finish(90, "e");
+            let page: Value = serde_json::from_str(&page).expect("JSON");
+            assert_eq!(page["gap"], gap, "{query:?}");
+        }
     }
 }

@@ -34,8 +34,9 @@
 //!
 //! For each event of the runtime:
 //!
-//! 1. [`Room::retention_cutoff`] before a connection, a request or an alarm. If it returns a
-//!    time: look up the rows and call [`Room::expire_log`].
+//! 1. [`Room::retention_cutoff`] and [`Room::byte_cutoff`] before a connection, a request or an
+//!    alarm, and [`Room::byte_cutoff`] after a batch was stored. If one of them returns a value:
+//!    look up the row and call [`Room::expire_log`].
 //! 2. One input:
 //!    - a new connection: [`Room::admit`], then [`Room::connect`].
 //!    - a frame, or the end of a socket: [`Room::receive`], [`Room::disconnect`].
@@ -55,7 +56,9 @@
 //!    3. Wait until the changes are durable, then send the delivery to the gateway.
 //!    4. [`Room::delivery_acknowledged`] with its answer, or [`Room::delivery_failed`],
 //!       which returns the next step.
-//! 6. [`Room::timer_at`] and [`Room::alarm_at`], and set a timer and an alarm for them.
+//! 6. [`Room::timer_at`] and [`Room::alarm_at`], and set a timer and an alarm for them. If the
+//!    room has storage, also an alarm for [`Room::release_at`], in which [`Room::release`] is
+//!    called.
 //!
 //! After hibernation: create the room with [`Room::new`], call [`Room::restore_connection`]
 //! for each open socket and [`Room::restore_subscriber`] for each stored record. After a
@@ -112,6 +115,7 @@ mod timers;
 mod user_order;
 
 pub use attachment::Attachment;
+pub use dedupe::{KeptSends, Secret};
 pub use delivery::{CustomFrame, Delivery, PendingAck};
 pub use frame::Frame;
 pub use ids::{CallId, ConnId};

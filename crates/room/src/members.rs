@@ -19,6 +19,11 @@ use std::collections::{HashMap, HashSet};
 /// The number of rows in the journal after which a checkpoint is due.
 const MAX_JOURNAL_ROWS: usize = 512;
 
+/// The maximum number of entries in a row of the journal. It keeps a row below 1 MiB and so below
+/// the platform's limit of 2 MB: an entry has a user id of at most 255 bytes, which JSON escapes
+/// to at most twice as many, and three numbers of at most 16 digits.
+const MAX_ROW_ENTRIES: usize = 1_500;
+
 /// The members and their journal.
 #[derive(Debug, Default)]
 pub(crate) struct Members {
@@ -73,7 +78,8 @@ pub(crate) struct CursorMoved {
 /// The result of [`Members::flush_cursors`].
 #[derive(Debug)]
 pub(crate) struct FlushedCursors {
-    pub(crate) change: Option<Change>,
+    /// The changes to store.
+    pub(crate) changes: Vec<Change>,
     pub(crate) moved: Vec<CursorMoved>,
     pub(crate) acks: Vec<CursorAck>,
 }
@@ -207,7 +213,7 @@ impl Members {
         true
     }
 
-    /// Ends the collection of moved cursors. Returns the change to store, the cursors to
+    /// Ends the collection of moved cursors. Returns the changes to store, the cursors to
     /// announce and the answers to send.
     pub(crate) fn flush_cursors(&mut self) -> FlushedCursors {
         let moved = std::mem::take(&mut self.moved);
@@ -236,7 +242,9 @@ impl Members {
             self.journalled.insert(user);
         }
         FlushedCursors {
-            change: (!entries.is_empty()).then(|| self.store(&entries)),
+            changes: (entries.chunks(MAX_ROW_ENTRIES))
+                .map(|entries| self.store(entries))
+                .collect(),
             moved: announced,
             acks: std::mem::take(&mut self.waiting_acks),
         }
@@ -260,5 +268,45 @@ impl Members {
         let members =
             journalled.filter_map(|user| Some((user.clone(), self.map.get(&user)?.clone())));
         Some(Change::Checkpoint(members.collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the id of a user, as long as an id may be.
+    fn user(n: usize) -> UserId {
+        UserId::trusted(format!("{n:0>255}"))
+    }
+
+    #[test]
+    fn many_moved_cursors_are_stored_in_rows_below_the_limit_of_the_platform() {
+        let users = 11_000;
+        let member = Member::new(1_800_000_000_000, 0);
+        let all = (0..users).map(|n| (user(n), member.clone()));
+        let mut members = Members::restore(all.collect(), &[]);
+        for n in 0..users {
+            let head = roomcast_proto::raw_object::MAX_SAFE_INTEGER - n as u64;
+            let moved = members.acknowledge(&user(n), Cursor::Read, head);
+            assert!(moved.expect("a member").moved);
+        }
+        let flushed = members.flush_cursors();
+        assert_eq!(flushed.moved.len(), 2 * users);
+        let rows: Vec<String> = flushed
+            .changes
+            .into_iter()
+            .map(|change| match change {
+                Change::AppendJournal(row) => row,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(rows.len() > 1 && rows.iter().all(|row| row.len() <= 1 << 20));
+        // All of them are restored.
+        let all = (0..users).map(|n| (user(n), member.clone()));
+        let restored = Members::restore(all.collect(), &rows);
+        for n in 0..users {
+            assert_eq!(restored.get(&user(n)), members.get(&user(n)));
+        }
     }
 }

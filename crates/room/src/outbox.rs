@@ -143,6 +143,12 @@ impl Outboxes {
         }
     }
 
+    /// Returns `true` if no item waits and every item that must arrive was acknowledged.
+    pub(crate) fn is_idle(&self) -> bool {
+        let mut outboxes = self.0.values();
+        outboxes.all(|outbox| outbox.items.is_empty() && outbox.unacknowledged.is_empty())
+    }
+
     /// Called after the room was restored. Forgets the connections that catch up, because the room
     /// probes all connections, and connections that lack events join again.
     pub(crate) fn restart(&mut self) {

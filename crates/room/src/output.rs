@@ -147,16 +147,19 @@ pub enum Change {
     AppendJournal(String),
     /// Replaces the records of these members and deletes the journal.
     Checkpoint(Vec<(UserId, Member)>),
-    /// Deletes the rows of the log up to an event that were stored before a time. The last
-    /// row stays, so that the sequence numbers continue.
+    /// Deletes the rows of the log up to an event, except for the last row, so that the
+    /// sequence numbers continue. The sends of the rows at or after a time are kept; see
+    /// [`KeptSends`](crate::KeptSends).
     Trim {
         /// Sequence number of the last event to delete.
         upto: u64,
-        /// The time.
-        before: Millis,
+        /// The start of the dedupe window.
+        since: Millis,
+        /// Sequence number before which no sends are kept.
+        first: u64,
     },
     /// Deletes the log, the members and the journal, and begins a new epoch. The records of
-    /// connections at gateways stay.
+    /// connections at gateways stay. If there are none, deletes the whole storage.
     Wipe {
         /// The new epoch.
         epoch: Epoch,

@@ -71,7 +71,12 @@ impl Room {
     pub fn new(name: RoomName, config: Rc<RoomConfig>, snapshot: Snapshot) -> Self {
         let mut room = Room {
             name,
-            log: EventLog::new(snapshot.epoch, snapshot.bounds, snapshot.recent),
+            log: EventLog::new(
+                snapshot.epoch,
+                snapshot.secret,
+                snapshot.bounds,
+                snapshot.recent,
+            ),
             members: Members::restore(snapshot.members, &snapshot.journal),
             connections: Connections::default(),
             presence: PresenceTracker::default(),

@@ -1,6 +1,7 @@
 //! The stored state from which a room is restored.
 
-use crate::log::{LogBounds, StoredText};
+use crate::dedupe::Secret;
+use crate::log::{LogBounds, StoredSends};
 use crate::member::Member;
 use roomcast_proto::id::{Epoch, UserId};
 use roomcast_proto::time::Millis;
@@ -12,20 +13,24 @@ pub struct Snapshot {
     pub life: String,
     /// The epoch of the log.
     pub epoch: Epoch,
+    /// The key of the hashes by which the room recognises repeated sends.
+    pub secret: Secret,
     /// The bounds of the log.
     pub bounds: LogBounds,
     /// The members as of the last checkpoint.
     pub members: Vec<(UserId, Member)>,
     /// The rows of the journal since the checkpoint.
     pub journal: Vec<String>,
-    /// Reads the recent events, if there is a log.
+    /// Reads the recent sends, if there is a log.
     pub recent: Option<ReadRecent>,
 }
 
-/// Reads the events that were stored at or after a time. The room calls it once, with the
-/// first send that has a message id of the sender. It is not called at every restart,
-/// because most restarts do not need these events.
-pub type ReadRecent = Box<dyn Fn(Millis) -> Result<Vec<StoredText>, ReadFailed>>;
+/// Reads the sends of the rows that were stored at or after a time, newest first, and passes
+/// each row to the function until it returns `false`. The room calls it once, with the first
+/// send that has a message id of the sender. It is not called at every restart, because most
+/// restarts do not need these sends.
+pub type ReadRecent =
+    Box<dyn Fn(Millis, &mut dyn FnMut(&StoredSends) -> bool) -> Result<(), ReadFailed>>;
 
 /// Storage could not be read. The host has logged the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,6 +18,8 @@ pub(crate) enum Timer {
     KeepaliveCheck,
     /// A row of the log expires by age.
     LogRetention,
+    /// Expired rows of the log are stored that were too many to delete at once.
+    LogTrim,
 }
 
 impl Timer {
@@ -27,10 +29,11 @@ impl Timer {
         Timer::PresenceTimeout,
     ];
 
-    const LONG: [Timer; 3] = [
+    const LONG: [Timer; 4] = [
         Timer::TokenExpiry,
         Timer::KeepaliveCheck,
         Timer::LogRetention,
+        Timer::LogTrim,
     ];
 }
 

@@ -4,9 +4,14 @@
 use super::{ActiveRoom, RoomObject};
 use crate::runtime::Result;
 use crate::runtime::failpoint::{self, Point};
+use crate::runtime::ids::fresh_id;
 use crate::runtime::log::log_error;
 use crate::runtime::time::now;
+use js_sys::JsString;
+use roomcast_proto::id::Epoch;
 use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::time::Millis;
+use roomcast_room::{Change, Output};
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use worker::State;
@@ -75,6 +80,7 @@ impl ActiveRoom {
         if waiting > 0 {
             self.batcher.flushed(waiting);
             self.advance(state);
+            self.limit_log_bytes(state);
         }
     }
 
@@ -90,10 +96,61 @@ impl ActiveRoom {
     /// sends them.
     pub(super) fn apply_retention(&mut self) {
         if let Some(limit) = self.room.retention_cutoff(now()) {
-            match self.store.expired(limit) {
-                Ok((expired, oldest_at)) => self.room.expire_log(expired, oldest_at),
+            match self.store.oldest("at >= ?", limit) {
+                Ok(oldest) => self.room.expire_log(oldest),
                 Err(error) => self.log(LogRecord::error(error.to_string())),
             }
         }
+    }
+
+    /// Deletes the oldest events if the log has more bytes than it may have.
+    fn limit_log_bytes(&mut self, state: &State) {
+        if !self.storage_failed
+            && let Some(total) = self.room.byte_cutoff()
+            && let Some(trim) = self.expire_before("total > ?", total)
+        {
+            self.run(state, vec![Output::Store(trim)]);
+        }
+    }
+
+    /// Deletes the oldest part of the log, because storage is full. Returns `false` if nothing
+    /// was deleted.
+    pub(super) fn free_storage(&mut self) -> bool {
+        let upto = self.room.bounds().oldest_part();
+        // The oldest row goes, even if it is larger than the part.
+        let condition = "last > (SELECT min(last) FROM log) AND last > ?";
+        let trim = self.expire_before(condition, upto);
+        trim.is_some_and(|trim| self.store.apply(&trim, &JsString::from("")).is_ok())
+    }
+
+    /// Expires the events before the oldest row that satisfies a condition with the parameter
+    /// `value`. Returns the change that deletes them.
+    fn expire_before(&mut self, condition: &str, value: u64) -> Option<Change> {
+        match self.store.oldest(condition, value) {
+            Ok(Some(oldest)) => {
+                self.room.expire_log(Some(oldest));
+                Some(self.room.trim(now()))
+            }
+            Ok(None) => None,
+            Err(error) => {
+                self.log(LogRecord::error(error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Frees the storage of the room if nothing in it is worth keeping.
+    pub(super) fn release_if_unused(&mut self, state: &State) {
+        if self.release_at().is_some_and(|at| at <= now()) {
+            let mut out = Vec::new();
+            self.room.release(Epoch::trusted(fresh_id()), &mut out);
+            self.run(state, out);
+        }
+    }
+
+    /// Returns the time at which [`ActiveRoom::release_if_unused`] must be called.
+    pub(super) fn release_at(&self) -> Option<Millis> {
+        let is_stored = self.store.exists() && !self.storage_failed;
+        self.room.release_at().filter(|_| is_stored)
     }
 }

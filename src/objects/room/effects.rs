@@ -3,18 +3,23 @@
 use super::ActiveRoom;
 use super::delivery::StoredBatch;
 use super::pages::PageRequest;
+use super::store::is_full;
 use super::tokens::PendingToken;
+use crate::runtime::Result;
 use crate::runtime::failpoint::{self, Point};
 use crate::runtime::object_state::object_state;
 use crate::runtime::time::now;
 use js_sys::JsString;
 use roomcast_proto::disconnect::Disconnect;
-use roomcast_proto::error::Error as ClientError;
+use roomcast_proto::error::{Error as ClientError, ErrorCode};
 use roomcast_proto::framing;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_room::ConnId;
 use roomcast_room::{Change, Output};
 use worker::{Error, State};
+
+/// The message of the error to senders if storage is full and nothing can be deleted.
+const STORAGE_FULL: &str = "the storage of the room is full, try again later";
 
 impl ActiveRoom {
     /// Carries out outputs, in order.
@@ -31,12 +36,20 @@ impl ActiveRoom {
                         Change::Append(row) => JsString::from(row.body.as_str()),
                         _ => JsString::from(""),
                     };
-                    if let Err(error) = self.store.apply(&change, &body) {
+                    if let Err(error) = self.store(&change, &body) {
                         self.log(LogRecord::error(format!("storing failed: {error}")));
-                        return self.fail(outputs);
+                        let error = match is_full(&error) {
+                            true => ClientError::new(ErrorCode::Internal, STORAGE_FULL),
+                            false => ClientError::internal(),
+                        };
+                        return self.fail(outputs, &error);
                     }
                     if let Change::Wipe { .. } = change {
                         object_state(state).set_delivered(&0.into());
+                        if !self.store.exists() {
+                            // The alarm was deleted with the storage.
+                            self.clock.alarm_fired();
+                        }
                     }
                     if let Change::Append(row) = change {
                         failpoint::panics(Point::Stored);
@@ -53,7 +66,7 @@ impl ActiveRoom {
                 Output::Replay { conn, range } => {
                     if let Err(error) = self.replay(state, conn, range) {
                         self.log(LogRecord::error(format!("replay failed: {error}")));
-                        return self.fail(outputs);
+                        return self.fail(outputs, &ClientError::internal());
                     }
                 }
                 Output::Page { conn, id, query } => {
@@ -88,17 +101,29 @@ impl ActiveRoom {
         }
     }
 
+    /// Stores a change. If storage is full, deletes the oldest part of the log and tries once more.
+    fn store(&mut self, change: &Change, body: &JsString) -> Result<()> {
+        match self.store.apply(change, body) {
+            Err(error) if is_full(&error) && self.free_storage() => {
+                let record = LogRecord::error("storage is full: the oldest events were deleted");
+                self.log(record.with("upto", self.room.floor()));
+                self.store.apply(change, body)
+            }
+            result => result,
+        }
+    }
+
     /// Handles a failure of storage. No output after the failed change was carried out.
-    /// Answers all waiting senders with `internal` and carries out only the closes among the
+    /// Answers all waiting senders with `error` and carries out only the closes among the
     /// remaining outputs. The host drops the memory after the event.
-    fn fail(&mut self, rest: impl Iterator<Item = Output>) {
+    fn fail(&mut self, rest: impl Iterator<Item = Output>, error: &ClientError) {
         for output in rest {
             match output {
                 Output::Deliver(delivery) => {
                     for ack in delivery.acked {
                         let answer = Output::Send {
                             conn: ack.conn,
-                            frame: framing::error(Some(ack.id), &ClientError::internal()),
+                            frame: framing::error(Some(ack.id), error),
                         };
                         if let Some(Output::Send { conn, frame }) = self.room.route(answer)
                             && let Some(socket) = self.sockets.get(conn)
@@ -120,7 +145,7 @@ impl ActiveRoom {
                 _ => {}
             }
         }
-        self.calls.cancel();
+        self.calls.fail(error);
         self.storage_failed = true;
     }
 

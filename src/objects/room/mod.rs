@@ -145,6 +145,7 @@ impl Room {
             let mut out = Vec::new();
             active.room.handle_alarm(last_ping, now(), &mut out);
             active.run(state, out);
+            active.release_if_unused(state);
         })?;
         self.object.start_background_work();
         Ok(())

@@ -78,11 +78,12 @@ impl Store {
     fn replay_frames(&self, range: SeqRange) -> Result<Vec<JsString>> {
         let mut frames = Vec::new();
         let mut frame = JsString::from("");
-        self.rows(range.after, range.upto, |first, last, body| {
+        self.rows_while(range.after, range.upto, |first, last, body| {
             frame = append_lines(&frame, cut(first, last, body, range));
             if frame.length() >= REPLAY_FRAME {
                 frames.push(std::mem::replace(&mut frame, JsString::from("")));
             }
+            true
         })?;
         if frame.length() > 0 {
             frames.push(frame);

@@ -35,7 +35,7 @@ impl Active for ActiveRoom {
         let began = now();
         let config = settings::of_object(env)?;
         let name = || name.or_else(|| state.id().name());
-        let (store, name) = Store::open(&state.storage(), name, fresh_id)?;
+        let (store, name) = Store::open(&state.storage(), name)?;
         let (snapshot, subscribers) = store.load(fresh_id())?;
         state.set_websocket_auto_response(&WebSocketRequestResponsePair::new(
             framing::PING,

@@ -30,7 +30,7 @@ impl PendingCalls {
         self.last
     }
 
-    /// Returns the receiver of the answer to a request. It is cancelled if the batch fails.
+    /// Returns the receiver of the answer to a request. It is cancelled if the room panics.
     fn wait(&mut self, call: CallId) -> Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
         self.waiting.insert(call, sender);
@@ -45,9 +45,12 @@ impl PendingCalls {
         }
     }
 
-    /// Cancels all requests.
-    pub(super) fn cancel(&mut self) {
-        self.waiting.clear();
+    /// Answers all requests with an error.
+    pub(super) fn fail(&mut self, error: &ClientError) {
+        for (_, sender) in self.waiting.drain() {
+            // Fails only if the service has aborted the request.
+            let _ = sender.send(Err(error.clone()));
+        }
     }
 }
 

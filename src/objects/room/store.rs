@@ -1,26 +1,31 @@
-//! The storage of a room: SQLite, four tables.
+//! The storage of a room: SQLite, five tables. The first write creates them, so a room that was
+//! only read stores nothing.
 //!
 //! | table | a row is |
 //! | --- | --- |
-//! | `log` | a batch: its first and last event, its time, and its events, one per line |
+//! | `log` | a batch: its first and last event, its time, its events, one per line, the hashes of the events with a `messageId` of the sender (null if there are none), and the bytes of the log up to this row. Rows of older versions have null for the bytes and no hashes |
+//! | `keys` | the hashes of rows that were deleted from the log within the dedupe window |
 //! | `members` | a member with its cursors as of the last checkpoint |
 //! | `cursors` | a row of the journal: the cursors of members that moved after that checkpoint and were stored together |
 //! | `subscribers` | a connection at a gateway: its attachment, or, when it has ended, the item that its gateway has not acknowledged yet |
 //!
-//! The table `meta` has the name of the room, the epoch of the log, and the registration with
-//! the revocation registry.
+//! The table `meta` has the name of the room, the epoch of the log, the secret of the hashes, and
+//! the registration with the revocation registry.
 
 use crate::runtime::Result;
 use crate::runtime::failpoint::{self, Point};
+use crate::runtime::ids::fresh_id;
 use crate::runtime::log::log_error;
-use crate::runtime::sql::{Db, js, number, text};
-use js_sys::JsString;
+use crate::runtime::sql::{Db, bytes, bytes_js, js, number, text};
+use js_sys::{Array, JsString};
 use roomcast_proto::id::{Epoch, GatewayName, UserId};
 use roomcast_proto::time::Millis;
 use roomcast_room::history::{HistoryPage, HistoryQuery};
-use roomcast_room::log::{LogBatch, LogBounds, StoredText};
-use roomcast_room::{Change, Member, ReadFailed, ReadRecent, Snapshot, StoredSubscriber};
-use wasm_bindgen::JsCast;
+use roomcast_room::log::{LogBatch, LogBounds, OldestRow, Sends, StoredSends};
+use roomcast_room::{
+    Change, KeptSends, Member, ReadFailed, ReadRecent, Secret, Snapshot, StoredSubscriber,
+};
+use wasm_bindgen::{JsCast, JsValue};
 use worker::Error;
 
 const SCHEMA: &[&str] = &[
@@ -32,16 +37,20 @@ const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS cursors (n INTEGER PRIMARY KEY, moved TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS subscribers (
         id TEXT PRIMARY KEY, gateway TEXT NOT NULL, attachment TEXT NOT NULL) WITHOUT ROWID",
+    "ALTER TABLE log ADD COLUMN keys BLOB",
+    "ALTER TABLE log ADD COLUMN total INTEGER",
+    "CREATE TABLE IF NOT EXISTS keys (
+        n INTEGER PRIMARY KEY, first INTEGER NOT NULL, at INTEGER NOT NULL, keys BLOB NOT NULL)",
 ];
-
-/// Number of log rows that are read at a time, so that a long log is never in memory as a
-/// whole.
-const CHUNK: u32 = 256;
 
 /// The key in `meta` of the end of the registration with the revocation registry.
 const REGISTERED_KEY: &str = "registered";
+/// The key in `meta` of the name of the room.
+const NAME_KEY: &str = "room";
 /// The key in `meta` of the epoch of the log.
 const EPOCH_KEY: &str = "epoch";
+/// The key in `meta` of the secret of the hashes, in hexadecimal.
+const SECRET_KEY: &str = "secret";
 
 /// The name of a gateway, and a connection there.
 type Subscriber = (GatewayName, StoredSubscriber);
@@ -49,12 +58,14 @@ type Subscriber = (GatewayName, StoredSubscriber);
 /// The storage of a room.
 pub(super) struct Store {
     db: Db,
+    secret: Secret,
     /// The statement that stores a batch, as a JavaScript string.
     append: JsString,
 }
 
 impl Store {
-    /// Opens the storage of a room and returns its name. Creates the storage if there is none.
+    /// Opens the storage of a room and returns its name. If there is none, it is created with a
+    /// new epoch by the first write.
     ///
     /// # Errors
     ///
@@ -62,17 +73,33 @@ impl Store {
     pub(super) fn open(
         storage: &worker::Storage,
         name: impl FnOnce() -> Option<String>,
-        epoch: impl FnOnce() -> String,
     ) -> Result<(Self, String)> {
-        let mut store = Store {
-            db: Db::open(storage, SCHEMA)?,
-            append: "INSERT INTO log (last, first, at, body) VALUES (?, ?, ?, ?)".into(),
-        };
-        if store.db.meta(EPOCH_KEY).is_none() {
-            store.db.set_meta(EPOCH_KEY, &epoch())?;
+        let mut db = Db::open_existing(storage, SCHEMA)?;
+        if db.meta(EPOCH_KEY).is_none() {
+            db.set_meta(EPOCH_KEY, &fresh_id())?;
         }
-        let name = store.db.name("room", name)?;
+        let secret = match db.meta(SECRET_KEY).and_then(Secret::parse) {
+            Some(secret) => secret,
+            None => {
+                let digits = fresh_id() + &fresh_id();
+                db.set_meta(SECRET_KEY, &digits)?;
+                Secret::parse(&digits).unwrap_or_default()
+            }
+        };
+        let name = db.name(NAME_KEY, name)?;
+        let store = Store {
+            db,
+            secret,
+            append:
+                "INSERT INTO log (last, first, at, body, keys, total) VALUES (?, ?, ?, ?, ?, ?)"
+                    .into(),
+        };
         Ok((store, name))
+    }
+
+    /// Returns `true` if the room has storage.
+    pub(super) fn exists(&self) -> bool {
+        self.db.exists()
     }
 
     /// Returns the end of the registration with the revocation registry, or 0.
@@ -90,14 +117,17 @@ impl Store {
     /// restoration.
     pub(super) fn load(&self, life: String) -> Result<(Snapshot, Vec<Subscriber>)> {
         // One statement, because a further one would cost about as much as these rows.
-        let rows = self.db.query(
-            "SELECT 0, user, joined, delivered, read, seen FROM members
-             UNION ALL SELECT 1, moved, 0, 0, 0, 0 FROM cursors
-             UNION ALL SELECT 2, gateway, attachment, 0, 0, 0 FROM subscribers
-             UNION ALL SELECT 3, '', first, last, at, 0 FROM log
-                WHERE last IN ((SELECT min(last) FROM log), (SELECT max(last) FROM log))",
-            &[],
-        )?;
+        let rows = match self.exists() {
+            true => self.db.query(
+                "SELECT 0, user, joined, delivered, read, seen FROM members
+                 UNION ALL SELECT 1, moved, 0, 0, 0, 0 FROM cursors
+                 UNION ALL SELECT 2, gateway, attachment, 0, 0, 0 FROM subscribers
+                 UNION ALL SELECT 3, '', first, at, total, last FROM log
+                    WHERE last IN ((SELECT min(last) FROM log), (SELECT max(last) FROM log))",
+                &[],
+            )?,
+            false => Vec::new(),
+        };
         let mut bounds = LogBounds::default();
         let (mut members, mut journal, mut subscribers) = (Vec::new(), Vec::new(), Vec::new());
         for row in &rows {
@@ -117,48 +147,43 @@ impl Store {
                     let gateway = GatewayName::trusted(text(row, 1));
                     subscribers.extend(subscriber.map(|subscriber| (gateway, subscriber)));
                 }
-                _ => bounds.extend(number(row, 2), number(row, 3), number(row, 4)),
+                _ => bounds.extend(oldest_row(row, 2), number(row, 5)),
             }
         }
         let snapshot = Snapshot {
             life,
             epoch: Epoch::trusted(self.db.meta(EPOCH_KEY).unwrap_or_default()),
+            secret: self.secret,
             bounds,
             members,
             journal,
-            recent: Some(self.recent()),
+            recent: self.exists().then(|| self.recent()),
         };
         Ok((snapshot, subscribers))
     }
 
-    /// Returns the function that reads the log since a time. It reads backwards from the end,
-    /// because there is no index by time.
+    /// Returns the function that reads the recent sends. It reads backwards from the end,
+    /// because there is no index by time. One row is in memory at a time.
     fn recent(&self) -> ReadRecent {
         let sql = self.db.sql().clone();
-        Box::new(move |since| {
+        Box::new(move |since, take| {
             failpoint::fails(Point::Read).map_err(read_failed)?;
-            let mut recent = Vec::new();
-            let mut before = js(i64::MAX as u64);
-            loop {
-                let rows = sql.query(
-                    "SELECT first, at, body FROM log WHERE last < ? ORDER BY last DESC LIMIT ?",
-                    &[before, CHUNK.into()],
-                );
-                let rows = rows.map_err(read_failed)?;
-                let young = rows.iter().take_while(|row| number(row, 1) >= since);
-                recent.extend(young.map(|row| StoredText {
-                    first: number(row, 0),
-                    body: text(row, 2),
-                }));
-                match rows.last() {
-                    Some(last) if rows.len() as u32 == CHUNK && number(last, 1) >= since => {
-                        before = last.get(0);
-                    }
-                    _ => break,
+            for query in [
+                "SELECT first, at, keys, iif(total IS NULL, body, NULL) FROM log ORDER BY last DESC",
+                "SELECT first, at, keys, NULL FROM keys ORDER BY n DESC",
+            ] {
+                let mut goes_on = true;
+                let read = sql.query_while(query, &[], &mut |row| {
+                    let row = stored_sends(row);
+                    goes_on = row.at >= since && take(&row);
+                    goes_on
+                });
+                read.map_err(read_failed)?;
+                if !goes_on {
+                    break;
                 }
             }
-            recent.reverse();
-            Ok(recent)
+            Ok(())
         })
     }
 
@@ -181,15 +206,7 @@ impl Store {
                 }
                 self.db.write("DELETE FROM cursors", &[])
             }
-            Change::Trim { upto, before } => {
-                // The last row stays, although it is no longer sent, because the log continues
-                // with the number after it.
-                self.db.write(
-                    "DELETE FROM log WHERE last <= ? AND at < ?
-                     AND last < (SELECT max(last) FROM log)",
-                    &[js(*upto), js(*before)],
-                )
-            }
+            Change::Trim { upto, since, first } => self.trim(*upto, *since, *first),
             Change::PutSubscriber {
                 id,
                 gateway,
@@ -200,8 +217,12 @@ impl Store {
                 &[id.as_str().into()],
             ),
             Change::Wipe { epoch } => {
-                for table in ["log", "members", "cursors"] {
-                    self.db.write(&format!("DELETE FROM {table}"), &[])?;
+                if self.has_subscribers()? {
+                    for table in ["log", "members", "cursors", "keys"] {
+                        self.db.write(&format!("DELETE FROM {table}"), &[])?;
+                    }
+                } else {
+                    self.db.delete_all(&[NAME_KEY, SECRET_KEY])?;
                 }
                 self.db.set_meta(EPOCH_KEY, epoch)
             }
@@ -210,8 +231,50 @@ impl Store {
 
     /// Stores a batch.
     fn append(&mut self, row: &LogBatch, body: &JsString) -> Result<()> {
-        self.db
-            .append(&self.append, row.last, row.first, row.at, body)
+        failpoint::fails(Point::Full).map_err(|_| Error::RustError(FULL.into()))?;
+        self.db.append(&self.append, row, body)
+    }
+
+    /// Deletes the rows of the log up to `upto`, except for the last one. Keeps the sends at or
+    /// after `since` and of events from `first_kept` on.
+    fn trim(&mut self, upto: u64, since: Millis, first_kept: u64) -> Result<()> {
+        let (secret, mut kept) = (self.secret, KeptSends::default());
+        self.db.sql().query_while(
+            "SELECT first, at, keys, iif(total IS NULL, body, NULL) FROM log
+             WHERE last <= ? AND last < (SELECT max(last) FROM log) AND at >= ? ORDER BY last",
+            &[js(upto), js(since)],
+            &mut |row| {
+                kept.add(secret, &stored_sends(row), since);
+                true
+            },
+        )?;
+        // The last row stays, although it is no longer sent, because the log continues with
+        // the number after it.
+        self.db.write(
+            "DELETE FROM log WHERE last <= ? AND last < (SELECT max(last) FROM log)",
+            &[js(upto)],
+        )?;
+        // The rows are in the order of their events, so this reads only the rows that it deletes.
+        self.db.write(
+            "DELETE FROM keys WHERE n < coalesce(
+                (SELECT n FROM keys WHERE at >= ? AND first >= ? ORDER BY n LIMIT 1), ?)",
+            &[js(since), js(first_kept), js(i64::MAX as u64)],
+        )?;
+        match kept.finish() {
+            Some(row) => self.db.write(
+                "INSERT INTO keys (first, at, keys) VALUES (?, ?, ?)",
+                &[js(row.first), js(row.at), bytes_js(&row.keys)],
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn has_subscribers(&self) -> Result<bool> {
+        Ok(self.exists()
+            && !self
+                .db
+                .query("SELECT 1 FROM subscribers LIMIT 1", &[])?
+                .is_empty())
     }
 
     fn put_member(&mut self, user: &str, member: &Member) -> Result<()> {
@@ -228,88 +291,61 @@ impl Store {
         )
     }
 
-    /// Reads the log after `after` up to `upto`. Calls `take` with the first event, the last
-    /// event and the body of each row. The body stays in JavaScript.
-    pub(super) fn rows(
-        &self,
-        after: u64,
-        upto: u64,
-        mut take: impl FnMut(u64, u64, JsString),
-    ) -> Result<()> {
-        let mut at = after;
-        loop {
-            let rows = self.db.query(
-                "SELECT first, last, body FROM log WHERE last > ? AND first <= ? ORDER BY last LIMIT ?",
-                &[js(at), js(upto), CHUNK.into()],
-            )?;
-            for row in &rows {
-                at = number(row, 1);
-                take(number(row, 0), at, row.get(2).unchecked_into());
-            }
-            if (rows.len() as u32) < CHUNK {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Reads the log as [`Store::rows`] does, as long as `take` returns `true`. A row is a whole
-    /// batch, so the last one may have events after `upto`.
+    /// Reads the log after `after` up to `upto` as long as `take` returns `true`. Calls `take` with
+    /// the first event, the last event and the body of each row. The body stays in JavaScript. A
+    /// row is a whole batch, so the last one may have events after `upto`.
     pub(super) fn rows_while(
         &self,
         after: u64,
         upto: u64,
         mut take: impl FnMut(u64, u64, JsString) -> bool,
     ) -> Result<()> {
-        self.db.sql().query_while(
-            "SELECT first, last, body FROM log WHERE last > ? AND first <= ? ORDER BY last",
-            &[js(after), js(upto)],
-            |row| take(number(row, 0), number(row, 1), row.get(2).unchecked_into()),
-        )
+        let before = js(upto.saturating_add(1));
+        self.read_log("ASC", js(after), before, &mut take)
     }
 
     /// Reads a page of the log.
     pub(super) fn page(&self, range: HistoryQuery, floor: u64) -> Result<HistoryPage> {
         let mut page = HistoryPage::new(range, floor);
-        let (mut after, mut before) = (range.after.max(floor), range.before.min(i64::MAX as u64));
+        let (after, before) = (range.after.max(floor), range.before.min(i64::MAX as u64));
         let order = if range.newest { "DESC" } else { "ASC" };
-        let query = format!(
-            "SELECT first, last, body FROM log WHERE last > ? AND first < ? ORDER BY last {order} LIMIT ?"
-        );
-        loop {
-            let rows = self
-                .db
-                .query(&query, &[js(after), js(before), CHUNK.into()])?;
-            for row in &rows {
-                let (first, last) = (number(row, 0), number(row, 1));
-                if !page.add(first, &text(row, 2)) {
-                    return Ok(page);
-                }
-                (after, before) = if range.newest {
-                    (after, first)
-                } else {
-                    (last, before)
-                };
-            }
-            if (rows.len() as u32) < CHUNK {
-                return Ok(page);
-            }
-        }
+        self.read_log(order, js(after), js(before), &mut |first, _, body| {
+            page.add(first, &String::from(body))
+        })?;
+        Ok(page)
     }
 
-    /// Returns the last event of the rows that were stored before `limit`, and the time of the
-    /// next row.
-    pub(super) fn expired(&self, limit: Millis) -> Result<(u64, Option<Millis>)> {
-        let next = self.db.query(
-            "SELECT first, at FROM log WHERE at >= ? ORDER BY last LIMIT 1",
-            &[js(limit)],
-        )?;
-        if let Some(next) = next.first() {
-            return Ok((number(next, 0) - 1, Some(number(next, 1))));
+    /// Reads the rows with events after `after` and before `before`, one row at a time, as long
+    /// as `take` returns `true`.
+    fn read_log(
+        &self,
+        order: &str,
+        after: JsValue,
+        before: JsValue,
+        take: &mut dyn FnMut(u64, u64, JsString) -> bool,
+    ) -> Result<()> {
+        if !self.exists() {
+            return Ok(());
         }
-        let last = self
-            .db
-            .query("SELECT coalesce(max(last), 0) FROM log", &[])?;
-        Ok((last.first().map_or(0, |row| number(row, 0)), None))
+        let query = format!(
+            "SELECT first, last, body FROM log WHERE last > ? AND first < ? ORDER BY last {order}"
+        );
+        self.db
+            .sql()
+            .query_while(&query, &[after, before], &mut |row| {
+                take(number(row, 0), number(row, 1), row.get(2).unchecked_into())
+            })
+    }
+
+    /// Returns the oldest row that satisfies a condition with the parameter `value`.
+    pub(super) fn oldest(&self, condition: &str, value: u64) -> Result<Option<OldestRow>> {
+        if !self.exists() {
+            return Ok(None);
+        }
+        let query =
+            format!("SELECT first, at, total FROM log WHERE {condition} ORDER BY last LIMIT 1");
+        let rows = self.db.query(&query, &[js(value)])?;
+        Ok(rows.first().map(|row| oldest_row(row, 0)))
     }
 
     fn put_subscriber(
@@ -329,6 +365,37 @@ impl Store {
     pub(super) fn take_rows_written(&mut self) -> u64 {
         self.db.take_rows_written()
     }
+}
+
+/// Returns the row whose first event, time and total are in the columns from `column` on.
+fn oldest_row(row: &Array, column: u32) -> OldestRow {
+    OldestRow {
+        first: number(row, column),
+        at: number(row, column + 1),
+        total: number(row, column + 2),
+    }
+}
+
+/// Returns the sends of a row with the columns `first`, `at`, the hashes, and the events of a row
+/// of an older version.
+fn stored_sends(row: &Array) -> StoredSends {
+    StoredSends {
+        first: number(row, 0),
+        at: number(row, 1),
+        sends: match row.get(3).as_string() {
+            Some(events) => Sends::Events(events),
+            None => Sends::Keys(bytes(row, 2).unwrap_or_default()),
+        },
+    }
+}
+
+/// The text in the errors of a write for which the storage has no space
+/// (<https://www.sqlite.org/rescode.html#full>).
+const FULL: &str = "SQLITE_FULL";
+
+/// Returns `true` if a write has failed because the storage is full.
+pub(super) fn is_full(error: &Error) -> bool {
+    error.to_string().contains(FULL)
 }
 
 /// Logs why the recent events cannot be read.

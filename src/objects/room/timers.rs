@@ -7,7 +7,7 @@ use crate::runtime::Result;
 use crate::runtime::alarm_clock::Task;
 use crate::runtime::log::log_error;
 use roomcast_proto::id::GatewayName;
-use roomcast_proto::time::Millis;
+use roomcast_proto::time::{Millis, sooner};
 use std::rc::Rc;
 use worker::State;
 
@@ -71,13 +71,16 @@ impl ActiveRoom {
                 ..BackgroundWork::default()
             };
         }
+        let mut alarm = self.room.alarm_at();
+        if let Some(at) = self.release_at() {
+            // The runtime refuses an alarm at the time 0.
+            sooner(&mut alarm, at.max(self.began));
+        }
         BackgroundWork {
             gateways,
             registration: self.registration.take_request(),
             tokens: std::mem::take(&mut self.pending_tokens),
-            timers: self
-                .clock
-                .schedule(self.room.timer_at(), self.room.alarm_at()),
+            timers: self.clock.schedule(self.room.timer_at(), alarm),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::Room;
 use crate::connection::Connection;
 use crate::ephemeral::{EphemeralEvent, Except};
 use crate::ids::ConnId;
+use crate::log::OldestRow;
 use crate::member::Cursor;
 use crate::output::{Change, Output};
 use crate::roster::Ended;
@@ -11,7 +12,7 @@ use crate::seq_range::SeqRange;
 use crate::timers::Timer;
 use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
-use roomcast_proto::id::UserId;
+use roomcast_proto::id::{Epoch, UserId};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
@@ -21,6 +22,10 @@ use roomcast_proto::{event, framing};
 /// answered. With one message in flight in a room, this keeps the cost of receipts below one
 /// row per 20 messages.
 const CURSOR_FLUSH_DELAY: Millis = 50;
+
+/// The number of deleted events whose hashes are kept at most, 70 MB. It is ten times the number
+/// of sends that the room remembers, because not every event has a message id of its sender.
+const MAX_KEPT_SENDS: u64 = 2_500_000;
 
 impl Room {
     /// Handles the timers that are due, then ends the batch: one row, one commit, one frame
@@ -63,7 +68,8 @@ impl Room {
         self.batches += 1;
         let head = self.log.head();
         self.store_members(batch.take_changes(), out);
-        let rows = batch.take_rows(head + 1, self.log.storage_time(now));
+        let at = self.log.storage_time(now);
+        let rows = batch.take_rows(head + 1, at, self.log.bounds().total);
         let mut logged = Vec::with_capacity(rows.len());
         for row in rows {
             self.log.append(&row);
@@ -111,7 +117,8 @@ impl Room {
         )));
         self.finish_leave(now, out);
         if self.log.bounds().is_trim_due(&self.config) {
-            self.trim(now, out);
+            let trim = self.trim(now);
+            out.push(Output::Store(trim));
         }
     }
 
@@ -166,7 +173,7 @@ impl Room {
             let line = event::cursor_moved(name, &self.name, &moved.user, moved.seq);
             self.queue_event(&moved.user, line, now);
         }
-        out.extend(flushed.change.map(Output::Store));
+        out.extend(flushed.changes.into_iter().map(Output::Store));
         for ack in flushed.acks {
             let answer = framing::ack(ack.id, &ack.data);
             self.batch.ack(ack.conn, ack.id, &answer);
@@ -227,17 +234,20 @@ impl Room {
         self.timers.set(Timer::TokenExpiry, next);
     }
 
-    /// Deletes expired events from storage.
-    fn trim(&mut self, now: Millis, out: &mut Vec<Output>) {
+    /// Returns the change that deletes expired events from storage. If it does not delete all
+    /// of them, the alarm continues.
+    pub fn trim(&mut self, now: Millis) -> Change {
         let upto = self.log.trim(&self.config);
-        // After a restart, rows within the dedupe window are needed to recognise repeated
-        // sends.
-        let before = now.saturating_sub(self.config.dedupe_window);
-        out.push(Output::Store(Change::Trim { upto, before }));
+        let rest = (upto < self.floor()).then_some(now);
+        self.timers.set(Timer::LogTrim, rest);
+        let since = now.saturating_sub(self.config.dedupe_window);
+        let first = upto.saturating_sub(MAX_KEPT_SENDS);
+        Change::Trim { upto, since, first }
     }
 
     /// Returns the time before which rows have expired by age, if there is such a row. The
-    /// host looks up the rows and calls [`Room::expire_log`].
+    /// host looks up the oldest row that was stored at this time or later, and calls
+    /// [`Room::expire_log`].
     pub fn retention_cutoff(&self, now: Millis) -> Option<Millis> {
         self.timers
             .get(Timer::LogRetention)
@@ -245,11 +255,46 @@ impl Room {
             .map(|_| now - self.config.retention_age)
     }
 
-    /// Records that the events up to `upto` have expired by age. The next row was stored at
-    /// `oldest_at`.
-    pub fn expire_log(&mut self, upto: u64, oldest_at: Option<Millis>) {
-        self.log.expire(upto, oldest_at);
+    /// Returns the [`LogBatch::total`](crate::log::LogBatch::total) up to which rows expire, if
+    /// the log has more than `RETENTION_BYTES`. The host looks up the oldest row with a larger
+    /// total and calls [`Room::expire_log`] and [`Room::trim`].
+    pub fn byte_cutoff(&self) -> Option<u64> {
+        self.log.bounds().byte_cutoff(&self.config)
+    }
+
+    /// Records that the events before the row `oldest` have expired, or all events if it is
+    /// `None`.
+    pub fn expire_log(&mut self, oldest: Option<OldestRow>) {
+        self.log.expire(oldest);
         self.schedule_retention();
+    }
+
+    /// Returns the time from which the stored state of the room is worth nothing: it has no
+    /// members, no connections and no items for gateways, its events have expired, and no
+    /// repeated send can be recognised. Returns `None` while it has one of them. The host then
+    /// calls [`Room::release`], with an alarm if the time is in the future.
+    pub fn release_at(&self) -> Option<Millis> {
+        let is_used = self.members.len() > 0
+            || self.connections.len() > 0
+            || !self.gateways.is_idle()
+            || !self.batch.is_empty();
+        let bounds = self.log.bounds();
+        let kept_for = self.config.retention_age.max(self.config.dedupe_window);
+        (!is_used).then(|| match bounds.head {
+            0 => 0,
+            _ => bounds.last_at.saturating_add(kept_for),
+        })
+    }
+
+    /// Frees the storage of the room. If the log has had events, `epoch` becomes its epoch,
+    /// because the sequence numbers begin again.
+    pub fn release(&mut self, epoch: Epoch, out: &mut Vec<Output>) {
+        let epoch = match self.log.head() {
+            0 => self.epoch().clone(),
+            _ => epoch,
+        };
+        self.wipe(epoch, out);
+        out.push(Output::Log(LogRecord::info("release")));
     }
 
     /// Handles the alarm: expired tokens, stale connections, expired events, probes of
@@ -271,7 +316,8 @@ impl Room {
         }
         self.flush(now, out);
         if self.floor() > self.bounds().trimmed {
-            self.trim(now, out);
+            let trim = self.trim(now);
+            out.push(Output::Store(trim));
         }
     }
 

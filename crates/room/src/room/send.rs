@@ -44,6 +44,9 @@ impl Room {
             };
             let line = self.batch.next_event(sender, now);
             envelope::push_envelope(line, &send.body, stamp, origin == Origin::Service);
+            if let Some(key) = accepted.key {
+                self.batch.add_key(key, now);
+            }
         }
         Ok(accepted)
     }

@@ -54,12 +54,7 @@ impl Room {
         let done = |json: Value| Ok(Served::Now(json.to_string()));
         match request {
             Request::Publish { sender, messages } => {
-                // Events for a user are kept even if the user has never connected.
-                if let Some(owner) = name::personal_room_owner(&self.name).and_then(UserId::parse) {
-                    let head = self.log.head();
-                    self.add_member(&owner, head, None, now, out);
-                }
-                self.publish(&sender, messages, call, now);
+                self.publish(&sender, messages, call, now, out);
                 Ok(Served::Later)
             }
             Request::Messages(query) => Ok(Served::Page(query)),
@@ -114,31 +109,47 @@ impl Room {
         }
     }
 
-    fn publish(&mut self, sender: &UserId, messages: Vec<Publication>, call: CallId, now: Millis) {
+    fn publish(
+        &mut self,
+        sender: &UserId,
+        messages: Vec<Publication>,
+        call: CallId,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
         self.batch.begin(now);
+        let events = self.batch.events();
+        let messages = messages.into_iter();
+        let published: Vec<_> = messages
+            .map(|message| self.publish_one(sender, message, now))
+            .collect();
+        // Logged events for a user are kept even if the user has never connected.
+        if self.batch.events() > events
+            && let Some(owner) = name::personal_room_owner(&self.name).and_then(UserId::parse)
+        {
+            self.add_member(&owner, self.log.head(), None, now, out);
+        }
         let roster = &self.presence.roster;
         let online = roster.connected_users();
         let users = self.members.users();
         let queued = users
             .filter(|user| roster.connections(user).next().is_none())
             .count();
-        let mut results = Vec::with_capacity(messages.len());
-        for message in messages {
-            let receipt = self
-                .publish_one(sender, message, now)
-                .and_then(|published| {
-                    let receipt = http::Published {
-                        duplicate: published.duplicate,
-                        message_id: &published.message_id,
-                        online,
-                        queued: published.seq.map_or(0, |_| queued),
-                        room_id: &self.name,
-                        seq: published.seq,
-                        timestamp: rfc3339(published.at),
-                    };
-                    // Serialising strings and numbers never fails.
-                    to_raw_value(&receipt).map_err(|_| Error::internal())
-                });
+        let mut results = Vec::with_capacity(published.len());
+        for published in published {
+            let receipt = published.and_then(|published| {
+                let receipt = http::Published {
+                    duplicate: published.duplicate,
+                    message_id: &published.message_id,
+                    online,
+                    queued: published.seq.map_or(0, |_| queued),
+                    room_id: &self.name,
+                    seq: published.seq,
+                    timestamp: rfc3339(published.at),
+                };
+                // Serialising strings and numbers never fails.
+                to_raw_value(&receipt).map_err(|_| Error::internal())
+            });
             results.push(match receipt {
                 Ok(receipt) => PublishResult::Accepted(receipt),
                 Err(error) => PublishResult::Refused(error),
@@ -193,12 +204,18 @@ impl Room {
         for conn in self.connections.filter(|_| true) {
             self.close(conn, Disconnect::RoomDeleted, now, out);
         }
+        self.wipe(epoch, out);
+        out.push(Output::Log(LogRecord::info("delete")));
+    }
+
+    /// Deletes the log and the members, and begins a new epoch. The room has no connections.
+    pub(super) fn wipe(&mut self, epoch: Epoch, out: &mut Vec<Output>) {
         out.push(Output::Store(Change::Wipe {
             epoch: epoch.clone(),
         }));
-        out.push(Output::Log(LogRecord::info("delete")));
         let snapshot = Snapshot {
             epoch,
+            secret: self.log.secret(),
             ..Snapshot::default()
         };
         let empty = Room::new(self.name.clone(), self.config.clone(), snapshot);
