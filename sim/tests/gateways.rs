@@ -9,7 +9,7 @@ use roomcast_gateway::{
     EngineServer, Frame, Gateway, Output, PositionKey, Protocol, SocketId, Stored,
 };
 use roomcast_proto::framing;
-use roomcast_proto::id::{ConnectionId, GatewayName, RoomName};
+use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
@@ -133,8 +133,6 @@ struct RoomHost {
     server: Server,
     /// Gateways with a delivery in progress.
     busy: BTreeSet<&'static str>,
-    /// Unreachable gateways with the time of the next retry.
-    backoff: BTreeMap<&'static str, Millis>,
     /// The last delivery to each gateway since the last restart.
     last: BTreeMap<&'static str, String>,
 }
@@ -146,7 +144,6 @@ impl RoomHost {
         RoomHost {
             server,
             busy: BTreeSet::new(),
-            backoff: BTreeMap::new(),
             last: BTreeMap::new(),
         }
     }
@@ -510,7 +507,7 @@ impl World {
         let Some(host) = self.rooms.get_mut(room) else {
             return;
         };
-        if !host.busy.contains(name) || host.backoff.contains_key(name) {
+        if !host.busy.contains(name) {
             return;
         }
         // One row per delivery, so that other steps happen in between.
@@ -533,19 +530,10 @@ impl World {
                 self.queue_outputs(room);
             }
             // All immediate retries of the delivery fail as well.
-            Outcome::Lost | Outcome::Unanswered => loop {
-                match host.server.delivery_failed(name) {
-                    Retry::Again(_) => {}
-                    Retry::Later(wait) => {
-                        host.backoff.insert(name, self.now + wait);
-                        break;
-                    }
-                    Retry::Never => {
-                        host.busy.remove(name);
-                        break;
-                    }
-                }
-            },
+            Outcome::Lost | Outcome::Unanswered => {
+                while let Retry::Again(_) = host.server.delivery_failed(name) {}
+                host.busy.remove(name);
+            }
         }
     }
 
@@ -576,7 +564,6 @@ impl World {
         // Queued items are lost with the memory, except stored ones.
         host.server.hibernate();
         host.busy.clear();
-        host.backoff.clear();
         host.last.clear();
         self.queue_outputs(room);
     }
@@ -628,10 +615,6 @@ impl World {
         for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
             let host = self.rooms.get_mut(&room).expect("a room");
             host.server.now = self.now;
-            let over = host.backoff.extract_if(.., |_, until| *until <= self.now);
-            for (name, _) in over {
-                host.server.room.probe_gateway(&GatewayName::trusted(name));
-            }
             host.server.alarm();
             self.queue_outputs(&room);
         }

@@ -85,7 +85,7 @@ impl Room {
         // New connections receive the log up to the head before this batch, and then the
         // batch like all other connections.
         for arrival in batch.take_arrivals() {
-            self.welcome(&arrival, head, out);
+            self.welcome(&arrival, head, now, out);
         }
         for reply in batch.take_replies() {
             out.push(Output::Reply {
@@ -99,7 +99,7 @@ impl Room {
         };
         let catching_up = self
             .connections
-            .filter(|connection| connection.catch_up.is_some());
+            .filter(|connection| connection.catch_up.is_some() && !connection.attachment.remote);
         out.push(Output::Deliver(batch.into_delivery(
             self.batches,
             events,
@@ -260,7 +260,7 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        self.gateways.probe(now);
+        self.gateways.retry(now);
         let stale = self.find_stale(pinged, now);
         out.push(Output::Log(
             LogRecord::info("alarm").with("ghosts", stale.len()),
