@@ -163,8 +163,15 @@ impl Chat {
         key: ClientId,
         room: &RoomName,
     ) {
-        let subscription = self.clients.subscription(key, room);
-        if let Some(subscription) = subscription.filter(|one| one.join_command.is_some()) {
+        let subscription = self.clients.subscription_mut(key, room);
+        let Some(subscription) = subscription.filter(|one| one.join_command.is_some()) else {
+            return;
+        };
+        if subscription.state == SubscriptionState::Leaving {
+            // The command must not follow the `leaveRoom` command.
+            let id = subscription.join_command.take();
+            self.send(server, key, &framing::error(id, &Error::internal()));
+        } else {
             let command = ToRoom::Execute {
                 connection: subscription.id.clone(),
                 id: subscription.join_command,
@@ -235,7 +242,11 @@ impl Chat {
     /// command with this id.
     fn awaits_join(&self, key: ClientId, room: &RoomName, id: u32) -> bool {
         let subscription = self.clients.subscription(key, room);
-        subscription.is_some_and(|one| one.receives_events() && one.join_command == Some(id))
+        subscription.is_some_and(|one| {
+            one.state == SubscriptionState::Joined
+                && one.receives_events()
+                && one.join_command == Some(id)
+        })
     }
 
     fn join_request_failed(
