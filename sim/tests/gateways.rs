@@ -1102,3 +1102,283 @@ fn a_command_is_answered_alike_as_text_and_parsed() {
         assert_eq!(parsed, text);
     }
 }
+
+/// A room with a gateway that answers by hand.
+struct Fed {
+    server: Server,
+}
+
+impl Fed {
+    const GATEWAY: &str = GATEWAYS[0];
+
+    fn new() -> Self {
+        world::begin();
+        let limits = [("MAX_FRAME_BYTES", "100000")];
+        Fed {
+            server: Server::new("a", world::config(&limits)),
+        }
+    }
+
+    fn command(&mut self, command: ToRoom) {
+        self.server.handle_gateway(Self::GATEWAY, vec![command]);
+        self.server.settle();
+    }
+
+    fn join(&mut self, id: &str, since: Option<u64>) {
+        let position = Position {
+            since,
+            ..Position::default()
+        };
+        self.command(ToRoom::Join {
+            request: world::connect_request(id, id, position),
+            id: None,
+            again: false,
+        });
+    }
+
+    fn frame(&mut self, from: &str, frame: String) {
+        self.command(ToRoom::Frame {
+            connection: ConnectionId::trusted(from),
+            frame,
+        });
+    }
+
+    fn send(&mut self, from: &str, bytes: usize) {
+        let content = "x".repeat(bytes);
+        let frame = json!({ "event": "sendMessage", "data": { "content": content } });
+        self.frame(from, frame.to_string());
+    }
+
+    /// Takes the next delivery, with at most `reads` portions.
+    fn take(&mut self, reads: usize) -> Option<Vec<Item>> {
+        self.server.start_deliveries();
+        let body = self.server.take_delivery(Self::GATEWAY, reads)?;
+        Some(Push::parse(&body).expect("a push").0.items)
+    }
+
+    fn acknowledge(&mut self, pushed: &Pushed) {
+        self.server.delivery_acknowledged(Self::GATEWAY, pushed);
+    }
+
+    /// Takes and acknowledges all deliveries. Returns their items.
+    fn drain(&mut self) -> Vec<Item> {
+        let mut items = Vec::new();
+        while let Some(more) = self.take(usize::MAX) {
+            items.extend(more);
+            self.acknowledge(&Pushed::default());
+        }
+        items
+    }
+}
+
+/// Returns the ranges of the events for a connection.
+fn ranges(items: &[Item], to: &str) -> Vec<(u64, u64)> {
+    let ranges = items.iter().filter_map(|item| match item {
+        Item::Unicast {
+            to: one,
+            after: Some(after),
+            at: Some(at),
+            ..
+        } if one == to => Some((*after, *at)),
+        Item::Multicast {
+            to: all, after, at, ..
+        } if all.iter().any(|one| one == to) => Some((*after, *at)),
+        Item::Broadcast { after, at, .. } if at > after => Some((*after, *at)),
+        _ => None,
+    });
+    ranges.collect()
+}
+
+#[test]
+fn a_backlog_for_a_gateway_is_read_from_the_log_once_for_all_its_connections() {
+    const EVENTS: u64 = 30;
+    let mut room = Fed::new();
+    for user in ["alice", "bob", "carol"] {
+        room.join(user, None);
+    }
+    room.drain();
+    // A delivery is in progress.
+    room.send("alice", 10);
+    room.take(0).expect("the first event");
+    for _ in 1..EVENTS {
+        room.send("alice", 60_000);
+    }
+    room.acknowledge(&Pushed::default());
+    let items = room.drain();
+    let portions = items.iter().filter_map(|item| match item {
+        Item::Multicast { to, after, at, .. } => Some((to.len(), *after, *at)),
+        _ => None,
+    });
+    let portions: Vec<_> = portions.collect();
+    assert!(portions.iter().all(|(to, ..)| *to == 3), "{portions:?}");
+    for user in ["alice", "bob", "carol"] {
+        let ranges = ranges(&items, user);
+        let mut at = 1;
+        for (after, upto) in ranges {
+            // The gateway drops the events that it has.
+            assert!(after <= at, "a hole after {at}");
+            at = at.max(upto);
+        }
+        assert_eq!(at, EVENTS, "{user}");
+    }
+}
+
+#[test]
+fn connections_that_return_from_the_same_position_share_the_portions() {
+    let mut room = Fed::new();
+    room.join("alice", None);
+    for _ in 0..5 {
+        room.send("alice", 60_000);
+    }
+    room.drain();
+    let users: Vec<String> = (0..50).map(|n| format!("user-{n}")).collect();
+    for user in &users {
+        room.join(user, Some(0));
+    }
+    let items = room.drain();
+    let bytes: usize = items.iter().map(Item::bytes).sum();
+    assert!(bytes < 1_000_000, "{bytes} bytes for all");
+    for user in &users {
+        let last = ranges(&items, user).last().copied();
+        assert_eq!(last.map(|(_, at)| at), Some(5), "{user}");
+    }
+}
+
+#[test]
+fn a_paused_connection_receives_no_portions_until_it_is_resumed() {
+    let mut room = Fed::new();
+    room.join("bob", None);
+    for _ in 0..3 {
+        room.send("bob", 10);
+    }
+    room.drain();
+    room.join("alice", Some(0));
+    room.take(1).expect("the first portion");
+    let alice = ConnectionId::trusted("alice");
+    let paused = Pushed {
+        paused: vec![alice.clone()],
+        ..Pushed::default()
+    };
+    room.acknowledge(&paused);
+    let items = room.drain();
+    let for_alice: Vec<&Item> = items.iter().filter(|item| item.bytes() > 0).collect();
+    let is_event = |item: &&&Item| !ranges(&[(**item).clone()], "alice").is_empty();
+    assert_eq!(for_alice.iter().filter(is_event).count(), 0, "{items:?}");
+    room.command(ToRoom::Resume {
+        connection: alice.clone(),
+        after: 0,
+    });
+    room.take(1).expect("the portion again");
+    // The next resume overtakes the answer to the delivery in progress.
+    room.command(ToRoom::Resume {
+        connection: alice,
+        after: 1,
+    });
+    room.acknowledge(&paused);
+    assert_eq!(ranges(&room.drain(), "alice"), [(1, 2), (2, 3)]);
+}
+
+#[test]
+fn a_connection_that_is_behind_receives_the_log_from_its_position() {
+    let mut room = Fed::new();
+    for user in ["alice", "bob"] {
+        room.join(user, None);
+    }
+    for _ in 0..3 {
+        room.send("bob", 10);
+    }
+    room.drain();
+    room.send("bob", 10);
+    room.take(0).expect("an event");
+    let behind = |at| Pushed {
+        behind: vec![
+            (ConnectionId::trusted("alice"), at),
+            (ConnectionId::trusted("unknown"), 0),
+        ],
+        ..Pushed::default()
+    };
+    room.acknowledge(&behind(2));
+    assert_eq!(ranges(&room.drain(), "alice"), [(2, 3), (3, 4)]);
+    room.send("bob", 10);
+    room.take(0).expect("an event");
+    room.acknowledge(&behind(5));
+    assert!(room.drain().is_empty(), "it has received everything");
+}
+
+#[test]
+fn commands_are_refused_when_too_many_answers_wait_for_a_gateway() {
+    const COMMANDS: u32 = 100;
+    let mut room = Fed::new();
+    room.join("alice", None);
+    for _ in 0..15 {
+        room.send("alice", 60_000);
+    }
+    room.drain();
+    // A delivery is in progress.
+    room.send("alice", 10);
+    room.take(0).expect("an event");
+    for id in 1..=COMMANDS {
+        let sync = json!({ "event": "sync", "data": { "after": 0 }, "id": id });
+        let sync = sync.to_string();
+        let incoming = framing::decode_line(&sync);
+        room.command(ToRoom::Execute {
+            connection: ConnectionId::trusted("alice"),
+            id: incoming.id,
+            command: incoming.command.expect("a command"),
+        });
+    }
+    room.join("bob", None);
+    room.acknowledge(&Pushed::default());
+    let body = room.server.take_delivery(Fed::GATEWAY, 0);
+    let body = body.expect("answers");
+    assert!(body.len() < 8 << 20, "{} bytes", body.len());
+    let (push, texts) = Push::parse(&body).expect("a push");
+    let answers = texts.iter().flat_map(|text| text.split('\n'));
+    let answers: Vec<&str> = answers.filter(|line| framing::is_answer(line)).collect();
+    let refused = |line: &&&str| line.contains(r#""code":"rateLimited""#);
+    let n_refused = answers.iter().filter(refused).count();
+    assert_eq!(answers.len(), COMMANDS as usize + 1, "each has an answer");
+    assert!((80..=100).contains(&n_refused), "{n_refused} are refused");
+    let is_out = |item: &Item| matches!(item, Item::Unsubscribed { to } if to == "bob");
+    assert!(push.items.iter().any(is_out), "the join is refused");
+    room.acknowledge(&Pushed::default());
+    let receipt = json!({ "event": "messageDelivered", "data": { "seq": 1 }, "id": 200 });
+    room.frame("alice", receipt.to_string());
+    let body = room.server.take_delivery(Fed::GATEWAY, 0);
+    assert!(body.expect("an answer").contains(r#"{"ack":200,"data""#));
+}
+
+#[test]
+fn an_unreachable_gateway_keeps_its_connections_and_is_probed_by_the_alarm() {
+    let mut room = Fed::new();
+    for user in ["alice", "bob"] {
+        room.join(user, None);
+    }
+    room.drain();
+    room.send("alice", 10);
+    let start = room.server.now;
+    for _ in 0..20 {
+        assert!(room.take(0).is_some(), "an attempt");
+        while let Retry::Again(_) = room.server.delivery_failed(Fed::GATEWAY) {}
+        assert!(room.server.start_deliveries().is_empty(), "until the alarm");
+        assert_eq!(room.server.room.timer_at(), None, "the room can hibernate");
+        let alarm = room.server.room.alarm_at().expect("an alarm");
+        assert!(alarm <= room.server.now + 60_000);
+        room.server.now = alarm;
+        room.server.alarm();
+    }
+    assert!(room.server.now > start + 5 * 60_000);
+    assert_eq!(room.server.room.connections(), 2);
+    let probes = room.take(0).expect("probes");
+    let is_probe = |item: &&Item| matches!(item, Item::Probe { at: 1, .. });
+    assert_eq!(probes.iter().filter(is_probe).count(), 2);
+    let behind = ["alice", "bob"].map(|id| (ConnectionId::trusted(id), 0));
+    room.acknowledge(&Pushed {
+        behind: behind.into(),
+        ..Pushed::default()
+    });
+    let items = room.drain();
+    for user in ["alice", "bob"] {
+        assert_eq!(ranges(&items, user), [(0, 1)], "{user}");
+    }
+}

@@ -26,6 +26,8 @@ pub(crate) enum Point {
     Write,
     /// Fails to read the log.
     Read,
+    /// Fails to send a delivery of a room to a gateway.
+    Delivery,
 }
 
 #[cfg(not(feature = "failpoints"))]
