@@ -249,9 +249,9 @@ async fn a_client_without_a_sign_of_life_is_closed_after_the_catch_up_timeout() 
     ]);
     let mut silent = join(&server, "silent", "busy").await;
     let mut other = join(&server, "other", "busy").await;
-    publish(&server, "busy", 40, 4_000).await;
-    for n in 1..=40 {
-        assert_eq!(read_to(&mut other, n, n).await, Ok(()));
+    for n in 0..4 {
+        publish(&server, "busy", 10, 4_000).await;
+        assert_eq!(read_to(&mut other, n * 10 + 1, n * 10 + 10).await, Ok(()));
         other.send_text("ping").await;
     }
     let closed = timeout(Duration::from_secs(20), silent.closed()).await;
