@@ -1382,3 +1382,42 @@ fn an_unreachable_gateway_keeps_its_connections_and_is_probed_by_the_alarm() {
         assert_eq!(ranges(&items, user), [(0, 1)], "{user}");
     }
 }
+
+#[test]
+fn joins_whose_answers_do_not_fit_are_refused_with_an_error() {
+    const JOINS: usize = 250;
+    let mut room = Fed::new();
+    // The answer to a join lists the members, at least 100 of them.
+    let user = |n: usize| format!("{n:0200}");
+    let joins = (0..JOINS).map(|n| ToRoom::Join {
+        request: world::connect_request(&user(n), &user(n), Position::default()),
+        id: Some(1),
+        again: false,
+    });
+    room.server.handle_gateway(Fed::GATEWAY, joins.collect());
+    room.server.settle();
+    room.server.start_deliveries();
+    let body = room.server.take_delivery(Fed::GATEWAY, 0).expect("answers");
+    assert!(body.len() < 6 << 20, "{} bytes", body.len());
+    let (push, texts) = Push::parse(&body).expect("a push");
+    let (mut joined, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    for (item, text) in push.items.iter().zip(texts) {
+        let Some(to) = item.to().filter(|_| framing::is_answer(text)) else {
+            continue;
+        };
+        match text.contains("rateLimited") {
+            true => refused.insert(to.clone()),
+            false => joined.insert(to.clone()),
+        };
+    }
+    assert!(!joined.is_empty() && !refused.is_empty());
+    assert_eq!(joined.len() + refused.len(), JOINS, "each has an answer");
+    for item in &push.items {
+        match item {
+            Item::Subscribed { to, .. } => assert!(joined.contains(to)),
+            Item::Unsubscribed { to } => assert!(refused.contains(to)),
+            _ => {}
+        }
+    }
+    assert_eq!(room.server.room.connections(), joined.len());
+}

@@ -193,7 +193,7 @@ impl GatewayLinks {
     ) {
         let refused;
         let text = match events {
-            TextEvents::None if self.is_full(&subscription.gateway) => {
+            TextEvents::None if self.outboxes.refuses_answer(&subscription.gateway) => {
                 refused = refuse_answers(text);
                 &refused
             }

@@ -154,6 +154,13 @@ impl Outboxes {
         outbox.is_some_and(|outbox| outbox.answers + outbox.reserved >= MAX_ANSWERS)
     }
 
+    /// Returns `true` if an answer to a gateway must be replaced by an error. Answers with
+    /// reserved space fit in any case.
+    pub(crate) fn refuses_answer(&self, gateway: &GatewayName) -> bool {
+        let outbox = self.0.get(gateway);
+        outbox.is_some_and(|outbox| outbox.answers >= MAX_ANSWERS)
+    }
+
     /// Returns `true` if so many answers wait for a gateway that the room must not accept
     /// further requests. Even the refusals of commands do not fit.
     pub(crate) fn is_congested(&self, gateway: &GatewayName) -> bool {
@@ -569,6 +576,7 @@ mod tests {
         assert!(!outboxes.is_full(&gateway()));
         assert!(outboxes.reserve(&gateway(), half.len()));
         assert!(outboxes.is_full(&gateway()));
+        assert!(!outboxes.refuses_answer(&gateway()), "it was reserved");
         assert!(!outboxes.reserve(&gateway(), 1));
         outboxes.shed();
         assert!(!outboxes.is_full(&gateway()), "the input has ended");
