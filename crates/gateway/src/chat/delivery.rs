@@ -615,6 +615,7 @@ impl Chat {
             return;
         };
         subscription.repairing = true;
+        subscription.lagging_at = Some(subscription.delivered);
         subscription.id.clone_from(&id);
         let position = Position {
             since: Some(subscription.delivered),

@@ -50,6 +50,7 @@ impl Chat {
         let subscription = &mut client.subscriptions[index];
         let requested = (subscription.from, subscription.epoch.clone());
         subscription.delivered = after;
+        subscription.lagging_at = None;
         subscription.is_paused = false;
         subscription.is_reported = false;
         if subscription.repairing {
