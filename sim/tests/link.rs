@@ -581,7 +581,7 @@ impl Fixture {
     }
 
     fn is_paused(&self) -> bool {
-        self.pushed.paused == [self.id.clone()]
+        self.pushed.paused == std::slice::from_ref(&self.id)
     }
 }
 
@@ -801,7 +801,7 @@ fn a_session_that_does_not_poll_is_paused_and_continues_with_its_next_poll() {
         let (item, text) = portion(&id, seq - 1, &text);
         let (pushed, _) = client.push("r", vec![(item, &text)]);
         if !pushed.paused.is_empty() {
-            assert_eq!(pushed.paused, [id.clone()]);
+            assert_eq!(pushed.paused, std::slice::from_ref(&id));
             break;
         }
         sent = seq;

@@ -305,12 +305,10 @@ impl Chat {
                     at: Some(up_to),
                     ..
                 },
-                target,
+                Some(_),
             ) => {
-                if target.is_some() {
-                    let text = RoomText { text, after, up_to };
-                    self.deliver_events(server, delivery, key, text);
-                }
+                let text = RoomText { text, after, up_to };
+                self.deliver_events(server, delivery, key, text);
             }
             (Item::Unicast { at, .. }, target) if at.is_none() || target.is_some() => {
                 if target.is_some() {
