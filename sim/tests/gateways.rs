@@ -1,15 +1,18 @@
 //! A model of two rooms and two gateways. Requests and deliveries between them can be
-//! lost, repeated and delayed, and all objects can be evicted. The promises to clients
-//! hold for every order of steps.
+//! lost, repeated and delayed, all objects can be evicted, gateways can be unreachable for
+//! minutes, and clients can stop reading. The promises to clients hold for every order of
+//! steps. When the network works again, every client receives all events without having to
+//! send anything.
 
 mod cases;
 
 use proptest::prelude::*;
+use roomcast_gateway::config::GatewayConfig;
 use roomcast_gateway::{
     EngineServer, Frame, Gateway, Output, PositionKey, Protocol, SocketId, Stored,
 };
 use roomcast_proto::framing;
-use roomcast_proto::id::{ConnectionId, GatewayName, RoomName};
+use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
@@ -19,6 +22,7 @@ use roomcast_room::service::Request;
 use roomcast_sim::world::{self, NOW, Server, connect_info, identity};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 const GATEWAYS: [&str; 2] = ["n0", "n1"];
 const ROOMS: [&str; 2] = ["a", "b"];
@@ -51,6 +55,10 @@ enum Step {
     Read {
         client: usize,
         room: usize,
+    },
+    /// The client sends a ping, so that the gateway knows that it reads.
+    Ping {
+        client: usize,
     },
     Disconnect {
         client: usize,
@@ -117,6 +125,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => client_room.clone().prop_map(|(client, room)| Step::Send { client, room }),
         1 => client_room.clone().prop_map(|(client, room)| Step::Resend { client, room }),
         1 => client_room.prop_map(|(client, room)| Step::Read { client, room }),
+        1 => n.clone().prop_map(|client| Step::Ping { client }),
         1 => n.prop_map(|client| Step::Disconnect { client }),
         9 => link().prop_map(|(gateway, room, outcome)| Step::Request { gateway, room, outcome }),
         9 => link().prop_map(|(gateway, room, outcome)| Step::Push { room, gateway, outcome }),
@@ -124,7 +133,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => two.clone().prop_map(|room| Step::EvictRoom { room }),
         2 => two.clone().prop_map(|gateway| Step::EvictGateway { gateway }),
         1 => two.prop_map(|gateway| Step::PanicGateway { gateway }),
-        2 => prop_oneof![Just(20), Just(400), Just(6_000)].prop_map(|millis| Step::Wait { millis }),
+        2 => prop_oneof![Just(20), Just(400), Just(6_000), Just(60_000)]
+            .prop_map(|millis| Step::Wait { millis }),
     ]
 }
 
@@ -133,8 +143,6 @@ struct RoomHost {
     server: Server,
     /// Gateways with a delivery in progress.
     busy: BTreeSet<&'static str>,
-    /// Unreachable gateways with the time of the next retry.
-    backoff: BTreeMap<&'static str, Millis>,
     /// The last delivery to each gateway since the last restart.
     last: BTreeMap<&'static str, String>,
 }
@@ -146,7 +154,6 @@ impl RoomHost {
         RoomHost {
             server,
             busy: BTreeSet::new(),
-            backoff: BTreeMap::new(),
             last: BTreeMap::new(),
         }
     }
@@ -204,11 +211,16 @@ struct World {
     /// The `seq` of each acknowledged message, by room, sender and message id.
     acknowledged: BTreeMap<(String, &'static str, String), u64>,
     messages: u32,
+    /// The runtime answers pings of the clients.
+    clients_ping: bool,
 }
 
 fn fresh_gateway(name: &str) -> Gateway {
-    let config = world::config(&[]);
-    let engine = EngineServer::new(name.to_owned(), config.gateway.clone(), world::fresh);
+    let config = world::config(&[("CATCH_UP_TIMEOUT", "1d")]);
+    let mut config = GatewayConfig::clone(&config.gateway);
+    // A client that does not read is paused after two messages.
+    config.limits.max_unacked_bytes = 300;
+    let engine = EngineServer::new(name.to_owned(), Rc::new(config), world::fresh);
     Gateway::new(engine)
 }
 
@@ -230,6 +242,7 @@ impl World {
             clients: Vec::new(),
             acknowledged: BTreeMap::new(),
             messages: 0,
+            clients_ping: false,
         }
     }
 
@@ -241,6 +254,7 @@ impl World {
             Step::Send { client, room } => self.send(client, ROOMS[room], false),
             Step::Resend { client, room } => self.send(client, ROOMS[room], true),
             Step::Read { client, room } => self.read(client, ROOMS[room]),
+            Step::Ping { client } => self.ping(client),
             Step::Disconnect { client } => self.disconnect(client),
             Step::Request {
                 gateway,
@@ -368,6 +382,17 @@ impl World {
         );
     }
 
+    fn ping(&mut self, client: usize) {
+        let now = self.now;
+        let Some(this) = self.client(client) else {
+            return;
+        };
+        let (gateway, socket) = (this.gateway, this.socket);
+        let server = &mut self.gateways[gateway].gateway.server;
+        server.frame(socket, Frame::Text(framing::PING.into()), now);
+        self.settle(gateway);
+    }
+
     fn disconnect(&mut self, client: usize) {
         if self.clients.is_empty() {
             return;
@@ -381,6 +406,14 @@ impl World {
 
     /// Processes a frame as the client does.
     fn receive(&mut self, gateway: usize, socket: SocketId, frame: &str) {
+        let pinged = self.clients_ping.then_some(self.now);
+        let engine = &mut self.gateways[gateway].gateway.server.engine;
+        if engine.sent(socket, frame.len()) {
+            engine.check_slow(socket, pinged, self.now);
+        }
+        if frame == framing::PONG {
+            return;
+        }
         let mut clients = self.clients.iter_mut();
         let Some(this) =
             clients.find(|client| (client.gateway, client.socket) == (gateway, socket))
@@ -510,7 +543,7 @@ impl World {
         let Some(host) = self.rooms.get_mut(room) else {
             return;
         };
-        if !host.busy.contains(name) || host.backoff.contains_key(name) {
+        if !host.busy.contains(name) {
             return;
         }
         // One row per delivery, so that other steps happen in between.
@@ -533,19 +566,10 @@ impl World {
                 self.queue_outputs(room);
             }
             // All immediate retries of the delivery fail as well.
-            Outcome::Lost | Outcome::Unanswered => loop {
-                match host.server.delivery_failed(name) {
-                    Retry::Again(_) => {}
-                    Retry::Later(wait) => {
-                        host.backoff.insert(name, self.now + wait);
-                        break;
-                    }
-                    Retry::Never => {
-                        host.busy.remove(name);
-                        break;
-                    }
-                }
-            },
+            Outcome::Lost | Outcome::Unanswered => {
+                while let Retry::Again(_) = host.server.delivery_failed(name) {}
+                host.busy.remove(name);
+            }
         }
     }
 
@@ -576,7 +600,6 @@ impl World {
         // Queued items are lost with the memory, except stored ones.
         host.server.hibernate();
         host.busy.clear();
-        host.backoff.clear();
         host.last.clear();
         self.queue_outputs(room);
     }
@@ -584,8 +607,14 @@ impl World {
     fn evict_gateway(&mut self, gateway: usize) {
         let name = GATEWAYS[gateway];
         let host = &self.gateways[gateway];
-        let links = self.rooms.values();
-        if host.pending.is_empty() && !links.into_iter().any(|host| host.busy.contains(name)) {
+        let mut links = self.rooms.values();
+        // A timer keeps the gateway awake.
+        let is_idle = host.gateway.timer_at(self.now).is_none()
+            && host.pending.is_empty()
+            && !links.any(|host| host.busy.contains(name));
+        if is_idle {
+            let host = &mut self.gateways[gateway];
+            host.reached.clone_from(&host.positions);
             self.forget_gateway(gateway, false);
         }
     }
@@ -622,16 +651,13 @@ impl World {
         for gateway in 0..GATEWAYS.len() {
             let here = &mut self.gateways[gateway].gateway;
             here.server.engine.set_now(self.now);
-            here.advance(&|_| None, self.now);
+            let pinged = self.clients_ping.then_some(self.now);
+            here.advance(&|_| pinged, self.now);
             self.settle(gateway);
         }
         for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
             let host = self.rooms.get_mut(&room).expect("a room");
             host.server.now = self.now;
-            let over = host.backoff.extract_if(.., |_, until| *until <= self.now);
-            for (name, _) in over {
-                host.server.room.probe_gateway(&GatewayName::trusted(name));
-            }
             host.server.alarm();
             self.queue_outputs(&room);
         }
@@ -643,23 +669,34 @@ impl World {
             || self.rooms.values().any(|host| !host.busy.is_empty())
     }
 
-    /// Delivers everything and advances the clock until nothing is queued.
-    fn settle_all(&mut self) {
-        for _ in 0..40 {
-            for _ in 0..100 {
-                if !self.is_busy() {
-                    break;
+    /// Delivers everything that is queued.
+    fn deliver_all(&mut self) {
+        for _ in 0..100 {
+            if !self.is_busy() {
+                break;
+            }
+            let rooms: Vec<String> = self.rooms.keys().cloned().collect();
+            for gateway in 0..GATEWAYS.len() {
+                for room in self.gateways[gateway].pending.clone() {
+                    self.request(gateway, &room, Outcome::Arrives);
                 }
-                let rooms: Vec<String> = self.rooms.keys().cloned().collect();
-                for gateway in 0..GATEWAYS.len() {
-                    for room in self.gateways[gateway].pending.clone() {
-                        self.request(gateway, &room, Outcome::Arrives);
-                    }
-                    for room in &rooms {
-                        self.push(room, gateway, Outcome::Arrives);
-                    }
+                for room in &rooms {
+                    self.push(room, gateway, Outcome::Arrives);
                 }
             }
+        }
+    }
+
+    /// Delivers everything and advances the clock until nothing is queued.
+    fn settle_all(&mut self) {
+        self.clients_ping = true;
+        for _ in 0..40 {
+            self.deliver_all();
+            self.wait(5_000);
+        }
+        self.check_received();
+        for _ in 0..40 {
+            self.deliver_all();
             self.wait(5_000);
             // Clients repeat commands without an answer.
             for client in 0..self.clients.len() {
@@ -683,6 +720,22 @@ impl World {
             }
         }
         assert!(!self.is_busy(), "the queues must become empty");
+    }
+
+    /// Asserts that the clients have received all events of their rooms.
+    fn check_received(&self) {
+        for (room, host) in &self.rooms {
+            let head = host.server.head();
+            for client in &self.clients {
+                let Some(subscription) = client.subscriptions.get(room) else {
+                    continue;
+                };
+                if subscription.state == State::Subscribed {
+                    let (last, user) = (subscription.last, client.user);
+                    assert_eq!(last, head, "{user} must have received all events of {room}");
+                }
+            }
+        }
     }
 
     /// Asserts the invariants at the end.
@@ -714,7 +767,6 @@ impl World {
                     "{id} of {sender} was acknowledged and must be in the log"
                 );
             }
-            let head = host.server.head();
             let mut connections: BTreeMap<&str, u64> = BTreeMap::new();
             for client in &self.clients {
                 let Some(subscription) = client.subscriptions.get(room) else {
@@ -723,11 +775,6 @@ impl World {
                 match subscription.state {
                     State::Subscribed => {
                         *connections.entry(client.user).or_default() += 1;
-                        assert_eq!(
-                            subscription.last, head,
-                            "{} must have received all events of {room}",
-                            client.user
-                        );
                     }
                     State::Unsubscribed => {}
                     state => panic!("{state:?}: the command must be answered"),
@@ -826,6 +873,7 @@ proptest! {
             world.step(step);
         }
         world.settle_all();
+        world.check_received();
         world.check();
     }
 }
@@ -932,6 +980,7 @@ fn failures_found_by_the_model_pass() {
             world.step(step);
         }
         world.settle_all();
+        world.check_received();
         world.check();
     }
 }
@@ -1052,4 +1101,323 @@ fn a_command_is_answered_alike_as_text_and_parsed() {
         assert!(parsed.starts_with(answer), "{parsed}");
         assert_eq!(parsed, text);
     }
+}
+
+/// A room with a gateway that answers by hand.
+struct Fed {
+    server: Server,
+}
+
+impl Fed {
+    const GATEWAY: &str = GATEWAYS[0];
+
+    fn new() -> Self {
+        world::begin();
+        let limits = [("MAX_FRAME_BYTES", "100000")];
+        Fed {
+            server: Server::new("a", world::config(&limits)),
+        }
+    }
+
+    fn command(&mut self, command: ToRoom) {
+        self.server.handle_gateway(Self::GATEWAY, vec![command]);
+        self.server.settle();
+    }
+
+    fn join(&mut self, id: &str, since: Option<u64>) {
+        let position = Position {
+            since,
+            ..Position::default()
+        };
+        self.command(ToRoom::Join {
+            request: world::connect_request(id, id, position),
+            id: None,
+            again: false,
+        });
+    }
+
+    fn frame(&mut self, from: &str, frame: String) {
+        self.command(ToRoom::Frame {
+            connection: ConnectionId::trusted(from),
+            frame,
+        });
+    }
+
+    fn send(&mut self, from: &str, bytes: usize) {
+        let content = "x".repeat(bytes);
+        let frame = json!({ "event": "sendMessage", "data": { "content": content } });
+        self.frame(from, frame.to_string());
+    }
+
+    /// Takes the next delivery, with at most `reads` portions.
+    fn take(&mut self, reads: usize) -> Option<Vec<Item>> {
+        self.server.start_deliveries();
+        let body = self.server.take_delivery(Self::GATEWAY, reads)?;
+        Some(Push::parse(&body).expect("a push").0.items)
+    }
+
+    fn acknowledge(&mut self, pushed: &Pushed) {
+        self.server.delivery_acknowledged(Self::GATEWAY, pushed);
+    }
+
+    /// Takes and acknowledges all deliveries. Returns their items.
+    fn drain(&mut self) -> Vec<Item> {
+        let mut items = Vec::new();
+        while let Some(more) = self.take(usize::MAX) {
+            items.extend(more);
+            self.acknowledge(&Pushed::default());
+        }
+        items
+    }
+}
+
+/// Returns the ranges of the events for a connection.
+fn ranges(items: &[Item], to: &str) -> Vec<(u64, u64)> {
+    let ranges = items.iter().filter_map(|item| match item {
+        Item::Unicast {
+            to: one,
+            after: Some(after),
+            at: Some(at),
+            ..
+        } if one == to => Some((*after, *at)),
+        Item::Multicast {
+            to: all, after, at, ..
+        } if all.iter().any(|one| one == to) => Some((*after, *at)),
+        Item::Broadcast { after, at, .. } if at > after => Some((*after, *at)),
+        _ => None,
+    });
+    ranges.collect()
+}
+
+#[test]
+fn a_backlog_for_a_gateway_is_read_from_the_log_once_for_all_its_connections() {
+    const EVENTS: u64 = 30;
+    let mut room = Fed::new();
+    for user in ["alice", "bob", "carol"] {
+        room.join(user, None);
+    }
+    room.drain();
+    // A delivery is in progress.
+    room.send("alice", 10);
+    room.take(0).expect("the first event");
+    for _ in 1..EVENTS {
+        room.send("alice", 60_000);
+    }
+    room.acknowledge(&Pushed::default());
+    let items = room.drain();
+    let portions = items.iter().filter_map(|item| match item {
+        Item::Multicast { to, after, at, .. } => Some((to.len(), *after, *at)),
+        _ => None,
+    });
+    let portions: Vec<_> = portions.collect();
+    assert!(portions.iter().all(|(to, ..)| *to == 3), "{portions:?}");
+    for user in ["alice", "bob", "carol"] {
+        let ranges = ranges(&items, user);
+        let mut at = 1;
+        for (after, upto) in ranges {
+            // The gateway drops the events that it has.
+            assert!(after <= at, "a hole after {at}");
+            at = at.max(upto);
+        }
+        assert_eq!(at, EVENTS, "{user}");
+    }
+}
+
+#[test]
+fn connections_that_return_from_the_same_position_share_the_portions() {
+    let mut room = Fed::new();
+    room.join("alice", None);
+    for _ in 0..5 {
+        room.send("alice", 60_000);
+    }
+    room.drain();
+    let users: Vec<String> = (0..50).map(|n| format!("user-{n}")).collect();
+    for user in &users {
+        room.join(user, Some(0));
+    }
+    let items = room.drain();
+    let bytes: usize = items.iter().map(Item::bytes).sum();
+    assert!(bytes < 1_000_000, "{bytes} bytes for all");
+    for user in &users {
+        let last = ranges(&items, user).last().copied();
+        assert_eq!(last.map(|(_, at)| at), Some(5), "{user}");
+    }
+}
+
+#[test]
+fn a_paused_connection_receives_no_portions_until_it_is_resumed() {
+    let mut room = Fed::new();
+    room.join("bob", None);
+    for _ in 0..3 {
+        room.send("bob", 10);
+    }
+    room.drain();
+    room.join("alice", Some(0));
+    room.take(1).expect("the first portion");
+    let alice = ConnectionId::trusted("alice");
+    let paused = Pushed {
+        paused: vec![alice.clone()],
+        ..Pushed::default()
+    };
+    room.acknowledge(&paused);
+    let items = room.drain();
+    let for_alice: Vec<&Item> = items.iter().filter(|item| item.bytes() > 0).collect();
+    let is_event = |item: &&&Item| !ranges(&[(**item).clone()], "alice").is_empty();
+    assert_eq!(for_alice.iter().filter(is_event).count(), 0, "{items:?}");
+    room.command(ToRoom::Resume {
+        connection: alice.clone(),
+        after: 0,
+    });
+    room.take(1).expect("the portion again");
+    // The next resume overtakes the answer to the delivery in progress.
+    room.command(ToRoom::Resume {
+        connection: alice,
+        after: 1,
+    });
+    room.acknowledge(&paused);
+    assert_eq!(ranges(&room.drain(), "alice"), [(1, 2), (2, 3)]);
+}
+
+#[test]
+fn a_connection_that_is_behind_receives_the_log_from_its_position() {
+    let mut room = Fed::new();
+    for user in ["alice", "bob"] {
+        room.join(user, None);
+    }
+    for _ in 0..3 {
+        room.send("bob", 10);
+    }
+    room.drain();
+    room.send("bob", 10);
+    room.take(0).expect("an event");
+    let behind = |at| Pushed {
+        behind: vec![
+            (ConnectionId::trusted("alice"), at),
+            (ConnectionId::trusted("unknown"), 0),
+        ],
+        ..Pushed::default()
+    };
+    room.acknowledge(&behind(2));
+    assert_eq!(ranges(&room.drain(), "alice"), [(2, 3), (3, 4)]);
+    room.send("bob", 10);
+    room.take(0).expect("an event");
+    room.acknowledge(&behind(5));
+    assert!(room.drain().is_empty(), "it has received everything");
+}
+
+#[test]
+fn commands_are_refused_when_too_many_answers_wait_for_a_gateway() {
+    const COMMANDS: u32 = 100;
+    let mut room = Fed::new();
+    room.join("alice", None);
+    for _ in 0..15 {
+        room.send("alice", 60_000);
+    }
+    room.drain();
+    // A delivery is in progress.
+    room.send("alice", 10);
+    room.take(0).expect("an event");
+    for id in 1..=COMMANDS {
+        let sync = json!({ "event": "sync", "data": { "after": 0 }, "id": id });
+        let sync = sync.to_string();
+        let incoming = framing::decode_line(&sync);
+        room.command(ToRoom::Execute {
+            connection: ConnectionId::trusted("alice"),
+            id: incoming.id,
+            command: incoming.command.expect("a command"),
+        });
+    }
+    room.join("bob", None);
+    room.acknowledge(&Pushed::default());
+    let body = room.server.take_delivery(Fed::GATEWAY, 0);
+    let body = body.expect("answers");
+    assert!(body.len() < 8 << 20, "{} bytes", body.len());
+    let (push, texts) = Push::parse(&body).expect("a push");
+    let answers = texts.iter().flat_map(|text| text.split('\n'));
+    let answers: Vec<&str> = answers.filter(|line| framing::is_answer(line)).collect();
+    let refused = |line: &&&str| line.contains(r#""code":"rateLimited""#);
+    let n_refused = answers.iter().filter(refused).count();
+    assert_eq!(answers.len(), COMMANDS as usize + 1, "each has an answer");
+    assert!((80..=100).contains(&n_refused), "{n_refused} are refused");
+    let is_out = |item: &Item| matches!(item, Item::Unsubscribed { to } if to == "bob");
+    assert!(push.items.iter().any(is_out), "the join is refused");
+    room.acknowledge(&Pushed::default());
+    let receipt = json!({ "event": "messageDelivered", "data": { "seq": 1 }, "id": 200 });
+    room.frame("alice", receipt.to_string());
+    let body = room.server.take_delivery(Fed::GATEWAY, 0);
+    assert!(body.expect("an answer").contains(r#"{"ack":200,"data""#));
+}
+
+#[test]
+fn an_unreachable_gateway_keeps_its_connections_and_is_probed_by_the_alarm() {
+    let mut room = Fed::new();
+    for user in ["alice", "bob"] {
+        room.join(user, None);
+    }
+    room.drain();
+    room.send("alice", 10);
+    let start = room.server.now;
+    for _ in 0..20 {
+        assert!(room.take(0).is_some(), "an attempt");
+        while let Retry::Again(_) = room.server.delivery_failed(Fed::GATEWAY) {}
+        assert!(room.server.start_deliveries().is_empty(), "until the alarm");
+        assert_eq!(room.server.room.timer_at(), None, "the room can hibernate");
+        let alarm = room.server.room.alarm_at().expect("an alarm");
+        assert!(alarm <= room.server.now + 60_000);
+        room.server.now = alarm;
+        room.server.alarm();
+    }
+    assert!(room.server.now > start + 5 * 60_000);
+    assert_eq!(room.server.room.connections(), 2);
+    let probes = room.take(0).expect("probes");
+    let is_probe = |item: &&Item| matches!(item, Item::Probe { at: 1, .. });
+    assert_eq!(probes.iter().filter(is_probe).count(), 2);
+    let behind = ["alice", "bob"].map(|id| (ConnectionId::trusted(id), 0));
+    room.acknowledge(&Pushed {
+        behind: behind.into(),
+        ..Pushed::default()
+    });
+    let items = room.drain();
+    for user in ["alice", "bob"] {
+        assert_eq!(ranges(&items, user), [(0, 1)], "{user}");
+    }
+}
+
+#[test]
+fn joins_whose_answers_do_not_fit_are_refused_with_an_error() {
+    const JOINS: usize = 250;
+    let mut room = Fed::new();
+    // The answer to a join lists the members, at least 100 of them.
+    let user = |n: usize| format!("{n:0200}");
+    let joins = (0..JOINS).map(|n| ToRoom::Join {
+        request: world::connect_request(&user(n), &user(n), Position::default()),
+        id: Some(1),
+        again: false,
+    });
+    room.server.handle_gateway(Fed::GATEWAY, joins.collect());
+    room.server.settle();
+    room.server.start_deliveries();
+    let body = room.server.take_delivery(Fed::GATEWAY, 0).expect("answers");
+    assert!(body.len() < 6 << 20, "{} bytes", body.len());
+    let (push, texts) = Push::parse(&body).expect("a push");
+    let (mut joined, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    for (item, text) in push.items.iter().zip(texts) {
+        let Some(to) = item.to().filter(|_| framing::is_answer(text)) else {
+            continue;
+        };
+        match text.contains("rateLimited") {
+            true => refused.insert(to.clone()),
+            false => joined.insert(to.clone()),
+        };
+    }
+    assert!(!joined.is_empty() && !refused.is_empty());
+    assert_eq!(joined.len() + refused.len(), JOINS, "each has an answer");
+    for item in &push.items {
+        match item {
+            Item::Subscribed { to, .. } => assert!(joined.contains(to)),
+            Item::Unsubscribed { to } => assert!(refused.contains(to)),
+            _ => {}
+        }
+    }
+    assert_eq!(room.server.room.connections(), joined.len());
 }

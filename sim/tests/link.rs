@@ -2,14 +2,16 @@
 
 use roomcast::config::Config;
 use roomcast_gateway::{
-    AuthRequest, ConnectInfo, Credentials, EngineServer, Gateway, Output, Protocol, SocketId,
+    AuthRequest, ConnectInfo, Credentials, EngineServer, Gateway, Output, Polled, PostBody,
+    Protocol, SocketId,
 };
 use roomcast_harness::{SECRET, Token};
 use roomcast_proto::access::{Identity, TokenId};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
+use roomcast_proto::event;
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
-use roomcast_proto::link::{Command, Item, Push};
+use roomcast_proto::link::{Command, Item, Push, Pushed};
 use roomcast_proto::log_record::Level;
 use serde_json::json;
 use std::rc::Rc;
@@ -32,6 +34,8 @@ struct Fixture {
     gateway: Gateway,
     id: ConnectionId,
     number: u64,
+    /// The answer to the last delivery.
+    pushed: Pushed,
 }
 
 fn config() -> Rc<Config> {
@@ -91,6 +95,7 @@ impl Fixture {
             gateway,
             socket,
             number: 0,
+            pushed: Pushed::default(),
         };
         let to = fixture.id.clone();
         fixture.push(vec![(Item::Subscribed { to, after: 3 }, "")]);
@@ -167,8 +172,8 @@ impl Fixture {
             number: self.number,
             items,
         };
-        let core = &mut self.gateway;
-        core.handle_push(push, &texts, NOW);
+        self.gateway.server.engine.set_now(NOW);
+        self.pushed = self.gateway.handle_push(push, &texts, NOW);
         self.gateway.settle(NOW)
     }
 
@@ -187,16 +192,25 @@ impl Fixture {
         )
     }
 
-    /// Returns a text for the client with events up to a position.
-    fn one<'a>(&self, at: u64, text: &'a str) -> (Item, &'a str) {
+    /// Returns a text for the client with events after a position.
+    fn one<'a>(&self, after: u64, text: &'a str) -> (Item, &'a str) {
         let to = self.id.clone();
+        let at = after + text.split('\n').count() as u64;
         let item = Item::Unicast {
             to,
             bytes: text.len(),
-            after: None,
+            after: Some(after),
             at: Some(at),
         };
         (item, text)
+    }
+
+    /// Returns the position of the client that the last answer to the room has reported, if
+    /// the client lacks events.
+    fn reported(&self) -> Option<u64> {
+        let behind = self.pushed.behind.iter();
+        let mut behind = behind.filter(|(id, _)| *id == self.id);
+        behind.next().map(|(_, at)| *at)
     }
 
     /// Takes the queued commands for the room.
@@ -243,41 +257,111 @@ fn events_for_a_connection_that_is_not_subscribed_are_dropped() {
         to: fixture.id.clone(),
     };
     fixture.push(vec![(out, "")]);
-    let (item, text) = fixture.one(5, "five");
+    let (item, text) = fixture.one(3, "four");
     assert!(fixture.push(vec![(item, text)]).is_empty());
 }
 
 #[test]
-fn a_lost_delivery_is_detected_and_replayed_from_the_log() {
+fn a_lost_delivery_is_reported_once_and_the_log_follows() {
     let mut fixture = Fixture::new();
-    assert!(
-        fixture.push(vec![Fixture::all(5, "six")]).is_empty(),
-        "events 4 and 5 are missing"
-    );
-    assert_eq!(fixture.resubscribed_from(), Some(3));
+    let sent = fixture.push(vec![Fixture::all(5, "six")]);
+    assert!(sent.is_empty(), "events 4 and 5 are missing");
+    assert_eq!(fixture.reported(), Some(3));
     assert!(fixture.push(vec![Fixture::all(6, "seven")]).is_empty());
-    assert_eq!(
-        fixture.resubscribed_from(),
-        None,
-        "the request is sent only once"
-    );
-    let to = fixture.id.clone();
-    let replay = fixture.one(7, "four\nfive\nsix\nseven");
-    let repaired = fixture.push(vec![(Item::Subscribed { to, after: 3 }, ""), replay]);
-    assert_eq!(repaired, ["four\nfive\nsix\nseven"]);
+    assert_eq!(fixture.reported(), None, "the room knows it");
+    let portion = fixture.one(3, "four\nfive\nsix\nseven");
+    assert_eq!(fixture.push(vec![portion]), ["four\nfive\nsix\nseven"]);
     assert_eq!(fixture.push(vec![Fixture::all(7, "eight")]), ["eight"]);
+    assert!(fixture.push(vec![Fixture::all(9, "ten")]).is_empty());
+    assert_eq!(fixture.reported(), Some(8), "the next loss");
+    assert!(fixture.take().is_none(), "the client does not join again");
+}
+
+#[test]
+fn a_repeated_delivery_is_answered_as_the_first_one() {
+    let mut fixture = Fixture::new();
+    for _ in 0..2 {
+        fixture.push_again(vec![Fixture::all(5, "six")]);
+        assert_eq!(fixture.reported(), Some(3));
+    }
+}
+
+#[test]
+fn a_portion_that_does_not_follow_the_position_is_dropped_and_reported() {
+    let mut fixture = Fixture::new();
+    for _ in 0..2 {
+        let portion = fixture.one(5, "six");
+        assert!(fixture.push(vec![portion]).is_empty());
+        assert_eq!(fixture.reported(), Some(3));
+    }
 }
 
 #[test]
 fn a_partly_received_delivery_is_completed() {
     let mut fixture = Fixture::new();
-    let replay = fixture.one(5, "four\nfive");
-    assert_eq!(fixture.push(vec![replay]), ["four\nfive"]);
+    let portion = fixture.one(3, "four\nfive");
+    assert_eq!(fixture.push(vec![portion]), ["four\nfive"]);
     assert_eq!(
         fixture.push(vec![Fixture::all(3, "four\nfive\nsix")]),
         ["six"]
     );
-    assert_eq!(fixture.resubscribed_from(), None);
+    assert_eq!(fixture.reported(), None);
+    let portion = fixture.one(4, "five\nsix\nseven");
+    assert_eq!(fixture.push(vec![portion]), ["seven"]);
+}
+
+#[test]
+fn connections_that_share_a_portion_each_receive_what_they_lack() {
+    let mut fixture = Fixture::new();
+    let text = "four\nfive";
+    let item = Item::Multicast {
+        to: vec![ConnectionId::trusted("unknown"), fixture.id.clone()],
+        bytes: text.len(),
+        after: 3,
+        at: 5,
+    };
+    assert_eq!(fixture.push(vec![(item, text)]), [text]);
+    assert_eq!(fixture.pushed.gone, ["unknown"]);
+}
+
+#[test]
+fn ephemeral_events_are_sent_whatever_the_position_is() {
+    let typing = r#"{"event":"userTyping","data":{}}"#;
+    for (after, expected) in [(2, ""), (3, "four\n"), (4, "")] {
+        let mut fixture = Fixture::new();
+        let text = format!("four\n{typing}");
+        let item = Item::Broadcast {
+            bytes: text.len(),
+            not: Vec::new(),
+            after,
+            at: after + 1,
+        };
+        let sent = fixture.push(vec![(item, &text)]);
+        assert_eq!(sent, [format!("{expected}{typing}")], "{after}");
+    }
+}
+
+#[test]
+fn a_gap_is_announced_from_the_position_of_the_client() {
+    let mut fixture = Fixture::new();
+    let gap = |after, at| event::gap("r", after + 1, at);
+    let mut push = |after, at| {
+        let text = gap(after, at);
+        let to = fixture.id.clone();
+        let item = Item::Unicast {
+            to,
+            bytes: text.len(),
+            after: Some(after),
+            at: Some(at),
+        };
+        fixture.push(vec![(item, &text)])
+    };
+    assert!(push(0, 2).is_empty());
+    assert_eq!(push(2, 5), [gap(3, 5)]);
+    assert_eq!(push(5, 7), [gap(5, 7)]);
+    assert!(push(8, 9).is_empty());
+    assert_eq!(fixture.reported(), Some(7));
+    assert_eq!(fixture.push(vec![Fixture::all(7, "eight")]), ["eight"]);
 }
 
 #[test]
@@ -318,13 +402,33 @@ fn a_probe_for_an_unknown_connection_returns_gone() {
 }
 
 #[test]
-fn a_connection_that_is_behind_or_lost_resubscribes_from_its_position() {
-    for item in [|to| Item::Probe { to, at: 4 }, |to| Item::Lost { to }] {
-        let mut fixture = Fixture::new();
-        let item = item(fixture.id.clone());
-        assert!(fixture.push(vec![(item, "")]).is_empty());
-        assert_eq!(fixture.resubscribed_from(), Some(3));
+fn a_probe_of_a_connection_that_is_behind_returns_its_position() {
+    let mut fixture = Fixture::new();
+    for (at, expected) in [(4, Some(3)), (4, Some(3)), (3, None)] {
+        let to = fixture.id.clone();
+        assert!(fixture.push(vec![(Item::Probe { to, at }, "")]).is_empty());
+        assert_eq!(fixture.reported(), expected);
     }
+    assert!(fixture.take().is_none(), "the client does not join again");
+}
+
+/// Rooms of older versions give gateways up.
+#[test]
+fn a_connection_that_is_lost_joins_again_from_its_position() {
+    let mut fixture = Fixture::new();
+    let to = fixture.id.clone();
+    assert!(fixture.push(vec![(Item::Lost { to }, "")]).is_empty());
+    assert_eq!(fixture.resubscribed_from(), Some(3));
+}
+
+#[test]
+fn a_second_acceptance_does_not_change_the_position() {
+    let mut fixture = Fixture::new();
+    fixture.push(vec![Fixture::all(3, "four")]);
+    let to = fixture.id.clone();
+    fixture.push(vec![(Item::Subscribed { to, after: 3 }, "")]);
+    assert!(fixture.push(vec![Fixture::all(3, "four")]).is_empty());
+    assert_eq!(fixture.push(vec![Fixture::all(4, "five")]), ["five"]);
 }
 
 /// The host verifies the token of a refresh. Commands that arrive meanwhile are executed.
@@ -444,4 +548,380 @@ fn an_event_after_the_close_of_its_only_receiver_is_no_violation() {
     let is_error =
         |output: &Output| matches!(output, Output::Log(record) if record.level == Level::Error);
     assert!(!outputs.iter().any(is_error), "{outputs:?}");
+}
+
+/// `MAX_UNACKED_BYTES` of the default settings.
+const UNACKED: usize = 8 << 20;
+
+impl Fixture {
+    /// Reports that this many bytes were written to the socket of the client.
+    fn written(&mut self, bytes: usize) {
+        let is_over_limit = self.gateway.server.engine.sent(self.socket, bytes);
+        assert_eq!(is_over_limit, bytes > UNACKED);
+    }
+
+    /// Advances the clock, with the time of the client's last ping. Returns the close code if
+    /// the client is closed.
+    fn advance(&mut self, now: u64, pinged: Option<u64>) -> Option<u16> {
+        self.gateway.server.engine.set_now(now);
+        self.gateway.advance(&|_| pinged, now);
+        let outputs = self.gateway.settle(now);
+        outputs.iter().find_map(|output| match output {
+            Output::Close { code, .. } => Some(*code),
+            _ => None,
+        })
+    }
+
+    /// Returns the positions from which the gateway asks the room for the log.
+    fn resumed_from(&mut self) -> Vec<u64> {
+        let commands = self.take().unwrap_or_default();
+        let resumed = commands.iter().map(|command| match command {
+            Command::Resume { connection, after } if *connection == self.id => *after,
+            other => panic!("not a resume: {other:?}"),
+        });
+        resumed.collect()
+    }
+
+    fn is_paused(&self) -> bool {
+        self.pushed.paused == std::slice::from_ref(&self.id)
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_paused_and_continues_with_its_next_frame() {
+    let mut fixture = Fixture::new();
+    fixture.written(UNACKED + 1);
+    assert!(fixture.push(vec![Fixture::all(3, "four")]).is_empty());
+    assert!(fixture.is_paused());
+    // The room learns it again only if it sends a portion.
+    fixture.push(vec![Fixture::all(4, "five")]);
+    assert_eq!(fixture.pushed, Pushed::default());
+    let portion = fixture.one(3, "four");
+    assert!(fixture.push(vec![portion]).is_empty());
+    assert!(fixture.is_paused());
+    // Answers are sent in any case.
+    let to = fixture.id.clone();
+    let answer = Item::Unicast {
+        to: to.clone(),
+        bytes: 3,
+        after: None,
+        at: None,
+    };
+    assert_eq!(fixture.push(vec![(answer, "ack")]), ["ack"]);
+    fixture.push(vec![(Item::Probe { to, at: 5 }, "")]);
+    assert!(fixture.is_paused() && fixture.reported().is_none());
+    assert!(fixture.resumed_from().is_empty());
+    fixture.send("ping".to_owned());
+    assert_eq!(fixture.resumed_from(), [3]);
+    let portion = fixture.one(3, "four\nfive");
+    assert_eq!(fixture.push(vec![portion]), ["four\nfive"]);
+    assert_eq!(fixture.push(vec![Fixture::all(5, "six")]), ["six"]);
+}
+
+#[test]
+fn a_paused_client_continues_when_the_runtime_has_answered_its_ping() {
+    let mut fixture = Fixture::new();
+    fixture.written(UNACKED + 1);
+    fixture.push(vec![Fixture::all(3, "four")]);
+    assert_eq!(fixture.advance(NOW + 1_000, None), None);
+    assert!(fixture.resumed_from().is_empty());
+    assert_eq!(fixture.advance(NOW + 2_000, Some(NOW + 1_500)), None);
+    assert_eq!(fixture.resumed_from(), [3]);
+}
+
+#[test]
+fn a_paused_client_without_a_sign_of_life_is_closed_after_the_catch_up_timeout() {
+    let mut fixture = Fixture::new();
+    fixture.written(UNACKED + 1);
+    fixture.push(vec![Fixture::all(3, "four")]);
+    for second in 1..60 {
+        assert_eq!(fixture.advance(NOW + second * 1_000, None), None);
+    }
+    assert_eq!(fixture.advance(NOW + 60_000, None), Some(4503));
+}
+
+#[test]
+fn a_resume_that_failed_is_sent_again_from_the_newest_position() {
+    let mut fixture = Fixture::new();
+    fixture.written(UNACKED + 1);
+    fixture.push(vec![Fixture::all(3, "four")]);
+    fixture.send("ping".to_owned());
+    let resume = fixture.take().expect("a resume");
+    fixture.fail(resume);
+    fixture.push(vec![Fixture::all(3, "four")]);
+    let resumed = fixture.take_later().expect("the resume again");
+    assert!(matches!(resumed[..], [Command::Resume { after: 4, .. }]));
+}
+
+#[test]
+fn a_client_that_has_sent_nothing_is_paused_earlier() {
+    let config = config();
+    let connect = ConnectInfo {
+        protocol: Protocol::Native,
+        identity: Some(identity(&config)),
+        error: None,
+        address: None,
+        recovers: false,
+    };
+    let engine = EngineServer::new("n0".into(), config.gateway.clone(), fresh);
+    let mut gateway = Gateway::new(engine);
+    let socket = gateway.server.engine.open_native(connect, NOW);
+    assert!(!gateway.server.engine.sent(socket, 1 << 20));
+    assert!(gateway.server.engine.sent(socket, 1));
+    // A ping that the runtime has answered is a sign of life.
+    let engine = &mut gateway.server.engine;
+    engine.check_slow(socket, Some(NOW + 1), NOW + 2);
+    assert!(!engine.sent(socket, UNACKED));
+    assert!(engine.sent(socket, 1));
+}
+
+/// A Socket.IO client, which has connected to `/chat` on long-polling or resumes.
+struct SocketIoClient {
+    gateway: Gateway,
+    sid: String,
+    number: u64,
+}
+
+impl SocketIoClient {
+    fn new() -> Self {
+        let config = config();
+        let engine = EngineServer::new("0".into(), config.gateway.clone(), fresh);
+        let mut gateway = Gateway::new(engine);
+        let sid = Self::open(&mut gateway);
+        SocketIoClient {
+            gateway,
+            sid,
+            number: 0,
+        }
+    }
+
+    fn identity() -> Identity {
+        let token = Token::user("alice").ttl(1_000_000_000);
+        let token = token.claim("rooms", json!(["*"])).sign(SECRET);
+        let now = roomcast_harness::now() as u64 * 1_000;
+        config().auth.verify(&token, now).expect("a token")
+    }
+
+    fn open(gateway: &mut Gateway) -> String {
+        let connect = ConnectInfo {
+            protocol: Protocol::SocketIo,
+            identity: Some(Self::identity()),
+            error: None,
+            address: None,
+            recovers: true,
+        };
+        gateway.server.engine.set_now(NOW);
+        let opened = gateway.server.engine.open_polling(connect, NOW).body;
+        let handshake: serde_json::Value = serde_json::from_str(&opened[1..]).expect("JSON");
+        handshake["sid"].as_str().expect("a sid").to_owned()
+    }
+
+    /// Posts a packet. Returns the outputs, with the authentication done.
+    fn post(&mut self, packet: &str) -> Vec<Output> {
+        let begun = self.gateway.server.engine.begin_post(&self.sid, NOW);
+        begun.expect("a session");
+        let body = PostBody::Complete(packet.as_bytes().to_vec());
+        self.gateway.server.post(&self.sid, body, NOW);
+        let mut outputs = self.gateway.settle(NOW);
+        if let Some(Output::Authenticate(it)) = outputs.last() {
+            let request = it.request.clone();
+            let identity = Ok(Self::identity());
+            self.gateway.authenticated(request, identity, NOW);
+            outputs.extend(self.gateway.settle(NOW));
+        }
+        outputs
+    }
+
+    /// Polls. Returns the packets that wait.
+    fn poll(&mut self) -> String {
+        let polled = self.gateway.server.engine.poll(&self.sid, NOW);
+        match polled {
+            Polled::Now(answer) => answer.body,
+            Polled::Later(_) => String::new(),
+        }
+    }
+
+    /// Takes the commands for a room. Returns the id of the subscription that they are for.
+    fn commands(&mut self, room: &str) -> (Vec<Command>, Option<ConnectionId>) {
+        let room = RoomName::trusted(room);
+        let commands = self.gateway.take_commands(&room).unwrap_or_default();
+        let id = commands.last().map(|command| command.connection().clone());
+        assert!(self.gateway.take_commands(&room).is_none());
+        (commands, id)
+    }
+
+    fn push(&mut self, room: &str, items: Vec<(Item, &str)>) -> (Pushed, Vec<Output>) {
+        self.number += 1;
+        let (items, texts): (Vec<Item>, Vec<&str>) = items.into_iter().unzip();
+        let push = Push {
+            room: RoomName::trusted(room),
+            epoch: Epoch::trusted("e"),
+            life: "l".into(),
+            number: self.number,
+            items,
+        };
+        let pushed = self.gateway.handle_push(push, &texts, NOW);
+        (pushed, self.gateway.settle(NOW))
+    }
+}
+
+fn message(room: &str, seq: u64, bytes: usize) -> String {
+    let content = "x".repeat(bytes);
+    let data = json!({
+        "roomId": room, "content": content, "messageId": "m", "senderId": "bob", "seq": seq,
+        "timestamp": "2026-11-26T00:00:00.000Z",
+    });
+    json!({ "event": "newMessage", "data": data }).to_string()
+}
+
+fn portion(to: &ConnectionId, after: u64, text: &str) -> (Item, String) {
+    let item = Item::Unicast {
+        to: to.clone(),
+        bytes: text.len(),
+        after: Some(after),
+        at: Some(after + 1),
+    };
+    (item, text.to_owned())
+}
+
+#[test]
+fn a_session_that_does_not_poll_is_paused_and_continues_with_its_next_poll() {
+    let mut client = SocketIoClient::new();
+    client.post("40/chat,");
+    client.post(r#"42/chat,["joinRoom","r"]"#);
+    client.poll();
+    let (_, id) = client.commands("r");
+    let id = id.expect("a join");
+    let subscribed = Item::Subscribed {
+        to: id.clone(),
+        after: 0,
+    };
+    client.push("r", vec![(subscribed, "")]);
+    let mut sent = 0;
+    for seq in 1..100 {
+        let text = message("r", seq, 100_000);
+        let (item, text) = portion(&id, seq - 1, &text);
+        let (pushed, _) = client.push("r", vec![(item, &text)]);
+        if !pushed.paused.is_empty() {
+            assert_eq!(pushed.paused, std::slice::from_ref(&id));
+            break;
+        }
+        sent = seq;
+    }
+    assert_eq!(sent, 11, "1 MiB waits");
+    assert!(client.commands("r").0.is_empty());
+    assert_eq!(client.poll().matches("newMessage").count(), 11);
+    client.gateway.settle(NOW);
+    let (commands, _) = client.commands("r");
+    assert!(
+        matches!(commands[..], [Command::Resume { after: 11, .. }]),
+        "{commands:?}"
+    );
+    let text = message("r", 12, 10);
+    let (item, text) = portion(&id, 11, &text);
+    client.push("r", vec![(item, &text)]);
+    assert!(client.poll().contains(r#""seq":12"#));
+}
+
+/// Connects a client, joins two rooms, and returns with its `pid`. Returns the client and the
+/// ids of its new subscriptions.
+fn recovering() -> (SocketIoClient, ConnectionId, ConnectionId) {
+    let mut client = SocketIoClient::new();
+    client.post("40/chat,");
+    client.poll();
+    for room in ["a", "b"] {
+        client.post(&format!(r#"42/chat,["joinRoom","{room}"]"#));
+        let id = client.commands(room).1.expect("a join");
+        client.push(room, vec![(Item::Subscribed { to: id, after: 5 }, "")]);
+    }
+    client.post("1");
+    let mut record = None;
+    for room in ["a", "b", "@alice"] {
+        client.commands(room);
+        for output in client.gateway.settle(NOW) {
+            if let Output::Save {
+                client,
+                gone: true,
+                record: saved,
+                ..
+            } = output
+            {
+                record = Some((client, saved));
+            }
+        }
+    }
+    let (pid, record) = record.expect("the record of the client");
+    client.sid = SocketIoClient::open(&mut client.gateway);
+    let outputs = client.post(&format!(r#"40/chat,{{"pid":"{pid}","offset":null}}"#));
+    let Some(Output::Find { client: key, .. }) = outputs.last() else {
+        panic!("the record is not requested: {outputs:?}");
+    };
+    client.gateway.found(*key, &pid, Some(record), NOW);
+    client.gateway.settle(NOW);
+    let a = client.commands("a").1.expect("a join");
+    let b = client.commands("b").1.expect("a join");
+    (client, a, b)
+}
+
+#[test]
+fn a_recovery_holds_little_and_continues_from_the_log_once_it_is_accepted() {
+    let (mut client, a, b) = recovering();
+    let subscribed = |to: &ConnectionId| {
+        let to = to.clone();
+        (Item::Subscribed { to, after: 5 }, "")
+    };
+    client.push("a", vec![subscribed(&a)]);
+    let mut held = 5;
+    for seq in 6..20 {
+        let text = message("a", seq, 30_000);
+        let (item, text) = portion(&a, seq - 1, &text);
+        let (pushed, _) = client.push("a", vec![(item, &text)]);
+        if !pushed.paused.is_empty() {
+            break;
+        }
+        held = seq;
+    }
+    assert_eq!(held, 8, "64 KiB are held");
+    assert!(!client.poll().contains("newMessage"));
+    let (_, outputs) = client.push("b", vec![subscribed(&b)]);
+    let answers = outputs.iter().filter_map(|output| match output {
+        Output::Answer { answer, .. } => Some(answer.body.clone()),
+        _ => None,
+    });
+    let accepted: String = answers.collect::<Vec<_>>().join("") + &client.poll();
+    assert!(accepted.contains("40/chat,"), "{accepted}");
+    assert_eq!(accepted.matches("newMessage").count(), 3);
+    client.gateway.settle(NOW);
+    let (commands, _) = client.commands("a");
+    assert!(
+        matches!(commands[..], [Command::Resume { after: 8, .. }]),
+        "{commands:?}"
+    );
+}
+
+#[test]
+fn a_recovery_with_a_gap_is_incomplete() {
+    let (mut client, a, _) = recovering();
+    let gap = event::gap("a", 6, 9);
+    let item = Item::Unicast {
+        to: a.clone(),
+        bytes: gap.len(),
+        after: Some(5),
+        at: Some(9),
+    };
+    let subscribed = Item::Subscribed { to: a, after: 5 };
+    client.poll();
+    let (_, outputs) = client.push("a", vec![(subscribed, ""), (item, &gap)]);
+    let answers = outputs.iter().filter_map(|output| match output {
+        Output::Answer { answer, .. } => Some(answer.body.as_str()),
+        _ => None,
+    });
+    let accepted = answers.collect::<Vec<_>>().join("") + &client.poll();
+    assert!(accepted.contains("40/chat,"), "{accepted}");
+    let gone = client.commands("a").0;
+    assert!(
+        gone.iter()
+            .any(|command| matches!(command, Command::Gone { .. })),
+        "the client begins without its rooms: {gone:?}"
+    );
 }

@@ -24,6 +24,7 @@ mod http;
 mod keys;
 mod leaks;
 mod limits;
+mod links;
 mod old_data;
 mod presence;
 mod retention;

@@ -42,7 +42,8 @@
 //!    - a frame, or the end of a socket: [`Room::receive`], [`Room::disconnect`].
 //!    - a request over HTTP: [`Room::serve`]. If a user reads: [`Room::admit_reader`] before it,
 //!      [`Room::reader_answered`] after it.
-//!    - a request of a gateway: [`Room::gateway_command`] for each of its commands.
+//!    - a request of a gateway: [`Room::accepts_request`], then [`Room::gateway_command`] for
+//!      each of its commands.
 //!    - revoked tokens: [`Room::close_revoked`].
 //!    - the timer: [`Room::flush`]. The alarm: [`Room::handle_alarm`].
 //! 3. For each output, in order: [`Room::route`], then carry out the output that it returns.
@@ -55,7 +56,7 @@
 //!    2. [`Room::take_delivery`]. Stop if it returns `None`.
 //!    3. Wait until the changes are durable, then send the delivery to the gateway.
 //!    4. [`Room::delivery_acknowledged`] with its answer, or [`Room::delivery_failed`],
-//!       which returns the next step.
+//!       which returns the next step. With [`Retry::Later`] the host stops.
 //! 6. [`Room::timer_at`] and [`Room::alarm_at`], and set a timer and an alarm for them. If the
 //!    room has storage, also an alarm for [`Room::release_at`], in which [`Room::release`] is
 //!    called.

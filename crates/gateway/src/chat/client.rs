@@ -38,6 +38,8 @@ pub(super) struct Client {
     /// The secret by which the client can resume, if it supports that.
     pub(super) pid: Option<String>,
     pub(super) allowance: Allowance,
+    /// The time since which the client is paused: see [`super::pauses`].
+    pub(super) paused_at: Option<Millis>,
 }
 
 /// How a client is reached, and in which framing.
@@ -104,9 +106,18 @@ pub(super) struct Subscription {
     pub(super) delivered: u64,
     #[serde(skip)]
     pub(super) state: SubscriptionState,
-    /// The client missed a delivery and the room replays it.
+    /// The client joins again, because the room has lost the subscription.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) repairing: bool,
+    /// The position to restore after hibernation, if it is behind that of the room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lagging_at: Option<u64>,
+    /// Events were dropped because the client is paused: see [`super::pauses`].
+    #[serde(skip)]
+    pub(super) is_paused: bool,
+    /// The room knows that the client lacks events.
+    #[serde(skip)]
+    pub(super) is_reported: bool,
     /// The id of the `joinRoom` command, until it is answered.
     #[serde(skip)]
     pub(super) join_command: Option<u32>,
@@ -142,8 +153,16 @@ impl Subscription {
             delivered: 0,
             state: SubscriptionState::Joining,
             repairing: false,
+            lagging_at: None,
+            is_paused: false,
+            is_reported: false,
             join_command,
         }
+    }
+
+    /// Returns `true` if the client receives the events that follow its position.
+    pub(super) fn receives_events(&self) -> bool {
+        self.state != SubscriptionState::Joining && self.is_accepted() && !self.repairing
     }
 
     /// Returns `true` if the room has accepted the client since it first joined.
@@ -173,6 +192,7 @@ impl Client {
             tag: u64::from_str_radix(&server.engine.new_id(), 16).unwrap_or_default() >> 32,
             pid: None,
             allowance: Allowance::full(&server.engine.config.limits, now),
+            paused_at: None,
         }
     }
 

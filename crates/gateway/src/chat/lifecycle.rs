@@ -378,7 +378,8 @@ impl Chat {
     /// Removes the state of a room that has no subscribers and no commands in progress, and
     /// its positions at the host.
     pub(super) fn forget_room(&mut self, server: &mut SocketIoServer, room: &RoomName) {
-        if !self.rooms.get(room).is_some_and(|link| link.is_unused()) {
+        let is_unused = self.rooms.get(room).is_some_and(|link| link.is_unused());
+        if !is_unused || self.retries.has(room) {
             return;
         }
         let Some(link) = self.rooms.remove(room) else {

@@ -200,7 +200,9 @@ mod tests {
         assert!(*again);
         assert_eq!(request.position.since, Some(12));
         assert_eq!(request.position.epoch.as_deref(), Some("e2"));
-        let expected = NATIVE.replace("c2:a", &request.connection_id);
+        let expected = NATIVE
+            .replace("c2:a", &request.connection_id)
+            .replace(r#""repairing":true"#, r#""repairing":true,"lagging_at":12"#);
         assert_eq!(saved(&mut gateway, key), expected);
     }
 

@@ -6,8 +6,9 @@
 //! 2. If the record has the same user and namespace, the client gets the `sid`, the status
 //!    and the subscriptions of the record. The gateway asks each room to replay the events
 //!    after the offset that the client sent.
-//! 3. When all rooms have answered and no event is missing, the client is accepted with
-//!    the same `pid`. Otherwise the client is accepted with a new `pid` and without
+//! 3. When all rooms have accepted the client and none of them has announced that events
+//!    have expired, the client is accepted with the same `pid`. The missed events then arrive
+//!    like all others. Otherwise the client is accepted with a new `pid` and without
 //!    recovery.
 
 use super::client::{Client, Framing, HeldText, Phase, SubscriptionState};
@@ -275,6 +276,7 @@ impl Client {
             };
             subscription.state = SubscriptionState::Joining;
             subscription.repairing = false;
+            subscription.lagging_at = None;
             subscription.id = self.new_subscription_id(server);
             let id = subscription.id.clone();
             let join = self.join_request(id, rights, position);

@@ -107,8 +107,9 @@ impl Chat {
                 room: room.clone(),
                 client: client.id.clone(),
             });
+            let behind = behind.copied().or(subscription.lagging_at);
             subscription.delivered = match behind {
-                Some(behind) => *behind,
+                Some(behind) => behind,
                 None => {
                     let stored = positions
                         .get(&PositionKey::Room(room.clone()))
@@ -128,7 +129,8 @@ impl Chat {
     }
 
     /// Repairs the subscriptions that were being repaired. After a panic, repairs all
-    /// subscriptions, because the commands and deliveries in memory are lost.
+    /// subscriptions, because the commands and deliveries in memory are lost. Asks the rooms
+    /// for the events that the other subscriptions lack.
     fn repair_rooms(&mut self, server: &mut SocketIoServer, key: ClientId, panicked: bool) {
         let Some(client) = self.clients.get(key) else {
             return;
@@ -137,6 +139,14 @@ impl Chat {
         let missed = subscriptions.filter(|one| panicked || one.repairing);
         for room in missed.map(|one| one.room.clone()).collect::<Vec<_>>() {
             self.repair(server, key, &room);
+        }
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let subscriptions = client.subscriptions.iter();
+        let lagging = subscriptions.filter(|one| one.lagging_at.is_some());
+        for room in lagging.map(|one| one.room.clone()).collect::<Vec<_>>() {
+            self.request_log(server, key, &room);
         }
     }
 }

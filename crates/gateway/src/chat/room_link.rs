@@ -3,10 +3,15 @@
 use crate::ids::ClientId;
 use roomcast_proto::id::{ConnectionId, Epoch};
 use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::time::{MINUTE, Millis, SECOND};
 
 /// The maximum number of turns of the event loop for which a request waits for further
 /// commands: as many as a batch of a room waits.
 const MAX_TURNS: u32 = 4;
+
+/// Longest delays in milliseconds after which commands are sent again whose request has failed
+/// once, twice, and so on. They are similar to those of a room for an unreachable gateway.
+const RETRY_DELAYS: [Millis; 5] = [2 * SECOND, 5 * SECOND, 10 * SECOND, 30 * SECOND, MINUTE];
 
 /// The subscribers of a room, the commands for it, and its deliveries so far.
 #[derive(Default)]
@@ -23,6 +28,10 @@ pub(super) struct RoomLink {
     turns: u32,
     /// The subscriptions that the request in progress ends.
     sent_departures: Vec<ConnectionId>,
+    /// The result of the last request is not known.
+    is_in_flight: bool,
+    /// Number of consecutive requests that failed.
+    failures: usize,
     last_delivery: LastDelivery,
     /// The epoch of the log of the room.
     pub(super) epoch: Epoch,
@@ -71,11 +80,15 @@ impl RoomLink {
 
     /// Returns the commands for a request, or `None` if there are none.
     pub(super) fn take_commands(&mut self) -> Option<Vec<ToRoom>> {
+        if std::mem::take(&mut self.is_in_flight) {
+            self.failures = 0;
+        }
         if self.outbox.is_empty() {
             self.is_forwarding = false;
             return None;
         }
         self.sent = self.outbox.len();
+        self.is_in_flight = true;
         let departures = self
             .outbox
             .iter()
@@ -89,6 +102,14 @@ impl RoomLink {
     /// Records that the last request failed. It may have arrived.
     pub(super) fn forward_failed(&mut self) {
         self.sent_departures.clear();
+        self.is_in_flight = false;
+        self.failures += 1;
+    }
+
+    /// Returns the longest delay until a command of the last request is sent again.
+    pub(super) fn retry_delay(&self) -> Millis {
+        let last = RETRY_DELAYS.len() - 1;
+        RETRY_DELAYS[self.failures.saturating_sub(1).min(last)]
     }
 
     /// Returns `true` if the delivery with this life and number was received before. The

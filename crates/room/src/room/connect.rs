@@ -184,10 +184,11 @@ impl Room {
         arrival: &Arrival,
         members: &mut Option<Box<RawValue>>,
         head: u64,
+        now: Millis,
         out: &mut Vec<Output>,
     ) {
         if let Welcome::JoinAnswer(id) = arrival.welcome {
-            return self.welcome_remote(arrival, id, members, head, out);
+            return self.welcome_remote(arrival, id, members, head, now, out);
         }
         let conn = arrival.conn;
         let Some(connection) = self.connections.get(conn) else {

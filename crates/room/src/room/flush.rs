@@ -92,7 +92,7 @@ impl Room {
         // batch like all other connections.
         let mut members = None;
         for arrival in batch.take_arrivals() {
-            self.welcome(&arrival, &mut members, head, out);
+            self.welcome(&arrival, &mut members, head, now, out);
         }
         for reply in batch.take_replies() {
             out.push(Output::Reply {
@@ -106,7 +106,7 @@ impl Room {
         };
         let catching_up = self
             .connections
-            .filter(|connection| connection.catch_up.is_some());
+            .filter(|connection| connection.catch_up.is_some() && !connection.attachment.remote);
         out.push(Output::Deliver(batch.into_delivery(
             self.batches,
             events,
@@ -306,7 +306,7 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        self.gateways.probe(now);
+        self.gateways.retry(now);
         let stale = self.find_stale(pinged, now);
         out.push(Output::Log(
             LogRecord::info("alarm").with("ghosts", stale.len()),
