@@ -43,6 +43,10 @@ pub struct ConnectRequest {
     /// The claims by which the token can be revoked.
     #[serde(default)]
     pub token: TokenId,
+    /// The version of the presence that the client was told before. Set when the gateway
+    /// subscribes a client again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence: Option<PresenceVersion>,
 }
 
 /// Request of a gateway to a room.
@@ -53,6 +57,15 @@ pub struct Request {
     /// The commands of its connections, in the order in which they arrived.
     pub commands: Vec<Command>,
 }
+
+/// The version of the presence that a room has announced: a hash of all members and their
+/// statuses. Two versions are equal if they describe the same presence. Below 2^53, so that
+/// JavaScript can hold it.
+pub type PresenceVersion = u64;
+
+/// The version of a gateway that does not know which presence its clients were told. No
+/// room has it: the version of a room is even.
+pub const UNKNOWN_PRESENCE: PresenceVersion = 1;
 
 /// Separates the id of a client at a gateway from the rest of a connection id. A client
 /// gets a new connection id each time it joins a room.
@@ -147,6 +160,13 @@ pub struct Push {
     /// Counts the deliveries of this instance to this gateway. The gateway uses it to
     /// detect a delivery that is repeated because its answer was lost.
     pub number: u64,
+    /// The version of the presence that the gateway must have been told before the
+    /// delivery; 0 if the room is not sure of it.
+    #[serde(default)]
+    pub presence_before: PresenceVersion,
+    /// The version of the presence after the items; 0 from rooms of older versions.
+    #[serde(default)]
+    pub presence: PresenceVersion,
     /// The items, in order.
     pub items: Vec<Item>,
 }
@@ -224,6 +244,10 @@ pub enum Item {
 pub struct Pushed {
     /// Connections that do not exist at the gateway.
     pub gone: Vec<ConnectionId>,
+    /// The version of the presence that the gateway was told before the delivery, if it is
+    /// not [`Push::presence_before`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence: Option<PresenceVersion>,
 }
 
 impl Item {

@@ -244,6 +244,17 @@ impl GatewayLinks {
         delivery
     }
 
+    /// Queues a text without logged events for all connections of a gateway.
+    pub(crate) fn send_to_all(&mut self, gateway: &GatewayName, text: &str) {
+        let item = Item::Broadcast {
+            bytes: text.len(),
+            not: Vec::new(),
+            after: 0,
+            at: 0,
+        };
+        self.outboxes.queue(gateway, item, text);
+    }
+
     /// Queues a text for all connections except `excluded`.
     fn broadcast(&mut self, text: &str, events: SeqRange, excluded: &HashSet<ConnId>) {
         for gateway in self.counts.keys() {

@@ -63,18 +63,22 @@ pub(crate) struct Departure {
 }
 
 /// The presence that [`Roster::remove`] removed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Removed {
     /// The connections of the user.
     pub(crate) connections: Vec<ConnId>,
     /// `true` if the user was shown as typing.
     pub(crate) was_typing: bool,
+    /// The status that was announced last.
+    pub(crate) announced: Status,
 }
 
 /// A status that differs from the announced one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct StatusChange {
     pub(crate) user: UserId,
+    /// The status that was announced before.
+    pub(crate) before: Status,
     pub(crate) status: Status,
 }
 
@@ -123,11 +127,20 @@ impl Roster {
         self.changed.push(user.clone());
     }
 
-    /// Restores a connection after hibernation. Its status was announced before.
-    pub(crate) fn restore(&mut self, user: &UserId, conn: ConnId, status: Status) {
+    /// Restores a connection after hibernation. Its status was announced before. Returns the
+    /// announced status of the user without the connection and with it.
+    pub(crate) fn restore(
+        &mut self,
+        user: &UserId,
+        conn: ConnId,
+        status: Status,
+    ) -> (Status, Status) {
         let presence = self.users.entry(user.clone()).or_default();
+        let before = presence.announced.unwrap_or(Status::Offline);
         presence.add(conn, status);
-        presence.announced = Some(presence.status());
+        let status = presence.status();
+        presence.announced = Some(status);
+        (before, status)
     }
 
     /// Sets the status of a connection.
@@ -165,6 +178,7 @@ impl Roster {
         Removed {
             connections: connections.map(|one| one.conn).collect(),
             was_typing: presence.typing_until.is_some(),
+            announced: presence.announced.unwrap_or(Status::Offline),
         }
     }
 
@@ -208,10 +222,12 @@ impl Roster {
                 continue;
             };
             let status = presence.status();
-            if presence.announced.unwrap_or(Status::Offline) != status {
+            let before = presence.announced.unwrap_or(Status::Offline);
+            if before != status {
                 presence.announced = Some(status);
                 changes.push(StatusChange {
                     user: user.clone(),
+                    before,
                     status,
                 });
             }

@@ -2,7 +2,7 @@
 
 use crate::ids::ClientId;
 use roomcast_proto::id::{ConnectionId, Epoch};
-use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::link::{Command as ToRoom, PresenceVersion};
 
 /// The maximum number of turns of the event loop for which a request waits for further
 /// commands: as many as a batch of a room waits.
@@ -24,6 +24,9 @@ pub(super) struct RoomLink {
     /// The subscriptions that the request in progress ends.
     sent_departures: Vec<ConnectionId>,
     last_delivery: LastDelivery,
+    /// The version of the room's presence that all subscribers were told;
+    /// [`UNKNOWN_PRESENCE`] after the gateway was restored without it. `None` before the first delivery.
+    pub(super) presence: Option<PresenceVersion>,
     /// The epoch of the log of the room.
     pub(super) epoch: Epoch,
     /// The highest `seq` that was delivered to all subscribers, except for those that
@@ -102,6 +105,28 @@ impl RoomLink {
     pub(super) fn received(&mut self, life: String, number: u64, epoch: Epoch) {
         self.last_delivery = LastDelivery { life, number };
         self.epoch = epoch;
+    }
+
+    /// Advances the version of the presence from `before` to `after`, the version after a
+    /// delivery. Returns the version that the subscribers were told if it is not `before`:
+    /// then they lack changes, and the version stays.
+    pub(super) fn advance_presence(
+        &mut self,
+        before: PresenceVersion,
+        after: PresenceVersion,
+    ) -> Option<PresenceVersion> {
+        if after == 0 {
+            // The room has an older version, without versions of the presence.
+            return None;
+        }
+        match self.presence {
+            Some(told) if told != before => Some(told),
+            // The first subscribers were told the presence when they joined.
+            _ => {
+                self.presence = Some(after);
+                None
+            }
+        }
     }
 
     /// Returns `true` if the room has no subscribers and no commands in progress.

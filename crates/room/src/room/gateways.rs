@@ -462,6 +462,7 @@ impl Room {
         match subscriber {
             StoredSubscriber::Ended(item) => self.gateways.queue(gateway, item),
             StoredSubscriber::Subscribed(attachment) => {
+                self.restored_at = now;
                 let id = attachment.id.clone();
                 let conn = self.restore_connection(attachment, now);
                 // The connection may have ended while the room was not in memory.
