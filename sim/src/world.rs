@@ -385,13 +385,10 @@ impl Server {
 
     /// Handles the failure of a delivery to a gateway.
     pub fn delivery_failed(&mut self, gateway: &str) -> Retry {
-        let mut out = Vec::new();
         let gateway = GatewayName::trusted(gateway);
-        let retry = self
-            .room
-            .delivery_failed(&gateway, Failure::Other, self.now, &mut out);
-        self.run(out);
-        retry
+        // The random number selects the shortest delays.
+        self.room
+            .delivery_failed(&gateway, Failure::Other, 0, self.now)
     }
 
     /// Runs the alarm of the room. It may run at any time.

@@ -1,15 +1,18 @@
 //! A model of two rooms and two gateways. Requests and deliveries between them can be
-//! lost, repeated and delayed, and all objects can be evicted. The promises to clients
-//! hold for every order of steps.
+//! lost, repeated and delayed, all objects can be evicted, gateways can be unreachable for
+//! minutes, and clients can stop reading. The promises to clients hold for every order of
+//! steps. When the network works again, every client receives all events without having to
+//! send anything.
 
 mod cases;
 
 use proptest::prelude::*;
+use roomcast_gateway::config::GatewayConfig;
 use roomcast_gateway::{
     EngineServer, Frame, Gateway, Output, PositionKey, Protocol, SocketId, Stored,
 };
 use roomcast_proto::framing;
-use roomcast_proto::id::{ConnectionId, GatewayName, RoomName};
+use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
@@ -19,6 +22,7 @@ use roomcast_room::service::Request;
 use roomcast_sim::world::{self, NOW, Server, connect_info, identity};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 const GATEWAYS: [&str; 2] = ["n0", "n1"];
 const ROOMS: [&str; 2] = ["a", "b"];
@@ -51,6 +55,10 @@ enum Step {
     Read {
         client: usize,
         room: usize,
+    },
+    /// The client sends a ping, so that the gateway knows that it reads.
+    Ping {
+        client: usize,
     },
     Disconnect {
         client: usize,
@@ -117,6 +125,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => client_room.clone().prop_map(|(client, room)| Step::Send { client, room }),
         1 => client_room.clone().prop_map(|(client, room)| Step::Resend { client, room }),
         1 => client_room.prop_map(|(client, room)| Step::Read { client, room }),
+        1 => n.clone().prop_map(|client| Step::Ping { client }),
         1 => n.prop_map(|client| Step::Disconnect { client }),
         9 => link().prop_map(|(gateway, room, outcome)| Step::Request { gateway, room, outcome }),
         9 => link().prop_map(|(gateway, room, outcome)| Step::Push { room, gateway, outcome }),
@@ -124,7 +133,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => two.clone().prop_map(|room| Step::EvictRoom { room }),
         2 => two.clone().prop_map(|gateway| Step::EvictGateway { gateway }),
         1 => two.prop_map(|gateway| Step::PanicGateway { gateway }),
-        2 => prop_oneof![Just(20), Just(400), Just(6_000)].prop_map(|millis| Step::Wait { millis }),
+        2 => prop_oneof![Just(20), Just(400), Just(6_000), Just(60_000)]
+            .prop_map(|millis| Step::Wait { millis }),
     ]
 }
 
@@ -133,8 +143,6 @@ struct RoomHost {
     server: Server,
     /// Gateways with a delivery in progress.
     busy: BTreeSet<&'static str>,
-    /// Unreachable gateways with the time of the next retry.
-    backoff: BTreeMap<&'static str, Millis>,
     /// The last delivery to each gateway since the last restart.
     last: BTreeMap<&'static str, String>,
 }
@@ -146,7 +154,6 @@ impl RoomHost {
         RoomHost {
             server,
             busy: BTreeSet::new(),
-            backoff: BTreeMap::new(),
             last: BTreeMap::new(),
         }
     }
@@ -183,6 +190,15 @@ struct Subscription {
     last: u64,
     /// Received read cursors by user.
     read: BTreeMap<String, u64>,
+    /// The status of each user as the client shows it. Absent users are offline.
+    shown: BTreeMap<String, String>,
+}
+
+impl Subscription {
+    fn show(&mut self, user: &Value) {
+        let text = |name: &str| user[name].as_str().expect("a text").to_owned();
+        self.shown.insert(text("userId"), text("status"));
+    }
 }
 
 struct Client {
@@ -204,11 +220,16 @@ struct World {
     /// The `seq` of each acknowledged message, by room, sender and message id.
     acknowledged: BTreeMap<(String, &'static str, String), u64>,
     messages: u32,
+    /// The runtime answers pings of the clients.
+    clients_ping: bool,
 }
 
 fn fresh_gateway(name: &str) -> Gateway {
-    let config = world::config(&[]);
-    let engine = EngineServer::new(name.to_owned(), config.gateway.clone(), world::fresh);
+    let config = world::config(&[("CATCH_UP_TIMEOUT", "1d")]);
+    let mut config = GatewayConfig::clone(&config.gateway);
+    // A client that does not read is paused after two messages.
+    config.limits.max_unacked_bytes = 300;
+    let engine = EngineServer::new(name.to_owned(), Rc::new(config), world::fresh);
     Gateway::new(engine)
 }
 
@@ -230,6 +251,7 @@ impl World {
             clients: Vec::new(),
             acknowledged: BTreeMap::new(),
             messages: 0,
+            clients_ping: false,
         }
     }
 
@@ -241,6 +263,7 @@ impl World {
             Step::Send { client, room } => self.send(client, ROOMS[room], false),
             Step::Resend { client, room } => self.send(client, ROOMS[room], true),
             Step::Read { client, room } => self.read(client, ROOMS[room]),
+            Step::Ping { client } => self.ping(client),
             Step::Disconnect { client } => self.disconnect(client),
             Step::Request {
                 gateway,
@@ -368,6 +391,17 @@ impl World {
         );
     }
 
+    fn ping(&mut self, client: usize) {
+        let now = self.now;
+        let Some(this) = self.client(client) else {
+            return;
+        };
+        let (gateway, socket) = (this.gateway, this.socket);
+        let server = &mut self.gateways[gateway].gateway.server;
+        server.frame(socket, Frame::Text(framing::PING.into()), now);
+        self.settle(gateway);
+    }
+
     fn disconnect(&mut self, client: usize) {
         if self.clients.is_empty() {
             return;
@@ -381,6 +415,14 @@ impl World {
 
     /// Processes a frame as the client does.
     fn receive(&mut self, gateway: usize, socket: SocketId, frame: &str) {
+        let pinged = self.clients_ping.then_some(self.now);
+        let engine = &mut self.gateways[gateway].gateway.server.engine;
+        if engine.sent(socket, frame.len()) {
+            engine.check_slow(socket, pinged, self.now);
+        }
+        if frame == framing::PONG {
+            return;
+        }
         let mut clients = self.clients.iter_mut();
         let Some(this) =
             clients.find(|client| (client.gateway, client.socket) == (gateway, socket))
@@ -443,11 +485,11 @@ impl World {
             Output::Forget { client } => {
                 host.clients.remove(&client);
             }
-            Output::StorePosition { room, at: Some(at) } => {
-                host.positions.insert(PositionKey::Room(room), at);
+            Output::StorePosition { key, at: Some(at) } => {
+                host.positions.insert(key, at);
             }
-            Output::StorePosition { room, at: None } => {
-                host.positions.remove(&PositionKey::Room(room));
+            Output::StorePosition { key, at: None } => {
+                host.positions.remove(&key);
             }
             Output::TrackPosition { key, at: Some(at) } => {
                 host.reached.insert(key, at);
@@ -510,7 +552,7 @@ impl World {
         let Some(host) = self.rooms.get_mut(room) else {
             return;
         };
-        if !host.busy.contains(name) || host.backoff.contains_key(name) {
+        if !host.busy.contains(name) {
             return;
         }
         // One row per delivery, so that other steps happen in between.
@@ -533,19 +575,10 @@ impl World {
                 self.queue_outputs(room);
             }
             // All immediate retries of the delivery fail as well.
-            Outcome::Lost | Outcome::Unanswered => loop {
-                match host.server.delivery_failed(name) {
-                    Retry::Again(_) => {}
-                    Retry::Later(wait) => {
-                        host.backoff.insert(name, self.now + wait);
-                        break;
-                    }
-                    Retry::Never => {
-                        host.busy.remove(name);
-                        break;
-                    }
-                }
-            },
+            Outcome::Lost | Outcome::Unanswered => {
+                while let Retry::Again(_) = host.server.delivery_failed(name) {}
+                host.busy.remove(name);
+            }
         }
     }
 
@@ -576,7 +609,6 @@ impl World {
         // Queued items are lost with the memory, except stored ones.
         host.server.hibernate();
         host.busy.clear();
-        host.backoff.clear();
         host.last.clear();
         self.queue_outputs(room);
     }
@@ -584,8 +616,14 @@ impl World {
     fn evict_gateway(&mut self, gateway: usize) {
         let name = GATEWAYS[gateway];
         let host = &self.gateways[gateway];
-        let links = self.rooms.values();
-        if host.pending.is_empty() && !links.into_iter().any(|host| host.busy.contains(name)) {
+        let mut links = self.rooms.values();
+        // A timer keeps the gateway awake.
+        let is_idle = host.gateway.timer_at(self.now).is_none()
+            && host.pending.is_empty()
+            && !links.any(|host| host.busy.contains(name));
+        if is_idle {
+            let host = &mut self.gateways[gateway];
+            host.reached.clone_from(&host.positions);
             self.forget_gateway(gateway, false);
         }
     }
@@ -622,16 +660,13 @@ impl World {
         for gateway in 0..GATEWAYS.len() {
             let here = &mut self.gateways[gateway].gateway;
             here.server.engine.set_now(self.now);
-            here.advance(&|_| None, self.now);
+            let pinged = self.clients_ping.then_some(self.now);
+            here.advance(&|_| pinged, self.now);
             self.settle(gateway);
         }
         for room in self.rooms.keys().cloned().collect::<Vec<_>>() {
             let host = self.rooms.get_mut(&room).expect("a room");
             host.server.now = self.now;
-            let over = host.backoff.extract_if(.., |_, until| *until <= self.now);
-            for (name, _) in over {
-                host.server.room.probe_gateway(&GatewayName::trusted(name));
-            }
             host.server.alarm();
             self.queue_outputs(&room);
         }
@@ -643,23 +678,34 @@ impl World {
             || self.rooms.values().any(|host| !host.busy.is_empty())
     }
 
-    /// Delivers everything and advances the clock until nothing is queued.
-    fn settle_all(&mut self) {
-        for _ in 0..40 {
-            for _ in 0..100 {
-                if !self.is_busy() {
-                    break;
+    /// Delivers everything that is queued.
+    fn deliver_all(&mut self) {
+        for _ in 0..100 {
+            if !self.is_busy() {
+                break;
+            }
+            let rooms: Vec<String> = self.rooms.keys().cloned().collect();
+            for gateway in 0..GATEWAYS.len() {
+                for room in self.gateways[gateway].pending.clone() {
+                    self.request(gateway, &room, Outcome::Arrives);
                 }
-                let rooms: Vec<String> = self.rooms.keys().cloned().collect();
-                for gateway in 0..GATEWAYS.len() {
-                    for room in self.gateways[gateway].pending.clone() {
-                        self.request(gateway, &room, Outcome::Arrives);
-                    }
-                    for room in &rooms {
-                        self.push(room, gateway, Outcome::Arrives);
-                    }
+                for room in &rooms {
+                    self.push(room, gateway, Outcome::Arrives);
                 }
             }
+        }
+    }
+
+    /// Delivers everything and advances the clock until nothing is queued.
+    fn settle_all(&mut self) {
+        self.clients_ping = true;
+        for _ in 0..40 {
+            self.deliver_all();
+            self.wait(5_000);
+        }
+        self.check_received();
+        for _ in 0..40 {
+            self.deliver_all();
             self.wait(5_000);
             // Clients repeat commands without an answer.
             for client in 0..self.clients.len() {
@@ -683,6 +729,22 @@ impl World {
             }
         }
         assert!(!self.is_busy(), "the queues must become empty");
+    }
+
+    /// Asserts that the clients have received all events of their rooms.
+    fn check_received(&self) {
+        for (room, host) in &self.rooms {
+            let head = host.server.head();
+            for client in &self.clients {
+                let Some(subscription) = client.subscriptions.get(room) else {
+                    continue;
+                };
+                if subscription.state == State::Subscribed {
+                    let (last, user) = (subscription.last, client.user);
+                    assert_eq!(last, head, "{user} must have received all events of {room}");
+                }
+            }
+        }
     }
 
     /// Asserts the invariants at the end.
@@ -714,7 +776,6 @@ impl World {
                     "{id} of {sender} was acknowledged and must be in the log"
                 );
             }
-            let head = host.server.head();
             let mut connections: BTreeMap<&str, u64> = BTreeMap::new();
             for client in &self.clients {
                 let Some(subscription) = client.subscriptions.get(room) else {
@@ -723,11 +784,6 @@ impl World {
                 match subscription.state {
                     State::Subscribed => {
                         *connections.entry(client.user).or_default() += 1;
-                        assert_eq!(
-                            subscription.last, head,
-                            "{} must have received all events of {room}",
-                            client.user
-                        );
                     }
                     State::Unsubscribed => {}
                     state => panic!("{state:?}: the command must be answered"),
@@ -745,6 +801,24 @@ impl World {
                     "{name} in {room}"
                 );
             }
+            for client in &self.clients {
+                let subscription = client.subscriptions.get(room);
+                let Some(Subscription {
+                    state: State::Subscribed,
+                    shown,
+                    ..
+                }) = subscription
+                else {
+                    continue;
+                };
+                for user in USERS.iter().filter(|user| **user != client.user) {
+                    let shown = shown.get(*user).map_or("offline", String::as_str);
+                    let users = presence["users"].as_array().expect("users");
+                    let truth = users.iter().find(|one| one["userId"] == **user);
+                    let truth = truth.map_or("offline", |one| one["status"].as_str().expect("one"));
+                    assert_eq!(shown, truth, "{} shows {user} in {room}", client.user);
+                }
+            }
         }
     }
 }
@@ -761,7 +835,14 @@ impl Client {
         for subscription in self.subscriptions.values_mut() {
             subscription.state = match subscription.state {
                 State::Joining(sent) if sent == id => match succeeded {
-                    true => State::Subscribed,
+                    true => {
+                        subscription.shown.clear();
+                        let members = line["data"]["members"].as_array();
+                        for member in members.expect("the members") {
+                            subscription.show(member);
+                        }
+                        State::Subscribed
+                    }
                     false => State::Unsubscribed,
                 },
                 State::Leaving(sent) if sent == id => match line["error"]["code"].as_str() {
@@ -808,6 +889,12 @@ impl Client {
             Some("userLeft") if data["userId"] == self.user => {
                 subscription.state = State::Unsubscribed
             }
+            Some("presenceUpdate") => subscription.show(data),
+            Some("userLeft") => {
+                subscription
+                    .shown
+                    .remove(data["userId"].as_str().expect("a user"));
+            }
             Some("gap") => panic!("no event is trimmed: {line}"),
             _ => {}
         }
@@ -826,6 +913,7 @@ proptest! {
             world.step(step);
         }
         world.settle_all();
+        world.check_received();
         world.check();
     }
 }
@@ -932,6 +1020,7 @@ fn failures_found_by_the_model_pass() {
             world.step(step);
         }
         world.settle_all();
+        world.check_received();
         world.check();
     }
 }

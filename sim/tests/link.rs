@@ -8,8 +8,9 @@ use roomcast_harness::{SECRET, Token};
 use roomcast_proto::access::{Identity, TokenId};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
+use roomcast_proto::event;
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
-use roomcast_proto::link::{Command, Item, Push};
+use roomcast_proto::link::{Command, Item, Push, Pushed};
 use roomcast_proto::log_record::Level;
 use serde_json::json;
 use std::rc::Rc;
@@ -32,6 +33,8 @@ struct Fixture {
     gateway: Gateway,
     id: ConnectionId,
     number: u64,
+    /// The answer to the last delivery.
+    pushed: Pushed,
 }
 
 fn config() -> Rc<Config> {
@@ -89,6 +92,7 @@ impl Fixture {
             gateway,
             socket,
             number: 0,
+            pushed: Pushed::default(),
         };
         let to = fixture.id.clone();
         fixture.push(vec![(Item::Subscribed { to, after: 3 }, "")]);
@@ -163,10 +167,11 @@ impl Fixture {
             epoch: Epoch::trusted("e"),
             life: "l".into(),
             number: self.number,
+            presence_before: 0,
+            presence: 0,
             items,
         };
-        let core = &mut self.gateway;
-        core.handle_push(push, &texts, NOW);
+        self.pushed = self.gateway.handle_push(push, &texts, NOW);
         self.gateway.settle(NOW)
     }
 
@@ -185,16 +190,25 @@ impl Fixture {
         )
     }
 
-    /// Returns a text for the client with events up to a position.
-    fn one<'a>(&self, at: u64, text: &'a str) -> (Item, &'a str) {
+    /// Returns a text for the client with events after a position.
+    fn one<'a>(&self, after: u64, text: &'a str) -> (Item, &'a str) {
         let to = self.id.clone();
+        let at = after + text.split('\n').count() as u64;
         let item = Item::Unicast {
             to,
             bytes: text.len(),
-            after: None,
+            after: Some(after),
             at: Some(at),
         };
         (item, text)
+    }
+
+    /// Returns the position of the client that the last answer to the room has reported, if
+    /// the client lacks events.
+    fn reported(&self) -> Option<u64> {
+        let behind = self.pushed.behind.iter();
+        let mut behind = behind.filter(|(id, _)| *id == self.id);
+        behind.next().map(|(_, at)| *at)
     }
 
     /// Takes the queued commands for the room.
@@ -241,41 +255,111 @@ fn events_for_a_connection_that_is_not_subscribed_are_dropped() {
         to: fixture.id.clone(),
     };
     fixture.push(vec![(out, "")]);
-    let (item, text) = fixture.one(5, "five");
+    let (item, text) = fixture.one(3, "four");
     assert!(fixture.push(vec![(item, text)]).is_empty());
 }
 
 #[test]
-fn a_lost_delivery_is_detected_and_replayed_from_the_log() {
+fn a_lost_delivery_is_reported_once_and_the_log_follows() {
     let mut fixture = Fixture::new();
-    assert!(
-        fixture.push(vec![Fixture::all(5, "six")]).is_empty(),
-        "events 4 and 5 are missing"
-    );
-    assert_eq!(fixture.resubscribed_from(), Some(3));
+    let sent = fixture.push(vec![Fixture::all(5, "six")]);
+    assert!(sent.is_empty(), "events 4 and 5 are missing");
+    assert_eq!(fixture.reported(), Some(3));
     assert!(fixture.push(vec![Fixture::all(6, "seven")]).is_empty());
-    assert_eq!(
-        fixture.resubscribed_from(),
-        None,
-        "the request is sent only once"
-    );
-    let to = fixture.id.clone();
-    let replay = fixture.one(7, "four\nfive\nsix\nseven");
-    let repaired = fixture.push(vec![(Item::Subscribed { to, after: 3 }, ""), replay]);
-    assert_eq!(repaired, ["four\nfive\nsix\nseven"]);
+    assert_eq!(fixture.reported(), None, "the room knows it");
+    let portion = fixture.one(3, "four\nfive\nsix\nseven");
+    assert_eq!(fixture.push(vec![portion]), ["four\nfive\nsix\nseven"]);
     assert_eq!(fixture.push(vec![Fixture::all(7, "eight")]), ["eight"]);
+    assert!(fixture.push(vec![Fixture::all(9, "ten")]).is_empty());
+    assert_eq!(fixture.reported(), Some(8), "the next loss");
+    assert!(fixture.take().is_none(), "the client does not join again");
+}
+
+#[test]
+fn a_repeated_delivery_is_answered_as_the_first_one() {
+    let mut fixture = Fixture::new();
+    for _ in 0..2 {
+        fixture.push_again(vec![Fixture::all(5, "six")]);
+        assert_eq!(fixture.reported(), Some(3));
+    }
+}
+
+#[test]
+fn a_portion_that_does_not_follow_the_position_is_dropped_and_reported() {
+    let mut fixture = Fixture::new();
+    for _ in 0..2 {
+        let portion = fixture.one(5, "six");
+        assert!(fixture.push(vec![portion]).is_empty());
+        assert_eq!(fixture.reported(), Some(3));
+    }
 }
 
 #[test]
 fn a_partly_received_delivery_is_completed() {
     let mut fixture = Fixture::new();
-    let replay = fixture.one(5, "four\nfive");
-    assert_eq!(fixture.push(vec![replay]), ["four\nfive"]);
+    let portion = fixture.one(3, "four\nfive");
+    assert_eq!(fixture.push(vec![portion]), ["four\nfive"]);
     assert_eq!(
         fixture.push(vec![Fixture::all(3, "four\nfive\nsix")]),
         ["six"]
     );
-    assert_eq!(fixture.resubscribed_from(), None);
+    assert_eq!(fixture.reported(), None);
+    let portion = fixture.one(4, "five\nsix\nseven");
+    assert_eq!(fixture.push(vec![portion]), ["seven"]);
+}
+
+#[test]
+fn connections_that_share_a_portion_each_receive_what_they_lack() {
+    let mut fixture = Fixture::new();
+    let text = "four\nfive";
+    let item = Item::Multicast {
+        to: vec![ConnectionId::trusted("unknown"), fixture.id.clone()],
+        bytes: text.len(),
+        after: 3,
+        at: 5,
+    };
+    assert_eq!(fixture.push(vec![(item, text)]), [text]);
+    assert_eq!(fixture.pushed.gone, ["unknown"]);
+}
+
+#[test]
+fn ephemeral_events_are_sent_whatever_the_position_is() {
+    let typing = r#"{"event":"userTyping","data":{}}"#;
+    for (after, expected) in [(2, ""), (3, "four\n"), (4, "")] {
+        let mut fixture = Fixture::new();
+        let text = format!("four\n{typing}");
+        let item = Item::Broadcast {
+            bytes: text.len(),
+            not: Vec::new(),
+            after,
+            at: after + 1,
+        };
+        let sent = fixture.push(vec![(item, &text)]);
+        assert_eq!(sent, [format!("{expected}{typing}")], "{after}");
+    }
+}
+
+#[test]
+fn a_gap_is_announced_from_the_position_of_the_client() {
+    let mut fixture = Fixture::new();
+    let gap = |after, at| event::gap("r", after + 1, at);
+    let mut push = |after, at| {
+        let text = gap(after, at);
+        let to = fixture.id.clone();
+        let item = Item::Unicast {
+            to,
+            bytes: text.len(),
+            after: Some(after),
+            at: Some(at),
+        };
+        fixture.push(vec![(item, &text)])
+    };
+    assert!(push(0, 2).is_empty());
+    assert_eq!(push(2, 5), [gap(3, 5)]);
+    assert_eq!(push(5, 7), [gap(5, 7)]);
+    assert!(push(8, 9).is_empty());
+    assert_eq!(fixture.reported(), Some(7));
+    assert_eq!(fixture.push(vec![Fixture::all(7, "eight")]), ["eight"]);
 }
 
 #[test]
@@ -300,6 +384,8 @@ fn a_probe_for_an_unknown_connection_returns_gone() {
         epoch: Epoch::default(),
         life: "another".into(),
         number: 1,
+        presence_before: 0,
+        presence: 0,
         items: vec![
             Item::Probe {
                 to: ConnectionId::trusted("unknown"),
@@ -316,13 +402,33 @@ fn a_probe_for_an_unknown_connection_returns_gone() {
 }
 
 #[test]
-fn a_connection_that_is_behind_or_lost_resubscribes_from_its_position() {
-    for item in [|to| Item::Probe { to, at: 4 }, |to| Item::Lost { to }] {
-        let mut fixture = Fixture::new();
-        let item = item(fixture.id.clone());
-        assert!(fixture.push(vec![(item, "")]).is_empty());
-        assert_eq!(fixture.resubscribed_from(), Some(3));
+fn a_probe_of_a_connection_that_is_behind_returns_its_position() {
+    let mut fixture = Fixture::new();
+    for (at, expected) in [(4, Some(3)), (4, Some(3)), (3, None)] {
+        let to = fixture.id.clone();
+        assert!(fixture.push(vec![(Item::Probe { to, at }, "")]).is_empty());
+        assert_eq!(fixture.reported(), expected);
     }
+    assert!(fixture.take().is_none(), "the client does not join again");
+}
+
+/// Rooms of older versions give gateways up.
+#[test]
+fn a_connection_that_is_lost_joins_again_from_its_position() {
+    let mut fixture = Fixture::new();
+    let to = fixture.id.clone();
+    assert!(fixture.push(vec![(Item::Lost { to }, "")]).is_empty());
+    assert_eq!(fixture.resubscribed_from(), Some(3));
+}
+
+#[test]
+fn a_second_acceptance_does_not_change_the_position() {
+    let mut fixture = Fixture::new();
+    fixture.push(vec![Fixture::all(3, "four")]);
+    let to = fixture.id.clone();
+    fixture.push(vec![(Item::Subscribed { to, after: 3 }, "")]);
+    assert!(fixture.push(vec![Fixture::all(3, "four")]).is_empty());
+    assert_eq!(fixture.push(vec![Fixture::all(4, "five")]), ["five"]);
 }
 
 /// The host verifies the token of a refresh. Commands that arrive meanwhile are executed.

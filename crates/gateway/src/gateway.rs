@@ -60,6 +60,7 @@ impl Gateway {
         while let Some(event) = self.server.next_event(now) {
             self.handle_event(event, now);
         }
+        self.chat.resume_clients(&mut self.server);
         self.server.engine.take_outputs()
     }
 

@@ -83,11 +83,6 @@ fn parse_stamp(json: &str) -> Option<EventStamp> {
     })
 }
 
-/// Returns `true` if a line is a `gap` event.
-pub(crate) fn is_gap(line: &str) -> bool {
-    line.starts_with(r#"{"event":"gap""#)
-}
-
 /// Completes the list of [`Line::Event`], with the offset as the last argument if there
 /// is one.
 pub(crate) fn finish_args(mut open_args: String, offset: Option<&str>) -> String {

@@ -284,6 +284,11 @@ pub fn gap(room_id: &str, from: u64, to: u64) -> String {
     ServerEvent::Gap(Gap { room_id, range }).to_line()
 }
 
+/// Returns `true` if a line of a room is the event `gap`.
+pub fn is_gap(line: &str) -> bool {
+    line.starts_with(r#"{"event":"gap""#)
+}
+
 /// Returns an error as JSON: `{ code, message, retryAfterMs? }`.
 pub fn error_fields(error: &Error) -> String {
     to_json(&ErrorData::from(error))

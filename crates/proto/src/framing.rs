@@ -121,6 +121,13 @@ pub fn is_answer(line: &str) -> bool {
     line.starts_with(r#"{"ack":"#) || line.starts_with(r#"{"event":"error""#)
 }
 
+/// Returns the id of the command that a line answers. Returns `None` if the command has no id,
+/// or if the line is no answer.
+pub fn answered(line: &str) -> Option<u32> {
+    let rest = line.strip_prefix(r#"{"ack":"#)?;
+    rest.split(',').next()?.parse().ok()
+}
+
 /// Returns the answer to a command that failed: an `ack` with an error if the command
 /// had an id, an `error` event otherwise.
 pub fn error(id: Option<u32>, error: &Error) -> String {

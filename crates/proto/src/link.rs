@@ -43,10 +43,6 @@ pub struct ConnectRequest {
     /// The claims by which the token can be revoked.
     #[serde(default)]
     pub token: TokenId,
-    /// The version of the presence that the client was told before. Set when the gateway
-    /// subscribes a client again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub presence: Option<PresenceVersion>,
 }
 
 /// Request of a gateway to a room.
@@ -131,6 +127,13 @@ pub enum Command {
         /// The time at which the new token expires.
         expires: Millis,
     },
+    /// A connection that was [paused](Pushed::paused) can receive events again.
+    Resume {
+        /// The connection.
+        connection: ConnectionId,
+        /// Sequence number up to which the connection has received all events.
+        after: u64,
+    },
 }
 
 impl Command {
@@ -141,7 +144,8 @@ impl Command {
             Command::Execute { connection, .. }
             | Command::Frame { connection, .. }
             | Command::Gone { connection, .. }
-            | Command::Refresh { connection, .. } => connection,
+            | Command::Refresh { connection, .. }
+            | Command::Resume { connection, .. } => connection,
         }
     }
 }
@@ -209,23 +213,37 @@ pub enum Item {
         /// The connection.
         to: ConnectionId,
     },
-    /// A text for one connection.
+    /// A text for one connection. With `after`, the text is as in [`Item::Broadcast`]. With
+    /// `at` alone, it has older events that the client has requested.
     #[serde(rename = "One")]
     Unicast {
         /// The connection.
         to: ConnectionId,
         /// Length of the text.
         bytes: usize,
-        /// Sequence number up to which the connection must have received all events
-        /// before this text.
+        /// Sequence number of the last event before those in the text.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<u64>,
-        /// Sequence number up to which the connection has received all events with this
-        /// text.
+        /// Sequence number of the last event in the text.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<u64>,
     },
-    /// A text for all subscribed connections.
+    /// A portion of the log for connections that have received all events up to `after`. A
+    /// gateway of an older version refuses the request.
+    #[serde(rename = "Many")]
+    Multicast {
+        /// The connections.
+        to: Vec<ConnectionId>,
+        /// Length of the text.
+        bytes: usize,
+        /// Sequence number of the last event before those in the text.
+        after: u64,
+        /// Sequence number of the last event in the text.
+        at: u64,
+    },
+    /// A text for all subscribed connections. The lines of the logged events come first, one
+    /// line for each event. A connection receives the events that follow its position, and
+    /// the ephemeral events in any case.
     #[serde(rename = "All")]
     Broadcast {
         /// Length of the text.
@@ -239,11 +257,20 @@ pub enum Item {
     },
 }
 
-/// Answer of a gateway to a [`Push`].
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// Answer of a gateway to a [`Push`]. Positions are those after the delivery.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pushed {
     /// Connections that do not exist at the gateway.
     pub gone: Vec<ConnectionId>,
+    /// Connections that lack earlier events than those in the delivery, with the sequence
+    /// number up to which they have received all events. The room sends them the log from
+    /// there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<(ConnectionId, u64)>,
+    /// Connections that can receive nothing more at present. They are sent no events until
+    /// the gateway sends [`Command::Resume`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paused: Vec<ConnectionId>,
     /// The version of the presence that the gateway was told before the delivery, if it is
     /// not [`Push::presence_before`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -251,7 +278,7 @@ pub struct Pushed {
 }
 
 impl Item {
-    /// Returns the connection that the item is for, or `None` for [`Item::Broadcast`].
+    /// Returns the connection that the item is for, or `None` if it is for several.
     pub fn to(&self) -> Option<&ConnectionId> {
         match self {
             Item::Subscribed { to, .. }
@@ -260,7 +287,7 @@ impl Item {
             | Item::Probe { to, .. }
             | Item::Lost { to }
             | Item::Unicast { to, .. } => Some(to),
-            Item::Broadcast { .. } => None,
+            Item::Multicast { .. } | Item::Broadcast { .. } => None,
         }
     }
 
@@ -278,7 +305,9 @@ impl Item {
     /// Returns the length of the item's text in bytes.
     pub fn bytes(&self) -> usize {
         match self {
-            Item::Unicast { bytes, .. } | Item::Broadcast { bytes, .. } => *bytes,
+            Item::Unicast { bytes, .. }
+            | Item::Multicast { bytes, .. }
+            | Item::Broadcast { bytes, .. } => *bytes,
             _ => 0,
         }
     }
@@ -340,6 +369,7 @@ mod tests {
             r#"{"Join":{"hello":{"connection_id":"c:1","user":"alice","rights":7,"expires":9,"address":null,"position":{"since":3,"epoch":"e"},"status":"online","token":{}},"id":null,"again":true}}"#,
             r#"{"Gone":{"connection":"c:1","code":1000}}"#,
             r#"{"Refresh":{"connection":"c:1","rights":1,"expires":9}}"#,
+            r#"{"Resume":{"connection":"c:1","after":3}}"#,
         ] {
             let command: Command = serde_json::from_str(json).expect("a command");
             assert_eq!(serde_json::to_string(&command).expect("JSON"), json);
@@ -352,6 +382,7 @@ mod tests {
             r#"{"Lost":{"to":"c:1"}}"#,
             r#"{"One":{"to":"c:1","bytes":3}}"#,
             r#"{"One":{"to":"c:1","bytes":3,"after":1,"at":2}}"#,
+            r#"{"Many":{"to":["c:1","d:1"],"bytes":3,"after":1,"at":2}}"#,
             r#"{"All":{"bytes":3,"not":["c:1"],"after":1,"at":2}}"#,
         ] {
             let item: Item = serde_json::from_str(json).expect("an item");
@@ -364,6 +395,17 @@ mod tests {
             assert!(serde_json::from_str::<Item>(incomplete).is_err());
         }
         assert!(serde_json::from_str::<Command>(r#"{"Gone":{"code":1}}"#).is_err());
+    }
+
+    #[test]
+    fn the_answer_of_a_gateway_of_another_version_is_read() {
+        for json in [
+            r#"{"gone":["c:1"]}"#,
+            r#"{"gone":[],"behind":[["c:1",3]],"paused":["d:1"]}"#,
+        ] {
+            let pushed: Pushed = serde_json::from_str(json).expect("an answer");
+            assert_eq!(serde_json::to_string(&pushed).expect("JSON"), json);
+        }
     }
 
     #[test]

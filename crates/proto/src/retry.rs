@@ -57,9 +57,15 @@ impl Failure {
             return None;
         }
         let longest = DELAYS.get(attempts.checked_sub(1)?).copied()?;
-        let half = longest / 2;
-        Some(half + Millis::from(random) % (half + 1))
+        Some(jittered(longest, random))
     }
+}
+
+/// Returns a delay between half and all of `longest`, which the random number `random`
+/// selects. Retries of many senders then do not arrive at the same time.
+pub fn jittered(longest: Millis, random: u32) -> Millis {
+    let half = longest / 2;
+    half + Millis::from(random) % (half + 1)
 }
 
 impl From<PlatformError> for Failure {

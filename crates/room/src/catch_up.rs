@@ -3,8 +3,8 @@
 //!
 //! While it catches up, the connection receives ephemeral events as usual, but no logged
 //! events. These are not queued: the host reads them from the log when the gateway can
-//! receive the next portion. No batch ends between the last portion and the first live
-//! event, so there is no hole between them.
+//! receive the next portion. The gateway drops events that do not follow the position of the
+//! connection, so there is no hole between the last portion and the first live event.
 
 use crate::ids::ConnId;
 use crate::seq_range::SeqRange;
@@ -47,6 +47,13 @@ impl CatchUp {
             past: VecDeque::new(),
             at,
         }
+    }
+
+    /// Continues after the event `at`, up to which the connection has received all events.
+    /// Returns `true` if it has caught up.
+    pub(crate) fn continue_after(&mut self, at: u64, head: u64) -> bool {
+        self.at = at;
+        self.past.is_empty() && self.at >= head
     }
 
     /// Adds older events that the client has requested.

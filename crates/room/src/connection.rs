@@ -68,7 +68,8 @@ impl Connection {
         let is_live = attachment.joined && self.live_from <= batch;
         if !is_live || !attachment.rights.has(Rights::READ) {
             Receives::Nothing
-        } else if self.catch_up.is_some() {
+        } else if self.catch_up.is_some() && !attachment.remote {
+            // The gateway of a remote connection selects the events by its position.
             Receives::Ephemeral
         } else {
             Receives::All

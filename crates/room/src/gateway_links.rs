@@ -3,14 +3,17 @@
 use crate::catch_up::Portion;
 use crate::delivery::{CustomFrame, Delivery, utf16_length};
 use crate::ids::ConnId;
-use crate::outbox::{Acknowledgement, Outboxes, Retry};
+use crate::outbox::{Acknowledgement, Outboxes, Retry, Shed};
 use crate::output::Change;
+use crate::presence_link::PresenceStep;
 use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
+use roomcast_proto::error::Error;
+use roomcast_proto::framing;
 use roomcast_proto::id::{ConnectionId, Epoch, GatewayName, RoomName};
-use roomcast_proto::link::{Item, Push};
+use roomcast_proto::link::{Item, PresenceVersion, Push};
 use roomcast_proto::retry::Failure;
-use roomcast_proto::time::Millis;
+use roomcast_proto::time::{Millis, SECOND};
 use slotmap::SecondaryMap;
 use std::collections::{HashMap, HashSet};
 
@@ -19,6 +22,22 @@ use std::collections::{HashMap, HashSet};
 pub(crate) struct Subscription {
     pub(crate) gateway: GatewayName,
     pub(crate) id: ConnectionId,
+    /// The connection waits for a portion of the log.
+    is_waiting: bool,
+    /// The number of the last delivery when the gateway resumed the connection. A later
+    /// answer that the connection is paused, to a delivery up to this one, is outdated.
+    resumed_at: u64,
+}
+
+impl Subscription {
+    pub(crate) fn new(gateway: GatewayName, id: ConnectionId) -> Self {
+        Subscription {
+            gateway,
+            id,
+            is_waiting: false,
+            resumed_at: 0,
+        }
+    }
 }
 
 /// The logged events in a text for one connection.
@@ -61,6 +80,24 @@ impl TextEvents {
     }
 }
 
+/// Time in milliseconds after which a client may repeat a command whose answer did not fit
+/// into the outbox of its gateway. The gateway has received the answers by then, unless it is
+/// out of reach.
+const REFUSAL_PAUSE: Millis = SECOND;
+
+/// Returns the error for a command whose answer does not fit into the outbox.
+pub(crate) fn too_many_answers() -> Error {
+    Error::rate_limited("answers wait to be sent", REFUSAL_PAUSE)
+}
+
+/// Returns errors in place of the answers among the lines of a text. Other lines are dropped.
+fn refuse_answers(text: &str) -> String {
+    let error = too_many_answers();
+    let answers = text.split('\n').filter(|line| framing::is_answer(line));
+    let errors = answers.map(|line| framing::error(framing::answered(line), &error));
+    errors.collect::<Vec<_>>().join("\n")
+}
+
 /// The subscriptions of gateways and their outboxes.
 #[derive(Default)]
 pub(crate) struct GatewayLinks {
@@ -85,9 +122,8 @@ impl GatewayLinks {
 
     /// Adds a connection.
     pub(crate) fn add(&mut self, conn: ConnId, subscription: Subscription) {
-        let Subscription { gateway, id } = &subscription;
-        self.by_id.insert(id.clone(), conn);
-        *self.counts.entry(gateway.clone()).or_default() += 1;
+        self.by_id.insert(subscription.id.clone(), conn);
+        *self.counts.entry(subscription.gateway.clone()).or_default() += 1;
         self.subscriptions.insert(conn, subscription);
     }
 
@@ -156,6 +192,14 @@ impl GatewayLinks {
         text: &str,
         events: TextEvents,
     ) {
+        let refused;
+        let text = match events {
+            TextEvents::None if self.is_full(&subscription.gateway) => {
+                refused = refuse_answers(text);
+                &refused
+            }
+            _ => text,
+        };
         let item = Item::Unicast {
             to: subscription.id.clone(),
             bytes: text.len(),
@@ -198,15 +242,31 @@ impl GatewayLinks {
     }
 
     /// Asks a gateway which of its connections still exist, and whether they have all
-    /// events up to `head`.
-    pub(crate) fn probe_connections(&mut self, gateway: &GatewayName, head: u64) {
-        for conn in self.connections_of(gateway) {
-            if let Some(subscription) = self.subscriptions.get(conn) {
-                let to = subscription.id.clone();
-                self.outboxes
-                    .queue(gateway, Item::Probe { to, at: head }, "");
-            }
-        }
+    /// events.
+    pub(crate) fn probe_connections(&mut self, gateway: &GatewayName) {
+        let conns = self.connections_of(gateway);
+        self.outboxes.probe(gateway, conns);
+    }
+
+    /// Probes one connection after the room was restored.
+    pub(crate) fn probe_restored(&mut self, gateway: &GatewayName, conn: ConnId) {
+        self.outboxes.probe_restored(gateway, conn);
+    }
+
+    /// Returns `true` if the room must not execute further commands of a gateway.
+    pub(crate) fn is_full(&self, gateway: &GatewayName) -> bool {
+        self.outboxes.is_full(gateway)
+    }
+
+    /// Returns `true` if the room must not accept further requests of a gateway.
+    pub(crate) fn is_congested(&self, gateway: &GatewayName) -> bool {
+        self.outboxes.is_congested(gateway)
+    }
+
+    /// Reserves space for an answer to a connection. Returns `false` if there is none.
+    pub(crate) fn reserve(&mut self, conn: ConnId, bytes: usize) -> bool {
+        let subscription = self.subscriptions.get(conn);
+        subscription.is_none_or(|subscription| self.outboxes.reserve(&subscription.gateway, bytes))
     }
 
     /// Queues the frames of a batch for the gateways. Returns the rest, for the room's own
@@ -215,7 +275,7 @@ impl GatewayLinks {
         if self.counts.is_empty() {
             return delivery;
         }
-        let events = delivery.events;
+        let events = TextEvents::Next(delivery.events);
         let shared = delivery.shared.as_deref().map_or("", String::as_str);
         let length = utf16_length(shared);
         let (remote, own): (Vec<CustomFrame>, Vec<CustomFrame>) =
@@ -225,21 +285,17 @@ impl GatewayLinks {
         delivery.custom = own;
         // Connections that do not receive the broadcast.
         let mut excluded = HashSet::new();
-        for custom in remote {
-            if matches!(&*custom.shared, [all] if *all == (0..length)) {
-                // The private lines come first, then the broadcast.
-                self.unicast(custom.conn, &custom.private, TextEvents::None);
-                continue;
+        for mut custom in remote {
+            // The private lines come first, then the broadcast.
+            let private = std::mem::take(&mut custom.private);
+            self.unicast(custom.conn, &private, TextEvents::None);
+            if !matches!(&*custom.shared, [all] if *all == (0..length)) {
+                excluded.insert(custom.conn);
+                self.unicast(custom.conn, &custom.text(shared), events);
             }
-            excluded.insert(custom.conn);
-            let events = match custom.with_events && !custom.shared.is_empty() {
-                true => TextEvents::Next(events),
-                false => TextEvents::None,
-            };
-            self.unicast(custom.conn, &custom.text(shared), events);
         }
         if let Some(text) = &delivery.shared {
-            self.broadcast(text, events, &excluded);
+            self.broadcast(text, delivery.events, &excluded);
         }
         delivery
     }
@@ -274,18 +330,94 @@ impl GatewayLinks {
         }
     }
 
-    /// Starts the catch-up of a connection: it receives portions of the log with the
-    /// deliveries.
+    /// Starts or continues the catch-up of a connection: it receives portions of the log with
+    /// the deliveries.
     pub(crate) fn catch_up(&mut self, conn: ConnId) {
-        if let Some(subscription) = self.subscriptions.get(conn) {
+        if let Some(subscription) = self.subscriptions.get_mut(conn)
+            && !std::mem::replace(&mut subscription.is_waiting, true)
+        {
             self.outboxes.catch_up(&subscription.gateway, conn);
+        }
+    }
+
+    /// Records that the gateway resumes a connection.
+    pub(crate) fn resume(&mut self, conn: ConnId) {
+        if let Some(subscription) = self.subscriptions.get_mut(conn) {
+            subscription.resumed_at = self.outboxes.number(&subscription.gateway);
+        }
+    }
+
+    /// Records that a connection is paused, by the answer to the delivery `number`. It
+    /// receives no portions until the gateway resumes it.
+    pub(crate) fn pause(&mut self, conn: ConnId, number: u64) {
+        if let Some(subscription) = self.subscriptions.get_mut(conn) {
+            subscription.is_waiting &= subscription.resumed_at >= number;
         }
     }
 
     /// Returns the connection that receives the next portion: see
     /// [`Outboxes::next_portion`].
     pub(crate) fn next_portion(&mut self, gateway: &GatewayName) -> Option<ConnId> {
-        self.outboxes.next_portion(gateway)
+        loop {
+            let conn = self.outboxes.next_portion(gateway)?;
+            // The connection may be paused or removed.
+            if let Some(subscription) = self.subscriptions.get_mut(conn)
+                && std::mem::take(&mut subscription.is_waiting)
+            {
+                return Some(conn);
+            }
+            self.outboxes.skip_portion(gateway);
+        }
+    }
+
+    /// Lets the connections for which `matches` returns `true` share the next portion.
+    pub(crate) fn share_portion(
+        &mut self,
+        gateway: &GatewayName,
+        matches: impl Fn(ConnId) -> bool,
+    ) {
+        let is_waiting = |conn: ConnId| {
+            let subscription = self.subscriptions.get(conn);
+            subscription.is_some_and(|subscription| subscription.is_waiting)
+        };
+        let joins = |conn: ConnId| is_waiting(conn) && matches(conn);
+        self.outboxes.share_portion(gateway, joins);
+    }
+
+    /// Queues a portion of the log for `conn` and the connections that share it. Returns all
+    /// of them.
+    pub(crate) fn queue_portion(
+        &mut self,
+        conn: ConnId,
+        text: &str,
+        events: TextEvents,
+    ) -> Vec<ConnId> {
+        let Some(Subscription { gateway, .. }) = self.subscriptions.get(conn) else {
+            return Vec::new();
+        };
+        let gateway = gateway.clone();
+        let mut conns = self.outboxes.take_group(&gateway);
+        conns.push(conn);
+        let mut to = Vec::with_capacity(conns.len());
+        for conn in &conns {
+            if let Some(subscription) = self.subscriptions.get_mut(*conn) {
+                subscription.is_waiting = false;
+                to.push(subscription.id.clone());
+            }
+        }
+        match events {
+            TextEvents::Next(range) if to.len() > 1 => {
+                let item = Item::Multicast {
+                    to,
+                    bytes: text.len(),
+                    after: range.after,
+                    at: range.upto,
+                };
+                self.outboxes.queue(&gateway, item, text);
+            }
+            _ => self.unicast(conn, text, events),
+        }
+        conns
     }
 
     /// See [`Outboxes::skip_portion`].
@@ -293,14 +425,9 @@ impl GatewayLinks {
         self.outboxes.skip_portion(gateway);
     }
 
-    /// Drops items for slow gateways and probes the connections of these gateways. Returns
-    /// the gateways.
-    pub(crate) fn shed(&mut self, head: u64) -> Vec<GatewayName> {
-        let slow = self.outboxes.shed();
-        for gateway in &slow {
-            self.probe_connections(gateway, head);
-        }
-        slow
+    /// See [`Outboxes::shed`].
+    pub(crate) fn shed(&mut self) -> Vec<Shed> {
+        self.outboxes.shed()
     }
 
     /// Returns the gateways to which deliveries start: see [`Outboxes::start`].
@@ -308,21 +435,39 @@ impl GatewayLinks {
         self.outboxes.start()
     }
 
-    /// Returns the body of the next delivery: see [`Outboxes::take`].
+    /// Returns the body of the next delivery: see [`Outboxes::take`]. The connections should
+    /// have received all events up to `head` with it, and the presence of this version.
     pub(crate) fn take_delivery(
         &mut self,
         gateway: &GatewayName,
         room: &RoomName,
         epoch: &Epoch,
+        head: u64,
+        version: PresenceVersion,
     ) -> Option<serde_json::Result<String>> {
-        let header = |number, items| Push {
+        let probe = |conn: ConnId| {
+            let to = self.subscriptions.get(conn)?.id.clone();
+            Some(Item::Probe { to, at: head })
+        };
+        let probes = loop {
+            let conns = self.outboxes.take_probes(gateway);
+            let is_last = conns.is_empty();
+            let probes: Vec<Item> = conns.into_iter().filter_map(probe).collect();
+            // All of these connections may have ended.
+            if is_last || !probes.is_empty() {
+                break probes;
+            }
+        };
+        let header = |number, step: PresenceStep, items| Push {
             room: room.clone(),
             epoch: epoch.clone(),
             life: self.life.clone(),
             number,
+            presence_before: step.before,
+            presence: step.after,
             items,
         };
-        self.outboxes.take(gateway, header)
+        self.outboxes.take(gateway, probes, version, header)
     }
 
     /// Handles the acknowledgement of a delivery.
@@ -330,11 +475,39 @@ impl GatewayLinks {
         self.outboxes.acknowledged(gateway)
     }
 
-    /// Handles the failure of a delivery. With [`Retry::Never`] the gateway is given up.
-    pub(crate) fn failed(&mut self, gateway: &GatewayName, failure: Failure, now: Millis) -> Retry {
-        let retry = self.outboxes.failed(gateway, failure);
-        if retry == Retry::Never {
-            self.outboxes.give_up(gateway, now);
+    /// Handles the version of the presence in the answer to a delivery: see
+    /// [`PresenceLink::acknowledged`].
+    pub(crate) fn presence_acknowledged(
+        &mut self,
+        gateway: &GatewayName,
+        known: Option<PresenceVersion>,
+    ) -> Option<PresenceVersion> {
+        self.outboxes.presence(gateway)?.acknowledged(known)
+    }
+
+    /// Records that the feed of the presence to a gateway has ended.
+    pub(crate) fn presence_fed(&mut self, gateway: &GatewayName) {
+        if let Some(presence) = self.outboxes.presence(gateway) {
+            presence.feed_ended();
+        }
+    }
+
+    /// Returns `true` if texts wait for a gateway.
+    pub(crate) fn has_texts(&self, gateway: &GatewayName) -> bool {
+        self.outboxes.has_texts(gateway)
+    }
+
+    /// Handles the failure of a delivery: see [`Outboxes::failed`].
+    pub(crate) fn failed(
+        &mut self,
+        gateway: &GatewayName,
+        failure: Failure,
+        random: u32,
+        now: Millis,
+    ) -> Retry {
+        let retry = self.outboxes.failed(gateway, failure, random, now);
+        if retry == Retry::Later {
+            self.probe_connections(gateway);
         }
         retry
     }
@@ -347,17 +520,21 @@ impl GatewayLinks {
 
     /// Records that the gateway has sent a request.
     pub(crate) fn active(&mut self, gateway: &GatewayName) {
-        self.outboxes.active(gateway);
+        if self.outboxes.active(gateway) {
+            self.probe_connections(gateway);
+        }
     }
 
-    /// Returns the time of the next probe of a gateway that was given up.
-    pub(crate) fn probe_at(&self) -> Option<Millis> {
-        self.outboxes.probe_at()
+    /// Returns the time of the next attempt to reach an unreachable gateway.
+    pub(crate) fn retry_at(&self) -> Option<Millis> {
+        self.outboxes.retry_at()
     }
 
-    /// Starts the probes that are due.
-    pub(crate) fn probe(&mut self, now: Millis) {
-        self.outboxes.probe(now);
+    /// Starts the attempts to reach gateways that are due.
+    pub(crate) fn retry(&mut self, now: Millis) {
+        for gateway in self.outboxes.retry(now) {
+            self.probe_connections(&gateway);
+        }
     }
 
     pub(crate) fn take_outboxes(&mut self) -> Outboxes {

@@ -40,7 +40,8 @@
 //!    - a new connection: [`Room::admit`], then [`Room::connect`].
 //!    - a frame, or the end of a socket: [`Room::receive`], [`Room::disconnect`].
 //!    - a request of a service: [`Room::serve`].
-//!    - a request of a gateway: [`Room::gateway_command`] for each of its commands.
+//!    - a request of a gateway: [`Room::accepts_request`], then [`Room::gateway_command`] for
+//!      each of its commands.
 //!    - revoked tokens: [`Room::close_revoked`].
 //!    - the timer: [`Room::flush`]. The alarm: [`Room::handle_alarm`].
 //! 3. For each output, in order: [`Room::route`], then carry out the output that it returns.
@@ -53,7 +54,7 @@
 //!    2. [`Room::take_delivery`]. Stop if it returns `None`.
 //!    3. Wait until the changes are durable, then send the delivery to the gateway.
 //!    4. [`Room::delivery_acknowledged`] with its answer, or [`Room::delivery_failed`],
-//!       which returns the next step.
+//!       which returns the next step. With [`Retry::Later`] the host stops.
 //! 6. [`Room::timer_at`] and [`Room::alarm_at`], and set a timer and an alarm for them.
 //!
 //! After hibernation: create the room with [`Room::new`], call [`Room::restore_connection`]

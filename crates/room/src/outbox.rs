@@ -1,36 +1,46 @@
 //! The outboxes: the items that wait for each gateway.
 //!
 //! The room sends one request at a time to each gateway, which keeps the order. Items that
-//! are added meanwhile go into the next request.
+//! are added meanwhile go into the next request. Texts are not a backlog: above a limit, and
+//! for a gateway that does not answer, texts with logged events are dropped, because the
+//! connections receive these events from the log later.
 
 use crate::ids::ConnId;
+use crate::presence_link::{PresenceLink, PresenceStep};
+use roomcast_proto::event;
 use roomcast_proto::id::GatewayName;
-use roomcast_proto::link::{Item, Push};
-use roomcast_proto::retry::Failure;
-use roomcast_proto::time::{MINUTE, Millis};
-use std::collections::{HashMap, HashSet, VecDeque};
+use roomcast_proto::link::{Item, PresenceVersion, Push};
+use roomcast_proto::retry::{Failure, jittered};
+use roomcast_proto::time::{MINUTE, Millis, SECOND};
+use std::collections::{HashMap, VecDeque};
 
-/// Maximum size in bytes of the texts that wait for a gateway. Above it, the texts with logged
-/// events are dropped; the gateway receives these events from the log later.
-const MAX_WAITING: usize = 32 << 20;
+/// Maximum size in bytes of the broadcasts that wait for a gateway. As much as the portions
+/// of the log in one delivery: a larger backlog is read from the log just as fast.
+const MAX_BROADCASTS: usize = 1 << 20;
+
+/// Maximum size in bytes of the answers that wait for a gateway: 500 answers to `joinRoom`
+/// in a room with 100 members (about 8 KiB each). Further commands are refused.
+const MAX_ANSWERS: usize = 4 << 20;
 
 /// Maximum number of portions of the log (see [`crate::catch_up`]) in a delivery. Together they
 /// have about 1 MiB, so that a gateway handles one delivery in a short time. Other items do not
 /// count, because a busy room must not delay a catch-up.
 const MAX_PORTIONS: usize = 4;
 
-/// Delays of the retries of a failed delivery, in milliseconds.
+/// Maximum number of connections that receive the same portion, and of probes in one
+/// delivery. Their ids have about 50 KiB.
+const MAX_CONNECTIONS: usize = 1_000;
+
+/// Longest delays of the retries of a failed delivery, in milliseconds.
 const RETRIES: [Millis; 3] = [20, 100, 500];
 
-/// Delays in milliseconds of the further attempts after the retries, while the gateway counts as
-/// unreachable. The items for it are dropped, because it requests missing events later. After the
-/// last attempt the room gives the gateway up. In total this takes about as long as the default of
-/// `GHOST_TIMEOUT`.
-const BACKOFF: [Millis; 5] = [5_000, 10_000, 20_000, 30_000, 30_000];
+/// Longest delays in milliseconds of the further attempts, while the gateway counts as
+/// unreachable. After the last one, the room tries again at [`PROBE_INTERVAL`]. The host sets
+/// an alarm for these attempts, so that the room can hibernate.
+const BACKOFF: [Millis; 4] = [5 * SECOND, 10 * SECOND, 20 * SECOND, 30 * SECOND];
 
-/// Interval of the probes of a gateway that was given up, until a probe arrives or the gateway
-/// sends a request. The clients of the gateway receive no events until it has learned that they
-/// must join again.
+/// Interval of the attempts after [`BACKOFF`]. A gateway that works again usually sends a
+/// request to the room earlier.
 const PROBE_INTERVAL: Millis = MINUTE;
 
 /// Time in milliseconds after an error in the room before the host continues to send
@@ -42,11 +52,10 @@ pub const RESTART_DELAY: Millis = 1_000;
 pub enum Retry {
     /// The host sends the same delivery again after this time.
     Again(Millis),
-    /// The gateway is unreachable. After this time the host calls
-    /// [`Room::probe_gateway`](crate::Room::probe_gateway) and continues.
-    Later(Millis),
-    /// The gateway is given up.
-    Never,
+    /// The gateway is unreachable. The host stops;
+    /// [`Room::start_deliveries`](crate::Room::start_deliveries) returns the gateway again
+    /// after an alarm, or when the gateway has sent a request.
+    Later,
 }
 
 /// The items that wait for one gateway, and the state of the deliveries to it.
@@ -55,28 +64,41 @@ struct GatewayOutbox {
     items: Vec<Item>,
     /// The texts of the items, without separators.
     texts: String,
+    /// Size of the texts without logged events that are for one connection.
+    answers: usize,
+    /// Size of the answers that the room has decided to send and that are not queued yet.
+    reserved: usize,
     /// Connections that catch up, in the order in which they receive a portion.
     catching_up: VecDeque<ConnId>,
+    /// Connections that receive the portion that is being read, after the first one.
+    group: Vec<ConnId>,
+    /// Connections to probe.
+    probes: VecDeque<ConnId>,
     /// Number of portions in the next delivery.
     portions: usize,
+    /// The presence that the gateway was told.
+    presence: PresenceLink,
     /// `true` while the host sends deliveries.
     busy: bool,
     /// The number of the last delivery.
     number: u64,
-    /// The items in the current delivery that must arrive.
+    /// The items in the current delivery that are kept if it fails.
     unacknowledged: Vec<Item>,
     /// Number of failures of the current delivery.
     attempts: usize,
-    /// Number of consecutive times that the gateway was unreachable.
+    /// Number of consecutive times that the gateway was unreachable. Above 0, only items that
+    /// are kept and probes wait.
     failures: usize,
-    given_up: Option<GivenUp>,
+    /// The time of the next attempt to reach the gateway.
+    retry_at: Option<Millis>,
+    /// The room was restored and does not know since when the gateway is unreachable.
+    is_restored: bool,
 }
 
-/// State of a gateway that was given up: only items that must arrive wait for it.
-#[derive(Clone, Copy)]
-struct GivenUp {
-    /// The time of the next probe; `None` during a probe.
-    probe_at: Option<Millis>,
+/// Returns `true` for items that are kept for an unreachable gateway. A connection must be
+/// subscribed before any answer to it, and a gateway ignores a second subscription.
+fn is_kept(item: &Item) -> bool {
+    item.must_deliver() || matches!(item, Item::Subscribed { .. })
 }
 
 /// The result of a delivery that the gateway has acknowledged.
@@ -85,9 +107,21 @@ pub(crate) struct Acknowledgement {
     /// The gateway was unreachable before, and items for it were dropped, so the room must
     /// probe its connections.
     pub(crate) was_unreachable: bool,
+    /// The number of the delivery.
+    pub(crate) number: u64,
     /// The items of the delivery that the room stores until they are acknowledged: see
     /// [`Item::must_deliver`].
     pub(crate) delivered: Vec<Item>,
+}
+
+/// The texts that were dropped because too many waited.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Shed {
+    pub(crate) gateway: GatewayName,
+    /// The last event before the dropped ones. `None` if no logged event was dropped.
+    pub(crate) after: Option<u64>,
+    /// Ephemeral events were dropped, which the log does not have.
+    pub(crate) lost_ephemeral: bool,
 }
 
 /// The outboxes of a room by the names of the gateways. They survive a failure of storage:
@@ -103,23 +137,58 @@ impl Outboxes {
     /// Adds an item with its text; empty if the item has none.
     ///
     /// For an unreachable gateway, texts are dropped: a probe finds out which events its
-    /// connections lack. A join is dropped with its answer, so that the probe finds the
-    /// connection unknown and the gateway answers the join by an error.
+    /// connections lack, and which have not received the answer to their join.
     pub(crate) fn queue(&mut self, gateway: &GatewayName, item: Item, text: &str) {
         let outbox = self.outbox(gateway);
-        let is_kept = text.is_empty() && !matches!(item, Item::Subscribed { .. });
-        if outbox.failures == 0 || is_kept {
-            outbox.items.push(item);
-            outbox.texts.push_str(text);
+        if outbox.failures > 0 && !is_kept(&item) {
+            return;
         }
+        if let Item::Unicast { at: None, .. } = item {
+            outbox.answers += text.len();
+        }
+        outbox.items.push(item);
+        outbox.texts.push_str(text);
     }
 
-    /// Adds a connection that catches up.
-    pub(crate) fn catch_up(&mut self, gateway: &GatewayName, conn: ConnId) {
-        let outbox = self.outbox(gateway);
-        if !outbox.catching_up.contains(&conn) {
-            outbox.catching_up.push_back(conn);
+    /// Returns `true` if so many answers wait for a gateway that the room must not execute
+    /// further commands.
+    pub(crate) fn is_full(&self, gateway: &GatewayName) -> bool {
+        let outbox = self.0.get(gateway);
+        outbox.is_some_and(|outbox| outbox.answers + outbox.reserved >= MAX_ANSWERS)
+    }
+
+    /// Returns `true` if so many answers wait for a gateway that the room must not accept
+    /// further requests. Even the refusals of commands do not fit.
+    pub(crate) fn is_congested(&self, gateway: &GatewayName) -> bool {
+        let outbox = self.0.get(gateway);
+        outbox.is_some_and(|outbox| outbox.answers >= 2 * MAX_ANSWERS)
+    }
+
+    /// Reserves space for an answer that the caller queues later in the same input. Returns
+    /// `false` if there is none.
+    pub(crate) fn reserve(&mut self, gateway: &GatewayName, bytes: usize) -> bool {
+        let is_full = self.is_full(gateway);
+        if !is_full {
+            self.outbox(gateway).reserved += bytes;
         }
+        !is_full
+    }
+
+    /// Adds a connection that catches up, which is not in the list.
+    pub(crate) fn catch_up(&mut self, gateway: &GatewayName, conn: ConnId) {
+        self.outbox(gateway).catching_up.push_back(conn);
+    }
+
+    /// Adds connections to probe, in place of all that are left from an earlier probe.
+    pub(crate) fn probe(&mut self, gateway: &GatewayName, conns: Vec<ConnId>) {
+        self.outbox(gateway).probes = conns.into();
+    }
+
+    /// Adds one connection to probe after the room was restored.
+    pub(crate) fn probe_restored(&mut self, gateway: &GatewayName, conn: ConnId) {
+        let outbox = self.outbox(gateway);
+        outbox.probes.push_back(conn);
+        outbox.is_restored = outbox.number == 0;
     }
 
     /// Returns the connection that receives the next portion, if the next delivery can
@@ -131,8 +200,37 @@ impl Outboxes {
             return None;
         }
         let conn = outbox.catching_up.pop_front()?;
+        outbox.group.clear();
         outbox.portions += 1;
         Some(conn)
+    }
+
+    /// Removes the connections for which `matches` returns `true` from those that catch up.
+    /// They receive the same portion as the connection that [`Outboxes::next_portion`] has
+    /// returned.
+    pub(crate) fn share_portion(
+        &mut self,
+        gateway: &GatewayName,
+        matches: impl Fn(ConnId) -> bool,
+    ) {
+        if let Some(outbox) = self.0.get_mut(gateway) {
+            let GatewayOutbox {
+                catching_up, group, ..
+            } = outbox;
+            catching_up.retain(|conn| {
+                let joins = group.len() + 1 < MAX_CONNECTIONS && matches(*conn);
+                if joins {
+                    group.push(*conn);
+                }
+                !joins
+            });
+        }
+    }
+
+    /// Returns the connections of [`Outboxes::share_portion`].
+    pub(crate) fn take_group(&mut self, gateway: &GatewayName) -> Vec<ConnId> {
+        let outbox = self.0.get_mut(gateway);
+        outbox.map_or_else(Vec::new, |outbox| std::mem::take(&mut outbox.group))
     }
 
     /// The connection that [`Outboxes::next_portion`] returned has no events to read, so the
@@ -143,11 +241,12 @@ impl Outboxes {
         }
     }
 
-    /// Called after the room was restored. Forgets the connections that catch up, because the room
-    /// probes all connections, and connections that lack events join again.
+    /// Called after the room was restored. Forgets the connections that catch up or are to be
+    /// probed, because their keys are no longer valid and the room probes all connections.
     pub(crate) fn restart(&mut self) {
         for outbox in self.0.values_mut() {
             outbox.catching_up.clear();
+            outbox.probes.clear();
         }
     }
 
@@ -156,10 +255,7 @@ impl Outboxes {
     pub(crate) fn start(&mut self) -> Vec<GatewayName> {
         let mut gateways = Vec::new();
         for (gateway, outbox) in &mut self.0 {
-            if outbox.busy || outbox.is_suspended() {
-                continue;
-            }
-            if !outbox.items.is_empty() || !outbox.catching_up.is_empty() {
+            if !outbox.busy && outbox.retry_at.is_none() && !outbox.is_empty() {
                 outbox.busy = true;
                 gateways.push(gateway.clone());
             }
@@ -167,171 +263,212 @@ impl Outboxes {
         gateways
     }
 
-    /// Removes all waiting items of a gateway and returns them as the body of a delivery. `header`
-    /// returns the delivery with this number and these items. Returns `None` if no item waits; the
-    /// host then stops sending to the gateway.
+    /// Removes the connections to probe with the next delivery and returns them.
+    pub(crate) fn take_probes(&mut self, gateway: &GatewayName) -> Vec<ConnId> {
+        let outbox = self.0.get_mut(gateway);
+        outbox.map_or_else(Vec::new, |outbox| {
+            let n = outbox.probes.len().min(MAX_CONNECTIONS);
+            outbox.probes.drain(..n).collect()
+        })
+    }
+
+    /// Removes all waiting items of a gateway and returns them as the body of a delivery, with
+    /// `probes` at the end. `version` is that of the room's presence. `header` returns the
+    /// delivery with this number, this step of the presence and these items.
+    /// Returns `None` if no item waits; the host then stops sending to the gateway.
     pub(crate) fn take(
         &mut self,
         gateway: &GatewayName,
-        header: impl FnOnce(u64, Vec<Item>) -> Push,
+        probes: Vec<Item>,
+        version: PresenceVersion,
+        header: impl FnOnce(u64, PresenceStep, Vec<Item>) -> Push,
     ) -> Option<serde_json::Result<String>> {
         let outbox = self.0.get_mut(gateway)?;
-        if outbox.items.is_empty() || outbox.is_suspended() {
+        outbox.items.extend(probes);
+        if outbox.items.is_empty() {
             outbox.busy = false;
+            // An unreachable gateway has no connections left.
+            outbox.failures = 0;
             return None;
         }
         outbox.number += 1;
         outbox.portions = 0;
-        let push = header(outbox.number, std::mem::take(&mut outbox.items));
-        let must_deliver = push.items.iter().filter(|item| item.must_deliver());
-        outbox.unacknowledged = must_deliver.cloned().collect();
+        outbox.answers = 0;
+        let step = outbox.presence.step(version);
+        let push = header(outbox.number, step, std::mem::take(&mut outbox.items));
+        let kept = push.items.iter().filter(|item| is_kept(item));
+        outbox.unacknowledged = kept.cloned().collect();
         Some(push.body(&std::mem::take(&mut outbox.texts)))
+    }
+
+    /// Returns the presence that a gateway was told, if the room has an outbox for it.
+    pub(crate) fn presence(&mut self, gateway: &GatewayName) -> Option<&mut PresenceLink> {
+        Some(&mut self.0.get_mut(gateway)?.presence)
+    }
+
+    /// Returns `true` if texts wait for a gateway.
+    pub(crate) fn has_texts(&self, gateway: &GatewayName) -> bool {
+        let outbox = self.0.get(gateway);
+        outbox.is_some_and(|outbox| !outbox.texts.is_empty())
+    }
+
+    /// Returns the number of the last delivery to a gateway.
+    pub(crate) fn number(&self, gateway: &GatewayName) -> u64 {
+        self.0.get(gateway).map_or(0, |outbox| outbox.number)
     }
 
     /// Handles the acknowledgement of the current delivery.
     pub(crate) fn acknowledged(&mut self, gateway: &GatewayName) -> Acknowledgement {
         let outbox = self.0.get_mut(gateway);
         outbox.map_or_else(Acknowledgement::default, |outbox| {
-            outbox.given_up = None;
             outbox.attempts = 0;
+            outbox.is_restored = false;
+            let mut delivered = std::mem::take(&mut outbox.unacknowledged);
+            delivered.retain(Item::must_deliver);
             Acknowledgement {
                 was_unreachable: std::mem::take(&mut outbox.failures) > 0,
-                delivered: std::mem::take(&mut outbox.unacknowledged),
+                number: outbox.number,
+                delivered,
             }
         })
     }
 
     /// Handles the failure of the current delivery. An overloaded gateway counts as unreachable
-    /// at once, because the short retries would make the overload worse.
-    pub(crate) fn failed(&mut self, gateway: &GatewayName, failure: Failure) -> Retry {
+    /// at once, because the short retries would make the overload worse. `random` is a random
+    /// number for the delay.
+    pub(crate) fn failed(
+        &mut self,
+        gateway: &GatewayName,
+        failure: Failure,
+        random: u32,
+        now: Millis,
+    ) -> Retry {
         let Some(outbox) = self.0.get_mut(gateway) else {
-            return Retry::Never;
+            return Retry::Later;
         };
         let again = RETRIES
             .get(outbox.attempts)
-            .copied()
             .filter(|_| failure != Failure::Overloaded);
-        outbox.attempts += 1;
-        match again {
-            Some(delay) => Retry::Again(delay),
-            None => self.unreachable(gateway).map_or(Retry::Never, Retry::Later),
+        if let Some(delay) = again {
+            outbox.attempts += 1;
+            return Retry::Again(jittered(*delay, random));
         }
-    }
-
-    /// Handles an unreachable gateway: drops the items that may be lost. Returns the delay of the
-    /// next attempt, or `None` if the gateway must be given up.
-    fn unreachable(&mut self, gateway: &GatewayName) -> Option<Millis> {
-        let outbox = self.0.get_mut(gateway)?;
-        let delay = BACKOFF.get(outbox.failures).copied();
-        outbox.attempts = 0;
+        let delay = match BACKOFF.get(outbox.failures) {
+            Some(delay) if outbox.failures == 0 || !outbox.is_restored => *delay,
+            _ => PROBE_INTERVAL,
+        };
+        outbox.drop_texts();
         outbox.failures += 1;
-        outbox.texts.clear();
-        outbox.items.retain(Item::must_deliver);
-        let unacknowledged = std::mem::take(&mut outbox.unacknowledged);
-        outbox.items.splice(0..0, unacknowledged);
-        delay.filter(|_| outbox.given_up.is_none())
+        outbox.retry_at = Some(now + jittered(delay, random));
+        Retry::Later
     }
 
     /// Records that the host has stopped sending to a gateway because of an error in the room.
     pub(crate) fn stopped(&mut self, gateway: &GatewayName) {
-        self.unreachable(gateway);
         if let Some(outbox) = self.0.get_mut(gateway) {
-            outbox.busy = false;
-            outbox.failures = 0;
+            outbox.drop_texts();
         }
     }
 
-    /// Drops items for slow gateways: texts with logged events, which are read from the log later,
-    /// and then answers if they do not fit. Returns the gateways; the room must probe their
-    /// connections.
-    pub(crate) fn shed(&mut self) -> Vec<GatewayName> {
+    /// Drops broadcasts for gateways for which too many wait, and unicast texts with the same
+    /// events. Answers are kept. The connections must receive the dropped events from the log.
+    /// Called after each input.
+    pub(crate) fn shed(&mut self) -> Vec<Shed> {
         let mut slow = Vec::new();
         for (gateway, outbox) in &mut self.0 {
-            if outbox.texts.len() > MAX_WAITING {
-                outbox.shed();
-                slow.push(gateway.clone());
+            outbox.reserved = 0;
+            if outbox.texts.len() - outbox.answers > MAX_BROADCASTS {
+                let shed = outbox.shed(gateway);
+                if shed.after.is_some() || shed.lost_ephemeral {
+                    slow.push(shed);
+                }
             }
         }
         slow
     }
 
-    /// Gives a gateway up. The number of the last delivery stays, because the gateway may still
-    /// work, and a delivery may be in progress. Items that must arrive wait until the gateway
-    /// sends a request or is probed.
-    pub(crate) fn give_up(&mut self, gateway: &GatewayName, now: Millis) {
+    /// Handles a request of the gateway: it is no longer unreachable. Returns `true` if it was;
+    /// the room must then probe its connections.
+    pub(crate) fn active(&mut self, gateway: &GatewayName) -> bool {
         let Some(outbox) = self.0.get_mut(gateway) else {
-            return;
+            return false;
         };
-        let mut items = std::mem::take(&mut outbox.items);
-        items.retain(Item::must_deliver);
-        *outbox = GatewayOutbox {
-            items,
-            busy: outbox.busy,
-            number: outbox.number,
-            given_up: Some(GivenUp {
-                probe_at: Some(now + PROBE_INTERVAL),
-            }),
-            ..GatewayOutbox::default()
-        };
+        outbox.retry_at = None;
+        // The answer to the request waits like any other.
+        std::mem::take(&mut outbox.failures) > 0
     }
 
-    /// Handles a request of the gateway: it is no longer given up.
-    pub(crate) fn active(&mut self, gateway: &GatewayName) {
-        if let Some(outbox) = self.0.get_mut(gateway) {
-            outbox.given_up = None;
-        }
+    /// Returns the time at which [`Outboxes::retry`] must be called. An unreachable gateway for
+    /// which nothing waits needs no attempt.
+    pub(crate) fn retry_at(&self) -> Option<Millis> {
+        let outboxes = self.0.values().filter(|outbox| !outbox.is_empty());
+        outboxes.filter_map(|outbox| outbox.retry_at).min()
     }
 
-    /// Returns the time at which [`Outboxes::probe`] must be called.
-    pub(crate) fn probe_at(&self) -> Option<Millis> {
-        let outboxes = self.0.values().filter(|outbox| !outbox.items.is_empty());
-        outboxes
-            .filter_map(|outbox| outbox.given_up?.probe_at)
-            .min()
-    }
-
-    /// Starts the probes that are due, of gateways that were given up.
-    pub(crate) fn probe(&mut self, now: Millis) {
-        let outboxes = self.0.values_mut();
-        for given_up in outboxes.filter_map(|outbox| outbox.given_up.as_mut()) {
-            given_up.probe_at = given_up.probe_at.filter(|at| *at > now);
-        }
+    /// Starts the attempts to reach gateways that are due. Returns these gateways; the room
+    /// must probe their connections.
+    pub(crate) fn retry(&mut self, now: Millis) -> Vec<GatewayName> {
+        let due = self.0.iter_mut().filter_map(|(gateway, outbox)| {
+            let is_due = outbox.retry_at.is_some_and(|at| at <= now);
+            if is_due {
+                outbox.retry_at = None;
+            }
+            is_due.then(|| gateway.clone())
+        });
+        due.collect()
     }
 }
 
 impl GatewayOutbox {
-    /// Returns `true` if the gateway was given up and is not being probed.
-    fn is_suspended(&self) -> bool {
-        self.given_up
-            .is_some_and(|given_up| given_up.probe_at.is_some())
+    fn is_empty(&self) -> bool {
+        self.items.is_empty() && self.catching_up.is_empty() && self.probes.is_empty()
+    }
+
+    /// Drops all texts and probes, also those of the current delivery.
+    fn drop_texts(&mut self) {
+        self.busy = false;
+        self.attempts = 0;
+        self.answers = 0;
+        self.presence.lost();
+        self.texts.clear();
+        self.items.retain(is_kept);
+        let unacknowledged = std::mem::take(&mut self.unacknowledged);
+        self.items.splice(0..0, unacknowledged);
     }
 
     /// See [`Outboxes::shed`].
-    fn shed(&mut self) {
+    fn shed(&mut self, gateway: &GatewayName) -> Shed {
+        let mut shed = Shed {
+            gateway: gateway.clone(),
+            after: None,
+            lost_ephemeral: false,
+        };
         let texts = std::mem::take(&mut self.texts);
         let mut rest = texts.as_str();
-        let mut kept = Vec::with_capacity(self.items.len());
-        // A join is dropped with its answer.
-        let mut unanswered = HashSet::new();
         for item in std::mem::take(&mut self.items) {
             let (text, after) = rest.split_at_checked(item.bytes()).unwrap_or((rest, ""));
             rest = after;
             match &item {
-                Item::Broadcast { .. } | Item::Unicast { at: Some(_), .. } => continue,
-                Item::Unicast { to, .. } if self.texts.len() + text.len() > MAX_WAITING / 2 => {
-                    unanswered.insert(to.clone());
-                    continue;
+                Item::Broadcast { after, at, .. } => {
+                    let events = (at - after) as usize;
+                    let lines = text.split('\n').count();
+                    if lines > events {
+                        shed.lost_ephemeral = true;
+                        self.presence.lost();
+                    }
+                    if events > 0 {
+                        shed.after.get_or_insert(*after);
+                    }
                 }
-                _ => {}
+                // The events are those of a broadcast.
+                Item::Unicast { after: Some(_), .. } if !event::is_gap(text) => {}
+                _ => {
+                    self.texts.push_str(text);
+                    self.items.push(item);
+                }
             }
-            self.texts.push_str(text);
-            kept.push(item);
         }
-        kept.retain(|item| match item {
-            Item::Subscribed { to, .. } => !unanswered.contains(to),
-            _ => true,
-        });
-        self.items = kept;
+        shed
     }
 }
 
@@ -349,126 +486,189 @@ mod tests {
         ConnectionId::trusted(id)
     }
 
-    fn joined(to: &ConnectionId) -> Item {
-        Item::Subscribed {
-            to: to.clone(),
-            after: 0,
-        }
-    }
-
-    fn text(outboxes: &mut Outboxes, to: &ConnectionId, text: &str, at: Option<u64>) {
+    fn text(outboxes: &mut Outboxes, to: &str, text: &str, after: Option<u64>) {
         let item = Item::Unicast {
-            to: to.clone(),
+            to: connection(to),
             bytes: text.len(),
-            after: None,
-            at,
+            after,
+            at: after.map(|after| after + 1),
         };
         outboxes.queue(&gateway(), item, text);
     }
 
-    fn items(outboxes: &mut Outboxes) -> Vec<Item> {
-        let body = outboxes.take(&gateway(), |number, items| Push {
+    /// Queues a broadcast of one event after `after`, with `more` lines.
+    fn broadcast(outboxes: &mut Outboxes, after: u64, bytes: usize, more: &str) {
+        let text = format!("{}{more}", "x".repeat(bytes));
+        let item = Item::Broadcast {
+            bytes: text.len(),
+            not: Vec::new(),
+            after,
+            at: after + 1,
+        };
+        outboxes.queue(&gateway(), item, &text);
+    }
+
+    fn out(id: &str) -> Item {
+        let to = connection(id);
+        Item::Unsubscribed { to }
+    }
+
+    fn take(outboxes: &mut Outboxes, probes: Vec<Item>) -> Option<Vec<Item>> {
+        let body = outboxes.take(&gateway(), probes, 0, |number, step, items| Push {
             room: RoomName::trusted("r"),
             epoch: Epoch::default(),
             life: String::new(),
             number,
+            presence_before: step.before,
+            presence: step.after,
             items,
         });
-        let body = body.expect("something waits");
-        let body = body.expect("JSON");
-        Push::parse(&body).expect("a push").0.items
+        let body = body?.expect("JSON");
+        Some(Push::parse(&body).expect("a push").0.items)
+    }
+
+    fn items(outboxes: &mut Outboxes) -> Vec<Item> {
+        take(outboxes, Vec::new()).expect("something waits")
+    }
+
+    /// Lets the current delivery fail until the gateway counts as unreachable. Returns the
+    /// delay of the next attempt.
+    fn fail(outboxes: &mut Outboxes, now: Millis) -> Millis {
+        while let Retry::Again(_) = outboxes.failed(&gateway(), Failure::Other, 0, now) {}
+        let outbox = &outboxes.0[&gateway()];
+        outbox.retry_at.expect("the next attempt") - now
     }
 
     #[test]
-    fn a_backlog_drops_events_and_keeps_answers_and_items_that_must_arrive() {
+    fn a_backlog_drops_broadcasts_and_keeps_answers_and_items_that_must_arrive() {
         let mut outboxes = Outboxes::default();
-        let (one, other) = (connection("c:1"), connection("d:1"));
-        outboxes.queue(&gateway(), joined(&one), "");
-        text(&mut outboxes, &one, "answer", None);
-        let large = "x".repeat(MAX_WAITING);
-        let all = Item::Broadcast {
-            bytes: large.len(),
-            not: Vec::new(),
-            after: 0,
-            at: 1,
+        text(&mut outboxes, "c:1", "answer", None);
+        text(&mut outboxes, "d:1", "an event", Some(7));
+        let gap = event::gap("r", 1, 2);
+        text(&mut outboxes, "e:1", &gap, Some(0));
+        broadcast(&mut outboxes, 7, MAX_BROADCASTS / 2, "");
+        broadcast(&mut outboxes, 8, MAX_BROADCASTS / 2, "");
+        outboxes.queue(&gateway(), out("f:1"), "");
+        let shed = Shed {
+            gateway: gateway(),
+            after: Some(7),
+            lost_ephemeral: false,
         };
-        outboxes.queue(&gateway(), all, &large);
-        outboxes.queue(&gateway(), Item::Unsubscribed { to: other.clone() }, "");
-        assert_eq!(outboxes.shed(), [gateway()]);
+        assert_eq!(outboxes.shed(), [shed]);
         assert!(outboxes.shed().is_empty(), "once");
-        let kept = [
-            Item::Subscribed {
-                to: one.clone(),
-                after: 0,
-            },
-            Item::Unicast {
-                to: one,
-                bytes: "answer".len(),
-                after: None,
-                at: None,
-            },
-            Item::Unsubscribed { to: other },
-        ];
-        assert_eq!(items(&mut outboxes), kept);
+        let kept = items(&mut outboxes);
+        let to: Vec<_> = kept.iter().filter_map(Item::to).collect();
+        assert_eq!(to, ["c:1", "e:1", "f:1"]);
+        assert_eq!(kept.len(), 3, "{kept:?}");
     }
 
     #[test]
-    fn a_join_whose_answer_is_too_large_to_keep_is_dropped_with_it() {
+    fn a_backlog_reports_dropped_ephemeral_events() {
         let mut outboxes = Outboxes::default();
-        let to = connection("c:1");
-        outboxes.queue(&gateway(), joined(&to), "");
-        text(&mut outboxes, &to, &"x".repeat(MAX_WAITING + 1), None);
-        outboxes.shed();
-        outboxes.queue(
-            &gateway(),
-            Item::Probe {
-                to: to.clone(),
-                at: 1,
-            },
-            "",
-        );
-        // The gateway answers the join by an error when it is probed.
-        assert_eq!(items(&mut outboxes), [Item::Probe { to, at: 1 }]);
-    }
-
-    #[test]
-    fn a_gateway_that_was_given_up_gets_items_that_must_arrive_when_it_sends_a_request() {
-        let mut outboxes = Outboxes::default();
-        let lost = Item::Lost {
-            to: connection("c:1"),
+        broadcast(&mut outboxes, 1, MAX_BROADCASTS, "\ntyping");
+        let [shed] = &outboxes.shed()[..] else {
+            panic!("nothing was dropped");
         };
-        text(&mut outboxes, &connection("c:1"), "answer", None);
-        outboxes.give_up(&gateway(), 0);
-        outboxes.queue(&gateway(), lost.clone(), "");
-        assert!(outboxes.start().is_empty(), "it is suspended");
-        outboxes.active(&gateway());
-        assert_eq!(outboxes.start(), [gateway()]);
-        assert_eq!(items(&mut outboxes)[0], lost);
-        // If this delivery fails as well, no item is lost, and the gateway is not given up
-        // immediately.
-        assert_eq!(outboxes.unreachable(&gateway()), Some(BACKOFF[0]));
-        assert_eq!(items(&mut outboxes)[0], lost);
+        assert_eq!((shed.after, shed.lost_ephemeral), (Some(1), true));
     }
 
     #[test]
-    fn a_gateway_that_was_given_up_is_probed_after_the_interval() {
+    fn the_waiting_texts_for_a_gateway_have_a_limit() {
         let mut outboxes = Outboxes::default();
-        outboxes.queue(
-            &gateway(),
-            Item::Lost {
-                to: connection("c:1"),
-            },
-            "",
-        );
-        outboxes.give_up(&gateway(), 0);
-        assert_eq!(outboxes.probe_at(), Some(MINUTE));
-        outboxes.probe(MINUTE - 1);
-        assert!(outboxes.start().is_empty());
-        outboxes.probe(MINUTE);
+        for after in 0..100 {
+            broadcast(&mut outboxes, after, 100_000, "");
+            text(&mut outboxes, "c:1", "an event", Some(after));
+            outboxes.shed();
+            let texts = outboxes.0[&gateway()].texts.len();
+            assert!(texts <= MAX_BROADCASTS, "{texts} bytes");
+        }
+    }
+
+    #[test]
+    fn an_outbox_is_full_when_too_many_answers_wait_or_are_reserved() {
+        let mut outboxes = Outboxes::default();
+        let half = "x".repeat(MAX_ANSWERS / 2);
+        text(&mut outboxes, "c:1", &half, None);
+        assert!(!outboxes.is_full(&gateway()));
+        assert!(outboxes.reserve(&gateway(), half.len()));
+        assert!(outboxes.is_full(&gateway()));
+        assert!(!outboxes.reserve(&gateway(), 1));
+        outboxes.shed();
+        assert!(!outboxes.is_full(&gateway()), "the input has ended");
+        for n in 1..4 {
+            text(&mut outboxes, "c:1", &half, None);
+            assert_eq!(outboxes.is_congested(&gateway()), n == 3, "{n}");
+        }
+        items(&mut outboxes);
+        assert!(!outboxes.is_full(&gateway()), "the answers were sent");
+    }
+
+    #[test]
+    fn an_unreachable_gateway_is_tried_again_by_alarm_at_growing_intervals() {
+        let mut outboxes = Outboxes::default();
+        let mut now = 0;
+        outboxes.queue(&gateway(), out("c:1"), "");
+        for longest in BACKOFF.into_iter().chain([PROBE_INTERVAL; 3]) {
+            assert_eq!(outboxes.start(), [gateway()]);
+            assert_eq!(items(&mut outboxes), [out("c:1")]);
+            let delay = fail(&mut outboxes, now);
+            assert_eq!(delay, longest / 2, "the shortest delay");
+            assert!(outboxes.start().is_empty(), "until the alarm");
+            assert_eq!(outboxes.retry_at(), Some(now + delay));
+            assert!(outboxes.retry(now + delay - 1).is_empty());
+            now += delay;
+            assert_eq!(outboxes.retry(now), [gateway()]);
+        }
         assert_eq!(outboxes.start(), [gateway()]);
         items(&mut outboxes);
-        outboxes.acknowledged(&gateway());
-        assert_eq!(outboxes.probe_at(), None);
+        let acknowledged = outboxes.acknowledged(&gateway());
+        assert!(acknowledged.was_unreachable);
+        assert_eq!(acknowledged.delivered, [out("c:1")]);
+        assert_eq!(outboxes.retry_at(), None);
+    }
+
+    #[test]
+    fn a_restored_room_tries_an_unreachable_gateway_once_a_minute() {
+        let mut outboxes = Outboxes::default();
+        outboxes.probe_restored(&gateway(), conn(1));
+        outboxes.queue(&gateway(), out("c:1"), "");
+        items(&mut outboxes);
+        assert_eq!(fail(&mut outboxes, 0), BACKOFF[0] / 2);
+        items(&mut outboxes);
+        assert_eq!(fail(&mut outboxes, 0), PROBE_INTERVAL / 2);
+    }
+
+    #[test]
+    fn only_items_without_texts_wait_for_an_unreachable_gateway() {
+        let mut outboxes = Outboxes::default();
+        outboxes.queue(&gateway(), out("c:1"), "");
+        text(&mut outboxes, "c:1", "answer", None);
+        items(&mut outboxes);
+        broadcast(&mut outboxes, 1, 1, "");
+        fail(&mut outboxes, 0);
+        let to = connection("d:1");
+        let subscribed = Item::Subscribed { to, after: 0 };
+        outboxes.queue(&gateway(), subscribed.clone(), "");
+        text(&mut outboxes, "d:1", "answer", None);
+        broadcast(&mut outboxes, 2, 1, "");
+        outboxes.queue(&gateway(), out("d:1"), "");
+        let kept = [out("c:1"), subscribed, out("d:1")];
+        assert_eq!(items(&mut outboxes), kept);
+        let acknowledged = outboxes.acknowledged(&gateway());
+        assert_eq!(acknowledged.delivered, [out("c:1"), out("d:1")]);
+    }
+
+    #[test]
+    fn a_request_of_an_unreachable_gateway_starts_the_next_attempt_with_its_answer() {
+        let mut outboxes = Outboxes::default();
+        outboxes.queue(&gateway(), out("c:1"), "");
+        items(&mut outboxes);
+        fail(&mut outboxes, 0);
+        assert!(outboxes.active(&gateway()));
+        assert!(!outboxes.active(&gateway()), "once");
+        text(&mut outboxes, "d:1", "answer", None);
+        assert_eq!(outboxes.start(), [gateway()]);
+        assert_eq!(items(&mut outboxes).len(), 2);
     }
 
     #[test]
@@ -476,7 +676,6 @@ mod tests {
         let mut outboxes = Outboxes::default();
         let conns = [conn(1), conn(2)];
         for conn in conns {
-            outboxes.catch_up(&gateway(), conn);
             outboxes.catch_up(&gateway(), conn);
         }
         assert_eq!(outboxes.start(), [gateway()]);
@@ -493,12 +692,7 @@ mod tests {
             "the delivery is full"
         );
         // Other items do not count.
-        text(
-            &mut outboxes,
-            &connection("c:1"),
-            &"x".repeat(1 << 20),
-            Some(1),
-        );
+        text(&mut outboxes, "c:1", &"x".repeat(1 << 20), Some(1));
         items(&mut outboxes);
         assert_eq!(outboxes.next_portion(&gateway()), Some(conns[0]));
     }
@@ -514,49 +708,48 @@ mod tests {
     }
 
     #[test]
-    fn a_join_at_an_unreachable_gateway_is_dropped_with_its_answer() {
+    fn connections_that_match_share_a_portion_up_to_a_limit() {
         let mut outboxes = Outboxes::default();
-        let to = connection("c:1");
-        outboxes.queue(
-            &gateway(),
-            Item::Unsubscribed {
-                to: connection("d:1"),
-            },
-            "",
-        );
-        items(&mut outboxes);
-        outboxes.unreachable(&gateway());
-        outboxes.queue(&gateway(), joined(&to), "");
-        text(&mut outboxes, &to, "answer", None);
-        outboxes.queue(
-            &gateway(),
-            Item::Probe {
-                to: to.clone(),
-                at: 1,
-            },
-            "",
-        );
-        let out = Item::Unsubscribed {
-            to: connection("d:1"),
+        let conns: Vec<ConnId> = (0..MAX_CONNECTIONS as u32 + 10).map(conn).collect();
+        for conn in &conns {
+            outboxes.catch_up(&gateway(), *conn);
+        }
+        let first = outboxes.next_portion(&gateway()).expect("a connection");
+        outboxes.share_portion(&gateway(), |one| one != conns[5]);
+        let group = outboxes.take_group(&gateway());
+        assert_eq!(group.len() + 1, MAX_CONNECTIONS);
+        assert!(!group.contains(&first) && !group.contains(&conns[5]));
+        assert_eq!(outboxes.next_portion(&gateway()), Some(conns[5]));
+        assert!(outboxes.take_group(&gateway()).is_empty());
+    }
+
+    #[test]
+    fn a_delivery_has_a_limited_number_of_probes() {
+        let mut outboxes = Outboxes::default();
+        let conns: Vec<ConnId> = (0..MAX_CONNECTIONS as u32 + 1).map(conn).collect();
+        outboxes.probe(&gateway(), conns.clone());
+        assert_eq!(outboxes.start(), [gateway()]);
+        assert_eq!(outboxes.take_probes(&gateway()).len(), MAX_CONNECTIONS);
+        assert_eq!(outboxes.take_probes(&gateway()), conns[MAX_CONNECTIONS..]);
+        assert!(take(&mut outboxes, Vec::new()).is_none(), "none is left");
+        let probe = Item::Probe {
+            to: connection("c:1"),
+            at: 1,
         };
-        assert_eq!(items(&mut outboxes), [out, Item::Probe { to, at: 1 }]);
+        assert_eq!(take(&mut outboxes, vec![probe.clone()]), Some(vec![probe]));
     }
 
     #[test]
     fn an_overloaded_gateway_gets_no_short_retries() {
-        let gateway = GatewayName::trusted("0");
         for failure in [Failure::Other, Failure::Transient] {
             let mut outboxes = Outboxes::default();
-            outboxes.outbox(&gateway);
-            assert_eq!(outboxes.failed(&gateway, failure), Retry::Again(RETRIES[0]));
+            outboxes.outbox(&gateway());
+            let retry = outboxes.failed(&gateway(), failure, 0, 0);
+            assert_eq!(retry, Retry::Again(RETRIES[0] / 2));
         }
         let mut outboxes = Outboxes::default();
-        outboxes.outbox(&gateway);
-        for delay in BACKOFF {
-            let retry = outboxes.failed(&gateway, Failure::Overloaded);
-            assert_eq!(retry, Retry::Later(delay));
-        }
-        let retry = outboxes.failed(&gateway, Failure::Overloaded);
-        assert_eq!(retry, Retry::Never);
+        outboxes.outbox(&gateway());
+        let retry = outboxes.failed(&gateway(), Failure::Overloaded, 0, 0);
+        assert_eq!(retry, Retry::Later);
     }
 }

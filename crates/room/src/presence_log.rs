@@ -24,13 +24,27 @@ const MAX_CHANGES: usize = 1_000;
 /// [`UNKNOWN_PRESENCE`]: roomcast_proto::link::UNKNOWN_PRESENCE
 const VERSION_BITS: PresenceVersion = ((1 << 53) - 1) & !1;
 
+/// The version of a room without members. Not 0, which rooms of older versions have.
+const NOBODY: PresenceVersion = 2;
+
 /// The version of the announced presence and the latest changes of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct PresenceLog {
     version: PresenceVersion,
     changes: VecDeque<Change>,
     /// Members that were added or removed, and that were not announced yet.
     pending: Vec<Change>,
+}
+
+impl Default for PresenceLog {
+    /// Returns the log of a room without members.
+    fn default() -> Self {
+        PresenceLog {
+            version: NOBODY,
+            changes: VecDeque::new(),
+            pending: Vec::new(),
+        }
+    }
 }
 
 /// A change of the announced presence.
@@ -47,7 +61,10 @@ enum ChangeKind {
     Joined,
     /// The user has left the room. Its announced status was this one.
     Left(Status),
-    Status { before: Status, status: Status },
+    Status {
+        before: Status,
+        status: Status,
+    },
 }
 
 /// The users whose presence has changed since a version.
@@ -118,9 +135,7 @@ impl PresenceLog {
         let user = &change.user;
         let (removed, added) = match change.kind {
             ChangeKind::Joined => (0, member_hash(user)),
-            ChangeKind::Left(announced) => {
-                (member_hash(user) + status_hash(user, announced), 0)
-            }
+            ChangeKind::Left(announced) => (member_hash(user) + status_hash(user, announced), 0),
             ChangeKind::Status { before, status } => {
                 (status_hash(user, before), status_hash(user, status))
             }

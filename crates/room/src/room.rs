@@ -156,9 +156,9 @@ impl Room {
     /// Returns the time at which the host must call [`Room::handle_alarm`]. The host sets an
     /// alarm, so that the room can hibernate until then.
     pub fn alarm_at(&self) -> Option<Millis> {
-        // The time of the next probe depends on the items in the outboxes, which change
+        // The time of the next attempt depends on the items in the outboxes, which change
         // often. So it is computed here and not kept in the table of timers.
-        let times = [self.timers.next_long(), self.gateways.probe_at()];
+        let times = [self.timers.next_long(), self.gateways.retry_at()];
         times.into_iter().flatten().min()
     }
 

@@ -20,9 +20,12 @@ struct UserPresence {
     connections: Vec<UserConnection>,
     /// The status that was announced last.
     announced: Option<Status>,
-    /// The end of the grace period after the last connection closed. Until then the
-    /// announced status stays.
-    grace_until: Option<Millis>,
+    /// The user had a status that was not announced. Users who joined meanwhile were shown
+    /// it, so the next status is announced even if it is the announced one.
+    was_shown: bool,
+    /// The end of the grace period after the last connection closed, and the status that the
+    /// user keeps until then.
+    grace: Option<(Millis, Status)>,
     /// The time at which the typing indicator expires.
     typing_until: Option<Millis>,
 }
@@ -30,14 +33,23 @@ struct UserPresence {
 impl UserPresence {
     /// Returns the most available status of the connections.
     fn status(&self) -> Status {
-        if self.grace_until.is_some() {
-            return self.announced.unwrap_or(Status::Offline);
+        if let Some((_, status)) = self.grace {
+            return status;
         }
         self.connections
             .iter()
             .map(|connection| connection.status)
             .max()
             .unwrap_or(Status::Offline)
+    }
+
+    /// Called before the status may change.
+    fn note_status(&mut self) {
+        self.was_shown |= self.status() != self.announced();
+    }
+
+    fn announced(&self) -> Status {
+        self.announced.unwrap_or(Status::Offline)
     }
 
     fn add(&mut self, conn: ConnId, status: Status) {
@@ -122,8 +134,9 @@ impl Roster {
     /// Adds a connection that has joined. Ends a grace period.
     pub(crate) fn join(&mut self, user: &UserId, conn: ConnId, status: Status) {
         let presence = self.users.entry(user.clone()).or_default();
+        presence.note_status();
         presence.add(conn, status);
-        presence.grace_until = None;
+        presence.grace = None;
         self.changed.push(user.clone());
     }
 
@@ -136,7 +149,7 @@ impl Roster {
         status: Status,
     ) -> (Status, Status) {
         let presence = self.users.entry(user.clone()).or_default();
-        let before = presence.announced.unwrap_or(Status::Offline);
+        let before = presence.announced();
         presence.add(conn, status);
         let status = presence.status();
         presence.announced = Some(status);
@@ -145,9 +158,11 @@ impl Roster {
 
     /// Sets the status of a connection.
     pub(crate) fn set_status(&mut self, user: &UserId, conn: ConnId, status: Status) {
-        if let Some(presence) = self.users.get_mut(user)
-            && let Some(connection) = presence.connections.iter_mut().find(|one| one.conn == conn)
-        {
+        let Some(presence) = self.users.get_mut(user) else {
+            return;
+        };
+        presence.note_status();
+        if let Some(connection) = presence.connections.iter_mut().find(|one| one.conn == conn) {
             connection.status = status;
             self.changed.push(user.clone());
         }
@@ -159,12 +174,14 @@ impl Roster {
         let Some(presence) = self.users.get_mut(user) else {
             return Departure::default();
         };
+        presence.note_status();
+        let status = presence.status();
         presence.connections.retain(|one| one.conn != conn);
         if !presence.connections.is_empty() {
             self.changed.push(user.clone());
             return Departure::default();
         }
-        presence.grace_until = Some(grace_until);
+        presence.grace = Some((grace_until, status));
         Departure {
             was_last: true,
             was_typing: presence.typing_until.take().is_some(),
@@ -201,7 +218,10 @@ impl Roster {
             if has_ended(&mut presence.typing_until, now, &mut next) {
                 ended.push(Ended::Typing(user.clone()));
             }
-            if has_ended(&mut presence.grace_until, now, &mut next) {
+            let mut grace_until = presence.grace.map(|(until, _)| until);
+            if has_ended(&mut grace_until, now, &mut next) {
+                presence.note_status();
+                presence.grace = None;
                 ended.push(Ended::Grace(user.clone()));
                 self.changed.push(user.clone());
             }
@@ -222,8 +242,8 @@ impl Roster {
                 continue;
             };
             let status = presence.status();
-            let before = presence.announced.unwrap_or(Status::Offline);
-            if before != status {
+            let before = presence.announced();
+            if std::mem::take(&mut presence.was_shown) || before != status {
                 presence.announced = Some(status);
                 changes.push(StatusChange {
                     user: user.clone(),
@@ -231,7 +251,7 @@ impl Roster {
                     status,
                 });
             }
-            if presence.connections.is_empty() && presence.grace_until.is_none() {
+            if presence.connections.is_empty() && presence.grace.is_none() {
                 self.users.remove(&user);
             }
         }

@@ -8,7 +8,7 @@ use crate::runtime::headers;
 use crate::runtime::log::log_error;
 use crate::runtime::rpc::{ROOMS, call};
 use roomcast_proto::id::{GatewayName, RoomName};
-use roomcast_proto::link::{Push, Request as LinkRequest};
+use roomcast_proto::link::{Push, Pushed, Request as LinkRequest};
 use roomcast_proto::retry::REQUEST_DEADLINE;
 use std::rc::Rc;
 use std::time::Duration;
@@ -65,7 +65,7 @@ impl GatewayObject {
             let (gateway, now) = (&mut active.gateway, active.began);
             gateway.handle_push(push, &texts, now)
         })?;
-        if pushed.gone.is_empty() {
+        if pushed == Pushed::default() {
             // The usual answer has no body, because reading one costs the room more than the
             // rest of the answer.
             return Ok(ResponseBuilder::new().with_status(204).empty());

@@ -18,7 +18,7 @@ use roomcast_proto::retry::REQUEST_DEADLINE;
 use roomcast_room::{ConnId, RESTART_DELAY, Retry};
 use std::rc::Rc;
 use std::time::Duration;
-use worker::{Delay, Error, Request, Response};
+use worker::{Delay, Error, Request, Response, ResponseBuilder};
 
 impl RoomObject {
     /// Handles the request of a gateway: commands of its connections.
@@ -28,7 +28,10 @@ impl RoomObject {
         mut request: Request,
     ) -> Result<Response> {
         let request: LinkRequest = serde_json::from_str(&request.text().await?)?;
-        self.host.with_active(name, |active, state| {
+        let accepted = self.host.with_active(name, |active, state| {
+            if !active.room.accepts_request(&request.gateway) {
+                return false;
+            }
             active.apply_retention();
             let (gateway, now) = (request.gateway, now());
             let config = active.config.clone();
@@ -41,9 +44,13 @@ impl RoomObject {
                 room.gateway_command(&gateway, command, is_revoked, last_ping, now, &mut out);
                 active.run(state, out);
             }
+            true
         })?;
         self.continue_batch()?;
-        Response::empty()
+        match accepted {
+            true => Response::empty(),
+            false => Ok(ResponseBuilder::new().with_status(503).empty()),
+        }
     }
 
     /// Sends deliveries to a gateway until its outbox is empty.
@@ -77,26 +84,20 @@ impl RoomObject {
             // Unlike frames, requests to other objects do not wait for the commit.
             self.host.state.storage().sync().await?;
             while let Err(error) = self.send_delivery(gateway, &body).await {
-                let retry = self.host.with_active(None, |active, state| {
-                    let mut out = Vec::new();
-                    let retry =
-                        active
-                            .room
-                            .delivery_failed(gateway, error.failure, now(), &mut out);
-                    active.run(state, out);
-                    retry
+                let random = getrandom::u32().unwrap_or_default();
+                let retry = self.host.with_active(None, |active, _| {
+                    let room = &mut active.room;
+                    room.delivery_failed(gateway, error.failure, random, now())
                 })?;
-                if let Retry::Again(delay) = retry {
-                    Delay::from(Duration::from_millis(delay)).await;
-                    continue;
+                match retry {
+                    Retry::Again(delay) => Delay::from(Duration::from_millis(delay)).await,
+                    Retry::Later => {
+                        log_error(error);
+                        // Sets the alarm for the next attempt.
+                        self.start_background_work();
+                        return Ok(());
+                    }
                 }
-                log_error(error);
-                if let Retry::Later(delay) = retry {
-                    Delay::from(Duration::from_millis(delay)).await;
-                    self.host
-                        .with_active(None, |active, _| active.room.probe_gateway(gateway))?;
-                }
-                break;
             }
             self.start_background_work();
         }

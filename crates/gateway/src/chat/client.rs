@@ -6,7 +6,7 @@ use crate::{recovery_offset, translate};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::limits::Allowance;
-use roomcast_proto::link::{self, ConnectRequest};
+use roomcast_proto::link::{self, ConnectRequest, PresenceVersion};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
@@ -38,6 +38,8 @@ pub(super) struct Client {
     /// The secret by which the client can resume, if it supports that.
     pub(super) pid: Option<String>,
     pub(super) allowance: Allowance,
+    /// The time since which the client is paused: see [`super::pauses`].
+    pub(super) paused_at: Option<Millis>,
 }
 
 /// How a client is reached, and in which framing.
@@ -102,11 +104,24 @@ pub(super) struct Subscription {
     /// The highest `seq` that was delivered to the client.
     #[serde(skip)]
     pub(super) delivered: u64,
+    /// The version of the room's presence that the client was told, if it may lack later
+    /// changes: it is paused, or was disconnected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) presence: Option<PresenceVersion>,
     #[serde(skip)]
     pub(super) state: SubscriptionState,
-    /// The client missed a delivery and the room replays it.
+    /// The client joins again, because the room has lost the subscription.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) repairing: bool,
+    /// The position to restore after hibernation, if it is behind that of the room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lagging_at: Option<u64>,
+    /// Events were dropped because the client is paused: see [`super::pauses`].
+    #[serde(skip)]
+    pub(super) is_paused: bool,
+    /// The room knows that the client lacks events.
+    #[serde(skip)]
+    pub(super) is_reported: bool,
     /// The id of the `joinRoom` command, until it is answered.
     #[serde(skip)]
     pub(super) join_command: Option<u32>,
@@ -140,10 +155,19 @@ impl Subscription {
             from: 0,
             offset_version: None,
             delivered: 0,
+            presence: None,
             state: SubscriptionState::Joining,
             repairing: false,
+            lagging_at: None,
+            is_paused: false,
+            is_reported: false,
             join_command,
         }
+    }
+
+    /// Returns `true` if the client receives the events that follow its position.
+    pub(super) fn receives_events(&self) -> bool {
+        self.state != SubscriptionState::Joining && self.is_accepted() && !self.repairing
     }
 
     /// Returns `true` if the room has accepted the client since it first joined.
@@ -173,6 +197,7 @@ impl Client {
             tag: u64::from_str_radix(&server.engine.new_id(), 16).unwrap_or_default() >> 32,
             pid: None,
             allowance: Allowance::full(&server.engine.config.limits, now),
+            paused_at: None,
         }
     }
 

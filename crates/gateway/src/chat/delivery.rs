@@ -1,17 +1,21 @@
 //! Deliveries of rooms, and texts to clients.
 //!
 //! A delivery is a list of items: subscriptions that begin or end, texts for one client
-//! (unicast) and texts for all clients of the room (broadcast). Each text has the range of
-//! its events. A client that has missed an earlier event is repaired: it subscribes again and
-//! the room replays what is missing from the log.
+//! (unicast), for several (multicast) and for all clients of the room (broadcast). Each text
+//! has the range of its events, and the gateway knows the position of each client. A client
+//! receives exactly the events that follow its position. If it lacks earlier events, or is
+//! paused (see [`super::pauses`]), the answer to the delivery informs the room, which sends the
+//! client the log from there.
 
 use super::client::{Client, Framing, HeldText, Phase, SubscriptionState};
+use super::clients::Clients;
 use super::state::Chat;
 use crate::ids::{ClientId, SessionId, SocketId};
 use crate::output::Output;
 use crate::socketio::SocketIoServer;
 use crate::translate::{self, BroadcastText, EventStamp, Line, PacketGroup};
 use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::event;
 use roomcast_proto::framing;
 use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
@@ -20,6 +24,7 @@ use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
 use roomcast_proto::raw_object::MAX_SAFE_INTEGER;
 use roomcast_proto::time::Millis;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 /// Maximum size in bytes of a frame in which several unicast texts for a native client
@@ -34,23 +39,15 @@ struct Delivery<'a> {
     held: HashMap<ClientId, String>,
     /// The subscriptions that do not exist here, for the answer.
     gone: Vec<ConnectionId>,
+    /// The clients that the answer names, because they lack events or are paused.
+    lagging: HashSet<ClientId>,
 }
 
-/// A text for one client.
-struct Unicast<'a> {
+/// A text of a room with a range of events: the lines of the logged events, one each, then
+/// those of ephemeral events. A `gap` stands for all events of its range.
+#[derive(Clone, Copy)]
+struct RoomText<'a> {
     text: &'a str,
-    /// If set, the client must have received all events up to this one before the text.
-    after: Option<u64>,
-    /// Sequence number of the last event in the text. `None` if the text contains no logged
-    /// events.
-    up_to: Option<u64>,
-}
-
-/// A text for all clients of a room.
-struct Broadcast<'a> {
-    text: &'a str,
-    /// The subscriptions that do not receive it.
-    except: &'a [ConnectionId],
     /// Sequence number of the last event before those in the text.
     after: u64,
     /// Sequence number of the last event in the text. Equal to `after` if the text contains
@@ -58,28 +55,51 @@ struct Broadcast<'a> {
     up_to: u64,
 }
 
-impl Broadcast<'_> {
+impl<'a> RoomText<'a> {
     fn has_events(&self) -> bool {
         self.up_to > self.after
+    }
+
+    /// Returns the position of a client that had received the events up to `delivered` before
+    /// this text.
+    fn position_after(&self, delivered: u64) -> u64 {
+        match delivered < self.after {
+            true => delivered,
+            false => delivered.max(self.up_to),
+        }
+    }
+
+    /// Returns the part of the text for a client that has received the events up to
+    /// `delivered`; empty if there is none.
+    fn part_after(&self, room: &RoomName, delivered: u64) -> Cow<'a, str> {
+        let RoomText { text, after, up_to } = *self;
+        let lacks_some = delivered > after && delivered < up_to;
+        if delivered == after {
+            text.into()
+        } else if self.has_events() && event::is_gap(text) {
+            match lacks_some {
+                true => event::gap(room, delivered + 1, up_to).into(),
+                false => "".into(),
+            }
+        } else {
+            let skipped = if lacks_some { delivered } else { up_to };
+            slice(after + 1, text, skipped, MAX_SAFE_INTEGER).into()
+        }
     }
 }
 
 /// How a broadcast reaches one client.
-enum Route {
+enum Route<'a> {
     /// The client does not receive it.
     Skip,
-    /// The client has missed an event.
-    Repair,
-    /// A repair has sent the client the events up to this one. It receives the later ones.
-    RestAfter(u64),
+    /// The client receives this part, or its recovery holds the text back.
+    Part(Cow<'a, str>),
     /// The newest token of the connection does not grant `read` on the room.
     Unauthorized,
     /// The client receives the text as it is.
     Native(SocketId),
     /// The client receives the text as packets of Socket.IO.
     SocketIo(SessionId, PacketGroup),
-    /// The client is recovering. The text is held back.
-    Held,
 }
 
 /// The state of the subscription that an item is for.
@@ -88,13 +108,15 @@ struct Target {
     /// [`SubscriptionState::Joining`] until the room has accepted the client, even if
     /// the client is leaving the room already.
     state: SubscriptionState,
-    /// The highest `seq` that was delivered; `None` during a repair.
-    delivered: Option<u64>,
+    /// The room has not answered the request to join again.
+    repairing: bool,
+    /// The highest `seq` that was delivered.
+    delivered: u64,
 }
 
 impl Chat {
-    /// Handles a delivery of a room and returns the subscriptions that do not exist
-    /// here.
+    /// Handles a delivery of a room. Returns the subscriptions that do not exist here, lack
+    /// events or are paused.
     pub(crate) fn deliver(
         &mut self,
         server: &mut SocketIoServer,
@@ -107,45 +129,122 @@ impl Chat {
             epoch,
             life,
             number,
+            presence_before,
+            presence,
             items,
         } = push;
         let link = self.rooms.entry(room.clone()).or_default();
         if link.is_repeated(&life, number) {
-            let gone = self.missing_subscriptions(&room, items);
+            let mut pushed = self.answer_to_repeated(&room, items);
+            let link = self.rooms.get(&room);
+            pushed.presence =
+                link.and_then(|link| link.lacking_presence(presence_before, presence));
             self.forget_room(server, &room);
-            return Pushed { gone };
+            return pushed;
         }
         link.received(life, number, epoch);
         let mut delivery = Delivery {
             room: &room,
             held: HashMap::new(),
             gone: Vec::new(),
+            lagging: HashSet::new(),
         };
         for (item, text) in items.into_iter().zip(texts) {
             self.deliver_item(server, &mut delivery, item, text);
         }
-        let Delivery { held, gone, .. } = delivery;
+        let Delivery {
+            held,
+            gone,
+            lagging,
+            ..
+        } = delivery;
         for (key, text) in held {
             self.send(server, key, &text);
         }
+        let mut pushed = self.pushed(&room, gone, lagging);
+        let link = self.rooms.get_mut(&room);
+        pushed.presence = link.and_then(|link| link.advance_presence(presence_before, presence));
         self.report_positions(server, &room);
         self.finish_recoveries(server, now);
         self.forget_room(server, &room);
-        Pushed { gone }
+        pushed
     }
 
-    /// Returns the subscriptions in a repeated delivery that do not exist here. The answer to
-    /// the first delivery may have been lost.
-    fn missing_subscriptions(&mut self, room: &RoomName, items: Vec<Item>) -> Vec<ConnectionId> {
-        let mut missing = Vec::new();
-        for item in items {
-            if let Item::Subscribed { to, .. } | Item::Probe { to, .. } = item
-                && self.clients.current_subscription(room, &to).is_none()
-            {
-                missing.push(to);
+    /// Returns the answer to a delivery. `lagging` are the clients that lack events or are
+    /// paused.
+    fn pushed(
+        &mut self,
+        room: &RoomName,
+        gone: Vec<ConnectionId>,
+        lagging: HashSet<ClientId>,
+    ) -> Pushed {
+        let mut pushed = Pushed {
+            gone,
+            ..Pushed::default()
+        };
+        for key in lagging {
+            let subscription = self.clients.subscription_mut(key, room);
+            let Some(subscription) = subscription.filter(|one| one.receives_events()) else {
+                continue;
+            };
+            let id = subscription.id.clone();
+            if subscription.is_paused {
+                pushed.paused.push(id);
+            } else {
+                subscription.is_reported = true;
+                pushed.behind.push((id, subscription.delivered));
+            }
+            if let Some(client) = self.clients.get(key) {
+                self.positions.mark_lagging(room, &client.id);
             }
         }
-        missing
+        pushed
+    }
+
+    /// Returns the answer to a repeated delivery. The answer to the first one may have been
+    /// lost.
+    fn answer_to_repeated(&mut self, room: &RoomName, items: Vec<Item>) -> Pushed {
+        let (mut gone, mut lagging) = (Vec::new(), HashSet::new());
+        let mut check = |key: ClientId, clients: &Clients, at: u64| {
+            let subscription = clients.subscription(key, room);
+            if subscription.is_some_and(|one| one.is_paused || one.delivered < at) {
+                lagging.insert(key);
+            }
+        };
+        for item in items {
+            match item {
+                Item::Broadcast { at, .. } => {
+                    let subscribers = self.rooms.get(room).map(|link| &link.subscribers);
+                    for key in subscribers.into_iter().flatten() {
+                        check(*key, &self.clients, at);
+                    }
+                }
+                Item::Multicast { to, at, .. } => {
+                    for key in to.iter().filter_map(|id| self.clients.by_subscription(id)) {
+                        check(key, &self.clients, at);
+                    }
+                }
+                item => {
+                    let Some(to) = item.to() else {
+                        continue;
+                    };
+                    let at = match &item {
+                        Item::Unicast { at, .. } => at.unwrap_or(0),
+                        Item::Probe { at, .. } => *at,
+                        _ => 0,
+                    };
+                    let is_current = self.clients.current_subscription(room, to).is_some();
+                    match self.clients.by_subscription(to) {
+                        Some(key) if is_current => check(key, &self.clients, at),
+                        _ if matches!(item, Item::Subscribed { .. } | Item::Probe { .. }) => {
+                            gone.push(to.clone());
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        self.pushed(room, gone, lagging)
     }
 
     fn deliver_item(
@@ -155,16 +254,29 @@ impl Chat {
         item: Item,
         text: &str,
     ) {
-        if let Item::Broadcast { not, after, at, .. } = item {
-            let broadcast = Broadcast {
-                text,
-                except: &not,
-                after,
-                up_to: at,
-            };
-            return self.deliver_broadcast(server, delivery, &broadcast);
-        }
-        let Some(to) = item.to().cloned() else {
+        let to = match item {
+            Item::Broadcast { not, after, at, .. } => {
+                let up_to = at;
+                let text = RoomText { text, after, up_to };
+                return self.deliver_broadcast(server, delivery, text, &not);
+            }
+            Item::Multicast { to, after, at, .. } => {
+                let up_to = at;
+                let text = RoomText { text, after, up_to };
+                for id in to {
+                    match self.clients.by_subscription(&id) {
+                        Some(key) if self.target(delivery.room, &id).is_some() => {
+                            self.deliver_events(server, delivery, key, text);
+                        }
+                        Some(_) => {}
+                        None => delivery.gone.push(id),
+                    }
+                }
+                return;
+            }
+            _ => item.to().cloned(),
+        };
+        let Some(to) = to else {
             return;
         };
         match self.clients.by_subscription(&to) {
@@ -194,13 +306,24 @@ impl Chat {
             (Item::Unicast { .. }, None)
                 if delivery.gone.contains(&to)
                     && self.clients.subscription(key, room).is_none() => {}
-            (Item::Unicast { after, at, .. }, target) if at.is_none() || target.is_some() => {
-                let unicast = Unicast {
-                    text,
-                    after,
-                    up_to: at,
-                };
-                self.deliver_unicast(server, delivery, key, &unicast);
+            (
+                Item::Unicast {
+                    after: Some(after),
+                    at: Some(up_to),
+                    ..
+                },
+                target,
+            ) => {
+                if target.is_some() {
+                    let text = RoomText { text, after, up_to };
+                    self.deliver_events(server, delivery, key, text);
+                }
+            }
+            (Item::Unicast { at, .. }, target) if at.is_none() || target.is_some() => {
+                if target.is_some() {
+                    self.join_answered(key, room, text);
+                }
+                self.deliver_unicast(server, delivery, key, text);
             }
             (Item::Subscribed { .. } | Item::Probe { .. }, None) => delivery.gone.push(to),
             (Item::Subscribed { after, .. }, Some(_)) => self.subscribed(server, key, room, after),
@@ -212,7 +335,7 @@ impl Chat {
                 self.unsubscribed(server, key, room);
             }
             (Item::Probe { at, .. }, Some(target)) => {
-                self.probed(server, delivery, key, to, target, at);
+                self.probed(server, delivery, key, to, &target, at);
             }
             (Item::Lost { .. }, Some(target)) => {
                 self.subscription_lost(server, key, room, target.state);
@@ -228,7 +351,8 @@ impl Chat {
                 true => subscription.state,
                 false => SubscriptionState::Joining,
             },
-            delivered: (!subscription.repairing).then_some(subscription.delivered),
+            repairing: subscription.repairing,
+            delivered: subscription.delivered,
         })
     }
 
@@ -240,7 +364,7 @@ impl Chat {
         delivery: &mut Delivery<'_>,
         key: ClientId,
         id: ConnectionId,
-        target: Target,
+        target: &Target,
         at: u64,
     ) {
         match target.state {
@@ -250,11 +374,17 @@ impl Chat {
                 self.join_failed(server, key, delivery.room);
                 delivery.gone.push(id);
             }
-            // During a repair, the answer to the request may be lost as well.
-            SubscriptionState::Joined if target.delivered.is_none_or(|seq| seq < at) => {
+            // As before, for a client that joins again.
+            SubscriptionState::Joined if target.repairing => {
                 self.repair(server, key, delivery.room);
             }
-            SubscriptionState::Joined | SubscriptionState::Leaving => {}
+            SubscriptionState::Joined | SubscriptionState::Leaving => {
+                let subscription = self.clients.subscription(key, delivery.room);
+                if target.delivered < at || subscription.is_some_and(|one| one.is_paused) {
+                    delivery.lagging.insert(key);
+                }
+                self.request_join_answer(server, key, delivery.room);
+            }
         }
     }
 
@@ -274,33 +404,58 @@ impl Chat {
         }
     }
 
+    /// Handles a text with events for one client: sends the events that follow its position.
+    fn deliver_events(
+        &mut self,
+        server: &mut SocketIoServer,
+        delivery: &mut Delivery<'_>,
+        key: ClientId,
+        text: RoomText<'_>,
+    ) {
+        let room = delivery.room;
+        let is_gap = event::is_gap(text.text);
+        if is_gap {
+            self.mark_incomplete(key);
+        }
+        let subscription = self.clients.subscription(key, room);
+        if !subscription.is_some_and(|one| one.receives_events()) {
+            return;
+        }
+        if self.drops_text(server, &mut delivery.lagging, key, room) {
+            // The room learns again that the client is paused, because it still sends events.
+            delivery.lagging.insert(key);
+            return;
+        }
+        let Some(subscription) = self.clients.subscription_mut(key, room) else {
+            return;
+        };
+        let before = subscription.delivered;
+        let part = text.part_after(room, before);
+        subscription.delivered = text.position_after(before);
+        if before < text.after {
+            delivery.lagging.insert(key);
+        }
+        if subscription.delivered > before {
+            let at = subscription.delivered;
+            self.advance_position(room, at, server.engine.now());
+        }
+        if !part.is_empty() {
+            self.deliver_unicast(server, delivery, key, &part);
+        }
+    }
+
+    /// Handles a text for one client.
     fn deliver_unicast(
         &mut self,
         server: &mut SocketIoServer,
         delivery: &mut Delivery<'_>,
         key: ClientId,
-        unicast: &Unicast<'_>,
+        text: &str,
     ) {
-        let (room, text) = (delivery.room, unicast.text);
-        if let Some(up_to) = unicast.up_to {
-            // Without a subscription, the gateway has lost the join in a panic. The answer to
-            // the delivery names the subscription as gone.
-            let Some(subscription) = self.clients.subscription_mut(key, room) else {
-                return;
-            };
-            if unicast
-                .after
-                .is_some_and(|after| after > subscription.delivered)
-            {
-                return self.repair(server, key, room);
-            }
-            subscription.delivered = subscription.delivered.max(up_to);
-            self.advance_position(room, up_to, server.engine.now());
-        }
         let Some(client) = self.clients.get(key) else {
             return;
         };
-        if client.subscription(room).is_none() {
+        if client.subscription(delivery.room).is_none() {
             // The client has left the room since then. It still receives answers.
             for answer in text.split('\n').filter(|line| framing::is_answer(line)) {
                 self.send(server, key, answer);
@@ -309,7 +464,7 @@ impl Chat {
         }
         match (&client.framing, &client.phase) {
             (Framing::Native(_), Phase::Connected) => self.hold(server, delivery, key, text),
-            _ => self.send_room_text(server, key, room, text),
+            _ => self.send_room_text(server, key, delivery.room, text),
         }
     }
 
@@ -340,11 +495,12 @@ impl Chat {
         &mut self,
         server: &mut SocketIoServer,
         delivery: &mut Delivery<'_>,
-        broadcast: &Broadcast<'_>,
+        broadcast: RoomText<'_>,
+        not: &[ConnectionId],
     ) {
         let (room, text) = (delivery.room, broadcast.text);
         let mut except = HashSet::new();
-        for id in broadcast.except {
+        for id in not {
             if self.clients.current_subscription(room, id).is_some() {
                 except.extend(self.clients.by_subscription(id));
             }
@@ -358,13 +514,9 @@ impl Chat {
             if except.contains(&key) {
                 continue;
             }
-            match self.route(server, key, room, broadcast) {
+            match self.route(server, delivery, key, broadcast) {
                 Route::Skip => {}
-                Route::Repair => self.repair(server, key, room),
-                Route::RestAfter(seq) => {
-                    let rest = slice(broadcast.after + 1, text, seq, MAX_SAFE_INTEGER);
-                    self.send_room_text(server, key, room, rest);
-                }
+                Route::Part(part) => self.deliver_unicast(server, delivery, key, &part),
                 Route::Unauthorized => unauthorized.push(key),
                 Route::Native(socket) => match delivery.held.remove(&key) {
                     Some(mut held) => {
@@ -375,7 +527,6 @@ impl Chat {
                     None => sockets.push(socket),
                 },
                 Route::SocketIo(session, group) => packets.add(session, group),
-                Route::Held => self.send_room_text(server, key, room, text),
             }
         }
         for key in unauthorized {
@@ -399,13 +550,20 @@ impl Chat {
 
     /// Decides how a broadcast reaches one client, and updates the position of
     /// its subscription.
-    fn route(
+    fn route<'a>(
         &mut self,
         server: &SocketIoServer,
+        delivery: &mut Delivery<'_>,
         key: ClientId,
-        room: &RoomName,
-        broadcast: &Broadcast<'_>,
-    ) -> Route {
+        broadcast: RoomText<'a>,
+    ) -> Route<'a> {
+        let room = delivery.room;
+        let subscription = self.clients.subscription(key, room);
+        if !subscription.is_some_and(|one| one.receives_events())
+            || self.drops_text(server, &mut delivery.lagging, key, room)
+        {
+            return Route::Skip;
+        }
         let Some(client) = self.clients.get_mut(key) else {
             return Route::Skip;
         };
@@ -413,47 +571,42 @@ impl Chat {
             return Route::Skip;
         };
         let subscription = &mut client.subscriptions[index];
-        if subscription.state == SubscriptionState::Joining
-            || !subscription.is_accepted()
-            || subscription.repairing
-        {
-            return Route::Skip;
+        let delivered = subscription.delivered;
+        subscription.delivered = broadcast.position_after(delivered);
+        if delivered < broadcast.after && !std::mem::replace(&mut subscription.is_reported, true) {
+            delivery.lagging.insert(key);
         }
-        if broadcast.has_events() {
-            let delivered = subscription.delivered;
-            if delivered < broadcast.after {
-                return Route::Repair;
-            }
-            if delivered >= broadcast.up_to {
-                return Route::Skip;
-            }
-            subscription.delivered = broadcast.up_to;
-            if delivered > broadcast.after {
-                return Route::RestAfter(delivered);
-            }
+        if delivered == broadcast.after {
+            subscription.is_reported = false;
+        } else {
+            let part = broadcast.part_after(room, delivered);
+            return match part.is_empty() {
+                true => Route::Skip,
+                false => Route::Part(part),
+            };
         }
         let is_connected = matches!(client.phase, Phase::Connected);
-        if is_connected {
-            match server.opens(client.receiver(), &client.identity.user, room) {
-                Some(true) => {}
-                Some(false) => return Route::Unauthorized,
-                // An earlier item of the same delivery has closed the connection.
-                None => return Route::Skip,
-            }
+        if !is_connected {
+            return Route::Part(broadcast.text.into());
+        }
+        match server.opens(client.receiver(), &client.identity.user, room) {
+            Some(true) => {}
+            Some(false) => return Route::Unauthorized,
+            // An earlier item of the same delivery has closed the connection.
+            None => return Route::Skip,
         }
         match &client.framing {
             Framing::Native(socket) => Route::Native(*socket),
-            Framing::SocketIo { session, nsp } if is_connected => {
+            Framing::SocketIo { session, nsp } => {
                 let offset = client.pid.is_some().then(|| client.offset_template(index));
                 let nsp = nsp.clone();
                 Route::SocketIo(*session, PacketGroup { nsp, offset })
             }
-            Framing::SocketIo { .. } => Route::Held,
         }
     }
 
-    /// Subscribes a client that has missed a delivery again, so that the room replays the
-    /// missed events from the log. The subscription gets a new id, so that deliveries in
+    /// Subscribes a client again whose subscription the room may have lost. The room replays
+    /// the missed events from the log. The subscription gets a new id, so that deliveries in
     /// flight are not taken for the replay.
     pub(super) fn repair(&mut self, server: &mut SocketIoServer, key: ClientId, room: &RoomName) {
         let Some(client) = self.clients.get_mut(key) else {
@@ -461,6 +614,7 @@ impl Chat {
         };
         let rights = client.identity.rights(room);
         let id = client.new_subscription_id(server);
+        let presence = self.rooms.get(room).and_then(|link| link.presence);
         let subscription = client
             .subscription_mut(room)
             .filter(|subscription| subscription.state == SubscriptionState::Joined);
@@ -469,6 +623,8 @@ impl Chat {
             return;
         };
         subscription.repairing = true;
+        // Until the room answers, the client is told no presence.
+        subscription.presence = subscription.presence.or(presence);
         subscription.id.clone_from(&id);
         let position = Position {
             since: Some(subscription.delivered),
@@ -491,6 +647,17 @@ impl Chat {
         subscription.is_some_and(|subscription| subscription.repairing)
     }
 
+    /// Records that events are missing that the recovery of a client should have sent.
+    fn mark_incomplete(&mut self, key: ClientId) {
+        if let Some(Client {
+            phase: Phase::Recovering { complete, .. },
+            ..
+        }) = self.clients.get_mut(key)
+        {
+            *complete = false;
+        }
+    }
+
     /// Sends lines of a room to a client. They are held back during a recovery.
     pub(super) fn send_room_text(
         &mut self,
@@ -500,11 +667,10 @@ impl Chat {
         text: &str,
     ) {
         if let Some(Client {
-            phase: Phase::Recovering { held, complete, .. },
+            phase: Phase::Recovering { held, .. },
             ..
         }) = self.clients.get_mut(key)
         {
-            *complete &= !text.split('\n').any(translate::is_gap);
             return held.push(HeldText {
                 room: Some(room.clone()),
                 text: text.to_owned(),

@@ -32,6 +32,12 @@ impl DeliveryPositions {
         self.lagging.remove(room).unwrap_or_default()
     }
 
+    /// Returns the rooms and the ids of the clients that are marked.
+    pub(super) fn lagging(&self) -> impl Iterator<Item = (&RoomName, &ConnectionId)> {
+        let rooms = self.lagging.iter();
+        rooms.flat_map(|(room, clients)| clients.iter().map(move |client| (room, client)))
+    }
+
     /// Returns the time at which [`super::Chat::store_positions`] is due.
     pub(super) fn deadline(&self) -> Option<Millis> {
         self.store_at

@@ -8,6 +8,7 @@ use crate::host::Stored;
 use crate::ids::ClientId;
 use crate::output::{Output, PositionKey};
 use crate::socketio::SocketIoServer;
+use roomcast_proto::link::UNKNOWN_PRESENCE;
 use roomcast_proto::time::Millis;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -43,16 +44,19 @@ impl Chat {
         positions: HashMap<PositionKey, u64>,
     ) {
         for key in positions.into_keys() {
-            let PositionKey::Room(room) = &key else {
+            let (PositionKey::Room(room) | PositionKey::Presence(room)) = &key else {
                 continue;
             };
             if let Some(link) = self.rooms.get_mut(room) {
                 link.is_stored = true;
                 continue;
             }
-            let room = room.clone();
+            let deleted = key.clone();
             server.engine.push(Output::TrackPosition { key, at: None });
-            server.engine.push(Output::StorePosition { room, at: None });
+            server.engine.push(Output::StorePosition {
+                key: deleted,
+                at: None,
+            });
         }
     }
 
@@ -107,8 +111,9 @@ impl Chat {
                 room: room.clone(),
                 client: client.id.clone(),
             });
+            let behind = behind.copied().or(subscription.lagging_at);
             subscription.delivered = match behind {
-                Some(behind) => *behind,
+                Some(behind) => behind,
                 None => {
                     let stored = positions
                         .get(&PositionKey::Room(room.clone()))
@@ -122,13 +127,20 @@ impl Chat {
             }
             let link = self.rooms.entry(room.clone()).or_default();
             link.subscribers.push(key);
+            link.presence = Some(
+                positions
+                    .get(&PositionKey::Presence(room.clone()))
+                    .copied()
+                    .unwrap_or(UNKNOWN_PRESENCE),
+            );
             link.delivered = link.delivered.max(subscription.delivered);
             link.epoch.clone_from(&subscription.epoch);
         }
     }
 
     /// Repairs the subscriptions that were being repaired. After a panic, repairs all
-    /// subscriptions, because the commands and deliveries in memory are lost.
+    /// subscriptions, because the commands and deliveries in memory are lost. Asks the rooms
+    /// for the events that the other subscriptions lack.
     fn repair_rooms(&mut self, server: &mut SocketIoServer, key: ClientId, panicked: bool) {
         let Some(client) = self.clients.get(key) else {
             return;
@@ -137,6 +149,14 @@ impl Chat {
         let missed = subscriptions.filter(|one| panicked || one.repairing);
         for room in missed.map(|one| one.room.clone()).collect::<Vec<_>>() {
             self.repair(server, key, &room);
+        }
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let subscriptions = client.subscriptions.iter();
+        let lagging = subscriptions.filter(|one| one.lagging_at.is_some());
+        for room in lagging.map(|one| one.room.clone()).collect::<Vec<_>>() {
+            self.request_log(server, key, &room);
         }
     }
 }

@@ -20,6 +20,11 @@ impl Retries {
         self.0.push(retry);
     }
 
+    /// Returns `true` if a command for this room is sent again later.
+    pub(super) fn has(&self, room: &RoomName) -> bool {
+        self.0.iter().any(|retry| retry.room == *room)
+    }
+
     /// Returns the commands that are due.
     pub(super) fn take_due(&mut self, now: Millis) -> Vec<Retry> {
         self.0.extract_if(.., |retry| retry.at <= now).collect()

@@ -2,11 +2,16 @@
 
 use crate::ids::ClientId;
 use roomcast_proto::id::{ConnectionId, Epoch};
-use roomcast_proto::link::{Command as ToRoom, PresenceVersion};
+use roomcast_proto::link::{Command as ToRoom, PresenceVersion, UNKNOWN_PRESENCE};
+use roomcast_proto::time::{MINUTE, Millis, SECOND};
 
 /// The maximum number of turns of the event loop for which a request waits for further
 /// commands: as many as a batch of a room waits.
 const MAX_TURNS: u32 = 4;
+
+/// Longest delays in milliseconds after which commands are sent again whose request has failed
+/// once, twice, and so on. They are similar to those of a room for an unreachable gateway.
+const RETRY_DELAYS: [Millis; 5] = [2 * SECOND, 5 * SECOND, 10 * SECOND, 30 * SECOND, MINUTE];
 
 /// The subscribers of a room, the commands for it, and its deliveries so far.
 #[derive(Default)]
@@ -23,10 +28,19 @@ pub(super) struct RoomLink {
     turns: u32,
     /// The subscriptions that the request in progress ends.
     sent_departures: Vec<ConnectionId>,
+    /// The result of the last request is not known.
+    is_in_flight: bool,
+    /// Number of consecutive requests that failed.
+    failures: usize,
     last_delivery: LastDelivery,
     /// The version of the room's presence that all subscribers were told;
     /// [`UNKNOWN_PRESENCE`] after the gateway was restored without it. `None` before the first delivery.
     pub(super) presence: Option<PresenceVersion>,
+    /// Some subscribers were told only an earlier version than the others, which is
+    /// `presence`.
+    lacks_presence: bool,
+    /// The value of `presence` in the last [`crate::Output::TrackPosition`].
+    pub(super) reported_presence: Option<PresenceVersion>,
     /// The epoch of the log of the room.
     pub(super) epoch: Epoch,
     /// The highest `seq` that was delivered to all subscribers, except for those that
@@ -34,7 +48,7 @@ pub(super) struct RoomLink {
     pub(super) delivered: u64,
     /// The value of `delivered` in the last [`crate::Output::TrackPosition`].
     pub(super) reported: Option<u64>,
-    /// `delivered` has changed since the last [`crate::Output::StorePosition`].
+    /// `delivered` or `presence` has changed since the last [`crate::Output::StorePosition`].
     pub(super) is_unsaved: bool,
     /// The host has stored a position of the room.
     pub(super) is_stored: bool,
@@ -74,11 +88,15 @@ impl RoomLink {
 
     /// Returns the commands for a request, or `None` if there are none.
     pub(super) fn take_commands(&mut self) -> Option<Vec<ToRoom>> {
+        if std::mem::take(&mut self.is_in_flight) {
+            self.failures = 0;
+        }
         if self.outbox.is_empty() {
             self.is_forwarding = false;
             return None;
         }
         self.sent = self.outbox.len();
+        self.is_in_flight = true;
         let departures = self
             .outbox
             .iter()
@@ -92,6 +110,14 @@ impl RoomLink {
     /// Records that the last request failed. It may have arrived.
     pub(super) fn forward_failed(&mut self) {
         self.sent_departures.clear();
+        self.is_in_flight = false;
+        self.failures += 1;
+    }
+
+    /// Returns the longest delay until a command of the last request is sent again.
+    pub(super) fn retry_delay(&self) -> Millis {
+        let last = RETRY_DELAYS.len() - 1;
+        RETRY_DELAYS[self.failures.saturating_sub(1).min(last)]
     }
 
     /// Returns `true` if the delivery with this life and number was received before. The
@@ -107,26 +133,47 @@ impl RoomLink {
         self.epoch = epoch;
     }
 
+    /// Returns the version of the presence that the subscribers were told, if they lack
+    /// changes: if it is neither that before a delivery nor that after it.
+    pub(super) fn lacking_presence(
+        &self,
+        before: PresenceVersion,
+        after: PresenceVersion,
+    ) -> Option<PresenceVersion> {
+        // A room of an older version has no versions of the presence.
+        self.presence
+            .filter(|told| after != 0 && *told != before && *told != after)
+    }
+
     /// Advances the version of the presence from `before` to `after`, the version after a
-    /// delivery. Returns the version that the subscribers were told if it is not `before`:
-    /// then they lack changes, and the version stays.
+    /// delivery. If subscribers lack changes, the version stays and is returned.
     pub(super) fn advance_presence(
         &mut self,
         before: PresenceVersion,
         after: PresenceVersion,
     ) -> Option<PresenceVersion> {
-        if after == 0 {
-            // The room has an older version, without versions of the presence.
-            return None;
+        let lacking = self.lacking_presence(before, after);
+        if lacking.is_none() && after != 0 {
+            self.is_unsaved |= self.presence != Some(after);
+            self.presence = Some(after);
+            self.lacks_presence = false;
         }
-        match self.presence {
-            Some(told) if told != before => Some(told),
-            // The first subscribers were told the presence when they joined.
-            _ => {
-                self.presence = Some(after);
-                None
-            }
+        lacking
+    }
+
+    /// Records that a subscriber was told the presence only up to this version.
+    pub(super) fn lower_presence(&mut self, version: PresenceVersion) {
+        if self.presence == Some(version) {
+            return;
         }
+        // Which of two versions is the earlier one is not known.
+        let version = match self.lacks_presence {
+            true => UNKNOWN_PRESENCE,
+            false => version,
+        };
+        self.presence = Some(version);
+        self.lacks_presence = true;
+        self.is_unsaved = true;
     }
 
     /// Returns `true` if the room has no subscribers and no commands in progress.

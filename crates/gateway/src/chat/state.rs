@@ -4,6 +4,7 @@ use super::cleaning::Cleaning;
 use super::client::Client;
 use super::clients::Clients;
 use super::departures::Departures;
+use super::pauses::Pauses;
 use super::positions::DeliveryPositions;
 use super::retries::Retries;
 use super::room_link::RoomLink;
@@ -21,6 +22,7 @@ pub(crate) struct Chat {
     pub(super) recovering: HashSet<ClientId>,
     pub(super) departures: Departures,
     pub(super) retries: Retries,
+    pub(super) pauses: Pauses,
     pub(super) positions: DeliveryPositions,
     pub(super) cleaning: Cleaning,
     /// No client and no retry is due before this time.

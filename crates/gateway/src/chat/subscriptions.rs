@@ -2,6 +2,7 @@
 
 use super::client::{Phase, Subscription, SubscriptionState};
 use super::retries::Retry;
+use super::room_link::RoomLink;
 use super::state::Chat;
 use crate::ids::ClientId;
 use crate::socketio::SocketIoServer;
@@ -11,11 +12,10 @@ use roomcast_proto::error::Error;
 use roomcast_proto::event;
 use roomcast_proto::framing;
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
-use roomcast_proto::link::Command as ToRoom;
-use roomcast_proto::time::{Millis, SECOND};
-
-/// Time after which a command to a room whose request failed is sent again.
-const RETRY_DELAY: Millis = 5 * SECOND;
+use roomcast_proto::link::{Command as ToRoom, UNKNOWN_PRESENCE};
+use roomcast_proto::position::Position;
+use roomcast_proto::retry::jittered;
+use roomcast_proto::time::Millis;
 
 impl Chat {
     /// Handles [`Item::Subscribed`]: a room has accepted a client. The client receives
@@ -27,8 +27,8 @@ impl Chat {
         room: &RoomName,
         after: u64,
     ) {
-        let link = self.rooms.get(room);
-        let epoch = link.map_or_else(Epoch::default, |link| link.epoch.clone());
+        let mut link = self.rooms.get_mut(room);
+        let epoch = (link.as_ref()).map_or_else(Epoch::default, |link| link.epoch.clone());
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
@@ -37,6 +37,10 @@ impl Chat {
         let Some(mut index) = client.index_of(room) else {
             return;
         };
+        if client.subscriptions[index].receives_events() {
+            // The room repeats it, because the answer to its delivery was lost.
+            return;
+        }
         if client.subscriptions[index].state == SubscriptionState::Joining {
             // Offsets use the order in which rooms accept the client.
             let subscription = client.subscriptions.remove(index);
@@ -46,6 +50,12 @@ impl Chat {
         let subscription = &mut client.subscriptions[index];
         let requested = (subscription.from, subscription.epoch.clone());
         subscription.delivered = after;
+        subscription.is_paused = false;
+        subscription.is_reported = false;
+        let presence = subscription.presence.take();
+        if let (Some(presence), Some(link)) = (presence, &mut link) {
+            link.lower_presence(presence);
+        }
         if subscription.repairing {
             subscription.repairing = false;
             subscription.epoch = epoch;
@@ -54,7 +64,6 @@ impl Chat {
         if subscription.state != SubscriptionState::Leaving {
             subscription.state = SubscriptionState::Joined;
         }
-        subscription.join_command = None;
         subscription.from = after;
         subscription.epoch.clone_from(&epoch);
         subscription.offset_version = Some(version);
@@ -64,6 +73,10 @@ impl Chat {
         } = &mut client.phase
             && pending.remove(room)
         {
+            if let (None, Some(link)) = (presence, link) {
+                // A record of an older version.
+                link.lower_presence(UNKNOWN_PRESENCE);
+            }
             *complete &= requested == (after, epoch);
             return;
         }
@@ -78,9 +91,22 @@ impl Chat {
         key: ClientId,
         room: &RoomName,
     ) {
-        let Some(Subscription { state, .. }) = self.remove_subscription(key, room) else {
+        let Some(Subscription {
+            state,
+            join_command,
+            ..
+        }) = self.remove_subscription(key, room)
+        else {
             return;
         };
+        if join_command.is_some() {
+            // The answer of the room was lost.
+            self.send(
+                server,
+                key,
+                &framing::error(join_command, &Error::internal()),
+            );
+        }
         let Some(client) = self.clients.get(key) else {
             return;
         };
@@ -126,6 +152,46 @@ impl Chat {
         Some(removed)
     }
 
+    /// Takes the answer to the `joinRoom` command of a client, if it is in `text`.
+    pub(super) fn join_answered(&mut self, key: ClientId, room: &RoomName, text: &str) {
+        let subscription = self.clients.subscription_mut(key, room);
+        if let Some(subscription) = subscription.filter(|one| one.join_command.is_some()) {
+            let mut answers = text.split('\n').map(framing::answered);
+            if answers.any(|id| id == subscription.join_command) {
+                subscription.join_command = None;
+            }
+        }
+    }
+
+    /// Asks a room that has accepted a client for the answer to its `joinRoom` command, if the
+    /// answer was lost. The command joins the room again, which has no other effect.
+    pub(super) fn request_join_answer(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        room: &RoomName,
+    ) {
+        let subscription = self.clients.subscription_mut(key, room);
+        let Some(subscription) = subscription.filter(|one| one.join_command.is_some()) else {
+            return;
+        };
+        if subscription.state == SubscriptionState::Leaving {
+            // The command must not follow the `leaveRoom` command.
+            let id = subscription.join_command.take();
+            self.send(server, key, &framing::error(id, &Error::internal()));
+        } else {
+            let command = ToRoom::Execute {
+                connection: subscription.id.clone(),
+                id: subscription.join_command,
+                command: Command::Join {
+                    room: Some(room.clone()),
+                    position: Position::default(),
+                },
+            };
+            self.forward(server, room, command);
+        }
+    }
+
     /// Handles the commands of a request to a room that failed.
     pub(crate) fn request_failed(
         &mut self,
@@ -139,6 +205,14 @@ impl Chat {
         for command in commands {
             let key = self.clients.by_subscription(command.connection());
             match (command, key) {
+                (
+                    command @ ToRoom::Execute {
+                        command: Command::Join { .. },
+                        id: Some(id),
+                        ..
+                    },
+                    Some(key),
+                ) if self.awaits_join(key, room, id) => self.retry(server, room, command),
                 (
                     ToRoom::Execute {
                         connection,
@@ -161,13 +235,26 @@ impl Chat {
                     self.join_request_failed(server, key, room, command);
                 }
                 // The room must learn of these commands, so they are sent again.
-                (command @ (ToRoom::Gone { .. } | ToRoom::Refresh { .. }), _) => {
-                    self.retry(server, room, command);
-                }
+                (
+                    command
+                    @ (ToRoom::Gone { .. } | ToRoom::Refresh { .. } | ToRoom::Resume { .. }),
+                    _,
+                ) => self.retry(server, room, command),
                 // Only gateways of older versions send frames.
                 (ToRoom::Frame { .. }, Some(_)) | (_, None) => {}
             }
         }
+    }
+
+    /// Returns `true` if a room has accepted a client and has not answered its `joinRoom`
+    /// command with this id.
+    fn awaits_join(&self, key: ClientId, room: &RoomName, id: u32) -> bool {
+        let subscription = self.clients.subscription(key, room);
+        subscription.is_some_and(|one| {
+            one.state == SubscriptionState::Joined
+                && one.receives_events()
+                && one.join_command == Some(id)
+        })
     }
 
     fn join_request_failed(
@@ -238,7 +325,9 @@ impl Chat {
 
     /// Sends a command to a room again later.
     fn retry(&mut self, server: &SocketIoServer, room: &RoomName, command: ToRoom) {
-        let at = server.engine.now() + RETRY_DELAY;
+        let link = self.rooms.get(room);
+        let delay = link.map_or(0, RoomLink::retry_delay);
+        let at = server.engine.now() + jittered(delay, server.engine.random());
         self.retries.push(Retry {
             at,
             room: room.clone(),
@@ -251,6 +340,7 @@ impl Chat {
     pub(super) fn run_retries(&mut self, server: &mut SocketIoServer, now: Millis) {
         for Retry { room, command, .. } in self.retries.take_due(now) {
             self.run_retry(server, &room, command);
+            self.forget_room(server, &room);
         }
         if let Some(at) = self.retries.deadline() {
             self.schedule(at);
@@ -268,7 +358,25 @@ impl Chat {
             (ToRoom::Refresh { connection, .. }, Some(key)) if is_current => {
                 self.refresh_rights(server, key, room, connection);
             }
-            (ToRoom::Join { .. } | ToRoom::Refresh { .. }, _) => {}
+            // A client that is paused again is resumed later.
+            (ToRoom::Resume { connection, .. }, Some(key)) if is_current => {
+                let current = self.clients.current_subscription(room, &connection);
+                if current.is_some_and(|subscription| !subscription.is_paused) {
+                    self.request_log(server, key, room);
+                }
+            }
+            (ToRoom::Execute { id: Some(id), .. }, Some(key))
+                if self.awaits_join(key, room, id) =>
+            {
+                self.request_join_answer(server, key, room);
+            }
+            (
+                ToRoom::Join { .. }
+                | ToRoom::Refresh { .. }
+                | ToRoom::Resume { .. }
+                | ToRoom::Execute { .. },
+                _,
+            ) => {}
             // The client has joined again since, and its new subscription replaces the
             // one that it left.
             (ToRoom::Gone { .. }, Some(key)) if self.clients.subscription(key, room).is_some() => {}

@@ -15,6 +15,7 @@ impl Chat {
         let deadlines = [
             self.next_deadline,
             self.positions.deadline(),
+            self.pauses.deadline(),
             self.cleaning.deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -37,6 +38,7 @@ impl Chat {
     ) {
         self.store_positions(server, now);
         self.clean(server, now);
+        self.check_paused(server, last_seen, now);
         if self.next_deadline.is_none_or(|at| at > now) {
             return;
         }

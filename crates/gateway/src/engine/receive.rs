@@ -20,6 +20,7 @@ impl EngineServer {
             return;
         };
         state.consumer.on_activity(now);
+        state.has_been_active = true;
         match state.role {
             Role::Native => self.push_event(EngineEvent::NativeFrame { socket, frame }),
             Role::Candidate(id) if frame.len() > MAX_PROBE_BYTES => self.drop_candidate(id),

@@ -2,7 +2,7 @@
 
 use super::server::EngineServer;
 use super::sessions::Transport;
-use super::sockets::Role;
+use super::sockets::{Role, SocketState};
 use crate::frame::Frame;
 use crate::ids::{SessionId, SocketId};
 use crate::output::Output;
@@ -16,10 +16,20 @@ use roomcast_proto::time::Millis;
 /// consumer.
 const PINGS_PER_LIMIT: usize = 4;
 
+/// Maximum number of bytes sent to a client that has not sent a frame or a ping since it
+/// connected, if it is less than `max_unacked_bytes` (CONTRACT, Delivery 4).
+const MAX_UNACKED_BEFORE_ACTIVITY: usize = 1 << 20;
+
+/// Size in bytes of the packets that wait for the next poll of a session above which the
+/// layers above must send no further events. It is the size of the answer to a poll, which is
+/// in memory as a whole.
+const MAX_WAITING: usize = 1 << 20;
+
 impl EngineServer {
     /// Sends a packet to the client of a session.
     pub(crate) fn send_packet(&mut self, id: SessionId, packet: Packet) {
-        let limit = self.config.limits.max_unacked_bytes;
+        // The layers above stop at `MAX_WAITING`, except for answers to commands.
+        let limit = self.config.limits.max_unacked_bytes.max(4 * MAX_WAITING);
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
@@ -70,12 +80,40 @@ impl EngineServer {
         self.push(Output::Send { socket, frame });
     }
 
-    /// Counts `bytes` that were written to a socket. Returns `true` if more than
-    /// `max_unacked_bytes` were written since the client's last frame or ping; the host
-    /// must then call [`EngineServer::check_slow`]. Pings a session's socket several
-    /// times before that.
-    pub fn sent(&mut self, socket: SocketId, bytes: usize) -> bool {
+    /// Returns `true` if the client of a socket must receive no further events, because it
+    /// has not shown that it reads.
+    pub(crate) fn is_socket_congested(&self, socket: SocketId) -> bool {
+        let state = self.sockets.get(socket);
+        state.is_some_and(|state| state.consumer.unacked() > self.limit_of(state))
+    }
+
+    /// Returns `true` if the client of a session must receive no further events, because it
+    /// has not shown that it reads, or has not polled.
+    pub(crate) fn is_session_congested(&self, id: SessionId) -> bool {
+        match self.sessions.get(id).map(|session| &session.transport) {
+            Some(Transport::Socket(socket)) => self.is_socket_congested(*socket),
+            Some(Transport::Polling { bytes, .. }) => *bytes > MAX_WAITING,
+            None => false,
+        }
+    }
+
+    /// Returns the maximum number of bytes that the client of a socket may not have read.
+    fn limit_of(&self, state: &SocketState) -> usize {
         let limit = self.config.limits.max_unacked_bytes;
+        match state.has_been_active {
+            true => limit,
+            false => limit.min(MAX_UNACKED_BEFORE_ACTIVITY),
+        }
+    }
+
+    /// Counts `bytes` that were written to a socket. Returns `true` if the client must receive
+    /// no further events, because it has not sent a frame or ping since; the host must then
+    /// call [`EngineServer::check_slow`]. Pings a session's socket several times before that.
+    pub fn sent(&mut self, socket: SocketId, bytes: usize) -> bool {
+        let Some(state) = self.sockets.get(socket) else {
+            return false;
+        };
+        let limit = self.limit_of(state);
         let Some(state) = self.sockets.get_mut(socket) else {
             return false;
         };
@@ -89,22 +127,12 @@ impl EngineServer {
         over_limit
     }
 
-    /// Closes a slow consumer; its client can resume. `last_seen` is the time of the
-    /// last ping that the runtime answered by itself. The socket stays open if this
-    /// ping came after the last frame.
+    /// Takes the time of the last ping that the runtime answered by itself. If this ping came
+    /// after the last frame, the client can receive events again.
     pub fn check_slow(&mut self, socket: SocketId, last_seen: Option<Millis>, now: Millis) {
         let Some(state) = self.sockets.get_mut(socket) else {
             return;
         };
-        if state.consumer.check_ping(last_seen, now) {
-            return;
-        }
-        let (role, bytes) = (state.role, state.consumer.unacked());
-        self.log(LogRecord::reject("slow").with("unackedBytes", bytes));
-        match role {
-            Role::Native => self.close_socket(socket, Disconnect::TooSlow),
-            Role::Session(id) => self.close_session(id, Disconnect::TooSlow),
-            Role::Candidate(id) => self.drop_candidate(id),
-        }
+        state.has_been_active |= state.consumer.check_ping(last_seen, now);
     }
 }

@@ -71,6 +71,12 @@ impl EngineServer {
         (self.random_id)()
     }
 
+    /// Returns a random number.
+    pub(crate) fn random(&self) -> u32 {
+        let id = u64::from_str_radix(&self.new_id(), 16).unwrap_or_default();
+        (id >> 32) as u32
+    }
+
     /// Sets the current time. Called before any other method.
     pub fn set_now(&mut self, now: Millis) {
         self.now = now;

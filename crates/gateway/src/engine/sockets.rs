@@ -14,6 +14,8 @@ pub(super) struct SocketState {
     pub(super) role: Role,
     /// Detects that the client does not read.
     pub(super) consumer: SlowConsumerGuard,
+    /// The client has sent a frame or a ping since it connected. `true` for a restored socket.
+    pub(super) has_been_active: bool,
     /// The connection id of a native socket.
     native_id: Option<String>,
     /// The newest valid token of a native socket.
@@ -44,6 +46,7 @@ impl Sockets {
         self.slots.insert(SocketState {
             role,
             consumer: SlowConsumerGuard::new(last_frame_at),
+            has_been_active: last_frame_at == 0,
             native_id: None,
             identity: None,
         })

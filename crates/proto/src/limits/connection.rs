@@ -2,7 +2,7 @@
 
 use super::rate_limit::Rate;
 use crate::settings::{Duration, PerMinute, PerSecond, Whole};
-use crate::time::{Millis, SECOND};
+use crate::time::{MINUTE, Millis, SECOND};
 use serde::Serialize;
 
 crate::settings! {
@@ -37,9 +37,13 @@ crate::settings! {
         pub max_frame_bytes: usize = 64 * 1024,
             ["MAX_FRAME_BYTES"], Whole { min: 256, max: 1 << 20 };
         /// Maximum number of bytes sent to a connection since its last frame or ping. Above it, the
-        /// connection is closed as a slow consumer.
-        pub max_unacked_bytes: usize = 32 << 20,
+        /// connection receives no further events until it sends one, and then the events that it
+        /// lacks. 1 MiB at most for a connection that has sent neither.
+        pub max_unacked_bytes: usize = 8 << 20,
             ["MAX_UNACKED_BYTES"], Whole { min: 1_024, max: 64 << 20 };
+        /// Time without a frame or ping after which a connection that is over `MAX_UNACKED_BYTES`
+        /// is closed as a slow consumer.
+        pub catch_up_timeout: Millis = MINUTE, ["CATCH_UP_TIMEOUT"], Duration { min: 1_000 };
         /// Keepalive timeout: a connection that has pinged at least once is closed after this time
         /// without a ping or another frame.
         pub ghost_timeout: Millis = 90 * SECOND, ["GHOST_TIMEOUT"], Duration { min: 1 };

@@ -177,9 +177,15 @@ impl Room {
 
     /// Sends the first message to a connection that has joined: `connected` with the state
     /// of the room at `head`, or the answer to `joinRoom`; then the events up to `head`.
-    pub(super) fn welcome(&mut self, arrival: &Arrival, head: u64, out: &mut Vec<Output>) {
+    pub(super) fn welcome(
+        &mut self,
+        arrival: &Arrival,
+        head: u64,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
         if let Welcome::JoinAnswer(id) = arrival.welcome {
-            return self.welcome_remote(arrival, id, head, out);
+            return self.welcome_remote(arrival, id, head, now, out);
         }
         let conn = arrival.conn;
         let Some(connection) = self.connections.get(conn) else {

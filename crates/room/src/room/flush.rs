@@ -2,7 +2,6 @@
 
 use super::Room;
 use crate::connection::Connection;
-use crate::ephemeral::{EphemeralEvent, Except};
 use crate::ids::ConnId;
 use crate::member::Cursor;
 use crate::output::{Change, Output};
@@ -11,9 +10,7 @@ use crate::seq_range::SeqRange;
 use crate::timers::Timer;
 use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
-use roomcast_proto::id::UserId;
 use roomcast_proto::log_record::LogRecord;
-use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
 use roomcast_proto::{event, framing};
 
@@ -88,7 +85,7 @@ impl Room {
         // New connections receive the log up to the head before this batch, and then the
         // batch like all other connections.
         for arrival in batch.take_arrivals() {
-            self.welcome(&arrival, head, out);
+            self.welcome(&arrival, head, now, out);
         }
         for reply in batch.take_replies() {
             out.push(Output::Reply {
@@ -102,7 +99,7 @@ impl Room {
         };
         let catching_up = self
             .connections
-            .filter(|connection| connection.catch_up.is_some());
+            .filter(|connection| connection.catch_up.is_some() && !connection.attachment.remote);
         out.push(Output::Deliver(batch.into_delivery(
             self.batches,
             events,
@@ -238,7 +235,7 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        self.gateways.probe(now);
+        self.gateways.retry(now);
         let stale = self.find_stale(pinged, now);
         out.push(Output::Log(
             LogRecord::info("alarm").with("ghosts", stale.len()),

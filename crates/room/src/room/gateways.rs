@@ -3,16 +3,22 @@
 //! A room treats a connection at a gateway like a connection of its own sockets.
 //! [`Room::route`] queues the outputs for connections at gateways as items; the host sends
 //! one request with items at a time to each gateway.
+//!
+//! The gateway knows the position of each of its connections. It drops logged events that do
+//! not follow the position, and reports the position in its answer. The room then sends the
+//! connection the log from there. So texts can be lost or dropped at any time, and a gateway
+//! that was out of reach keeps its subscriptions: the room probes them when it answers again.
 
 use super::Room;
 use crate::batch::{Arrival, Welcome};
 use crate::catch_up::{CatchUp, LogRead, Portion};
 use crate::connection::Connection;
 use crate::frame::Frame;
-use crate::gateway_links::{Subscription, TextEvents};
+use crate::gateway_links::{Subscription, TextEvents, too_many_answers};
 use crate::ids::ConnId;
 use crate::outbox::{Outboxes, Retry};
 use crate::output::{Change, Output};
+use crate::presence::FeedReceiver;
 use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
 use roomcast_proto::access::{Rights, TokenId};
@@ -57,12 +63,24 @@ impl Room {
         out: &mut Vec<Output>,
     ) {
         self.gateways.active(gateway);
-        let subscription = Subscription {
-            gateway: gateway.clone(),
-            id: command.connection().clone(),
-        };
+        let subscription = Subscription::new(gateway.clone(), command.connection().clone());
         let known = self.gateways.find(&subscription.id);
+        let is_full = self.gateways.is_full(gateway);
         match command {
+            Command::Join {
+                request,
+                id,
+                again: false,
+            } if is_full => {
+                let error = too_many_answers();
+                let answer = Some(framing::error(id, &error));
+                self.refuse(&subscription, &request.user, answer, error.code, out);
+            }
+            Command::Execute { id, .. } if is_full => {
+                let answer = framing::error(id, &too_many_answers());
+                self.gateways
+                    .queue_text(&subscription, &answer, TextEvents::None);
+            }
             Command::Join { request, id, again } => {
                 let user = request.user.clone();
                 let cause = match again {
@@ -86,11 +104,11 @@ impl Room {
             }
             Command::Execute { id, command, .. } => match known {
                 Some(conn) => self.receive_command(conn, id, command, now, out),
-                None => self.report_lost(&subscription, id),
+                None => self.answer_lost(&subscription, id),
             },
             Command::Frame { frame, .. } => match known {
                 Some(conn) => self.receive(conn, Frame::Text(&frame), now, out),
-                None => self.report_lost(&subscription, framing::decode_line(&frame).id),
+                None => self.answer_lost(&subscription, framing::decode_line(&frame).id),
             },
             Command::Gone { code, .. } => {
                 if let Some(conn) = known.or_else(|| self.connection_of(&subscription.id)) {
@@ -104,17 +122,61 @@ impl Room {
                     self.set_rights(conn, rights, expires, now, out);
                 }
             }
+            Command::Resume { after, .. } => match known {
+                Some(conn) => {
+                    self.gateways.resume(conn);
+                    self.feed(conn, after);
+                    // The answer of the gateway says whether the client lacks presence.
+                    let (to, at) = (subscription.id, self.log.head());
+                    self.gateways.queue(gateway, Item::Probe { to, at });
+                }
+                None => self.report_lost(&subscription),
+            },
         }
     }
 
-    /// Answers a command of a connection that was given up, or whose room was deleted.
-    fn report_lost(&mut self, subscription: &Subscription, id: Option<u32>) {
-        let answer = framing::error(id, &Error::internal());
+    /// Returns `true` if the room accepts a request of a gateway. Otherwise the host answers
+    /// it with an error, because too many answers wait for the gateway.
+    pub fn accepts_request(&self, gateway: &GatewayName) -> bool {
+        !self.gateways.is_congested(gateway)
+    }
+
+    /// Informs a gateway that a connection does not exist in the room, for example because its
+    /// token has expired while the gateway was unreachable.
+    fn report_lost(&mut self, subscription: &Subscription) {
         let to = subscription.id.clone();
         self.gateways
             .queue(&subscription.gateway, Item::Lost { to });
+    }
+
+    /// Answers a command of a connection that does not exist in the room.
+    fn answer_lost(&mut self, subscription: &Subscription, id: Option<u32>) {
+        self.report_lost(subscription);
+        let answer = framing::error(id, &Error::internal());
         self.gateways
             .queue_text(subscription, &answer, TextEvents::None);
+    }
+
+    /// Sends a connection at a gateway the events after `after`, up to which it has received
+    /// all events.
+    fn feed(&mut self, conn: ConnId, after: u64) {
+        let head = self.log.head();
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        let catch_up = connection.catch_up.get_or_insert_with(CatchUp::default);
+        if catch_up.continue_after(after, head) {
+            connection.catch_up = None;
+        }
+        self.continue_catch_up(conn);
+    }
+
+    /// Announces expired events and queues the connection for its next portion.
+    fn continue_catch_up(&mut self, conn: ConnId) {
+        self.announce_gaps(conn);
+        if self.next_portion(conn).is_some() {
+            self.gateways.catch_up(conn);
+        }
     }
 
     /// Joins a connection of a gateway. Another connection of the same client is replaced.
@@ -230,6 +292,7 @@ impl Room {
         arrival: &Arrival,
         id: Option<u32>,
         head: u64,
+        now: Millis,
         out: &mut Vec<Output>,
     ) {
         let (conn, start) = (arrival.conn, arrival.start);
@@ -237,18 +300,25 @@ impl Room {
         let Some(connection) = self.connections.get(conn).filter(is_joined) else {
             return;
         };
+        let answer = id.map(|id| {
+            let answer = self.join_answer(&connection.attachment.user, head, start);
+            framing::ack(id, &answer)
+        });
+        let bytes = answer.as_ref().map_or(0, String::len);
+        if !self.gateways.reserve(conn, bytes) {
+            out.push(Output::Send {
+                conn,
+                frame: framing::error(id, &too_many_answers()),
+            });
+            out.push(Output::Unsubscribed { conn });
+            return self.disconnect(conn, NORMAL, now, out);
+        }
         out.push(Output::Attach { conn });
         out.push(Output::Subscribed {
             conn,
             after: start.after,
         });
-        if let Some(id) = id {
-            let answer = self.join_answer(&connection.attachment.user, head, start);
-            out.push(Output::Send {
-                conn,
-                frame: framing::ack(id, &answer),
-            });
-        }
+        out.extend(answer.map(|frame| Output::Send { conn, frame }));
         let range = SeqRange {
             after: start.after,
             upto: head,
@@ -312,10 +382,7 @@ impl Room {
                 None
             }
             Output::CatchUp { conn } => {
-                self.announce_gaps(conn);
-                if self.next_portion(conn).is_some() {
-                    self.gateways.catch_up(conn);
-                }
+                self.continue_catch_up(conn);
                 None
             }
             Output::Unsubscribed { conn } => {
@@ -330,12 +397,24 @@ impl Room {
         }
     }
 
-    /// Returns the gateways to which the host must start to send deliveries. Drops items
-    /// for slow gateways. The host calls this after each input.
+    /// Returns the gateways to which the host must start to send deliveries. Drops broadcasts
+    /// for slow gateways; their connections then receive the events from the log. The host
+    /// calls this after each input.
     pub fn start_deliveries(&mut self, out: &mut Vec<Output>) -> Vec<GatewayName> {
-        for gateway in self.gateways.shed(self.log.head()) {
-            let record = LogRecord::reject("slow").with("gateway", gateway.as_str());
-            out.push(Output::Log(record));
+        for shed in self.gateways.shed() {
+            for conn in self.gateways.connections_of(&shed.gateway) {
+                let connection = self.connections.get(conn);
+                // A connection that catches up is at an earlier event.
+                if let Some(after) = shed.after
+                    && connection.is_some_and(|connection| connection.catch_up.is_none())
+                {
+                    self.feed(conn, after);
+                }
+            }
+            let record = LogRecord::reject("slow").with("gateway", shed.gateway.as_str());
+            out.push(Output::Log(
+                record.with("lostEphemeral", shed.lost_ephemeral),
+            ));
         }
         self.gateways.start_deliveries()
     }
@@ -348,6 +427,11 @@ impl Room {
             let conn = self.gateways.next_portion(gateway)?;
             self.announce_gaps(conn);
             if let Some(portion) = self.next_portion(conn) {
+                if !portion.is_past {
+                    let (connections, head) = (&self.connections, self.log.head());
+                    let lacks_same = |one| connections.next_portion(one, head) == Some(portion);
+                    self.gateways.share_portion(gateway, lacks_same);
+                }
                 return Some(LogRead { conn, portion });
             }
             // The connection is closed, or the events that it lacks have expired.
@@ -356,15 +440,17 @@ impl Room {
     }
 
     /// Queues the part of the log that [`Room::next_read`] returned and the host has read,
-    /// up to the event `last`. `text` contains the events.
+    /// up to the event `last`, for all connections that lack the same events. `text` contains
+    /// the events.
     pub fn log_read(&mut self, read: LogRead, last: u64, text: &str) {
         let LogRead { conn, portion } = read;
         let events = TextEvents::of_portion(&portion, last);
-        self.gateways.unicast(conn, text, events);
         let head = self.log.head();
-        self.connections.portion_sent(conn, last, head);
-        if self.next_portion(conn).is_some() {
-            self.gateways.catch_up(conn);
+        for conn in self.gateways.queue_portion(conn, text, events) {
+            self.connections.portion_sent(conn, last, head);
+            if self.next_portion(conn).is_some() {
+                self.gateways.catch_up(conn);
+            }
         }
     }
 
@@ -390,12 +476,14 @@ impl Room {
     /// Returns the body of the next delivery to a gateway. Returns `None` if no item waits;
     /// the host then stops sending to the gateway.
     pub fn take_delivery(&mut self, gateway: &GatewayName) -> Option<serde_json::Result<String>> {
-        let epoch = self.log.epoch();
-        self.gateways.take_delivery(gateway, &self.name, epoch)
+        let (epoch, head) = (self.log.epoch(), self.log.head());
+        let version = self.presence.log.version();
+        self.gateways
+            .take_delivery(gateway, &self.name, epoch, head, version)
     }
 
     /// Handles the acknowledgement of a delivery. The answer names the connections that do
-    /// not exist at the gateway.
+    /// not exist at the gateway, lack events or are paused.
     pub fn delivery_acknowledged(
         &mut self,
         gateway: &GatewayName,
@@ -413,36 +501,43 @@ impl Room {
                 self.unsubscribe(conn, ABNORMAL, now, out);
             }
         }
+        for (id, after) in &answer.behind {
+            if let Some(conn) = self.gateways.find(id) {
+                self.feed(conn, *after);
+            }
+        }
+        for id in &answer.paused {
+            if let Some(conn) = self.gateways.find(id) {
+                self.gateways.pause(conn, acknowledgement.number);
+            }
+        }
+        if let Some(since) = self
+            .gateways
+            .presence_acknowledged(gateway, answer.presence)
+        {
+            self.feed_presence(FeedReceiver::Gateway(gateway.clone()), since, now);
+        }
         if acknowledgement.was_unreachable {
             self.probe_gateway(gateway);
         }
     }
 
-    /// Handles the failure of a delivery. With [`Retry::Never`] the gateway is given up: its
-    /// connections are removed and no longer count for presence. If the gateway answers
-    /// later, it learns that they must join again.
+    /// Handles the failure of a delivery. The connections of an unreachable gateway stay in the
+    /// room until their tokens expire, and receive the log when the gateway answers again.
+    /// `random` is a random number, which selects the delay of the next attempt.
     pub fn delivery_failed(
         &mut self,
         gateway: &GatewayName,
         failure: Failure,
+        random: u32,
         now: Millis,
-        out: &mut Vec<Output>,
     ) -> Retry {
-        let retry = self.gateways.failed(gateway, failure, now);
-        if retry == Retry::Never {
-            for conn in self.gateways.connections_of(gateway) {
-                let change = self.gateways.end(conn, |to| Item::Lost { to });
-                out.extend(change.map(Output::Store));
-                self.disconnect(conn, ABNORMAL, now, out);
-            }
-        }
-        retry
+        self.gateways.failed(gateway, failure, random, now)
     }
 
     /// Probes the connections of a gateway that was unreachable.
     pub fn probe_gateway(&mut self, gateway: &GatewayName) {
-        let head = self.log.head();
-        self.gateways.probe_connections(gateway, head);
+        self.gateways.probe_connections(gateway);
     }
 
     /// Records that the host has stopped sending to a gateway because of an error in the
@@ -463,13 +558,11 @@ impl Room {
             StoredSubscriber::Ended(item) => self.gateways.queue(gateway, item),
             StoredSubscriber::Subscribed(attachment) => {
                 self.restored_at = now;
-                let id = attachment.id.clone();
+                let subscription = Subscription::new(gateway.clone(), attachment.id.clone());
                 let conn = self.restore_connection(attachment, now);
+                self.gateways.add(conn, subscription);
                 // The connection may have ended while the room was not in memory.
-                let (to, at) = (id.clone(), self.log.head());
-                self.gateways.queue(gateway, Item::Probe { to, at });
-                let gateway = gateway.clone();
-                self.gateways.add(conn, Subscription { gateway, id });
+                self.gateways.probe_restored(gateway, conn);
             }
         }
     }

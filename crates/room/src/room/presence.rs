@@ -86,9 +86,11 @@ impl Room {
         self.flush_presence();
         let mut bytes = 0;
         let mut text: Option<(PresenceFeed, FeedText)> = None;
-        while bytes < FEED_BYTES
-            && let Some(feed) = self.presence.feeds.pop_front()
-        {
+        for feed in std::mem::take(&mut self.presence.feeds) {
+            if bytes >= FEED_BYTES || self.has_backlog(&feed.receiver) {
+                self.presence.feeds.push_back(feed);
+                continue;
+            }
             // Receivers with the same position share a text.
             let next = match text.take() {
                 Some((last, next)) if last.has_same_text(&feed) => next,
@@ -97,17 +99,27 @@ impl Room {
             if !next.text.is_empty() {
                 bytes += self.send_feed_text(&feed.receiver, &next.text, out);
             }
-            if let Some(after) = &next.more_after {
-                self.presence.feeds.push_back(PresenceFeed {
+            match (&next.more_after, &feed.receiver) {
+                (Some(after), _) => self.presence.feeds.push_back(PresenceFeed {
                     after: Some(after.clone()),
                     ..feed.clone()
-                });
+                }),
+                (None, FeedReceiver::Gateway(gateway)) => self.gateways.presence_fed(gateway),
+                (None, FeedReceiver::Connection(_)) => {}
             }
             text = Some((feed, next));
         }
         if !self.presence.feeds.is_empty() {
             let at = now + FEED_INTERVAL;
             self.timers.set_earliest(Timer::PresenceFeed, at);
+        }
+    }
+
+    /// Returns `true` if the receiver must not be sent more at present.
+    fn has_backlog(&self, receiver: &FeedReceiver) -> bool {
+        match receiver {
+            FeedReceiver::Gateway(gateway) => self.gateways.has_texts(gateway),
+            FeedReceiver::Connection(_) => false,
         }
     }
 
@@ -168,11 +180,6 @@ impl Room {
             FeedReceiver::Connection(_) => return 0,
         }
         text.len()
-    }
-
-    /// Returns the version of the announced presence.
-    pub fn presence_version(&self) -> PresenceVersion {
-        self.presence.log.version()
     }
 }
 
