@@ -190,6 +190,15 @@ struct Subscription {
     last: u64,
     /// Received read cursors by user.
     read: BTreeMap<String, u64>,
+    /// The status of each user as the client shows it. Absent users are offline.
+    shown: BTreeMap<String, String>,
+}
+
+impl Subscription {
+    fn show(&mut self, user: &Value) {
+        let text = |name: &str| user[name].as_str().expect("a text").to_owned();
+        self.shown.insert(text("userId"), text("status"));
+    }
 }
 
 struct Client {
@@ -476,11 +485,11 @@ impl World {
             Output::Forget { client } => {
                 host.clients.remove(&client);
             }
-            Output::StorePosition { room, at: Some(at) } => {
-                host.positions.insert(PositionKey::Room(room), at);
+            Output::StorePosition { key, at: Some(at) } => {
+                host.positions.insert(key, at);
             }
-            Output::StorePosition { room, at: None } => {
-                host.positions.remove(&PositionKey::Room(room));
+            Output::StorePosition { key, at: None } => {
+                host.positions.remove(&key);
             }
             Output::TrackPosition { key, at: Some(at) } => {
                 host.reached.insert(key, at);
@@ -792,6 +801,24 @@ impl World {
                     "{name} in {room}"
                 );
             }
+            for client in &self.clients {
+                let subscription = client.subscriptions.get(room);
+                let Some(Subscription {
+                    state: State::Subscribed,
+                    shown,
+                    ..
+                }) = subscription
+                else {
+                    continue;
+                };
+                for user in USERS.iter().filter(|user| **user != client.user) {
+                    let shown = shown.get(*user).map_or("offline", String::as_str);
+                    let users = presence["users"].as_array().expect("users");
+                    let truth = users.iter().find(|one| one["userId"] == **user);
+                    let truth = truth.map_or("offline", |one| one["status"].as_str().expect("one"));
+                    assert_eq!(shown, truth, "{} shows {user} in {room}", client.user);
+                }
+            }
         }
     }
 }
@@ -808,7 +835,14 @@ impl Client {
         for subscription in self.subscriptions.values_mut() {
             subscription.state = match subscription.state {
                 State::Joining(sent) if sent == id => match succeeded {
-                    true => State::Subscribed,
+                    true => {
+                        subscription.shown.clear();
+                        let members = line["data"]["members"].as_array();
+                        for member in members.expect("the members") {
+                            subscription.show(member);
+                        }
+                        State::Subscribed
+                    }
                     false => State::Unsubscribed,
                 },
                 State::Leaving(sent) if sent == id => match line["error"]["code"].as_str() {
@@ -854,6 +888,12 @@ impl Client {
             // The user left by another connection.
             Some("userLeft") if data["userId"] == self.user => {
                 subscription.state = State::Unsubscribed
+            }
+            Some("presenceUpdate") => subscription.show(data),
+            Some("userLeft") => {
+                subscription
+                    .shown
+                    .remove(data["userId"].as_str().expect("a user"));
             }
             Some("gap") => panic!("no event is trimmed: {line}"),
             _ => {}

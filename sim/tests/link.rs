@@ -170,6 +170,8 @@ impl Fixture {
             epoch: Epoch::trusted("e"),
             life: "l".into(),
             number: self.number,
+            presence_before: 0,
+            presence: 0,
             items,
         };
         self.gateway.server.engine.set_now(NOW);
@@ -386,6 +388,8 @@ fn a_probe_for_an_unknown_connection_returns_gone() {
         epoch: Epoch::default(),
         life: "another".into(),
         number: 1,
+        presence_before: 0,
+        presence: 0,
         items: vec![
             Item::Probe {
                 to: ConnectionId::trusted("unknown"),

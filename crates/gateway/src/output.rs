@@ -82,10 +82,10 @@ pub enum Output {
         /// gateway has no subscriber in the room any more.
         at: Option<u64>,
     },
-    /// Stores or deletes the position of a room, for [`crate::Gateway::restore`].
+    /// Stores or deletes a position of a room, for [`crate::Gateway::restore`].
     StorePosition {
-        /// The name of the room.
-        room: RoomName,
+        /// The subject of the position.
+        key: PositionKey,
         /// The highest `seq` that the clients of the room have received; `None` if the
         /// gateway has no subscriber in the room any more.
         at: Option<u64>,
@@ -116,6 +116,9 @@ pub enum Output {
 pub enum PositionKey {
     /// All clients of a room, except for those that lag.
     Room(RoomName),
+    /// The version of the presence that all clients of a room were told: see
+    /// [`roomcast_proto::link::PresenceVersion`].
+    Presence(RoomName),
     /// A client that lags behind the other clients of a room.
     Lagging {
         /// The name of the room.
@@ -130,6 +133,7 @@ impl PositionKey {
     pub fn parse(text: &str) -> Self {
         match text.split_once(' ') {
             None => PositionKey::Room(RoomName::trusted(text)),
+            Some((room, "")) => PositionKey::Presence(RoomName::trusted(room)),
             Some((room, client)) => PositionKey::Lagging {
                 room: RoomName::trusted(room),
                 client: ConnectionId::trusted(client),
@@ -142,6 +146,7 @@ impl fmt::Display for PositionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             PositionKey::Room(room) => f.write_str(room),
+            PositionKey::Presence(room) => write!(f, "{room} "),
             PositionKey::Lagging { room, client } => write!(f, "{room} {client}"),
         }
     }

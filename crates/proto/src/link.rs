@@ -54,6 +54,15 @@ pub struct Request {
     pub commands: Vec<Command>,
 }
 
+/// The version of the presence that a room has announced: a hash of all members and their
+/// statuses. Two versions are equal if they describe the same presence. Below 2^53, so that
+/// JavaScript can hold it.
+pub type PresenceVersion = u64;
+
+/// The version of a gateway that does not know which presence its clients were told. No
+/// room has it: the version of a room is even.
+pub const UNKNOWN_PRESENCE: PresenceVersion = 1;
+
 /// Separates the id of a client at a gateway from the rest of a connection id. A client
 /// gets a new connection id each time it joins a room.
 pub const CLIENT_SEPARATOR: char = ':';
@@ -155,6 +164,13 @@ pub struct Push {
     /// Counts the deliveries of this instance to this gateway. The gateway uses it to
     /// detect a delivery that is repeated because its answer was lost.
     pub number: u64,
+    /// The version of the presence that the gateway must have been told before the
+    /// delivery; 0 if the room is not sure of it.
+    #[serde(default)]
+    pub presence_before: PresenceVersion,
+    /// The version of the presence after the items; 0 from rooms of older versions.
+    #[serde(default)]
+    pub presence: PresenceVersion,
     /// The items, in order.
     pub items: Vec<Item>,
 }
@@ -255,6 +271,10 @@ pub struct Pushed {
     /// the gateway sends [`Command::Resume`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paused: Vec<ConnectionId>,
+    /// The version of the presence that the gateway was told before the delivery, if it is
+    /// not [`Push::presence_before`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub presence: Option<PresenceVersion>,
 }
 
 impl Item {
@@ -402,6 +422,8 @@ mod tests {
             epoch: Epoch::default(),
             life: String::new(),
             number: 1,
+            presence_before: 0,
+            presence: 0,
             items: vec![one(3), Item::Unsubscribed { to: to.clone() }, one(2)],
         };
         let body = push.body("\né!\n").expect("JSON");

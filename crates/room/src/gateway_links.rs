@@ -5,12 +5,13 @@ use crate::delivery::{CustomFrame, Delivery, utf16_length};
 use crate::ids::ConnId;
 use crate::outbox::{Acknowledgement, Outboxes, Retry, Shed};
 use crate::output::Change;
+use crate::presence_link::PresenceStep;
 use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
 use roomcast_proto::error::Error;
 use roomcast_proto::framing;
 use roomcast_proto::id::{ConnectionId, Epoch, GatewayName, RoomName};
-use roomcast_proto::link::{Item, Push};
+use roomcast_proto::link::{Item, PresenceVersion, Push};
 use roomcast_proto::retry::Failure;
 use roomcast_proto::time::{Millis, SECOND};
 use slotmap::SecondaryMap;
@@ -304,6 +305,17 @@ impl GatewayLinks {
         delivery
     }
 
+    /// Queues a text without logged events for all connections of a gateway.
+    pub(crate) fn send_to_all(&mut self, gateway: &GatewayName, text: &str) {
+        let item = Item::Broadcast {
+            bytes: text.len(),
+            not: Vec::new(),
+            after: 0,
+            at: 0,
+        };
+        self.outboxes.queue(gateway, item, text);
+    }
+
     /// Queues a text for all connections except `excluded`.
     fn broadcast(&mut self, text: &str, events: SeqRange, excluded: &HashSet<ConnId>) {
         for gateway in self.counts.keys() {
@@ -429,13 +441,14 @@ impl GatewayLinks {
     }
 
     /// Returns the body of the next delivery: see [`Outboxes::take`]. The connections should
-    /// have received all events up to `head` with it.
+    /// have received all events up to `head` with it, and the presence of this version.
     pub(crate) fn take_delivery(
         &mut self,
         gateway: &GatewayName,
         room: &RoomName,
         epoch: &Epoch,
         head: u64,
+        version: PresenceVersion,
     ) -> Option<serde_json::Result<String>> {
         let probe = |conn: ConnId| {
             let to = self.subscriptions.get(conn)?.id.clone();
@@ -450,19 +463,43 @@ impl GatewayLinks {
                 break probes;
             }
         };
-        let header = |number, items| Push {
+        let header = |number, step: PresenceStep, items| Push {
             room: room.clone(),
             epoch: epoch.clone(),
             life: self.life.clone(),
             number,
+            presence_before: step.before,
+            presence: step.after,
             items,
         };
-        self.outboxes.take(gateway, probes, header)
+        self.outboxes.take(gateway, probes, version, header)
     }
 
     /// Handles the acknowledgement of a delivery.
     pub(crate) fn acknowledged(&mut self, gateway: &GatewayName) -> Acknowledgement {
         self.outboxes.acknowledged(gateway)
+    }
+
+    /// Handles the version of the presence in the answer to a delivery: see
+    /// [`PresenceLink::acknowledged`].
+    pub(crate) fn presence_acknowledged(
+        &mut self,
+        gateway: &GatewayName,
+        known: Option<PresenceVersion>,
+    ) -> Option<PresenceVersion> {
+        self.outboxes.presence(gateway)?.acknowledged(known)
+    }
+
+    /// Records that the feed of the presence to a gateway has ended.
+    pub(crate) fn presence_fed(&mut self, gateway: &GatewayName) {
+        if let Some(presence) = self.outboxes.presence(gateway) {
+            presence.feed_ended();
+        }
+    }
+
+    /// Returns `true` if texts wait for a gateway.
+    pub(crate) fn has_texts(&self, gateway: &GatewayName) -> bool {
+        self.outboxes.has_texts(gateway)
     }
 
     /// Handles the failure of a delivery: see [`Outboxes::failed`].

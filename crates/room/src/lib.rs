@@ -20,7 +20,7 @@
 //! | `event_log` | epoch and bounds of the log, recent sends (`dedupe`) |
 //! | `members` | members, moved cursors, journal, acknowledgements that wait |
 //! | `connections` | connections and how each of them catches up ([`catch_up`]) |
-//! | `presence` | status and typing of users (`roster`), queued ephemeral events |
+//! | `presence` | status and typing of users (`roster`), queued ephemeral events, version of the announced presence (`presence_log`) |
 //! | `batch` | everything that was accepted since the last flush |
 //! | `gateway_links` | subscriptions of gateways, and the items that wait for each gateway (`outbox`) |
 //! | `admission` | limits of new connections and of reads over HTTP, bans |
@@ -106,6 +106,8 @@ mod members;
 mod outbox;
 mod output;
 mod presence;
+mod presence_link;
+mod presence_log;
 mod room;
 mod roster;
 mod seq_range;

@@ -6,9 +6,10 @@
 //! connections receive these events from the log later.
 
 use crate::ids::ConnId;
+use crate::presence_link::{PresenceLink, PresenceStep};
 use roomcast_proto::event;
 use roomcast_proto::id::GatewayName;
-use roomcast_proto::link::{Item, Push};
+use roomcast_proto::link::{Item, PresenceVersion, Push};
 use roomcast_proto::retry::{Failure, jittered};
 use roomcast_proto::time::{MINUTE, Millis, SECOND};
 use std::collections::{HashMap, VecDeque};
@@ -75,6 +76,8 @@ struct GatewayOutbox {
     probes: VecDeque<ConnId>,
     /// Number of portions in the next delivery.
     portions: usize,
+    /// The presence that the gateway was told.
+    presence: PresenceLink,
     /// `true` while the host sends deliveries.
     busy: bool,
     /// The number of the last delivery.
@@ -283,13 +286,15 @@ impl Outboxes {
     }
 
     /// Removes all waiting items of a gateway and returns them as the body of a delivery, with
-    /// `probes` at the end. `header` returns the delivery with this number and these items.
+    /// `probes` at the end. `version` is that of the room's presence. `header` returns the
+    /// delivery with this number, this step of the presence and these items.
     /// Returns `None` if no item waits; the host then stops sending to the gateway.
     pub(crate) fn take(
         &mut self,
         gateway: &GatewayName,
         probes: Vec<Item>,
-        header: impl FnOnce(u64, Vec<Item>) -> Push,
+        version: PresenceVersion,
+        header: impl FnOnce(u64, PresenceStep, Vec<Item>) -> Push,
     ) -> Option<serde_json::Result<String>> {
         let outbox = self.0.get_mut(gateway)?;
         outbox.items.extend(probes);
@@ -302,10 +307,22 @@ impl Outboxes {
         outbox.number += 1;
         outbox.portions = 0;
         outbox.answers = 0;
-        let push = header(outbox.number, std::mem::take(&mut outbox.items));
+        let step = outbox.presence.step(version);
+        let push = header(outbox.number, step, std::mem::take(&mut outbox.items));
         let kept = push.items.iter().filter(|item| is_kept(item));
         outbox.unacknowledged = kept.cloned().collect();
         Some(push.body(&std::mem::take(&mut outbox.texts)))
+    }
+
+    /// Returns the presence that a gateway was told, if the room has an outbox for it.
+    pub(crate) fn presence(&mut self, gateway: &GatewayName) -> Option<&mut PresenceLink> {
+        Some(&mut self.0.get_mut(gateway)?.presence)
+    }
+
+    /// Returns `true` if texts wait for a gateway.
+    pub(crate) fn has_texts(&self, gateway: &GatewayName) -> bool {
+        let outbox = self.0.get(gateway);
+        outbox.is_some_and(|outbox| !outbox.texts.is_empty())
     }
 
     /// Returns the number of the last delivery to a gateway.
@@ -425,6 +442,7 @@ impl GatewayOutbox {
         self.busy = false;
         self.attempts = 0;
         self.answers = 0;
+        self.presence.lost();
         self.texts.clear();
         self.items.retain(is_kept);
         let unacknowledged = std::mem::take(&mut self.unacknowledged);
@@ -447,7 +465,10 @@ impl GatewayOutbox {
                 Item::Broadcast { after, at, .. } => {
                     let events = (at - after) as usize;
                     let lines = text.split('\n').count();
-                    shed.lost_ephemeral |= lines > events;
+                    if lines > events {
+                        shed.lost_ephemeral = true;
+                        self.presence.lost();
+                    }
                     if events > 0 {
                         shed.after.get_or_insert(*after);
                     }
@@ -506,11 +527,13 @@ mod tests {
     }
 
     fn take(outboxes: &mut Outboxes, probes: Vec<Item>) -> Option<Vec<Item>> {
-        let body = outboxes.take(&gateway(), probes, |number, items| Push {
+        let body = outboxes.take(&gateway(), probes, 0, |number, step, items| Push {
             room: RoomName::trusted("r"),
             epoch: Epoch::default(),
             life: String::new(),
             number,
+            presence_before: step.before,
+            presence: step.after,
             items,
         });
         let body = body?.expect("JSON");

@@ -5,10 +5,14 @@
 //! events is stored. After hibernation the roster is restored from the connections.
 
 use crate::ephemeral::{EphemeralEvent, Except};
+use crate::ids::ConnId;
+use crate::presence_log::PresenceLog;
 use crate::roster::Roster;
 use crate::timers::{Timer, TimerTable};
-use roomcast_proto::id::UserId;
+use roomcast_proto::id::{GatewayName, UserId};
+use roomcast_proto::link::PresenceVersion;
 use roomcast_proto::time::Millis;
+use std::collections::VecDeque;
 
 /// Bounds of the delay after which queued ephemeral events are sent. The delay is a
 /// millisecond for each connection, so that the number of frames grows linearly.
@@ -26,9 +30,36 @@ const MAX_JOIN_BURST_DELAY: Millis = 4_000;
 #[derive(Debug, Default)]
 pub(crate) struct PresenceTracker {
     pub(crate) roster: Roster,
+    pub(crate) log: PresenceLog,
+    /// The receivers that may have missed ephemeral events.
+    pub(crate) feeds: VecDeque<PresenceFeed>,
     queue: Vec<EphemeralEvent>,
     /// The latest time of the flush. Valid while [`Timer::PresenceFlush`] is set.
     flush_by: Millis,
+}
+
+/// A receiver that is told the presence that has changed since a version.
+#[derive(Clone, Debug)]
+pub(crate) struct PresenceFeed {
+    pub(crate) receiver: FeedReceiver,
+    pub(crate) since: PresenceVersion,
+    /// The last user of the previous text, if the presence of all members is sent.
+    pub(crate) after: Option<UserId>,
+}
+
+/// The receiver of a feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FeedReceiver {
+    Connection(ConnId),
+    /// All connections of a gateway.
+    Gateway(GatewayName),
+}
+
+impl PresenceFeed {
+    /// Returns `true` if the next text of both feeds is the same.
+    pub(crate) fn has_same_text(&self, other: &PresenceFeed) -> bool {
+        self.since == other.since && self.after == other.after
+    }
 }
 
 impl PresenceTracker {

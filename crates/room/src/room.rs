@@ -12,6 +12,7 @@ mod flush;
 mod gateways;
 mod member_lists;
 mod membership;
+mod presence;
 mod send;
 mod service;
 
@@ -63,6 +64,8 @@ pub struct Room {
     gateways: GatewayLinks,
     admission: Admission,
     timers: TimerTable,
+    /// The time at which connections at gateways were restored; 0 if none was.
+    restored_at: Millis,
 }
 
 impl Room {
@@ -85,8 +88,12 @@ impl Room {
             gateways: GatewayLinks::new(snapshot.life),
             admission: Admission::new(&config.limits),
             timers: TimerTable::default(),
+            restored_at: 0,
             config,
         };
+        for user in room.members.users() {
+            room.presence.log.restore_member(user);
+        }
         room.schedule_retention();
         room
     }

@@ -21,9 +21,12 @@ struct UserPresence {
     connections: Vec<UserConnection>,
     /// The status that was announced last.
     announced: Option<Status>,
-    /// The end of the grace period after the last connection closed. Until then the
-    /// announced status stays.
-    grace_until: Option<Millis>,
+    /// The user had a status that was not announced. Users who joined meanwhile were shown
+    /// it, so the next status is announced even if it is the announced one.
+    was_shown: bool,
+    /// The end of the grace period after the last connection closed, and the status that the
+    /// user keeps until then.
+    grace: Option<(Millis, Status)>,
     /// The time at which the typing indicator expires.
     typing_until: Option<Millis>,
 }
@@ -31,14 +34,23 @@ struct UserPresence {
 impl UserPresence {
     /// Returns the most available status of the connections.
     fn status(&self) -> Status {
-        if self.grace_until.is_some() {
-            return self.announced.unwrap_or(Status::Offline);
+        if let Some((_, status)) = self.grace {
+            return status;
         }
         self.connections
             .iter()
             .map(|connection| connection.status)
             .max()
             .unwrap_or(Status::Offline)
+    }
+
+    /// Called before the status may change.
+    fn note_status(&mut self) {
+        self.was_shown |= self.status() != self.announced();
+    }
+
+    fn announced(&self) -> Status {
+        self.announced.unwrap_or(Status::Offline)
     }
 
     fn add(&mut self, conn: ConnId, status: Status) {
@@ -66,18 +78,22 @@ pub(crate) struct Departure {
 }
 
 /// The presence that [`Roster::remove`] removed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Removed {
     /// The connections of the user.
     pub(crate) connections: Vec<ConnId>,
     /// `true` if the user was shown as typing.
     pub(crate) was_typing: bool,
+    /// The status that was announced last.
+    pub(crate) announced: Status,
 }
 
 /// A status that differs from the announced one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct StatusChange {
     pub(crate) user: UserId,
+    /// The status that was announced before.
+    pub(crate) before: Status,
     pub(crate) status: Status,
 }
 
@@ -139,23 +155,35 @@ impl Roster {
     /// Adds a connection that has joined. Ends a grace period.
     pub(crate) fn join(&mut self, user: &UserId, conn: ConnId, status: Status) {
         let presence = self.entry(user);
+        presence.note_status();
         presence.add(conn, status);
-        presence.grace_until = None;
+        presence.grace = None;
         self.changed.push(user.clone());
     }
 
-    /// Restores a connection after hibernation. Its status was announced before.
-    pub(crate) fn restore(&mut self, user: &UserId, conn: ConnId, status: Status) {
+    /// Restores a connection after hibernation. Its status was announced before. Returns the
+    /// announced status of the user without the connection and with it.
+    pub(crate) fn restore(
+        &mut self,
+        user: &UserId,
+        conn: ConnId,
+        status: Status,
+    ) -> (Status, Status) {
         let presence = self.entry(user);
+        let before = presence.announced();
         presence.add(conn, status);
-        presence.announced = Some(presence.status());
+        let status = presence.status();
+        presence.announced = Some(status);
+        (before, status)
     }
 
     /// Sets the status of a connection.
     pub(crate) fn set_status(&mut self, user: &UserId, conn: ConnId, status: Status) {
-        if let Some(presence) = self.users.get_mut(user)
-            && let Some(connection) = presence.connections.iter_mut().find(|one| one.conn == conn)
-        {
+        let Some(presence) = self.users.get_mut(user) else {
+            return;
+        };
+        presence.note_status();
+        if let Some(connection) = presence.connections.iter_mut().find(|one| one.conn == conn) {
             connection.status = status;
             self.changed.push(user.clone());
         }
@@ -167,12 +195,14 @@ impl Roster {
         let Some(presence) = self.users.get_mut(user) else {
             return Departure::default();
         };
+        presence.note_status();
+        let status = presence.status();
         presence.connections.retain(|one| one.conn != conn);
         if !presence.connections.is_empty() {
             self.changed.push(user.clone());
             return Departure::default();
         }
-        presence.grace_until = Some(grace_until);
+        presence.grace = Some((grace_until, status));
         Departure {
             was_last: true,
             was_typing: presence.typing_until.take().is_some(),
@@ -187,6 +217,7 @@ impl Roster {
         Removed {
             connections: connections.map(|one| one.conn).collect(),
             was_typing: presence.typing_until.is_some(),
+            announced: presence.announced.unwrap_or(Status::Offline),
         }
     }
 
@@ -209,7 +240,10 @@ impl Roster {
             if has_ended(&mut presence.typing_until, now, &mut next) {
                 ended.push(Ended::Typing(user.clone()));
             }
-            if has_ended(&mut presence.grace_until, now, &mut next) {
+            let mut grace_until = presence.grace.map(|(until, _)| until);
+            if has_ended(&mut grace_until, now, &mut next) {
+                presence.note_status();
+                presence.grace = None;
                 ended.push(Ended::Grace(user.clone()));
                 self.changed.push(user.clone());
             }
@@ -230,14 +264,16 @@ impl Roster {
                 continue;
             };
             let status = presence.status();
-            if presence.announced.unwrap_or(Status::Offline) != status {
+            let before = presence.announced();
+            if std::mem::take(&mut presence.was_shown) || before != status {
                 presence.announced = Some(status);
                 changes.push(StatusChange {
                     user: user.clone(),
+                    before,
                     status,
                 });
             }
-            if presence.connections.is_empty() && presence.grace_until.is_none() {
+            if presence.connections.is_empty() && presence.grace.is_none() {
                 self.users.remove(&user);
                 self.order.remove(&user);
             }

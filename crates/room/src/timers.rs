@@ -12,6 +12,8 @@ pub(crate) enum Timer {
     CursorFlush,
     /// A typing indicator or the grace period of a user without connections ends.
     PresenceTimeout,
+    /// Feeds of the presence send their next texts.
+    PresenceFeed,
     /// A token expires.
     TokenExpiry,
     /// A stale connection may have to be closed.
@@ -23,10 +25,11 @@ pub(crate) enum Timer {
 }
 
 impl Timer {
-    const SHORT: [Timer; 3] = [
+    const SHORT: [Timer; 4] = [
         Timer::PresenceFlush,
         Timer::CursorFlush,
         Timer::PresenceTimeout,
+        Timer::PresenceFeed,
     ];
 
     const LONG: [Timer; 4] = [

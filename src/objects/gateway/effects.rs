@@ -78,8 +78,8 @@ impl ActiveGateway {
             Output::TrackPosition { key, at: None } => {
                 self.positions.delete(&key.to_string().into());
             }
-            Output::StorePosition { room, at: Some(at) } => self.store.set_position(&room, at)?,
-            Output::StorePosition { room, at: None } => self.store.forget_position(&room)?,
+            Output::StorePosition { key, at: Some(at) } => self.store.set_position(&key, at)?,
+            Output::StorePosition { key, at: None } => self.store.forget_position(&key)?,
             Output::Clean => {
                 let deleted = self.store.delete_gone(self.began)?;
                 self.gateway.cleaned(deleted, self.began);

@@ -119,18 +119,13 @@ impl Active for ActiveGateway {
                 // Stored, because the gateway may hibernate before the next delivery. The
                 // positions of lagging clients are used only by this restore.
                 for (key, at) in &positions {
-                    if let PositionKey::Room(room) = key {
-                        active.store.set_position(room, *at)?;
+                    if !matches!(key, PositionKey::Lagging { .. }) {
+                        active.store.set_position(key, *at)?;
                     }
                 }
                 positions
             }
-            None => {
-                let stored = active.store.positions()?.into_iter();
-                stored
-                    .map(|(room, at)| (PositionKey::Room(RoomName::trusted(room)), at))
-                    .collect()
-            }
+            None => active.store.positions()?,
         };
         let stored = Stored {
             clients: records,

@@ -3,7 +3,7 @@
 //! | table | a row is |
 //! | --- | --- |
 //! | `clients` | a client and its rooms, for hibernation and, after it has disconnected, for resuming |
-//! | `positions` | the last event of a room that the sockets have received |
+//! | `positions` | the last event of a room that the sockets have received, or the version of its presence that they were told |
 //! | `spills` | an attachment that is too long for its socket |
 //!
 //! The table `meta` has the name of the gateway and whether it is registered with the
@@ -11,7 +11,7 @@
 
 use crate::runtime::Result;
 use crate::runtime::sql::{Db, js, number, text};
-use roomcast_gateway::{MAX_CLEANED, RECOVERY_WINDOW, SocketId};
+use roomcast_gateway::{MAX_CLEANED, PositionKey, RECOVERY_WINDOW, SocketId};
 use roomcast_proto::time::Millis;
 use slotmap::SecondaryMap;
 use std::collections::HashMap;
@@ -99,20 +99,20 @@ impl ClientStore {
         Ok(Some(text(row, 0)))
     }
 
-    /// Returns the stored position of each room.
-    pub(super) fn positions(&self) -> Result<HashMap<String, u64>> {
+    /// Returns the stored positions.
+    pub(super) fn positions(&self) -> Result<HashMap<PositionKey, u64>> {
         let rows = self.db.query("SELECT room, at FROM positions", &[])?;
         Ok(rows
             .iter()
-            .map(|row| (text(row, 0), number(row, 1)))
+            .map(|row| (PositionKey::parse(&text(row, 0)), number(row, 1)))
             .collect())
     }
 
-    /// Stores the position of a room.
-    pub(super) fn set_position(&mut self, room: &str, at: u64) -> Result<()> {
+    /// Stores a position of a room.
+    pub(super) fn set_position(&mut self, key: &PositionKey, at: u64) -> Result<()> {
         self.db.write(
             "INSERT OR REPLACE INTO positions (room, at) VALUES (?, ?)",
-            &[room.into(), js(at)],
+            &[key.to_string().into(), js(at)],
         )
     }
 
@@ -165,10 +165,12 @@ impl ClientStore {
         Ok(())
     }
 
-    /// Deletes the position of a room.
-    pub(super) fn forget_position(&mut self, room: &str) -> Result<()> {
-        self.db
-            .write("DELETE FROM positions WHERE room = ?", &[room.into()])
+    /// Deletes a position of a room.
+    pub(super) fn forget_position(&mut self, key: &PositionKey) -> Result<()> {
+        self.db.write(
+            "DELETE FROM positions WHERE room = ?",
+            &[key.to_string().into()],
+        )
     }
 
     /// Deletes all positions if no client is connected.

@@ -129,7 +129,7 @@ mod tests {
             for output in outputs {
                 match output {
                     Output::TrackPosition { key: of, at: None } => tracked |= of == key(room),
-                    Output::StorePosition { room: of, at: None } => stored |= *of == *room,
+                    Output::StorePosition { key: of, at: None } => stored |= of == key(room),
                     _ => {}
                 }
             }

@@ -6,7 +6,7 @@ use crate::{recovery_offset, translate};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::limits::Allowance;
-use roomcast_proto::link::{self, ConnectRequest};
+use roomcast_proto::link::{self, ConnectRequest, PresenceVersion};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
@@ -104,6 +104,10 @@ pub(super) struct Subscription {
     /// The highest `seq` that was delivered to the client.
     #[serde(skip)]
     pub(super) delivered: u64,
+    /// The version of the room's presence that the client was told, if it may lack later
+    /// changes: it is paused, or was disconnected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) presence: Option<PresenceVersion>,
     #[serde(skip)]
     pub(super) state: SubscriptionState,
     /// The client joins again, because the room has lost the subscription.
@@ -151,6 +155,7 @@ impl Subscription {
             from: 0,
             offset_version: None,
             delivered: 0,
+            presence: None,
             state: SubscriptionState::Joining,
             repairing: false,
             lagging_at: None,

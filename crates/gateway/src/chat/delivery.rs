@@ -129,11 +129,16 @@ impl Chat {
             epoch,
             life,
             number,
+            presence_before,
+            presence,
             items,
         } = push;
         let link = self.rooms.entry(room.clone()).or_default();
         if link.is_repeated(&life, number) {
-            let pushed = self.answer_to_repeated(&room, items);
+            let mut pushed = self.answer_to_repeated(&room, items);
+            let link = self.rooms.get(&room);
+            pushed.presence =
+                link.and_then(|link| link.lacking_presence(presence_before, presence));
             self.forget_room(server, &room);
             return pushed;
         }
@@ -156,7 +161,9 @@ impl Chat {
         for (key, text) in held {
             self.send(server, key, &text);
         }
-        let pushed = self.pushed(&room, gone, lagging);
+        let mut pushed = self.pushed(&room, gone, lagging);
+        let link = self.rooms.get_mut(&room);
+        pushed.presence = link.and_then(|link| link.advance_presence(presence_before, presence));
         self.report_positions(server, &room);
         self.finish_recoveries(server, now);
         self.forget_room(server, &room);
@@ -605,6 +612,7 @@ impl Chat {
         };
         let rights = client.identity.rights(room);
         let id = client.new_subscription_id(server);
+        let presence = self.rooms.get(room).and_then(|link| link.presence);
         let subscription = client
             .subscription_mut(room)
             .filter(|subscription| subscription.state == SubscriptionState::Joined);
@@ -614,6 +622,8 @@ impl Chat {
         };
         subscription.repairing = true;
         subscription.lagging_at = Some(subscription.delivered);
+        // Until the room answers, the client is told no presence.
+        subscription.presence = subscription.presence.or(presence);
         subscription.id.clone_from(&id);
         let position = Position {
             since: Some(subscription.delivered),

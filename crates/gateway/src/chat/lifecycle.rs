@@ -288,6 +288,11 @@ impl Chat {
             Phase::Recovering { .. } => client.abandon_recovery(),
             Phase::Finding { .. } => {}
         }
+        for subscription in &mut client.subscriptions {
+            let link = self.rooms.get(&subscription.room);
+            let presence = link.and_then(|link| link.presence);
+            subscription.presence = subscription.presence.or(presence);
+        }
         let then = match resumable == Resumable::Yes && client.pid.is_some() {
             true => save_output(server, client, RecordOf::DisconnectedClient),
             false => Output::Forget {
@@ -385,13 +390,20 @@ impl Chat {
         let Some(link) = self.rooms.remove(room) else {
             return;
         };
-        if link.reported.is_some() {
-            let key = PositionKey::Room(room.clone());
-            server.engine.push(Output::TrackPosition { key, at: None });
-        }
-        if link.is_stored {
-            let room = room.clone();
-            server.engine.push(Output::StorePosition { room, at: None });
+        for (key, is_tracked) in [
+            (PositionKey::Room(room.clone()), link.reported.is_some()),
+            (
+                PositionKey::Presence(room.clone()),
+                link.reported_presence.is_some(),
+            ),
+        ] {
+            if is_tracked {
+                let key = key.clone();
+                server.engine.push(Output::TrackPosition { key, at: None });
+            }
+            if link.is_stored {
+                server.engine.push(Output::StorePosition { key, at: None });
+            }
         }
     }
 }

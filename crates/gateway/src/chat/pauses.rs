@@ -13,7 +13,7 @@ use crate::ids::ClientId;
 use crate::socketio::SocketIoServer;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::id::RoomName;
-use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::link::{Command as ToRoom, UNKNOWN_PRESENCE};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::{Millis, SECOND, sooner};
 use std::collections::HashSet;
@@ -76,10 +76,13 @@ impl Chat {
         }
         let now = server.engine.now();
         self.positions.mark_lagging(room, &client.id);
+        let presence = self.rooms.get(room).and_then(|link| link.presence);
         if let Some(client) = self.clients.get_mut(key) {
             client.paused_at.get_or_insert(now);
             if let Some(subscription) = client.subscription_mut(room) {
                 subscription.is_paused = true;
+                let presence = presence.unwrap_or(UNKNOWN_PRESENCE);
+                subscription.presence.get_or_insert(presence);
             }
         }
         lagging.insert(key);
@@ -127,8 +130,13 @@ impl Chat {
         key: ClientId,
         room: &RoomName,
     ) {
-        let subscription = self.clients.subscription(key, room);
+        let subscription = self.clients.subscription_mut(key, room);
         if let Some(subscription) = subscription.filter(|one| one.receives_events()) {
+            if let (Some(presence), Some(link)) =
+                (subscription.presence.take(), self.rooms.get_mut(room))
+            {
+                link.lower_presence(presence);
+            }
             let command = ToRoom::Resume {
                 connection: subscription.id.clone(),
                 after: subscription.delivered,

@@ -36,9 +36,15 @@ impl Chat {
             if std::mem::take(&mut link.is_unsaved) {
                 link.is_stored = true;
                 server.engine.push(Output::StorePosition {
-                    room: room.clone(),
+                    key: PositionKey::Room(room.clone()),
                     at: Some(link.delivered),
                 });
+                if let Some(presence) = link.presence {
+                    server.engine.push(Output::StorePosition {
+                        key: PositionKey::Presence(room.clone()),
+                        at: Some(presence),
+                    });
+                }
             }
         }
     }
@@ -71,6 +77,13 @@ impl Chat {
         if link.reported.replace(delivered) != Some(delivered) {
             let (key, at) = (PositionKey::Room(room.clone()), Some(delivered));
             server.engine.push(Output::TrackPosition { key, at });
+        }
+        let presence = link.presence;
+        if link.reported_presence != presence {
+            link.reported_presence = presence;
+            let (key, at) = (PositionKey::Presence(room.clone()), presence);
+            server.engine.push(Output::TrackPosition { key, at });
+            self.positions.store_at = Some(server.engine.now() + STORE_DELAY);
         }
         for client in self.positions.take_lagging(room) {
             // The stored position of the client may be outdated.

@@ -8,6 +8,7 @@ use crate::host::Stored;
 use crate::ids::ClientId;
 use crate::output::{Output, PositionKey};
 use crate::socketio::SocketIoServer;
+use roomcast_proto::link::UNKNOWN_PRESENCE;
 use roomcast_proto::time::Millis;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -43,16 +44,19 @@ impl Chat {
         positions: HashMap<PositionKey, u64>,
     ) {
         for key in positions.into_keys() {
-            let PositionKey::Room(room) = &key else {
+            let (PositionKey::Room(room) | PositionKey::Presence(room)) = &key else {
                 continue;
             };
             if let Some(link) = self.rooms.get_mut(room) {
                 link.is_stored = true;
                 continue;
             }
-            let room = room.clone();
+            let deleted = key.clone();
             server.engine.push(Output::TrackPosition { key, at: None });
-            server.engine.push(Output::StorePosition { room, at: None });
+            server.engine.push(Output::StorePosition {
+                key: deleted,
+                at: None,
+            });
         }
     }
 
@@ -123,6 +127,12 @@ impl Chat {
             }
             let link = self.rooms.entry(room.clone()).or_default();
             link.subscribers.push(key);
+            link.presence = Some(
+                positions
+                    .get(&PositionKey::Presence(room.clone()))
+                    .copied()
+                    .unwrap_or(UNKNOWN_PRESENCE),
+            );
             link.delivered = link.delivered.max(subscription.delivered);
             link.epoch.clone_from(&subscription.epoch);
         }

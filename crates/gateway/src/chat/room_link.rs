@@ -2,7 +2,7 @@
 
 use crate::ids::ClientId;
 use roomcast_proto::id::{ConnectionId, Epoch};
-use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::link::{Command as ToRoom, PresenceVersion, UNKNOWN_PRESENCE};
 use roomcast_proto::time::{MINUTE, Millis, SECOND};
 
 /// The maximum number of turns of the event loop for which a request waits for further
@@ -33,6 +33,14 @@ pub(super) struct RoomLink {
     /// Number of consecutive requests that failed.
     failures: usize,
     last_delivery: LastDelivery,
+    /// The version of the room's presence that all subscribers were told;
+    /// [`UNKNOWN_PRESENCE`] after the gateway was restored without it. `None` before the first delivery.
+    pub(super) presence: Option<PresenceVersion>,
+    /// Some subscribers were told only an earlier version than the others, which is
+    /// `presence`.
+    lacks_presence: bool,
+    /// The value of `presence` in the last [`crate::Output::TrackPosition`].
+    pub(super) reported_presence: Option<PresenceVersion>,
     /// The epoch of the log of the room.
     pub(super) epoch: Epoch,
     /// The highest `seq` that was delivered to all subscribers, except for those that
@@ -40,7 +48,7 @@ pub(super) struct RoomLink {
     pub(super) delivered: u64,
     /// The value of `delivered` in the last [`crate::Output::TrackPosition`].
     pub(super) reported: Option<u64>,
-    /// `delivered` has changed since the last [`crate::Output::StorePosition`].
+    /// `delivered` or `presence` has changed since the last [`crate::Output::StorePosition`].
     pub(super) is_unsaved: bool,
     /// The host has stored a position of the room.
     pub(super) is_stored: bool,
@@ -123,6 +131,49 @@ impl RoomLink {
     pub(super) fn received(&mut self, life: String, number: u64, epoch: Epoch) {
         self.last_delivery = LastDelivery { life, number };
         self.epoch = epoch;
+    }
+
+    /// Returns the version of the presence that the subscribers were told, if they lack
+    /// changes: if it is neither that before a delivery nor that after it.
+    pub(super) fn lacking_presence(
+        &self,
+        before: PresenceVersion,
+        after: PresenceVersion,
+    ) -> Option<PresenceVersion> {
+        // A room of an older version has no versions of the presence.
+        self.presence
+            .filter(|told| after != 0 && *told != before && *told != after)
+    }
+
+    /// Advances the version of the presence from `before` to `after`, the version after a
+    /// delivery. If subscribers lack changes, the version stays and is returned.
+    pub(super) fn advance_presence(
+        &mut self,
+        before: PresenceVersion,
+        after: PresenceVersion,
+    ) -> Option<PresenceVersion> {
+        let lacking = self.lacking_presence(before, after);
+        if lacking.is_none() && after != 0 {
+            self.is_unsaved |= self.presence != Some(after);
+            self.presence = Some(after);
+            self.lacks_presence = false;
+        }
+        lacking
+    }
+
+    /// Records that a subscriber was told the presence only up to this version.
+    pub(super) fn lower_presence(&mut self, version: PresenceVersion) {
+        if self.presence == Some(version) {
+            return;
+        }
+        // Which of two versions is the earlier one is not known.
+        let version = match self.lacks_presence {
+            true => UNKNOWN_PRESENCE,
+            false => version,
+        };
+        self.presence = Some(version);
+        self.lacks_presence = true;
+        self.is_unsaved = true;
     }
 
     /// Returns `true` if the room has no subscribers and no commands in progress.

@@ -12,7 +12,7 @@ use roomcast_proto::error::Error;
 use roomcast_proto::event;
 use roomcast_proto::framing;
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
-use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::link::{Command as ToRoom, UNKNOWN_PRESENCE};
 use roomcast_proto::position::Position;
 use roomcast_proto::retry::jittered;
 use roomcast_proto::time::Millis;
@@ -27,8 +27,8 @@ impl Chat {
         room: &RoomName,
         after: u64,
     ) {
-        let link = self.rooms.get(room);
-        let epoch = link.map_or_else(Epoch::default, |link| link.epoch.clone());
+        let mut link = self.rooms.get_mut(room);
+        let epoch = (link.as_ref()).map_or_else(Epoch::default, |link| link.epoch.clone());
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
@@ -53,6 +53,10 @@ impl Chat {
         subscription.lagging_at = None;
         subscription.is_paused = false;
         subscription.is_reported = false;
+        let presence = subscription.presence.take();
+        if let (Some(presence), Some(link)) = (presence, &mut link) {
+            link.lower_presence(presence);
+        }
         if subscription.repairing {
             subscription.repairing = false;
             subscription.epoch = epoch;
@@ -70,6 +74,10 @@ impl Chat {
         } = &mut client.phase
             && pending.remove(room)
         {
+            if let (None, Some(link)) = (presence, link) {
+                // A record of an older version.
+                link.lower_presence(UNKNOWN_PRESENCE);
+            }
             *complete &= requested == (after, epoch);
             return;
         }

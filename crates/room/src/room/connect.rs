@@ -162,7 +162,8 @@ impl Room {
         let joined = attachment.joined;
         let conn = self.insert_connection(connection, now);
         if joined {
-            self.presence.roster.restore(&user, conn, status);
+            let (before, status) = self.presence.roster.restore(&user, conn, status);
+            self.presence.log.restore_status(&user, before, status);
         }
         conn
     }

@@ -2,7 +2,6 @@
 
 use super::Room;
 use crate::connection::Connection;
-use crate::ephemeral::{EphemeralEvent, Except};
 use crate::ids::ConnId;
 use crate::log::OldestRow;
 use crate::member::Cursor;
@@ -12,9 +11,8 @@ use crate::seq_range::SeqRange;
 use crate::timers::Timer;
 use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
-use roomcast_proto::id::{Epoch, UserId};
+use roomcast_proto::id::Epoch;
 use roomcast_proto::log_record::LogRecord;
-use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
 use roomcast_proto::{event, framing};
 
@@ -57,6 +55,9 @@ impl Room {
         }
         if self.timers.is_due(Timer::PresenceFlush, now) {
             self.flush_presence();
+        }
+        if self.timers.is_due(Timer::PresenceFeed, now) {
+            self.run_presence_feeds(now, out);
         }
     }
 
@@ -180,27 +181,6 @@ impl Room {
         }
     }
 
-    /// Moves the queued ephemeral events and the presence updates into the batch.
-    fn flush_presence(&mut self) {
-        self.timers.stop(Timer::PresenceFlush);
-        for event in self.presence.take_queue() {
-            self.batch.broadcast(event);
-        }
-        for change in self.presence.roster.take_changes() {
-            let line = self.presence_update(&change.user, change.status);
-            let except = Except::User(change.user);
-            self.batch.broadcast(EphemeralEvent { except, line });
-        }
-    }
-
-    fn presence_update(&self, user: &UserId, status: Status) -> String {
-        let member = self.members.get(user);
-        let last_seen = member
-            .map(|member| member.last_seen)
-            .filter(|at| status == Status::Offline && *at > 0);
-        event::presence_update(&self.name, user, status, last_seen)
-    }
-
     /// Called after the room was restored from storage because of a failure, while its
     /// sockets stayed open. Sends the stored events after `sent_upto` to the room's own
     /// sockets. Sends the presence of all members to all connections, because queued
@@ -217,11 +197,7 @@ impl Room {
                 out.push(Output::Replay { conn, range });
             }
         }
-        let users: Vec<UserId> = self.members.users().cloned().collect();
-        for user in users {
-            let line = self.presence_update(&user, self.presence.roster.status(&user));
-            self.queue_event(&user, line, now);
-        }
+        self.announce_everybody(now);
     }
 
     /// Closes connections whose token has expired.

@@ -18,6 +18,7 @@ use crate::gateway_links::{Subscription, TextEvents, too_many_answers};
 use crate::ids::ConnId;
 use crate::outbox::{Outboxes, Retry};
 use crate::output::{Change, Output};
+use crate::presence::FeedReceiver;
 use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
 use roomcast_proto::access::{Rights, TokenId};
@@ -126,6 +127,9 @@ impl Room {
                 Some(conn) => {
                     self.gateways.resume(conn);
                     self.feed(conn, after);
+                    // The answer of the gateway says whether the client lacks presence.
+                    let (to, at) = (subscription.id, self.log.head());
+                    self.gateways.queue(gateway, Item::Probe { to, at });
                 }
                 None => self.report_lost(&subscription),
             },
@@ -476,8 +480,9 @@ impl Room {
     /// the host then stops sending to the gateway.
     pub fn take_delivery(&mut self, gateway: &GatewayName) -> Option<serde_json::Result<String>> {
         let (epoch, head) = (self.log.epoch(), self.log.head());
+        let version = self.presence.log.version();
         self.gateways
-            .take_delivery(gateway, &self.name, epoch, head)
+            .take_delivery(gateway, &self.name, epoch, head, version)
     }
 
     /// Handles the acknowledgement of a delivery. The answer names the connections that do
@@ -508,6 +513,12 @@ impl Room {
             if let Some(conn) = self.gateways.find(id) {
                 self.gateways.pause(conn, acknowledgement.number);
             }
+        }
+        if let Some(since) = self
+            .gateways
+            .presence_acknowledged(gateway, answer.presence)
+        {
+            self.feed_presence(FeedReceiver::Gateway(gateway.clone()), since, now);
         }
         if acknowledgement.was_unreachable {
             self.probe_gateway(gateway);
@@ -549,6 +560,7 @@ impl Room {
         match subscriber {
             StoredSubscriber::Ended(item) => self.gateways.queue(gateway, item),
             StoredSubscriber::Subscribed(attachment) => {
+                self.restored_at = now;
                 let subscription = Subscription::new(gateway.clone(), attachment.id.clone());
                 let conn = self.restore_connection(attachment, now);
                 self.gateways.add(conn, subscription);

@@ -82,6 +82,7 @@ impl Room {
             Some(id) => record.connection(id),
             None => record,
         }));
+        self.presence.log.joined(user);
         let line = event::user_joined(&self.name, user);
         self.queue_event(user, line, now);
         true
@@ -110,6 +111,7 @@ impl Room {
         };
         self.batch.store(change);
         let removed = self.presence.roster.remove(&user);
+        self.presence.log.left(&user, removed.announced);
         if removed.was_typing {
             let line = event::user_typing(&self.name, &user, false);
             self.queue_event(&user, line, now);

@@ -1,0 +1,192 @@
+//! Presence: the flush of ephemeral events, and feeds for receivers that may have missed some.
+
+use super::Room;
+use crate::ephemeral::{EphemeralEvent, Except};
+use crate::output::Output;
+use crate::presence::{FeedReceiver, PresenceFeed};
+use crate::presence_log::Changed;
+use crate::timers::Timer;
+use roomcast_proto::event;
+use roomcast_proto::id::UserId;
+use roomcast_proto::link::PresenceVersion;
+use roomcast_proto::status::Status;
+use roomcast_proto::time::Millis;
+
+/// Maximum number of users in one text of a feed. With user ids of 36 bytes, the text has
+/// about as many bytes as a portion of the log.
+const FEED_USERS: usize = 2_000;
+
+/// Maximum size in bytes of the texts that the feeds send at a time, all receivers together.
+/// A single text may be larger.
+const FEED_BYTES: usize = 1 << 20;
+
+/// Interval in milliseconds at which feeds send, if there is more than [`FEED_BYTES`].
+const FEED_INTERVAL: Millis = 50;
+
+impl Room {
+    /// Moves the queued ephemeral events and the presence updates into the batch.
+    pub(super) fn flush_presence(&mut self) {
+        self.timers.stop(Timer::PresenceFlush);
+        for event in self.presence.take_queue() {
+            self.batch.broadcast(event);
+        }
+        self.presence.log.announce_members();
+        for change in self.presence.roster.take_changes() {
+            let log = &mut self.presence.log;
+            log.announce_status(&change.user, change.before, change.status);
+            let line = self.presence_update(&change.user, change.status);
+            let except = Except::User(change.user);
+            self.batch.broadcast(EphemeralEvent { except, line });
+        }
+    }
+
+    /// Queues the presence of all members for all connections, because queued presence
+    /// updates are lost.
+    pub(super) fn announce_everybody(&mut self, now: Millis) {
+        let users: Vec<UserId> = self.members.users().cloned().collect();
+        for user in users {
+            let line = self.presence_update(&user, self.presence.roster.status(&user));
+            self.queue_event(&user, line, now);
+        }
+    }
+
+    fn presence_update(&self, user: &UserId, status: Status) -> String {
+        let member = self.members.get(user);
+        let last_seen = member
+            .map(|member| member.last_seen)
+            .filter(|at| status == Status::Offline && *at > 0);
+        event::presence_update(&self.name, user, status, last_seen)
+    }
+
+    /// Sends a receiver the presence that has changed since a version, because it may have
+    /// missed events.
+    ///
+    /// Shortly after a restart, users whose connections were lost have not returned yet. The
+    /// feed waits until their grace period has ended.
+    pub(super) fn feed_presence(
+        &mut self,
+        receiver: FeedReceiver,
+        since: PresenceVersion,
+        now: Millis,
+    ) {
+        let at = now.max(self.restored_at + self.config.presence_grace);
+        self.presence.feeds.push_back(PresenceFeed {
+            receiver,
+            since,
+            after: None,
+        });
+        self.timers.set_earliest(Timer::PresenceFeed, at);
+    }
+
+    /// Sends the next texts of the feeds.
+    pub(super) fn run_presence_feeds(&mut self, now: Millis, out: &mut Vec<Output>) {
+        self.timers.stop(Timer::PresenceFeed);
+        // The changes that wait are announced first, so that all receivers have the version
+        // that the texts describe.
+        self.flush_presence();
+        self.members.sort();
+        let mut bytes = 0;
+        let mut text: Option<(PresenceFeed, FeedText)> = None;
+        for feed in std::mem::take(&mut self.presence.feeds) {
+            if bytes >= FEED_BYTES || self.has_backlog(&feed.receiver) {
+                self.presence.feeds.push_back(feed);
+                continue;
+            }
+            // Receivers with the same position share a text.
+            let next = match text.take() {
+                Some((last, next)) if last.has_same_text(&feed) => next,
+                _ => self.feed_text(&feed),
+            };
+            if !next.text.is_empty() {
+                bytes += self.send_feed_text(&feed.receiver, &next.text, out);
+            }
+            match (&next.more_after, &feed.receiver) {
+                (Some(after), _) => self.presence.feeds.push_back(PresenceFeed {
+                    after: Some(after.clone()),
+                    ..feed.clone()
+                }),
+                (None, FeedReceiver::Gateway(gateway)) => self.gateways.presence_fed(gateway),
+                (None, FeedReceiver::Connection(_)) => {}
+            }
+            text = Some((feed, next));
+        }
+        if !self.presence.feeds.is_empty() {
+            let at = now + FEED_INTERVAL;
+            self.timers.set_earliest(Timer::PresenceFeed, at);
+        }
+    }
+
+    /// Returns `true` if the receiver must not be sent more at present.
+    fn has_backlog(&self, receiver: &FeedReceiver) -> bool {
+        match receiver {
+            FeedReceiver::Gateway(gateway) => self.gateways.has_texts(gateway),
+            FeedReceiver::Connection(_) => false,
+        }
+    }
+
+    /// Returns the next text of a feed.
+    fn feed_text(&self, feed: &PresenceFeed) -> FeedText {
+        let mut lines = Vec::new();
+        let changed = match feed.after {
+            // A feed of all members goes on.
+            Some(_) => Changed::Everything,
+            None => self.presence.log.changed_since(feed.since),
+        };
+        let mut more_after = None;
+        match changed {
+            Changed::Nothing => {}
+            Changed::Users(users) => {
+                for (user, has_joined) in users {
+                    if !self.members.contains(&user) {
+                        lines.push(event::user_left(&self.name, &user));
+                        continue;
+                    }
+                    if has_joined {
+                        lines.push(event::user_joined(&self.name, &user));
+                    }
+                    lines.push(self.presence_update(&user, self.presence.roster.status(&user)));
+                }
+            }
+            Changed::Everything => {
+                let users = self.members.users_after(feed.after.as_ref());
+                let (users, more) = users.split_at(users.len().min(FEED_USERS));
+                more_after = more.first().and(users.last()).cloned();
+                let roster = &self.presence.roster;
+                lines.extend(
+                    users
+                        .iter()
+                        .map(|user| self.presence_update(user, roster.status(user))),
+                );
+            }
+        }
+        FeedText {
+            text: lines.join("\n"),
+            more_after,
+        }
+    }
+
+    /// Sends a text of a feed. Returns the number of bytes that were queued.
+    fn send_feed_text(
+        &mut self,
+        receiver: &FeedReceiver,
+        text: &str,
+        out: &mut Vec<Output>,
+    ) -> usize {
+        match receiver {
+            FeedReceiver::Gateway(gateway) => self.gateways.send_to_all(gateway, text),
+            FeedReceiver::Connection(conn) if self.connections.is_joined(*conn) => {
+                let (conn, frame) = (*conn, text.to_owned());
+                out.push(Output::Send { conn, frame });
+            }
+            FeedReceiver::Connection(_) => return 0,
+        }
+        text.len()
+    }
+}
+
+/// The next text of a feed.
+struct FeedText {
+    text: String,
+    /// The last user of the text, if further users follow.
+    more_after: Option<UserId>,
+}
