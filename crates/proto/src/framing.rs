@@ -131,6 +131,23 @@ pub fn error(id: Option<u32>, error: &Error) -> String {
     }
 }
 
+/// Returns the frame that a client receives instead of `frame`, if the changes before it
+/// cannot be stored: the errors in it, and the error `internal` for each other answer. Empty
+/// if the frame has no answers.
+pub fn failed(frame: &str) -> String {
+    let mut failed = String::new();
+    for line in frame.split('\n').filter(|line| is_answer(line)) {
+        let ack = line.strip_prefix(r#"{"ack":"#);
+        let id = ack.and_then(|ack| ack.split_once(r#","data":"#)?.0.parse().ok());
+        let line = id.map_or_else(|| line.to_owned(), |id| error(Some(id), &Error::internal()));
+        if !failed.is_empty() {
+            failed.push('\n');
+        }
+        failed.push_str(&line);
+    }
+    failed
+}
+
 /// Returns the error for a frame of more than `limit` bytes.
 pub fn too_large(limit: usize) -> Error {
     Error::new(

@@ -13,10 +13,17 @@ use roomcast_proto::time::Millis;
 pub(crate) struct Connection {
     pub(crate) attachment: Attachment,
     /// Number of the first batch that the connection receives. It receives earlier
-    /// events by replay.
+    /// events from the log.
     pub(crate) live_from: u64,
-    /// Set while a connection at a gateway catches up.
+    /// Set while the connection catches up. Always set while a connection that has joined is
+    /// stalled.
     pub(crate) catch_up: Option<CatchUp>,
+    /// The time at which the connection stalled; `None` if it is not stalled. Connections at
+    /// gateways do not stall.
+    pub(crate) stalled_at: Option<Millis>,
+    /// `true` if the connection was stalled since it was last live, so that it lacks
+    /// ephemeral events.
+    lost_ephemeral: bool,
     /// The rate limits of the connection.
     pub(crate) allowance: Allowance,
     pub(crate) slow_consumer: SlowConsumerGuard,
@@ -44,6 +51,8 @@ impl Connection {
             attachment,
             live_from: 0,
             catch_up: None,
+            stalled_at: None,
+            lost_ephemeral: false,
             allowance: Allowance::full(limits, now),
             slow_consumer: SlowConsumerGuard::new(active_at),
         }
@@ -62,11 +71,23 @@ impl Connection {
         Ok(())
     }
 
+    /// Records that the connection has stalled.
+    pub(crate) fn stall(&mut self, now: Millis) {
+        self.stalled_at = Some(now);
+        self.lost_ephemeral = true;
+    }
+
+    /// Returns `true` if the connection was stalled since the last call. A connection that is
+    /// live again needs the current presence then.
+    pub(crate) fn take_lost_ephemeral(&mut self) -> bool {
+        std::mem::take(&mut self.lost_ephemeral)
+    }
+
     /// Returns the part of a batch that the connection receives.
     pub(crate) fn receives(&self, batch: u64) -> Receives {
         let attachment = &self.attachment;
         let is_live = attachment.joined && self.live_from <= batch;
-        if !is_live || !attachment.rights.has(Rights::READ) {
+        if !is_live || !attachment.rights.has(Rights::READ) || self.stalled_at.is_some() {
             Receives::Nothing
         } else if self.catch_up.is_some() {
             Receives::Ephemeral

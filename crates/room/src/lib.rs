@@ -109,7 +109,7 @@ mod subscriber;
 mod timers;
 
 pub use attachment::Attachment;
-pub use delivery::{CustomFrame, Delivery, PendingAck};
+pub use delivery::{CustomFrame, Delivery};
 pub use frame::Frame;
 pub use ids::{CallId, ConnId};
 pub use member::Member;

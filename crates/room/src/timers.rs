@@ -12,25 +12,32 @@ pub(crate) enum Timer {
     CursorFlush,
     /// A typing indicator or the grace period of a user without connections ends.
     PresenceTimeout,
+    /// A stalled connection may have shown a sign of life.
+    StallCheck,
     /// A token expires.
     TokenExpiry,
     /// A stale connection may have to be closed.
     KeepaliveCheck,
     /// A row of the log expires by age.
     LogRetention,
+    /// A delivery to a gateway has failed. If the room loses its memory before the delivery
+    /// arrives, the alarm restores it, so that it delivers again.
+    DeliveryRetry,
 }
 
 impl Timer {
-    const SHORT: [Timer; 3] = [
+    const SHORT: [Timer; 4] = [
         Timer::PresenceFlush,
         Timer::CursorFlush,
         Timer::PresenceTimeout,
+        Timer::StallCheck,
     ];
 
-    const LONG: [Timer; 3] = [
+    const LONG: [Timer; 4] = [
         Timer::TokenExpiry,
         Timer::KeepaliveCheck,
         Timer::LogRetention,
+        Timer::DeliveryRetry,
     ];
 }
 

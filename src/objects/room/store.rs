@@ -229,31 +229,8 @@ impl Store {
     }
 
     /// Reads the log after `after` up to `upto`. Calls `take` with the first event, the last
-    /// event and the body of each row. The body stays in JavaScript.
-    pub(super) fn rows(
-        &self,
-        after: u64,
-        upto: u64,
-        mut take: impl FnMut(u64, u64, JsString),
-    ) -> Result<()> {
-        let mut at = after;
-        loop {
-            let rows = self.db.query(
-                "SELECT first, last, body FROM log WHERE last > ? AND first <= ? ORDER BY last LIMIT ?",
-                &[js(at), js(upto), CHUNK.into()],
-            )?;
-            for row in &rows {
-                at = number(row, 1);
-                take(number(row, 0), at, row.get(2).unchecked_into());
-            }
-            if (rows.len() as u32) < CHUNK {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Reads the log as [`Store::rows`] does, as long as `take` returns `true`. A row is a whole
-    /// batch, so the last one may have events after `upto`.
+    /// event and the body of each row, as long as it returns `true`. The body stays in
+    /// JavaScript. A row is a whole batch, so the last one may have events after `upto`.
     pub(super) fn rows_while(
         &self,
         after: u64,

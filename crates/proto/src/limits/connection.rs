@@ -2,7 +2,7 @@
 
 use super::rate_limit::Rate;
 use crate::settings::{Duration, PerMinute, PerSecond, Whole};
-use crate::time::{Millis, SECOND};
+use crate::time::{MINUTE, Millis, SECOND};
 use serde::Serialize;
 
 crate::settings! {
@@ -36,10 +36,14 @@ crate::settings! {
         /// Maximum size in bytes of a frame of a client, and of `data` that a service publishes.
         pub max_frame_bytes: usize = 64 * 1024,
             ["MAX_FRAME_BYTES"], Whole { min: 256, max: 1 << 20 };
-        /// Maximum number of bytes sent to a connection since its last frame or ping. Above it, the
-        /// connection is closed as a slow consumer.
-        pub max_unacked_bytes: usize = 32 << 20,
+        /// Maximum number of bytes sent to a connection since its last frame or ping; at most 1 MiB
+        /// before its first one. Above it, nothing more is sent to the connection until it sends a
+        /// frame or a ping. It then continues from the log.
+        pub max_unacked_bytes: usize = 8 << 20,
             ["MAX_UNACKED_BYTES"], Whole { min: 1_024, max: 64 << 20 };
+        /// Time without a frame or a ping after which a connection that has reached
+        /// `MAX_UNACKED_BYTES` is closed with 4503.
+        pub catch_up_timeout: Millis = MINUTE, ["CATCH_UP_TIMEOUT"], Duration { min: 1_000 };
         /// Keepalive timeout: a connection that has pinged at least once is closed after this time
         /// without a ping or another frame.
         pub ghost_timeout: Millis = 90 * SECOND, ["GHOST_TIMEOUT"], Duration { min: 1 };

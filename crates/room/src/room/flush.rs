@@ -1,6 +1,7 @@
 //! The end of a batch, timers and the alarm.
 
 use super::Room;
+use super::commands::Answer;
 use crate::connection::Connection;
 use crate::ephemeral::{EphemeralEvent, Except};
 use crate::ids::ConnId;
@@ -11,6 +12,7 @@ use crate::seq_range::SeqRange;
 use crate::timers::Timer;
 use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::Error;
 use roomcast_proto::id::UserId;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::status::Status;
@@ -55,7 +57,7 @@ impl Room {
         }
     }
 
-    fn flush_batch(&mut self, now: Millis, out: &mut Vec<Output>) {
+    pub(super) fn flush_batch(&mut self, now: Millis, out: &mut Vec<Output>) {
         if self.batch.is_empty() {
             return;
         }
@@ -81,6 +83,18 @@ impl Room {
             }
             out.push(Output::Log(record));
         }
+        for ack in batch.take_acknowledgements() {
+            let answer = match self.acknowledge(ack.conn, ack.id, ack.cursor, ack.seq, now) {
+                Ok(Answer::Now(data)) => ack.id.map(|id| framing::ack(id, &data)),
+                Ok(Answer::Later) => None,
+                Err(error) => Some(framing::error(ack.id, &error)),
+            };
+            if let Some(answer) = answer {
+                batch.send(ack.conn, &answer);
+            }
+        }
+        let attached = batch.take_attached().into_iter();
+        out.extend(attached.map(|conn| Output::Attach { conn }));
         self.close_unauthorized(now, out);
         // New connections receive the log up to the head before this batch, and then the
         // batch like all other connections.
@@ -99,7 +113,7 @@ impl Room {
         };
         let catching_up = self
             .connections
-            .filter(|connection| connection.catch_up.is_some());
+            .filter(|connection| connection.catch_up.is_some() && connection.stalled_at.is_none());
         out.push(Output::Deliver(batch.into_delivery(
             self.batches,
             events,
@@ -168,7 +182,7 @@ impl Room {
         out.extend(flushed.change.map(Output::Store));
         for ack in flushed.acks {
             let answer = framing::ack(ack.id, &ack.data);
-            self.batch.ack(ack.conn, ack.id, &answer);
+            self.batch.send(ack.conn, &answer);
         }
     }
 
@@ -194,19 +208,18 @@ impl Room {
     }
 
     /// Called after the room was restored from storage because of a failure, while its
-    /// sockets stayed open. Sends the stored events after `sent_upto` to the room's own
-    /// sockets. Sends the presence of all members to all connections, because queued
+    /// sockets stayed open. The room's own sockets catch up from `sent_upto`. Sends the presence of all members to all connections, because queued
     /// presence updates are lost.
-    pub fn recover(&mut self, sent_upto: u64, now: Millis, out: &mut Vec<Output>) {
-        let upto = self.log.head();
-        for (conn, connection) in self.connections.iter() {
+    pub fn recover(&mut self, sent_upto: u64, now: Millis) {
+        let head = self.log.head();
+        let own = self.connections.filter(|connection| {
             let attachment = &connection.attachment;
-            let range = SeqRange {
-                after: attachment.from.max(sent_upto),
-                upto,
-            };
-            if attachment.joined && !attachment.remote && !range.is_empty() {
-                out.push(Output::Replay { conn, range });
+            attachment.joined && !attachment.remote && attachment.from.max(sent_upto) < head
+        });
+        for conn in own {
+            if let Some(connection) = self.connections.get(conn) {
+                let after = connection.attachment.from.max(sent_upto);
+                self.start_replay(conn, after);
             }
         }
         let users: Vec<UserId> = self.members.users().cloned().collect();
@@ -214,6 +227,46 @@ impl Room {
             let line = self.presence_update(&user, self.presence.roster.status(&user));
             self.queue_event(&user, line, now);
         }
+    }
+
+    /// Handles a failure of storage. `rest` are the outputs that the host has not carried
+    /// out. Returns the outputs that it carries out instead, each after [`Room::route`]: the
+    /// closes among them, and an error for each command that was not answered, those of the
+    /// open batch included. The host then creates the room again from storage.
+    pub fn fail(&mut self, rest: impl IntoIterator<Item = Output>, now: Millis) -> Vec<Output> {
+        let mut lost: Vec<Output> = rest.into_iter().collect();
+        self.flush_cursors(now, &mut lost);
+        self.flush_batch(now, &mut lost);
+        let mut out = Vec::new();
+        let mut fail = |conn: ConnId, frame: String| {
+            if !frame.is_empty() {
+                out.push(Output::Send { conn, frame });
+            }
+        };
+        let mut closes = Vec::new();
+        for output in lost {
+            match output {
+                Output::Deliver(delivery) => {
+                    for custom in delivery.custom {
+                        fail(custom.conn, framing::failed(&custom.private));
+                    }
+                }
+                Output::Send { conn, frame } => fail(conn, framing::failed(&frame)),
+                Output::Page { conn, id, .. } => {
+                    fail(conn, framing::error(Some(id), &Error::internal()));
+                }
+                Output::Authenticate { connection, id, .. } => {
+                    let id_of = |one: &Connection| one.attachment.id == connection;
+                    if let Some(conn) = self.connections.find(id_of) {
+                        fail(conn, framing::error(id, &Error::internal()));
+                    }
+                }
+                close @ Output::Close { .. } => closes.push(close),
+                _ => {}
+            }
+        }
+        out.extend(closes);
+        out
     }
 
     /// Closes connections whose token has expired.
@@ -261,6 +314,9 @@ impl Room {
         out: &mut Vec<Output>,
     ) {
         self.gateways.probe(now);
+        if self.timers.is_due(Timer::DeliveryRetry, now) {
+            self.timers.stop(Timer::DeliveryRetry);
+        }
         let stale = self.find_stale(pinged, now);
         out.push(Output::Log(
             LogRecord::info("alarm").with("ghosts", stale.len()),

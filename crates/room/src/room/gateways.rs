@@ -15,6 +15,7 @@ use crate::outbox::{Outboxes, Retry};
 use crate::output::{Change, Output};
 use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
+use crate::timers::Timer;
 use roomcast_proto::access::{Rights, TokenId};
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, GatewayName, UserId};
@@ -32,6 +33,10 @@ const NORMAL: u16 = 1000;
 
 /// Close code of a restart of the service (IANA WebSocket Close Code Number Registry).
 const SERVICE_RESTART: u16 = 1012;
+
+/// Time in milliseconds after a failed delivery at which an alarm restores the room, if it has
+/// lost its memory. Setting the alarm writes a row, so it is not set for each delivery.
+const DELIVERY_RETRY_ALARM: Millis = 5_000;
 
 /// Why a connection at a gateway joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,11 +273,16 @@ impl Room {
         }
     }
 
-    /// Sends older events to a connection at a gateway, before the events that it still
-    /// lacks. All events up to the head have been delivered.
+    /// Sends older events to a connection, before the events that it still lacks. All events up to the head have been delivered.
     pub(super) fn send_past(&mut self, conn: ConnId, range: SeqRange, out: &mut Vec<Output>) {
         if !range.is_empty() && self.connections.contains(conn) {
             let head = self.log.head();
+            let connection = self.connections.get(conn);
+            if connection.is_some_and(|connection| !connection.attachment.remote) {
+                self.log_replay(conn, range, out);
+                self.start_replay(conn, head);
+                return self.connections.request_past(conn, range, head);
+            }
             self.connections.request_past(conn, range, head);
             out.push(Output::CatchUp { conn });
         }
@@ -282,8 +292,17 @@ impl Room {
     /// carries out instead, if there is one. The host calls this for each output, just
     /// before it would carry it out.
     pub fn route(&mut self, output: Output) -> Option<Output> {
-        if let Output::Deliver(delivery) = output {
-            return Some(Output::Deliver(self.gateways.route_delivery(delivery)));
+        match output {
+            Output::Deliver(delivery) => {
+                self.sent_upto = delivery.events.upto;
+                let mut delivery = self.gateways.route_delivery(delivery);
+                if !self.catch_ups.stalled().is_empty() {
+                    self.cut_frames_of_stalled(&mut delivery);
+                }
+                return Some(Output::Deliver(delivery));
+            }
+            Output::Store(Change::Wipe { .. }) => self.sent_upto = 0,
+            _ => {}
         }
         let conn = output.connection();
         let Some(subscription) = conn.and_then(|conn| self.gateways.get(conn)).cloned() else {
@@ -429,6 +448,8 @@ impl Room {
         out: &mut Vec<Output>,
     ) -> Retry {
         let retry = self.gateways.failed(gateway, failure, now);
+        self.timers
+            .start(Timer::DeliveryRetry, now + DELIVERY_RETRY_ALARM);
         if retry == Retry::Never {
             for conn in self.gateways.connections_of(gateway) {
                 let change = self.gateways.end(conn, |to| Item::Lost { to });

@@ -100,6 +100,9 @@ impl Room {
         if !self.members.contains(user) {
             return false;
         }
+        if self.batch.has_acknowledgements() {
+            self.flush_batch(now, out);
+        }
         if self.members.has_waiting_acks() {
             // A connection at a gateway is removed with its membership, and its answers
             // would be lost.
@@ -128,7 +131,10 @@ impl Room {
             if asked_by != Some(conn) {
                 self.batch.send(conn, &event::user_left(&self.name, &user));
             }
-            out.push(Output::Attach { conn });
+            self.end_replay(conn);
+            // The socket's record changes with the membership, which is stored at the end of
+            // the batch.
+            self.batch.attach(conn);
         }
         out.push(Output::Log(LogRecord::info("leave").user(&user)));
         let line = event::user_left(&self.name, &user);
