@@ -161,6 +161,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_failed_frame_has_an_error_for_each_answer() {
+        let kept = error(Some(2), &Error::not_joined());
+        let event = error(None, &Error::not_joined());
+        let lines = [
+            &ack(1, "{}"),
+            r#"{"event":"userLeft","data":{}}"#,
+            &kept,
+            &event,
+        ];
+        let internal = error(Some(1), &Error::internal());
+        assert_eq!(
+            failed(&lines.join("\n")),
+            [internal, kept, event].join("\n")
+        );
+        assert_eq!(failed(PONG), "");
+    }
+
+    #[test]
     fn an_error_in_one_line_does_not_affect_the_others() {
         let frame = concat!(
             r#"{"event":"sendMessage","data":{"content":"a"},"id":1}"#,

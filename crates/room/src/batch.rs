@@ -205,11 +205,6 @@ impl Batch {
         self.acknowledgements.push(acknowledgement);
     }
 
-    /// Returns `true` if an event in the batch is acknowledged.
-    pub(crate) fn has_acknowledgements(&self) -> bool {
-        !self.acknowledgements.is_empty()
-    }
-
     /// Removes the acknowledgements and returns them.
     pub(crate) fn take_acknowledgements(&mut self) -> Vec<Acknowledgement> {
         std::mem::take(&mut self.acknowledgements)

@@ -15,6 +15,9 @@ pub(crate) struct Connection {
     /// Number of the first batch that the connection receives. It receives earlier
     /// events from the log.
     pub(crate) live_from: u64,
+    /// Number of the last batch that the connection receives, if it has left the room. The
+    /// host may still have to send batches from before the leave.
+    pub(crate) live_until: u64,
     /// Set while the connection catches up. Always set while a connection that has joined is
     /// stalled.
     pub(crate) catch_up: Option<CatchUp>,
@@ -48,8 +51,9 @@ impl Connection {
         now: Millis,
     ) -> Self {
         Connection {
-            attachment,
             live_from: 0,
+            live_until: if attachment.joined { u64::MAX } else { 0 },
+            attachment,
             catch_up: None,
             stalled_at: None,
             lost_ephemeral: false,
@@ -85,9 +89,8 @@ impl Connection {
 
     /// Returns the part of a batch that the connection receives.
     pub(crate) fn receives(&self, batch: u64) -> Receives {
-        let attachment = &self.attachment;
-        let is_live = attachment.joined && self.live_from <= batch;
-        if !is_live || !attachment.rights.has(Rights::READ) || self.stalled_at.is_some() {
+        let is_live = (self.live_from..=self.live_until).contains(&batch);
+        if !is_live || !self.attachment.rights.has(Rights::READ) || self.stalled_at.is_some() {
             Receives::Nothing
         } else if self.catch_up.is_some() {
             Receives::Ephemeral

@@ -67,3 +67,29 @@ impl SlowConsumerGuard {
         is_active
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_without_a_sign_of_life_may_receive_less() {
+        let limit = 4 * MAX_UNACKED_BEFORE_FIRST_SIGN;
+        let mut guard = SlowConsumerGuard::new(100);
+        assert!(!guard.on_sent(MAX_UNACKED_BEFORE_FIRST_SIGN, limit));
+        assert!(guard.on_sent(1, limit));
+        assert!(!guard.check_ping(Some(100), 200), "from before the connect");
+        assert!(guard.check_ping(Some(150), 200));
+        assert!(!guard.on_sent(limit, limit));
+        assert!(guard.on_sent(1, limit));
+        guard.on_activity(300);
+        assert!(!guard.on_sent(limit, limit));
+    }
+
+    #[test]
+    fn a_smaller_limit_counts_also_before_the_first_sign_of_life() {
+        let mut guard = SlowConsumerGuard::new(100);
+        assert!(!guard.on_sent(1_000, 1_000));
+        assert!(guard.on_sent(1, 1_000));
+    }
+}

@@ -35,6 +35,11 @@ pub(super) enum Answer {
     Later,
 }
 
+/// Returns the data of the answer to an acknowledgement.
+pub(super) fn acknowledgement(seq: u64) -> String {
+    format!(r#"{{"seq":{seq}}}"#)
+}
+
 /// The state of a connection after a penalty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AfterPenalty {
@@ -439,7 +444,7 @@ impl Room {
         if acknowledged.moved {
             self.schedule_cursor_flush(now);
         }
-        let data = format!(r#"{{"seq":{}}}"#, acknowledged.seq);
+        let data = acknowledgement(acknowledged.seq);
         if self.timers.get(Timer::CursorFlush).is_none() {
             return Ok(Answer::Now(data));
         }

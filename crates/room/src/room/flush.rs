@@ -57,7 +57,7 @@ impl Room {
         }
     }
 
-    pub(super) fn flush_batch(&mut self, now: Millis, out: &mut Vec<Output>) {
+    fn flush_batch(&mut self, now: Millis, out: &mut Vec<Output>) {
         if self.batch.is_empty() {
             return;
         }
@@ -235,6 +235,8 @@ impl Room {
     /// open batch included. The host then creates the room again from storage.
     pub fn fail(&mut self, rest: impl IntoIterator<Item = Output>, now: Millis) -> Vec<Output> {
         let mut lost: Vec<Output> = rest.into_iter().collect();
+        // The end of the batch moves cursors, whose acknowledgements are in the next batch.
+        self.flush_batch(now, &mut lost);
         self.flush_cursors(now, &mut lost);
         self.flush_batch(now, &mut lost);
         let mut out = Vec::new();

@@ -1,16 +1,17 @@
 //! Membership: join and leave.
 
 use super::Room;
+use super::commands::acknowledgement;
 use crate::event_log::Start;
 use crate::ids::ConnId;
 use crate::member::Member;
 use crate::output::Output;
 use roomcast_proto::error::{Error, ErrorCode, Result};
-use roomcast_proto::event;
 use roomcast_proto::id::{ConnectionId, UserId};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
+use roomcast_proto::{event, framing};
 
 impl Room {
     /// Checks that the user is a member or can become one.
@@ -41,6 +42,7 @@ impl Room {
         attachment.joined = true;
         attachment.from = start.after;
         connection.live_from = self.batches + 1;
+        connection.live_until = u64::MAX;
         let status = attachment.status;
         self.add_member(&user, start.after, Some(&id), now, out);
         self.presence.roster.join(&user, conn, status);
@@ -87,6 +89,20 @@ impl Room {
         true
     }
 
+    /// Answers the acknowledgements of events in the batch by a user whose cursors are deleted
+    /// with the batch.
+    fn answer_acknowledgements(&mut self, user: &UserId) {
+        for ack in self.batch.take_acknowledgements() {
+            let connection = self.connections.get(ack.conn);
+            if connection.is_some_and(|connection| connection.attachment.user != *user) {
+                self.batch.acknowledge(ack);
+            } else if let Some(id) = ack.id {
+                let answer = framing::ack(id, &acknowledgement(ack.seq));
+                self.batch.send(ack.conn, &answer);
+            }
+        }
+    }
+
     /// Ends the membership of a user and deletes its cursors. Its sockets stay open but
     /// receive no further events. They receive `userLeft`, except the connection that has
     /// sent the command. Returns `false` if the user is not a member.
@@ -100,9 +116,6 @@ impl Room {
         if !self.members.contains(user) {
             return false;
         }
-        if self.batch.has_acknowledgements() {
-            self.flush_batch(now, out);
-        }
         if self.members.has_waiting_acks() {
             // A connection at a gateway is removed with its membership, and its answers
             // would be lost.
@@ -112,6 +125,7 @@ impl Room {
             return false;
         };
         self.batch.store(change);
+        self.answer_acknowledgements(&user);
         let removed = self.presence.roster.remove(&user);
         if removed.was_typing {
             let line = event::user_typing(&self.name, &user, false);
@@ -122,6 +136,11 @@ impl Room {
                 continue;
             };
             connection.attachment.joined = false;
+            // A connection that catches up receives nothing more.
+            connection.live_until = match connection.catch_up {
+                None => self.batches,
+                Some(_) => 0,
+            };
             if connection.attachment.remote {
                 // The item for the gateway must arrive, and the stored record changes with
                 // the membership. Both are done at the end of the batch.
