@@ -11,9 +11,9 @@ use std::time::Duration;
 pub(crate) const PING: Duration = Duration::from_secs(3);
 
 /// Number of received bytes after which a client sends an additional ping. roomcast
-/// closes a client if it has sent `MAX_UNACKED_BYTES` to it since its last frame or
-/// ping.
-const PING_AFTER: usize = 4 << 20;
+/// pauses a client if it has sent `MAX_UNACKED_BYTES` to it since its last frame or
+/// ping, and 1 MiB before its first one.
+const PING_AFTER: usize = 512 << 10;
 
 /// Time limit for every wait. It ends a run that hangs. No figure depends on it.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);

@@ -27,6 +27,8 @@ pub struct Client {
     /// connection ended without a close frame.
     closed: Option<u16>,
     next_id: u32,
+    /// Bytes read since the last ping that was sent because of [`PING_AFTER`].
+    unacked: usize,
     /// Checks the traffic of this connection against the AsyncAPI document.
     conversation: Conversation,
     /// `Sec-WebSocket-Protocol` of the upgrade response.
@@ -34,6 +36,10 @@ pub struct Client {
     /// The data of `connected`.
     pub connected: Value,
 }
+
+/// Number of bytes after which the client pings, as `docs/protocol.md` asks, so that the server
+/// knows that it reads.
+const PING_AFTER: usize = 512 * 1024;
 
 /// The HTTP status of a refused upgrade. The response body may be missing: use
 /// [`Server::request_upgrade`] to read the whole response.
@@ -87,6 +93,7 @@ impl Client {
             frames: Vec::new(),
             closed: None,
             next_id: 0,
+            unacked: 0,
             conversation: Conversation::native(path),
             subprotocol: response
                 .headers()
@@ -253,7 +260,12 @@ impl Client {
                     self.pending
                         .push_back(value.unwrap_or_else(|| Value::from(line)));
                 }
+                self.unacked += text.len();
                 self.frames.push(text.to_string());
+                if self.unacked >= PING_AFTER {
+                    self.unacked = 0;
+                    self.send_text("ping").await;
+                }
             }
             Some(Ok(Message::Close(frame))) => {
                 self.closed = Some(frame.map_or(1005, |frame| frame.code.into()));

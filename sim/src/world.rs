@@ -28,7 +28,7 @@ use roomcast_room::log::LogBatch;
 use roomcast_room::service::{Request, Served};
 use roomcast_room::{
     Attachment, CallId, Change, ConnId, ConnectRequest, Delivery, Frame, Member, Output, Retry,
-    Room, Secret, Snapshot, StoredSubscriber,
+    Room, Secret, SeqRange, Snapshot, StoredSubscriber,
 };
 use serde_json::value::RawValue;
 use std::cell::Cell;
@@ -224,6 +224,17 @@ struct Disk {
     subscribers: BTreeMap<ConnectionId, (GatewayName, String)>,
 }
 
+impl Disk {
+    /// Returns the first row with events in `range`: its last event in the range and the text
+    /// of its events there.
+    fn portion(&self, range: SeqRange) -> (u64, &str) {
+        let SeqRange { after, upto } = range;
+        let mut rows = self.log.rows.iter();
+        let row = rows.find(|row| row.last > after).expect("no holes");
+        (row.last.min(upto), slice(row.first, &row.body, after, upto))
+    }
+}
+
 /// A socket that is connected to the room directly.
 struct Socket {
     id: String,
@@ -364,11 +375,7 @@ impl Server {
             let Some(read) = self.room.next_read(gateway) else {
                 break;
             };
-            let (after, upto) = (read.portion.range.after, read.portion.range.upto);
-            let mut rows = self.disk.log.rows.iter();
-            let row = rows.find(|row| row.last > after).expect("no holes");
-            let last = row.last.min(upto);
-            let text = slice(row.first, &row.body, after, upto);
+            let (last, text) = self.disk.portion(read.portion.range);
             lines(text);
             self.room.log_read(read, last, text);
         }
@@ -407,11 +414,28 @@ impl Server {
         }
     }
 
-    /// Flushes the batch and handles the timers that are due.
+    /// Flushes the batch and handles the timers that are due. Then sends portions of the log
+    /// until no socket catches up.
     pub fn advance(&mut self) {
         let mut out = Vec::new();
+        self.room.check_stalled(|_| None, self.now, &mut out);
         self.room.flush(self.now, &mut out);
         self.run(out);
+        loop {
+            let mut out = Vec::new();
+            let read = self.room.next_replay(&mut out);
+            self.run(out);
+            let Some(read) = read else {
+                break;
+            };
+            assert!(!self.room.is_stalled(read.conn), "no size is counted");
+            let (last, text) = self.disk.portion(read.portion.range);
+            let text = text.to_owned();
+            let mut out = Vec::new();
+            self.room.replayed(read, last, &mut out);
+            self.send(read.conn, text);
+            self.run(out);
+        }
     }
 
     /// Executes a request of a service. Returns the answer if it is immediate.
@@ -502,16 +526,6 @@ impl Server {
                 Output::Store(change) => self.store(change),
                 Output::Send { conn, frame } => self.send(conn, frame),
                 Output::Deliver(delivery) => self.deliver(delivery),
-                Output::Replay { conn, range } => {
-                    let rows = self.disk.log.rows.iter();
-                    let frames: Vec<_> = rows
-                        .map(|row| slice(row.first, &row.body, range.after, range.upto).to_owned())
-                        .filter(|frame| !frame.is_empty())
-                        .collect();
-                    for frame in frames {
-                        self.send(conn, frame);
-                    }
-                }
                 Output::Page { conn, id, query } => {
                     let frame = framing::ack(id, &self.page(query));
                     self.run(vec![Output::Send { conn, frame }]);

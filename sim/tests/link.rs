@@ -762,6 +762,8 @@ impl SocketIoClient {
             epoch: Epoch::trusted("e"),
             life: "l".into(),
             number: self.number,
+            presence_before: 0,
+            presence: 0,
             items,
         };
         let pushed = self.gateway.handle_push(push, &texts, NOW);

@@ -122,9 +122,9 @@ async fn cursors_and_membership_survive_kill_9() {
 }
 
 #[tokio::test]
-async fn a_connection_that_does_not_read_is_closed_and_others_receive_everything() {
+async fn a_connection_that_does_not_read_is_paused_and_others_receive_everything() {
     let server = Server::start(&[
-        ("MAX_UNACKED_BYTES", "1000000"),
+        ("MAX_UNACKED_BYTES", "300000"),
         ("MESSAGES_PER_SECOND", "100000"),
         ("MESSAGES_BURST", "100000"),
     ]);
@@ -136,24 +136,53 @@ async fn a_connection_that_does_not_read_is_closed_and_others_receive_everything
     for n in 0..200u64 {
         assert_eq!(alice.send_message(&text).await["seq"], n + 1);
         // The pings of the other clients show that they read.
-        if n % 20 == 0 {
+        if n % 10 == 0 {
             alice.send_text("ping").await;
             bob.send_text("ping").await;
         }
     }
     let seqs: Vec<u64> = bob.logged(200).await.iter().map(Client::seq).collect();
     assert_eq!(seqs, (1..=200).collect::<Vec<u64>>());
-    server
-        .wait_for_log("the closed slow connection", |line| {
-            line["event"] == "reject" && line["reason"] == "slow" && line["userId"] == "carol"
-        })
-        .await;
-    // The client can resume after the last event that it received.
+    let is_paused = |line: &Value| line["event"] == "pause" && line["userId"] == "carol";
+    server.wait_for_log("the pause", is_paused).await;
+    // The client continues with its pings.
+    let mut seqs = Vec::new();
+    for _ in 0..200 {
+        seqs.push(Client::seq(&slow.logged(1).await[0]));
+        slow.send_text("ping").await;
+    }
+    assert_eq!(seqs, (1..=200).collect::<Vec<u64>>());
+    // Then it is live again.
+    alice.send_message("live").await;
+    assert_eq!(Client::seq(&slow.logged(1).await[0]), 201);
+}
+
+#[tokio::test]
+async fn a_paused_connection_is_closed_after_catch_up_timeout_and_can_resume() {
+    let server = Server::start(&[
+        ("MAX_UNACKED_BYTES", "300000"),
+        ("CATCH_UP_TIMEOUT", "1s"),
+        ("MESSAGES_PER_SECOND", "100000"),
+        ("MESSAGES_BURST", "100000"),
+    ]);
+    let mut alice = Client::join(&server, "timeout", &token("alice")).await;
+    let mut slow = Client::join(&server, "timeout", &token("carol")).await;
+    let text = "x".repeat(10_000);
+    for n in 0..60 {
+        alice.send_message(&text).await;
+        if n % 10 == 0 {
+            alice.send_text("ping").await;
+        }
+    }
+    let is_closed = |line: &Value| {
+        line["event"] == "reject" && line["reason"] == "slow" && line["userId"] == "carol"
+    };
+    server.wait_for_log("the close", is_closed).await;
     assert_eq!(slow.closed().await, 4503);
     let received = slow.drain_logged();
-    assert!(received < 200);
+    assert!((1..60).contains(&received), "{received}");
     let query = format!("since={received}");
-    let mut resumed = Client::join_with(&server, "slow", &token("carol"), &query).await;
+    let mut resumed = Client::join_with(&server, "timeout", &token("carol"), &query).await;
     assert_eq!(Client::seq(&resumed.logged(1).await[0]), received + 1);
 }
 

@@ -3,6 +3,7 @@
 use super::{DEFAULT, FAST, service, token};
 use roomcast_harness::{Client, Server};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn every_connection_receives_every_event_once_and_in_order() {
@@ -649,36 +650,76 @@ async fn resend_after_a_restart_is_a_duplicate_for_any_content() {
     }
 }
 
+/// Upper limit for the memory growth of the server by a replay of 120 MB, in MiB: what the connection
+/// may have unacknowledged, the portions, and garbage that the runtime has not collected.
+const MAX_GROWTH: usize = 80;
+
 #[tokio::test]
-async fn a_replay_over_max_unacked_bytes_closes_the_connection_and_can_be_resumed() {
-    let server = Server::start(&[
-        ("MAX_UNACKED_BYTES", "300000"),
-        ("MESSAGES_PER_SECOND", "100000"),
-        ("MESSAGES_BURST", "100000"),
-    ]);
-    let mut alice = Client::join(&server, "much", &token("alice")).await;
-    let text = "x".repeat(10_000);
-    for _ in 0..120 {
-        alice.send_message(&text).await;
+async fn a_long_replay_takes_bounded_memory_and_does_not_delay_others() {
+    const EVENTS: u64 = 2_000;
+    let server = Server::start(&[]);
+    let mut alice = Client::join(&server, "long", &token("alice")).await;
+    let one = json!({ "event": "x", "data": "x".repeat(60_000), "room": "long" });
+    let messages = json!({ "messages": vec![one; 10] });
+    for _ in 0..EVENTS / 10 {
+        let answer = server.post("/publish", &service(), messages.clone()).await;
+        answer.ok();
+        alice.logged(10).await;
     }
-    let mut seen = Vec::new();
-    let mut closes = 0;
-    while seen.len() < 120 {
-        let since = format!("since={}", seen.len());
-        let mut bob = Client::join_with(&server, "much", &token("bob"), &since).await;
-        let before = seen.len();
-        while seen.len() < 120 {
-            match bob.try_logged().await {
-                Some(event) => seen.push(Client::seq(&event)),
-                None => {
-                    assert_eq!(bob.closed().await, 4503);
-                    closes += 1;
-                    break;
-                }
+    let before = server.memory();
+    let query = "since=0";
+    let mut bob = Client::join_with(&server, "long", &token("bob"), query).await;
+    let reading = async {
+        let mut seqs = Vec::new();
+        while seqs.len() < EVENTS as usize {
+            seqs.push(Client::seq(&bob.logged(1).await[0]));
+            bob.frames.clear();
+        }
+        seqs
+    };
+    let mut reading = std::pin::pin!(reading);
+    let (mut slowest, mut most) = (Duration::ZERO, before);
+    let seqs = loop {
+        let start = Instant::now();
+        let acknowledged = alice.request("messageDelivered", json!({ "seq": 1 }));
+        tokio::select! {
+            biased;
+            seqs = &mut reading => break seqs,
+            answer = acknowledged => {
+                answer.expect("accepted");
             }
         }
-        assert!(seen.len() > before, "each connection receives new events");
-    }
-    assert_eq!(seen, (1..=120).collect::<Vec<u64>>());
-    assert!(closes > 0);
+        slowest = slowest.max(start.elapsed());
+        most = most.max(server.memory());
+        // Stays within the limit of commands.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert_eq!(seqs, (1..=EVENTS).collect::<Vec<u64>>());
+    let grown = most.saturating_sub(before);
+    assert!(grown < MAX_GROWTH, "the server grew by {grown} MiB");
+    assert!(
+        slowest < Duration::from_secs(1),
+        "an answer took {slowest:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_receipt_may_come_in_one_frame_with_the_messages_that_it_reads() {
+    let mut alice = Client::join(&DEFAULT, "both", &token("alice")).await;
+    let mut lines: Vec<String> = (1..=3)
+        .map(|n| {
+            format!(
+                r#"{{"event":"sendMessage","data":{{"content":{n}}},"id":{}}}"#,
+                100 + n
+            )
+        })
+        .collect();
+    lines.push(r#"{"event":"messageRead","data":{"seq":3},"id":200}"#.to_owned());
+    alice.send_text(&lines.join("\n")).await;
+    assert_eq!(alice.answer(200).await.expect("accepted")["seq"], 3);
+    alice
+        .send_text(r#"{"event":"messageRead","data":{"seq":4},"id":201}"#)
+        .await;
+    let refused = alice.answer(201).await.expect_err("beyond the head");
+    assert_eq!(refused["code"], "badRequest");
 }

@@ -138,6 +138,23 @@ pub fn error(id: Option<u32>, error: &Error) -> String {
     }
 }
 
+/// Returns the frame that a client receives instead of `frame`, if the changes before it
+/// cannot be stored: the errors in it, and `reason` for each other answer. Empty if the frame
+/// has no answers.
+pub fn failed(frame: &str, reason: &Error) -> String {
+    let mut failed = String::new();
+    for line in frame.split('\n').filter(|line| is_answer(line)) {
+        let ack = line.strip_prefix(r#"{"ack":"#);
+        let id = ack.and_then(|ack| ack.split_once(r#","data":"#)?.0.parse().ok());
+        let line = id.map_or_else(|| line.to_owned(), |id| error(Some(id), reason));
+        if !failed.is_empty() {
+            failed.push('\n');
+        }
+        failed.push_str(&line);
+    }
+    failed
+}
+
 /// Returns the error for a frame of more than `limit` bytes.
 pub fn too_large(limit: usize) -> Error {
     Error::new(
@@ -149,6 +166,24 @@ pub fn too_large(limit: usize) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_frame_has_an_error_for_each_answer() {
+        let kept = error(Some(2), &Error::not_joined());
+        let event = error(None, &Error::not_joined());
+        let lines = [
+            &ack(1, "{}"),
+            r#"{"event":"userLeft","data":{}}"#,
+            &kept,
+            &event,
+        ];
+        let internal = error(Some(1), &Error::internal());
+        assert_eq!(
+            failed(&lines.join("\n"), &Error::internal()),
+            [internal, kept, event].join("\n")
+        );
+        assert_eq!(failed(PONG, &Error::internal()), "");
+    }
 
     #[test]
     fn an_error_in_one_line_does_not_affect_the_others() {

@@ -25,7 +25,8 @@ pub struct Attachment {
     /// `true` while the connection receives the events of the room. Becomes `false` when
     /// the user leaves.
     pub joined: bool,
-    /// Sequence number after which the connection has been sent every event.
+    /// Sequence number after which the connection has been sent every event, or will be if
+    /// it catches up.
     pub from: u64,
     /// `true` if the socket is at a gateway.
     #[serde(default)]
@@ -33,4 +34,12 @@ pub struct Attachment {
     /// The claims by which the token can be revoked.
     #[serde(default)]
     pub token: TokenId,
+    /// Sequence number up to which a connection of the room's own sockets that catches up has
+    /// received the log. `None` for a live connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caught_up_to: Option<u64>,
+    /// `true` while the connection waits for older events that it has requested by
+    /// `joinRoom`. They cannot be restored, so the host closes the socket instead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub requested_past: bool,
 }

@@ -3,11 +3,12 @@
 
 use crate::connection::Receives;
 use crate::dedupe::{DedupeKey, Seen, push_key};
-use crate::delivery::{CustomFrame, Delivery, PendingAck, utf16_length};
+use crate::delivery::{CustomFrame, Delivery, utf16_length};
 use crate::ephemeral::{EphemeralEvent, Except};
 use crate::event_log::Start;
 use crate::ids::{CallId, ConnId};
 use crate::log::LogBatch;
+use crate::member::Cursor;
 use crate::output::Change;
 use crate::seq_range::SeqRange;
 use roomcast_proto::id::UserId;
@@ -47,6 +48,17 @@ pub(crate) struct Reply {
     pub(crate) answers: String,
 }
 
+/// An acknowledgement of a logged event in the batch. The cursor moves when the batch is
+/// stored.
+#[derive(Debug)]
+pub(crate) struct Acknowledgement {
+    pub(crate) conn: ConnId,
+    /// The id of the command.
+    pub(crate) id: Option<u32>,
+    pub(crate) cursor: Cursor,
+    pub(crate) seq: u64,
+}
+
 /// A row that is being filled.
 #[derive(Debug, Default)]
 struct Row {
@@ -72,8 +84,10 @@ pub(crate) struct Batch {
     sender: Option<UserId>,
     /// Lines for single connections. They are sent before the events.
     private: HashMap<ConnId, String>,
-    /// The answers in `private` that are valid only after the batch was stored.
-    acked: Vec<PendingAck>,
+    /// Acknowledgements of logged events in the batch.
+    acknowledgements: Vec<Acknowledgement>,
+    /// Connections of the room's own sockets whose record changes with the members.
+    attached: Vec<ConnId>,
     ephemeral: Vec<EphemeralEvent>,
     replies: Vec<Reply>,
 }
@@ -196,10 +210,25 @@ impl Batch {
         frame.push_str(line);
     }
 
-    /// Adds an answer that is valid only after the batch was stored.
-    pub(crate) fn ack(&mut self, conn: ConnId, id: u32, line: &str) {
-        self.send(conn, line);
-        self.acked.push(PendingAck { conn, id });
+    /// Adds an acknowledgement of an event in the batch.
+    pub(crate) fn acknowledge(&mut self, acknowledgement: Acknowledgement) {
+        self.acknowledgements.push(acknowledgement);
+    }
+
+    /// Removes the acknowledgements and returns them.
+    pub(crate) fn take_acknowledgements(&mut self) -> Vec<Acknowledgement> {
+        std::mem::take(&mut self.acknowledgements)
+    }
+
+    /// Adds a connection whose record is attached to its socket after the changes of the
+    /// members are stored.
+    pub(crate) fn attach(&mut self, conn: ConnId) {
+        self.attached.push(conn);
+    }
+
+    /// Removes the connections whose records are attached and returns them.
+    pub(crate) fn take_attached(&mut self) -> Vec<ConnId> {
+        std::mem::take(&mut self.attached)
     }
 
     /// Adds an ephemeral event.
@@ -212,7 +241,7 @@ impl Batch {
     pub(crate) fn forget(&mut self, conn: ConnId) {
         self.arrivals.retain(|arrival| arrival.conn != conn);
         self.private.remove(&conn);
-        self.acked.retain(|ack| ack.conn != conn);
+        self.acknowledgements.retain(|one| one.conn != conn);
         self.ephemeral.retain(|event| !event.is_from(conn));
     }
 
@@ -319,8 +348,8 @@ impl Batch {
             batch: number,
             shared,
             custom,
-            acked: self.acked,
             events,
+            ..Delivery::default()
         }
     }
 }
@@ -379,7 +408,7 @@ mod tests {
     fn each_connection_gets_one_frame_with_answers_first() {
         let (alice, bob) = (UserId::trusted("alice"), UserId::trusted("bob"));
         let mut batch = Batch::default();
-        batch.ack(conn(0), 7, "ack");
+        batch.send(conn(0), "ack");
         batch.next_event(&alice, 5).push_str("é1");
         batch.next_event(&bob, 6).push_str("e2");
         batch.broadcast(event(Except::User(alice.clone()), "typing"));
@@ -402,11 +431,6 @@ mod tests {
         assert_eq!(frames[&conn(0)].as_deref(), Some("ack\né1\ne2\nwave"));
         assert_eq!(frames[&conn(1)].as_deref(), Some("é1\ne2\nwave"));
         assert!(!frames.contains_key(&conn(2)), "receives the shared frame");
-        let ack = PendingAck {
-            conn: conn(0),
-            id: 7,
-        };
-        assert_eq!(delivery.acked, [ack]);
     }
 
     #[test]
@@ -424,7 +448,7 @@ mod tests {
         let alice = UserId::trusted("alice");
         let mut batch = Batch::default();
         batch.next_event(&alice, 5).push_str("e1");
-        batch.ack(conn(0), 1, "ack");
+        batch.send(conn(0), "ack");
         let logged = bodies(&mut batch, 1);
         let delivery =
             batch.into_delivery(1, NO_EVENTS, &logged, |_| Vec::new(), |_| Receives::All, []);

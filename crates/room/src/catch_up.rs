@@ -1,10 +1,16 @@
-//! Catching up: a connection at a gateway that lacks events receives them from the log in
-//! portions, and is live again at the head.
+//! Catching up: a connection that lacks events receives them from the log in portions, and is
+//! live again at the head.
 //!
 //! While it catches up, the connection receives ephemeral events as usual, but no logged
 //! events. These are not queued: the host reads them from the log when the gateway can
-//! receive the next portion. The gateway drops events that do not follow the position of the
-//! connection, so there is no hole between the last portion and the first live event.
+//! receive the next portion, or, for the room's own sockets, in the next turn of the event
+//! loop. A socket becomes live between two batches, and a gateway drops events that do not
+//! follow the position of the connection. So there is no hole between the last portion and
+//! the first live event.
+//!
+//! A connection with its own socket stalls when too much was sent to it without a sign of
+//! life: a frame or a ping. Nothing more is sent to it until the next sign of life, except
+//! answers. Then it catches up.
 
 use crate::ids::ConnId;
 use crate::seq_range::SeqRange;
@@ -12,6 +18,49 @@ use std::collections::VecDeque;
 
 /// Maximum size of a portion in bytes. A single row may be larger.
 pub const PORTION_BYTES: usize = 256 * 1024;
+
+/// The room's own connections that catch up, and those that are stalled.
+#[derive(Debug, Default)]
+pub(crate) struct CatchUpQueue {
+    /// The connections that catch up and are not stalled, in the order in which they receive
+    /// a portion.
+    ready: VecDeque<ConnId>,
+    stalled: Vec<ConnId>,
+}
+
+impl CatchUpQueue {
+    /// Returns the number of connections that wait for a portion.
+    pub(crate) fn waiting(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Adds a connection that catches up.
+    pub(crate) fn push(&mut self, conn: ConnId) {
+        self.ready.push_back(conn);
+    }
+
+    /// Removes the connection that receives the next portion, and returns it.
+    pub(crate) fn pop(&mut self) -> Option<ConnId> {
+        self.ready.pop_front()
+    }
+
+    /// Removes a connection.
+    pub(crate) fn remove(&mut self, conn: ConnId) {
+        self.ready.retain(|one| *one != conn);
+        self.stalled.retain(|one| *one != conn);
+    }
+
+    /// Records that a connection has stalled.
+    pub(crate) fn stall(&mut self, conn: ConnId) {
+        self.remove(conn);
+        self.stalled.push(conn);
+    }
+
+    /// Returns the stalled connections.
+    pub(crate) fn stalled(&self) -> &[ConnId] {
+        &self.stalled
+    }
+}
 
 /// The state of a connection that catches up.
 #[derive(Debug, Default)]
@@ -54,6 +103,17 @@ impl CatchUp {
     pub(crate) fn continue_after(&mut self, at: u64, head: u64) -> bool {
         self.at = at;
         self.past.is_empty() && self.at >= head
+    }
+
+    /// Returns the sequence number up to which the connection has received all events, except
+    /// older ones that it has requested.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Returns `true` if the connection waits for older events that it has requested.
+    pub(crate) fn has_past(&self) -> bool {
+        !self.past.is_empty()
     }
 
     /// Adds older events that the client has requested.

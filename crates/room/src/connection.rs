@@ -5,7 +5,7 @@ use crate::catch_up::CatchUp;
 use roomcast_proto::access::Rights;
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::limits::{Allowance, ConnectionLimits, SlowConsumerGuard};
-use roomcast_proto::link::client_of;
+use roomcast_proto::link::{PresenceVersion, client_of};
 use roomcast_proto::time::Millis;
 
 /// A connection: its persistent part, and the state that is lost in hibernation.
@@ -13,10 +13,20 @@ use roomcast_proto::time::Millis;
 pub(crate) struct Connection {
     pub(crate) attachment: Attachment,
     /// Number of the first batch that the connection receives. It receives earlier
-    /// events by replay.
+    /// events from the log.
     pub(crate) live_from: u64,
-    /// Set while a connection at a gateway catches up.
+    /// Number of the last batch that the connection receives, if it has left the room. The
+    /// host may still have to send batches from before the leave.
+    pub(crate) live_until: u64,
+    /// Set while the connection catches up. Always set while a connection that has joined is
+    /// stalled.
     pub(crate) catch_up: Option<CatchUp>,
+    /// The time at which the connection stalled; `None` if it is not stalled. Connections at
+    /// gateways do not stall.
+    pub(crate) stalled_at: Option<Millis>,
+    /// The version of the presence that the connection was told before it stalled, if it has
+    /// stalled since it was last live.
+    lost_presence: Option<PresenceVersion>,
     /// The rate limits of the connection.
     pub(crate) allowance: Allowance,
     pub(crate) slow_consumer: SlowConsumerGuard,
@@ -41,9 +51,12 @@ impl Connection {
         now: Millis,
     ) -> Self {
         Connection {
-            attachment,
             live_from: 0,
+            live_until: if attachment.joined { u64::MAX } else { 0 },
+            attachment,
             catch_up: None,
+            stalled_at: None,
+            lost_presence: None,
             allowance: Allowance::full(limits, now),
             slow_consumer: SlowConsumerGuard::new(active_at),
         }
@@ -62,13 +75,25 @@ impl Connection {
         Ok(())
     }
 
+    /// Records that the connection has stalled. It was told the presence of this version.
+    pub(crate) fn stall(&mut self, presence: PresenceVersion, now: Millis) {
+        self.stalled_at = Some(now);
+        self.lost_presence.get_or_insert(presence);
+    }
+
+    /// Returns the version of the presence that the connection was told before it stalled, if
+    /// it has stalled since the last call. A connection that is live again needs the changes
+    /// since then.
+    pub(crate) fn take_lost_presence(&mut self) -> Option<PresenceVersion> {
+        self.lost_presence.take()
+    }
+
     /// Returns the part of a batch that the connection receives.
     pub(crate) fn receives(&self, batch: u64) -> Receives {
-        let attachment = &self.attachment;
-        let is_live = attachment.joined && self.live_from <= batch;
-        if !is_live || !attachment.rights.has(Rights::READ) {
+        let is_live = (self.live_from..=self.live_until).contains(&batch);
+        if !is_live || !self.attachment.rights.has(Rights::READ) || self.stalled_at.is_some() {
             Receives::Nothing
-        } else if self.catch_up.is_some() && !attachment.remote {
+        } else if self.catch_up.is_some() && !self.attachment.remote {
             // The gateway of a remote connection selects the events by its position.
             Receives::Ephemeral
         } else {

@@ -125,8 +125,8 @@ impl Connections {
         slots.map(|connection| connection.attachment.expires).min()
     }
 
-    /// Adds older events that a connection at a gateway has requested. All events from
-    /// `range.upto` to `head` were sent to it, or are being sent.
+    /// Adds older events that a connection has requested. All events from `range.upto` to
+    /// `head` were sent to it, or are being sent.
     pub(crate) fn request_past(&mut self, conn: ConnId, range: SeqRange, head: u64) {
         if let Some(connection) = self.get_mut(conn) {
             let catch_up = &mut connection.catch_up;

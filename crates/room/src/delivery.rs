@@ -2,6 +2,7 @@
 
 use crate::ids::ConnId;
 use crate::seq_range::SeqRange;
+use roomcast_proto::link::PresenceVersion;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,19 +21,10 @@ pub struct Delivery {
     /// The frames for single connections. These connections do not receive the shared
     /// frame.
     pub custom: Vec<CustomFrame>,
-    /// The answers in the custom frames that are valid only after the batch was stored.
-    pub acked: Vec<PendingAck>,
     /// The logged events in the shared frame.
     pub events: SeqRange,
-}
-
-/// An answer that is valid only after its batch was stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PendingAck {
-    /// The connection.
-    pub conn: ConnId,
-    /// The id of the command.
-    pub id: u32,
+    /// The version of the presence after the batch.
+    pub presence: PresenceVersion,
 }
 
 /// A frame for a single connection: private lines, then parts of the shared frame.

@@ -45,10 +45,11 @@
 //!    - a request of a gateway: [`Room::accepts_request`], then [`Room::gateway_command`] for
 //!      each of its commands.
 //!    - revoked tokens: [`Room::close_revoked`].
-//!    - the timer: [`Room::flush`]. The alarm: [`Room::handle_alarm`].
+//!    - the timer: [`Room::check_stalled`], then [`Room::flush`]. The alarm: [`Room::handle_alarm`].
 //! 3. For each output, in order: [`Room::route`], then carry out the output that it returns.
 //! 4. [`batcher::Batcher::input`] with [`Room::load`]. Call [`Room::flush`] when it returns
-//!    `true`.
+//!    `true`. While [`Room::portions_waiting`] is not 0, call [`Room::next_replay`] in each turn
+//!    of the event loop, after the end of the batch.
 //! 5. [`Room::start_deliveries`]. For each gateway that it returns, send deliveries until
 //!    there are no more:
 //!    1. [`Room::next_read`]. While it returns a part of the log: read it, call
@@ -71,10 +72,9 @@
 //!
 //! | output | the host |
 //! | --- | --- |
-//! | [`Output::Store`] | stores the change before it carries out the next output. If that fails: drops the remaining outputs, answers `internal` for each of [`Delivery::acked`] among them and to the waiting calls, and creates the room again from storage |
+//! | [`Output::Store`] | stores the change before it carries out the next output. If that fails: passes the remaining outputs and the requested pages to [`Room::fail`], carries out the outputs that it returns, answers `internal` to the waiting calls, and creates the room again from storage |
 //! | [`Output::Send`] | sends the frame, then calls [`Room::sent`]. If that returns `true`, calls [`Room::check_slow`]. If sending fails, drops the socket and calls [`Room::disconnect`] with 1006 |
 //! | [`Output::Deliver`] | sends each custom frame, and the shared frame to all other connections for which [`Room::receives`] returns `true` |
-//! | [`Output::Replay`] | reads the events from the log and sends them in large frames |
 //! | [`Output::Page`] | reads the page, sends it as the answer, and calls [`Room::page_sent`] |
 //! | [`Output::Attach`] | attaches [`Room::attachment`] to the socket |
 //! | [`Output::Close`] | closes the socket and drops its key; does not call [`Room::disconnect`] for it |
@@ -119,7 +119,7 @@ mod user_order;
 
 pub use attachment::Attachment;
 pub use dedupe::{KeptSends, Secret};
-pub use delivery::{CustomFrame, Delivery, PendingAck};
+pub use delivery::{CustomFrame, Delivery};
 pub use frame::Frame;
 pub use ids::{CallId, ConnId};
 pub use member::Member;

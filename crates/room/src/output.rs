@@ -5,7 +5,6 @@ use crate::history::HistoryQuery;
 use crate::ids::{CallId, ConnId};
 use crate::log::LogBatch;
 use crate::member::Member;
-use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::id::{ConnectionId, Epoch, GatewayName, UserId};
@@ -27,13 +26,6 @@ pub enum Output {
     },
     /// Sends the frames of a batch.
     Deliver(Delivery),
-    /// Sends a part of the log to one of the room's own sockets, in large frames.
-    Replay {
-        /// The connection.
-        conn: ConnId,
-        /// The events.
-        range: SeqRange,
-    },
     /// A connection at a gateway lacks events and catches up. For [`Room::route`] only.
     ///
     /// [`Room::route`]: crate::Room::route
@@ -107,7 +99,6 @@ impl Output {
     pub(crate) fn connection(&self) -> Option<ConnId> {
         match self {
             Output::Send { conn, .. }
-            | Output::Replay { conn, .. }
             | Output::CatchUp { conn }
             | Output::Page { conn, .. }
             | Output::Attach { conn }

@@ -4,7 +4,7 @@
 //! `commands` (frames of clients), `send` (events), `service` (requests of services),
 //! `member_lists` (lists of members),
 //! `gateways` (requests of gateways and deliveries to them), `flush` (the end of a batch,
-//! timers and the alarm).
+//! timers and the alarm), `replay` (catch-up of the room's own sockets, slow consumers).
 
 mod commands;
 mod connect;
@@ -13,6 +13,7 @@ mod gateways;
 mod member_lists;
 mod membership;
 mod presence;
+mod replay;
 mod send;
 mod service;
 
@@ -20,6 +21,7 @@ use crate::admission::Admission;
 use crate::attachment::Attachment;
 use crate::batch::Batch;
 use crate::batcher::Load;
+use crate::catch_up::CatchUpQueue;
 use crate::config::RoomConfig;
 use crate::connection::Receives;
 use crate::connections::Connections;
@@ -32,6 +34,7 @@ use crate::presence::PresenceTracker;
 use crate::snapshot::Snapshot;
 use crate::timers::{Timer, TimerTable};
 use roomcast_proto::id::{Epoch, RoomName, UserId};
+use roomcast_proto::link::{PresenceVersion, UNKNOWN_PRESENCE};
 use roomcast_proto::time::Millis;
 use std::rc::Rc;
 
@@ -43,9 +46,10 @@ use std::rc::Rc;
 ///   carries the outputs out in order, each after [`Room::route`].
 /// - Scheduling, with the next calls of the host and their times: [`Room::timer_at`],
 ///   [`Room::alarm_at`], [`Room::waiting`], [`Room::load`], [`Room::start_deliveries`],
-///   [`Room::retention_cutoff`].
+///   [`Room::retention_cutoff`], [`Room::portions_waiting`].
 /// - Results of outputs and other work of the host: [`Room::sent`], [`Room::page_sent`],
-///   [`Room::authenticated`], [`Room::log_read`], [`Room::delivery_acknowledged`] and others.
+///   [`Room::replayed`], [`Room::authenticated`], [`Room::log_read`],
+///   [`Room::delivery_acknowledged`] and others.
 /// - Queries about the state, such as [`Room::bounds`] and [`Room::attachment`].
 ///
 /// The [crate documentation](crate) explains the order of calls.
@@ -57,6 +61,11 @@ pub struct Room {
     log: EventLog,
     members: Members,
     connections: Connections,
+    catch_ups: CatchUpQueue,
+    /// The last event of the deliveries that the host has carried out or is carrying out.
+    sent_upto: u64,
+    /// The version of the presence after that batch.
+    sent_presence: PresenceVersion,
     presence: PresenceTracker,
     batch: Batch,
     /// The number of batches since the restart.
@@ -74,6 +83,9 @@ impl Room {
     pub fn new(name: RoomName, config: Rc<RoomConfig>, snapshot: Snapshot) -> Self {
         let mut room = Room {
             name,
+            catch_ups: CatchUpQueue::default(),
+            sent_upto: snapshot.bounds.head,
+            sent_presence: UNKNOWN_PRESENCE,
             log: EventLog::new(
                 snapshot.epoch,
                 snapshot.secret,
@@ -121,7 +133,14 @@ impl Room {
     /// Returns the persistent part of a connection.
     pub fn attachment(&self, conn: ConnId) -> Option<Attachment> {
         let connection = self.connections.get(conn)?;
-        Some(connection.attachment.clone())
+        let mut attachment = connection.attachment.clone();
+        if let Some(catch_up) = &connection.catch_up
+            && !attachment.remote
+        {
+            attachment.caught_up_to = Some(catch_up.at());
+            attachment.requested_past = catch_up.has_past();
+        }
+        Some(attachment)
     }
 
     /// Returns `true` if the connection has joined the room.

@@ -14,6 +14,8 @@ pub(crate) enum Timer {
     PresenceTimeout,
     /// Feeds of the presence send their next texts.
     PresenceFeed,
+    /// A stalled connection may have shown a sign of life.
+    StallCheck,
     /// A token expires.
     TokenExpiry,
     /// A stale connection may have to be closed.
@@ -22,21 +24,26 @@ pub(crate) enum Timer {
     LogRetention,
     /// Expired rows of the log are stored that were too many to delete at once.
     LogTrim,
+    /// A delivery to a gateway has failed. If the room loses its memory before the delivery
+    /// arrives, the alarm restores it, so that it delivers again.
+    DeliveryRetry,
 }
 
 impl Timer {
-    const SHORT: [Timer; 4] = [
+    const SHORT: [Timer; 5] = [
         Timer::PresenceFlush,
         Timer::CursorFlush,
         Timer::PresenceTimeout,
         Timer::PresenceFeed,
+        Timer::StallCheck,
     ];
 
-    const LONG: [Timer; 4] = [
+    const LONG: [Timer; 5] = [
         Timer::TokenExpiry,
         Timer::KeepaliveCheck,
         Timer::LogRetention,
         Timer::LogTrim,
+        Timer::DeliveryRetry,
     ];
 }
 

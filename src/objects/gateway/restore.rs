@@ -17,7 +17,6 @@ use roomcast_auth::registration::Registration;
 use roomcast_gateway::{EngineServer, Gateway, PositionKey, Stored};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
-use roomcast_proto::id::RoomName;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use slotmap::SecondaryMap;

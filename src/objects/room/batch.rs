@@ -6,12 +6,13 @@ use crate::runtime::Result;
 use crate::runtime::failpoint::{self, Point};
 use crate::runtime::ids::fresh_id;
 use crate::runtime::log::log_error;
+use crate::runtime::object_state::last_ping;
 use crate::runtime::time::now;
 use js_sys::JsString;
 use roomcast_proto::id::Epoch;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
-use roomcast_room::{Change, Output};
+use roomcast_room::{Change, ConnId, Output};
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use worker::State;
@@ -26,24 +27,20 @@ impl RoomObject {
     /// Ends the batch or waits for the next turn of the event loop, and starts the work that
     /// the event has caused. Called after each input.
     pub(super) fn continue_batch(self: &Rc<Self>) -> Result<()> {
-        let await_turn = self.host.with_active(None, |active, state| {
+        self.host.with_active(None, |active, state| {
             if active.batcher.input(active.room.load(), active.began) {
                 active.flush_batch(state);
             }
             if !active.batcher.awaits_turn() {
-                active.answer_next_page(state);
+                active.read_log(state);
             }
-            active.batcher.schedule(active.pages.len())
         })?;
-        if await_turn {
-            self.await_turn();
-        }
         self.start_background_work();
         Ok(())
     }
 
     /// Calls [`RoomObject::turn`] with the next turn of the event loop.
-    fn await_turn(self: &Rc<Self>) {
+    pub(super) fn await_turn(self: &Rc<Self>) {
         let turn = self.turn.get_or_init(|| {
             let object = Rc::downgrade(self);
             Closure::new(move || {
@@ -58,16 +55,12 @@ impl RoomObject {
     }
 
     fn turn(self: &Rc<Self>) -> Result<()> {
-        let await_turn = self.host.with_active(None, |active, state| {
+        self.host.with_active(None, |active, state| {
             if active.batcher.turn(active.room.waiting()) {
                 active.flush_batch(state);
             }
-            active.answer_next_page(state);
-            active.batcher.schedule(active.pages.len())
+            active.read_log(state);
         })?;
-        if await_turn {
-            self.await_turn();
-        }
         self.start_background_work();
         Ok(())
     }
@@ -84,9 +77,24 @@ impl ActiveRoom {
         }
     }
 
+    /// Does the part of the reads from the log that belongs to one turn of the event loop.
+    fn read_log(&mut self, state: &State) {
+        self.answer_next_page(state);
+        self.send_portions(state);
+    }
+
+    /// Returns `true` if the host must await the next turn of the event loop.
+    pub(super) fn schedule_turn(&mut self) -> bool {
+        let pages = self.pages.ready(&self.room);
+        self.batcher.schedule(pages + self.room.portions_waiting())
+    }
+
     /// Ends the batch and handles the timers of the room that are due.
     pub(super) fn advance(&mut self, state: &State) {
         let mut out = Vec::new();
+        let sockets = &self.sockets;
+        let last_ping = |conn: ConnId| last_ping(state, sockets.get(conn)?);
+        self.room.check_stalled(last_ping, now(), &mut out);
         self.room.flush(now(), &mut out);
         failpoint::panics(Point::Flush);
         self.run(state, out);

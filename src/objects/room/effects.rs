@@ -12,7 +12,6 @@ use crate::runtime::time::now;
 use js_sys::JsString;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error as ClientError, ErrorCode};
-use roomcast_proto::framing;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_room::ConnId;
 use roomcast_room::{Change, Output};
@@ -50,6 +49,7 @@ impl ActiveRoom {
                             // The alarm was deleted with the storage.
                             self.clock.alarm_fired();
                         }
+                        self.portions.clear();
                     }
                     if let Change::Append(row) = change {
                         failpoint::panics(Point::Stored);
@@ -63,12 +63,6 @@ impl ActiveRoom {
                     self.send(state, conn, &JsString::from(frame.as_str()), frame.len());
                 }
                 Output::Deliver(delivery) => self.deliver(state, delivery, stored.take()),
-                Output::Replay { conn, range } => {
-                    if let Err(error) = self.replay(state, conn, range) {
-                        self.log(LogRecord::error(format!("replay failed: {error}")));
-                        return self.fail(outputs, &ClientError::internal());
-                    }
-                }
                 Output::Page { conn, id, query } => {
                     self.pages.push(PageRequest { conn, id, query });
                 }
@@ -113,35 +107,32 @@ impl ActiveRoom {
         }
     }
 
-    /// Handles a failure of storage. No output after the failed change was carried out.
-    /// Answers all waiting senders with `error` and carries out only the closes among the
-    /// remaining outputs. The host drops the memory after the event.
+    /// Handles a failure of storage: `rest` are the outputs after the failed change. Answers
+    /// all waiting commands and calls with `error`, and carries out only the closes among the outputs. The
+    /// host drops the memory after the event.
     fn fail(&mut self, rest: impl Iterator<Item = Output>, error: &ClientError) {
-        for output in rest {
-            match output {
-                Output::Deliver(delivery) => {
-                    for ack in delivery.acked {
-                        let answer = Output::Send {
-                            conn: ack.conn,
-                            frame: framing::error(Some(ack.id), error),
-                        };
-                        if let Some(Output::Send { conn, frame }) = self.room.route(answer)
-                            && let Some(socket) = self.sockets.get(conn)
-                        {
-                            // Fails only if the client has disconnected.
-                            let _ = socket.send_string(&JsString::from(frame.as_str()));
-                        }
+        let mut lost: Vec<Output> = rest.collect();
+        lost.extend(self.pages.drain());
+        let tokens = std::mem::take(&mut self.pending_tokens);
+        lost.extend(tokens.into_iter().map(|token| Output::Authenticate {
+            connection: token.connection,
+            id: token.id,
+            token: token.token,
+        }));
+        for output in self.room.fail(lost, error, now()) {
+            match self.room.route(output) {
+                Some(Output::Send { conn, frame }) => {
+                    if let Some(socket) = self.sockets.get(conn) {
+                        // Fails only if the client has disconnected.
+                        let _ = socket.send_string(&JsString::from(frame.as_str()));
                     }
                 }
-                close @ Output::Close { .. } => match self.room.route(close) {
-                    Some(Output::Close { conn, reason }) => self.close(conn, reason),
-                    Some(Output::Store(change)) => {
-                        if let Err(error) = self.store.apply(&change, &JsString::from("")) {
-                            self.log(LogRecord::error(format!("storing failed: {error}")));
-                        }
+                Some(Output::Close { conn, reason }) => self.close(conn, reason),
+                Some(Output::Store(change)) => {
+                    if let Err(error) = self.store.apply(&change, &JsString::from("")) {
+                        self.log(LogRecord::error(format!("storing failed: {error}")));
                     }
-                    _ => {}
-                },
+                }
                 _ => {}
             }
         }

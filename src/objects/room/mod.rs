@@ -44,7 +44,7 @@ use crate::runtime::object_state::last_ping;
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket, Sockets};
 use crate::runtime::time::now;
 use pages::PageQueue;
-use replay::ReplayCache;
+use replay::PortionCache;
 use roomcast_auth::registration::Registration;
 use roomcast_proto::time::Millis;
 use roomcast_room::ConnId;
@@ -84,7 +84,7 @@ struct ActiveRoom {
     /// Requests of services that wait for the batch.
     calls: PendingCalls,
     pages: PageQueue,
-    replay: ReplayCache,
+    portions: PortionCache,
     batcher: Batcher,
     clock: AlarmClock,
     registration: Registration,
@@ -166,8 +166,12 @@ impl Room {
         })?;
         match received {
             Some(()) => Ok(self.object.continue_batch()?),
-            // The room has closed the socket, but the client still sends.
-            None => Ok(()),
+            // The room has closed the socket, but the client still sends. The event may have
+            // restored the room.
+            None => {
+                self.object.start_background_work();
+                Ok(())
+            }
         }
     }
 

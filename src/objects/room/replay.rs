@@ -1,55 +1,103 @@
-//! Replay: events that are read from the log for one connection.
+//! Replay: portions of the log for the room's own connections that catch up.
+//!
+//! They are read in turns of the event loop, like pages, so that a replay of any length does
+//! not delay other connections. The connections take turns.
 
 use super::ActiveRoom;
 use super::lines::append_lines;
 use super::store::Store;
 use crate::runtime::Result;
+use crate::runtime::time::now;
 use js_sys::JsString;
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::log_text::slice;
+use roomcast_room::SeqRange;
 use roomcast_room::catch_up::PORTION_BYTES;
-use roomcast_room::{ConnId, SeqRange};
-use std::rc::Rc;
+use std::collections::VecDeque;
 use worker::{Error, State};
 
-/// Minimum length of a frame of a replay, in UTF-16 units. Long frames reduce the cost per
-/// frame. The length is far below the frame limits of WebSocket libraries.
-const REPLAY_FRAME: u32 = 256 * 1024;
+/// Maximum size of the portions that are sent in one turn of the event loop, in UTF-16 units.
+/// The last portion may exceed it. Sending them takes a few milliseconds.
+const TURN_LENGTH: usize = 1 << 20;
 
-/// The last replay. Kept because after an outage all connections request the same events.
+/// Maximum number of portions that are sent in one turn of the event loop. Reading a short
+/// portion takes about as long as handling a message.
+const TURN_PORTIONS: usize = 64;
+
+/// Number of portions that are kept. Few are enough, because after an outage connections that
+/// need the same events take turns.
+const CACHED_PORTIONS: usize = 4;
+
+/// The portions that were read last. Kept because after an outage all connections need the
+/// same events.
 #[derive(Default)]
-pub(super) struct ReplayCache(Option<Replay>);
+pub(super) struct PortionCache(VecDeque<CachedPortion>);
 
-struct Replay {
+struct CachedPortion {
+    /// The events.
     range: SeqRange,
-    frames: Rc<Vec<JsString>>,
+    text: JsString,
 }
 
-impl ReplayCache {
-    /// Returns the frames of the events in `range`. Reads them from the log if the last
-    /// replay had other events.
-    fn frames(&mut self, store: &Store, range: SeqRange) -> Result<Rc<Vec<JsString>>> {
-        if let Some(replay) = &self.0
-            && replay.range == range
-        {
-            return Ok(replay.frames.clone());
+impl PortionCache {
+    /// Returns the next portion at the start of `range`: its last event and its text.
+    fn portion(&mut self, store: &Store, range: SeqRange) -> Result<(u64, JsString)> {
+        let mut cached = self.0.iter();
+        let cached =
+            cached.find(|one| one.range.after == range.after && one.range.upto <= range.upto);
+        if let Some(CachedPortion { range, text }) = cached {
+            return Ok((range.upto, text.clone()));
         }
-        let frames = Rc::new(store.replay_frames(range)?);
-        self.0 = Some(Replay {
-            range,
-            frames: frames.clone(),
+        let (upto, text) = store.portion(range)?;
+        self.0.truncate(CACHED_PORTIONS - 1);
+        self.0.push_front(CachedPortion {
+            range: SeqRange { upto, ..range },
+            text: text.clone(),
         });
-        Ok(frames)
+        Ok((upto, text))
+    }
+
+    /// Forgets the portions, because the log was deleted.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
     }
 }
 
 impl ActiveRoom {
-    /// Sends the events in `range`, as they are stored.
-    pub(super) fn replay(&mut self, state: &State, conn: ConnId, range: SeqRange) -> Result<()> {
-        let frames = self.replay.frames(&self.store, range)?;
-        for frame in frames.iter() {
-            self.send(state, conn, frame, frame.length() as usize);
+    /// Sends the next portions of the log to connections that catch up.
+    pub(super) fn send_portions(&mut self, state: &State) {
+        if self.room.portions_waiting() > 0 {
+            self.apply_retention();
         }
-        Ok(())
+        let mut length = 0;
+        for _ in 0..TURN_PORTIONS {
+            if self.storage_failed || length >= TURN_LENGTH {
+                return;
+            }
+            let mut out = Vec::new();
+            let read = self.room.next_replay(&mut out);
+            self.run(state, out);
+            let Some(read) = read else {
+                return;
+            };
+            if self.room.is_stalled(read.conn) {
+                continue;
+            }
+            let mut out = Vec::new();
+            match self.portions.portion(&self.store, read.portion.range) {
+                Ok((last, text)) => {
+                    self.room.replayed(read, last, &mut out);
+                    let units = text.length() as usize;
+                    self.send(state, read.conn, &text, units);
+                    length += units;
+                }
+                Err(error) => {
+                    self.log(LogRecord::error(format!("replay failed: {error}")));
+                    self.room.replay_failed(read.conn, now(), &mut out);
+                }
+            }
+            self.run(state, out);
+        }
     }
 }
 
@@ -72,23 +120,6 @@ impl Store {
             )));
         }
         Ok((last, text))
-    }
-
-    /// Reads the events in `range`, in frames of at least [`REPLAY_FRAME`] units.
-    fn replay_frames(&self, range: SeqRange) -> Result<Vec<JsString>> {
-        let mut frames = Vec::new();
-        let mut frame = JsString::from("");
-        self.rows_while(range.after, range.upto, |first, last, body| {
-            frame = append_lines(&frame, cut(first, last, body, range));
-            if frame.length() >= REPLAY_FRAME {
-                frames.push(std::mem::replace(&mut frame, JsString::from("")));
-            }
-            true
-        })?;
-        if frame.length() > 0 {
-            frames.push(frame);
-        }
-        Ok(frames)
     }
 }
 

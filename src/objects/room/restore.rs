@@ -54,7 +54,7 @@ impl Active for ActiveRoom {
             sockets: Sockets::new(),
             calls: Default::default(),
             pages: Default::default(),
-            replay: Default::default(),
+            portions: Default::default(),
             batcher: Batcher::default(),
             clock: AlarmClock::default(),
             registration,
@@ -64,13 +64,12 @@ impl Active for ActiveRoom {
         };
         for socket in open_sockets(state) {
             match attachment(&socket) {
-                Some(attachment) => {
+                Some(attachment) if !attachment.requested_past => {
                     let conn = active.room.restore_connection(attachment, began);
                     active.sockets.add(conn, socket);
                 }
-                // The socket was accepted in the event with the failure, so it has no
-                // attachment.
-                None => {
+                // Without an attachment, the socket was accepted in the event with the failure.
+                _ => {
                     socket.close_with(Disconnect::Failed.code(), Disconnect::Failed.reason());
                 }
             }
@@ -87,9 +86,7 @@ impl Active for ActiveRoom {
         let delivered = object_state(state).delivered().as_f64();
         object_state(state).set_delivered(&(head as f64).into());
         if let Some(delivered) = delivered {
-            let mut out = Vec::new();
-            active.room.recover(delivered as u64, began, &mut out);
-            active.run(state, out);
+            active.room.recover(delivered as u64, began);
         }
         active.log(
             LogRecord::info("wake")

@@ -1,4 +1,4 @@
-//! Work after an event: timers and the alarm, deliveries to gateways, the registration and
+//! Work after an event: turns of the event loop, timers and the alarm, deliveries to gateways, the registration and
 //! token checks.
 
 use super::tokens::PendingToken;
@@ -14,6 +14,8 @@ use worker::State;
 /// Work that an event has caused.
 #[derive(Default)]
 struct BackgroundWork {
+    /// `true` if the object must await the next turn of the event loop.
+    await_turn: bool,
     /// Gateways to which deliveries start.
     gateways: Vec<GatewayName>,
     /// The end of a registration to request.
@@ -30,6 +32,9 @@ impl RoomObject {
             log_error(error);
             BackgroundWork::default()
         });
+        if work.await_turn {
+            self.await_turn();
+        }
         for gateway in work.gateways {
             let object = Rc::clone(self);
             self.host
@@ -77,6 +82,7 @@ impl ActiveRoom {
             sooner(&mut alarm, at.max(self.began));
         }
         BackgroundWork {
+            await_turn: self.schedule_turn(),
             gateways,
             registration: self.registration.take_request(),
             tokens: std::mem::take(&mut self.pending_tokens),

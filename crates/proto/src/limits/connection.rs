@@ -37,13 +37,13 @@ crate::settings! {
         /// Maximum size in bytes of a frame of a client, and of `data` that a service publishes.
         pub max_frame_bytes: usize = 64 * 1024,
             ["MAX_FRAME_BYTES"], Whole { min: 256, max: 1 << 20 };
-        /// Maximum number of bytes sent to a connection since its last frame or ping. Above it, the
-        /// connection receives no further events until it sends one, and then the events that it
-        /// lacks. 1 MiB at most for a connection that has sent neither.
+        /// Maximum number of bytes sent to a connection since its last frame or ping; at most 1 MiB
+        /// before its first one. Above it, nothing more is sent to the connection until it sends a
+        /// frame or a ping. It then continues from the log.
         pub max_unacked_bytes: usize = 8 << 20,
             ["MAX_UNACKED_BYTES"], Whole { min: 1_024, max: 64 << 20 };
-        /// Time without a frame or ping after which a connection that is over `MAX_UNACKED_BYTES`
-        /// is closed as a slow consumer.
+        /// Time without a frame or a ping after which a connection that has reached
+        /// `MAX_UNACKED_BYTES` is closed with 4503.
         pub catch_up_timeout: Millis = MINUTE, ["CATCH_UP_TIMEOUT"], Duration { min: 1_000 };
         /// Keepalive timeout: a connection that has pinged at least once is closed after this time
         /// without a ping or another frame.

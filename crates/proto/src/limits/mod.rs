@@ -17,4 +17,4 @@ pub use allowance::{Allowance, Kind, page_tokens};
 pub use connection::{ConnectionLimits, Limits};
 pub use flood::{FloodGuard, MAX_VIOLATION_TIME, Penalty};
 pub use rate_limit::{CONNECTS, KeyedRateLimiter, Rate, TokenBucket, network_of};
-pub use slow_consumer::SlowConsumerGuard;
+pub use slow_consumer::{MAX_UNACKED_BEFORE_FIRST_SIGN, SlowConsumerGuard};

@@ -2,6 +2,7 @@
 
 use super::Room;
 use super::send::Origin;
+use crate::batch::Acknowledgement;
 use crate::ephemeral::{EphemeralEvent, Except};
 use crate::event_log::Start;
 use crate::frame::Frame;
@@ -33,6 +34,11 @@ pub(super) enum Answer {
     Now(String),
     /// Later, or not at all.
     Later,
+}
+
+/// Returns the data of the answer to an acknowledgement.
+pub(super) fn acknowledgement(seq: u64) -> String {
+    format!(r#"{{"seq":{seq}}}"#)
 }
 
 /// The state of a connection after a penalty.
@@ -102,6 +108,9 @@ impl Room {
         if connection.attachment.expires <= now {
             self.close(conn, Disconnect::Expired, now, out);
             return false;
+        }
+        if connection.stalled_at.is_some() {
+            self.resume(conn);
         }
         true
     }
@@ -234,7 +243,7 @@ impl Room {
                 let accepted = self.accept(&user, &send, Origin::Client, now)?;
                 if let Some(id) = id {
                     let answer = framing::ack(id, &accepted.receipt());
-                    self.batch.ack(conn, id, &answer);
+                    self.batch.send(conn, &answer);
                 }
                 Ok(Answer::Later)
             }
@@ -364,10 +373,11 @@ impl Room {
             let from = &mut connection.attachment.from;
             *from = (*from).min(start.after);
         }
-        out.push(Output::Attach { conn });
-        // A new membership is stored before it is announced.
+        // A new membership is stored before the socket's record changes and before it is
+        // announced.
         let changes = self.batch.take_changes();
         self.store_members(changes, out);
+        out.push(Output::Attach { conn });
         if let Some(id) = id {
             let members = self.join_list();
             let answer = self.join_answer(&user, &members, head, start);
@@ -382,9 +392,12 @@ impl Room {
             upto: sent_after.unwrap_or(head),
         };
         match sent_after {
-            _ if !remote => self.replay(conn, range, out),
-            None if range.is_empty() => {}
-            None => self.start_catch_up(conn, range.after, out),
+            _ if range.is_empty() => {}
+            None if remote => self.start_catch_up(conn, range.after, out),
+            None => {
+                self.log_replay(conn, range, out);
+                self.start_replay(conn, range.after);
+            }
             Some(_) => self.send_past(conn, range, out),
         }
         Ok(Answer::Later)
@@ -411,7 +424,8 @@ impl Room {
         })
     }
 
-    fn acknowledge(
+    /// Moves a cursor. The command is answered when the cursor is stored.
+    pub(super) fn acknowledge(
         &mut self,
         conn: ConnId,
         id: Option<u32>,
@@ -420,17 +434,28 @@ impl Room {
         now: Millis,
     ) -> Result<Answer> {
         let user = self.connections.require(conn, Rights::READ)?;
-        if seq > self.log.head() {
+        let head = self.log.head();
+        if seq > head + self.batch.events() {
             return Err(Error::bad_field(
                 "seq",
                 "at most the `seq` of the room's last event",
             ));
         }
+        if seq > head {
+            // The event is not stored yet, so its cursor moves at the end of the batch.
+            self.batch.acknowledge(Acknowledgement {
+                conn,
+                id,
+                cursor,
+                seq,
+            });
+            return Ok(Answer::Later);
+        }
         let acknowledged = self.members.acknowledge(&user, cursor, seq)?;
         if acknowledged.moved {
             self.schedule_cursor_flush(now);
         }
-        let data = format!(r#"{{"seq":{}}}"#, acknowledged.seq);
+        let data = acknowledgement(acknowledged.seq);
         if self.timers.get(Timer::CursorFlush).is_none() {
             return Ok(Answer::Now(data));
         }

@@ -1,4 +1,4 @@
-//! Connections: connect, welcome, disconnect, replay.
+//! Connections: connect, welcome, disconnect.
 
 use super::Room;
 use crate::attachment::Attachment;
@@ -140,6 +140,8 @@ impl Room {
             from: 0,
             remote: welcome != Welcome::Connected,
             token: request.token,
+            caught_up_to: None,
+            requested_past: false,
         };
         let connection = Connection::new(attachment, &self.config.limits, now, now);
         let conn = self.insert_connection(connection, now);
@@ -154,16 +156,20 @@ impl Room {
     }
 
     /// Restores a connection after hibernation.
-    pub fn restore_connection(&mut self, attachment: Attachment, now: Millis) -> ConnId {
+    pub fn restore_connection(&mut self, mut attachment: Attachment, now: Millis) -> ConnId {
+        let caught_up_to = attachment.caught_up_to.take();
         // Only the runtime knows the time of the last activity, so it is 0 here.
         let connection = Connection::new(attachment, &self.config.limits, 0, now);
         let attachment = &connection.attachment;
         let (user, status) = (attachment.user.clone(), attachment.status);
-        let joined = attachment.joined;
+        let (joined, remote) = (attachment.joined, attachment.remote);
         let conn = self.insert_connection(connection, now);
         if joined {
             let (before, status) = self.presence.roster.restore(&user, conn, status);
             self.presence.log.restore_status(&user, before, status);
+            if let Some(at) = caught_up_to.filter(|_| !remote) {
+                self.start_replay(conn, at);
+            }
         }
         conn
     }
@@ -177,7 +183,8 @@ impl Room {
     }
 
     /// Sends the first message to a connection that has joined: `connected` with the state
-    /// of the room at `head`, or the answer to `joinRoom`; then the events up to `head`.
+    /// of the room at `head`, or the answer to `joinRoom`; then the catch-up to
+    /// `head`.
     /// `members` is the list of [`Room::join_list`], which is made for the first answer of a
     /// batch.
     pub(super) fn welcome(
@@ -218,13 +225,14 @@ impl Room {
             conn,
             frame: event::connected(&connected),
         });
+        let range = SeqRange {
+            after: arrival.start.after,
+            upto: head,
+        };
         // Another connection of the user may have left the room meanwhile.
-        if attachment.joined {
-            let range = SeqRange {
-                after: arrival.start.after,
-                upto: head,
-            };
-            self.replay(conn, range, out);
+        if attachment.joined && !range.is_empty() {
+            self.log_replay(conn, range, out);
+            self.start_replay(conn, range.after);
         }
     }
 
@@ -233,6 +241,9 @@ impl Room {
         let Some(connection) = self.connections.remove(conn) else {
             return;
         };
+        if connection.catch_up.is_some() || connection.stalled_at.is_some() {
+            self.catch_ups.remove(conn);
+        }
         self.batch.forget(conn);
         self.members.forget(conn);
         self.gateways.cancel_leave(conn);
@@ -305,58 +316,7 @@ impl Room {
         own.is_some()
     }
 
-    /// Records that the host has sent this number of bytes to a socket. Returns `true` if
-    /// the client may be a slow consumer; the host must then call [`Room::check_slow`].
-    pub fn sent(&mut self, conn: ConnId, bytes: usize) -> bool {
-        let limit = self.config.limits.max_unacked_bytes;
-        self.connections
-            .get_mut(conn)
-            .is_some_and(|connection| connection.slow_consumer.on_sent(bytes, limit))
-    }
-
-    /// Closes a slow consumer; its client can resume. `pinged` is the time of the last ping
-    /// on its socket. The connection stays open if this ping came after its last activity.
-    pub fn check_slow(
-        &mut self,
-        conn: ConnId,
-        pinged: Option<Millis>,
-        now: Millis,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(connection) = self.connections.get_mut(conn) else {
-            return;
-        };
-        if connection.slow_consumer.check_ping(pinged, now) {
-            return;
-        }
-        let record = LogRecord::reject("slow")
-            .user(&connection.attachment.user)
-            .connection(&connection.attachment.id)
-            .with("unackedBytes", connection.slow_consumer.unacked());
-        out.push(Output::Log(record));
-        self.close(conn, Disconnect::TooSlow, now, out);
-    }
-
-    /// Sends a part of the log to one of the room's own sockets. If some of the events have
-    /// expired, sends `gap` first.
-    pub(super) fn replay(&mut self, conn: ConnId, range: SeqRange, out: &mut Vec<Output>) {
-        let floor = self.floor().min(range.upto);
-        if range.after < floor {
-            out.push(Output::Send {
-                conn,
-                frame: event::gap(&self.name, range.after + 1, floor),
-            });
-        }
-        let range = SeqRange {
-            after: range.after.max(floor),
-            upto: range.upto,
-        };
-        if !range.is_empty() {
-            self.log_replay(conn, range, out);
-            out.push(Output::Replay { conn, range });
-        }
-    }
-
+    /// Logs that a connection receives events from the log.
     pub(super) fn log_replay(&self, conn: ConnId, range: SeqRange, out: &mut Vec<Output>) {
         if let Some(connection) = self.connections.get(conn) {
             out.push(Output::Log(

@@ -1,7 +1,9 @@
 //! The end of a batch, timers and the alarm.
 
 use super::Room;
+use super::commands::Answer;
 use crate::connection::Connection;
+use crate::delivery::Delivery;
 use crate::ids::ConnId;
 use crate::log::OldestRow;
 use crate::member::Cursor;
@@ -11,6 +13,7 @@ use crate::seq_range::SeqRange;
 use crate::timers::Timer;
 use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::Error;
 use roomcast_proto::id::Epoch;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
@@ -88,6 +91,18 @@ impl Room {
             }
             out.push(Output::Log(record));
         }
+        for ack in batch.take_acknowledgements() {
+            let answer = match self.acknowledge(ack.conn, ack.id, ack.cursor, ack.seq, now) {
+                Ok(Answer::Now(data)) => ack.id.map(|id| framing::ack(id, &data)),
+                Ok(Answer::Later) => None,
+                Err(error) => Some(framing::error(ack.id, &error)),
+            };
+            if let Some(answer) = answer {
+                batch.send(ack.conn, &answer);
+            }
+        }
+        let attached = batch.take_attached().into_iter();
+        out.extend(attached.map(|conn| Output::Attach { conn }));
         self.close_unauthorized(now, out);
         // New connections receive the log up to the head before this batch, and then the
         // batch like all other connections.
@@ -105,17 +120,23 @@ impl Room {
             after: head,
             upto: self.log.head(),
         };
-        let catching_up = self
-            .connections
-            .filter(|connection| connection.catch_up.is_some() && !connection.attachment.remote);
-        out.push(Output::Deliver(batch.into_delivery(
+        let catching_up = self.connections.filter(|connection| {
+            let is_own = !connection.attachment.remote;
+            is_own && connection.catch_up.is_some() && connection.stalled_at.is_none()
+        });
+        let delivery = batch.into_delivery(
             self.batches,
             events,
             &logged,
             |user| self.presence.roster.connections(user).collect(),
             |conn| self.connections.receives(conn, self.batches),
             catching_up,
-        )));
+        );
+        let presence = self.presence.log.version();
+        out.push(Output::Deliver(Delivery {
+            presence,
+            ..delivery
+        }));
         self.finish_leave(now, out);
         if self.log.bounds().is_trim_due(&self.config) {
             let trim = self.trim(now);
@@ -177,27 +198,73 @@ impl Room {
         out.extend(flushed.changes.into_iter().map(Output::Store));
         for ack in flushed.acks {
             let answer = framing::ack(ack.id, &ack.data);
-            self.batch.ack(ack.conn, ack.id, &answer);
+            self.batch.send(ack.conn, &answer);
         }
     }
 
     /// Called after the room was restored from storage because of a failure, while its
-    /// sockets stayed open. Sends the stored events after `sent_upto` to the room's own
-    /// sockets. Sends the presence of all members to all connections, because queued
+    /// sockets stayed open. The room's own sockets catch up from `sent_upto`. Sends the presence of all members to all connections, because queued
     /// presence updates are lost.
-    pub fn recover(&mut self, sent_upto: u64, now: Millis, out: &mut Vec<Output>) {
-        let upto = self.log.head();
-        for (conn, connection) in self.connections.iter() {
+    pub fn recover(&mut self, sent_upto: u64, now: Millis) {
+        let head = self.log.head();
+        let own = self.connections.filter(|connection| {
             let attachment = &connection.attachment;
-            let range = SeqRange {
-                after: attachment.from.max(sent_upto),
-                upto,
-            };
-            if attachment.joined && !attachment.remote && !range.is_empty() {
-                out.push(Output::Replay { conn, range });
+            attachment.joined && !attachment.remote && attachment.from.max(sent_upto) < head
+        });
+        for conn in own {
+            if let Some(connection) = self.connections.get(conn) {
+                let after = connection.attachment.from.max(sent_upto);
+                self.start_replay(conn, after);
             }
         }
         self.announce_everybody(now);
+    }
+
+    /// Handles a failure of storage. `rest` are the outputs that the host has not carried
+    /// out. Returns the outputs that it carries out instead, each after [`Room::route`]: the
+    /// closes among them, and `error` for each command that was not answered, those of the
+    /// open batch included. The host then creates the room again from storage.
+    pub fn fail(
+        &mut self,
+        rest: impl IntoIterator<Item = Output>,
+        error: &Error,
+        now: Millis,
+    ) -> Vec<Output> {
+        let mut lost: Vec<Output> = rest.into_iter().collect();
+        // The end of the batch moves cursors, whose acknowledgements are in the next batch.
+        self.flush_batch(now, &mut lost);
+        self.flush_cursors(now, &mut lost);
+        self.flush_batch(now, &mut lost);
+        let mut out = Vec::new();
+        let mut fail = |conn: ConnId, frame: String| {
+            if !frame.is_empty() {
+                out.push(Output::Send { conn, frame });
+            }
+        };
+        let mut closes = Vec::new();
+        for output in lost {
+            match output {
+                Output::Deliver(delivery) => {
+                    for custom in delivery.custom {
+                        fail(custom.conn, framing::failed(&custom.private, error));
+                    }
+                }
+                Output::Send { conn, frame } => fail(conn, framing::failed(&frame, error)),
+                Output::Page { conn, id, .. } => {
+                    fail(conn, framing::error(Some(id), error));
+                }
+                Output::Authenticate { connection, id, .. } => {
+                    let id_of = |one: &Connection| one.attachment.id == connection;
+                    if let Some(conn) = self.connections.find(id_of) {
+                        fail(conn, framing::error(id, error));
+                    }
+                }
+                close @ Output::Close { .. } => closes.push(close),
+                _ => {}
+            }
+        }
+        out.extend(closes);
+        out
     }
 
     /// Closes connections whose token has expired.
@@ -283,6 +350,9 @@ impl Room {
         out: &mut Vec<Output>,
     ) {
         self.gateways.retry(now);
+        if self.timers.is_due(Timer::DeliveryRetry, now) {
+            self.timers.stop(Timer::DeliveryRetry);
+        }
         let stale = self.find_stale(pinged, now);
         out.push(Output::Log(
             LogRecord::info("alarm").with("ghosts", stale.len()),

@@ -21,6 +21,7 @@ use crate::output::{Change, Output};
 use crate::presence::FeedReceiver;
 use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
+use crate::timers::Timer;
 use roomcast_proto::access::{Rights, TokenId};
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, GatewayName, UserId};
@@ -39,6 +40,10 @@ const NORMAL: u16 = 1000;
 
 /// Close code of a restart of the service (IANA WebSocket Close Code Number Registry).
 const SERVICE_RESTART: u16 = 1012;
+
+/// Time in milliseconds after a failed delivery at which an alarm restores the room, if it has
+/// lost its memory. Setting the alarm writes a row, so it is not set for each delivery.
+const DELIVERY_RETRY_ALARM: Millis = 5_000;
 
 /// Why a connection at a gateway joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,11 +346,16 @@ impl Room {
         }
     }
 
-    /// Sends older events to a connection at a gateway, before the events that it still
-    /// lacks. All events up to the head have been delivered.
+    /// Sends older events to a connection, before the events that it still lacks. All events up to the head have been delivered.
     pub(super) fn send_past(&mut self, conn: ConnId, range: SeqRange, out: &mut Vec<Output>) {
         if !range.is_empty() && self.connections.contains(conn) {
             let head = self.log.head();
+            let connection = self.connections.get(conn);
+            if connection.is_some_and(|connection| !connection.attachment.remote) {
+                self.log_replay(conn, range, out);
+                self.start_replay(conn, head);
+                return self.connections.request_past(conn, range, head);
+            }
             self.connections.request_past(conn, range, head);
             out.push(Output::CatchUp { conn });
         }
@@ -355,8 +365,18 @@ impl Room {
     /// carries out instead, if there is one. The host calls this for each output, just
     /// before it would carry it out.
     pub fn route(&mut self, output: Output) -> Option<Output> {
-        if let Output::Deliver(delivery) = output {
-            return Some(Output::Deliver(self.gateways.route_delivery(delivery)));
+        match output {
+            Output::Deliver(delivery) => {
+                self.sent_upto = delivery.events.upto;
+                self.sent_presence = delivery.presence;
+                let mut delivery = self.gateways.route_delivery(delivery);
+                if !self.catch_ups.stalled().is_empty() {
+                    self.cut_frames_of_stalled(&mut delivery);
+                }
+                return Some(Output::Deliver(delivery));
+            }
+            Output::Store(Change::Wipe { .. }) => self.sent_upto = 0,
+            _ => {}
         }
         let conn = output.connection();
         let Some(subscription) = conn.and_then(|conn| self.gateways.get(conn)).cloned() else {
@@ -518,7 +538,7 @@ impl Room {
             .gateways
             .presence_acknowledged(gateway, answer.presence)
         {
-            self.feed_presence(FeedReceiver::Gateway(gateway.clone()), since, now);
+            self.feed_presence(FeedReceiver::Gateway(gateway.clone()), since);
         }
         if acknowledgement.was_unreachable {
             self.probe_gateway(gateway);
@@ -535,6 +555,8 @@ impl Room {
         random: u32,
         now: Millis,
     ) -> Retry {
+        self.timers
+            .start(Timer::DeliveryRetry, now + DELIVERY_RETRY_ALARM);
         self.gateways.failed(gateway, failure, random, now)
     }
 

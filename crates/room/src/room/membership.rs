@@ -1,16 +1,17 @@
 //! Membership: join and leave.
 
 use super::Room;
+use super::commands::acknowledgement;
 use crate::event_log::Start;
 use crate::ids::ConnId;
 use crate::member::Member;
 use crate::output::Output;
 use roomcast_proto::error::{Error, ErrorCode, Result};
-use roomcast_proto::event;
 use roomcast_proto::id::{ConnectionId, UserId};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
+use roomcast_proto::{event, framing};
 
 impl Room {
     /// Checks that the user is a member or can become one.
@@ -41,6 +42,7 @@ impl Room {
         attachment.joined = true;
         attachment.from = start.after;
         connection.live_from = self.batches + 1;
+        connection.live_until = u64::MAX;
         let status = attachment.status;
         self.add_member(&user, start.after, Some(&id), now, out);
         self.presence.roster.join(&user, conn, status);
@@ -88,6 +90,20 @@ impl Room {
         true
     }
 
+    /// Answers the acknowledgements of events in the batch by a user whose cursors are deleted
+    /// with the batch.
+    fn answer_acknowledgements(&mut self, user: &UserId) {
+        for ack in self.batch.take_acknowledgements() {
+            let connection = self.connections.get(ack.conn);
+            if connection.is_some_and(|connection| connection.attachment.user != *user) {
+                self.batch.acknowledge(ack);
+            } else if let Some(id) = ack.id {
+                let answer = framing::ack(id, &acknowledgement(ack.seq));
+                self.batch.send(ack.conn, &answer);
+            }
+        }
+    }
+
     /// Ends the membership of a user and deletes its cursors. Its sockets stay open but
     /// receive no further events. They receive `userLeft`, except the connection that has
     /// sent the command. Returns `false` if the user is not a member.
@@ -110,6 +126,7 @@ impl Room {
             return false;
         };
         self.batch.store(change);
+        self.answer_acknowledgements(&user);
         let removed = self.presence.roster.remove(&user);
         self.presence.log.left(&user, removed.announced);
         if removed.was_typing {
@@ -121,6 +138,11 @@ impl Room {
                 continue;
             };
             connection.attachment.joined = false;
+            // A connection that catches up receives nothing more.
+            connection.live_until = match connection.catch_up {
+                None => self.batches,
+                Some(_) => 0,
+            };
             if connection.attachment.remote {
                 // The item for the gateway must arrive, and the stored record changes with
                 // the membership. Both are done at the end of the batch.
@@ -130,7 +152,10 @@ impl Room {
             if asked_by != Some(conn) {
                 self.batch.send(conn, &event::user_left(&self.name, &user));
             }
-            out.push(Output::Attach { conn });
+            self.end_replay(conn);
+            // The socket's record changes with the membership, which is stored at the end of
+            // the batch.
+            self.batch.attach(conn);
         }
         out.push(Output::Log(LogRecord::info("leave").user(&user)));
         let line = event::user_left(&self.name, &user);

@@ -63,13 +63,8 @@ impl Room {
     ///
     /// Shortly after a restart, users whose connections were lost have not returned yet. The
     /// feed waits until their grace period has ended.
-    pub(super) fn feed_presence(
-        &mut self,
-        receiver: FeedReceiver,
-        since: PresenceVersion,
-        now: Millis,
-    ) {
-        let at = now.max(self.restored_at + self.config.presence_grace);
+    pub(super) fn feed_presence(&mut self, receiver: FeedReceiver, since: PresenceVersion) {
+        let at = self.restored_at + self.config.presence_grace;
         self.presence.feeds.push_back(PresenceFeed {
             receiver,
             since,
