@@ -3,6 +3,7 @@
 use crate::jwk::KeySet;
 use crate::keys::Keys;
 use crate::revocation::RevocationCache;
+use crate::signer::Signer;
 use crate::token::{self, ClaimRules};
 use roomcast_proto::access::{Identity, RoomPatterns};
 use roomcast_proto::error::{Error, Result};
@@ -14,6 +15,8 @@ use roomcast_proto::time::Millis;
 pub struct Authenticator {
     /// The keys that tokens are signed with.
     pub keys: Keys,
+    /// Signs session ids and tickets.
+    pub signer: Signer,
     /// The revoked tokens.
     pub revoked: RevocationCache,
     /// `JWT_ISSUER`: the `iss` that tokens must have. Unset: any.
@@ -29,6 +32,7 @@ impl Authenticator {
     pub fn of_secret(secret: &str) -> Self {
         Authenticator {
             keys: Keys::new(&[secret.to_owned()], KeySet::default(), None),
+            signer: Signer::new([&secret.to_owned()]),
             revoked: RevocationCache::new(false),
             issuer: None,
             audience: None,

@@ -29,6 +29,8 @@ pub struct EngineServer {
     pub config: Rc<GatewayConfig>,
     /// Returns a random id of hexadecimal digits.
     random_id: fn() -> String,
+    /// Returns a session id with its signature.
+    sign: Option<Box<dyn Fn(&str) -> String>>,
     /// Session ids begin with it, so that the Worker finds this gateway by them.
     pub(super) name: String,
     pub(super) sockets: Sockets,
@@ -50,6 +52,7 @@ impl EngineServer {
             admission: Admission::new(&config.limits),
             config,
             random_id,
+            sign: None,
             name,
             sockets: Sockets::default(),
             sessions: Sessions::default(),
@@ -69,6 +72,21 @@ impl EngineServer {
     /// Returns a new random id.
     pub fn new_id(&self) -> String {
         (self.random_id)()
+    }
+
+    /// Sets the function that adds a signature to a session id. Without it, session ids have
+    /// no signature.
+    pub fn set_signer(&mut self, sign: impl Fn(&str) -> String + 'static) {
+        self.sign = Some(Box::new(sign));
+    }
+
+    /// Returns a new session id, with its signature.
+    pub(super) fn new_sid(&self) -> String {
+        let sid = format!("{}-{}{}", self.name, self.new_id(), self.new_id());
+        match &self.sign {
+            Some(sign) => sign(&sid),
+            None => sid,
+        }
     }
 
     /// Sets the current time. Called before any other method.
