@@ -214,7 +214,13 @@ mod tests {
             let error = read(&[("JWT_JWKS_URL", "https://keys.example"), (name, short)]);
             let error = error.expect_err(name).to_string();
             assert_eq!(error, format!("{name} must be at least 32 bytes"));
-            assert!(read(&[("JWT_JWKS_URL", "https://keys.example"), (name, &SECRET[..32])]).is_ok());
+            assert!(
+                read(&[
+                    ("JWT_JWKS_URL", "https://keys.example"),
+                    (name, &SECRET[..32])
+                ])
+                .is_ok()
+            );
         }
     }
 
