@@ -1009,10 +1009,13 @@ async fn abort_polls(server: &Arc<Server>, sessions: usize) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn aborted_polls_leave_nothing_in_memory() {
     let server = Arc::new(Server::start(&[ONE_GATEWAY]));
-    let first = abort_polls(&server, 1_000).await;
-    let last = abort_polls(&server, 4_000).await;
-    // Before the runtime reported aborts, each kept 14 kB: 55 MiB.
+    // The memory of workerd grows by about 150 MiB before it reuses any.
+    let first = abort_polls(&server, 5_000).await;
+    let last = abort_polls(&server, 5_000).await;
+    // Each request that stays in memory takes at least 14 kB, which is 67 MiB for all of them.
     let grown = last.saturating_sub(first);
-    println!("4,000 aborted polls: the server grew by {grown} MiB, from {first} MiB");
-    assert!(grown < 30, "the server grew by {grown} MiB");
+    assert!(
+        grown < 60,
+        "the server grew by {grown} MiB, from {first} MiB"
+    );
 }

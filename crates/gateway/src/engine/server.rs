@@ -16,6 +16,9 @@ use roomcast_proto::time::Millis;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+/// Adds a signature to a session id.
+type Sign = dyn Fn(&str) -> String;
+
 /// All sockets of a gateway: native sockets, and those of Engine.IO sessions.
 ///
 /// Methods do not call the layer above and do no I/O. They queue events, which the layer
@@ -30,7 +33,7 @@ pub struct EngineServer {
     /// Returns a random id of hexadecimal digits.
     random_id: fn() -> String,
     /// Returns a session id with its signature.
-    sign: Option<Box<dyn Fn(&str) -> String>>,
+    sign: Option<Box<Sign>>,
     /// Session ids begin with it, so that the Worker finds this gateway by them.
     pub(super) name: String,
     pub(super) sockets: Sockets,
