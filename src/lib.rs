@@ -16,6 +16,7 @@
 //! | `objects/gateway` | the Durable Object of a gateway |
 //! | `objects/revocations.rs` | the revocation registry |
 //! | `objects/tickets.rs` | the objects that store tickets |
+//! | [`slots`] | the limit of the requests that an object has in progress |
 //! | `runtime` | the Workers runtime: SQL, sockets, alarms, requests between objects. Imports neither `objects` nor `http` |
 //!
 //! `objects`, `runtime` and the handlers of `http` exist only in builds for the Workers runtime
@@ -27,6 +28,7 @@
 
 pub mod config;
 pub mod http;
+pub mod slots;
 
 #[cfg(target_arch = "wasm32")]
 pub mod objects;

@@ -123,6 +123,10 @@ impl Server {
             ("JWT_SECRET", SECRET),
             ("DEFAULT_ROOMS", "*"),
             ("CONNECTS_PER_MINUTE", "100000"),
+            ("BYTES_PER_SECOND", "1000000000"),
+            ("BYTES_BURST", "1000000000"),
+            ("ROOM_BYTES_PER_SECOND", "1000000000"),
+            ("ROOM_BYTES_BURST", "1000000000"),
         ];
         all.retain(|(name, _)| vars.iter().all(|(other, _)| other != name));
         all.extend(vars.iter().filter(|(_, value)| !value.is_empty()));
@@ -173,6 +177,28 @@ impl Server {
     /// Returns the process id of workerd.
     pub fn pid(&self) -> u32 {
         self.read("pid").trim().parse().expect("a pid")
+    }
+
+    /// Returns the number of objects of a binding, such as `GATEWAYS`, that have storage.
+    pub fn objects(&self, binding: &str) -> usize {
+        let folder = self.dir.join("storage").join(binding.to_lowercase());
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let is_database = |name: &str| name.ends_with(".sqlite") && name != "metadata.sqlite";
+        files
+            .filter(|file| is_database(&file.file_name().to_string_lossy()))
+            .count()
+    }
+
+    /// Returns the processor time that workerd has used.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))
+            .expect("workerd runs, on Linux");
+        // The name of the process, in parentheses, may contain spaces. `utime` and `stime` are
+        // the fields 14 and 15 (proc(5)), in hundredths of a second.
+        let (_, fields) = stat.rsplit_once(')').expect("a name");
+        let ticks = fields.split_whitespace().skip(11).take(2);
+        let ticks = ticks.map(|ticks| ticks.parse::<u64>().expect("a number"));
+        Duration::from_millis(10 * ticks.sum::<u64>())
     }
 
     /// Returns the resident memory of workerd in MiB.
@@ -473,6 +499,7 @@ const config :Workerd.Config = (
 const w :Workerd.Worker = (
   modules = [{modules}],
   compatibilityDate = "{date}",
+  compatibilityFlags = {flags},
   bindings = [{bindings}],
   durableObjectNamespaces = [{namespaces}],
   durableObjectStorage = (localDisk = "disk"),
@@ -482,17 +509,16 @@ const w :Workerd.Worker = (
         modules = modules.join(", "),
         bindings = bindings.join(", "),
         namespaces = namespaces.join(", "),
-        date = compatibility_date(),
+        date = from_wrangler("compatibility_date").trim_matches('"'),
+        flags = from_wrangler("compatibility_flags"),
     )
 }
 
-/// Reads the compatibility date from wrangler.toml, so that tests and deployments use
-/// the same date.
-fn compatibility_date() -> String {
+/// Reads a field of wrangler.toml, so that tests and deployments use the same value.
+fn from_wrangler(field: &str) -> String {
     let toml = std::fs::read_to_string(root().join("wrangler.toml")).expect("wrangler.toml");
     toml.lines()
-        .find_map(|line| line.strip_prefix("compatibility_date = "))
-        .expect("wrangler.toml has a compatibility date")
-        .trim_matches('"')
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(" = "))
+        .unwrap_or_else(|| panic!("wrangler.toml has no {field}"))
         .to_owned()
 }

@@ -536,6 +536,17 @@ impl Polling {
         answer
     }
 
+    /// Sends a poll and aborts it after `wait`. The TCP connection is reset, because workerd
+    /// does not notice that a client has only ended its side.
+    pub async fn abort_poll(&self, server: &Server, wait: Duration) {
+        let (path, address) = (self.path(), server.address());
+        let head = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        tokio::time::sleep(wait).await;
+        stream.set_zero_linger().expect("an open socket");
+    }
+
     /// Connects the session to a namespace and returns the answer: `sid` and
     /// `pid`, or the error.
     pub async fn connect(&self, server: &Server, nsp: &str, auth: Value) -> Result<Value, Value> {

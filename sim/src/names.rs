@@ -3,7 +3,7 @@
 
 use super::world;
 use roomcast_auth::origin::Origins;
-use roomcast_auth::ticket;
+use roomcast_auth::{Signer, ticket};
 use roomcast_gateway::handshake;
 use roomcast_proto::access::{Rights, RoomPatterns, user_rights};
 use roomcast_proto::name;
@@ -131,9 +131,10 @@ fn ids(text: &str) {
     if let Some(shard) = handshake::shard_of(text) {
         assert!(shard < roomcast_gateway::config::MAX_SHARDS);
     }
-    if let Some(shard) = ticket::shard_of(text) {
+    let signer = Signer::new([]);
+    if let Some(shard) = ticket::shard_of(&signer, text) {
         assert!(shard < ticket::SHARDS);
-        assert_eq!(ticket::compose(shard, &text[2..]), text);
+        assert_eq!(ticket::compose(&signer, shard, &text[2..]), text);
     }
     assert!(ticket::shard_of_user(text) < ticket::SHARDS);
 }

@@ -43,7 +43,7 @@ impl Handler<'_> {
         let Some(ticket) = ticket else {
             return self.authenticate(room).await;
         };
-        let identity = match tickets::redeem(self.env, ticket).await {
+        let identity = match tickets::redeem(self.env, &self.config.auth.signer, ticket).await {
             Ok(identity) => self.recheck(identity).await,
             Err(error) => Err(error),
         };

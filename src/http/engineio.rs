@@ -6,6 +6,7 @@ use super::objects::relay;
 use super::problem::Problem;
 use super::response::{HandlerResult, internal, respond};
 use crate::runtime::rpc::gateways::GatewayKind;
+use roomcast_auth::SignedId;
 use roomcast_gateway::handshake::{self, Ask, shard_of};
 use roomcast_gateway::{Answer, ConnectInfo, Protocol};
 use roomcast_proto::error::ErrorCode;
@@ -38,7 +39,7 @@ impl Handler<'_> {
             Ask::Poll { sid } | Ask::Post { sid } => Some(sid.as_str()),
             Ask::Open => None,
         };
-        let shard = match sid.map(shard_of) {
+        let shard = match sid.map(|sid| self.shard_of_session(sid)) {
             None => self.random_shard()?,
             Some(Some(shard)) => shard,
             Some(None) => return self.engineio_error(handshake::Error::UnknownSid),
@@ -57,6 +58,15 @@ impl Handler<'_> {
             429 => relay(&response).await,
             _ => Ok(response),
         }
+    }
+
+    /// Returns the number of the gateway that created a `sid`. Returns `None` if no gateway of
+    /// this deployment has created it. If session ids have no signature, an invented one is
+    /// recognised only by the number of its gateway.
+    fn shard_of_session(&self, sid: &str) -> Option<usize> {
+        let signer = &self.config.auth.signer;
+        let shard = shard_of(sid).filter(|_| signer.verify(SignedId::Session, sid))?;
+        (signer.has_key() || shard < self.config.gateway.shards).then_some(shard)
     }
 
     /// Returns the properties of the connection. Fails if the ticket of the request is not valid,

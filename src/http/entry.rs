@@ -8,14 +8,18 @@ use super::rooms::Resource;
 use super::route::{self, Route};
 use super::{health, openapi};
 use crate::config::Config;
+use crate::runtime::abort::OnAbort;
 use crate::runtime::log::log_error;
 use crate::runtime::settings::settings;
 use crate::runtime::time::now;
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
 use roomcast_proto::error::Error;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
+use std::pin::pin;
 use std::rc::Rc;
-use worker::{Context, Env, Result, event};
+use worker::{Context, Env, Response, Result, event};
 
 /// Maximum number of bytes of `Origin` in a log record. The origin of a page on the web is
 /// shorter: `https://`, a host of at most 253 characters (RFC 1035, 2.3.4) and a port.
@@ -24,9 +28,16 @@ const MAX_LOGGED_ORIGIN: usize = 300;
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, _ctx: Context) -> Result<web_sys::Response> {
     console_error_panic_hook::set_once();
-    match handle(request, &env).await {
-        Ok(response) => Ok(response),
-        Err(problem) => problem_response(&problem),
+    let (sender, aborted) = oneshot::channel::<()>();
+    let mut sender = Some(sender);
+    let _on_abort = OnAbort::new(&request, move || drop(sender.take()));
+    // The answers that the work waits for do not arrive after an abort, so the work would
+    // never end and keep its memory.
+    match select(pin!(handle(request, &env)), aborted).await {
+        Either::Left((Ok(response), _)) => Ok(response),
+        Either::Left((Err(problem), _)) => problem_response(&problem),
+        // The client does not receive this response.
+        Either::Right(_) => Ok(Response::empty()?.into()),
     }
 }
 

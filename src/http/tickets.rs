@@ -34,7 +34,7 @@ impl Handler<'_> {
         };
         let identity = self.verify(token).await;
         let identity = identity.map_err(|error| self.reject("auth", "", error))?;
-        let issued = tickets::issue(self.env, identity).await;
+        let issued = tickets::issue(self.env, &self.config.auth.signer, identity).await;
         let (ticket, until) = issued.map_err(|error| self.reject("rate", "", error))?;
         let answer = Ticket {
             expires_at: &rfc3339(until),

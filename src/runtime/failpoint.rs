@@ -20,6 +20,8 @@ pub(crate) enum Point {
     GatewayFrame,
     /// Panics in the delivery of a room to a gateway.
     GatewayPush,
+    /// Fails to accept a socket at a gateway.
+    GatewayAccept,
     /// Panics in the alarm of a gateway.
     GatewayAlarm,
     /// Panics in the alarm of the revocation registry, after a notice.

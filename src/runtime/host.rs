@@ -13,8 +13,9 @@
 
 use super::Result;
 use super::log::log_error;
-use super::rpc::{RequestError, Slots};
+use super::rpc::RequestError;
 use super::time::now;
+use crate::slots::Slots;
 use js_sys::Promise;
 use roomcast_proto::time::Millis;
 use std::cell::{RefCell, RefMut};

@@ -9,6 +9,7 @@
 //! | [`socket`] | WebSockets, and the map of the sockets of an object |
 //! | [`sql`] | SQLite of an object |
 //! | [`rpc`], [`headers`] | requests between the Worker and its objects |
+//! | [`abort`] | requests that their client aborts |
 //! | [`body`] | bodies of requests |
 //! | [`deadline`] | deadlines of requests to objects and of other fetches |
 //! | [`keys`] | the preparation of a token check: keys, signatures, revocations |
@@ -16,6 +17,7 @@
 //! | [`time`], [`ids`], [`log`] | the current time, random ids, log records of failures |
 //! | [`failpoint`] | failures that tests request |
 
+pub(crate) mod abort;
 pub(crate) mod alarm_clock;
 pub(crate) mod body;
 pub(crate) mod deadline;

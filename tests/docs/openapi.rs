@@ -186,7 +186,7 @@ fn paths(api: &mut Api) -> Value {
                         JSON,
                         published,
                     ))],
-                    &["BadRequest", "Unauthorized", "Forbidden", "TooLarge", "Internal"],
+                    &["BadRequest", "Unauthorized", "Forbidden", "TooLarge", "RateLimited", "Internal"],
                 ),
             },
         },

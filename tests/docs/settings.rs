@@ -29,8 +29,8 @@ type Section = (&'static str, &'static str, fn() -> Vec<Setting>);
 const SECTIONS: &[Section] = &[
     (
         "Tokens",
-        "At least one of the first four is required. `JWT_SECRET` and `JWT_SECRET_PREVIOUS` are \
-         secrets.",
+        "At least one of the first four is required. `JWT_SECRET`, `JWT_SECRET_PREVIOUS` and \
+         `SIGNING_KEY` are secrets.",
         AuthConfig::settings,
     ),
     ("Rooms", "", RoomConfig::settings),

@@ -109,9 +109,8 @@ async fn an_invalid_token_is_refused_with_401_at_the_upgrade_and_over_http() {
 }
 
 #[tokio::test]
-async fn clock_skew_of_up_to_60_seconds_is_tolerated() {
+async fn clock_skew_of_up_to_60_seconds_is_tolerated_in_nbf_and_iat() {
     for skewed in [
-        Token::user("alice").ttl(-45),
         Token::user("alice").claim("nbf", now() + 45),
         Token::user("alice").claim("iat", now() + 45),
     ] {
@@ -120,17 +119,16 @@ async fn clock_skew_of_up_to_60_seconds_is_tolerated() {
 }
 
 #[tokio::test]
-async fn a_socket_opened_with_an_expired_token_within_the_leeway_can_send() {
-    let late = Token::user("alice").ttl(-30).sign(SECRET);
-    let mut alice = Client::join(&DEFAULT, "leeway-used", &late).await;
-    alice.send_message("within the leeway").await;
-    // A refresh with a fresh token works as well.
-    let token = token("alice");
-    alice
-        .request("refreshToken", json!({ "token": token }))
-        .await
-        .expect("accepted");
-    alice.send_message("after the refresh").await;
+async fn a_token_that_closed_a_socket_opens_no_other() {
+    let token = Token::user("alice").ttl(2).sign(SECRET);
+    for path in ["/rooms/expired/ws", "/ws"] {
+        let path = format!("{path}?token={token}");
+        if let Ok(mut alice) = Client::open(&DEFAULT, &path, &[]).await {
+            assert_eq!(alice.closed().await, 4401);
+        }
+        let answer = DEFAULT.request_upgrade(&path, &[]).await;
+        answer.problem(401, "unauthorized");
+    }
 }
 
 #[tokio::test]

@@ -327,3 +327,20 @@ async fn a_request_interrupted_by_a_panic_is_answered_at_once() {
     publish().await.problem(500, "internal");
     assert_eq!(publish().await.ok()["seq"], 1);
 }
+
+#[tokio::test]
+async fn a_socket_that_the_platform_does_not_accept_leaves_no_connection() {
+    let server = server_with_failpoints().await;
+    let path = format!("/ws?token={}", token("unaccepted"));
+    arm(&server, &["GatewayAccept"]).await;
+    let answer = server.request_upgrade(&path, &[]).await;
+    answer.problem(429, "rateLimited");
+    let mut client = Client::open(&server, &path, &[]).await.expect("accepted");
+    // The personal room has only the second connection.
+    client
+        .request("joinRoom", json!("accepted"))
+        .await
+        .expect("joined");
+    let presence = server.get("/rooms/@unaccepted/presence", &service()).await;
+    assert_eq!(presence.ok()["users"][0]["connections"], 1);
+}

@@ -973,3 +973,49 @@ async fn upgrades_of_many_clients_at_once_are_not_closed() {
     let ended = clients.join_all().await;
     assert_eq!(ended.len(), CLIENTS, "each client upgrades and joins");
 }
+
+#[tokio::test]
+async fn a_client_that_aborts_its_poll_is_offline_soon() {
+    let server = Server::start(&[ONE_GATEWAY]);
+    let session = Polling::open(&server, "").await;
+    let auth = json!({ "token": token("alice") });
+    let answer = session.connect(&server, "/chat", auth).await;
+    answer.expect("accepted");
+    until_connections(&server, "@alice", "alice", 1).await;
+    let began = Instant::now();
+    session.abort_poll(&server, ms(200)).await;
+    until_connections(&server, "@alice", "alice", 0).await;
+    let after = began.elapsed();
+    assert!(after < ms(10_000), "offline after {after:?}");
+}
+
+/// Opens sessions without a token, aborts their polls, and returns the memory of the server
+/// in MiB.
+async fn abort_polls(server: &Arc<Server>, sessions: usize) -> usize {
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let server = server.clone();
+        clients.spawn(async move {
+            for _ in 0..sessions / 20 {
+                let session = Polling::open(&server, "").await;
+                session.abort_poll(&server, ms(20)).await;
+            }
+        });
+    }
+    clients.join_all().await;
+    settled_memory(server).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aborted_polls_leave_nothing_in_memory() {
+    let server = Arc::new(Server::start(&[ONE_GATEWAY]));
+    // The memory of workerd grows by about 150 MiB before it reuses any.
+    let first = abort_polls(&server, 5_000).await;
+    let last = abort_polls(&server, 5_000).await;
+    // Each request that stays in memory takes at least 14 kB, which is 67 MiB for all of them.
+    let grown = last.saturating_sub(first);
+    assert!(
+        grown < 60,
+        "the server grew by {grown} MiB, from {first} MiB"
+    );
+}

@@ -2,7 +2,7 @@
 //! affected.
 
 use super::{DEFAULT, FAST, service, token};
-use roomcast_harness::{Answer, Client, Server};
+use roomcast_harness::{Answer, Client, Server, Token};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -490,5 +490,101 @@ async fn a_client_that_confirms_reading_by_any_frame_stays_connected() {
         sends
             .send("typingIndicator", json!({ "isTyping": true }))
             .await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_of_a_connection_are_limited_to_256_kib_per_second_with_a_burst_of_1_mib() {
+    let server = Server::start(&[("BYTES_PER_SECOND", ""), ("BYTES_BURST", "")]);
+    let own = Client::join(&server, "bytes", &token("alice")).await;
+    let path = format!("/ws?token={}", token("bob"));
+    let mut gateway = Client::open(&server, &path, &[]).await.expect("accepted");
+    let joined = gateway.request("joinRoom", json!("bytes")).await;
+    joined.expect("joined");
+    for mut client in [own, gateway] {
+        assert_eq!(client.connected["limits"]["bytesPerSecond"], 262_144.0);
+        let began = Instant::now();
+        let message = json!({ "roomId": "bytes", "content": "x".repeat(60_000) });
+        let answers = burst(&mut client, 30, "sendMessage", message).await;
+        let refill = (began.elapsed().as_secs_f64() * 262_144.0 / 60_000.0).ceil() as usize;
+        let error = assert_limited(&answers, 17, refill);
+        let message = error["message"].as_str().expect("a message");
+        assert_eq!(message, "too many bytes");
+    }
+}
+
+#[tokio::test]
+async fn bytes_of_a_room_are_limited_for_clients_and_services_together() {
+    let rate = [
+        ("ROOM_BYTES_PER_SECOND", "1000"),
+        ("ROOM_BYTES_BURST", "100000"),
+    ];
+    let server = Server::start(&rate);
+    let publish = async |room: &str| {
+        let body = json!({ "event": "x", "data": "x".repeat(40_000), "room": room });
+        server.post("/publish", &service(), body).await
+    };
+    publish("bytes").await.ok();
+    publish("bytes").await.ok();
+    let answer = publish("bytes").await;
+    answer.problem(429, "rateLimited");
+    let wait: u32 = answer.header("retry-after").parse().expect("seconds");
+    assert!((1..=21).contains(&wait), "{wait}");
+    let mut alice = Client::join(&server, "bytes", &token("alice")).await;
+    let message = json!({ "content": "x".repeat(40_000) });
+    let refused = alice.request("sendMessage", message).await;
+    assert_eq!(refused.expect_err("refused")["code"], "rateLimited");
+    alice.send_message("a small one").await;
+    // Each message of a batch has its own result. Other rooms are not affected.
+    let one = |room: &str| json!({ "event": "x", "data": "x".repeat(40_000), "room": room });
+    let batch = json!({ "messages": [one("bytes"), one("other")] });
+    let answer = server.post("/publish", &service(), batch).await.ok();
+    assert_eq!(
+        answer["results"][0]["error"]["code"], "rateLimited",
+        "{answer}"
+    );
+    assert_eq!(answer["results"][1]["seq"], 1);
+}
+
+/// Upper limit of the processor time of a request without a valid token, with its TCP
+/// connection. It takes about 1 ms on a busy machine with two cores.
+const STRANGER_TIME: Duration = Duration::from_millis(3);
+
+#[tokio::test]
+async fn a_request_without_a_valid_token_costs_little_processor_time() {
+    const REQUESTS: u32 = 500;
+    let server = Server::start(&[("GATEWAY_SHARDS", "1"), ("LOG_LEVEL", "warn")]);
+    let sid = format!("0-{}", "0123456789abcdef".repeat(3));
+    let ticket = format!("00{}", "0123456789abcdef".repeat(3));
+    let invented = Token::user("alice").sign("the secret of another deployment, long enough");
+    for (name, path, is_upgrade) in [
+        ("no token", "/ws".to_owned(), true),
+        ("a bad token", format!("/rooms/a/ws?token={invented}"), true),
+        ("an invented ticket", format!("/ws?ticket={ticket}"), true),
+        (
+            "an invented sid",
+            format!("/socket.io/?EIO=4&transport=polling&sid={sid}"),
+            false,
+        ),
+        (
+            "a new session",
+            "/socket.io/?EIO=4&transport=polling".to_owned(),
+            false,
+        ),
+    ] {
+        let request = async || match is_upgrade {
+            true => server.request_upgrade(&path, &[]).await,
+            false => server.call("GET", &path, &[], "").await,
+        };
+        for _ in 0..50 {
+            request().await;
+        }
+        let before = server.processor_time();
+        for _ in 0..REQUESTS {
+            request().await;
+        }
+        let each = (server.processor_time() - before) / REQUESTS;
+        println!("{name}: {each:?} of processor time");
+        assert!(each < STRANGER_TIME, "{name}: {each:?}");
     }
 }

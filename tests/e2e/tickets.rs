@@ -2,7 +2,7 @@
 
 use super::keys::socketio_connect;
 use super::{DEFAULT, token};
-use roomcast_harness::{Client, SECRET, Server, Token, now};
+use roomcast_harness::{Client, KeyPair, Polling, SECRET, Server, Token, now};
 use serde_json::json;
 use std::time::Duration;
 
@@ -229,4 +229,44 @@ async fn creating_tickets_is_limited_by_connects_per_minute() {
     answer.problem(429, "rateLimited");
     assert!(!answer.header("retry-after").is_empty());
     ticket(&server, &token("bob")).await;
+}
+
+#[tokio::test]
+async fn an_invented_ticket_or_session_id_reaches_no_object() {
+    let keys = KeyPair::ed25519("ed");
+    let jwks = KeyPair::set(&[&keys]);
+    let unsigned = [("JWT_SECRET", ""), ("JWT_JWKS", jwks.as_str())];
+    let ticket = format!("00{}", "0123456789abcdef".repeat(3));
+    let sid = "0123456789abcdef".repeat(3);
+    for (settings, shards) in [(&[][..], &[0, 7, 8, 1023][..]), (&unsigned, &[8, 1023])] {
+        let server = Server::start(settings);
+        if settings.is_empty() {
+            for path in [room(&ticket), native(&ticket)] {
+                let answer = server.request_upgrade(&path, &[]).await;
+                answer.problem(401, "unauthorized");
+            }
+        }
+        for shard in shards {
+            let query = format!("EIO=4&sid={shard}-{sid}");
+            let polling = format!("/socket.io/?transport=polling&{query}");
+            let socket = format!("/socket.io/?transport=websocket&{query}");
+            for answer in [
+                server.call("GET", &polling, &[], "").await,
+                server.call("POST", &polling, &[], "40").await,
+                server.request_upgrade(&socket, &[]).await,
+            ] {
+                assert_eq!((answer.status, &answer.json["code"]), (400, &json!(1)));
+            }
+        }
+        for path in ["/ws", "/rooms/strangers/ws", "/ws?token=x"] {
+            let answer = server.request_upgrade(path, &[]).await;
+            answer.problem(401, "unauthorized");
+        }
+        for binding in ["TICKETS", "GATEWAYS", "ROOMS"] {
+            assert_eq!(server.objects(binding), 0, "{binding}");
+        }
+        // The objects are counted: this session creates one.
+        Polling::open(&server, "").await;
+        assert_eq!(server.objects("GATEWAYS"), 1);
+    }
 }

@@ -3,6 +3,7 @@
 use crate::jwk::KeySet;
 use crate::keys::Keys;
 use crate::revocation::{MAX_LIFE, RevocationCache};
+use crate::signer::Signer;
 use crate::token::{self, ClaimRules, LEEWAY_SECONDS};
 use roomcast_proto::access::{Identity, RoomPatterns};
 use roomcast_proto::error::{Error, Result};
@@ -14,6 +15,8 @@ use roomcast_proto::time::{Millis, SECOND};
 pub struct Authenticator {
     /// The keys that tokens are signed with.
     pub keys: Keys,
+    /// Signs session ids and tickets.
+    pub signer: Signer,
     /// The revoked tokens.
     pub revoked: RevocationCache,
     /// `JWT_ISSUER`: the `iss` that tokens must have. Unset: any.
@@ -37,6 +40,7 @@ impl Authenticator {
     pub fn of_secret(secret: &str) -> Self {
         Authenticator {
             keys: Keys::new(&[secret.to_owned()], KeySet::default(), None),
+            signer: Signer::new([&secret.to_owned()]),
             revoked: RevocationCache::new(false, 0),
             issuer: None,
             audience: None,

@@ -14,6 +14,7 @@
 //! | [`revocation`] | token revocation |
 //! | [`registration`] | registration of rooms and gateways with the revocation registry |
 //! | [`ticket`] | single-use tickets for URLs |
+//! | [`Signer`] | signatures of session ids and tickets |
 //! | [`origin`] | origins from which browsers may connect |
 
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod origin;
 pub mod registration;
 pub mod revocation;
 mod settings;
+mod signer;
 pub mod ticket;
 pub mod token;
 mod verified_tokens;
@@ -35,3 +37,4 @@ pub use credentials::{Credentials, SUBPROTOCOL};
 pub use keys::Keys;
 pub use revocation::RevocationCache;
 pub use settings::AuthConfig;
+pub use signer::{SignedId, Signer};

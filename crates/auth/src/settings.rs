@@ -4,6 +4,7 @@ use crate::authenticator::Authenticator;
 use crate::jwk::KeySet;
 use crate::keys::{Keys, MIN_SECRET};
 use crate::revocation::{MAX_AGE, RevocationCache};
+use crate::signer::Signer;
 use roomcast_proto::access::RoomPatterns;
 use roomcast_proto::settings::{Duration, Flag, Kind, List, SettingError, Text, Variables};
 use roomcast_proto::time::Millis;
@@ -21,6 +22,10 @@ roomcast_proto::settings! {
         pub jwks: Option<KeySet> = None, ["JWT_JWKS"], Jwks;
         /// The URL of a JWK Set, which may be set in addition to `JWT_JWKS`.
         pub jwks_url: Option<String> = None, ["JWT_JWKS_URL"], JwksUrl;
+        /// The key that signs session ids and tickets, so that invented ones are refused without
+        /// a request to an object. If not set, `JWT_SECRET` signs them. With neither, they have
+        /// no signature. See [what strangers cost](security.md#what-strangers-cost).
+        pub signing_key: Option<String> = None, ["SIGNING_KEY"], Secret;
         /// The `iss` that tokens must have. If not set, `iss` is not checked.
         pub issuer: Option<String> = None, ["JWT_ISSUER"], Text;
         /// The value that `aud` of tokens must contain. If not set, `aud` is not checked.
@@ -59,7 +64,9 @@ impl AuthConfig {
                        `wrangler dev`; or set JWT_JWKS or JWT_JWKS_URL",
             });
         }
+        let signer = Signer::new(self.signing_key.iter().chain(&secrets));
         Ok(Authenticator {
+            signer,
             keys: Keys::new(&secrets, self.jwks.unwrap_or_default(), self.jwks_url),
             revoked: RevocationCache::new(self.revocation, self.revocation_max_age),
             max_lifetime: self.max_token_lifetime,
@@ -214,11 +221,17 @@ mod tests {
     #[test]
     fn a_secret_under_32_bytes_is_rejected() {
         let short = &SECRET[..31];
-        for name in ["JWT_SECRET", "JWT_SECRET_PREVIOUS"] {
+        for name in ["JWT_SECRET", "JWT_SECRET_PREVIOUS", "SIGNING_KEY"] {
             let error = read(&[("JWT_JWKS_URL", "https://keys.example"), (name, short)]);
             let error = error.expect_err(name).to_string();
             assert_eq!(error, format!("{name} must be at least 32 bytes"));
-            assert!(read(&[(name, &SECRET[..32])]).is_ok());
+            assert!(
+                read(&[
+                    ("JWT_JWKS_URL", "https://keys.example"),
+                    (name, &SECRET[..32])
+                ])
+                .is_ok()
+            );
         }
     }
 

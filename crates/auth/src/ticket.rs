@@ -2,8 +2,9 @@
 //! [`LIFE`], so a ticket in a proxy's log or a browser's history is no longer valid.
 //!
 //! A ticket is 34 hexadecimal digits: two for the shard (the object that stores it) and 32
-//! random digits.
+//! random digits. The digits of its signature follow; see [`Signer`].
 
+use crate::signer::{SignedId, Signer};
 use roomcast_proto::time::{Millis, SECOND};
 
 /// Time for which a ticket is valid.
@@ -26,18 +27,19 @@ pub fn shard_of_user(user: &str) -> usize {
 }
 
 /// Returns a ticket of `shard`. `secret` is 128 random bits as 32 hexadecimal digits.
-pub fn compose(shard: usize, secret: &str) -> String {
-    format!("{shard:02x}{secret}")
+pub fn compose(signer: &Signer, shard: usize, secret: &str) -> String {
+    signer.sign(SignedId::Ticket, &format!("{shard:02x}{secret}"))
 }
 
-/// Returns the shard that stores a ticket, or `None` if the text is not a ticket.
-pub fn shard_of(ticket: &str) -> Option<usize> {
+/// Returns the shard that stores a ticket, or `None` if the text is not a ticket of this
+/// deployment.
+pub fn shard_of(signer: &Signer, ticket: &str) -> Option<usize> {
     let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    if ticket.len() != 2 + SECRET || !ticket.bytes().all(hex) {
+    if ticket.len() < 2 + SECRET || !ticket.bytes().all(hex) {
         return None;
     }
     let shard = usize::from_str_radix(&ticket[..2], 16).ok()?;
-    (shard < SHARDS).then_some(shard)
+    (shard < SHARDS && signer.verify(SignedId::Ticket, ticket)).then_some(shard)
 }
 
 #[cfg(test)]
@@ -47,21 +49,23 @@ mod tests {
     #[test]
     fn shard_of_reads_the_shard_and_rejects_malformed_tickets() {
         let secret = "0123456789abcdef0123456789abcdef";
+        let signer = Signer::new([&"a key".to_owned()]);
         for user in ["alice", "bob", "", "u-1"] {
             let shard = shard_of_user(user);
-            let ticket = compose(shard, secret);
-            assert_eq!(shard_of(&ticket), Some(shard));
-            assert_eq!(shard_of(&ticket[1..]), None);
+            let ticket = compose(&signer, shard, secret);
+            assert_eq!(shard_of(&signer, &ticket), Some(shard));
+            assert_eq!(shard_of(&signer, &ticket[1..]), None);
         }
         for forged in [
             "",
             "00",
             "zz",
-            &format!("ff{secret}"),
+            &format!("00{secret}"),
+            &compose(&signer, 255, secret),
             &"é".repeat(17),
             &"F".repeat(34),
         ] {
-            assert_eq!(shard_of(forged), None, "{forged}");
+            assert_eq!(shard_of(&signer, forged), None, "{forged}");
         }
         let used: std::collections::HashSet<usize> =
             (0..1_000).map(|n| shard_of_user(&n.to_string())).collect();

@@ -67,6 +67,14 @@ impl Body {
         })
     }
 
+    /// Returns the number of bytes that the sender provides.
+    pub fn size(&self) -> usize {
+        match self {
+            Body::Message { fields } => fields.len(),
+            Body::Custom { event, data } => event.len() + data.len(),
+        }
+    }
+
     /// Returns the body of a chat message with the fields of `data`, without those that
     /// the server sets.
     pub fn message(data: &RawObject<'_>) -> Self {

@@ -1,30 +1,35 @@
-//! Limits on new connections: the rate per address, and bans after a flood. The limit of
-//! reads over HTTP.
+//! Limits that all connections of a room share: the rate of connections per address, bans
+//! after a flood, the bytes of events, and the rate at which users read over HTTP.
 //!
 //! They are kept in memory only, because a flooded room does not hibernate.
 
+use crate::config::RoomConfig;
 use crate::connection::Connection;
-use roomcast_proto::error::Result;
+use roomcast_proto::error::{Error, Result};
 use roomcast_proto::limits::{
-    CONNECTS, ConnectionLimits, FloodGuard, KeyedRateLimiter, Penalty, network_of, page_tokens,
+    CONNECTS, ConnectionLimits, FloodGuard, KeyedRateLimiter, Penalty, TokenBucket, network_of,
+    page_tokens,
 };
 use roomcast_proto::link::ConnectRequest;
 use roomcast_proto::time::Millis;
 
-/// The limits on new connections and on reads over HTTP. They survive the deletion of the log.
+/// The limits of a room. They survive the deletion of the log.
 #[derive(Debug)]
 pub(crate) struct Admission {
     by_address: KeyedRateLimiter,
     floods: FloodGuard,
     /// The reads of each user over HTTP.
     reads: KeyedRateLimiter,
+    /// The bytes of the events of clients and services.
+    bytes: TokenBucket,
 }
 
 impl Admission {
-    pub(crate) fn new(limits: &ConnectionLimits) -> Self {
+    pub(crate) fn new(config: &RoomConfig) -> Self {
         Admission {
             by_address: KeyedRateLimiter::default(),
-            floods: FloodGuard::new(limits, 0),
+            floods: FloodGuard::new(&config.limits, 0),
+            bytes: TokenBucket::full(config.bytes, 0),
             reads: KeyedRateLimiter::default(),
         }
     }
@@ -62,6 +67,21 @@ impl Admission {
         limits: &ConnectionLimits,
     ) {
         self.reads.charge(reader, page_tokens(bytes), limits.joins);
+    }
+
+    /// Counts an event of this number of bytes. A resend counts as well.
+    ///
+    /// # Errors
+    ///
+    /// Returns `rateLimited` if the room has received too many bytes.
+    pub(crate) fn take_bytes(
+        &mut self,
+        bytes: usize,
+        config: &RoomConfig,
+        now: Millis,
+    ) -> Result<()> {
+        let taken = self.bytes.take_many(bytes, config.bytes, now);
+        taken.map_err(|wait| Error::rate_limited("bytes in this room", wait))
     }
 
     /// Counts a rejected command of a connection and returns the penalty.

@@ -1,7 +1,7 @@
 //! The settings of a room.
 
-use roomcast_proto::limits::ConnectionLimits;
-use roomcast_proto::settings::{Days, Duration, MILLISECONDS, Whole};
+use roomcast_proto::limits::{ConnectionLimits, Rate};
+use roomcast_proto::settings::{Days, Duration, MILLISECONDS, PerSecond, Whole};
 use roomcast_proto::time::{DAY, MINUTE, Millis, SECOND};
 
 roomcast_proto::settings! {
@@ -29,6 +29,9 @@ roomcast_proto::settings! {
         pub presence_grace: Millis = 5 * SECOND, ["PRESENCE_GRACE_MS"], MILLISECONDS;
         /// Time in milliseconds until a typing indicator expires.
         pub typing_ttl: Millis = 5 * SECOND, ["TYPING_TTL_MS"], MILLISECONDS;
+        /// Bytes of the events that clients and services send to a room, together.
+        pub bytes: Rate = Rate { per_second: 4.0 * 1024.0 * 1024.0, burst: 8.0 * 1024.0 * 1024.0 },
+            ["ROOM_BYTES_PER_SECOND", "ROOM_BYTES_BURST"], PerSecond;
         /// Maximum number of members of a room.
         pub max_members: usize = 10_000, ["MAX_MEMBERS"], Whole { min: 1, max: 1_000_000 };
         /// Maximum number of connections of one user in one room. Sockets of the room that

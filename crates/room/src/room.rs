@@ -98,7 +98,7 @@ impl Room {
             batch: Batch::default(),
             batches: 0,
             gateways: GatewayLinks::new(snapshot.life),
-            admission: Admission::new(&config.limits),
+            admission: Admission::new(&config),
             timers: TimerTable::default(),
             restored_at: 0,
             config,

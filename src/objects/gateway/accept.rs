@@ -1,8 +1,10 @@
 //! Requests of clients: native sockets, sockets of Engine.IO, and long-polling.
 
-use super::GatewayObject;
+use super::{ActiveGateway, GatewayObject};
 use crate::runtime::Result;
+use crate::runtime::abort::OnAbort;
 use crate::runtime::body::read_body;
+use crate::runtime::failpoint::{self, Point};
 use crate::runtime::log::log_error;
 use crate::runtime::rpc::gateways::ClientRequest;
 use crate::runtime::rpc::refuse;
@@ -11,6 +13,7 @@ use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use roomcast_gateway::handshake::{Ask, Error as HandshakeError};
 use roomcast_gateway::{Answer, EngineServer, PollId, Polled, PostBody, PostLimits, SocketId};
+use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::time::Millis;
 use std::pin::pin;
@@ -18,7 +21,14 @@ use std::rc::Rc;
 use std::time::Duration;
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen::{JsCast, JsValue};
-use worker::{Delay, Error, Request, Response, ResponseBuilder, WebSocketPair};
+use worker::{Delay, Request, Response, ResponseBuilder, State, WebSocketPair};
+
+/// Completes the error "too many …" for a gateway at the platform's limit of sockets.
+const SOCKETS: &str = "sockets at this gateway";
+
+/// Time in milliseconds after which a refused client can try again, probably at another
+/// gateway.
+const SOCKETS_RETRY: Millis = 1_000;
 
 impl GatewayObject {
     /// Handles a request that the Worker has accepted.
@@ -87,7 +97,7 @@ impl GatewayObject {
                 match polled {
                     Polled::Now(answer) => answer,
                     Polled::Later(poll) => {
-                        let _watch = self.watch(&request, poll);
+                        let _on_abort = self.end_when_aborted(&request, poll);
                         // The sender is dropped only if the session ends.
                         receiver
                             .await
@@ -101,11 +111,10 @@ impl GatewayObject {
             .fixed(answer.body.into_bytes()))
     }
 
-    /// Cancels a polling request when the client aborts it. The caller must keep the
-    /// closure until the request ends.
-    fn watch(self: &Rc<Self>, request: &Request, poll: PollId) -> Closure<dyn FnMut()> {
+    /// Ends the session of a polling request when the client aborts the request.
+    fn end_when_aborted(self: &Rc<Self>, request: &Request, poll: PollId) -> OnAbort {
         let object = Rc::downgrade(self);
-        let aborted = Closure::new(move || {
+        OnAbort::new(request.inner(), move || {
             if let Some(object) = object.upgrade()
                 && let Err(error) = object.with_active(None, |active, _| {
                     active.polls.remove(&poll);
@@ -114,15 +123,7 @@ impl GatewayObject {
             {
                 log_error(error);
             }
-        });
-        let listens = request
-            .inner()
-            .signal()
-            .add_event_listener_with_callback("abort", aborted.as_ref().unchecked_ref());
-        if listens.is_err() {
-            log_error("polling request without an abort signal");
-        }
-        aborted
+        })
     }
 
     /// Accepts a socket.
@@ -132,27 +133,39 @@ impl GatewayObject {
         open: impl FnOnce(&mut EngineServer, Millis) -> Result<SocketId, HandshakeError>,
     ) -> Result<Response> {
         self.with_active(Some(name), |active, state| {
-            let key = match open(&mut active.gateway.server.engine, active.began) {
-                Ok(key) => key,
+            // An object has a maximum number of sockets. So the socket is accepted before the
+            // core opens a session on it, because a session without a socket would stay open.
+            let pair = WebSocketPair::new()?;
+            let socket: Socket = pair.server.as_ref().clone().unchecked_into();
+            if let Err(error) = self.accept_socket(active, state, &pair, &socket) {
+                log_error(error);
+                return refuse(&ClientError::rate_limited(SOCKETS, SOCKETS_RETRY));
+            }
+            match open(&mut active.gateway.server.engine, active.began) {
+                Ok(key) => active.sockets.add(key, socket),
                 Err(error) => {
+                    socket.close_with(Disconnect::Normal.code(), Disconnect::Normal.reason());
                     let body = error.json().into_bytes();
                     return Ok(ResponseBuilder::new().with_status(400).fixed(body));
                 }
-            };
-            let pair = WebSocketPair::new()?;
-            let socket: Socket = pair.server.as_ref().clone().unchecked_into();
-            if active.hibernates {
-                state
-                    .as_raw()
-                    .accept_websocket(&socket)
-                    .map_err(Error::from)?;
-            } else {
-                pair.server.accept()?;
-                self.listen(&socket)?;
             }
-            active.sockets.add(key, socket);
             Response::from_websocket(pair.client)
         })?
+    }
+
+    fn accept_socket(
+        self: &Rc<Self>,
+        active: &ActiveGateway,
+        state: &State,
+        pair: &WebSocketPair,
+        socket: &Socket,
+    ) -> Result<()> {
+        failpoint::fails(Point::GatewayAccept)?;
+        if active.hibernates {
+            return Ok(state.as_raw().accept_websocket(socket)?);
+        }
+        pair.server.accept()?;
+        self.listen(socket)
     }
 
     /// Handles the events of a socket that is not hibernatable.

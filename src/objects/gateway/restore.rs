@@ -13,6 +13,7 @@ use crate::runtime::settings;
 use crate::runtime::socket::{Sockets, open_sockets};
 use crate::runtime::time::now;
 use js_sys::Map;
+use roomcast_auth::SignedId;
 use roomcast_auth::registration::Registration;
 use roomcast_gateway::{EngineServer, Gateway, PositionKey, Stored};
 use roomcast_proto::disconnect::Disconnect;
@@ -40,7 +41,9 @@ impl Active for ActiveGateway {
         // Native clients send the pings. Clients of Engine.IO receive them; if the interval is
         // so short that a timer is needed, the gateway cannot hibernate.
         let kind = GatewayKind::of(&name);
-        let engine = EngineServer::new(name.clone(), config.gateway.clone(), fresh_id);
+        let mut engine = EngineServer::new(name.clone(), config.gateway.clone(), fresh_id);
+        let auth = config.auth.clone();
+        engine.set_signer(move |sid| auth.signer.sign(SignedId::Session, sid));
         let hibernates = kind == GatewayKind::Native || engine.pings_by_alarm();
         if hibernates {
             let (ping, pong) = match kind {

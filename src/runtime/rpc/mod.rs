@@ -3,10 +3,11 @@
 //! | file | requests to |
 //! | --- | --- |
 //! | `mod.rs` | any object: [`call`], [`ask`], [`read`], and [`RequestError`] for the answer |
-//! | `slots.rs` | any object: the limit of their number. [`Deadline`] limits their time |
 //! | [`gateways`] | gateways |
 //! | [`revocations`] | the revocation registry, and its notices to rooms and gateways |
 //! | [`tickets`] | the objects that store tickets |
+//!
+//! [`crate::slots`] limits the number of requests, and [`Deadline`] their time.
 //!
 //! The client functions and the types of the requests are here, so that no object imports
 //! another. Requests to rooms are types of the core: [`roomcast_room::service`] and
@@ -14,10 +15,7 @@
 
 pub(crate) mod gateways;
 pub(crate) mod revocations;
-mod slots;
 pub(crate) mod tickets;
-
-pub(crate) use slots::Slots;
 
 use crate::runtime::deadline::Deadline;
 use crate::runtime::log::log_error;

@@ -3,7 +3,7 @@
 use super::{CallError, Repeat, TICKETS, ask};
 use crate::runtime::ids::fresh_id;
 use crate::runtime::time::now;
-use roomcast_auth::ticket;
+use roomcast_auth::{Signer, ticket};
 use roomcast_proto::access::Identity;
 use roomcast_proto::error::{Error as ClientError, Result};
 use roomcast_proto::time::Millis;
@@ -35,10 +35,15 @@ pub(crate) enum TicketRequest {
 ///
 /// Returns `rateLimited` if the user requests too many tickets or the object is overloaded, and
 /// `internal` if the object fails.
-pub(crate) async fn issue(env: &Env, identity: Identity) -> Result<(String, Millis)> {
+pub(crate) async fn issue(
+    env: &Env,
+    signer: &Signer,
+    identity: Identity,
+) -> Result<(String, Millis)> {
     let shard = ticket::shard_of_user(&identity.user);
     let secret = format!("{}{}", fresh_id(), fresh_id());
-    let (ticket, until) = (ticket::compose(shard, &secret), now() + ticket::LIFE);
+    let ticket = ticket::compose(signer, shard, &secret);
+    let until = now() + ticket::LIFE;
     let request = TicketRequest::Issue {
         ticket: ticket.clone(),
         until,
@@ -50,15 +55,15 @@ pub(crate) async fn issue(env: &Env, identity: Identity) -> Result<(String, Mill
 }
 
 /// Redeems a ticket, which then cannot be used again. Returns the identity to which it was
-/// issued.
+/// issued. Sends no request for an invented ticket.
 ///
 /// # Errors
 ///
 /// Returns `unauthorized` if the ticket is invalid, used or expired, `rateLimited` if the object
 /// is overloaded, and `internal` if it fails.
-pub(crate) async fn redeem(env: &Env, ticket: &str) -> Result<Identity> {
+pub(crate) async fn redeem(env: &Env, signer: &Signer, ticket: &str) -> Result<Identity> {
     let refused = || ClientError::unauthorized("invalid, used or expired ticket");
-    let shard = ticket::shard_of(ticket).ok_or_else(refused)?;
+    let shard = ticket::shard_of(signer, ticket).ok_or_else(refused)?;
     let request = TicketRequest::Redeem {
         ticket: ticket.to_owned(),
     };

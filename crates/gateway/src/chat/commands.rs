@@ -41,7 +41,9 @@ impl Chat {
         }
         match framing::decode(&text) {
             Ok(lines) => {
-                for Incoming { id, command, .. } in lines {
+                for Incoming { line, id, command } in lines {
+                    let bytes = self.take_bytes(server, key, line.len(), now);
+                    let command = bytes.and(command);
                     if !self.handle_command(server, key, id, command, now) {
                         return;
                     }
@@ -97,10 +99,25 @@ impl Chat {
             }
             None => {
                 if let Some(event) = event {
-                    self.handle_command(server, key, id, event.command, now);
+                    let bytes = self.take_bytes(server, key, length, now);
+                    let command = bytes.and(event.command);
+                    self.handle_command(server, key, id, command, now);
                 }
             }
         }
+    }
+
+    /// Counts the bytes of a command.
+    fn take_bytes(
+        &mut self,
+        server: &SocketIoServer,
+        key: ClientId,
+        bytes: usize,
+        now: Millis,
+    ) -> Result<()> {
+        let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
+        let limits = &server.engine.config.limits;
+        client.allowance.take_bytes(bytes, limits, now)
     }
 
     /// Counts a command. If the client is over its limit, answers the command with the error

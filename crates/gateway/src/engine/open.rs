@@ -104,8 +104,7 @@ impl EngineServer {
         transport: Transport,
         now: Millis,
     ) -> SessionId {
-        let sid = format!("{}-{}{}", self.name, self.new_id(), self.new_id());
-        let id = self.add_session(sid, info, transport, now);
+        let id = self.add_session(self.new_sid(), info, transport, now);
         self.schedule(id);
         self.push_event(EngineEvent::Opened { session: id });
         id

@@ -26,8 +26,7 @@ const POST_TIMEOUT: Millis = 60 * SECOND;
 const UNAUTHENTICATED_POST_TIMEOUT: Millis = 10 * SECOND;
 
 /// Maximum number of packets of one polling request: as many commands as an object
-/// handles in one turn of its event loop (CONTRACT, Delivery 5). If the burst of commands
-/// is larger, the maximum is the burst; further commands would be refused.
+/// handles in one turn of its event loop (CONTRACT, Delivery 5).
 const MAX_PACKETS: usize = 1_000;
 
 /// Maximum number of packets of one polling request of a session without a valid token:
@@ -155,7 +154,6 @@ impl EngineServer {
             return Err(Answer::error(HandshakeError::UnknownSid));
         };
         let max_bytes = self.payload_limit_of(id);
-        let burst = self.config.limits.commands.burst as usize;
         let exceeds_held_limit = self.exceeds_held_limit(id);
         let Some(session) = self.sessions.get_mut(id) else {
             return Err(Answer::error(HandshakeError::UnknownSid));
@@ -166,7 +164,7 @@ impl EngineServer {
         }
         session.last_activity = now;
         let max_packets = match session.is_authenticated() {
-            true => MAX_PACKETS.max(burst),
+            true => MAX_PACKETS,
             false => MAX_CONNECT_PACKETS,
         };
         let body = match body {

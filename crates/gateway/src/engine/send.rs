@@ -70,6 +70,9 @@ impl EngineServer {
                 None => {}
             }
         }
+        if sockets.is_empty() {
+            return;
+        }
         let text = String::from(Packet::Message(message.to_owned().into()));
         self.push(Output::Broadcast { sockets, text });
     }

@@ -16,6 +16,9 @@ use roomcast_proto::time::Millis;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+/// Adds a signature to a session id.
+type Sign = dyn Fn(&str) -> String;
+
 /// All sockets of a gateway: native sockets, and those of Engine.IO sessions.
 ///
 /// Methods do not call the layer above and do no I/O. They queue events, which the layer
@@ -29,6 +32,8 @@ pub struct EngineServer {
     pub config: Rc<GatewayConfig>,
     /// Returns a random id of hexadecimal digits.
     random_id: fn() -> String,
+    /// Returns a session id with its signature.
+    sign: Option<Box<Sign>>,
     /// Session ids begin with it, so that the Worker finds this gateway by them.
     pub(super) name: String,
     pub(super) sockets: Sockets,
@@ -50,6 +55,7 @@ impl EngineServer {
             admission: Admission::new(&config.limits),
             config,
             random_id,
+            sign: None,
             name,
             sockets: Sockets::default(),
             sessions: Sessions::default(),
@@ -75,6 +81,21 @@ impl EngineServer {
     pub(crate) fn random(&self) -> u32 {
         let id = u64::from_str_radix(&self.new_id(), 16).unwrap_or_default();
         (id >> 32) as u32
+    }
+
+    /// Sets the function that adds a signature to a session id. Without it, session ids have
+    /// no signature.
+    pub fn set_signer(&mut self, sign: impl Fn(&str) -> String + 'static) {
+        self.sign = Some(Box::new(sign));
+    }
+
+    /// Returns a new session id, with its signature.
+    pub(super) fn new_sid(&self) -> String {
+        let sid = format!("{}-{}{}", self.name, self.new_id(), self.new_id());
+        match &self.sign {
+            Some(sign) => sign(&sid),
+            None => sid,
+        }
     }
 
     /// Sets the current time. Called before any other method.

@@ -51,6 +51,7 @@ pub struct Allowance {
     messages: TokenBucket,
     signals: TokenBucket,
     joins: TokenBucket,
+    bytes: TokenBucket,
     violations: Violations,
 }
 
@@ -62,6 +63,7 @@ impl Allowance {
             messages: TokenBucket::full(limits.messages, now),
             signals: TokenBucket::full(limits.signals, now),
             joins: TokenBucket::full(limits.joins, now),
+            bytes: TokenBucket::full(limits.bytes, now),
             violations: Violations::default(),
         }
     }
@@ -80,6 +82,21 @@ impl Allowance {
         };
         let taken = bucket.take(rate, now);
         taken.map_err(|wait| Error::rate_limited(kind.name(), wait))
+    }
+
+    /// Takes tokens for a command of this number of bytes.
+    ///
+    /// # Errors
+    ///
+    /// Returns `rateLimited` if there are too few.
+    pub fn take_bytes(
+        &mut self,
+        bytes: usize,
+        limits: &ConnectionLimits,
+        now: Millis,
+    ) -> Result<()> {
+        let taken = self.bytes.take_many(bytes, limits.bytes, now);
+        taken.map_err(|wait| Error::rate_limited("bytes", wait))
     }
 
     /// Takes more tokens of [`Kind::Request`] for a page of `bytes` bytes.
@@ -103,6 +120,18 @@ impl Allowance {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_limited_to_256_kib_per_second_with_a_burst_of_1_mib() {
+        let limits = ConnectionLimits::default();
+        let mut allowance = Allowance::full(&limits, 0);
+        let mut send = |now| allowance.take_bytes(64 * 1024, &limits, now);
+        assert!((0..16).all(|_| send(0).is_ok()));
+        let error = send(0).expect_err("over the limit");
+        assert_eq!(error.retry_after, Some(250));
+        assert!(send(249).is_err());
+        assert!(send(250).is_ok());
+    }
 
     #[test]
     fn a_page_is_charged_by_its_size_up_to_a_quarter_of_the_burst() {

@@ -23,6 +23,9 @@ crate::settings! {
         /// as well.
         pub commands: Rate = rate(1_000.0, 2_000.0),
             ["COMMANDS_PER_SECOND", "COMMANDS_BURST"], PerSecond;
+        /// Bytes of the commands of a connection, including those that are rejected.
+        pub bytes: Rate = rate(256.0 * 1024.0, 1024.0 * 1024.0),
+            ["BYTES_PER_SECOND", "BYTES_BURST"], PerSecond;
         /// Rejected commands of all connections of a room or a gateway together. Above the limit, a
         /// connection is closed at once if it was rejected 100 times with at most 2 s between two
         /// rejections.
@@ -76,6 +79,10 @@ pub struct Limits {
     joins_per_second: f64,
     /// `JOINS_BURST`.
     joins_burst: f64,
+    /// `BYTES_PER_SECOND`: the rate of the bytes of all commands.
+    bytes_per_second: f64,
+    /// `BYTES_BURST`.
+    bytes_burst: f64,
 }
 
 impl Limits {
@@ -89,6 +96,8 @@ impl Limits {
             signals_burst: limits.signals.burst,
             joins_per_second: limits.joins.per_second,
             joins_burst: limits.joins.burst,
+            bytes_per_second: limits.bytes.per_second,
+            bytes_burst: limits.bytes.burst,
         }
     }
 }

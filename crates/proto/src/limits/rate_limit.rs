@@ -47,12 +47,24 @@ impl TokenBucket {
     /// Takes one token. If there is none, returns the time in milliseconds after which
     /// there will be one.
     pub fn take(&mut self, rate: Rate, now: Millis) -> std::result::Result<(), Millis> {
+        self.take_many(1, rate, now)
+    }
+
+    /// Takes `count` tokens, or all of a full bucket if that has fewer. If there are too few,
+    /// takes none and returns the time in milliseconds after which there will be enough.
+    pub fn take_many(
+        &mut self,
+        count: usize,
+        rate: Rate,
+        now: Millis,
+    ) -> std::result::Result<(), Millis> {
         self.refill(rate, now);
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
+        let count = (count as f64).min(rate.burst);
+        if self.tokens >= count {
+            self.tokens -= count;
             Ok(())
         } else {
-            Err(((1.0 - self.tokens) / rate.per_second * SECOND as f64).ceil() as Millis)
+            Err(((count - self.tokens) / rate.per_second * SECOND as f64).ceil() as Millis)
         }
     }
 
@@ -199,6 +211,16 @@ mod tests {
         assert_eq!(admit(5.0), Ok(()));
         assert_eq!(admit(0.0), Err(Some(300)), "the debt is 5 tokens");
         assert!(limiter.check("bob", "reads", RATE, 0).is_ok());
+    }
+
+    #[test]
+    fn a_request_above_the_burst_takes_a_full_bucket() {
+        let mut bucket = TokenBucket::full(RATE, 0);
+        assert!(bucket.take_many(15, RATE, 0).is_ok());
+        assert_eq!(bucket.take_many(30, RATE, 0), Err(250));
+        assert_eq!(bucket.take_many(1_000, RATE, 0), Err(750));
+        assert!(bucket.take_many(1_000, RATE, 750).is_ok());
+        assert!(bucket.take(RATE, 750).is_err());
     }
 
     #[test]

@@ -73,7 +73,9 @@ impl Room {
             Ok(incoming) => incoming,
             Err(reason) => return self.reject(conn, reason, now, out),
         };
-        for Incoming { id, command, .. } in incoming {
+        for Incoming { line, id, command } in incoming {
+            let bytes = self.take_bytes(conn, line.len(), now);
+            let command = bytes.and(command);
             if !self.run(conn, id, command, now, out) {
                 return;
             }
@@ -190,7 +192,14 @@ impl Room {
         self.connections.take_token(conn, kind, limits, now)
     }
 
-    /// Records that a page of this number of bytes was read for a connection. A large page counts as several requests.
+    fn take_bytes(&mut self, conn: ConnId, bytes: usize, now: Millis) -> Result<()> {
+        let connection = self.connections.get_mut(conn).ok_or_else(Error::internal)?;
+        let limits = &self.config.limits;
+        connection.allowance.take_bytes(bytes, limits, now)
+    }
+
+    /// Records that a page of this number of bytes was read for a connection. A large page
+    /// counts as several requests.
     pub fn page_sent(&mut self, conn: ConnId, bytes: usize) {
         if let Some(connection) = self.connections.get_mut(conn) {
             let limits = &self.config.limits;
@@ -232,6 +241,8 @@ impl Room {
             Command::Send(send) => {
                 let user = self.connections.require(conn, Rights::WRITE)?;
                 self.take_token(conn, Kind::Message, now)?;
+                let bytes = send.body.size();
+                self.admission.take_bytes(bytes, &self.config, now)?;
                 if send.volatile {
                     let envelope = self.ephemeral(&user, &send, Origin::Client, now);
                     self.batch.broadcast(EphemeralEvent {

@@ -175,6 +175,8 @@ impl Room {
             message_id: message.message_id,
             volatile: message.volatile,
         };
+        let bytes = send.body.size();
+        self.admission.take_bytes(bytes, &self.config, now)?;
         if send.volatile {
             let envelope = self.ephemeral(sender, &send, Origin::Service, now);
             self.batch.broadcast(EphemeralEvent {
