@@ -68,8 +68,7 @@ impl ClientRecord {
                 nsp: nsp.clone(),
             }),
         };
-        let is_saved =
-            |one: &&Subscription| one.state != SubscriptionState::Joining && one.is_accepted();
+        let is_saved = |one: &&Subscription| one.state != SubscriptionState::Joining;
         let subscriptions = client.subscriptions.iter().filter(is_saved);
         ClientRecord {
             id: client.id.clone(),
