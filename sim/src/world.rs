@@ -815,6 +815,11 @@ impl Net {
         }
     }
 
+    /// Returns the number of stored records of clients.
+    pub fn stored_clients(&self) -> usize {
+        self.saved.len()
+    }
+
     /// [`Server::assert_sound`] for all rooms.
     pub fn assert_sound(&mut self) {
         for server in self.rooms.values_mut() {

@@ -275,6 +275,58 @@ fn a_room_that_is_being_left_does_not_make_a_recovery_incomplete() {
 }
 
 #[test]
+fn a_client_whose_session_ends_before_a_room_has_accepted_it_is_not_stored() {
+    let mut fixture = Fixture::new(&[]);
+    let info = connect_info(Protocol::SocketIo, Some(identity("alice")));
+    let engine = &mut fixture.net.gateway.server.engine;
+    let socket = engine.open_socket(info, None, fixture.net.now);
+    let socket = socket.expect("a socket");
+    fixture.queue(socket, "40");
+    let room = roomcast_proto::id::RoomName::trusted("@alice");
+    loop {
+        let outputs = fixture.net.gateway.settle(fixture.net.now);
+        let done = outputs.is_empty();
+        for output in outputs {
+            if let roomcast_gateway::Output::Authenticate(it) = output {
+                let identity = Ok(identity("alice"));
+                let gateway = &mut fixture.net.gateway;
+                gateway.authenticated(it.request, identity, fixture.net.now);
+            }
+        }
+        if done {
+            break;
+        }
+    }
+    fixture.net.gateway.server.engine.closed(socket, 1006);
+    fixture.net.gateway.settle(fixture.net.now);
+    fixture.net.gateway.take_commands(&room);
+    fixture.net.gateway.take_commands(&room);
+    fixture.net.settle();
+    assert_eq!(fixture.net.stored_clients(), 0);
+}
+
+#[test]
+fn a_client_that_disconnects_is_stored_only_if_it_can_resume() {
+    let mut fixture = Fixture::new(&[]);
+    let (socket, _) = fixture.connect_socketio("alice", &json!({}));
+    assert_eq!(fixture.net.stored_clients(), 1);
+    fixture.send(socket, "41");
+    assert_eq!(
+        fixture.net.stored_clients(),
+        0,
+        "the client has disconnected"
+    );
+    let socket = fixture.connect("alice");
+    fixture.net.gateway.server.engine.closed(socket, 1000);
+    fixture.net.settle();
+    assert_eq!(fixture.net.stored_clients(), 0, "a native client");
+    let (socket, _) = fixture.connect_socketio("alice", &json!({}));
+    fixture.net.gateway.server.engine.closed(socket, 1006);
+    fixture.net.settle();
+    assert_eq!(fixture.net.stored_clients(), 1, "the connection was lost");
+}
+
+#[test]
 fn a_leave_above_the_limit_is_refused_and_the_client_stays_in_the_room() {
     let settings = [("JOINS_BURST", "1"), ("JOINS_PER_SECOND", "0.01")];
     let mut fixture = Fixture::new(&settings);

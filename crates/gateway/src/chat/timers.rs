@@ -32,11 +32,11 @@ impl Chat {
         deadlines.into_iter().flatten().min()
     }
 
-    /// See [`crate::Gateway::woken_by_alarm`].
-    pub(crate) fn woken_by_alarm(&mut self, now: Millis) {
-        // The times of frames before hibernation are lost, so only pings show which
-        // clients are alive. A gateway that a client has woken need not check the
-        // timeouts yet.
+    /// See [`crate::Gateway::alarm_fired`].
+    pub(crate) fn alarm_fired(&mut self, now: Millis) {
+        // A gateway that another event wakes does not check the keepalive timeouts, and its
+        // deadlines are later than those before the hibernation. The alarm of an earlier
+        // deadline stays set.
         self.schedule(now);
     }
 
@@ -144,9 +144,12 @@ impl Chat {
             framing: Framing::Native(socket),
             ..
         }) = self.clients.get(key)
-            && let Some(pinged) = last_seen(*socket)
         {
-            let last_activity = pinged.max(server.engine.last_frame_at(*socket));
+            let last_activity = match last_seen(*socket) {
+                Some(pinged) => pinged.max(server.engine.last_frame_at(*socket)),
+                // The client can send its first ping at any time.
+                None => now,
+            };
             let timeout = last_activity + server.engine.config.limits.ghost_timeout;
             if timeout <= now {
                 return self.close(server, key, Disconnect::Stale);
@@ -154,5 +157,87 @@ impl Chat {
             due = due.min(timeout);
         }
         self.schedule(due);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineServer;
+    use crate::output::Output;
+    use crate::{Gateway, Stored};
+    use roomcast_proto::time::SECOND;
+    use std::rc::Rc;
+
+    const NOW: Millis = 1_800_000_000_000;
+
+    const GHOST_TIMEOUT: Millis = 90 * SECOND;
+
+    const CLIENT: &str = r#"{"id":"c","session":null,"sid":"c","pid":null,"identity":{"user":"bob","expires":1800000200000,"service":false,"patterns":[["r",1]],"token":{}},"status":"online","version":1,"tag":9,"slots":[]}"#;
+
+    /// Returns a gateway with one native client that an event wakes at `now`.
+    fn woken(now: Millis) -> Gateway {
+        let engine = EngineServer::new("n0".into(), Rc::default(), || "id".into());
+        let mut gateway = Gateway::new(engine);
+        gateway.server.engine.set_now(now);
+        let socket = gateway.restore_socket(r#"{"Native":{"id":"c"}}"#, now);
+        socket.expect("a socket");
+        let stored = Stored {
+            clients: vec![CLIENT.to_owned()],
+            ..Stored::default()
+        };
+        gateway.restore(stored, now);
+        gateway.settle(now);
+        gateway
+    }
+
+    /// Handles the deadlines at `now`. Returns the code with which the socket is closed.
+    fn closed(gateway: &mut Gateway, pinged: Option<Millis>, now: Millis) -> Option<u16> {
+        gateway.server.engine.set_now(now);
+        gateway.advance(&|_| pinged, now);
+        let mut outputs = gateway.settle(now).into_iter();
+        outputs.find_map(|output| match output {
+            Output::Close { code, .. } => Some(code),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_keepalive_timeout_holds_at_a_gateway_that_wakes_often() {
+        let pinged = Some(NOW);
+        let alarm = NOW + GHOST_TIMEOUT;
+        let mut gateway = woken(alarm - SECOND);
+        assert_eq!(closed(&mut gateway, pinged, alarm - 1), None);
+        gateway.alarm_fired(alarm);
+        assert_eq!(closed(&mut gateway, pinged, alarm), Some(4408));
+        // The client has sent a ping since the alarm was set.
+        let pinged = Some(NOW + 5 * SECOND);
+        let mut gateway = woken(alarm - SECOND);
+        gateway.alarm_fired(alarm);
+        assert_eq!(closed(&mut gateway, pinged, alarm), None);
+        assert_eq!(gateway.deadline(), Some(alarm + 5 * SECOND));
+        assert_eq!(closed(&mut gateway, pinged, alarm + 5 * SECOND), Some(4408));
+    }
+
+    #[test]
+    fn a_keepalive_timeout_begins_with_the_first_ping() {
+        let mut gateway = woken(NOW);
+        assert_eq!(closed(&mut gateway, None, NOW + GHOST_TIMEOUT), None);
+        let next = gateway.deadline();
+        assert_eq!(next, Some(NOW + 2 * GHOST_TIMEOUT));
+        let pinged = NOW + GHOST_TIMEOUT + SECOND;
+        let now = NOW + 2 * GHOST_TIMEOUT;
+        assert_eq!(closed(&mut gateway, Some(pinged), now), None);
+        let now = pinged + GHOST_TIMEOUT;
+        assert_eq!(gateway.deadline(), Some(now));
+        assert_eq!(closed(&mut gateway, Some(pinged), now), Some(4408));
+    }
+
+    #[test]
+    fn a_token_expires_at_a_gateway_that_wakes_often() {
+        let expires = NOW + 200 * SECOND;
+        let mut gateway = woken(expires - SECOND);
+        assert_eq!(gateway.deadline(), Some(expires));
+        assert_eq!(closed(&mut gateway, None, expires), Some(4401));
     }
 }
