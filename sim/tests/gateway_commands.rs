@@ -1,7 +1,7 @@
 //! Commands of clients at gateways: each is answered once, in order, and has its effect.
 
 use roomcast_gateway::{Frame, Protocol, SocketId};
-use roomcast_sim::world::{self, Net, connect_info, identity};
+use roomcast_sim::world::{self, NOW, Net, connect_info, identity};
 use serde_json::{Value, json};
 
 /// A gateway with its rooms.
@@ -375,4 +375,71 @@ fn a_join_and_a_leave_that_a_room_never_answers_fail() {
         [(4, Some("internal")), (5, None)],
         "the client has joined again"
     );
+}
+
+/// Returns a `refreshToken` command with a token for the room `r`.
+fn refresh(id: u32, user: &str, rights: &[&str]) -> String {
+    let claims = json!({
+        "sub": user,
+        "exp": NOW / 1_000 + 1_000_000,
+        "rooms": { "r": rights },
+    });
+    let token = world::token(&claims.to_string());
+    command(id, "refreshToken", json!({ "token": token }))
+}
+
+#[test]
+fn the_newest_token_counts_after_hibernation_and_after_joining_again() {
+    let mut fixture = Fixture::new(&[]);
+    let mut alice = fixture.connect("alice");
+    fixture.send(alice, &join(1));
+    fixture.send(alice, &refresh(2, "alice", &["read"]));
+    fixture.lines(alice);
+    let sockets = fixture.net.hibernate();
+    alice = sockets[&alice];
+    let frame = [message(3), leave(4), join(5), message(6)].join("\n");
+    fixture.send(alice, &frame);
+    let expected = [
+        (3, Some("forbidden")),
+        (4, None),
+        (5, None),
+        (6, Some("forbidden")),
+    ];
+    assert_eq!(answers(&fixture.lines(alice)), expected);
+    // The token changes while a command waits.
+    let frame = [leave(7), refresh(8, "alice", &[]), join(9)].join("\n");
+    fixture.send(alice, &frame);
+    let lines = fixture.lines(alice);
+    assert!(
+        answers(&lines).contains(&(9, Some("forbidden"))),
+        "{lines:?}"
+    );
+}
+
+/// The request that fails may have contained an older token than a later one that arrived.
+#[test]
+fn a_refresh_that_is_sent_again_has_the_newest_rights() {
+    let mut fixture = Fixture::new(&[]);
+    let alice = fixture.connect("alice");
+    fixture.send(alice, &join(1));
+    let room = roomcast_proto::id::RoomName::trusted("r");
+    fixture.queue(alice, &refresh(2, "alice", &["read"]));
+    let outputs = fixture.net.gateway.settle(fixture.net.now);
+    for output in outputs {
+        if let roomcast_gateway::Output::Authenticate(it) = output {
+            let config = world::config(&[]);
+            let identity = world::verify(&config, it.credentials, fixture.net.now);
+            let gateway = &mut fixture.net.gateway;
+            gateway.authenticated(it.request, identity, fixture.net.now);
+        }
+    }
+    let lost = fixture.net.gateway.take_commands(&room).expect("a refresh");
+    fixture.net.gateway.forward_failed(&room, lost);
+    assert!(fixture.net.gateway.take_commands(&room).is_none());
+    fixture.net.settle();
+    fixture.send(alice, &refresh(3, "alice", &["read", "write"]));
+    fixture.net.advance(10_000);
+    fixture.lines(alice);
+    fixture.send(alice, &message(4));
+    assert_eq!(answers(&fixture.lines(alice)), [(4, None)]);
 }
