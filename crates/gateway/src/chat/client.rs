@@ -5,7 +5,7 @@ use crate::socketio::{Receiver, SocketIoServer};
 use crate::{recovery_offset, translate};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::command::Command;
-use roomcast_proto::error::{Error, Result};
+use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::limits::Allowance;
 use roomcast_proto::link::{self, ConnectRequest};
@@ -276,6 +276,25 @@ impl Client {
             Some(SubscriptionState::Joining) => matches!(command, Command::Leave { .. }),
             Some(SubscriptionState::Joined) | None => false,
         }
+    }
+
+    /// Checks that the client can join another room. The limit does not count the personal
+    /// room, which the gateway joins.
+    ///
+    /// # Errors
+    ///
+    /// Returns `conflict` if the client is in `max` rooms.
+    pub(super) fn check_room_limit(&self, room: &RoomName, max: usize) -> Result<()> {
+        let personal = RoomName::personal(&self.identity.user);
+        let subscriptions = self.subscriptions.iter();
+        let others = subscriptions.filter(|one| one.room != personal).count();
+        if *room != personal && others >= max {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                format!("a connection can be in at most {max} rooms"),
+            ));
+        }
+        Ok(())
     }
 
     /// Returns `true` if commands for the room are waiting.

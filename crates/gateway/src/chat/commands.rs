@@ -207,7 +207,11 @@ impl Chat {
         let waits = client.has_waiting(&room) || client.must_wait(&room, &command);
         let is_subscribed = client.subscription(&room).is_some();
         let kind = match command {
-            Command::Join { .. } if waits || !is_subscribed => Some(Kind::Join),
+            Command::Join { .. } if waits => Some(Kind::Join),
+            Command::Join { .. } if !is_subscribed => {
+                client.check_room_limit(&room, server.engine.config.max_rooms)?;
+                Some(Kind::Join)
+            }
             Command::Join { .. } => None,
             _ if !is_subscribed => return Err(Error::not_joined()),
             Command::Leave { .. } if name::personal_room_owner(&room).is_some() => {
@@ -370,18 +374,8 @@ impl Chat {
         id: Option<u32>,
         now: Millis,
     ) -> Result<()> {
-        let max = server.engine.config.max_rooms;
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
-        let personal = RoomName::personal(&client.identity.user);
-        let subscriptions = client.subscriptions.iter();
-        // The limit does not count the personal room, which the gateway joins.
-        let others = subscriptions.filter(|one| one.room != personal).count();
-        if *room != personal && others >= max {
-            return Err(Error::new(
-                ErrorCode::Conflict,
-                format!("a connection can be in at most {max} rooms"),
-            ));
-        }
+        client.check_room_limit(room, server.engine.config.max_rooms)?;
         let rights = client.identity.rights(room);
         if !rights.has(Rights::READ) {
             let error = no_access();
