@@ -82,10 +82,15 @@ pub fn begin() {
     FRESH.with(|last| last.set(0));
 }
 
+/// Returns a token with these claims, as JSON.
+pub fn token(claims: &str) -> String {
+    sign(r#"{"alg":"HS256"}"#, claims.as_bytes())
+}
+
 /// Returns the identity of a user with a token for all rooms.
 pub fn identity(user: &str) -> Identity {
     let claims = format!(r#"{{"sub":"{user}","exp":{}}}"#, NOW / 1_000 + 1_000_000);
-    let token = sign(r#"{"alg":"HS256"}"#, claims.as_bytes());
+    let token = token(&claims);
     let auth = config(&[]).auth.clone();
     auth.verify(&token, NOW).expect("a token")
 }
@@ -810,6 +815,11 @@ impl Net {
             server.delivery_acknowledged(&gateway, &pushed);
             server.settle();
         }
+    }
+
+    /// Returns the number of stored records of clients.
+    pub fn stored_clients(&self) -> usize {
+        self.saved.len()
     }
 
     /// [`Server::assert_sound`] for all rooms.

@@ -7,7 +7,7 @@ use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
 use roomcast_room::{ConnId, Frame, Output, Room, Snapshot};
-use roomcast_sim::world::{NOW, config, connect_request};
+use roomcast_sim::world::{NOW, RoomOutput, Server, config, connect_request};
 use std::collections::HashMap;
 
 const LIMIT: usize = 3;
@@ -208,4 +208,67 @@ fn a_personal_room_cannot_be_left() {
     );
     assert!(fixture.room.is_joined(conn));
     assert_eq!(fixture.room.connections(), 2);
+}
+
+#[test]
+fn a_socket_that_leaves_and_joins_again_receives_no_event_twice() {
+    let mut server = Server::new("r", config(&[]));
+    for user in ["alice", "bob"] {
+        server.connect(user, user, Position::default());
+    }
+    server.settle();
+    let send = |server: &mut Server, user: &str, event: &str, data: &str| {
+        let frame = format!(r#"{{"event":"{event}","data":{data}}}"#);
+        server.receive(user, Frame::Text(&frame));
+    };
+    // Returns the `seq` of each message that `alice` has received.
+    let received = |server: &mut Server| {
+        server.settle();
+        let mut received = Vec::new();
+        for output in server.take_outputs() {
+            let RoomOutput::Frame { to, frame } = output else {
+                continue;
+            };
+            let lines = frame.split('\n').filter(|_| to == "alice");
+            for line in lines.filter(|line| line.contains("newMessage")) {
+                let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                received.push(line["data"]["seq"].as_u64().expect("a number"));
+            }
+        }
+        received
+    };
+    let message = r#"{"content":"x"}"#;
+    for _ in 0..3 {
+        send(&mut server, "bob", "sendMessage", message);
+    }
+    assert_eq!(received(&mut server), [1, 2, 3]);
+    send(&mut server, "alice", "leaveRoom", "{}");
+    send(&mut server, "alice", "joinRoom", r#"{"since":1}"#);
+    assert!(received(&mut server).is_empty());
+    send(&mut server, "alice", "leaveRoom", "{}");
+    send(&mut server, "bob", "sendMessage", message);
+    send(&mut server, "alice", "joinRoom", r#"{"since":2}"#);
+    assert_eq!(received(&mut server), [4]);
+    send(&mut server, "alice", "joinRoom", r#"{"since":0}"#);
+    assert!(received(&mut server).is_empty());
+    send(&mut server, "bob", "sendMessage", message);
+    assert_eq!(received(&mut server), [5]);
+}
+
+#[test]
+fn a_room_does_not_refuse_a_leave_that_a_gateway_has_counted() {
+    let config = config(&[("JOINS_BURST", "1"), ("JOINS_PER_SECOND", "0.01")]);
+    let mut fixture = Fixture::new("r");
+    fixture.room = Room::new(
+        RoomName::trusted("r"),
+        config.room.clone(),
+        Snapshot::default(),
+    );
+    let conn = fixture.join_from_gateway();
+    let (room, position) = (None, Position::default());
+    fixture.execute(&conn, Command::Join { room, position });
+    fixture.execute(&conn, Command::Leave { room: None });
+    let delivered = fixture.delivered();
+    assert!(!delivered.contains("rateLimited"), "{delivered}");
+    assert_eq!(fixture.room.connections(), 0);
 }

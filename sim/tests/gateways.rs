@@ -1425,7 +1425,7 @@ fn an_unreachable_gateway_keeps_its_connections_and_is_probed_by_the_alarm() {
 
 #[test]
 fn joins_whose_answers_do_not_fit_are_refused_with_an_error() {
-    const JOINS: usize = 250;
+    const JOINS: usize = 600;
     let mut room = Fed::new();
     // The answer to a join lists the members, at least 100 of them.
     let user = |n: usize| format!("{n:0200}");

@@ -867,10 +867,7 @@ fn a_new_membership_does_not_inherit_the_cursors_of_an_earlier_one() {
         if hibernates_between {
             world.step(&Step::Evict);
         }
-        world.step(&Step::Rejoin {
-            conn: 0,
-            since: Some(2),
-        });
+        world.connect("alice", Some(2));
         assert_eq!(world.members()["alice"], (2, 2, 3));
         world.step(&Step::Evict);
         assert_eq!(world.members()["alice"], (2, 2, 3));

@@ -201,6 +201,31 @@ async fn a_client_receives_nothing_after_a_leave_and_can_join_again_at_once() {
 }
 
 #[tokio::test]
+async fn commands_that_follow_a_leave_without_waiting_are_answered_in_order() {
+    let room = "gw-order";
+    let mut client = joined(&DEFAULT, "alice", room).await;
+    let send = json!({ "roomId": room, "content": "hi" });
+    for _ in 0..10 {
+        let mut lines = Vec::new();
+        for (id, event) in ["sendMessage", "leaveRoom", "joinRoom"].iter().enumerate() {
+            let data = match *event {
+                "sendMessage" => send.clone(),
+                _ => json!(room),
+            };
+            lines.push(json!({ "event": event, "data": data, "id": 1_000 + id }).to_string());
+        }
+        client.send_text(&lines.join("\n")).await;
+        for id in 1_000..1_003 {
+            let any = |line: &Value| line["ack"].as_u64().is_some_and(|ack| ack >= 1_000);
+            let answer = client.find("an answer", any).await;
+            assert_eq!(answer["ack"], id, "{answer}");
+            assert!(answer["error"].is_null(), "{answer}");
+        }
+    }
+    send_message(&mut client, room, "in the room").await;
+}
+
+#[tokio::test]
 async fn receipts_typing_and_presence_are_sent_to_other_users() {
     let mut alice = joined(&DEFAULT, "alice", "gw-social").await;
     let mut bob = Client::join(&DEFAULT, "gw-social", &token("bob")).await;

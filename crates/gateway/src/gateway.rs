@@ -91,12 +91,12 @@ impl Gateway {
         self.deadline().filter(|at| *at > now + MAX_TIMER)
     }
 
-    /// Called when an alarm has woken the gateway from hibernation. The deadlines in
-    /// memory are lost, so the next [`Gateway::advance`], which must follow, checks
-    /// everything.
-    pub fn woken_by_alarm(&mut self, now: Millis) {
-        self.server.engine.woken_by_alarm(now);
-        self.chat.woken_by_alarm(now);
+    /// Called when the alarm fires. If the gateway has hibernated since the alarm was set, the
+    /// deadline of the alarm is lost. So the next [`Gateway::advance`], which must follow,
+    /// checks everything.
+    pub fn alarm_fired(&mut self, now: Millis) {
+        self.server.engine.alarm_fired(now);
+        self.chat.alarm_fired(now);
     }
 
     /// Handles all deadlines up to `now`.

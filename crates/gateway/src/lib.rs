@@ -52,8 +52,8 @@
 //!      [`SocketIoServer::post`] with the body.
 //!    - a delivery of a room: [`Gateway::handle_push`].
 //!    - revoked tokens: [`Gateway::close_revoked`].
-//!    - a timer or an alarm: [`Gateway::woken_by_alarm`] if an alarm woke the gateway
-//!      from hibernation, then [`Gateway::advance`].
+//!    - a timer or an alarm: [`Gateway::alarm_fired`] for an alarm, then
+//!      [`Gateway::advance`].
 //! 3. [`Gateway::settle`], which passes the queued events to the application and returns
 //!    the outputs. Carry them out in order and call [`Gateway::settle`] again until it
 //!    returns none.
@@ -62,8 +62,7 @@
 //!
 //! After hibernation or a panic: create the [`EngineServer`] with the same name, call
 //! [`EngineServer::set_now`], call [`Gateway::restore_socket`] for each socket
-//! that is still open, then [`Gateway::restore`] once, then continue with step 3. A host
-//! that was woken by its alarm calls [`Gateway::woken_by_alarm`] after that.
+//! that is still open, then [`Gateway::restore`] once, then continue with step 3.
 //!
 //! # Outputs
 //!

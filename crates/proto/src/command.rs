@@ -158,6 +158,18 @@ impl Command {
         }
     }
 
+    /// Returns the size in bytes of the event that the command sends, or 0. The other
+    /// fields of commands are short.
+    pub fn event_bytes(&self) -> usize {
+        match self {
+            Command::Send(send) => match &send.body {
+                Body::Message { fields } => fields.len(),
+                Body::Custom { data, .. } => data.len(),
+            },
+            _ => 0,
+        }
+    }
+
     /// Parses the serde form. Does not validate names, because the gateway has validated
     /// them; see [`id`](crate::id).
     fn read_form(json: &str) -> Result<Self> {

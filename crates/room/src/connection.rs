@@ -4,8 +4,10 @@ use crate::attachment::Attachment;
 use crate::catch_up::CatchUp;
 use roomcast_proto::access::Rights;
 use roomcast_proto::error::{Error, Result};
+use roomcast_proto::id::Epoch;
 use roomcast_proto::limits::{Allowance, ConnectionLimits, SlowConsumerGuard};
 use roomcast_proto::link::{PresenceVersion, client_of};
+use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
 
 /// A connection: its persistent part, and the state that is lost in hibernation.
@@ -18,6 +20,9 @@ pub(crate) struct Connection {
     /// Number of the last batch that the connection receives, if it has left the room. The
     /// host may still have to send batches from before the leave.
     pub(crate) live_until: u64,
+    /// Set while the client has left the room and its socket is open: the last event that it
+    /// has received. It has received all events after [`Attachment::from`] up to this one.
+    pub(crate) left_at: Option<u64>,
     /// Set while the connection catches up. Always set while a connection that has joined is
     /// stalled.
     pub(crate) catch_up: Option<CatchUp>,
@@ -54,12 +59,27 @@ impl Connection {
             live_from: 0,
             live_until: if attachment.joined { u64::MAX } else { 0 },
             attachment,
+            left_at: None,
             catch_up: None,
             stalled_at: None,
             lost_presence: None,
             allowance: Allowance::full(limits, now),
             slow_consumer: SlowConsumerGuard::new(active_at),
         }
+    }
+
+    /// Returns the position from which a client reads the log that joins again on the same
+    /// socket. A position among the events that the client has received moves behind them:
+    /// they may have been under way when the client took its position.
+    pub(crate) fn continue_after_leave(&self, position: &Position, epoch: &Epoch) -> Position {
+        let mut position = position.clone();
+        let is_same_log = position.epoch.as_ref().is_none_or(|it| it == epoch);
+        if let (true, Some(since), Some(left_at)) = (is_same_log, position.since, self.left_at)
+            && (self.attachment.from..=left_at).contains(&since)
+        {
+            position.since = Some(left_at);
+        }
+        position
     }
 
     /// Checks that the connection has joined and that its token grants `right`.

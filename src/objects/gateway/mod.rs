@@ -105,13 +105,10 @@ impl Gateway {
 
     /// Handles the alarm.
     pub fn alarm(&self) -> JsResult {
-        let was_hibernating = !self.object.host.is_active();
         self.object.with_active(None, |active, state| {
             failpoint::panics(Point::GatewayAlarm);
             active.clock.alarm_fired();
-            if was_hibernating {
-                active.gateway.woken_by_alarm(active.began);
-            }
+            active.gateway.alarm_fired(active.began);
             active.advance(state);
         })?;
         Ok(())

@@ -4,16 +4,31 @@ use crate::ids::{SessionId, SocketId};
 use crate::socketio::{Receiver, SocketIoServer};
 use crate::{recovery_offset, translate};
 use roomcast_proto::access::{Identity, Rights};
+use roomcast_proto::command::Command;
+use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::limits::Allowance;
 use roomcast_proto::link::{self, ConnectRequest, PresenceVersion};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
-use roomcast_proto::time::Millis;
+use roomcast_proto::time::{Millis, SECOND};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::rc::Rc;
+
+/// Maximum number of commands of a client that wait for an answer of their room.
+const MAX_WAITING_COMMANDS: usize = 64;
+
+/// Maximum size in bytes of the events in these commands. Above the default of
+/// `MAX_FRAME_BYTES`, so that a single frame of commands fits.
+const MAX_WAITING_BYTES: usize = 128 * 1024;
+
+/// Time in milliseconds after which the client may repeat a command that does not fit.
+const WAITING_PAUSE: Millis = SECOND;
+
+/// Maximum number of rooms that a client has left and whose positions are remembered.
+const MAX_LEFT_ROOMS: usize = 32;
 
 /// A connection of many rooms: a native socket, or a namespace of a Socket.IO session.
 pub(super) struct Client {
@@ -40,6 +55,26 @@ pub(super) struct Client {
     pub(super) allowance: Allowance,
     /// The time since which the client is paused: see [`super::pauses`].
     pub(super) paused_at: Option<Millis>,
+    /// The commands that wait until a room has answered `joinRoom` or `leaveRoom`, in order.
+    pub(super) waiting: Vec<WaitingCommand>,
+    /// The rooms that the client has left, the last one at the end.
+    pub(super) left_rooms: Vec<LeftRoom>,
+}
+
+/// A command that waits for the answer of its room to an earlier command.
+pub(super) struct WaitingCommand {
+    pub(super) room: RoomName,
+    pub(super) id: Option<u32>,
+    pub(super) command: Command,
+}
+
+/// A room that a client has left. The client has received the events after `first` up to
+/// `delivered`.
+pub(super) struct LeftRoom {
+    room: RoomName,
+    epoch: Epoch,
+    first: u64,
+    delivered: u64,
 }
 
 /// How a client is reached, and in which framing.
@@ -108,8 +143,19 @@ pub(super) struct Subscription {
     /// changes: it is paused, or was disconnected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) presence: Option<PresenceVersion>,
-    #[serde(skip)]
+    #[serde(
+        default,
+        rename = "leaving",
+        skip_serializing_if = "SubscriptionState::is_not_leaving"
+    )]
     pub(super) state: SubscriptionState,
+    /// The connection has received all events after this one, up to `delivered`.
+    #[serde(skip)]
+    pub(super) first: u64,
+    /// `first` and `delivered` of the last subscription to the room, if this one continues
+    /// after it.
+    #[serde(skip)]
+    continues: Option<(u64, u64)>,
     /// The client joins again, because the room has lost the subscription.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) repairing: bool,
@@ -125,24 +171,51 @@ pub(super) struct Subscription {
     /// The id of the `joinRoom` command, until it is answered.
     #[serde(skip)]
     pub(super) join_command: Option<u32>,
+    /// The id of the `leaveRoom` command, until it is answered.
+    #[serde(skip)]
+    pub(super) leave_command: Option<u32>,
+    /// The time by which the room must answer `joinRoom` or `leaveRoom`.
+    #[serde(skip)]
+    pub(super) answer_by: Option<Millis>,
 }
 
 fn no_subscription_id() -> ConnectionId {
     ConnectionId::trusted("")
 }
 
-/// The state of a subscription.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// The state of a subscription. Saved as a boolean, which is `true` for
+/// [`SubscriptionState::Leaving`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "bool", into = "bool")]
 pub(super) enum SubscriptionState {
-    /// The gateway has asked the room to accept the client.
+    /// The gateway has asked the room to accept the client. Not saved.
     Joining,
-    /// The room has accepted the client. All subscriptions that are saved are in this
-    /// state.
+    /// The room has accepted the client.
     #[default]
     Joined,
-    /// The client sent `leaveRoom`. A subscription that is left before it was accepted
-    /// has no [`Subscription::offset_version`].
+    /// The room has accepted the client, and the client has sent `leaveRoom` since then.
     Leaving,
+}
+
+impl SubscriptionState {
+    fn is_not_leaving(&self) -> bool {
+        *self != SubscriptionState::Leaving
+    }
+}
+
+impl From<bool> for SubscriptionState {
+    fn from(leaving: bool) -> Self {
+        match leaving {
+            true => SubscriptionState::Leaving,
+            false => SubscriptionState::Joined,
+        }
+    }
+}
+
+impl From<SubscriptionState> for bool {
+    fn from(state: SubscriptionState) -> Self {
+        !state.is_not_leaving()
+    }
 }
 
 impl Subscription {
@@ -157,17 +230,31 @@ impl Subscription {
             delivered: 0,
             presence: None,
             state: SubscriptionState::Joining,
+            first: 0,
+            continues: None,
             repairing: false,
             lagging_at: None,
             is_paused: false,
             is_reported: false,
             join_command,
+            leave_command: None,
+            answer_by: None,
         }
     }
 
     /// Returns `true` if the client receives the events that follow its position.
     pub(super) fn receives_events(&self) -> bool {
         self.state != SubscriptionState::Joining && self.is_accepted() && !self.repairing
+    }
+
+    /// Records that the room has accepted the client, which receives the events after
+    /// `after`.
+    pub(super) fn accepted(&mut self, after: u64) {
+        self.first = match self.continues.take() {
+            Some((first, delivered)) if delivered == after => first,
+            _ => after,
+        };
+        self.answer_by = None;
     }
 
     /// Returns `true` if the room has accepted the client since it first joined.
@@ -198,6 +285,115 @@ impl Client {
             pid: None,
             allowance: Allowance::full(&server.engine.config.limits, now),
             paused_at: None,
+            waiting: Vec::new(),
+            left_rooms: Vec::new(),
+        }
+    }
+
+    /// Returns `true` if a command must wait until its room has answered an earlier command.
+    ///
+    /// While the client leaves the room, it is not known which commands the room receives
+    /// before the end of the subscription, so none is sent. `leaveRoom` waits for the answer
+    /// to `joinRoom`: if the join is refused, the client is not in the room.
+    pub(super) fn must_wait(&self, room: &RoomName, command: &Command) -> bool {
+        match self.subscription(room).map(|one| one.state) {
+            Some(SubscriptionState::Leaving) => true,
+            Some(SubscriptionState::Joining) => matches!(command, Command::Leave { .. }),
+            Some(SubscriptionState::Joined) | None => false,
+        }
+    }
+
+    /// Checks that the client can join another room. The limit does not count the personal
+    /// room, which the gateway joins.
+    ///
+    /// # Errors
+    ///
+    /// Returns `conflict` if the client is in `max` rooms.
+    pub(super) fn check_room_limit(&self, room: &RoomName, max: usize) -> Result<()> {
+        let personal = RoomName::personal(&self.identity.user);
+        let subscriptions = self.subscriptions.iter();
+        let others = subscriptions.filter(|one| one.room != personal).count();
+        if *room != personal && others >= max {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                format!("a connection can be in at most {max} rooms"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns `true` if commands for the room are waiting.
+    pub(super) fn has_waiting(&self, room: &RoomName) -> bool {
+        self.waiting.iter().any(|waiting| waiting.room == *room)
+    }
+
+    /// Adds a command that waits.
+    ///
+    /// # Errors
+    ///
+    /// Returns `rateLimited` if too many commands wait.
+    pub(super) fn wait(&mut self, waiting: WaitingCommand) -> Result<()> {
+        let bytes = self.waiting.iter().map(|one| one.command.event_bytes());
+        let bytes: usize = bytes.sum::<usize>() + waiting.command.event_bytes();
+        if self.waiting.len() >= MAX_WAITING_COMMANDS || bytes > MAX_WAITING_BYTES {
+            return Err(Error::rate_limited(
+                "commands while the room is joined or left",
+                WAITING_PAUSE,
+            ));
+        }
+        self.waiting.push(waiting);
+        Ok(())
+    }
+
+    /// Removes the first waiting command for a room that need not wait any longer.
+    pub(super) fn take_waiting(&mut self, room: &RoomName) -> Option<WaitingCommand> {
+        let mut waiting = self.waiting.iter();
+        let index = waiting.position(|one| one.room == *room)?;
+        if self.must_wait(room, &self.waiting[index].command) {
+            return None;
+        }
+        Some(self.waiting.remove(index))
+    }
+
+    /// Remembers the events that the client has received by a subscription that has ended.
+    pub(super) fn remember_left(&mut self, ended: &Subscription) {
+        if self.left_rooms.len() == MAX_LEFT_ROOMS {
+            self.left_rooms.remove(0);
+        }
+        self.left_rooms.push(LeftRoom {
+            room: ended.room.clone(),
+            epoch: ended.epoch.clone(),
+            first: ended.first,
+            delivered: ended.delivered,
+        });
+    }
+
+    /// Moves the position of a join to the last event that the client has received, so that
+    /// it receives each event once. Events that the gateway sent before the client left the
+    /// room may have been under way when the client took its position.
+    ///
+    /// A position before the first of the received events does not change, and neither does
+    /// a request for `history`: the client asks for events again.
+    pub(super) fn continue_after_leave(
+        &mut self,
+        subscription: &mut Subscription,
+        position: &mut Position,
+    ) {
+        let mut left = self.left_rooms.iter();
+        let Some(index) = left.position(|left| left.room == subscription.room) else {
+            return;
+        };
+        let left = self.left_rooms.remove(index);
+        let is_same_log = position.epoch.as_ref().is_none_or(|it| *it == left.epoch);
+        let received = left.first..=left.delivered;
+        if is_same_log
+            && position
+                .since
+                .is_some_and(|since| received.contains(&since))
+        {
+            position.since = Some(left.delivered);
+            position.epoch = Some(left.epoch);
+            subscription.continues = Some((left.first, left.delivered));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Frames, events and commands of clients.
 
-use super::client::{Subscription, SubscriptionState};
+use super::client::{Subscription, SubscriptionState, WaitingCommand};
 use super::state::Chat;
 use crate::frame::Frame;
 use crate::ids::ClientId;
@@ -201,44 +201,17 @@ impl Chat {
         match command {
             Command::Presence { status } => self.set_presence(server, key, id, status, now),
             Command::Refresh { token } => self.refresh(server, key, id, &token, now),
-            Command::Join { room, position } => {
-                let room = room.ok_or_else(room_required)?;
-                let subscription = self.clients.subscription(key, &room);
-                match subscription.map(|subscription| subscription.state) {
-                    Some(SubscriptionState::Joining | SubscriptionState::Joined) => {
-                        let command = Command::Join {
-                            room: Some(room.clone()),
-                            position,
-                        };
-                        self.forward_command(server, key, &room, id, command);
-                        Ok(())
-                    }
-                    Some(SubscriptionState::Leaving) | None => {
-                        self.join(server, key, &room, position, id, now)
-                    }
-                }
-            }
-            Command::Leave { room } => {
-                let room = room.ok_or_else(room_required)?;
-                let subscription = self.clients.subscription_mut(key, &room);
-                let subscription = subscription.ok_or_else(Error::not_joined)?;
-                if name::personal_room_owner(&room).is_some() {
-                    return Err(Error::forbidden("a personal room cannot be left"));
-                }
-                subscription.state = SubscriptionState::Leaving;
-                let command = Command::Leave {
-                    room: Some(room.clone()),
-                };
-                self.forward_command(server, key, &room, id, command);
-                Ok(())
-            }
-            command => self.count_and_forward(server, key, id, command, now),
+            command => self.execute_in_room(server, key, id, command, now),
         }
     }
 
-    /// Forwards a command to its room. The room applies its own limits, but counts only its
-    /// own commands. So the gateway counts the commands for all rooms.
-    fn count_and_forward(
+    /// Executes a command for a room, or lets it wait until the room has answered an earlier
+    /// command. So a room receives the commands of a client in order, and the client receives
+    /// the answers in this order.
+    ///
+    /// The room applies its own limits, but counts only its own commands. So the gateway counts
+    /// the commands for all rooms.
+    fn execute_in_room(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
@@ -248,15 +221,88 @@ impl Chat {
     ) -> Result<()> {
         let room = command.room().ok_or_else(room_required)?.clone();
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
-        client.subscription(&room).ok_or_else(Error::not_joined)?;
-        let limits = &server.engine.config.limits;
-        match command {
-            Command::Send(_) => client.allowance.take(Kind::Message, limits, now)?,
-            Command::Typing { .. } => client.allowance.take(Kind::Signal, limits, now)?,
-            _ => {}
+        let waits = client.has_waiting(&room) || client.must_wait(&room, &command);
+        let is_subscribed = client.subscription(&room).is_some();
+        let kind = match command {
+            Command::Join { .. } if waits => Some(Kind::Join),
+            Command::Join { .. } if !is_subscribed => {
+                client.check_room_limit(&room, server.engine.config.max_rooms)?;
+                Some(Kind::Join)
+            }
+            Command::Join { .. } => None,
+            _ if !is_subscribed => return Err(Error::not_joined()),
+            Command::Leave { .. } if name::personal_room_owner(&room).is_some() => {
+                return Err(Error::forbidden("a personal room cannot be left"));
+            }
+            Command::Leave { .. } => Some(Kind::Join),
+            Command::Send(_) => Some(Kind::Message),
+            Command::Typing { .. } => Some(Kind::Signal),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            let limits = &server.engine.config.limits;
+            client.allowance.take(kind, limits, now)?;
         }
-        self.forward_command(server, key, &room, id, command);
+        match waits {
+            true => client.wait(WaitingCommand { room, id, command }),
+            false => self.run_in_room(server, key, &room, id, command),
+        }
+    }
+
+    /// Executes the commands for a room that have waited, until one must wait again.
+    pub(super) fn run_waiting(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        room: &RoomName,
+    ) {
+        while let Some(client) = self.clients.get_mut(key)
+            && let Some(WaitingCommand { id, command, .. }) = client.take_waiting(room)
+        {
+            if let Err(error) = self.run_in_room(server, key, room, id, command) {
+                self.send(server, key, &framing::error(id, &error));
+            }
+        }
+    }
+
+    fn run_in_room(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        room: &RoomName,
+        id: Option<u32>,
+        command: Command,
+    ) -> Result<()> {
+        let is_subscribed = self.clients.subscription(key, room).is_some();
+        match command {
+            Command::Join { position, .. } if !is_subscribed => {
+                return self.join(server, key, room, position, id, server.engine.now());
+            }
+            _ if !is_subscribed => return Err(Error::not_joined()),
+            Command::Leave { .. } => self.leave(server, key, room, id),
+            command => self.forward_command(server, key, room, id, command),
+        }
         Ok(())
+    }
+
+    /// Leaves a room. `id` is the id of the `leaveRoom` command, which the room answers.
+    pub(super) fn leave(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        room: &RoomName,
+        id: Option<u32>,
+    ) {
+        if let Some(subscription) = self.clients.subscription_mut(key, room) {
+            subscription.state = SubscriptionState::Leaving;
+            subscription.leave_command = id;
+            let command = Command::Leave {
+                room: Some(room.clone()),
+            };
+            self.forward_command(server, key, room, id, command);
+            self.await_answer(key, room, server.engine.now());
+            self.save(server, key);
+        }
     }
 
     fn set_presence(
@@ -313,8 +359,8 @@ impl Chat {
         }
     }
 
-    /// Forwards a command to all rooms of a client. `command` is called with the name of
-    /// the room and the subscription id.
+    /// Forwards a command to all rooms of a client, except for those that it is leaving.
+    /// `command` is called with the name of the room and the subscription id.
     pub(super) fn forward_to_all_rooms(
         &mut self,
         server: &mut SocketIoServer,
@@ -326,6 +372,7 @@ impl Chat {
         };
         let subscriptions = client.subscriptions.iter();
         let rooms: Vec<_> = subscriptions
+            .filter(|one| one.state != SubscriptionState::Leaving)
             .map(|subscription| (subscription.room.clone(), subscription.id.clone()))
             .collect();
         for (room, id) in rooms {
@@ -333,34 +380,19 @@ impl Chat {
         }
     }
 
-    /// Joins a room that the client is not in, or is leaving. `id` is the id of the
-    /// `joinRoom` command, which the room answers.
+    /// Joins a room that the client is not in. `id` is the id of the `joinRoom` command, which
+    /// the room answers.
     pub(super) fn join(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
         room: &RoomName,
-        position: Position,
+        mut position: Position,
         id: Option<u32>,
         now: Millis,
     ) -> Result<()> {
-        let max = server.engine.config.max_rooms;
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
-        let personal = RoomName::personal(&client.identity.user);
-        let index = client.index_of(room);
-        let subscriptions = client.subscriptions.iter();
-        let others = subscriptions.filter(|one| one.room != personal).count();
-        if index.is_none() && *room != personal && others >= max {
-            return Err(Error::new(
-                ErrorCode::Conflict,
-                format!("a connection can be in at most {max} rooms"),
-            ));
-        }
-        // The limit of rooms does not count the personal room, which the gateway joins.
-        if *room != personal {
-            let limits = &server.engine.config.limits;
-            client.allowance.take(Kind::Join, limits, now)?;
-        }
+        client.check_room_limit(room, server.engine.config.max_rooms)?;
         let rights = client.identity.rights(room);
         if !rights.has(Rights::READ) {
             let error = no_access();
@@ -369,29 +401,15 @@ impl Chat {
             return Err(error);
         }
         let subscription_id = client.new_subscription_id(server);
-        match index {
-            // The client is leaving the room. The result of the leave must not apply to this
-            // join.
-            Some(index) => {
-                let subscription = &mut client.subscriptions[index];
-                subscription.state = SubscriptionState::Joining;
-                subscription.id.clone_from(&subscription_id);
-                subscription.join_command = id;
-                subscription.repairing = false;
-            }
-            None => {
-                client
-                    .subscriptions
-                    .push(Subscription::joining(room, subscription_id.clone(), id))
-            }
-        }
+        let mut subscription = Subscription::joining(room, subscription_id.clone(), id);
+        client.continue_after_leave(&mut subscription, &mut position);
+        client.subscriptions.push(subscription);
         let request = client.join_request(subscription_id, rights, position);
-        if index.is_none() {
-            let link = self.rooms.entry(room.clone()).or_default();
-            link.subscribers.push(key);
-        }
+        let link = self.rooms.entry(room.clone()).or_default();
+        link.subscribers.push(key);
         let again = false;
         self.forward(server, room, ToRoom::Join { request, id, again });
+        self.await_answer(key, room, now);
         Ok(())
     }
 

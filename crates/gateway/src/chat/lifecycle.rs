@@ -1,6 +1,6 @@
 //! The life of clients: connect, accept, disconnect, and the requests to rooms.
 
-use super::client::{Client, Framing, Phase, Subscription};
+use super::client::{Client, Framing, Phase, Subscription, SubscriptionState};
 use super::departures::Departure;
 use super::record::{RecordOf, save_output};
 use super::state::Chat;
@@ -293,7 +293,12 @@ impl Chat {
             let presence = link.and_then(|link| link.presence);
             subscription.presence = subscription.presence.or(presence);
         }
-        let then = match resumable == Resumable::Yes && client.pid.is_some() {
+        // A client that no room has accepted has nothing to resume: for example, a room has
+        // refused it, because its user is banned after a flood.
+        let mut subscriptions = client.subscriptions.iter();
+        let is_accepted = subscriptions.any(|one| one.state != SubscriptionState::Joining);
+        let resumes = resumable == Resumable::Yes && client.pid.is_some() && is_accepted;
+        let then = match resumes {
             true => save_output(server, client, RecordOf::DisconnectedClient),
             false => Output::Forget {
                 client: client.storage_key(),

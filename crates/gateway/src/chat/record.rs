@@ -68,8 +68,7 @@ impl ClientRecord {
                 nsp: nsp.clone(),
             }),
         };
-        let is_saved =
-            |one: &&Subscription| one.state != SubscriptionState::Joining && one.is_accepted();
+        let is_saved = |one: &&Subscription| one.state != SubscriptionState::Joining;
         let subscriptions = client.subscriptions.iter().filter(is_saved);
         ClientRecord {
             id: client.id.clone(),
@@ -200,9 +199,10 @@ mod tests {
         assert!(*again);
         assert_eq!(request.position.since, Some(12));
         assert_eq!(request.position.epoch.as_deref(), Some("e2"));
-        let expected = NATIVE
-            .replace("c2:a", &request.connection_id)
-            .replace(r#""repairing":true"#, r#""repairing":true,"lagging_at":12"#);
+        let expected = NATIVE.replace("c2:a", &request.connection_id).replace(
+            r#""repairing":true"#,
+            r#""presence":1,"repairing":true,"lagging_at":12"#,
+        );
         assert_eq!(saved(&mut gateway, key), expected);
     }
 

@@ -268,6 +268,9 @@ impl Client {
             {
                 subscription.from = subscription.from.max(*at);
             }
+            if subscription.state == SubscriptionState::Leaving {
+                continue;
+            }
             let rights = self.identity.rights(&subscription.room);
             let position = Position {
                 since: Some(subscription.from),

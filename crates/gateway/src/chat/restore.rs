@@ -1,6 +1,6 @@
 //! Restores the clients after hibernation or a panic.
 
-use super::client::{Client, Framing};
+use super::client::{Client, Framing, SubscriptionState};
 use super::lifecycle::Resumable;
 use super::record::{ClientRecord, SessionRecord};
 use super::state::Chat;
@@ -82,6 +82,7 @@ impl Chat {
         server.set_identity(client.receiver(), identity);
         let key = self.add(client);
         self.restore_subscriptions(key, &stored.positions);
+        self.leave_again(server, key);
         if !is_open {
             let resumable = match is_socketio {
                 true => Resumable::Yes,
@@ -125,6 +126,7 @@ impl Chat {
             if behind.is_some() {
                 self.positions.mark_lagging(room, &client.id);
             }
+            subscription.first = subscription.from;
             let link = self.rooms.entry(room.clone()).or_default();
             link.subscribers.push(key);
             link.presence = Some(
@@ -135,6 +137,28 @@ impl Chat {
             );
             link.delivered = link.delivered.max(subscription.delivered);
             link.epoch.clone_from(&subscription.epoch);
+        }
+    }
+
+    /// Sends `leaveRoom` again to the rooms that had not answered it. Nobody waits for the
+    /// answers.
+    fn leave_again(&mut self, server: &mut SocketIoServer, key: ClientId) {
+        let Some(client) = self.clients.get(key) else {
+            return;
+        };
+        let subscriptions = client.subscriptions.iter();
+        let leaving = subscriptions.filter(|one| one.state == SubscriptionState::Leaving);
+        for room in leaving.map(|one| one.room.clone()).collect::<Vec<_>>() {
+            self.leave(server, key, &room, None);
+            if let Some(client) = self.clients.get_mut(key) {
+                let id = client.new_subscription_id(server);
+                if let Some(subscription) = client.subscription_mut(&room) {
+                    // After a panic, a delivery may be repeated that the client has received.
+                    // With another id, the client receives only the end of the subscription.
+                    subscription.id = id;
+                    subscription.repairing = true;
+                }
+            }
         }
     }
 

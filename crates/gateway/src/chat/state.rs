@@ -25,6 +25,10 @@ pub(crate) struct Chat {
     pub(super) pauses: Pauses,
     pub(super) positions: DeliveryPositions,
     pub(super) cleaning: Cleaning,
+    /// The clients that may wait for an answer of a room; see [`Chat::await_answer`].
+    pub(super) awaiting: HashSet<ClientId>,
+    /// No room has missed its time for an answer before this time.
+    pub(super) next_answer: Option<Millis>,
     /// No client and no retry is due before this time.
     pub(super) next_deadline: Option<Millis>,
 }

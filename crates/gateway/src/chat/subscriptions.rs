@@ -62,9 +62,10 @@ impl Chat {
             subscription.epoch = epoch;
             return self.save(server, key);
         }
-        if subscription.state != SubscriptionState::Leaving {
+        if subscription.state == SubscriptionState::Joining {
             subscription.state = SubscriptionState::Joined;
         }
+        subscription.accepted(after);
         subscription.from = after;
         subscription.epoch.clone_from(&epoch);
         subscription.offset_version = Some(version);
@@ -82,6 +83,7 @@ impl Chat {
             return;
         }
         self.save(server, key);
+        self.run_waiting(server, key, room);
     }
 
     /// Handles [`Item::Unsubscribed`]: a client is no longer subscribed to a room, or
@@ -92,25 +94,21 @@ impl Chat {
         key: ClientId,
         room: &RoomName,
     ) {
-        let Some(Subscription {
-            state,
-            join_command,
-            ..
-        }) = self.remove_subscription(key, room)
-        else {
+        let Some(ended) = self.remove_subscription(key, room) else {
             return;
         };
-        if join_command.is_some() {
+        if ended.join_command.is_some() {
             // The answer of the room was lost.
-            self.send(
-                server,
-                key,
-                &framing::error(join_command, &Error::internal()),
-            );
+            let error = framing::error(ended.join_command, &Error::internal());
+            self.send(server, key, &error);
         }
-        let Some(client) = self.clients.get(key) else {
+        let state = ended.state;
+        let Some(client) = self.clients.get_mut(key) else {
             return;
         };
+        if ended.is_accepted() {
+            client.remember_left(&ended);
+        }
         let is_recovering = matches!(client.phase, Phase::Recovering { .. });
         let user = client.identity.user.clone();
         if state == SubscriptionState::Joined {
@@ -122,6 +120,7 @@ impl Chat {
             return self.close(server, key, Disconnect::TooFast);
         }
         self.save(server, key);
+        self.run_waiting(server, key, room);
     }
 
     /// Removes the subscription of a client to a room, so that the client receives no
@@ -304,23 +303,21 @@ impl Chat {
         self.unsubscribed(server, key, room);
     }
 
-    /// A `leaveRoom` command has failed. The room may have executed it, so the client
-    /// subscribes again.
+    /// Handles a `leaveRoom` command that has failed. The room may have executed it, so the
+    /// client subscribes again.
     pub(super) fn leave_failed(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
         room: &RoomName,
     ) {
-        match self.clients.subscription_mut(key, room) {
-            Some(subscription) if !subscription.is_accepted() => {
-                self.join_failed(server, key, room);
-            }
-            Some(subscription) if subscription.state == SubscriptionState::Leaving => {
-                subscription.state = SubscriptionState::Joined;
-                self.repair(server, key, room);
-            }
-            _ => {}
+        if let Some(subscription) = self.clients.subscription_mut(key, room)
+            && subscription.state == SubscriptionState::Leaving
+        {
+            subscription.state = SubscriptionState::Joined;
+            subscription.answer_by = None;
+            self.repair(server, key, room);
+            self.run_waiting(server, key, room);
         }
     }
 

@@ -154,5 +154,6 @@ impl Chat {
         }
         let code = Disconnect::Forbidden.code();
         self.leave_rooms(server, key, vec![subscription], code);
+        self.run_waiting(server, key, room);
     }
 }

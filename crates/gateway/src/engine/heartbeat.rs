@@ -116,8 +116,11 @@ impl EngineServer {
         let Some(session) = due else {
             return;
         };
-        if !by_alarm {
-            session.pinged_at.get_or_insert(now);
+        match by_alarm {
+            true => session.pinged_at = Some(now),
+            false => {
+                session.pinged_at.get_or_insert(now);
+            }
         }
         self.send_packet(id, Packet::Ping);
         let next = self.ping_after(now);
@@ -154,16 +157,22 @@ impl EngineServer {
         }
     }
 
-    /// Called when an alarm has woken the gateway from hibernation, at its time or later.
-    /// Makes all pings due, because most alarms are set for pings. An additional ping is
-    /// harmless; a missing ping ends connections.
-    pub fn woken_by_alarm(&mut self, now: Millis) {
-        if !self.pings_by_alarm() || self.config.ping_interval == 0 {
+    /// Called when the alarm fires, at its time or later. Makes the pings due, because most
+    /// alarms are set for pings. If the gateway has hibernated since the alarm was set, the
+    /// time of the pings is lost, even if another event has woken the gateway just before the
+    /// alarm. An additional ping is harmless; a missing ping ends connections.
+    pub fn alarm_fired(&mut self, now: Millis) {
+        let interval = self.config.ping_interval;
+        if !self.pings_by_alarm() || interval == 0 {
             return;
         }
         for session in self.sessions.values_mut() {
-            session.next_ping = Some(now);
-            self.next_deadline = Some(now);
+            // The gateway is busy and has sent the ping by a timer.
+            let is_pinged = session.pinged_at.is_some_and(|at| at + interval / 2 > now);
+            if !is_pinged {
+                session.next_ping = Some(now);
+                self.next_deadline = Some(now);
+            }
         }
     }
 }

@@ -17,8 +17,8 @@ pub(super) struct Session {
     /// A WebSocket that may become the transport.
     pub(super) candidate: Option<Candidate>,
     pub(super) next_ping: Option<Millis>,
-    /// The time of the first ping that was not answered. Only used if pings are not
-    /// sent by alarm.
+    /// The time of the first ping that was not answered. If pings are sent by alarm, the time
+    /// of the last ping, or `None` if it is not known.
     pub(super) pinged_at: Option<Millis>,
     /// The time of the last packet or polling request of the client.
     pub(super) last_activity: Millis,

@@ -86,7 +86,7 @@ fn closed(in_namespace: bool, last_seen: fn(Millis) -> Option<Millis>) -> Option
     while due < NOW + 300 * SECOND {
         let mut woken = server();
         woken.restore_socket(&record, due).expect("the socket");
-        woken.engine.woken_by_alarm(due);
+        woken.engine.alarm_fired(due);
         woken.advance(&|_| last_seen(due), due);
         // A deadline within a second keeps the gateway awake.
         while let Some(soon) = woken.deadline().filter(|at| *at < due + SECOND) {
@@ -116,12 +116,27 @@ fn woken_gateway_pings_once_however_late_its_alarm_is() {
         let mut woken = server();
         let socket = woken.restore_socket(&record, due + late);
         socket.expect("the socket");
-        woken.engine.woken_by_alarm(due + late);
+        woken.engine.alarm_fired(due + late);
         woken.advance(&|_| None, due + late);
         assert_eq!(pings(&mut woken), 1, "{late} ms late");
         woken.advance(&|_| None, due + late);
         assert_eq!(pings(&mut woken), 0, "once");
         assert!(woken.deadline().is_some_and(|next| next > due + late));
+    }
+}
+
+#[test]
+fn gateway_that_another_event_wakes_just_before_the_alarm_pings_once() {
+    let (record, due) = hibernated(false);
+    let mut woken = server();
+    let socket = woken.restore_socket(&record, due + 3);
+    socket.expect("the socket");
+    woken.advance(&|_| None, due + 3);
+    assert_eq!(pings(&mut woken), 0);
+    for expected in [1, 0] {
+        woken.engine.alarm_fired(due + 5);
+        woken.advance(&|_| None, due + 5);
+        assert_eq!(pings(&mut woken), expected);
     }
 }
 

@@ -91,8 +91,17 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) {
-        if self.begin_input(conn, now, out) {
-            self.run(conn, id, Ok(command), now, out);
+        if !self.begin_input(conn, now, out) {
+            return;
+        }
+        match command {
+            // The gateway has counted it. It does not expect that the room refuses it.
+            Command::Leave { .. } => {
+                self.run_uncounted(conn, id, Ok(command), now, out);
+            }
+            command => {
+                self.run(conn, id, Ok(command), now, out);
+            }
         }
     }
 
@@ -135,6 +144,19 @@ impl Room {
             self.penalize(conn, now, out);
             return false;
         }
+        self.run_uncounted(conn, id, command, now, out)
+    }
+
+    /// Executes a command and sends its answer or its error. Returns `false` if the connection
+    /// was closed, so that the rest of the frame is dropped.
+    fn run_uncounted(
+        &mut self,
+        conn: ConnId,
+        id: Option<u32>,
+        command: Result<Command>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> bool {
         let done = command.and_then(|command| self.execute(conn, id, command, now, out));
         match (done, id) {
             (Ok(Answer::Now(data)), Some(id)) => {
@@ -230,12 +252,21 @@ impl Room {
                 self.rejoin(conn, id, &position, now, out)
             }
             Command::Leave { .. } => {
-                self.take_token(conn, Kind::Join, now)?;
+                let connection = self.connections.get(conn).ok_or_else(Error::internal)?;
+                if !connection.attachment.remote {
+                    self.take_token(conn, Kind::Join, now)?;
+                }
                 let user = self.connections.require(conn, Rights::NONE)?;
                 if name::personal_room_owner(&self.name).is_some() {
                     return Err(Error::forbidden("a personal room cannot be left"));
                 }
                 self.remove_member(&user, Some(conn), now, out);
+                let head = self.log.head();
+                if let Some(connection) = self.connections.get_mut(conn)
+                    && connection.catch_up.is_none()
+                {
+                    connection.left_at = Some(head);
+                }
                 Ok(Answer::Now(format!(r#"{{"roomId":"{}"}}"#, self.name)))
             }
             Command::Send(send) => {
@@ -371,8 +402,17 @@ impl Room {
         // All events after this one have been sent to the connection.
         let sent_after = attachment.joined.then_some(attachment.from);
         let requests_past = position.since.is_some() || position.history.is_some();
+        // The first event that was sent to the connection before it left the room, if the
+        // events go on without a hole.
+        let mut sent_before = None;
         let start = match sent_after {
-            None => self.join(conn, position, now, out),
+            None => {
+                let (from, left_at) = (attachment.from, connection.left_at);
+                let position = connection.continue_after_leave(position, self.log.epoch());
+                let start = self.join(conn, &position, now, out);
+                sent_before = (left_at == Some(start.after) && !start.reset).then_some(from);
+                start
+            }
             Some(_) if requests_past => self.start(&user, position),
             Some(from) => Start {
                 after: from,
@@ -382,7 +422,8 @@ impl Room {
         let head = self.log.head();
         if let Some(connection) = self.connections.get_mut(conn) {
             let from = &mut connection.attachment.from;
-            *from = (*from).min(start.after);
+            *from = (*from).min(sent_before.unwrap_or(start.after));
+            connection.left_at = None;
         }
         // A new membership is stored before the socket's record changes and before it is
         // announced.

@@ -555,9 +555,12 @@ impl Room {
         random: u32,
         now: Millis,
     ) -> Retry {
-        self.timers
-            .start(Timer::DeliveryRetry, now + DELIVERY_RETRY_ALARM);
-        self.gateways.failed(gateway, failure, random, now)
+        let retry = self.gateways.failed(gateway, failure, random, now);
+        if let Retry::Again(_) = retry {
+            let at = now + DELIVERY_RETRY_ALARM;
+            self.timers.start(Timer::DeliveryRetry, at);
+        }
+        retry
     }
 
     /// Probes the connections of a gateway that was unreachable.
