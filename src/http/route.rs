@@ -243,6 +243,7 @@ mod tests {
             ErrorCode::NotJoined,
             ErrorCode::TooLarge,
             ErrorCode::RateLimited,
+            ErrorCode::Overloaded,
             ErrorCode::Conflict,
             ErrorCode::Internal,
         ] {

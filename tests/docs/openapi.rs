@@ -157,7 +157,8 @@ fn paths(api: &mut Api) -> Value {
                         JSON,
                         published,
                     ))],
-                    &["BadRequest", "Unauthorized", "Forbidden", "TooLarge", "Internal"],
+                    &["BadRequest", "Unauthorized", "Forbidden", "TooLarge", "Overloaded",
+                      "Internal"],
                 ),
             },
         },
@@ -301,7 +302,7 @@ fn paths(api: &mut Api) -> Value {
                 "responses": responses(
                     [("101", subprotocol.clone())],
                     &["BadRequest", "Unauthorized", "Forbidden", "Conflict", "UpgradeRequired",
-                      "RateLimited", "Internal"],
+                      "RateLimited", "Overloaded", "Internal"],
                 ),
             },
         },
@@ -314,7 +315,8 @@ fn paths(api: &mut Api) -> Value {
                 "security": sockets,
                 "responses": responses(
                     [("101", subprotocol)],
-                    &["Unauthorized", "Forbidden", "UpgradeRequired", "RateLimited", "Internal"],
+                    &["Unauthorized", "Forbidden", "UpgradeRequired", "RateLimited", "Overloaded",
+                      "Internal"],
                 ),
             },
         },
@@ -395,7 +397,7 @@ fn socket_io(api: &mut Api, preflight: &Value) -> Value {
     ]);
     let text = |description: &str, schema: Value| body(description, "text/plain", schema);
     let bad_request = api.response::<EngineError<'_>>("An error of Engine.IO, with its number.");
-    let problems = ["Unauthorized", "Forbidden", "RateLimited", "Internal"];
+    let problems = ["Unauthorized", "Forbidden", "RateLimited", "Overloaded", "Internal"];
     json!({
         "get": {
             "operationId": "engineGet",
@@ -514,6 +516,11 @@ const PROBLEMS: &[(&str, &str, &str)] = &[
         "`rateLimited`: too many connections or requests, or a ban after a flood.",
     ),
     (
+        "Overloaded",
+        "503",
+        "`overloaded`: the server is short of memory.",
+    ),
+    (
         "Internal",
         "500",
         "`internal`: the request may be repeated. `misconfigured`: `detail` names the setting.",
@@ -531,7 +538,7 @@ fn problems(api: &mut Api) -> Value {
             }
             // Not required: workerd removes the header, which is hop-by-hop.
             "UpgradeRequired" => json!({ "Upgrade": { "schema": { "const": "websocket" } } }),
-            "RateLimited" => json!({ "Retry-After": {
+            "RateLimited" | "Overloaded" => json!({ "Retry-After": {
                 "description": "Seconds.",
                 "required": true,
                 "schema": { "type": "integer" },

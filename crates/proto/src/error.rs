@@ -2,6 +2,7 @@
 //! Each transport encodes it in one place: sockets as an error answer
 //! ([`framing::error`](crate::framing::error)), HTTP as `application/problem+json`.
 
+use crate::retry::OVERLOAD_PAUSE;
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,8 @@ pub enum ErrorCode {
     TooLarge,
     /// A rate limit was exceeded. The error has the time after which to retry.
     RateLimited,
+    /// The server is short of memory. The error has the time after which to retry.
+    Overloaded,
     /// The request conflicts with the state of the server, such as a full room.
     Conflict,
     /// The server failed. The request may be repeated.
@@ -42,6 +45,7 @@ impl ErrorCode {
             ErrorCode::NotJoined => "notJoined",
             ErrorCode::TooLarge => "tooLarge",
             ErrorCode::RateLimited => "rateLimited",
+            ErrorCode::Overloaded => "overloaded",
             ErrorCode::Conflict => "conflict",
             ErrorCode::Internal => "internal",
         }
@@ -58,6 +62,7 @@ impl ErrorCode {
             ErrorCode::TooLarge => 413,
             ErrorCode::RateLimited => 429,
             ErrorCode::Internal => 500,
+            ErrorCode::Overloaded => 503,
         }
     }
 }
@@ -74,7 +79,7 @@ pub struct Error {
     /// The name of the field with the wrong value, if there is one.
     pub field: Option<String>,
     /// The time in milliseconds after which the client may retry. Set with
-    /// [`ErrorCode::RateLimited`].
+    /// [`ErrorCode::RateLimited`] and [`ErrorCode::Overloaded`].
     pub retry_after: Option<Millis>,
 }
 
@@ -139,6 +144,17 @@ impl Error {
         Error {
             retry_after: Some(retry_after.max(1)),
             ..Error::new(ErrorCode::RateLimited, format!("too many {what}"))
+        }
+    }
+
+    /// Creates the error for a request that needs memory of which the server is short.
+    pub fn overloaded() -> Self {
+        Error {
+            retry_after: Some(OVERLOAD_PAUSE),
+            ..Error::new(
+                ErrorCode::Overloaded,
+                "the server is short of memory, try again later",
+            )
         }
     }
 

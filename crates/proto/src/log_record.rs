@@ -74,7 +74,7 @@ impl LogRecord {
     /// from the code of the error.
     pub fn rejected(error: &Error) -> Self {
         let reason = match error.code {
-            ErrorCode::RateLimited | ErrorCode::Conflict => "rate",
+            ErrorCode::RateLimited | ErrorCode::Conflict | ErrorCode::Overloaded => "rate",
             ErrorCode::BadRequest | ErrorCode::TooLarge => "malformed",
             _ => "auth",
         };

@@ -61,6 +61,8 @@ pub struct Room {
     gateways: GatewayLinks,
     admission: Admission,
     timers: TimerTable,
+    /// See [`Room::set_overloaded`].
+    is_overloaded: bool,
 }
 
 impl Room {
@@ -78,10 +80,17 @@ impl Room {
             gateways: GatewayLinks::new(snapshot.life),
             admission: Admission::new(&config.limits),
             timers: TimerTable::default(),
+            is_overloaded: false,
             config,
         };
         room.schedule_retention();
         room
+    }
+
+    /// Sets whether the host is short of memory. The room then refuses events: `sendMessage`
+    /// and `emit` with `rateLimited`, and publications with `overloaded`.
+    pub fn set_overloaded(&mut self, is_overloaded: bool) {
+        self.is_overloaded = is_overloaded;
     }
 
     /// Returns the name of the room.

@@ -90,6 +90,11 @@ impl ActiveGateway {
     #[inline(never)]
     fn finish_event(&mut self, state: &State) -> Caused {
         self.drain_events(state);
+        let excess = self.memory_excess();
+        if excess > 0 {
+            self.gateway.shed(excess);
+            self.drain_events(state);
+        }
         Caused {
             work: std::mem::take(&mut self.work),
             registration: self.registration.take_request(),

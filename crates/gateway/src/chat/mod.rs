@@ -12,6 +12,7 @@
 //! | `lifecycle` | connect, accept, disconnect |
 //! | `commands`, `tokens` | commands of clients; verified tokens and the rights that they grant |
 //! | `subscriptions`, `delivery` | changes of subscriptions; deliveries of rooms |
+//! | `memory` | the memory that clients hold |
 //! | `recovery` | Socket.IO's connection state recovery |
 //! | `record`, `restore` | the stored records of clients, and hibernation |
 //! | `room_link`, `departures`, `retries`, `positions` | state of rooms, disconnected clients, failed requests, delivered events |
@@ -25,6 +26,7 @@ mod delivery;
 mod departures;
 mod events;
 mod lifecycle;
+mod memory;
 mod position_reports;
 mod positions;
 mod record;

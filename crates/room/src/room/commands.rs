@@ -223,6 +223,12 @@ impl Room {
             Command::Send(send) => {
                 let user = self.connections.require(conn, Rights::WRITE)?;
                 self.take_token(conn, Kind::Message, now)?;
+                if self.is_overloaded {
+                    return Err(Error {
+                        code: ErrorCode::RateLimited,
+                        ..Error::overloaded()
+                    });
+                }
                 if send.volatile {
                     let envelope = self.ephemeral(&user, &send, Origin::Client, now);
                     self.batch.broadcast(EphemeralEvent {

@@ -25,7 +25,8 @@ impl Room {
     ///
     /// # Errors
     ///
-    /// Returns `conflict` if the room is full, and `notFound` if the user is not a member.
+    /// Returns `conflict` if the room is full, `notFound` if the user is not a member, and
+    /// `overloaded` if the host is short of memory; see [`Room::set_overloaded`].
     pub fn serve(
         &mut self,
         request: Request,
@@ -35,6 +36,7 @@ impl Room {
     ) -> Result<Served> {
         let done = |json: Value| Ok(Served::Now(json.to_string()));
         match request {
+            Request::Publish { .. } if self.is_overloaded => Err(Error::overloaded()),
             Request::Publish { sender, messages } => {
                 // Events for a user are kept even if the user has never connected.
                 if let Some(owner) = name::personal_room_owner(&self.name).and_then(UserId::parse) {
