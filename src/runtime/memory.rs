@@ -93,10 +93,7 @@ pub(crate) fn admit(budget: usize) -> Result<(), Error> {
 #[cfg(feature = "failpoints")]
 pub(crate) fn json(budget: usize) -> String {
     const PAGE_BYTES: usize = 64 * 1024;
-    let (allocated, peak) = (
-        ACCOUNT.allocated.load(Relaxed),
-        ACCOUNT.peak.load(Relaxed),
-    );
+    let (allocated, peak) = (ACCOUNT.allocated.load(Relaxed), ACCOUNT.peak.load(Relaxed));
     let memory = core::arch::wasm32::memory_size(0) * PAGE_BYTES;
     serde_json::json!({
         "allocatedBytes": allocated,

@@ -397,7 +397,13 @@ fn socket_io(api: &mut Api, preflight: &Value) -> Value {
     ]);
     let text = |description: &str, schema: Value| body(description, "text/plain", schema);
     let bad_request = api.response::<EngineError<'_>>("An error of Engine.IO, with its number.");
-    let problems = ["Unauthorized", "Forbidden", "RateLimited", "Overloaded", "Internal"];
+    let problems = [
+        "Unauthorized",
+        "Forbidden",
+        "RateLimited",
+        "Overloaded",
+        "Internal",
+    ];
     json!({
         "get": {
             "operationId": "engineGet",

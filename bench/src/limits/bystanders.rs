@@ -138,7 +138,9 @@ impl Bystanders {
             }
         };
         if timeout(CONNECT, connected).await.is_err() {
-            let reasons = records.iter().flat_map(|(_, one)| lock(one).disconnects.clone());
+            let reasons = records
+                .iter()
+                .flat_map(|(_, one)| lock(one).disconnects.clone());
             let reasons: Vec<String> = reasons.collect();
             return Err(format!("the bystanders cannot connect: {reasons:?}"));
         }
@@ -205,8 +207,12 @@ impl Bystanders {
 
 /// Returns the head of the log of the bystanders' room.
 async fn head(endpoint: &Endpoint) -> Result<u64, String> {
-    let page = endpoint.get(&format!("/rooms/{ROOM}/messages?limit=1")).await?;
-    page["head"].as_u64().ok_or_else(|| format!("no head: {page}"))
+    let page = endpoint
+        .get(&format!("/rooms/{ROOM}/messages?limit=1"))
+        .await?;
+    page["head"]
+        .as_u64()
+        .ok_or_else(|| format!("no head: {page}"))
 }
 
 struct Bystander {
