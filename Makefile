@@ -87,8 +87,12 @@ replay: tools build
 ROUNDS ?= 10
 SEED ?=
 
+# `make chaos FLAVOUR=limits` runs with 64 MiB of memory.
+FLAVOUR ?= failpoints
+
 chaos: tools build
-	cargo run --release -p roomcast-bench -- chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+	cargo run --release -p roomcast-bench -- chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
+		--build $(FLAVOUR)
 
 # Each target runs for FUZZ_SECONDS: `make fuzz FUZZ_SECONDS=60 FUZZ_TARGETS="native tokens"`.
 FUZZ_SECONDS ?= 600
