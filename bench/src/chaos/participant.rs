@@ -5,6 +5,7 @@ use crate::check::Line;
 use crate::client::{Client, Failure, User};
 use crate::dialect::Dialect;
 use crate::target::Endpoint;
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -215,6 +216,15 @@ impl Participant {
                 _ => Err(End::Lost),
             };
         };
+        if self.dialect == Dialect::Room {
+            // `connected` has no members. Events that arrive later are newer than this answer.
+            let path = format!("/rooms/{room}/presence");
+            let presence = self.endpoint.get(&path);
+            let Ok(Ok(presence)) = timeout(TIMEOUT, presence).await else {
+                return Err(End::Lost);
+            };
+            changes.push(Shown::Members(statuses(&presence["users"])));
+        }
         let last = client.sequence.last();
         let mut record = self.shared.record();
         match since {
@@ -417,6 +427,18 @@ impl Record {
     }
 }
 
+/// Returns the name of a user, and `true` if it is online.
+fn status(user: &Value) -> Option<(String, bool)> {
+    let name = user["userId"].as_str()?.to_owned();
+    Some((name, user["status"].as_str()? != "offline"))
+}
+
+/// Returns [`status`] of each user in a list.
+fn statuses(users: &Value) -> BTreeMap<String, bool> {
+    let users = users.as_array().into_iter().flatten();
+    users.filter_map(status).collect()
+}
+
 /// Returns what a line changes in the users that a client shows.
 fn shown(line: &Line, raw: &[u8]) -> Option<Shown> {
     let has_members = || memchr::memmem::find(raw, br#""members":"#).is_some();
@@ -425,17 +447,16 @@ fn shown(line: &Line, raw: &[u8]) -> Option<Shown> {
         Line::Connected { .. } | Line::Other => {}
         _ => return None,
     }
-    let line: serde_json::Value = serde_json::from_slice(raw).ok()?;
+    let line: Value = serde_json::from_slice(raw).ok()?;
     let data = &line["data"];
-    let status = |user: &serde_json::Value| {
-        let name = user["userId"].as_str()?.to_owned();
-        Some((name, user["status"].as_str()? != "offline"))
-    };
-    if let Some(members) = data["members"].as_array() {
-        return Some(Shown::Members(members.iter().filter_map(status).collect()));
+    if data["members"].is_array() {
+        return Some(Shown::Members(statuses(&data["members"])));
     }
     match line["event"].as_str()? {
         "presenceUpdate" => status(data).map(|(user, online)| Shown::One(user, online)),
+        // A user joins with a connection.
+        "userJoined" => Some(Shown::One(data["userId"].as_str()?.to_owned(), true)),
+        "userLeft" => Some(Shown::One(data["userId"].as_str()?.to_owned(), false)),
         _ => None,
     }
 }

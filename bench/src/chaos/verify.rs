@@ -169,12 +169,13 @@ async fn wrong_presence(participants: &[&Arc<Shared>]) -> Vec<String> {
         for participant in participants {
             let record = participant.record();
             let others = participants.iter().map(|one| one.user);
-            let missing: Vec<&str> = others
-                .filter(|user| *user != participant.user)
-                .filter(|user| record.shown.get(*user) != Some(&true))
-                .collect();
-            if !missing.is_empty() {
-                wrong.push(format!("{} does not show {missing:?}", participant.user));
+            for user in others.filter(|user| *user != participant.user) {
+                let shown = match record.shown.get(user) {
+                    Some(true) => continue,
+                    Some(false) => "offline",
+                    None => "no member",
+                };
+                wrong.push(format!("{} shows that {user} is {shown}", participant.user));
             }
         }
         if wrong.is_empty() || Instant::now() > deadline {

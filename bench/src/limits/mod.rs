@@ -33,6 +33,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 /// Options of `limits`.
 #[derive(Args)]
@@ -50,6 +51,9 @@ pub(crate) struct Options {
 
 /// Duration of the measurement without other load.
 const QUIET: Duration = Duration::from_secs(4);
+
+/// Time limit of a scenario. It ends a run in which the server does not answer.
+const MAX_TIME: Duration = Duration::from_secs(240);
 
 /// A scenario may raise the 99th percentile of the bystanders' latency to twice the quiet value
 /// plus this many milliseconds.
@@ -215,7 +219,13 @@ async fn measure(options: &Options, scenario: &Scenario) -> Result<Row, String> 
             Some(all)
         }
     };
-    let mut outcome = scenario.run(&context).await?;
+    let mut outcome = match timeout(MAX_TIME, scenario.run(&context)).await {
+        Ok(outcome) => outcome?,
+        Err(_) => Outcome {
+            violations: vec![format!("not complete after {} s", MAX_TIME.as_secs())],
+            ..Outcome::default()
+        },
+    };
     let end = Instant::now();
     let summary = match bystanders {
         Some(all) => Some(all.finish(&context.endpoint, end).await?),
