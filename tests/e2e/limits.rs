@@ -2,7 +2,7 @@
 //! affected.
 
 use super::{DEFAULT, FAST, service, token};
-use roomcast_harness::{Answer, Client, Server};
+use roomcast_harness::{Answer, Client, Polling, Server};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -491,4 +491,44 @@ async fn a_client_that_confirms_reading_by_any_frame_stays_connected() {
             .send("typingIndicator", json!({ "isTyping": true }))
             .await;
     }
+}
+
+#[tokio::test]
+async fn a_session_that_holds_too_much_memory_is_closed_and_others_stay() {
+    let budget = (4 << 20).to_string();
+    let settings = [("MAX_OBJECT_BYTES", &*budget), ("GATEWAY_SHARDS", "1")];
+    let server = Server::start(&settings);
+    let query = format!("token={}", token("deaf"));
+    let deaf = Polling::open(&server, &query).await;
+    deaf.connect(&server, "/", json!({}))
+        .await
+        .expect("accepted");
+    let joined = deaf.post(&server, r#"421["joinRoom","memory"]"#).await;
+    assert_eq!(joined.status, 200, "{}", joined.text);
+    let mut bob = Client::join(&server, "memory", &token("bob")).await;
+    // Less than MAX_UNACKED_BYTES, but more than the budget.
+    for number in 0..12 {
+        let message = |part: u32| {
+            json!({
+                "room": "memory",
+                "event": "newMessage",
+                "messageId": format!("m-{number}-{part}"),
+                "data": { "content": "x".repeat(40_000) },
+            })
+        };
+        let messages: Vec<Value> = (0..12).map(message).collect();
+        // 503 while the budget is exceeded.
+        let body = json!({ "messages": messages });
+        let _ = server.post("/publish", &service(), body).await;
+    }
+    let record = server
+        .wait_for_log("a closed session", |record| record["reason"] == "memory")
+        .await;
+    assert!(record["heldBytes"].as_u64() > Some(1 << 20), "{record}");
+    assert_eq!(
+        deaf.poll(&server).await.status,
+        400,
+        "the session is closed"
+    );
+    bob.send_message("the room works").await;
 }
