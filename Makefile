@@ -12,7 +12,7 @@ env := $(call given,ENV)
 export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 export WRANGLER_SEND_METRICS = false
 
-.PHONY: help dev test conformance token build lint bench replay chaos overload fuzz audit deploy clean
+.PHONY: help dev test conformance token build lint bench replay chaos limits overload fuzz audit deploy clean
 
 help:
 	@echo "make dev          serve on http://localhost:8787 (PORT=8788)"
@@ -26,6 +26,8 @@ help:
 	@echo "                  or with another build (BASELINE=its folder)"
 	@echo "make replay       replay a chat log in real rooms and verify the result"
 	@echo "make chaos        inject failures, then verify that nothing is lost (ROUNDS=10 SEED=)"
+	@echo "make limits       measure what hostile and large clients do to others, with 64 MiB"
+	@echo "                  of memory (LIMITS='--only flood', LIMITS=--list)"
 	@echo "make overload     measure three times the load of a room, and hostile clients"
 	@echo "make fuzz         fuzz everything that reads input (FUZZ_SECONDS= FUZZ_TARGETS=)"
 	@echo "make audit        check licences, sources and known vulnerabilities of dependencies"
@@ -85,8 +87,12 @@ replay: tools build
 ROUNDS ?= 10
 SEED ?=
 
+# `make chaos FLAVOUR=limits` runs with 64 MiB of memory.
+FLAVOUR ?= failpoints
+
 chaos: tools build
-	cargo run --release -p roomcast-bench -- chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED))
+	cargo run --release -p roomcast-bench -- chaos --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) \
+		--build $(FLAVOUR)
 
 # Each target runs for FUZZ_SECONDS: `make fuzz FUZZ_SECONDS=60 FUZZ_TARGETS="native tokens"`.
 FUZZ_SECONDS ?= 600
@@ -94,6 +100,10 @@ FUZZ_TARGETS ?=
 
 fuzz:
 	@scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+limits: tools
+	@scripts/build limits
+	cargo run --release -p roomcast-bench -- limits $(LIMITS)
 
 overload: tools build
 	cargo run --release -p roomcast-bench -- overload

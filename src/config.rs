@@ -22,6 +22,12 @@ roomcast_proto::settings! {
         /// Maximum size in bytes of an HTTP body.
         pub max_body_bytes: usize = 1024 * 1024,
             ["MAX_BODY_BYTES"], Whole { min: 1_024, max: 64 << 20 };
+        /// Number of bytes of memory that the Worker may allocate. Above it, rooms and gateways
+        /// refuse new connections and new events. Above three quarters of it, gateways close the
+        /// sessions that hold the most. The objects of one isolate share their memory, of which the platform allows
+        /// 128 MB.
+        pub max_object_bytes: usize = 48 << 20,
+            ["MAX_OBJECT_BYTES"], Whole { min: 4 << 20, max: 120 << 20 };
         /// The lowest level that is logged; `wrangler.toml` sets `warn`.
         /// [What logs cost](performance.md#logs).
         pub log_level: Level = Level::Info, ["LOG_LEVEL"], LogLevel;

@@ -1,5 +1,5 @@
 //! Benchmarks against other implementations (`run`), replay of a chat log (`replay`),
-//! fault injection (`chaos`) and overload tests (`overload`).
+//! fault injection (`chaos`), overload tests (`overload`) and limits of memory (`limits`).
 //!
 //! | module | |
 //! | --- | --- |
@@ -15,6 +15,7 @@
 //! | `compare` | comparison of two builds of roomcast |
 //! | `replay` | sends a chat log and compares it with the received events |
 //! | `chaos` | faults while users send, and a verification |
+//! | `limits` | hostile and large clients, with a small memory |
 //! | `overload` | more load than a room accepts, and hostile clients |
 
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ mod check;
 mod client;
 mod compare;
 mod dialect;
+mod limits;
 mod listeners;
 mod load;
 mod machine;
@@ -68,6 +70,9 @@ enum Command {
     Chaos(chaos::Options),
     /// Sends more than a room accepts, and measures the effect of hostile clients.
     Overload(overload::Options),
+    /// Runs hostile and large clients against a server with 64 MiB of memory, and measures
+    /// their effect on other clients.
+    Limits(limits::Options),
 }
 
 #[derive(Args)]
@@ -118,6 +123,7 @@ async fn main() -> ExitCode {
         Command::Replay(options) => replay::run(options).await,
         Command::Chaos(options) => chaos::run(options).await,
         Command::Overload(options) => overload::run(options).await,
+        Command::Limits(options) => limits::run(options).await,
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

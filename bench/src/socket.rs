@@ -47,6 +47,7 @@ impl From<io::Error> for SocketError {
 const BUFFER: usize = 32 * 1024;
 
 const TEXT: u8 = 1;
+const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
@@ -193,6 +194,11 @@ impl Socket {
     /// Queues a text message for [`Socket::flush`].
     pub(crate) fn queue(&mut self, text: &[u8]) {
         self.queue_frame(TEXT, text);
+    }
+
+    /// Queues a binary message for [`Socket::flush`].
+    pub(crate) fn queue_binary(&mut self, bytes: &[u8]) {
+        self.queue_frame(BINARY, bytes);
     }
 
     fn queue_frame(&mut self, opcode: u8, payload: &[u8]) {

@@ -128,7 +128,7 @@ pub(crate) struct Endpoint {
     pub host: String,
     secret: String,
     /// A service token for every room.
-    service: String,
+    pub service: String,
     http: reqwest::Client,
 }
 

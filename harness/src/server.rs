@@ -25,7 +25,7 @@ impl Worker {
     }
 
     /// Returns a build flavour of roomcast, after building it if necessary: `release`,
-    /// `dev`, `conformance` or `failpoints`.
+    /// `dev`, `conformance`, `failpoints` or `limits`.
     pub fn built(flavour: &str) -> Self {
         build(flavour);
         Worker::in_folder(&root().join("build").join(flavour))

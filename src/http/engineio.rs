@@ -55,7 +55,7 @@ impl Handler<'_> {
             .connect_to_gateway(&gateway, connect_info, Some(ask), body)
             .await?;
         match response.status() {
-            429 => relay(&response).await,
+            429 | 503 => relay(&response).await,
             _ => Ok(response),
         }
     }

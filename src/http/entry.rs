@@ -64,6 +64,12 @@ async fn handle(request: web_sys::Request, env: &Env) -> HandlerResult {
     let url = Address::of(&url);
     let method = request.method();
     #[cfg(feature = "failpoints")]
+    if url.path == "/failpoints" && method == "GET" {
+        let budget = settings(env).map_or(0, |config| config.worker.max_object_bytes);
+        let account = crate::runtime::memory::json(budget);
+        return super::response::json_response(200, account.into_bytes());
+    }
+    #[cfg(feature = "failpoints")]
     if url.path == "/failpoints" {
         let planned = crate::runtime::failpoint::plan(&request).await;
         let status = planned.map_or(400, |()| 200);

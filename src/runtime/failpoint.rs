@@ -3,7 +3,9 @@
 //!
 //! `POST /failpoints` with `{"points":["Flush"],"ahead":-2000}` makes the code fail the next
 //! time it passes each of these [`Point`]s, once for each time it is listed. It also sets the
-//! clock `ahead` milliseconds ahead of the clock of the machine.
+//! clock `ahead` milliseconds ahead of the clock of the machine. With `"stopped":true` gateways
+//! fail all deliveries of rooms until the next request. `GET /failpoints` returns the
+//! [memory account](super::memory).
 
 /// A place in the code that can fail.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,11 @@ mod imp {
         Ok(())
     }
 
+    /// Returns `true` if gateways must not accept deliveries.
+    pub(crate) fn is_stopped() -> bool {
+        false
+    }
+
     /// Returns the difference to the clock of the machine, in milliseconds.
     pub(crate) fn clock_offset() -> f64 {
         0.0
@@ -84,6 +91,11 @@ mod imp {
     /// Returns the difference to the clock of the machine, in milliseconds.
     pub(crate) fn clock_offset() -> f64 {
         planned("ahead").as_f64().unwrap_or(0.0)
+    }
+
+    /// Returns `true` if gateways must not accept deliveries.
+    pub(crate) fn is_stopped() -> bool {
+        planned("stopped").is_truthy()
     }
 
     fn is_due(point: Point) -> bool {

@@ -15,6 +15,7 @@
 //! | [`keys`] | the preparation of a token check: keys, signatures, revocations |
 //! | [`settings`] | the variables of the Worker |
 //! | [`time`], [`ids`], [`log`] | the current time, random ids, log records of failures |
+//! | [`memory`] | the allocated memory, and its budget |
 //! | [`failpoint`] | failures that tests request |
 
 pub(crate) mod abort;
@@ -27,6 +28,7 @@ pub(crate) mod host;
 pub(crate) mod ids;
 pub(crate) mod keys;
 pub(crate) mod log;
+pub(crate) mod memory;
 pub(crate) mod object_state;
 pub(crate) mod rpc;
 pub(crate) mod settings;

@@ -186,7 +186,8 @@ fn paths(api: &mut Api) -> Value {
                         JSON,
                         published,
                     ))],
-                    &["BadRequest", "Unauthorized", "Forbidden", "TooLarge", "RateLimited", "Internal"],
+                    &["BadRequest", "Unauthorized", "Forbidden", "TooLarge", "RateLimited",
+                      "Internal"],
                 ),
             },
         },
@@ -344,7 +345,8 @@ fn paths(api: &mut Api) -> Value {
                 "security": sockets,
                 "responses": responses(
                     [("101", subprotocol)],
-                    &["Unauthorized", "Forbidden", "UpgradeRequired", "RateLimited", "Internal"],
+                    &["Unauthorized", "Forbidden", "UpgradeRequired", "RateLimited",
+                      "Internal"],
                 ),
             },
         },
@@ -556,7 +558,7 @@ const PROBLEMS: &[(&str, &str, &str)] = &[
     (
         "Unavailable",
         "503",
-        "`unavailable`: the revocations could not be fetched, so the token cannot be checked.",
+        "`unavailable`: the revocations could not be fetched, so the token cannot be checked, or the server is short of memory.",
     ),
 ];
 

@@ -25,6 +25,10 @@ const OPENAPI: &str = "src/http/openapi.json";
 /// for a later version 449,829 with 10, 448,632 with 5 and 451,668 with 0 (2026-11-26).
 const INLINE_THRESHOLD: &str = "-Cllvm-args=-inline-threshold=5";
 
+/// Limits the WebAssembly memory of the flavour `limits` to 64 MiB: half of the 128 MB that an
+/// isolate has on Cloudflare for this memory, the heap of JavaScript and the queued frames.
+const MAX_MEMORY: &str = "-Clink-arg=--max-memory=67108864";
+
 /// Environment variables that affect the build of cargo.
 const VARIABLES: [&str; 2] = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"];
 
@@ -46,6 +50,7 @@ pub(crate) enum Flavour {
     Dev,
     Conformance,
     Failpoints,
+    Limits,
 }
 
 impl Flavour {
@@ -55,9 +60,11 @@ impl Flavour {
             "dev" => Flavour::Dev,
             "conformance" => Flavour::Conformance,
             "failpoints" => Flavour::Failpoints,
+            "limits" => Flavour::Limits,
             _ => {
                 bail!(
-                    "unknown flavour `{name}`: it must be release, dev, conformance or failpoints"
+                    "unknown flavour `{name}`: it must be release, dev, conformance, failpoints \
+                     or limits"
                 )
             }
         })
@@ -69,6 +76,7 @@ impl Flavour {
             Flavour::Dev => "dev",
             Flavour::Conformance => "conformance",
             Flavour::Failpoints => "failpoints",
+            Flavour::Limits => "limits",
         }
     }
 
@@ -77,7 +85,15 @@ impl Flavour {
             Flavour::Release => None,
             Flavour::Dev => Some("dev-tokens"),
             Flavour::Conformance => Some("conformance"),
-            Flavour::Failpoints => Some("failpoints"),
+            Flavour::Failpoints | Flavour::Limits => Some("failpoints"),
+        }
+    }
+
+    /// Returns the arguments of the compiler for the Worker alone, not for its dependencies.
+    fn compiler_arguments(self) -> &'static [&'static str] {
+        match self {
+            Flavour::Limits => &[MAX_MEMORY],
+            _ => &[],
         }
     }
 }
@@ -230,7 +246,7 @@ fn compile(root: &Path, flavour: Flavour) -> Result<PathBuf> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
     command
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags()?)
-        .args(["build", "--package", "roomcast", "--lib", "--release"])
+        .args(["rustc", "--package", "roomcast", "--lib", "--release"])
         .args(["--target", TARGET])
         .args(["--message-format", "json-render-diagnostics"])
         // The macros of wasm-bindgen then use the futures of js-sys, as those of
@@ -241,6 +257,7 @@ fn compile(root: &Path, flavour: Flavour) -> Result<PathBuf> {
     if let Some(feature) = flavour.feature() {
         command.args(["--features", feature]);
     }
+    command.arg("--").args(flavour.compiler_arguments());
     let mut cargo = command.spawn().context("cannot run cargo")?;
     let messages = BufReader::new(cargo.stdout.take().expect("stdout is piped"));
     let mut wasm = None;

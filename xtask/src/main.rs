@@ -17,13 +17,14 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Builds the Worker into build/<flavour>/ as index.js and index_bg.wasm.
 
-usage: cargo xtask build [release|dev|conformance|failpoints]
+usage: cargo xtask build [release|dev|conformance|failpoints|limits]
        cargo xtask docs [--check]
 
   release      what is deployed; optimized for size, without function names
   dev          with POST /dev/token, for `wrangler dev`
   conformance  an echo on the Socket.IO layers, for protocol suites
   failpoints   with failpoints, for the tests of panics and failing storage
+  limits       failpoints, and a WebAssembly memory of at most 64 MiB, for `make limits`
 
 Without a flavour it builds release, or what wrangler is to serve: under
 `wrangler dev` the flavour in ROOMCAST_FLAVOUR, or dev if it is not set. In that

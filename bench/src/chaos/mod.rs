@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// Seed of the faults and their times.
     #[arg(long)]
     seed: Option<u64>,
+    /// Flavour of the build: `failpoints`, or `limits` with 64 MiB of memory.
+    #[arg(long, default_value = "failpoints", value_parser = ["failpoints", "limits"])]
+    build: String,
 }
 
 const ROOMS: [&str; 3] = ["red", "green", "blue"];
@@ -83,7 +86,21 @@ struct Faults {
     clock_steps: u32,
     panics: u32,
     hibernations: u32,
+    /// Backlogs of which a part was delivered when the server was killed.
+    backlogs: u32,
+    /// Times in which gateways did not accept deliveries.
+    stops: u32,
+    /// Tokens that were replaced by one without the room.
+    narrowed: u32,
 }
+
+/// A backlog: number and size of its events. It is larger than two portions of the log, so that
+/// it is delivered in several steps.
+const BACKLOG_EVENTS: usize = 80;
+const BACKLOG_BYTES: usize = 8_000;
+
+/// Range of the time for which gateways do not accept deliveries, in milliseconds.
+const STOP: (u64, u64) = (500, 4_000);
 
 /// Runs all rounds. Returns `Ok(false)` if a promise was violated.
 pub(crate) async fn run(options: Options) -> Result<bool, String> {
@@ -108,9 +125,10 @@ pub(crate) async fn run(options: Options) -> Result<bool, String> {
         ("MAX_CONNECTIONS_PER_USER", "1000"),
         ("GATEWAY_SHARDS", "2"),
     ];
+    let build = options.build.clone();
     let server = spawn_blocking(move || {
-        // This build has failpoints and an adjustable clock.
-        Server::start_worker(&Worker::built("failpoints"), &vars)
+        // Both builds have failpoints and an adjustable clock.
+        Server::start_worker(&Worker::built(&build), &vars)
     })
     .await
     .map_err(|error| error.to_string())?;
@@ -169,13 +187,21 @@ async fn rounds(
         phase.send_replace(Phase::Faults);
         inject_faults(server, endpoint, &phase, &mut random, &mut faults).await?;
         if round % HIBERNATE_EVERY == 0 {
-            phase.send_replace(Phase::Idle);
+            phase.send_replace(Phase::Idle(random.u64(..)));
+            // Some participants do not read this backlog before the room hibernates.
+            let room = ROOMS[random.usize(..ROOMS.len())];
+            publish_backlog(endpoint, room, random.u64(..)).await;
             sleep(HIBERNATION).await;
             faults.hibernations += 1;
         }
         phase.send_replace(Phase::Settle);
         settle(&participants).await?;
-        let violations = verify::verify(endpoint, &ROOMS, &participants).await?;
+        let mut violations = verify::verify(endpoint, &ROOMS, &participants).await?;
+        if round % HIBERNATE_EVERY == 1 {
+            faults.narrowed += 1;
+            let narrowed = verify::narrowed_token(endpoint, round).await;
+            violations.extend(narrowed.err());
+        }
         let messages: usize = participants.iter().map(|one| one.acknowledged()).sum();
         println!("round {round}: {messages} messages acknowledged so far");
         if !violations.is_empty() {
@@ -191,22 +217,37 @@ async fn rounds(
     drop(tasks);
     let sum =
         |count: fn(&Shared) -> usize| participants.iter().map(|one| count(one)).sum::<usize>();
+    // The table of docs/reliability.md.
     println!(
-        "{} rounds in {} s: {} kills, {} deploys, {} cuts, {} clock steps, {} panics, {} hibernations, \
-         {} reconnections; \
-         {} messages acknowledged, {} resent; lost 0, duplicated 0, reordered 0",
-        options.rounds,
-        start.elapsed().as_secs(),
-        faults.kills,
-        faults.deploys,
-        faults.cuts,
-        faults.clock_steps,
-        faults.panics,
-        faults.hibernations,
-        sum(Shared::reconnections),
-        sum(Shared::acknowledged),
-        sum(Shared::resent),
+        "| faults and results | {} build, seed {seed} |",
+        options.build
     );
+    println!("| --- | --- |");
+    for (what, count) in [
+        ("rounds", u64::from(options.rounds)),
+        ("seconds", start.elapsed().as_secs()),
+        ("kills (SIGKILL)", u64::from(faults.kills)),
+        ("deploys (SIGTERM)", u64::from(faults.deploys)),
+        ("cuts of a third of the connections", u64::from(faults.cuts)),
+        ("kills during a catch-up", u64::from(faults.backlogs)),
+        (
+            "gateways that did not accept deliveries",
+            u64::from(faults.stops),
+        ),
+        ("clock steps", u64::from(faults.clock_steps)),
+        ("panics", u64::from(faults.panics)),
+        (
+            "hibernations, a third of the clients not reading",
+            u64::from(faults.hibernations),
+        ),
+        ("tokens that lost a room", u64::from(faults.narrowed)),
+        ("reconnections", sum(Shared::reconnections) as u64),
+        ("messages acknowledged", sum(Shared::acknowledged) as u64),
+        ("messages resent", sum(Shared::resent) as u64),
+    ] {
+        println!("| {what} | {count} |");
+    }
+    println!("| lost, duplicated, reordered, silent gaps, presence wrong | 0, 0, 0, 0, 0 |");
     if let Err(reason) = stale {
         println!("  violated: {reason}");
         return Ok(false);
@@ -225,7 +266,7 @@ async fn inject_faults(
     let end = Instant::now() + FAULT_PHASE;
     while Instant::now() < end {
         sleep(Duration::from_millis(random.u64(PAUSE.0..PAUSE.1))).await;
-        match random.u8(..12) {
+        match random.u8(..15) {
             // The request fails if the server has just been killed.
             0 => {
                 faults.clock_steps += 1;
@@ -256,6 +297,27 @@ async fn inject_faults(
                 })
                 .await?;
             }
+            12 => {
+                faults.backlogs += 1;
+                let room = ROOMS[random.usize(..ROOMS.len())];
+                phase.send_replace(Phase::Cut(random.u64(..), false));
+                publish_backlog(endpoint, room, random.u64(..)).await;
+                phase.send_replace(Phase::Faults);
+                // The clients have connected again and have received a part of it.
+                sleep(Duration::from_millis(random.u64(50..300))).await;
+                with(server, |server| {
+                    server.kill();
+                    server.restart();
+                })
+                .await?;
+            }
+            13 | 14 => {
+                faults.stops += 1;
+                let plan = json!({ "stopped": true }).to_string();
+                let _ = endpoint.post("/failpoints", &plan).await;
+                sleep(Duration::from_millis(random.u64(STOP.0..STOP.1))).await;
+                let _ = endpoint.post("/failpoints", "{}").await;
+            }
             number => {
                 faults.cuts += 1;
                 // Each participant derives from this number whether it loses its
@@ -267,6 +329,23 @@ async fn inject_faults(
         }
     }
     Ok(())
+}
+
+/// Publishes a backlog to a room. A server that has just been killed may store a part of it.
+async fn publish_backlog(endpoint: &Endpoint, room: &str, id: u64) {
+    let content = "x".repeat(BACKLOG_BYTES);
+    let messages: Vec<_> = (0..BACKLOG_EVENTS)
+        .map(|number| {
+            json!({
+                "room": room,
+                "event": "newMessage",
+                "messageId": format!("backlog-{id}-{number}"),
+                "data": { "content": content },
+            })
+        })
+        .collect();
+    let body = json!({ "messages": messages }).to_string();
+    let _ = endpoint.post("/publish", &body).await;
 }
 
 /// Runs a blocking operation on the server in its own thread, so that the users keep

@@ -5,6 +5,7 @@ use crate::check::Line;
 use crate::client::{Client, Failure, User};
 use crate::dialect::Dialect;
 use crate::target::Endpoint;
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,8 +21,8 @@ pub(super) enum Phase {
     /// A third of the participants, selected by this number, lose their connection.
     /// With `true` the TCP connection stays open, but is no longer used.
     Cut(u64, bool),
-    /// Send nothing.
-    Idle,
+    /// Send nothing. A third of the participants, selected by this number, do not read either.
+    Idle(u64),
     /// Reconnect, and send unacknowledged messages again.
     Settle,
 }
@@ -39,6 +40,8 @@ pub(super) struct Record {
     pub delivered: u64,
     /// Violations that the participant itself has detected.
     pub violations: Vec<String>,
+    /// The users of the room that the participant shows, with `true` for those online.
+    pub shown: BTreeMap<String, bool>,
     unacknowledged: usize,
     connected: bool,
     settling: bool,
@@ -193,14 +196,17 @@ impl Participant {
 
     async fn connect(&mut self) -> Result<Client, End> {
         let (room, since) = (self.shared.room, self.last);
-        let mut events = Vec::new();
+        let (mut events, mut changes) = (Vec::new(), Vec::new());
         let opening = Client::open(
             &self.endpoint,
             self.dialect,
             room,
             &self.user,
             since,
-            |line, raw| record_event(&mut events, line, raw),
+            |line, raw| {
+                record_event(&mut events, line, raw);
+                changes.extend(shown(line, raw));
+            },
         );
         let opened = timeout(TIMEOUT, opening).await;
         let Ok(Ok(client)) = opened else {
@@ -210,6 +216,15 @@ impl Participant {
                 _ => Err(End::Lost),
             };
         };
+        if self.dialect == Dialect::Room {
+            // `connected` has no members. Events that arrive later are newer than this answer.
+            let path = format!("/rooms/{room}/presence");
+            let presence = self.endpoint.get(&path);
+            let Ok(Ok(presence)) = timeout(TIMEOUT, presence).await else {
+                return Err(End::Lost);
+            };
+            changes.push(Shown::Members(statuses(&presence["users"])));
+        }
         let last = client.sequence.last();
         let mut record = self.shared.record();
         match since {
@@ -219,6 +234,8 @@ impl Participant {
         if since.is_some() {
             record.events.extend(events);
         }
+        record.shown.clear();
+        changes.into_iter().for_each(|change| record.show(change));
         record.connected = true;
         drop(record);
         self.last = Some(last);
@@ -241,10 +258,11 @@ impl Participant {
         let mut idle_for = Duration::ZERO;
         loop {
             let mut events = Vec::new();
-            let mut answers = Vec::new();
+            let (mut answers, mut changes) = (Vec::new(), Vec::new());
             let done = tokio::select! {
                 read = client.read_raw(|line, raw| {
                     record_event(&mut events, line, raw);
+                    changes.extend(shown(line, raw));
                     if let Line::Ack { id, seq } = line {
                         answers.push((*id, *seq));
                     }
@@ -264,7 +282,12 @@ impl Participant {
                             let _ = timeout(TIMEOUT, phases.changed()).await;
                             return End::Lost;
                         }
-                        Phase::Cut(..) | Phase::Idle | Phase::Settle => {}
+                        Phase::Idle(number) if self.is_affected(number) => {
+                            // A slow consumer: reads nothing until the next phase.
+                            let _ = phases.changed().await;
+                            idle_for = Duration::ZERO;
+                        }
+                        Phase::Cut(..) | Phase::Idle(_) | Phase::Settle => {}
                     }
                     client.socket.flush().await.map_err(Failure::from)
                 }
@@ -273,7 +296,10 @@ impl Participant {
                 idle_for = Duration::ZERO;
             }
             self.last = Some(client.sequence.last());
-            self.shared.record().events.extend(events);
+            let mut record = self.shared.record();
+            record.events.extend(events);
+            changes.into_iter().for_each(|change| record.show(change));
+            drop(record);
             for (id, seq) in answers {
                 if let Err(what) = self.answered(id, seq) {
                     return End::Violation(what);
@@ -379,6 +405,59 @@ fn fields_of(message: &str) -> String {
 fn record_event(events: &mut Vec<(u64, u64)>, line: &Line, raw: &[u8]) {
     if let Line::Message { seq } = line {
         events.push((*seq, digest(raw)));
+    }
+}
+
+/// A change of the users that a participant shows.
+enum Shown {
+    /// All members of the room.
+    Members(BTreeMap<String, bool>),
+    /// One user.
+    One(String, bool),
+}
+
+impl Record {
+    fn show(&mut self, change: Shown) {
+        match change {
+            Shown::Members(all) => self.shown = all,
+            Shown::One(user, online) => {
+                self.shown.insert(user, online);
+            }
+        }
+    }
+}
+
+/// Returns the name of a user, and `true` if it is online.
+fn status(user: &Value) -> Option<(String, bool)> {
+    let name = user["userId"].as_str()?.to_owned();
+    Some((name, user["status"].as_str()? != "offline"))
+}
+
+/// Returns [`status`] of each user in a list.
+fn statuses(users: &Value) -> BTreeMap<String, bool> {
+    let users = users.as_array().into_iter().flatten();
+    users.filter_map(status).collect()
+}
+
+/// Returns what a line changes in the users that a client shows.
+fn shown(line: &Line, raw: &[u8]) -> Option<Shown> {
+    let has_members = || memchr::memmem::find(raw, br#""members":"#).is_some();
+    match line {
+        Line::Ack { .. } if has_members() => {}
+        Line::Connected { .. } | Line::Other => {}
+        _ => return None,
+    }
+    let line: Value = serde_json::from_slice(raw).ok()?;
+    let data = &line["data"];
+    if data["members"].is_array() {
+        return Some(Shown::Members(statuses(&data["members"])));
+    }
+    match line["event"].as_str()? {
+        "presenceUpdate" => status(data).map(|(user, online)| Shown::One(user, online)),
+        // A user joins with a connection.
+        "userJoined" => Some(Shown::One(data["userId"].as_str()?.to_owned(), true)),
+        "userLeft" => Some(Shown::One(data["userId"].as_str()?.to_owned(), false)),
+        _ => None,
     }
 }
 

@@ -95,6 +95,9 @@ pub(super) async fn verify(
             let found = compare(&participant.record(), &log, cursor);
             violations.extend(found.into_iter().map(|what| format!("{name}: {what}")));
         }
+        for wrong in wrong_presence(&here).await {
+            violations.push(format!("{room}: presence wrong: {wrong}"));
+        }
         let expected: BTreeSet<String> = here.iter().map(|one| one.user.to_owned()).collect();
         if let Err(online) = presence(endpoint, room, |online| *online == expected).await {
             violations.push(format!(
@@ -154,6 +157,79 @@ async fn reach(participants: &[&Arc<Shared>], head: u64) {
     };
     while participants.iter().any(|one| behind(&one)) && Instant::now() < deadline {
         sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until every participant shows all others online, or for [`CONVERGENCE`]. Returns a
+/// description of each that does not. All participants are connected.
+async fn wrong_presence(participants: &[&Arc<Shared>]) -> Vec<String> {
+    let deadline = Instant::now() + CONVERGENCE;
+    loop {
+        let mut wrong = Vec::new();
+        for participant in participants {
+            let record = participant.record();
+            let others = participants.iter().map(|one| one.user);
+            for user in others.filter(|user| *user != participant.user) {
+                let shown = match record.shown.get(user) {
+                    Some(true) => continue,
+                    Some(false) => "offline",
+                    None => "no member",
+                };
+                wrong.push(format!("{} shows that {user} is {shown}", participant.user));
+            }
+        }
+        if wrong.is_empty() || Instant::now() > deadline {
+            return wrong;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Checks that a client at a gateway leaves the room when its new token does not open it:
+/// the client receives `roomClosed`, and no event of the room after that.
+pub(super) async fn narrowed_token(endpoint: &Endpoint, round: u32) -> Result<(), String> {
+    const ROOM: &str = "narrowed";
+    const USER: &str = "gil";
+    /// Time in which an event would arrive that the client must not receive.
+    const WAIT: Duration = Duration::from_millis(500);
+    let token = |rooms: &str| {
+        let token = Token::user(USER).claim("rooms", vec![rooms]).ttl(86_400);
+        token.sign(roomcast_harness::SECRET)
+    };
+    let user = User {
+        name: USER.to_owned(),
+        token: token("*"),
+    };
+    let mut client = Client::open(endpoint, Dialect::Gateway, ROOM, &user, None, |_, _| {}).await?;
+    let refresh = format!(r#"{{"token":"{}"}}"#, token("other"));
+    client
+        .send(&Dialect::Gateway.command("refreshToken", &refresh, None))
+        .await?;
+    let mut closed = false;
+    let deadline = Instant::now() + CONVERGENCE;
+    while !closed {
+        let reading = client.read_raw(|_, raw| {
+            closed |= memchr::memmem::find(raw, br#""event":"roomClosed""#).is_some();
+        });
+        let wait = deadline.saturating_duration_since(Instant::now());
+        let read = tokio::time::timeout(wait, reading).await;
+        read.map_err(|_| "a token lost its room, but there is no `roomClosed`".to_owned())??;
+    }
+    let before = client.sequence.last();
+    let message = format!(
+        r#"{{"room":"{ROOM}","event":"newMessage","messageId":"n-{round}","data":{{"content":"x"}}}}"#
+    );
+    endpoint.post("/publish", &message).await?;
+    let until = Instant::now() + WAIT;
+    while let Ok(read) = {
+        let wait = until.saturating_duration_since(Instant::now());
+        tokio::time::timeout(wait, client.read(|_| {})).await
+    } {
+        read?;
+    }
+    match client.sequence.last() == before {
+        true => Ok(()),
+        false => Err("an event of a room arrived that the token does not open".to_owned()),
     }
 }
 

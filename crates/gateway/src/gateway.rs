@@ -117,6 +117,12 @@ impl Gateway {
         self.chat.restore_clients(&mut self.server, stored, now);
     }
 
+    /// Closes the sessions that hold the most memory, until they have held `bytes` bytes
+    /// together. The host calls it when it is short of memory.
+    pub fn shed(&mut self, bytes: usize) {
+        self.chat.shed(&mut self.server, bytes);
+    }
+
     /// Returns `true` if more commands for the room are likely to arrive. The host waits
     /// for the next turn of the event loop and asks again, before it calls
     /// [`Gateway::take_commands`]. Returns `false` after a few turns at the latest.

@@ -2,6 +2,7 @@
 //! Each transport encodes it in one place: sockets as an error answer
 //! ([`framing::error`](crate::framing::error)), HTTP as `application/problem+json`.
 
+use crate::retry::OVERLOAD_PAUSE;
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ pub enum ErrorCode {
     Conflict,
     /// The server failed. The request may be repeated.
     Internal,
-    /// The server cannot check the token at the moment. The error has the time after which to
+    /// The server cannot check the token at the moment, or is short of memory. The error has the time after which to
     /// retry.
     Unavailable,
 }
@@ -152,6 +153,17 @@ impl Error {
         Error {
             retry_after: Some(retry_after),
             ..Error::new(ErrorCode::Unavailable, message)
+        }
+    }
+
+    /// Creates the error for a request that needs memory of which the server is short.
+    pub fn overloaded() -> Self {
+        Error {
+            retry_after: Some(OVERLOAD_PAUSE),
+            ..Error::new(
+                ErrorCode::Unavailable,
+                "the server is short of memory, try again later",
+            )
         }
     }
 

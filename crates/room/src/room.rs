@@ -75,6 +75,8 @@ pub struct Room {
     timers: TimerTable,
     /// The time at which connections at gateways were restored; 0 if none was.
     restored_at: Millis,
+    /// See [`Room::set_overloaded`].
+    is_overloaded: bool,
 }
 
 impl Room {
@@ -101,6 +103,7 @@ impl Room {
             admission: Admission::new(&config),
             timers: TimerTable::default(),
             restored_at: 0,
+            is_overloaded: false,
             config,
         };
         for user in room.members.users() {
@@ -108,6 +111,12 @@ impl Room {
         }
         room.schedule_retention();
         room
+    }
+
+    /// Sets whether the host is short of memory. The room then refuses events: `sendMessage`
+    /// and `emit` with `rateLimited`, and publications with `unavailable`.
+    pub fn set_overloaded(&mut self, is_overloaded: bool) {
+        self.is_overloaded = is_overloaded;
     }
 
     /// Returns the name of the room.

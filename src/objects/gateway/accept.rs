@@ -6,6 +6,7 @@ use crate::runtime::abort::OnAbort;
 use crate::runtime::body::read_body;
 use crate::runtime::failpoint::{self, Point};
 use crate::runtime::log::log_error;
+use crate::runtime::memory;
 use crate::runtime::rpc::gateways::ClientRequest;
 use crate::runtime::rpc::refuse;
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket};
@@ -51,6 +52,7 @@ impl GatewayObject {
                 {
                     return Err(ClientError::unauthorized("the token was revoked"));
                 }
+                memory::admit(active.config.worker.max_object_bytes)?;
                 active.gateway.server.engine.admit(&client, active.began)
             })?;
             if let Err(error) = admitted {

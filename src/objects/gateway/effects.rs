@@ -5,11 +5,13 @@ use super::attachment::{Attachment, MAX_ATTACHMENT};
 use super::work::Work;
 use crate::runtime::Result;
 use crate::runtime::ids::fresh_id;
+use crate::runtime::memory;
 use crate::runtime::object_state::last_ping;
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket};
 use crate::runtime::time::now;
 use js_sys::JsString;
-use roomcast_gateway::{Credentials, Frame, Output, SocketId};
+use roomcast_gateway::{AuthRequest, Credentials, Frame, Output, SocketId};
+use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::log_record::LogRecord;
 use worker::State;
 
@@ -88,6 +90,13 @@ impl ActiveGateway {
                 self.work.push(Work::Find { client, pid, user });
             }
             Output::Authenticate(request) => match &request.credentials {
+                _ if matches!(request.request, AuthRequest::Connect { .. })
+                    && self.memory_excess() > 0 =>
+                {
+                    let refused = Err(ClientError::overloaded());
+                    self.gateway
+                        .authenticated(request.request, refused, self.began);
+                }
                 Credentials::Token(token) if !self.config.auth.is_ready(token, self.began) => {
                     self.work.push(Work::Authenticate(request));
                 }
@@ -96,6 +105,11 @@ impl ActiveGateway {
             Output::Log(record) => self.log(record),
         }
         Ok(())
+    }
+
+    /// Returns the number of bytes by which the Worker exceeds its memory budget.
+    pub(super) fn memory_excess(&self) -> usize {
+        memory::excess(self.config.worker.max_object_bytes)
     }
 
     /// Writes the attachment of a socket. Stores a record that is too long for it.

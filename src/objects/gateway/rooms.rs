@@ -57,6 +57,9 @@ impl GatewayObject {
 
     /// Handles a delivery of a room.
     pub(super) fn handle_delivery(self: &Rc<Self>, name: String, body: &str) -> Result<Response> {
+        if failpoint::is_stopped() {
+            return Err(Error::RustError("failpoint: stopped".into()));
+        }
         let Some((push, texts)) = Push::parse(body) else {
             return Err(Error::RustError("malformed delivery of a room".into()));
         };

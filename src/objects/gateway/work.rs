@@ -3,6 +3,7 @@
 use super::{ActiveGateway, GatewayObject};
 use crate::runtime::Result;
 use crate::runtime::alarm_clock::Task;
+use crate::runtime::memory;
 use crate::runtime::object_state::last_ping;
 use crate::runtime::rpc::gateways::FindRequest;
 use roomcast_gateway::{Authentication, ClientId, SocketId};
@@ -90,6 +91,13 @@ impl ActiveGateway {
     #[inline(never)]
     fn finish_event(&mut self, state: &State) -> Caused {
         self.drain_events(state);
+        // Earlier than requests are refused: otherwise rooms could refuse events while no event
+        // makes the gateway close the sessions that hold the memory.
+        let excess = memory::excess(self.config.worker.max_object_bytes / 4 * 3);
+        if excess > 0 {
+            self.gateway.shed(excess);
+            self.drain_events(state);
+        }
         Caused {
             work: std::mem::take(&mut self.work),
             registration: self.registration.take_request(),

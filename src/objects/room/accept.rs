@@ -2,6 +2,7 @@
 
 use super::{ActiveRoom, RoomObject, restore};
 use crate::runtime::Result;
+use crate::runtime::memory;
 use crate::runtime::object_state::last_ping;
 use crate::runtime::rpc::refuse;
 use crate::runtime::socket::{Socket, upgrade_response};
@@ -28,7 +29,8 @@ impl RoomObject {
             let revoked = &active.config.auth.revoked;
             let admitted = match revoked.covers(&connect.user, &connect.token, now) {
                 true => Err(ClientError::unauthorized("the token was revoked")),
-                false => active.room.admit(&connect, now),
+                false => memory::admit(active.config.worker.max_object_bytes)
+                    .and_then(|()| active.room.admit(&connect, now)),
             };
             if let Err(error) = admitted {
                 active.log(LogRecord::rejected(&error).user(&connect.user));

@@ -6,6 +6,7 @@ use crate::runtime::Result;
 use crate::runtime::alarm_clock::AlarmClock;
 use crate::runtime::host::Active;
 use crate::runtime::ids::fresh_id;
+use crate::runtime::memory;
 use crate::runtime::object_state::object_state;
 use crate::runtime::settings;
 use crate::runtime::socket::{Socket, Sockets, open_sockets};
@@ -99,6 +100,8 @@ impl Active for ActiveRoom {
 
     fn begin(&mut self, now: Millis) {
         self.began = now;
+        let budget = self.config.worker.max_object_bytes;
+        self.room.set_overloaded(memory::excess(budget) > 0);
     }
 
     fn take_failure(&mut self) -> Option<Self::Carried> {

@@ -12,6 +12,7 @@
 //! | `lifecycle` | connect, accept, disconnect |
 //! | `commands`, `tokens` | commands of clients; verified tokens and the rights that they grant |
 //! | `subscriptions`, `delivery` | changes of subscriptions; deliveries of rooms |
+//! | `memory` | the memory that clients hold |
 //! | `pauses` | clients that do not read |
 //! | `recovery` | Socket.IO's connection state recovery |
 //! | `record`, `restore` | the stored records of clients, and hibernation |
@@ -26,6 +27,7 @@ mod delivery;
 mod departures;
 mod events;
 mod lifecycle;
+mod memory;
 mod pauses;
 mod position_reports;
 mod positions;

@@ -10,12 +10,14 @@
 //! - `receive`, `send`: frames and packets, in and out; slow consumers
 //! - `authentication`: the limits of sessions without a valid token
 //! - `polling`: the long-polling transport, and the upgrade
+//! - `memory`: the bytes that sessions hold
 //! - `heartbeat`: pings, timeouts and the deadline
 
 mod admission;
 mod authentication;
 mod event;
 mod heartbeat;
+mod memory;
 mod open;
 mod polling;
 mod receive;

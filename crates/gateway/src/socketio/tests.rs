@@ -7,8 +7,10 @@ use crate::config::GatewayConfig;
 use crate::connect_info::{ConnectInfo, Protocol};
 use crate::engine::{EngineServer, Polled, PostBody, TIMEOUT_EXTENSION};
 use crate::frame::Frame;
+use crate::gateway::Gateway;
 use crate::ids::SessionId;
 use crate::output::Output;
+use engineioxide_core::Packet;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::limits::Rate;
 use roomcast_proto::time::{Millis, SECOND};
@@ -465,4 +467,41 @@ fn invalid_record_is_not_restored() {
     for record in ["", "{}", r#"{"Other":{}}"#, "spilled:x"] {
         assert!(server().restore_socket(record, NOW).is_none(), "{record}");
     }
+}
+
+/// Returns the gateway with two sessions on long-polling for which packets wait: 40 kB for
+/// the first, 1 kB for the second.
+fn gateway_with_waiting_packets() -> (Gateway, [String; 2]) {
+    fn fresh_id() -> String {
+        use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        format!("{:x}", LAST.fetch_add(1, Relaxed))
+    }
+    let mut gateway = Gateway::new(EngineServer::new("0".into(), Rc::default(), fresh_id));
+    let engine = &mut gateway.server.engine;
+    let sids = [40_000, 1_000].map(|bytes| {
+        let opened = engine.open_polling(connect_info(), NOW);
+        let sid = opened.body.split(r#""sid":""#).nth(1).expect("a sid");
+        let sid = sid.split('"').next().expect("a sid").to_owned();
+        let session = engine.session_by_sid(&sid).expect("a session");
+        engine.send_packet(session, Packet::Message("x".repeat(bytes).into()));
+        sid
+    });
+    (gateway, sids)
+}
+
+#[test]
+fn short_memory_closes_the_session_that_holds_the_most() {
+    let (mut gateway, [large, small]) = gateway_with_waiting_packets();
+    gateway.shed(1);
+    let engine = &gateway.server.engine;
+    assert!(engine.session_by_sid(&large).is_none());
+    assert!(engine.session_by_sid(&small).is_some());
+}
+
+#[test]
+fn short_memory_does_not_close_sessions_that_hold_little() {
+    let (mut gateway, [_, small]) = gateway_with_waiting_packets();
+    gateway.shed(usize::MAX);
+    assert!(gateway.server.engine.session_by_sid(&small).is_some());
 }

@@ -272,6 +272,12 @@ impl Room {
             Command::Send(send) => {
                 let user = self.connections.require(conn, Rights::WRITE)?;
                 self.take_token(conn, Kind::Message, now)?;
+                if self.is_overloaded {
+                    return Err(Error {
+                        code: ErrorCode::RateLimited,
+                        ..Error::overloaded()
+                    });
+                }
                 let bytes = send.body.size();
                 self.admission.take_bytes(bytes, &self.config, now)?;
                 if send.volatile {

@@ -43,7 +43,8 @@ impl Room {
     ///
     /// # Errors
     ///
-    /// Returns `conflict` if the room is full, and `notFound` if the user is not a member.
+    /// Returns `conflict` if the room is full, `notFound` if the user is not a member, and
+    /// `unavailable` if the host is short of memory; see [`Room::set_overloaded`].
     pub fn serve(
         &mut self,
         request: Request,
@@ -53,6 +54,7 @@ impl Room {
     ) -> Result<Served> {
         let done = |json: Value| Ok(Served::Now(json.to_string()));
         match request {
+            Request::Publish { .. } if self.is_overloaded => Err(Error::overloaded()),
             Request::Publish { sender, messages } => {
                 self.publish(&sender, messages, call, now, out);
                 Ok(Served::Later)
