@@ -556,9 +556,13 @@ impl Room {
         now: Millis,
     ) -> Retry {
         let retry = self.gateways.failed(gateway, failure, random, now);
-        if let Retry::Again(_) = retry {
-            let at = now + DELIVERY_RETRY_ALARM;
-            self.timers.start(Timer::DeliveryRetry, at);
+        match retry {
+            Retry::Again(_) => {
+                let at = now + DELIVERY_RETRY_ALARM;
+                self.timers.start(Timer::DeliveryRetry, at);
+            }
+            // The next attempt has its own alarm.
+            _ => self.timers.stop(Timer::DeliveryRetry),
         }
         retry
     }
