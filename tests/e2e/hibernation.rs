@@ -173,8 +173,9 @@ async fn a_new_membership_does_not_get_the_cursors_of_an_earlier_one_after_hiber
     let read = alice.request("messageRead", json!({ "seq": 3 })).await;
     read.expect("accepted");
     alice.request("leaveRoom", json!({})).await.expect("left");
-    let joined = alice.request("joinRoom", json!({ "since": 1 })).await;
-    assert_eq!(joined.expect("joined")["delivered"], 1);
+    let path = format!("/rooms/again/ws?since=1&token={}", token("alice"));
+    let again = Client::open(&server, &path, &[]).await.expect("accepted");
+    assert_eq!(again.connected["delivered"], 1);
     tokio::time::sleep(IDLE).await;
     let members = server.get("/rooms/again/members", &service()).await.ok();
     assert_eq!(wakes(&server, "again"), 2, "the object was restored");
