@@ -67,19 +67,25 @@ fn identity(config: &Config) -> Identity {
     config.auth.verify(&token, now).expect("a token")
 }
 
+/// Returns a gateway with the native socket of a user.
+fn gateway_with_socket() -> (Gateway, SocketId) {
+    let config = config();
+    let connect = ConnectInfo {
+        protocol: Protocol::Native,
+        identity: Some(identity(&config)),
+        error: None,
+        address: None,
+        recovers: false,
+    };
+    let engine = EngineServer::new("n0".into(), config.gateway.clone(), fresh);
+    let mut gateway = Gateway::new(engine);
+    let socket = gateway.server.engine.open_native(connect, NOW);
+    (gateway, socket)
+}
+
 impl Fixture {
     fn new() -> Self {
-        let config = config();
-        let connect = ConnectInfo {
-            protocol: Protocol::Native,
-            identity: Some(identity(&config)),
-            error: None,
-            address: None,
-            recovers: false,
-        };
-        let engine = EngineServer::new("n0".into(), config.gateway.clone(), fresh);
-        let mut gateway = Gateway::new(engine);
-        let socket = gateway.server.engine.open_native(connect, NOW);
+        let (mut gateway, socket) = gateway_with_socket();
         gateway.settle(NOW);
         let join = r#"{"event":"joinRoom","data":"r"}"#.to_owned();
         gateway
@@ -659,17 +665,7 @@ fn a_resume_that_failed_is_sent_again_from_the_newest_position() {
 
 #[test]
 fn a_client_that_has_sent_nothing_is_paused_earlier() {
-    let config = config();
-    let connect = ConnectInfo {
-        protocol: Protocol::Native,
-        identity: Some(identity(&config)),
-        error: None,
-        address: None,
-        recovers: false,
-    };
-    let engine = EngineServer::new("n0".into(), config.gateway.clone(), fresh);
-    let mut gateway = Gateway::new(engine);
-    let socket = gateway.server.engine.open_native(connect, NOW);
+    let (mut gateway, socket) = gateway_with_socket();
     assert!(!gateway.server.engine.sent(socket, 1 << 20));
     assert!(gateway.server.engine.sent(socket, 1));
     // A ping that the runtime has answered is a sign of life.

@@ -1,4 +1,4 @@
-//! What a room stores, what it deletes, and when its storage is freed.
+//! Tests of the storage of rooms: changes, deletions, and when the storage is freed.
 
 use roomcast_proto::id::{Epoch, RoomName, UserId};
 use roomcast_proto::position::Position;

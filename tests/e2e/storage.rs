@@ -57,7 +57,10 @@ async fn requests_to_an_unused_room_store_nothing() {
         let members = server.get(&format!("{room}/members"), &service()).await;
         assert_eq!(members.ok(), json!([]));
         let presence = server.get(&format!("{room}/presence"), &service()).await;
-        assert_eq!(presence.ok(), json!({ "memberCount": 0, "more": false, "users": [] }));
+        assert_eq!(
+            presence.ok(),
+            json!({ "memberCount": 0, "more": false, "users": [] })
+        );
         let kick = format!("{room}/connections?userId=alice");
         server.delete(&kick, &service()).await.ok();
         let member = format!("{room}/members/alice");

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// A scenario.
 pub(super) struct Scenario {
     pub name: &'static str,
-    /// What it does.
+    /// The description that `--list` prints.
     pub about: &'static str,
     /// Settings of the server, in addition to the defaults.
     pub settings: &'static [(&'static str, &'static str)],

@@ -203,8 +203,8 @@ impl Room {
     }
 
     /// Called after the room was restored from storage because of a failure, while its
-    /// sockets stayed open. The room's own sockets catch up from `sent_upto`. Sends the presence of all members to all connections, because queued
-    /// presence updates are lost.
+    /// sockets stayed open. The room's own sockets catch up from `sent_upto`. Sends the presence
+    /// of all members to all connections, because queued presence updates are lost.
     pub fn recover(&mut self, sent_upto: u64, now: Millis) {
         let head = self.log.head();
         let own = self.connections.filter(|connection| {
