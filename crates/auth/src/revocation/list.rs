@@ -93,7 +93,7 @@ impl RevocationList {
         self.list.is_empty()
     }
 
-    /// Returns the first revocations after number `n`, at most [`MAX_PAGE`] bytes.
+    /// Returns the first revocations after number `n`, at most 256 KiB.
     pub fn page(&self, n: u64) -> Page {
         let (mut head, mut more) = (n, false);
         let mut records = String::new();
