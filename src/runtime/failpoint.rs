@@ -36,8 +36,6 @@ pub(crate) enum Point {
     Read,
     /// Fails to store a batch because the storage is full.
     Full,
-    /// Fails to send a delivery of a room to a gateway.
-    Delivery,
 }
 
 #[cfg(not(feature = "failpoints"))]

@@ -4,7 +4,6 @@
 use super::{ActiveRoom, RoomObject};
 use crate::runtime::Result;
 use crate::runtime::deadline::Deadline;
-use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::log::log_error;
 use crate::runtime::object_state::last_ping;
@@ -106,7 +105,6 @@ impl RoomObject {
 
     /// Sends a delivery. Fails if the gateway does not accept it.
     async fn send_delivery(&self, gateway: &GatewayName, body: &JsString) -> Result<(), CallError> {
-        failpoint::fails(Point::Delivery)?;
         let headers = [(headers::LINK, gateway.as_str())];
         let body = Some(body.clone().into());
         let slot = self.host.slots.take().await;
