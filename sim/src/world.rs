@@ -224,6 +224,7 @@ struct Disk {
     epoch: Epoch,
     log: StoredLog,
     members: BTreeMap<UserId, Member>,
+    departed: BTreeMap<UserId, Millis>,
     journal: Vec<String>,
     /// Stored connections at gateways: the gateway and the JSON of [`StoredSubscriber`], by id.
     subscribers: BTreeMap<ConnectionId, (GatewayName, String)>,
@@ -621,6 +622,12 @@ impl Server {
             Change::RemoveMember(user) => {
                 disk.members.remove(&user);
             }
+            Change::PutDeparted(user, at) => {
+                disk.departed.insert(user, at);
+            }
+            Change::RemoveDeparted(user) => {
+                disk.departed.remove(&user);
+            }
             Change::AppendJournal(moved) => {
                 assert_json(&moved);
                 disk.journal.push(moved);
@@ -661,6 +668,7 @@ fn open(name: &str, config: &Rc<Config>, disk: &Disk, life: u64) -> Room {
         secret: Secret::default(),
         bounds: disk.log.bounds(),
         members: disk.members.clone().into_iter().collect(),
+        departed: disk.departed.clone().into_iter().collect(),
         journal: disk.journal.clone(),
         recent: Some(disk.log.recent()),
     };

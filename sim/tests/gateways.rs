@@ -1013,6 +1013,30 @@ fn failures_found_by_the_model_pass() {
             request(0, Lost),
             Leave { client: 0, room: 1 },
         ],
+        // Two clients that were told different presence were fed in turn, for ever.
+        vec![
+            Connect {
+                user: 1,
+                gateway: 1,
+            },
+            join(0, 0),
+            Wait { millis: 20 },
+            Connect {
+                user: 2,
+                gateway: 1,
+            },
+            join(2, 1),
+            Send { client: 0, room: 1 },
+            Request {
+                gateway: 1,
+                room: 1,
+                outcome: Arrives,
+            },
+            join(1, 1),
+            connect(0),
+            Send { client: 0, room: 1 },
+            join(2, 1),
+        ],
     ];
     for steps in cases {
         let mut world = World::new();
@@ -1316,6 +1340,80 @@ fn a_paused_connection_receives_no_portions_until_it_is_resumed() {
     });
     room.acknowledge(&paused);
     assert_eq!(ranges(&room.drain(), "alice"), [(1, 2), (2, 3)]);
+}
+
+/// Returns the presence of a delivery: the connections, the text and whether it is the last.
+fn presence(room: &mut Fed) -> Option<(Vec<ConnectionId>, String, bool)> {
+    let body = room.server.take_delivery(Fed::GATEWAY, 0)?;
+    let (push, texts) = Push::parse(&body).expect("a push");
+    let mut items = push.items.into_iter().zip(texts);
+    items.find_map(|(item, text)| match item {
+        Item::Presence { to, is_last, .. } => Some((to, text.to_owned(), is_last)),
+        _ => None,
+    })
+}
+
+#[test]
+fn only_the_connections_that_lack_presence_are_sent_it() {
+    let mut room = Fed::new();
+    for user in ["alice", "bob", "carol"] {
+        room.join(user, None);
+    }
+    room.drain();
+    let ids = |names: &[&str]| -> Vec<ConnectionId> {
+        names
+            .iter()
+            .map(|name| ConnectionId::trusted(*name))
+            .collect()
+    };
+    room.send("alice", 10);
+    room.take(0).expect("an event");
+    // The versions are not known to the room.
+    room.acknowledge(&Pushed {
+        lacking: vec![(3, ids(&["bob"])), (5, ids(&["carol", "unknown"]))],
+        ..Pushed::default()
+    });
+    room.server.settle();
+    let (to, text, is_last) = presence(&mut room).expect("the presence");
+    assert_eq!((to, is_last), (ids(&["carol", "bob"]), true), "one text");
+    for user in ["alice", "bob", "carol"] {
+        assert!(
+            text.contains(&format!(r#""userId":"{user}","status":"online""#)),
+            "{text}"
+        );
+    }
+    room.acknowledge(&Pushed::default());
+    assert_eq!(presence(&mut room), None);
+}
+
+#[test]
+fn who_has_left_is_told_again_after_a_restart_unless_it_has_joined_again() {
+    let mut room = Fed::new();
+    for user in ["alice", "bob", "carol"] {
+        room.join(user, None);
+    }
+    let mut is_told = |before: &dyn Fn(&mut Fed)| {
+        before(&mut room);
+        room.drain();
+        room.server.hibernate();
+        room.take(0).expect("probes");
+        room.acknowledge(&Pushed {
+            lacking: vec![(1, vec![ConnectionId::trusted("bob")])],
+            ..Pushed::default()
+        });
+        // Users whose connections were lost have time to return.
+        room.server.now += 60_000;
+        room.server.settle();
+        let (_, text, _) = presence(&mut room).expect("the presence");
+        room.acknowledge(&Pushed::default());
+        let left = r#"{"event":"userLeft","data":{"roomId":"a","userId":"carol"}}"#;
+        text.contains(left)
+    };
+    assert!(is_told(&|room| {
+        let leave = json!({ "event": "leaveRoom", "data": {} });
+        room.frame("carol", leave.to_string());
+    }));
+    assert!(!is_told(&|room| room.join("carol", None)));
 }
 
 #[test]

@@ -107,6 +107,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Disk {
     log: StoredLog,
     members: BTreeMap<UserId, Member>,
+    departed: BTreeMap<UserId, Millis>,
     journal: Vec<String>,
 }
 
@@ -180,6 +181,7 @@ fn open(config: &Rc<Config>, disk: &Disk) -> Room {
         secret: Secret::default(),
         bounds: disk.log.bounds(),
         members: disk.members.clone().into_iter().collect(),
+        departed: disk.departed.clone().into_iter().collect(),
         journal: disk.journal.clone(),
         recent: Some(disk.log.recent()),
     };
@@ -581,6 +583,12 @@ impl World {
             }
             Change::RemoveMember(user) => {
                 self.disk.members.remove(&user);
+            }
+            Change::PutDeparted(user, at) => {
+                self.disk.departed.insert(user, at);
+            }
+            Change::RemoveDeparted(user) => {
+                self.disk.departed.remove(&user);
             }
             Change::AppendJournal(moved) => self.disk.journal.push(moved),
             Change::Checkpoint(members) => {

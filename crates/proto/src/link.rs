@@ -165,7 +165,8 @@ pub struct Push {
     /// detect a delivery that is repeated because its answer was lost.
     pub number: u64,
     /// The version of the presence that the gateway must have been told before the
-    /// delivery; 0 if the room is not sure of it.
+    /// delivery; 0 if the room is not sure of it. If the gateway was told another one, its
+    /// connections may lack changes.
     #[serde(default)]
     pub presence_before: PresenceVersion,
     /// The version of the presence after the items; 0 from rooms of older versions.
@@ -241,6 +242,16 @@ pub enum Item {
         /// Sequence number of the last event in the text.
         at: u64,
     },
+    /// Changes of the presence for connections that [lack](Pushed::lacking) them. A room sends it
+    /// only to gateways that have answered so.
+    Presence {
+        /// The connections.
+        to: Vec<ConnectionId>,
+        /// Length of the text.
+        bytes: usize,
+        /// The connections lack nothing more after the text.
+        is_last: bool,
+    },
     /// A text for all subscribed connections. The lines of the logged events come first, one
     /// line for each event. A connection receives the events that follow its position, and
     /// the ephemeral events in any case.
@@ -271,10 +282,10 @@ pub struct Pushed {
     /// the gateway sends [`Command::Resume`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub paused: Vec<ConnectionId>,
-    /// The version of the presence that the gateway was told before the delivery, if it is
-    /// not [`Push::presence_before`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub presence: Option<PresenceVersion>,
+    /// Connections that may lack changes of the presence, by the version that they were told.
+    /// The room sends them the changes since then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<(PresenceVersion, Vec<ConnectionId>)>,
 }
 
 impl Item {
@@ -287,7 +298,7 @@ impl Item {
             | Item::Probe { to, .. }
             | Item::Lost { to }
             | Item::Unicast { to, .. } => Some(to),
-            Item::Multicast { .. } | Item::Broadcast { .. } => None,
+            Item::Multicast { .. } | Item::Presence { .. } | Item::Broadcast { .. } => None,
         }
     }
 
@@ -307,6 +318,7 @@ impl Item {
         match self {
             Item::Unicast { bytes, .. }
             | Item::Multicast { bytes, .. }
+            | Item::Presence { bytes, .. }
             | Item::Broadcast { bytes, .. } => *bytes,
             _ => 0,
         }

@@ -305,13 +305,21 @@ impl GatewayLinks {
         delivery
     }
 
-    /// Queues a text without logged events for all connections of a gateway.
-    pub(crate) fn send_to_all(&mut self, gateway: &GatewayName, text: &str) {
-        let item = Item::Broadcast {
+    /// Queues changes of the presence for connections of a gateway that lack them.
+    pub(crate) fn send_presence(
+        &mut self,
+        gateway: &GatewayName,
+        conns: &[ConnId],
+        text: &str,
+        is_last: bool,
+    ) {
+        let subscriptions = conns
+            .iter()
+            .filter_map(|conn| self.subscriptions.get(*conn));
+        let item = Item::Presence {
+            to: subscriptions.map(|one| one.id.clone()).collect(),
             bytes: text.len(),
-            not: Vec::new(),
-            after: 0,
-            at: 0,
+            is_last,
         };
         self.outboxes.queue(gateway, item, text);
     }
@@ -480,26 +488,9 @@ impl GatewayLinks {
         self.outboxes.acknowledged(gateway)
     }
 
-    /// Handles the version of the presence in the answer to a delivery: see
-    /// [`PresenceLink::acknowledged`].
-    pub(crate) fn presence_acknowledged(
-        &mut self,
-        gateway: &GatewayName,
-        known: Option<PresenceVersion>,
-    ) -> Option<PresenceVersion> {
-        self.outboxes.presence(gateway)?.acknowledged(known)
-    }
-
-    /// Records that the feed of the presence to a gateway has ended.
-    pub(crate) fn presence_fed(&mut self, gateway: &GatewayName) {
-        if let Some(presence) = self.outboxes.presence(gateway) {
-            presence.feed_ended();
-        }
-    }
-
-    /// Returns `true` if texts wait for a gateway.
-    pub(crate) fn has_texts(&self, gateway: &GatewayName) -> bool {
-        self.outboxes.has_texts(gateway)
+    /// See [`Outboxes::has_backlog`].
+    pub(crate) fn has_backlog(&self, gateway: &GatewayName) -> bool {
+        self.outboxes.has_backlog(gateway)
     }
 
     /// Handles the failure of a delivery: see [`Outboxes::failed`].

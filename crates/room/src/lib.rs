@@ -93,6 +93,7 @@ mod connection;
 mod connections;
 mod dedupe;
 mod delivery;
+mod departed;
 mod ephemeral;
 mod event_log;
 mod frame;

@@ -141,6 +141,7 @@ impl Outboxes {
     pub(crate) fn queue(&mut self, gateway: &GatewayName, item: Item, text: &str) {
         let outbox = self.outbox(gateway);
         if outbox.failures > 0 && !is_kept(&item) {
+            outbox.presence.lost();
             return;
         }
         if let Item::Unicast { at: None, .. } = item {
@@ -255,11 +256,13 @@ impl Outboxes {
     }
 
     /// Called after the room was restored. Forgets the connections that catch up or are to be
-    /// probed, because their keys are no longer valid and the room probes all connections.
+    /// probed, because their keys are no longer valid and the room probes all connections. The
+    /// ephemeral events that waited in the room are lost.
     pub(crate) fn restart(&mut self) {
         for outbox in self.0.values_mut() {
             outbox.catching_up.clear();
             outbox.probes.clear();
+            outbox.presence.lost();
         }
     }
 
@@ -314,15 +317,11 @@ impl Outboxes {
         Some(push.body(&std::mem::take(&mut outbox.texts)))
     }
 
-    /// Returns the presence that a gateway was told, if the room has an outbox for it.
-    pub(crate) fn presence(&mut self, gateway: &GatewayName) -> Option<&mut PresenceLink> {
-        Some(&mut self.0.get_mut(gateway)?.presence)
-    }
-
-    /// Returns `true` if texts wait for a gateway.
-    pub(crate) fn has_texts(&self, gateway: &GatewayName) -> bool {
+    /// Returns `true` if so many texts wait for a gateway that texts which can wait should not
+    /// be added: half of those that [`Outboxes::shed`] permits.
+    pub(crate) fn has_backlog(&self, gateway: &GatewayName) -> bool {
         let outbox = self.0.get(gateway);
-        outbox.is_some_and(|outbox| !outbox.texts.is_empty())
+        outbox.is_some_and(|outbox| outbox.texts.len() - outbox.answers > MAX_BROADCASTS / 2)
     }
 
     /// Returns the number of the last delivery to a gateway.
@@ -336,6 +335,7 @@ impl Outboxes {
         outbox.map_or_else(Acknowledgement::default, |outbox| {
             outbox.attempts = 0;
             outbox.is_restored = false;
+            outbox.presence.acknowledged();
             let mut delivered = std::mem::take(&mut outbox.unacknowledged);
             delivered.retain(Item::must_deliver);
             Acknowledgement {

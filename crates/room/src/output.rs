@@ -123,6 +123,10 @@ pub enum Change {
     PutMember(UserId, Member),
     /// Removes a member.
     RemoveMember(UserId),
+    /// Adds a user who has left at this time to the list of those, or replaces the entry.
+    PutDeparted(UserId, Millis),
+    /// Removes a user from this list.
+    RemoveDeparted(UserId),
     /// Adds or replaces the record of a connection at a gateway.
     PutSubscriber {
         /// The id of the connection.

@@ -4,15 +4,16 @@
 //! messages, because n users cause n² frames if each event is sent alone. None of these
 //! events is stored. After hibernation the roster is restored from the connections.
 
+use crate::departed::Departed;
 use crate::ephemeral::{EphemeralEvent, Except};
 use crate::ids::ConnId;
 use crate::presence_log::PresenceLog;
 use crate::roster::Roster;
 use crate::timers::{Timer, TimerTable};
 use roomcast_proto::id::{GatewayName, UserId};
-use roomcast_proto::link::PresenceVersion;
+use roomcast_proto::link::{PresenceVersion, UNKNOWN_PRESENCE};
 use roomcast_proto::time::Millis;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 /// Bounds of the delay after which queued ephemeral events are sent. The delay is a
 /// millisecond for each connection, so that the number of frames grows linearly.
@@ -31,6 +32,7 @@ const MAX_JOIN_BURST_DELAY: Millis = 4_000;
 pub(crate) struct PresenceTracker {
     pub(crate) roster: Roster,
     pub(crate) log: PresenceLog,
+    pub(crate) departed: Departed,
     /// The receivers that may have missed ephemeral events.
     pub(crate) feeds: VecDeque<PresenceFeed>,
     queue: Vec<EphemeralEvent>,
@@ -50,9 +52,10 @@ pub(crate) struct PresenceFeed {
 /// The receiver of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FeedReceiver {
-    Connection(ConnId),
-    /// All connections of a gateway.
-    Gateway(GatewayName),
+    /// A connection with its own socket.
+    Own(ConnId),
+    /// Connections at a gateway.
+    Remote(GatewayName, Vec<ConnId>),
 }
 
 impl PresenceFeed {
@@ -63,6 +66,41 @@ impl PresenceFeed {
 }
 
 impl PresenceTracker {
+    pub(crate) fn new(departed: Departed) -> Self {
+        PresenceTracker {
+            departed,
+            ..PresenceTracker::default()
+        }
+    }
+
+    /// Adds a feed. The earlier feeds of connections at the same gateway end.
+    pub(crate) fn add_feed(&mut self, receiver: FeedReceiver, since: PresenceVersion) {
+        // Receivers of all members share a text.
+        let since = match self.log.knows(since) {
+            true => since,
+            false => UNKNOWN_PRESENCE,
+        };
+        let mut feed = PresenceFeed {
+            receiver,
+            since,
+            after: None,
+        };
+        if let FeedReceiver::Remote(gateway, conns) = &mut feed.receiver {
+            let again: HashSet<ConnId> = conns.iter().copied().collect();
+            self.feeds.retain_mut(|other| match &mut other.receiver {
+                FeedReceiver::Remote(at, others) if at == gateway => {
+                    others.retain(|conn| !again.contains(conn));
+                    if other.since == since && other.after.is_none() {
+                        conns.append(others);
+                    }
+                    !others.is_empty()
+                }
+                _ => true,
+            });
+        }
+        self.feeds.push_back(feed);
+    }
+
     /// Queues an event about `user` for all other users, and schedules the flush.
     pub(crate) fn queue(
         &mut self,

@@ -1,9 +1,9 @@
-//! The version of the presence that the clients of a gateway were told.
+//! The version of the presence that a gateway was told.
 //!
 //! Each delivery to a gateway has the version before it and the version after it. If the
 //! gateway was told another version before, it has missed a delivery, or the room or the
-//! gateway was restored meanwhile. Then it answers with its version and keeps it, and the
-//! room feeds it the changes since that version.
+//! gateway was restored meanwhile. Its answer then names the connections that may lack
+//! changes ([`roomcast_proto::link::Pushed::lacking`]).
 
 use roomcast_proto::link::PresenceVersion;
 
@@ -12,10 +12,8 @@ use roomcast_proto::link::PresenceVersion;
 pub(crate) struct PresenceLink {
     /// The version that the gateway was told; 0 if the room is not sure of it.
     told: PresenceVersion,
-    /// The version after the delivery in progress.
+    /// The version after the delivery in progress; 0 if events that follow it were lost.
     sent: PresenceVersion,
-    /// A feed for the gateway is waiting or in progress.
-    is_fed: bool,
 }
 
 /// The versions before and after a delivery.
@@ -28,47 +26,23 @@ pub(crate) struct PresenceStep {
 impl PresenceLink {
     /// Returns the versions for the next delivery. `version` is that of the room.
     pub(crate) fn step(&mut self, version: PresenceVersion) -> PresenceStep {
-        // During a feed, the gateway keeps the version from which the feed starts.
-        self.sent = match self.is_fed {
-            true => self.told,
-            false => version,
-        };
+        self.sent = version;
         PresenceStep {
             before: self.told,
-            after: self.sent,
+            after: version,
         }
     }
 
-    /// Handles the acknowledgement of the delivery. `known` is the version of the gateway, if
-    /// it is not the one before the delivery. Returns the version from which a feed must
-    /// start, if one must.
-    pub(crate) fn acknowledged(
-        &mut self,
-        known: Option<PresenceVersion>,
-    ) -> Option<PresenceVersion> {
-        let Some(known) = known else {
-            self.told = self.sent;
-            return None;
-        };
-        if self.is_fed {
-            // The feed may start from another version, so the gateway is asked again when it
-            // has ended.
-            self.told = 0;
-            return None;
-        }
-        self.told = known;
-        self.is_fed = true;
-        Some(known)
+    /// Handles the acknowledgement of the delivery.
+    pub(crate) fn acknowledged(&mut self) {
+        self.told = self.sent;
     }
 
-    /// Records that events for the gateway were lost.
+    /// Records that events for the gateway were lost: those of the delivery in progress, or
+    /// later ones.
     pub(crate) fn lost(&mut self) {
         self.told = 0;
-    }
-
-    /// Records that the feed has ended.
-    pub(crate) fn feed_ended(&mut self) {
-        self.is_fed = false;
+        self.sent = 0;
     }
 }
 
@@ -81,31 +55,25 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_lost_a_delivery_keeps_its_version_until_it_was_fed() {
+    fn the_room_is_not_sure_of_the_version_after_a_loss() {
         let mut link = PresenceLink::default();
-        assert_eq!(link.step(10), step(0, 10));
-        assert_eq!(link.acknowledged(None), None, "a new gateway");
+        assert_eq!(link.step(10), step(0, 10), "a new gateway");
+        link.acknowledged();
         assert_eq!(link.step(12), step(10, 12));
         link.lost();
         assert_eq!(link.step(14), step(0, 14));
-        assert_eq!(link.acknowledged(Some(10)), Some(10));
-        assert_eq!(link.step(16), step(10, 10), "the feed has not ended");
-        assert_eq!(link.acknowledged(None), None);
-        link.feed_ended();
-        assert_eq!(link.step(16), step(10, 16));
-        assert_eq!(link.acknowledged(None), None);
-        assert_eq!(link.step(16), step(16, 16));
+        link.acknowledged();
+        assert_eq!(link.step(14), step(14, 14));
     }
 
     #[test]
-    fn one_feed_runs_at_a_time() {
+    fn an_acknowledgement_does_not_hide_the_loss_of_later_events() {
         let mut link = PresenceLink::default();
         link.step(10);
-        assert_eq!(link.acknowledged(Some(1)), Some(1));
-        assert_eq!(link.step(12), step(1, 1));
-        assert_eq!(link.acknowledged(Some(8)), None, "is being fed");
-        link.feed_ended();
-        assert_eq!(link.step(12), step(0, 12));
-        assert_eq!(link.acknowledged(Some(8)), Some(8));
+        link.acknowledged();
+        link.step(12);
+        link.lost();
+        link.acknowledged();
+        assert_eq!(link.step(14), step(0, 14));
     }
 }

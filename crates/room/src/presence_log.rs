@@ -153,6 +153,11 @@ impl PresenceLog {
         self.version = version & VERSION_BITS;
     }
 
+    /// Returns `true` if the changes since a version are known.
+    pub(crate) fn knows(&self, version: PresenceVersion) -> bool {
+        version == self.version || self.changes.iter().any(|change| change.before == version)
+    }
+
     /// Returns the users whose presence has changed since a version.
     pub(crate) fn changed_since(&self, version: PresenceVersion) -> Changed {
         if version == self.version {

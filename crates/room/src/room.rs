@@ -25,6 +25,7 @@ use crate::catch_up::CatchUpQueue;
 use crate::config::RoomConfig;
 use crate::connection::Receives;
 use crate::connections::Connections;
+use crate::departed::Departed;
 use crate::event_log::EventLog;
 use crate::gateway_links::GatewayLinks;
 use crate::ids::ConnId;
@@ -96,7 +97,7 @@ impl Room {
             ),
             members: Members::restore(snapshot.members, &snapshot.journal),
             connections: Connections::default(),
-            presence: PresenceTracker::default(),
+            presence: PresenceTracker::new(Departed::restore(snapshot.departed)),
             batch: Batch::default(),
             batches: 0,
             gateways: GatewayLinks::new(snapshot.life),

@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub bounds: LogBounds,
     /// The members as of the last checkpoint.
     pub members: Vec<(UserId, Member)>,
+    /// The users who have left lately, with the times.
+    pub departed: Vec<(UserId, Millis)>,
     /// The rows of the journal since the checkpoint.
     pub journal: Vec<String>,
     /// Reads the recent sends, if there is a log.

@@ -1,4 +1,4 @@
-//! The storage of a room: SQLite, five tables. The first write creates them, so a room that was
+//! The storage of a room: SQLite, six tables. The first write creates them, so a room that was
 //! only read stores nothing.
 //!
 //! | table | a row is |
@@ -6,6 +6,7 @@
 //! | `log` | a batch: its first and last event, its time, its events, one per line, the hashes of the events with a `messageId` of the sender (null if there are none), and the bytes of the log up to this row. Rows of older versions have null for the bytes and no hashes |
 //! | `keys` | the hashes of rows that were deleted from the log within the dedupe window |
 //! | `members` | a member with its cursors as of the last checkpoint |
+//! | `departed` | a user who has left the room lately, with the time |
 //! | `cursors` | a row of the journal: the cursors of members that moved after that checkpoint and were stored together |
 //! | `subscribers` | a connection at a gateway: its attachment, or, when it has ended, the item that its gateway has not acknowledged yet |
 //!
@@ -41,6 +42,7 @@ const SCHEMA: &[&str] = &[
     "ALTER TABLE log ADD COLUMN total INTEGER",
     "CREATE TABLE IF NOT EXISTS keys (
         n INTEGER PRIMARY KEY, first INTEGER NOT NULL, at INTEGER NOT NULL, keys BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS departed (user TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID",
 ];
 
 /// The key in `meta` of the end of the registration with the revocation registry.
@@ -122,7 +124,8 @@ impl Store {
                 "SELECT 0, user, joined, delivered, read, seen FROM members
                  UNION ALL SELECT 1, moved, 0, 0, 0, 0 FROM cursors
                  UNION ALL SELECT 2, gateway, attachment, 0, 0, 0 FROM subscribers
-                 UNION ALL SELECT 3, '', first, at, total, last FROM log
+                 UNION ALL SELECT 3, user, at, 0, 0, 0 FROM departed
+                 UNION ALL SELECT 4, '', first, at, total, last FROM log
                     WHERE last IN ((SELECT min(last) FROM log), (SELECT max(last) FROM log))",
                 &[],
             )?,
@@ -130,6 +133,7 @@ impl Store {
         };
         let mut bounds = LogBounds::default();
         let (mut members, mut journal, mut subscribers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut departed: Vec<(UserId, Millis)> = Vec::new();
         for row in &rows {
             match number(row, 0) {
                 0 => {
@@ -147,6 +151,7 @@ impl Store {
                     let gateway = GatewayName::trusted(text(row, 1));
                     subscribers.extend(subscriber.map(|subscriber| (gateway, subscriber)));
                 }
+                3 => departed.push((UserId::trusted(text(row, 1)), number(row, 2))),
                 _ => bounds.extend(oldest_row(row, 2), number(row, 5)),
             }
         }
@@ -156,6 +161,7 @@ impl Store {
             secret: self.secret,
             bounds,
             members,
+            departed,
             journal,
             recent: self.exists().then(|| self.recent()),
         };
@@ -197,6 +203,14 @@ impl Store {
                 "DELETE FROM members WHERE user = ?",
                 &[user.as_str().into()],
             ),
+            Change::PutDeparted(user, at) => self.db.write(
+                "INSERT OR REPLACE INTO departed (user, at) VALUES (?, ?)",
+                &[user.as_str().into(), js(*at)],
+            ),
+            Change::RemoveDeparted(user) => self.db.write(
+                "DELETE FROM departed WHERE user = ?",
+                &[user.as_str().into()],
+            ),
             Change::AppendJournal(moved) => self
                 .db
                 .write("INSERT INTO cursors (moved) VALUES (?)", &[moved.into()]),
@@ -218,7 +232,7 @@ impl Store {
             ),
             Change::Wipe { epoch } => {
                 if self.has_subscribers()? {
-                    for table in ["log", "members", "cursors", "keys"] {
+                    for table in ["log", "members", "departed", "cursors", "keys"] {
                         self.db.write(&format!("DELETE FROM {table}"), &[])?;
                     }
                 } else {

@@ -140,7 +140,7 @@ pub(super) struct Subscription {
     #[serde(skip)]
     pub(super) delivered: u64,
     /// The version of the room's presence that the client was told, if it may lack later
-    /// changes: it is paused, or was disconnected.
+    /// changes: see [`super::presence`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) presence: Option<PresenceVersion>,
     #[serde(
@@ -165,6 +165,9 @@ pub(super) struct Subscription {
     /// Events were dropped because the client is paused: see [`super::pauses`].
     #[serde(skip)]
     pub(super) is_paused: bool,
+    /// The room knows that the client lacks changes of the presence.
+    #[serde(skip)]
+    pub(super) lack_is_reported: bool,
     /// The room knows that the client lacks events.
     #[serde(skip)]
     pub(super) is_reported: bool,
@@ -235,6 +238,7 @@ impl Subscription {
             repairing: false,
             lagging_at: None,
             is_paused: false,
+            lack_is_reported: false,
             is_reported: false,
             join_command,
             leave_command: None,

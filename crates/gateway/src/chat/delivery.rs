@@ -32,13 +32,13 @@ use std::collections::{HashMap, HashSet};
 const MAX_FRAME: usize = 256 * 1024;
 
 /// A delivery that is being handled.
-struct Delivery<'a> {
-    room: &'a RoomName,
+pub(super) struct Delivery<'a> {
+    pub(super) room: &'a RoomName,
     /// Unicast texts for native clients. They are sent in one frame with the next
     /// broadcast, or at the end of the delivery.
     held: HashMap<ClientId, String>,
     /// The subscriptions that do not exist here, for the answer.
-    gone: Vec<ConnectionId>,
+    pub(super) gone: Vec<ConnectionId>,
     /// The clients that the answer names, because they lack events or are paused.
     lagging: HashSet<ClientId>,
 }
@@ -136,13 +136,12 @@ impl Chat {
         let link = self.rooms.entry(room.clone()).or_default();
         if link.is_repeated(&life, number) {
             let mut pushed = self.answer_to_repeated(&room, items);
-            let link = self.rooms.get(&room);
-            pushed.presence =
-                link.and_then(|link| link.lacking_presence(presence_before, presence));
+            pushed.lacking = self.lacking(&room, true);
             self.forget_room(server, &room);
             return pushed;
         }
         link.received(life, number, epoch);
+        self.check_presence(&room, presence_before, presence);
         let mut delivery = Delivery {
             room: &room,
             held: HashMap::new(),
@@ -162,8 +161,8 @@ impl Chat {
             self.send(server, key, &text);
         }
         let mut pushed = self.pushed(&room, gone, lagging);
-        let link = self.rooms.get_mut(&room);
-        pushed.presence = link.and_then(|link| link.advance_presence(presence_before, presence));
+        self.advance_presence(&room, presence);
+        pushed.lacking = self.lacking(&room, false);
         self.report_positions(server, &room);
         self.finish_recoveries(server, now);
         self.forget_room(server, &room);
@@ -273,6 +272,9 @@ impl Chat {
                     }
                 }
                 return;
+            }
+            Item::Presence { to, is_last, .. } => {
+                return self.deliver_presence(server, delivery, to, text, is_last);
             }
             _ => item.to().cloned(),
         };
@@ -440,6 +442,22 @@ impl Chat {
         if !part.is_empty() {
             self.deliver_unicast(server, delivery, key, &part);
         }
+    }
+
+    /// Handles a text without logged events for one client.
+    pub(super) fn deliver_ephemeral(
+        &mut self,
+        server: &mut SocketIoServer,
+        delivery: &mut Delivery<'_>,
+        key: ClientId,
+        text: &str,
+    ) {
+        let text = RoomText {
+            text,
+            after: 0,
+            up_to: 0,
+        };
+        self.deliver_events(server, delivery, key, text);
     }
 
     /// Handles a text for one client.

@@ -343,6 +343,7 @@ impl Chat {
     pub(super) fn remove_subscriber(&mut self, key: ClientId, room: &RoomName) {
         if let Some(link) = self.rooms.get_mut(room) {
             link.subscribers.retain(|subscriber| *subscriber != key);
+            link.lacking.remove(&key);
         }
     }
 

@@ -14,6 +14,7 @@
 //! | `subscriptions`, `delivery` | changes of subscriptions; deliveries of rooms |
 //! | `memory` | the memory that clients hold |
 //! | `pauses` | clients that do not read |
+//! | `presence` | clients that may lack changes of the presence |
 //! | `recovery` | Socket.IO's connection state recovery |
 //! | `record`, `restore` | the stored records of clients, and hibernation |
 //! | `room_link`, `departures`, `retries`, `positions` | state of rooms, disconnected clients, failed requests, delivered events |
@@ -31,6 +32,7 @@ mod memory;
 mod pauses;
 mod position_reports;
 mod positions;
+mod presence;
 mod record;
 mod recovery;
 mod restore;

@@ -81,10 +81,9 @@ impl Chat {
             client.paused_at.get_or_insert(now);
             if let Some(subscription) = client.subscription_mut(room) {
                 subscription.is_paused = true;
-                let presence = presence.unwrap_or(UNKNOWN_PRESENCE);
-                subscription.presence.get_or_insert(presence);
             }
         }
+        self.lacks_presence(key, room, presence.unwrap_or(UNKNOWN_PRESENCE));
         lagging.insert(key);
         self.pauses.clients.insert(key);
         sooner(&mut self.pauses.check_at, now + CHECK_INTERVAL);
@@ -132,11 +131,6 @@ impl Chat {
     ) {
         let subscription = self.clients.subscription_mut(key, room);
         if let Some(subscription) = subscription.filter(|one| one.receives_events()) {
-            if let (Some(presence), Some(link)) =
-                (subscription.presence.take(), self.rooms.get_mut(room))
-            {
-                link.lower_presence(presence);
-            }
             let command = ToRoom::Resume {
                 connection: subscription.id.clone(),
                 after: subscription.delivered,

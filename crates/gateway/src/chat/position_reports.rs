@@ -39,7 +39,7 @@ impl Chat {
                     key: PositionKey::Room(room.clone()),
                     at: Some(link.delivered),
                 });
-                if let Some(presence) = link.presence {
+                if let Some(presence) = link.presence_to_store() {
                     server.engine.push(Output::StorePosition {
                         key: PositionKey::Presence(room.clone()),
                         at: Some(presence),
@@ -78,9 +78,10 @@ impl Chat {
             let (key, at) = (PositionKey::Room(room.clone()), Some(delivered));
             server.engine.push(Output::TrackPosition { key, at });
         }
-        let presence = link.presence;
+        let presence = link.presence_to_store();
         if link.reported_presence != presence {
             link.reported_presence = presence;
+            link.is_unsaved = true;
             let (key, at) = (PositionKey::Presence(room.clone()), presence);
             server.engine.push(Output::TrackPosition { key, at });
             self.positions.store_at = Some(server.engine.now() + STORE_DELAY);

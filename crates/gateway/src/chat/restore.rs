@@ -104,6 +104,8 @@ impl Chat {
         };
         for subscription in &mut client.subscriptions {
             let room = &subscription.room;
+            // While a client lacked changes, the stored version of the room is unknown.
+            subscription.presence = None;
             if subscription.id.is_empty() {
                 // Older versions used the id of the client in all its rooms.
                 subscription.id.clone_from(&client.id);

@@ -4,6 +4,7 @@ use crate::ids::ClientId;
 use roomcast_proto::id::{ConnectionId, Epoch};
 use roomcast_proto::link::{Command as ToRoom, PresenceVersion, UNKNOWN_PRESENCE};
 use roomcast_proto::time::{MINUTE, Millis, SECOND};
+use std::collections::HashSet;
 
 /// The maximum number of turns of the event loop for which a request waits for further
 /// commands: as many as a batch of a room waits.
@@ -33,13 +34,13 @@ pub(super) struct RoomLink {
     /// Number of consecutive requests that failed.
     failures: usize,
     last_delivery: LastDelivery,
-    /// The version of the room's presence that all subscribers were told;
-    /// [`UNKNOWN_PRESENCE`] after the gateway was restored without it. `None` before the first delivery.
+    /// The version of the room's presence that the subscribers were told, except for those in
+    /// `lacking`; [`UNKNOWN_PRESENCE`] after the gateway was restored without it. `None` before
+    /// the first delivery.
     pub(super) presence: Option<PresenceVersion>,
-    /// Some subscribers were told only an earlier version than the others, which is
-    /// `presence`.
-    lacks_presence: bool,
-    /// The value of `presence` in the last [`crate::Output::TrackPosition`].
+    /// The subscribers that may lack changes of the presence: see [`super::presence`].
+    pub(super) lacking: HashSet<ClientId>,
+    /// The version in the last [`crate::Output::TrackPosition`].
     pub(super) reported_presence: Option<PresenceVersion>,
     /// The epoch of the log of the room.
     pub(super) epoch: Epoch,
@@ -133,47 +134,13 @@ impl RoomLink {
         self.epoch = epoch;
     }
 
-    /// Returns the version of the presence that the subscribers were told, if they lack
-    /// changes: if it is neither that before a delivery nor that after it.
-    pub(super) fn lacking_presence(
-        &self,
-        before: PresenceVersion,
-        after: PresenceVersion,
-    ) -> Option<PresenceVersion> {
-        // A room of an older version has no versions of the presence.
+    /// Returns the version of the presence to restore after hibernation or a panic. While some
+    /// subscribers lack changes, it is [`UNKNOWN_PRESENCE`], because their versions are not
+    /// stored.
+    pub(super) fn presence_to_store(&self) -> Option<PresenceVersion> {
+        let complete = self.lacking.is_empty();
         self.presence
-            .filter(|told| after != 0 && *told != before && *told != after)
-    }
-
-    /// Advances the version of the presence from `before` to `after`, the version after a
-    /// delivery. If subscribers lack changes, the version stays and is returned.
-    pub(super) fn advance_presence(
-        &mut self,
-        before: PresenceVersion,
-        after: PresenceVersion,
-    ) -> Option<PresenceVersion> {
-        let lacking = self.lacking_presence(before, after);
-        if lacking.is_none() && after != 0 {
-            self.is_unsaved |= self.presence != Some(after);
-            self.presence = Some(after);
-            self.lacks_presence = false;
-        }
-        lacking
-    }
-
-    /// Records that a subscriber was told the presence only up to this version.
-    pub(super) fn lower_presence(&mut self, version: PresenceVersion) {
-        if self.presence == Some(version) {
-            return;
-        }
-        // Which of two versions is the earlier one is not known.
-        let version = match self.lacks_presence {
-            true => UNKNOWN_PRESENCE,
-            false => version,
-        };
-        self.presence = Some(version);
-        self.lacks_presence = true;
-        self.is_unsaved = true;
+            .map(|presence| if complete { presence } else { UNKNOWN_PRESENCE })
     }
 
     /// Returns `true` if the room has no subscribers and no commands in progress.

@@ -27,8 +27,8 @@ impl Chat {
         room: &RoomName,
         after: u64,
     ) {
-        let mut link = self.rooms.get_mut(room);
-        let epoch = (link.as_ref()).map_or_else(Epoch::default, |link| link.epoch.clone());
+        let link = self.rooms.get(room);
+        let epoch = link.map_or_else(Epoch::default, |link| link.epoch.clone());
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
@@ -53,13 +53,11 @@ impl Chat {
         subscription.lagging_at = None;
         subscription.is_paused = false;
         subscription.is_reported = false;
-        let presence = subscription.presence.take();
-        if let (Some(presence), Some(link)) = (presence, &mut link) {
-            link.lower_presence(presence);
-        }
+        let told = subscription.presence;
         if subscription.repairing {
             subscription.repairing = false;
             subscription.epoch = epoch;
+            self.lacks_presence(key, room, told.unwrap_or(UNKNOWN_PRESENCE));
             return self.save(server, key);
         }
         if subscription.state == SubscriptionState::Joining {
@@ -75,12 +73,9 @@ impl Chat {
         } = &mut client.phase
             && pending.remove(room)
         {
-            if let (None, Some(link)) = (presence, link) {
-                // A record of an older version.
-                link.lower_presence(UNKNOWN_PRESENCE);
-            }
             *complete &= requested == (after, epoch);
-            return;
+            // Records of older versions have no version of the presence.
+            return self.lacks_presence(key, room, told.unwrap_or(UNKNOWN_PRESENCE));
         }
         self.save(server, key);
         self.run_waiting(server, key, room);

@@ -132,7 +132,7 @@ impl Room {
                 Some(conn) => {
                     self.gateways.resume(conn);
                     self.feed(conn, after);
-                    // The answer of the gateway says whether the client lacks presence.
+                    // The answer says whether the connection lacks presence.
                     let (to, at) = (subscription.id, self.log.head());
                     self.gateways.queue(gateway, Item::Probe { to, at });
                 }
@@ -534,11 +534,11 @@ impl Room {
                 self.gateways.pause(conn, acknowledgement.number);
             }
         }
-        if let Some(since) = self
-            .gateways
-            .presence_acknowledged(gateway, answer.presence)
-        {
-            self.feed_presence(FeedReceiver::Gateway(gateway.clone()), since);
+        for (since, ids) in &answer.lacking {
+            let conns: Vec<ConnId> = ids.iter().filter_map(|id| self.gateways.find(id)).collect();
+            if !conns.is_empty() {
+                self.feed_presence(FeedReceiver::Remote(gateway.clone(), conns), *since);
+            }
         }
         if acknowledgement.was_unreachable {
             self.probe_gateway(gateway);

@@ -79,6 +79,9 @@ impl Room {
         }
         let change = self.members.add(user, member);
         self.batch.store(change);
+        if let Some(change) = self.presence.departed.remove(user) {
+            self.batch.store(change);
+        }
         let record = LogRecord::info("join").user(user);
         out.push(Output::Log(match connection {
             Some(id) => record.connection(id),
@@ -126,6 +129,9 @@ impl Room {
             return false;
         };
         self.batch.store(change);
+        for change in self.presence.departed.add(&user, now) {
+            self.batch.store(change);
+        }
         self.answer_acknowledgements(&user);
         let removed = self.presence.roster.remove(&user);
         self.presence.log.left(&user, removed.announced);

@@ -40,12 +40,17 @@ impl Room {
         }
     }
 
-    /// Queues the presence of all members for all connections, because queued presence
-    /// updates are lost.
+    /// Queues the presence of all members, and who has left, for all connections, because
+    /// queued events are lost.
     pub(super) fn announce_everybody(&mut self, now: Millis) {
         let users: Vec<UserId> = self.members.users().cloned().collect();
         for user in users {
             let line = self.presence_update(&user, self.presence.roster.status(&user));
+            self.queue_event(&user, line, now);
+        }
+        let departed: Vec<UserId> = self.presence.departed.users().cloned().collect();
+        for user in departed {
+            let line = event::user_left(&self.name, &user);
             self.queue_event(&user, line, now);
         }
     }
@@ -65,11 +70,7 @@ impl Room {
     /// feed waits until their grace period has ended.
     pub(super) fn feed_presence(&mut self, receiver: FeedReceiver, since: PresenceVersion) {
         let at = self.restored_at + self.config.presence_grace;
-        self.presence.feeds.push_back(PresenceFeed {
-            receiver,
-            since,
-            after: None,
-        });
+        self.presence.add_feed(receiver, since);
         self.timers.set_earliest(Timer::PresenceFeed, at);
     }
 
@@ -92,16 +93,12 @@ impl Room {
                 Some((last, next)) if last.has_same_text(&feed) => next,
                 _ => self.feed_text(&feed),
             };
-            if !next.text.is_empty() {
-                bytes += self.send_feed_text(&feed.receiver, &next.text, out);
-            }
-            match (&next.more_after, &feed.receiver) {
-                (Some(after), _) => self.presence.feeds.push_back(PresenceFeed {
+            bytes += self.send_feed_text(&feed.receiver, &next, out);
+            if let Some(after) = &next.more_after {
+                self.presence.feeds.push_back(PresenceFeed {
                     after: Some(after.clone()),
                     ..feed.clone()
-                }),
-                (None, FeedReceiver::Gateway(gateway)) => self.gateways.presence_fed(gateway),
-                (None, FeedReceiver::Connection(_)) => {}
+                });
             }
             text = Some((feed, next));
         }
@@ -114,8 +111,8 @@ impl Room {
     /// Returns `true` if the receiver must not be sent more at present.
     fn has_backlog(&self, receiver: &FeedReceiver) -> bool {
         match receiver {
-            FeedReceiver::Gateway(gateway) => self.gateways.has_texts(gateway),
-            FeedReceiver::Connection(_) => false,
+            FeedReceiver::Remote(gateway, _) => self.gateways.has_backlog(gateway),
+            FeedReceiver::Own(conn) => self.is_stalled(*conn),
         }
     }
 
@@ -143,6 +140,10 @@ impl Room {
                 }
             }
             Changed::Everything => {
+                if feed.after.is_none() {
+                    let departed = self.presence.departed.users();
+                    lines.extend(departed.map(|user| event::user_left(&self.name, user)));
+                }
                 let users = self.members.users_after(feed.after.as_ref());
                 let (users, more) = users.split_at(users.len().min(FEED_USERS));
                 more_after = more.first().and(users.last()).cloned();
@@ -164,16 +165,20 @@ impl Room {
     fn send_feed_text(
         &mut self,
         receiver: &FeedReceiver,
-        text: &str,
+        next: &FeedText,
         out: &mut Vec<Output>,
     ) -> usize {
+        let FeedText { text, more_after } = next;
         match receiver {
-            FeedReceiver::Gateway(gateway) => self.gateways.send_to_all(gateway, text),
-            FeedReceiver::Connection(conn) if self.connections.is_joined(*conn) => {
-                let (conn, frame) = (*conn, text.to_owned());
+            FeedReceiver::Remote(gateway, conns) => {
+                self.gateways
+                    .send_presence(gateway, conns, text, more_after.is_none());
+            }
+            FeedReceiver::Own(conn) if self.connections.is_joined(*conn) && !text.is_empty() => {
+                let (conn, frame) = (*conn, text.clone());
                 out.push(Output::Send { conn, frame });
             }
-            FeedReceiver::Connection(_) => return 0,
+            FeedReceiver::Own(_) => return 0,
         }
         text.len()
     }

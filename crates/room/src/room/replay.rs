@@ -109,7 +109,7 @@ impl Room {
                     .user(&connection.attachment.user)
                     .connection(&connection.attachment.id),
             ));
-            self.feed_presence(FeedReceiver::Connection(conn), version);
+            self.feed_presence(FeedReceiver::Own(conn), version);
         }
     }
 
