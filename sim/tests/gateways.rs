@@ -1013,6 +1013,20 @@ fn failures_found_by_the_model_pass() {
             request(0, Lost),
             Leave { client: 0, room: 1 },
         ],
+        // A client was shown a user who left before its join was announced, and was paused
+        // when both were announced. The version of the presence was the same before and after.
+        vec![
+            connect(2),
+            join(0, 0),
+            Send { client: 0, room: 0 },
+            request(0, Unanswered),
+            EvictRoom { room: 0 },
+            connect(0),
+            join(1, 0),
+            connect(2),
+            join(2, 0),
+            Leave { client: 4, room: 0 },
+        ],
         // Two clients that were told different presence were fed in turn, for ever.
         vec![
             Connect {

@@ -195,6 +195,7 @@ impl Fixture {
                 not,
                 after,
                 at,
+                presence: false,
             },
             text,
         )
@@ -343,6 +344,7 @@ fn ephemeral_events_are_sent_whatever_the_position_is() {
             not: Vec::new(),
             after,
             at: after + 1,
+            presence: false,
         };
         let sent = fixture.push(vec![(item, &text)]);
         assert_eq!(sent, [format!("{expected}{typing}")], "{after}");
@@ -552,6 +554,7 @@ fn an_event_after_the_close_of_its_only_receiver_is_no_violation() {
         not,
         after,
         at,
+        presence: false,
     };
     fixture.number += 1;
     let outputs = fixture.outputs_of(vec![(close, ""), (event, line)]);

@@ -265,6 +265,10 @@ pub enum Item {
         after: u64,
         /// Sequence number of the last event in the text.
         at: u64,
+        /// The text announces all changes of the presence so far. Connections that joined
+        /// before may have been shown changes that were not announced.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        presence: bool,
     },
 }
 

@@ -89,6 +89,8 @@ pub(crate) struct Batch {
     /// Connections of the room's own sockets whose record changes with the members.
     attached: Vec<ConnId>,
     ephemeral: Vec<EphemeralEvent>,
+    /// The batch announces all changes of the presence so far.
+    pub(crate) announces: bool,
     replies: Vec<Reply>,
 }
 
@@ -234,6 +236,12 @@ impl Batch {
     /// Adds an ephemeral event.
     pub(crate) fn broadcast(&mut self, event: EphemeralEvent) {
         self.ephemeral.push(event);
+    }
+
+    /// Adds an event of the presence. The caller adds all of those that wait.
+    pub(crate) fn announce(&mut self, event: EphemeralEvent) {
+        self.announces = true;
+        self.broadcast(event);
     }
 
     /// Drops the items for a closed connection, and the ephemeral events from it. Logged

@@ -25,6 +25,8 @@ pub struct Delivery {
     pub events: SeqRange,
     /// The version of the presence after the batch.
     pub presence: PresenceVersion,
+    /// The shared frame announces all changes of the presence so far.
+    pub announces: bool,
 }
 
 /// A frame for a single connection: private lines, then parts of the shared frame.

@@ -300,7 +300,7 @@ impl GatewayLinks {
             }
         }
         if let Some(text) = &delivery.shared {
-            self.broadcast(text, delivery.events, &excluded);
+            self.broadcast(text, &delivery, &excluded);
         }
         delivery
     }
@@ -325,7 +325,7 @@ impl GatewayLinks {
     }
 
     /// Queues a text for all connections except `excluded`.
-    fn broadcast(&mut self, text: &str, events: SeqRange, excluded: &HashSet<ConnId>) {
+    fn broadcast(&mut self, text: &str, delivery: &Delivery, excluded: &HashSet<ConnId>) {
         for gateway in self.counts.keys() {
             let excluded = excluded
                 .iter()
@@ -336,8 +336,9 @@ impl GatewayLinks {
                 not: excluded
                     .map(|subscription| subscription.id.clone())
                     .collect(),
-                after: events.after,
-                at: events.upto,
+                after: delivery.events.after,
+                at: delivery.events.upto,
+                presence: delivery.announces,
             };
             self.outboxes.queue(gateway, item, text);
         }

@@ -67,6 +67,8 @@ pub struct Room {
     sent_upto: u64,
     /// The version of the presence after that batch.
     sent_presence: PresenceVersion,
+    /// The number of the last batch up to then that announced all changes of the presence.
+    sent_announcement: u64,
     presence: PresenceTracker,
     batch: Batch,
     /// The number of batches since the restart.
@@ -89,6 +91,7 @@ impl Room {
             catch_ups: CatchUpQueue::default(),
             sent_upto: snapshot.bounds.head,
             sent_presence: UNKNOWN_PRESENCE,
+            sent_announcement: 0,
             log: EventLog::new(
                 snapshot.epoch,
                 snapshot.secret,

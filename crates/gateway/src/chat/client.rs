@@ -8,7 +8,7 @@ use roomcast_proto::command::Command;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::limits::Allowance;
-use roomcast_proto::link::{self, ConnectRequest, PresenceVersion};
+use roomcast_proto::link::{self, ConnectRequest, PresenceVersion, UNKNOWN_PRESENCE};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
@@ -165,6 +165,10 @@ pub(super) struct Subscription {
     /// Events were dropped because the client is paused: see [`super::pauses`].
     #[serde(skip)]
     pub(super) is_paused: bool,
+    /// The answer to the join may have shown changes of the presence that the room had not
+    /// announced.
+    #[serde(skip)]
+    pub(super) is_fresh: bool,
     /// The room knows that the client lacks changes of the presence.
     #[serde(skip)]
     pub(super) lack_is_reported: bool,
@@ -238,12 +242,23 @@ impl Subscription {
             repairing: false,
             lagging_at: None,
             is_paused: false,
+            is_fresh: true,
             lack_is_reported: false,
             is_reported: false,
             join_command,
             leave_command: None,
             answer_by: None,
         }
+    }
+
+    /// Records that the client may lack changes of the presence since `told`, the version that
+    /// the subscribers of the room were told, unless it lacks earlier ones.
+    pub(super) fn lacks_presence(&mut self, told: PresenceVersion) {
+        let told = match self.is_fresh {
+            true => UNKNOWN_PRESENCE,
+            false => told,
+        };
+        self.presence.get_or_insert(told);
     }
 
     /// Returns `true` if the client receives the events that follow its position.

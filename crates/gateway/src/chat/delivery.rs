@@ -18,7 +18,7 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::event;
 use roomcast_proto::framing;
 use roomcast_proto::id::{ConnectionId, RoomName};
-use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
+use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed, UNKNOWN_PRESENCE};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
@@ -254,10 +254,20 @@ impl Chat {
         text: &str,
     ) {
         let to = match item {
-            Item::Broadcast { not, after, at, .. } => {
+            Item::Broadcast {
+                not,
+                after,
+                at,
+                presence,
+                ..
+            } => {
                 let up_to = at;
                 let text = RoomText { text, after, up_to };
-                return self.deliver_broadcast(server, delivery, text, &not);
+                self.deliver_broadcast(server, delivery, text, &not);
+                if presence {
+                    self.presence_announced(delivery.room);
+                }
+                return;
             }
             Item::Multicast { to, after, at, .. } => {
                 let up_to = at;
@@ -630,7 +640,7 @@ impl Chat {
         };
         let rights = client.identity.rights(room);
         let id = client.new_subscription_id(server);
-        let presence = self.rooms.get(room).and_then(|link| link.presence);
+        let told = self.rooms.get(room).and_then(|link| link.presence);
         let subscription = client
             .subscription_mut(room)
             .filter(|subscription| subscription.state == SubscriptionState::Joined);
@@ -641,7 +651,7 @@ impl Chat {
         subscription.repairing = true;
         subscription.lagging_at = Some(subscription.delivered);
         // Until the room answers, the client is told no presence.
-        subscription.presence = subscription.presence.or(presence);
+        subscription.lacks_presence(told.unwrap_or(UNKNOWN_PRESENCE));
         subscription.id.clone_from(&id);
         let position = Position {
             since: Some(subscription.delivered),

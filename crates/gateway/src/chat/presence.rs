@@ -14,17 +14,12 @@ use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::link::PresenceVersion;
 
 impl Chat {
-    /// Records that a client may lack changes of the presence since a version, unless it lacks
-    /// earlier ones.
-    pub(super) fn lacks_presence(
-        &mut self,
-        key: ClientId,
-        room: &RoomName,
-        since: PresenceVersion,
-    ) {
+    /// Records that a client may lack changes of the presence: see
+    /// [`Subscription::lacks_presence`](super::client::Subscription::lacks_presence).
+    pub(super) fn lacks_presence(&mut self, key: ClientId, room: &RoomName, told: PresenceVersion) {
         let subscription = self.clients.subscription_mut(key, room);
         if let (Some(subscription), Some(link)) = (subscription, self.rooms.get_mut(room)) {
-            subscription.presence.get_or_insert(since);
+            subscription.lacks_presence(told);
             subscription.lack_is_reported = false;
             link.lacking.insert(key);
         }
@@ -49,10 +44,25 @@ impl Chat {
         for key in link.subscribers.clone() {
             let subscription = self.clients.subscription(key, room);
             let lacks = subscription.is_some_and(|one| {
-                one.presence.is_some() || (told != after && one.receives_events())
+                let missed = told != after || one.is_fresh;
+                one.presence.is_some() || (missed && one.receives_events())
             });
             if lacks {
                 self.lacks_presence(key, room, told);
+            }
+        }
+    }
+
+    /// Records that the subscribers were sent all changes so far.
+    pub(super) fn presence_announced(&mut self, room: &RoomName) {
+        let Some(link) = self.rooms.get(room) else {
+            return;
+        };
+        for key in &link.subscribers {
+            if let Some(subscription) = self.clients.subscription_mut(*key, room)
+                && subscription.receives_events()
+            {
+                subscription.is_fresh = false;
             }
         }
     }

@@ -106,6 +106,7 @@ impl Chat {
             let room = &subscription.room;
             // While a client lacked changes, the stored version of the room is unknown.
             subscription.presence = None;
+            subscription.is_fresh = false;
             if subscription.id.is_empty() {
                 // Older versions used the id of the client in all its rooms.
                 subscription.id.clone_from(&client.id);

@@ -124,6 +124,7 @@ impl Room {
             let is_own = !connection.attachment.remote;
             is_own && connection.catch_up.is_some() && connection.stalled_at.is_none()
         });
+        let announces = batch.announces;
         let delivery = batch.into_delivery(
             self.batches,
             events,
@@ -135,6 +136,7 @@ impl Room {
         let presence = self.presence.log.version();
         out.push(Output::Deliver(Delivery {
             presence,
+            announces,
             ..delivery
         }));
         self.finish_leave(now, out);

@@ -369,6 +369,9 @@ impl Room {
             Output::Deliver(delivery) => {
                 self.sent_upto = delivery.events.upto;
                 self.sent_presence = delivery.presence;
+                if delivery.announces {
+                    self.sent_announcement = delivery.batch;
+                }
                 let mut delivery = self.gateways.route_delivery(delivery);
                 if !self.catch_ups.stalled().is_empty() {
                     self.cut_frames_of_stalled(&mut delivery);

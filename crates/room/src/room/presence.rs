@@ -28,7 +28,7 @@ impl Room {
     pub(super) fn flush_presence(&mut self) {
         self.timers.stop(Timer::PresenceFlush);
         for event in self.presence.take_queue() {
-            self.batch.broadcast(event);
+            self.batch.announce(event);
         }
         self.presence.log.announce_members();
         for change in self.presence.roster.take_changes() {
@@ -36,7 +36,7 @@ impl Room {
             log.announce_status(&change.user, change.before, change.status);
             let line = self.presence_update(&change.user, change.status);
             let except = Except::User(change.user);
-            self.batch.broadcast(EphemeralEvent { except, line });
+            self.batch.announce(EphemeralEvent { except, line });
         }
     }
 

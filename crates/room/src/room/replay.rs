@@ -10,6 +10,7 @@ use crate::seq_range::SeqRange;
 use crate::timers::Timer;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::event;
+use roomcast_proto::link::UNKNOWN_PRESENCE;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 
@@ -147,7 +148,14 @@ impl Room {
         if connection.stalled_at.is_some() {
             return;
         }
-        connection.stall(self.sent_presence, now);
+        // The answer to its join may have shown changes that were not announced.
+        let is_fresh = connection.live_from > self.sent_announcement;
+        let told = if is_fresh {
+            UNKNOWN_PRESENCE
+        } else {
+            self.sent_presence
+        };
+        connection.stall(told, now);
         let attachment = &connection.attachment;
         if attachment.joined {
             // A live connection has received every delivery since it joined. It may have
