@@ -23,7 +23,6 @@ use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
-use roomcast_room::log::LogBounds;
 use roomcast_room::{ConnId, ConnectRequest, Frame, Room, Snapshot};
 use std::hint::black_box;
 use std::rc::Rc;
@@ -48,11 +47,7 @@ fn room() -> Room {
     let snapshot = Snapshot {
         life: "1".into(),
         epoch: Epoch::trusted("e"),
-        secret: Default::default(),
-        bounds: LogBounds::default(),
-        members: Default::default(),
-        journal: Vec::new(),
-        recent: None,
+        ..Snapshot::default()
     };
     Room::new(RoomName::trusted("bench"), config.room.clone(), snapshot)
 }

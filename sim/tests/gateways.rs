@@ -1027,6 +1027,39 @@ fn failures_found_by_the_model_pass() {
             join(2, 0),
             Leave { client: 4, room: 0 },
         ],
+        // A gateway panicked twice, the second time while a client lacked changes of the
+        // presence, and forgot that.
+        vec![
+            Connect {
+                user: 0,
+                gateway: 1,
+            },
+            Connect {
+                user: 1,
+                gateway: 1,
+            },
+            join(1, 1),
+            Disconnect { client: 1 },
+            join(0, 1),
+            Request {
+                gateway: 1,
+                room: 1,
+                outcome: Arrives,
+            },
+            Push {
+                room: 1,
+                gateway: 1,
+                outcome: Arrives,
+            },
+            Wait { millis: 6_000 },
+            PanicGateway { gateway: 1 },
+            Push {
+                room: 1,
+                gateway: 1,
+                outcome: Arrives,
+            },
+            PanicGateway { gateway: 1 },
+        ],
         // Two clients that were told different presence were fed in turn, for ever.
         vec![
             Connect {

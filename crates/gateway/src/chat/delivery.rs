@@ -640,7 +640,6 @@ impl Chat {
         };
         let rights = client.identity.rights(room);
         let id = client.new_subscription_id(server);
-        let told = self.rooms.get(room).and_then(|link| link.presence);
         let subscription = client
             .subscription_mut(room)
             .filter(|subscription| subscription.state == SubscriptionState::Joined);
@@ -650,8 +649,6 @@ impl Chat {
         };
         subscription.repairing = true;
         subscription.lagging_at = Some(subscription.delivered);
-        // Until the room answers, the client is told no presence.
-        subscription.lacks_presence(told.unwrap_or(UNKNOWN_PRESENCE));
         subscription.id.clone_from(&id);
         let position = Position {
             since: Some(subscription.delivered),
@@ -663,6 +660,9 @@ impl Chat {
             .engine
             .log(LogRecord::info("repair").room(room).connection(&client.id));
         self.positions.mark_lagging(room, &client.id);
+        // Until the room answers, the client is told no presence.
+        let told = self.rooms.get(room).and_then(|link| link.presence);
+        self.lacks_presence(key, room, told.unwrap_or(UNKNOWN_PRESENCE));
         let (id, again) = (None, true);
         self.forward(server, room, ToRoom::Join { request, id, again });
         self.save(server, key);

@@ -53,11 +53,11 @@ impl Chat {
         subscription.lagging_at = None;
         subscription.is_paused = false;
         subscription.is_reported = false;
+        subscription.lack_is_reported = false;
         let told = subscription.presence;
         if subscription.repairing {
             subscription.repairing = false;
             subscription.epoch = epoch;
-            self.lacks_presence(key, room, told.unwrap_or(UNKNOWN_PRESENCE));
             return self.save(server, key);
         }
         if subscription.state == SubscriptionState::Joining {
