@@ -12,6 +12,7 @@ use crate::output::Change;
 use crate::user_order::UserOrder;
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::id::UserId;
+use roomcast_proto::reader;
 use roomcast_proto::time::Millis;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
@@ -95,7 +96,7 @@ impl Members {
         for row in journal {
             // Only a later version can have written an unreadable row, so it is skipped.
             // The cursors in it fall back, and their clients receive some events again.
-            let entries: Vec<JournalEntry> = serde_json::from_str(row).unwrap_or_default();
+            let entries: Vec<JournalEntry> = reader::from_str(row).unwrap_or_default();
             for entry in entries {
                 if let Some(member) = restored.map.get_mut(&entry.user) {
                     member.restore(&entry);
