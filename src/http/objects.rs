@@ -10,6 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use roomcast_gateway::ConnectInfo;
 use roomcast_gateway::handshake::Ask;
 use roomcast_proto::error::Error;
+use roomcast_proto::reader;
 use roomcast_room::service::Request as ServiceRequest;
 use wasm_bindgen::JsValue;
 use worker::{Headers, Response};
@@ -133,7 +134,7 @@ pub(super) fn relay_text(status: u16, body: String) -> HandlerResult {
     if status < 400 {
         return json_response(status, body.into_bytes());
     }
-    match serde_json::from_str::<Error>(&body) {
+    match reader::from_str::<Error>(&body) {
         Ok(error) => Err(error.into()),
         Err(_) => Err(internal(format!("an object answered with status {status}"))),
     }

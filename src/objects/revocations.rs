@@ -27,6 +27,7 @@ use js_sys::Promise;
 use roomcast_auth::revocation::{NoticePass, Page, RevocationList};
 use roomcast_proto::error::{Error as ClientError, ErrorCode};
 use roomcast_proto::raw_object::MAX_SAFE_INTEGER;
+use roomcast_proto::reader;
 use roomcast_proto::retry::MAX_REQUESTS;
 use roomcast_proto::time::{DAY, Millis, SECOND};
 use std::rc::Rc;
@@ -93,7 +94,7 @@ impl Revocations {
 }
 
 async fn handle(host: Rc<Host<ActiveRegistry>>, mut request: Request) -> Result<Response> {
-    let request: RegistryRequest = serde_json::from_str(&request.text().await?)?;
+    let request: RegistryRequest = reader::from_str(&request.text().await?)?;
     failpoint::fails(Point::Registry)?;
     let mut alarm = None;
     let answer = host.try_with_active(|registry| {
@@ -163,14 +164,14 @@ struct RegisteredRow {
 /// Delivers a [`RevocationDelta`](roomcast_auth::revocation::RevocationDelta) to a
 /// [`RegisteredObject`].
 async fn notify(env: &Env, object: &str, delta: String) -> Result<NoticeAnswer> {
-    let (binding, name, header) = match serde_json::from_str(object)? {
+    let (binding, name, header) = match reader::from_str(object)? {
         RegisteredObject::Room(name) => (ROOMS, name, headers::ROOM),
         RegisteredObject::Gateway(name) => (GATEWAYS, name, headers::GATEWAY),
     };
     let headers = [(header, name.as_str()), (headers::REVOKED, "1")];
     // The alarm repeats notices that fail.
     match ask(env, binding, &name, &headers, delta, Repeat::Never).await? {
-        (200, answer) => Ok(serde_json::from_str(&answer)?),
+        (200, answer) => Ok(reader::from_str(&answer)?),
         (status, _) => Err(Error::RustError(format!(
             "{object} answered with status {status}"
         ))),
@@ -196,7 +197,7 @@ impl Active for ActiveRegistry {
         let rows = db.query("SELECT record FROM revocations", &[])?;
         let list = rows
             .iter()
-            .filter_map(|row| serde_json::from_str(&text(row, 0)).ok())
+            .filter_map(|row| reader::from_str(&text(row, 0)).ok())
             .collect();
         let head = db.meta(HEAD_KEY).and_then(|head| head.parse().ok());
         Ok(ActiveRegistry {

@@ -14,6 +14,7 @@ use crate::runtime::sql::{Db, js, text};
 use crate::runtime::time::now;
 use js_sys::Promise;
 use roomcast_proto::limits::KeyedRateLimiter;
+use roomcast_proto::reader;
 use roomcast_proto::time::{MINUTE, Millis};
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
@@ -54,7 +55,7 @@ impl Tickets {
 }
 
 async fn handle(host: Rc<Host<ActiveTickets>>, mut request: Request) -> Result<Response> {
-    let request: TicketRequest = serde_json::from_str(&request.text().await?)?;
+    let request: TicketRequest = reader::from_str(&request.text().await?)?;
     let config = settings::of_object(&host.env)?;
     let mut set_clean_alarm = false;
     let answer = host.try_with_active(|active| {

@@ -338,13 +338,21 @@ fn replace_one(glue: &str, from: &str, to: &str) -> Result<String> {
 
 /// Optimizes for size, twice: the second pass removes another 900 bytes of the deployed
 /// module. Strips the names of functions, a tenth of the module.
+///
+/// `--low-memory-unused` makes it 4,600 bytes smaller: wasm-opt then moves constants below 1024
+/// from additions into the offsets of loads and stores. This differs only for an address that
+/// wraps around into the first kilobyte of the memory, which is the end of the stack.
+///
+/// The functions are sorted by their names, so that instances of the same generic function are
+/// next to each other: gzip then removes another 8,600 bytes.
 fn optimize(root: &Path, out: &Path) -> Result<()> {
     let file = out.join("index_bg.wasm");
     let mut command = npm_tool(root, "wasm-opt");
     command
         .arg(&file)
         .args(WASM_FEATURES)
-        .args(["-Os", "-Os", "--strip-debug"])
+        .args(["--low-memory-unused", "-Os", "-Os"])
+        .args(["--reorder-functions-by-name", "--strip-debug"])
         .arg("-o")
         .arg(&file);
     succeed(command, "wasm-opt")

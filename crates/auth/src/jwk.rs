@@ -2,8 +2,9 @@
 //! can verify tokens are used.
 
 use base64ct::{Base64UrlUnpadded, Encoding};
+use roomcast_proto::reader;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::value::RawValue;
 use std::rc::Rc;
 
 /// Allowed lengths of RSA keys in bits. The minimum is that of RFC 7518, 3.3; the maximum
@@ -95,8 +96,8 @@ struct Jwk {
 impl Named {
     /// Reads a JWK. Returns `None` for keys we do not support: keys for encryption,
     /// symmetric keys, and keys of other algorithms or unknown types.
-    fn read(json: &serde_json::Value) -> Result<Option<Self>, KeySetError> {
-        let jwk = Jwk::deserialize(json).map_err(|_| KeySetError::Malformed)?;
+    fn read(json: &str) -> Result<Option<Self>, KeySetError> {
+        let jwk: Jwk = reader::from_str(json).map_err(|_| KeySetError::Malformed)?;
         if jwk.intent.is_some_and(|intent| intent != "sig")
             || jwk
                 .key_ops
@@ -116,42 +117,44 @@ impl Named {
         {
             return Ok(None);
         }
-        let bytes = |field: &Option<String>| {
-            let text = field.as_deref().ok_or(KeySetError::Malformed)?;
-            Base64UrlUnpadded::decode_vec(text).map_err(|_| KeySetError::Malformed)
+        let decode = |field: &Option<String>| -> Result<(String, Vec<u8>), KeySetError> {
+            let text = field.clone().ok_or(KeySetError::Malformed)?;
+            let bytes = Base64UrlUnpadded::decode_vec(&text).map_err(|_| KeySetError::Malformed)?;
+            Ok((text, bytes))
         };
         // The coordinates of both curves have 32 bytes (RFC 7518, 6.2.1.2; RFC 8037, 2).
-        let coordinate = |field| match bytes(field)?.len() {
-            32 => Ok(()),
+        let coordinate = |field| match decode(field)? {
+            (text, bytes) if bytes.len() == 32 => Ok(text),
             _ => Err(KeySetError::Malformed),
         };
+        // Base64url needs no escapes in JSON.
         let key = match algorithm {
             Algorithm::EdDsa => {
-                coordinate(&jwk.x)?;
-                json!({ "kty": "OKP", "crv": "Ed25519", "x": jwk.x })
+                let x = coordinate(&jwk.x)?;
+                format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#)
             }
             Algorithm::Es256 => {
-                coordinate(&jwk.x)?;
-                coordinate(&jwk.y)?;
-                json!({ "kty": "EC", "crv": "P-256", "x": jwk.x, "y": jwk.y })
+                let (x, y) = (coordinate(&jwk.x)?, coordinate(&jwk.y)?);
+                format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#)
             }
             Algorithm::Rs256 => {
-                if !RSA_BITS.contains(&bits(&bytes(&jwk.n)?)) {
+                let (n, modulus) = decode(&jwk.n)?;
+                if !RSA_BITS.contains(&bits(&modulus)) {
                     return Err(KeySetError::WeakRsa);
                 }
-                let exponent = bytes(&jwk.e)?;
+                let (e, exponent) = decode(&jwk.e)?;
                 // With an exponent of 1 every text is its own signature. Real keys use 65537.
                 if !(2..=32).contains(&bits(&exponent)) {
                     return Err(KeySetError::WeakRsa);
                 }
-                json!({ "kty": "RSA", "n": jwk.n, "e": jwk.e })
+                format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#)
             }
         };
         Ok(Some(Named {
             kid: jwk.kid,
             key: Rc::new(PublicKey {
                 algorithm,
-                jwk: key.to_string(),
+                jwk: key,
             }),
         }))
     }
@@ -185,16 +188,17 @@ impl KeySet {
 
     fn read(json: &str, strict: bool) -> Result<Self, KeySetError> {
         #[derive(Deserialize)]
-        struct Set {
-            keys: Vec<serde_json::Value>,
+        struct Set<'a> {
+            #[serde(borrow)]
+            keys: Vec<&'a RawValue>,
         }
         if json.len() > MAX_JWKS {
             return Err(KeySetError::NotAKeySet);
         }
-        let set: Set = serde_json::from_str(json).map_err(|_| KeySetError::NotAKeySet)?;
+        let set: Set<'_> = reader::from_str(json).map_err(|_| KeySetError::NotAKeySet)?;
         let mut keys = Vec::new();
         for key in set.keys.iter().take(MAX_KEYS) {
-            match Named::read(key) {
+            match Named::read(key.get()) {
                 Ok(key) => keys.extend(key),
                 Err(error) if strict => return Err(error),
                 Err(_) => {}
@@ -211,7 +215,7 @@ impl KeySet {
 mod tests {
     use super::*;
     use roomcast_harness::KeyPair;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     fn jwk(json: Value) -> Result<KeySet, KeySetError> {
         KeySet::strict(&json!({ "keys": [json] }).to_string())

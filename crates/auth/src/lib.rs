@@ -22,6 +22,7 @@
 mod authenticator;
 mod credentials;
 pub mod jwk;
+mod jwt;
 pub mod keys;
 pub mod origin;
 pub mod registration;

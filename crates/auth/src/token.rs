@@ -1,16 +1,18 @@
 //! Verification of JSON Web Tokens (RFC 7519) and their claims.
 
+use crate::jwt::UnverifiedToken;
 use crate::keys::{Keys, VerifyError};
 use crate::revocation::MAX_JTI;
-use chrono::{DateTime, TimeDelta, Utc};
-use jwt_compact::UntrustedToken;
 use roomcast_proto::access::{self, Identity, Rights, RoomPatterns, TokenId};
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::id::UserId;
-use roomcast_proto::time::Millis;
+use roomcast_proto::raw_object::RawObject;
+use roomcast_proto::reader;
+use roomcast_proto::time::{Millis, SECOND};
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use std::fmt;
+use serde::de::{Deserializer, Error as _};
+use serde_json::value::RawValue;
+use std::ops::RangeInclusive;
 
 /// Tolerance in seconds for `nbf` and `iat`, because clocks differ. `exp` has none: a
 /// connection that its token has closed must not be opened again by the same token.
@@ -30,6 +32,12 @@ pub(crate) struct ClaimRules<'a> {
 /// the token invalid.
 #[derive(Deserialize)]
 struct Claims {
+    #[serde(default, deserialize_with = "time")]
+    exp: Option<i64>,
+    #[serde(default, deserialize_with = "time")]
+    nbf: Option<i64>,
+    #[serde(default, deserialize_with = "time")]
+    iat: Option<i64>,
     sub: Option<String>,
     iss: Option<String>,
     aud: Option<Audience>,
@@ -38,19 +46,30 @@ struct Claims {
     jti: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Audience {
-    One(String),
-    Many(Vec<String>),
+/// The times in seconds since 1970 that a claim may have: a quarter of a million years before
+/// and after.
+const TIMES: RangeInclusive<i64> = -8_334_601_228_800..=8_210_266_876_799;
+
+/// Reads a time, which may have a fraction (RFC 7519, 2). `f64` represents all [`TIMES`] exactly.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<i64>, D::Error> {
+    let seconds = f64::deserialize(deserializer)? as i64;
+    match TIMES.contains(&seconds) {
+        true => Ok(Some(seconds)),
+        false => Err(D::Error::custom("a time out of range")),
+    }
 }
 
-impl Audience {
-    fn contains(&self, wanted: &str) -> bool {
-        match self {
-            Audience::One(audience) => audience == wanted,
-            Audience::Many(audiences) => audiences.iter().any(|audience| audience == wanted),
-        }
+/// The claim `aud`: a string or a list of strings.
+struct Audience(Vec<String>);
+
+impl<'de> Deserialize<'de> for Audience {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let json = <&RawValue>::deserialize(deserializer)?.get();
+        let audiences = match json.starts_with('[') {
+            true => reader::from_str(json),
+            false => reader::from_str(json).map(|audience| vec![audience]),
+        };
+        audiences.map(Audience).map_err(D::Error::custom)
     }
 }
 
@@ -59,49 +78,30 @@ struct RoomsClaim(RoomPatterns);
 
 impl<'de> Deserialize<'de> for RoomsClaim {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Rooms;
-        impl<'de> Visitor<'de> for Rooms {
-            type Value = RoomsClaim;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of room patterns, or a map from pattern to rights")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(
-                self,
-                mut list: A,
-            ) -> std::result::Result<RoomsClaim, A::Error> {
-                let mut patterns = Vec::new();
-                while let Some(pattern) = list.next_element::<String>()? {
-                    patterns.push((pattern, Rights::MEMBER));
-                }
-                Ok(RoomsClaim(RoomPatterns::new(patterns)))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                mut map: A,
-            ) -> std::result::Result<RoomsClaim, A::Error> {
-                let mut patterns = Vec::new();
-                while let Some((pattern, names)) = map.next_entry::<String, Vec<String>>()? {
-                    let rights = names
-                        .iter()
-                        .filter_map(|name| Rights::parse(name))
-                        .fold(Rights::NONE, Rights::with);
-                    patterns.push((pattern, rights));
-                }
-                Ok(RoomsClaim(RoomPatterns::new(patterns)))
-            }
-        }
-        deserializer.deserialize_any(Rooms)
+        let json = <&RawValue>::deserialize(deserializer)?.get();
+        let patterns = match json.starts_with('[') {
+            true => members_of(json),
+            false => rights_of(json),
+        };
+        let patterns = patterns.map(|patterns| RoomsClaim(RoomPatterns::new(patterns)));
+        patterns.ok_or_else(|| D::Error::custom("expected a list or a map of room patterns"))
     }
 }
 
-/// Fields of a token's header that the library does not read.
-#[derive(Clone, Deserialize)]
-struct ExtraHeader {
-    /// Extensions that a recipient must understand (RFC 7515, 4.1.11). We support none.
-    crit: Option<IgnoredAny>,
+fn members_of(list: &str) -> Option<Vec<(String, Rights)>> {
+    let patterns: Vec<String> = reader::from_str(list).ok()?;
+    let patterns = patterns.into_iter();
+    Some(patterns.map(|name| (name, Rights::MEMBER)).collect())
+}
+
+fn rights_of(map: &str) -> Option<Vec<(String, Rights)>> {
+    let mut patterns = Vec::new();
+    for (pattern, names) in RawObject::parse(map, "rooms").ok()?.fields() {
+        let names: Vec<String> = reader::from_str(names.get()).ok()?;
+        let rights = names.iter().filter_map(|name| Rights::parse(name));
+        patterns.push((pattern.to_owned(), rights.fold(Rights::NONE, Rights::with)));
+    }
+    Some(patterns)
 }
 
 /// Verifies the signature and the claims of a token and returns its identity. Does not
@@ -115,49 +115,49 @@ pub(crate) fn verify(
     if token.len() > access::MAX_TOKEN {
         return Err(invalid("is longer than 16384 bytes"));
     }
-    let untrusted: UntrustedToken<'_, ExtraHeader> =
-        token.try_into().map_err(|_| invalid("is not a JWT"))?;
-    if untrusted.header().other_fields.crit.is_some() {
+    let unverified = UnverifiedToken::parse(token).ok_or_else(|| invalid("is not a JWT"))?;
+    if unverified.header.crit.is_some() {
         return Err(invalid("uses extensions (`crit`), which are not supported"));
     }
-    let verified = keys.verify::<Claims, _>(token, &untrusted);
-    let claims = verified.map_err(|why| match why {
+    let verified = keys.verify(token, &unverified);
+    verified.map_err(|why| match why {
         VerifyError::BadSignature => invalid("is not signed with a key of this server"),
-        VerifyError::BadClaims => invalid("has a claim of a wrong type"),
         VerifyError::Ambiguous => invalid("has no `kid`, and several keys match"),
         VerifyError::NoKeysYet => Error::internal(),
     })?;
+    let claims: Claims = unverified
+        .claims()
+        .ok_or_else(|| invalid("has a claim of a wrong type"))?;
     let expires = check_times(&claims, now)?;
 
-    let custom = claims.custom;
-    let user = custom.sub.ok_or_else(|| invalid("has no `sub`"))?;
+    let user = claims.sub.ok_or_else(|| invalid("has no `sub`"))?;
     let user = UserId::parse(&user).ok_or_else(|| {
         invalid("has an invalid `sub`: it must be 1 to 128 of A-Z a-z 0-9 . _ : -")
     })?;
-    if rules.issuer.is_some() && custom.iss.as_deref() != rules.issuer {
+    if rules.issuer.is_some() && claims.iss.as_deref() != rules.issuer {
         return Err(invalid("has the wrong `iss`"));
     }
     if let Some(wanted) = rules.audience
-        && !custom.aud.is_some_and(|audience| audience.contains(wanted))
+        && !claims
+            .aud
+            .is_some_and(|audience| audience.0.iter().any(|audience| audience == wanted))
     {
         return Err(invalid("has the wrong `aud`"));
     }
-    if custom.jti.as_ref().is_some_and(|jti| jti.len() > MAX_JTI) {
+    if claims.jti.as_ref().is_some_and(|jti| jti.len() > MAX_JTI) {
         return Err(invalid("has a `jti` of more than 256 bytes"));
     }
     Ok(Identity {
         user,
         expires,
-        service: custom.role.as_deref() == Some("service"),
-        patterns: match custom.rooms {
+        service: claims.role.as_deref() == Some("service"),
+        patterns: match claims.rooms {
             Some(RoomsClaim(patterns)) => patterns,
             None => rules.default_rooms.clone(),
         },
         token: TokenId {
-            issued: claims
-                .issued_at
-                .and_then(|at| u64::try_from(at.timestamp()).ok()),
-            jti: custom.jti,
+            issued: claims.iat.and_then(|iat| u64::try_from(iat).ok()),
+            jti: claims.jti,
         },
     })
 }
@@ -168,22 +168,17 @@ fn invalid(what: &str) -> Error {
 }
 
 /// Checks `exp`, `nbf` and `iat`, and returns the time at which the token expires.
-fn check_times<T>(claims: &jwt_compact::Claims<T>, now: Millis) -> Result<Millis> {
-    let at = i64::try_from(now)
-        .ok()
-        .and_then(DateTime::<Utc>::from_timestamp_millis)
-        .ok_or_else(Error::internal)?;
-    let leeway = TimeDelta::seconds(LEEWAY_SECONDS);
-    let expires = claims.expiration.ok_or_else(|| invalid("has no `exp`"))?;
-    // The library's check of `nbf` subtracts the leeway and panics if the result is before
-    // the first time that it can represent.
-    if claims.not_before.is_some_and(|from| from > at + leeway) {
+fn check_times(claims: &Claims, now: Millis) -> Result<Millis> {
+    let millis = |seconds: i64| u64::try_from(seconds).unwrap_or_default() * SECOND;
+    let expires = claims.exp.ok_or_else(|| invalid("has no `exp`"))?;
+    let latest = now + millis(LEEWAY_SECONDS);
+    if claims.nbf.is_some_and(|nbf| millis(nbf) > latest) {
         return Err(invalid("is not valid yet (`nbf`)"));
     }
-    if claims.issued_at.is_some_and(|issued| issued > at + leeway) {
+    if claims.iat.is_some_and(|iat| millis(iat) > latest) {
         return Err(invalid("was issued in the future (`iat`)"));
     }
-    let expires = u64::try_from(expires.timestamp_millis()).unwrap_or_default();
+    let expires = millis(expires);
     match expires > now {
         true => Ok(expires),
         false => Err(invalid("has expired")),
@@ -208,6 +203,7 @@ pub(crate) fn issue(
     rooms: Option<&[String]>,
     expires: Millis,
 ) -> Result<String> {
+    use chrono::{DateTime, Utc};
     use jwt_compact::AlgorithmExt;
     use jwt_compact::alg::Hs256;
     use roomcast_proto::error::ErrorCode;
@@ -254,8 +250,8 @@ mod tests {
         let auth = Authenticator::of_secret(SECRET);
         let now = now();
         let at = now as Millis * 1_000;
-        let first = DateTime::<Utc>::MIN_UTC.timestamp();
-        let last = DateTime::<Utc>::MAX_UTC.timestamp();
+        let first = *TIMES.start();
+        let last = *TIMES.end();
         for (claim, time, is_good) in [
             ("nbf", first, true),
             ("nbf", now + LEEWAY_SECONDS, true),

@@ -2,6 +2,7 @@
 
 use crate::handshake::Error as HandshakeError;
 use engineioxide_core::Packet;
+use roomcast_proto::answer::to_json;
 use serde_json::json;
 
 /// The separator of the packets of a polling payload.
@@ -37,7 +38,7 @@ impl Answer {
     pub(crate) fn too_large() -> Self {
         Answer {
             status: 413,
-            body: json!({ "code": 3, "message": "Payload too large" }).to_string(),
+            body: to_json(&json!({ "code": 3, "message": "Payload too large" })),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! <https://socket.io/docs/v4/engine-io-protocol/>.
 
 use crate::config::MAX_SHARDS;
+use roomcast_proto::answer::to_json;
 use serde_json::json;
 
 /// The supported version of the protocol: `EIO` of the query.
@@ -33,7 +34,7 @@ impl Error {
             Error::BadRequest => (3, "Bad request"),
             Error::Version => (5, "Unsupported protocol version"),
         };
-        json!({ "code": code, "message": message }).to_string()
+        to_json(&json!({ "code": code, "message": message }))
     }
 }
 

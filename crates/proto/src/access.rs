@@ -54,6 +54,7 @@ impl Rights {
 /// followed by `*`. The longest matching pattern decides; at equal length, a full name
 /// wins over a prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct RoomPatterns(Vec<(String, Rights)>);
 
 impl RoomPatterns {

@@ -8,6 +8,7 @@ use crate::position::Position;
 use crate::raw_object::{
     self, BOOLEAN, EPOCH, EVENT, Field, MESSAGE_ID, ROOM, RawObject, TEXT, USER, WHOLE,
 };
+use crate::reader;
 use crate::status::Status;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
@@ -128,12 +129,12 @@ impl<'de> Deserialize<'de> for Command {
 /// The position of `joinRoom`, in the serde form.
 const POSITION: Field<Position> = Field {
     expected: "a position",
-    read: |json| serde_json::from_str(json).ok(),
+    read: |json| reader::from_str(json).ok(),
 };
 
 const STATUS: Field<Status> = Field {
     expected: "online, away, busy or offline",
-    read: |json| serde_json::from_str(json).ok(),
+    read: |json| reader::from_str(json).ok(),
 };
 
 const LIMIT: Field<u64> = Field {

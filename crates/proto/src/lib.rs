@@ -14,7 +14,7 @@
 //! | [`command`], [`framing`] | the commands of clients, and the native framing |
 //! | [`event`], [`event_name`], [`envelope`], [`answer`] | the events and answers of the server |
 //! | [`http`] | requests and responses of the HTTP API |
-//! | [`raw_object`], [`json`] | reading and writing JSON |
+//! | [`raw_object`], [`reader`], [`json`] | reading and writing JSON |
 //! | [`limits`] | rate limits, flood protection, slow consumers |
 //! | [`link`] | messages between rooms and gateways |
 //! | [`retry`] | failures of requests between objects, and their retries |
@@ -44,6 +44,7 @@ pub mod log_text;
 pub mod name;
 pub mod position;
 pub mod raw_object;
+pub mod reader;
 pub mod retry;
 #[cfg(feature = "schema")]
 pub mod schema;

@@ -16,6 +16,7 @@ use crate::command;
 use crate::disconnect::Disconnect;
 use crate::id::{ConnectionId, Epoch, GatewayName, RoomName, UserId};
 use crate::position::Position;
+use crate::reader;
 use crate::status::Status;
 use crate::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -348,7 +349,7 @@ impl Push {
     /// `None` if the body is malformed.
     pub fn parse(body: &str) -> Option<(Push, Vec<&str>)> {
         let (header, mut rest) = body.split_once('\n')?;
-        let push: Push = serde_json::from_str(header).ok()?;
+        let push: Push = reader::from_str(header).ok()?;
         let mut texts = Vec::with_capacity(push.items.len());
         for item in &push.items {
             let (text, after) = rest.split_at_checked(item.bytes())?;
@@ -366,15 +367,15 @@ mod tests {
     #[test]
     fn the_form_of_commands_of_connections_is_stable() {
         let json = r#"{"Execute":{"connection":"c","id":7,"command":{"Send":{"room":"r","body":{"Message":{"fields":{"content": 1.50}}},"volatile":false}}}}"#;
-        let command: Command = serde_json::from_str(json).expect("a command");
+        let command: Command = reader::from_str(json).expect("a command");
         assert_eq!(command.connection(), "c");
         assert_eq!(serde_json::to_string(&command).expect("JSON"), json);
         let json = r#"{"Execute":{"connection":"c","command":{"Presence":{"status":"away"}}}}"#;
-        let command: Command = serde_json::from_str(json).expect("a command");
+        let command: Command = reader::from_str(json).expect("a command");
         assert_eq!(serde_json::to_string(&command).expect("JSON"), json);
         // As older versions send it.
         let json = r#"{"Frame":{"connection":"c","frame":"{\"event\":\"sync\"}"}}"#;
-        let command: Command = serde_json::from_str(json).expect("a command");
+        let command: Command = reader::from_str(json).expect("a command");
         assert_eq!(command.connection(), "c");
     }
 
@@ -387,7 +388,7 @@ mod tests {
             r#"{"Refresh":{"connection":"c:1","rights":1,"expires":9}}"#,
             r#"{"Resume":{"connection":"c:1","after":3}}"#,
         ] {
-            let command: Command = serde_json::from_str(json).expect("a command");
+            let command: Command = reader::from_str(json).expect("a command");
             assert_eq!(serde_json::to_string(&command).expect("JSON"), json);
         }
         for json in [
@@ -401,16 +402,16 @@ mod tests {
             r#"{"Many":{"to":["c:1","d:1"],"bytes":3,"after":1,"at":2}}"#,
             r#"{"All":{"bytes":3,"not":["c:1"],"after":1,"at":2}}"#,
         ] {
-            let item: Item = serde_json::from_str(json).expect("an item");
+            let item: Item = reader::from_str(json).expect("an item");
             assert_eq!(serde_json::to_string(&item).expect("JSON"), json);
         }
         for incomplete in [
             r#"{"In":{"to":"c"}}"#,
             r#"{"All":{"bytes":1,"not":[],"at":2}}"#,
         ] {
-            assert!(serde_json::from_str::<Item>(incomplete).is_err());
+            assert!(reader::from_str::<Item>(incomplete).is_err());
         }
-        assert!(serde_json::from_str::<Command>(r#"{"Gone":{"code":1}}"#).is_err());
+        assert!(reader::from_str::<Command>(r#"{"Gone":{"code":1}}"#).is_err());
     }
 
     #[test]
@@ -419,7 +420,7 @@ mod tests {
             r#"{"gone":["c:1"]}"#,
             r#"{"gone":[],"behind":[["c:1",3]],"paused":["d:1"]}"#,
         ] {
-            let pushed: Pushed = serde_json::from_str(json).expect("an answer");
+            let pushed: Pushed = reader::from_str(json).expect("an answer");
             assert_eq!(serde_json::to_string(&pushed).expect("JSON"), json);
         }
     }

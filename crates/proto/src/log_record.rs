@@ -1,6 +1,7 @@
 //! Records of the operator's log: one line of JSON for each event. A record contains
 //! only fields that are added by name, so content and tokens cannot reach the log.
 
+use crate::answer::to_json;
 use crate::error::{Error, ErrorCode};
 use crate::time::{Millis, rfc3339};
 use serde_json::{Map, Value};
@@ -125,6 +126,6 @@ impl LogRecord {
     /// Returns the record as one line of JSON with the time `now`.
     pub fn line(mut self, now: Millis) -> String {
         self.fields.insert("ts".into(), rfc3339(now).into());
-        Value::Object(self.fields).to_string()
+        to_json(&self.fields)
     }
 }

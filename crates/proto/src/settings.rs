@@ -4,6 +4,7 @@
 //! A [`Kind`] defines how a setting is read: its type, its bounds and the text of its error.
 //! Kinds that only one layer needs are defined there.
 
+use crate::answer::to_json;
 use crate::limits::Rate;
 use crate::log_record::Level;
 use crate::time::{DAY, HOUR, MINUTE, Millis, SECOND};
@@ -99,7 +100,7 @@ fn shown(number: f64) -> String {
     if number.fract() == 0.0 {
         (number as u64).to_string()
     } else {
-        serde_json::Value::from(number).to_string()
+        to_json(&number)
     }
 }
 

@@ -104,6 +104,7 @@ impl From<JournalEntry> for StoredEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use roomcast_proto::reader;
 
     #[test]
     fn cursors_never_move_back_and_read_is_at_most_delivered() {
@@ -129,7 +130,7 @@ mod tests {
     #[test]
     fn a_journal_entry_is_stored_as_an_array() {
         let stored = r#"["alice",3,2,7]"#;
-        let entry: JournalEntry = serde_json::from_str(stored).expect("an entry");
+        let entry: JournalEntry = reader::from_str(stored).expect("an entry");
         assert_eq!((entry.delivered, entry.read, entry.last_seen), (3, 2, 7));
         assert_eq!(serde_json::to_string(&entry).expect("JSON"), stored);
     }

@@ -10,10 +10,11 @@ use crate::ids::ConnId;
 use crate::member::{Cursor, JournalEntry, Member};
 use crate::output::Change;
 use crate::user_order::UserOrder;
+use roomcast_proto::answer::to_json;
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::id::UserId;
+use roomcast_proto::reader;
 use roomcast_proto::time::Millis;
-use serde_json::json;
 use std::collections::{HashMap, HashSet};
 
 /// The number of rows in the journal after which a checkpoint is due.
@@ -95,7 +96,7 @@ impl Members {
         for row in journal {
             // Only a later version can have written an unreadable row, so it is skipped.
             // The cursors in it fall back, and their clients receive some events again.
-            let entries: Vec<JournalEntry> = serde_json::from_str(row).unwrap_or_default();
+            let entries: Vec<JournalEntry> = reader::from_str(row).unwrap_or_default();
             for entry in entries {
                 if let Some(member) = restored.map.get_mut(&entry.user) {
                     member.restore(&entry);
@@ -253,7 +254,7 @@ impl Members {
     fn store(&mut self, entries: &[JournalEntry]) -> Change {
         self.journal_rows += 1;
         self.checkpoint_due |= self.journal_rows > MAX_JOURNAL_ROWS;
-        Change::AppendJournal(json!(entries).to_string())
+        Change::AppendJournal(to_json(&entries))
     }
 
     /// Returns the checkpoint if one is due. Its change must be stored after the changes of

@@ -2,6 +2,7 @@
 
 use crate::attachment::Attachment;
 use roomcast_proto::link::Item;
+use roomcast_proto::reader;
 
 /// The stored record of a connection at a gateway. The JSON of the two variants has no field
 /// in common, so it needs no tag.
@@ -28,9 +29,9 @@ impl StoredSubscriber {
 
     /// Parses stored JSON. Returns `None` for the JSON of a later version.
     pub fn parse(json: &str) -> Option<Self> {
-        let attachment = serde_json::from_str(json).map(StoredSubscriber::Subscribed);
+        let attachment = reader::from_str(json).map(StoredSubscriber::Subscribed);
         attachment
-            .or_else(|_| serde_json::from_str(json).map(StoredSubscriber::Ended))
+            .or_else(|_| reader::from_str(json).map(StoredSubscriber::Ended))
             .ok()
     }
 }

@@ -9,6 +9,7 @@ use futures_util::{StreamExt, stream};
 use roomcast_proto::access::{Identity, Rights};
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::id::RoomName;
+use roomcast_proto::reader;
 use roomcast_proto::retry::MAX_REQUESTS;
 use roomcast_room::service::{Publication, Request as ServiceRequest};
 
@@ -107,7 +108,7 @@ impl Handler<'_> {
     ) -> Result<Vec<Result<String>>> {
         let (status, body) = self.call_room(room, None, request).await?;
         if status >= 400 {
-            return Err(serde_json::from_str(&body).unwrap_or_else(|_| Error::internal()));
+            return Err(reader::from_str(&body).unwrap_or_else(|_| Error::internal()));
         }
         read_results(&body).map_err(|error| {
             log_error(error);

@@ -3,6 +3,7 @@
 use roomcast_proto::answer::{ErrorData, to_json};
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::http::Refused;
+use roomcast_proto::reader;
 use roomcast_room::service::PublishResult;
 
 /// Reads the answer of a room to a [`Publish`](roomcast_room::service::Request::Publish) request.
@@ -13,7 +14,7 @@ use roomcast_room::service::PublishResult;
 /// Fails if the answer is not a list of [`PublishResult`]. This can happen during a deploy, if
 /// the room runs another version.
 pub fn read_results(json: &str) -> serde_json::Result<Vec<Result<String>>> {
-    let results: Vec<PublishResult> = serde_json::from_str(json)?;
+    let results: Vec<PublishResult> = reader::from_str(json)?;
     Ok(results
         .into_iter()
         .map(|result| match result {

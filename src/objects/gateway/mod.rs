@@ -39,6 +39,7 @@ use js_sys::{Map, Promise, Uint8Array};
 use roomcast_auth::registration::Registration;
 use roomcast_auth::revocation::RevocationDelta;
 use roomcast_gateway::{Answer, Frame, PollId, SocketId};
+use roomcast_proto::reader;
 use roomcast_proto::time::Millis;
 use slotmap::SecondaryMap;
 use std::collections::HashMap;
@@ -142,15 +143,15 @@ async fn handle(object: Rc<GatewayObject>, mut request: Request) -> Result<Respo
     }
     let name = headers.get(headers::GATEWAY)?.unwrap_or_default();
     if headers.get(headers::FIND)?.is_some() {
-        let find: FindRequest = serde_json::from_str(&request.text().await?)?;
+        let find: FindRequest = reader::from_str(&request.text().await?)?;
         return object.handle_find(name, &find);
     }
     if headers.get(headers::REVOKED)?.is_some() {
-        let delta: RevocationDelta = serde_json::from_str(&request.text().await?)?;
+        let delta: RevocationDelta = reader::from_str(&request.text().await?)?;
         return object.revoke(name, &delta);
     }
     let connect = headers.get(headers::GATEWAY_CONNECT)?.unwrap_or_default();
-    let connect: ClientRequest = serde_json::from_str(&connect)?;
+    let connect: ClientRequest = reader::from_str(&connect)?;
     object.accept(name, connect, request).await
 }
 

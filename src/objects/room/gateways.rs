@@ -14,6 +14,7 @@ use roomcast_proto::access::TokenId;
 use roomcast_proto::id::GatewayName;
 use roomcast_proto::link::{Pushed, Request as LinkRequest};
 use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::reader;
 use roomcast_proto::retry::REQUEST_DEADLINE;
 use roomcast_room::{ConnId, RESTART_DELAY, Retry};
 use std::rc::Rc;
@@ -27,7 +28,7 @@ impl RoomObject {
         name: Option<String>,
         mut request: Request,
     ) -> Result<Response> {
-        let request: LinkRequest = serde_json::from_str(&request.text().await?)?;
+        let request: LinkRequest = reader::from_str(&request.text().await?)?;
         let accepted = self.host.with_active(name, |active, state| {
             if !active.room.accepts_request(&request.gateway) {
                 return false;
@@ -112,7 +113,7 @@ impl RoomObject {
         let env = &self.host.env;
         let answer = call(env, GATEWAYS, gateway, &headers, body, Some(&deadline)).await?;
         let pushed = match answer.status() {
-            200 => serde_json::from_str(&read(&answer, Some(&deadline)).await?.1)?,
+            200 => reader::from_str(&read(&answer, Some(&deadline)).await?.1)?,
             204 => Pushed::default(),
             status => {
                 let error = format!("gateway {gateway} answered with status {status}");

@@ -46,6 +46,7 @@ use crate::runtime::time::now;
 use pages::PageQueue;
 use replay::PortionCache;
 use roomcast_auth::registration::Registration;
+use roomcast_proto::reader;
 use roomcast_proto::time::Millis;
 use roomcast_room::ConnId;
 use roomcast_room::batcher::Batcher;
@@ -115,7 +116,7 @@ impl Room {
         let headers = request.headers();
         let name = headers.get(headers::ROOM)?;
         if let Some(connect) = headers.get(headers::CONNECT)? {
-            let connect: ConnectRequest = serde_json::from_str(&connect).map_err(Error::from)?;
+            let connect: ConnectRequest = reader::from_str(&connect).map_err(Error::from)?;
             return Ok(self.object.accept(name, connect)?.into());
         }
         let is_notice = headers.has(headers::REVOKED)?;

@@ -16,6 +16,7 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::framing;
 use roomcast_proto::id::RoomName;
 use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::reader;
 use roomcast_proto::time::Millis;
 use roomcast_room::Attachment;
 use roomcast_room::Outboxes;
@@ -111,5 +112,5 @@ impl Active for ActiveRoom {
 
 /// Returns the attachment of a socket, if it has one.
 pub(super) fn attachment(socket: &Socket) -> Option<Attachment> {
-    serde_json::from_str(&socket.attachment()?).ok()
+    reader::from_str(&socket.attachment()?).ok()
 }

@@ -7,6 +7,7 @@ use crate::runtime::rpc::{RequestError, refuse};
 use crate::runtime::time::now;
 use futures_channel::oneshot::{self, Receiver, Sender};
 use roomcast_proto::error::Error as ClientError;
+use roomcast_proto::reader;
 use roomcast_room::CallId;
 use roomcast_room::service::{Request as ServiceRequest, Served};
 use std::collections::HashMap;
@@ -70,7 +71,7 @@ impl RoomObject {
         mut request: Request,
     ) -> Result<Response> {
         let reader = request.headers().get(headers::READER)?;
-        let request: ServiceRequest = serde_json::from_str(&request.text().await?)?;
+        let request: ServiceRequest = reader::from_str(&request.text().await?)?;
         let reply = self.host.with_active(name, |active, state| {
             if let Some(reader) = &reader {
                 active.room.admit_reader(reader, now())?;

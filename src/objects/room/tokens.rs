@@ -8,6 +8,7 @@ use crate::runtime::time::now;
 use roomcast_auth::revocation::RevocationDelta;
 use roomcast_proto::access::TokenId;
 use roomcast_proto::id::ConnectionId;
+use roomcast_proto::reader;
 use roomcast_proto::time::Millis;
 use std::rc::Rc;
 use worker::{Error, Request, Response, ResponseBuilder, State};
@@ -27,7 +28,7 @@ impl RoomObject {
         name: Option<String>,
         mut request: Request,
     ) -> Result<Response> {
-        let delta: RevocationDelta = serde_json::from_str(&request.text().await?)?;
+        let delta: RevocationDelta = reader::from_str(&request.text().await?)?;
         let has_sockets = self.host.with_active(name, |active, state| {
             active.config.auth.revoked.learn(&delta.revocations);
             let has_sockets = active.close_revoked(state);

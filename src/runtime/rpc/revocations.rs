@@ -10,6 +10,7 @@ use roomcast_auth::revocation::{
     RefreshStep, Revocation, RevocationCache, RevocationDelta, RevocationTarget,
 };
 use roomcast_proto::error::Error as ClientError;
+use roomcast_proto::reader;
 use roomcast_proto::retry::Failure;
 use roomcast_proto::time::Millis;
 use serde::{Deserialize, Serialize};
@@ -93,9 +94,9 @@ pub(crate) async fn revoke(
         .await
         .map_err(CallError::into_client_error)?;
     if status != 200 {
-        return Err(serde_json::from_str(&answer).unwrap_or_else(|_| ClientError::internal()));
+        return Err(reader::from_str(&answer).unwrap_or_else(|_| ClientError::internal()));
     }
-    let revocation: Revocation = serde_json::from_str(&answer).map_err(failed)?;
+    let revocation: Revocation = reader::from_str(&answer).map_err(failed)?;
     revoked.learn(std::slice::from_ref(&revocation));
     Ok(revocation)
 }
@@ -186,7 +187,7 @@ async fn send(
 ) -> Result<RevocationDelta, CallError> {
     let request = serde_json::to_string(request)?;
     match ask(env, REVOCATIONS, NAME, &[], request, repeat).await? {
-        (200, answer) => Ok(serde_json::from_str(&answer)?),
+        (200, answer) => Ok(reader::from_str(&answer)?),
         (status, _) => {
             let error = format!("the revocation registry answered with status {status}");
             Err(Error::RustError(error).into())

@@ -6,6 +6,7 @@ use crate::runtime::time::now;
 use roomcast_auth::{Signer, ticket};
 use roomcast_proto::access::Identity;
 use roomcast_proto::error::{Error as ClientError, Result};
+use roomcast_proto::reader;
 use roomcast_proto::time::Millis;
 use serde::{Deserialize, Serialize};
 use worker::Env;
@@ -69,7 +70,7 @@ pub(crate) async fn redeem(env: &Env, signer: &Signer, ticket: &str) -> Result<I
     };
     // Not repeated: the first attempt may have used the ticket.
     let identity = send(env, shard, &request, Repeat::Never).await?;
-    serde_json::from_str(&identity).map_err(|_| refused())
+    reader::from_str(&identity).map_err(|_| refused())
 }
 
 async fn send(env: &Env, shard: usize, request: &TicketRequest, repeat: Repeat) -> Result<String> {
@@ -77,9 +78,7 @@ async fn send(env: &Env, shard: usize, request: &TicketRequest, repeat: Repeat) 
         .map_err(|error| CallError::from(error).into_client_error())?;
     match ask(env, TICKETS, &shard.to_string(), &[], request, repeat).await {
         Ok((200, answer)) => Ok(answer),
-        Ok((_, error)) => {
-            Err(serde_json::from_str(&error).unwrap_or_else(|_| ClientError::internal()))
-        }
+        Ok((_, error)) => Err(reader::from_str(&error).unwrap_or_else(|_| ClientError::internal())),
         Err(error) => Err(error.into_client_error()),
     }
 }

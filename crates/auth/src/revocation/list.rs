@@ -133,9 +133,10 @@ impl RevocationList {
 mod tests {
     use super::super::RevocationDelta;
     use super::*;
+    use roomcast_proto::reader;
 
     fn page(list: &RevocationList, n: u64) -> RevocationDelta {
-        serde_json::from_str(&list.page(n).json).expect("a delta")
+        reader::from_str(&list.page(n).json).expect("a delta")
     }
 
     #[test]
@@ -214,7 +215,7 @@ mod tests {
     #[test]
     fn records_keep_their_serialised_form() {
         let stored = r#"{"n":7,"whose":{"user":"alice"},"at":1,"until":2}"#;
-        let record: Revocation = serde_json::from_str(stored).expect("a record");
+        let record: Revocation = reader::from_str(stored).expect("a record");
         assert_eq!(record.target, RevocationTarget::User("alice".into()));
         assert_eq!(serde_json::to_string(&record).expect("JSON"), stored);
     }

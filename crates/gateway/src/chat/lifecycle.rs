@@ -9,6 +9,7 @@ use crate::ids::{ClientId, SessionId, SocketId};
 use crate::output::{AuthRequest, Authentication, Credentials, Output, PositionKey};
 use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Identity;
+use roomcast_proto::answer::to_json;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, RoomName, UserId};
@@ -247,7 +248,7 @@ impl Chat {
                 data["pid"] = pid.as_str().into();
             }
             let identity = Some(client.identity.clone());
-            if !server.accept(*session, nsp, identity, data.to_string()) {
+            if !server.accept(*session, nsp, identity, to_json(&data)) {
                 self.disconnected(server, key, 1006, Resumable::Yes);
                 return false;
             }
@@ -265,7 +266,7 @@ impl Chat {
                 "limits": Limits::of(&server.engine.config.limits),
             },
         });
-        self.send(server, key, &connected.to_string());
+        self.send(server, key, &to_json(&connected));
         true
     }
 
@@ -422,5 +423,5 @@ fn refuse(server: &mut SocketIoServer, connect: &Connect<'_>, error: &Error) {
         "message": error.message,
         "data": { "code": error.code.as_str(), "message": error.message },
     });
-    server.refuse(connect.session, &connect.nsp, &answer.to_string());
+    server.refuse(connect.session, &connect.nsp, &to_json(&answer));
 }

@@ -113,6 +113,7 @@ mod tests {
     use crate::{ClientId, Frame, Gateway, Stored};
     use roomcast_proto::id::RoomName;
     use roomcast_proto::link::Command as ToRoom;
+    use roomcast_proto::reader;
     use roomcast_proto::time::Millis;
     use std::rc::Rc;
 
@@ -161,7 +162,7 @@ mod tests {
     #[test]
     fn record_of_an_older_version_is_written_as_before() {
         for text in [SOCKET_IO, NATIVE] {
-            let record: ClientRecord = serde_json::from_str(text).expect("a record");
+            let record: ClientRecord = reader::from_str(text).expect("a record");
             let written = serde_json::to_string(&record).expect("JSON");
             assert_eq!(written, text);
         }
@@ -232,7 +233,7 @@ mod tests {
         let Some(Output::Authenticate(authentication)) = outputs.last() else {
             panic!("no authentication: {outputs:?}");
         };
-        let record: ClientRecord = serde_json::from_str(SOCKET_IO).expect("a record");
+        let record: ClientRecord = reader::from_str(SOCKET_IO).expect("a record");
         let request = authentication.request.clone();
         gateway.authenticated(request, Ok(record.identity), NOW);
         let outputs = gateway.settle(NOW);

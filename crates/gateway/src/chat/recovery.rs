@@ -24,6 +24,7 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::id::{ConnectionId, RoomName, UserId};
 use roomcast_proto::link::{Command as ToRoom, ConnectRequest};
 use roomcast_proto::position::Position;
+use roomcast_proto::reader;
 use roomcast_proto::time::{DAY, Millis, SECOND};
 
 /// Time after a disconnect within which a client can resume. The host then deletes its
@@ -45,7 +46,7 @@ impl Chat {
     ) {
         let parsed = record
             .as_deref()
-            .and_then(|record| serde_json::from_str::<ClientRecord>(record).ok());
+            .and_then(|record| reader::from_str::<ClientRecord>(record).ok());
         let client = self.clients.get(key).filter(
             |client| matches!(&client.phase, Phase::Finding { pid: asked, .. } if asked == pid),
         );

@@ -9,6 +9,7 @@ use crate::ids::ClientId;
 use crate::output::{Output, PositionKey};
 use crate::socketio::SocketIoServer;
 use roomcast_proto::link::UNKNOWN_PRESENCE;
+use roomcast_proto::reader;
 use roomcast_proto::time::Millis;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -23,7 +24,7 @@ impl Chat {
         now: Millis,
     ) {
         for record in &stored.clients {
-            if let Ok(record) = serde_json::from_str(record) {
+            if let Ok(record) = reader::from_str(record) {
                 self.restore_client(server, record, &stored, now);
             }
         }

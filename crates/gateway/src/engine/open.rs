@@ -9,6 +9,7 @@ use crate::connect_info::ConnectInfo;
 use crate::handshake::Error as HandshakeError;
 use crate::ids::{SessionId, SocketId};
 use crate::output::Output;
+use roomcast_proto::answer::to_json;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
 use roomcast_proto::limits::TokenBucket;
@@ -180,6 +181,6 @@ impl EngineServer {
             "pingTimeout": config.ping_timeout,
             "maxPayload": config.max_payload,
         });
-        format!("0{open}")
+        format!("0{}", to_json(&open))
     }
 }

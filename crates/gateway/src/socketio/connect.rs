@@ -12,6 +12,7 @@ use super::session::{Namespace, PendingConnect, SocketIoSession};
 use crate::ids::SessionId;
 use engineioxide_core::Packet as EnginePacket;
 use roomcast_proto::access::Identity;
+use roomcast_proto::answer::to_json;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::raw_object::RawObject;
 use roomcast_proto::time::Millis;
@@ -167,7 +168,7 @@ impl SocketIoServer {
         let mut connecting = session.connecting.iter();
         if connecting.any(|connect| connect.nsp == nsp) {
             let refusal = json!({ "message": why.reason() });
-            return self.refuse(id, nsp, &refusal.to_string());
+            return self.refuse(id, nsp, &to_json(&refusal));
         }
         let namespaces = &mut session.namespaces;
         namespaces.retain(|namespace| namespace.name != nsp);

@@ -13,6 +13,7 @@ use super::session::SocketIoSession;
 use crate::connect_info::{ConnectInfo, Protocol};
 use crate::ids::{SessionId, SocketId};
 use crate::output::Output;
+use roomcast_proto::reader;
 use roomcast_proto::time::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +52,7 @@ impl SocketIoServer {
     /// attached to it. Returns `None` if the record is not valid; then the host closes
     /// the socket. A socket that was a candidate of an upgrade has no record.
     pub fn restore_socket(&mut self, record: &str, now: Millis) -> Option<SocketId> {
-        match serde_json::from_str(record).ok()? {
+        match reader::from_str(record).ok()? {
             Record::Native { id } => Some(self.engine.restore_native(&id)),
             Record::Session(record) => Some(self.restore_session(record, now)),
         }

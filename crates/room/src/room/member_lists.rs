@@ -58,9 +58,7 @@ impl Room {
         limit: u64,
     ) -> (String, Option<UserId>) {
         if !presence {
-            return self.list(after, limit, |room, user| {
-                room.member_json(user).to_string()
-            });
+            return self.list(after, limit, |room, user| to_json(&room.member_json(user)));
         }
         let (users, next) = self.list(after, limit, Room::presence_json);
         let body = format!(
@@ -109,13 +107,12 @@ impl Room {
         let last_seen = member
             .map(|member| member.last_seen)
             .filter(|at| connections == 0 && *at > 0);
-        json!({
+        to_json(&json!({
             "userId": user,
             "status": self.presence.roster.status(user),
             "connections": connections,
             "lastSeen": last_seen.map(rfc3339),
-        })
-        .to_string()
+        }))
     }
 }
 

@@ -52,7 +52,7 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Result<Served> {
-        let done = |json: Value| Ok(Served::Now(json.to_string()));
+        let done = |json: Value| Ok(Served::Now(to_json(&json)));
         match request {
             Request::Publish { .. } if self.is_overloaded => Err(Error::overloaded()),
             Request::Publish { sender, messages } => {
@@ -67,7 +67,7 @@ impl Room {
             } => {
                 let (body, next) = self.http_list(presence, after.as_ref(), limit);
                 let head = json!({ "memberCount": self.members.len(), "next": next });
-                Ok(Served::Now(format!("{head}\n{body}")))
+                Ok(Served::Now(format!("{}\n{body}", to_json(&head))))
             }
             Request::Presence => Ok(Served::Now(self.http_list(true, None, MAX_LIMIT).0)),
             Request::Members => Ok(Served::Now(self.http_list(false, None, MAX_LIMIT).0)),
@@ -75,7 +75,7 @@ impl Room {
                 self.admit_member(&user)?;
                 let created = self.add_member(&user, self.log.head(), None, now, out);
                 self.flush(now, out);
-                let json = self.member_json(&user).to_string();
+                let json = to_json(&self.member_json(&user));
                 Ok(match created {
                     true => Served::Created(json),
                     false => Served::Now(json),
