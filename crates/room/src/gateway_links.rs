@@ -431,8 +431,13 @@ impl GatewayLinks {
     }
 
     /// See [`Outboxes::shed`].
-    pub(crate) fn shed(&mut self) -> Vec<Shed> {
-        self.outboxes.shed()
+    pub(crate) fn shed(&mut self, is_overloaded: bool) -> Vec<Shed> {
+        self.outboxes.shed(is_overloaded)
+    }
+
+    /// Returns `true` if items that must arrive wait: see [`Outboxes::must_arrive`].
+    pub(crate) fn must_arrive(&self) -> bool {
+        self.outboxes.must_arrive()
     }
 
     /// Returns the gateways to which deliveries start: see [`Outboxes::start`].
