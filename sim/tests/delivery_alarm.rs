@@ -64,7 +64,12 @@ fn an_event_that_was_stored_before_a_crash_reaches_gateways_by_the_alarm() {
     // The room dies before the gateway has received the delivery, or before it has answered.
     for is_sent in [false, true] {
         let mut server = room(&["alice", "bob"]);
-        command(&mut server, "alice", "sendMessage", &json!({ "content": "x" }));
+        command(
+            &mut server,
+            "alice",
+            "sendMessage",
+            &json!({ "content": "x" }),
+        );
         server.advance();
         server.start_deliveries();
         let alarm = server.room.alarm_at().expect("an alarm");
@@ -105,7 +110,10 @@ fn an_item_that_must_arrive_has_an_alarm_until_it_has_arrived() {
     let items = deliver(&mut server, Pushed::default());
     let left = |item: &Item| matches!(item, Item::Unsubscribed { to } if to == "bob");
     assert!(items.iter().any(left), "{items:?}");
-    assert!(server.room.alarm_at() >= before, "the alarm for the item has been stopped");
+    assert!(
+        server.room.alarm_at() >= before,
+        "the alarm for the item has been stopped"
+    );
 }
 
 /// Returns the number of alarms that the host sets in ten minutes in which the gateway receives
@@ -141,5 +149,8 @@ fn alarms_set(event: &str, data: &serde_json::Value, is_logged: bool) -> usize {
 fn a_busy_room_sets_the_alarm_at_most_once_a_minute() {
     let typing = alarms_set("typing", &json!({ "isTyping": true }), false);
     let message = alarms_set("sendMessage", &json!({ "content": "x" }), true);
-    assert!(message <= typing + 10, "{message} alarms, {typing} without events");
+    assert!(
+        message <= typing + 10,
+        "{message} alarms, {typing} without events"
+    );
 }

@@ -71,7 +71,10 @@ impl Handler<'_> {
         body: Option<JsValue>,
     ) -> HandlerResult {
         let upgrades = matches!(ask, None | Some(Ask::WebSocket { .. }));
-        let connect = serde_json::to_string(&ClientRequest { client, ask }).map_err(internal)?;
+        let bytes = self.header("content-length");
+        let bytes = bytes.and_then(|bytes| bytes.parse().ok());
+        let request = ClientRequest { client, ask, bytes };
+        let connect = serde_json::to_string(&request).map_err(internal)?;
         let connect = escape_non_ascii(&connect);
         let mut headers = vec![
             (headers::GATEWAY, gateway),
