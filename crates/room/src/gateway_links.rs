@@ -435,9 +435,9 @@ impl GatewayLinks {
         self.outboxes.shed(is_overloaded)
     }
 
-    /// Returns `true` if items that must arrive wait: see [`Outboxes::must_arrive`].
-    pub(crate) fn must_arrive(&self) -> bool {
-        self.outboxes.must_arrive()
+    /// Returns `true` if an alarm is needed: see [`Outboxes::needs_alarm`].
+    pub(crate) fn needs_alarm(&self) -> bool {
+        self.outboxes.needs_alarm()
     }
 
     /// Returns the gateways to which deliveries start: see [`Outboxes::start`].

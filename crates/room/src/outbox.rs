@@ -105,14 +105,14 @@ struct GatewayOutbox {
     retry_at: Option<Millis>,
     /// The room was restored and does not know since when the gateway is unreachable.
     is_restored: bool,
-    /// Items with logged events or items that must arrive wait, or are in the current delivery.
-    must_arrive: bool,
+    /// Items for which [`needs_alarm`] returns `true` wait, or are in the current delivery.
+    needs_alarm: bool,
 }
 
-/// Returns `true` for items that the gateway must receive even if the room loses its memory:
-/// items with logged events, and items that are stored until they are acknowledged. Ephemeral
-/// events and answers may be lost.
-fn must_arrive(item: &Item) -> bool {
+/// Returns `true` for items that the gateway must receive soon even if the room loses its
+/// memory: items with logged events, and items that are stored until they are acknowledged.
+/// Ephemeral events and answers may be lost.
+fn needs_alarm(item: &Item) -> bool {
     match item {
         Item::Broadcast { after, at, .. } => at > after,
         Item::Unicast { at, .. } => at.is_some(),
@@ -172,7 +172,7 @@ impl Outboxes {
         if let Item::Unicast { at: None, .. } = item {
             outbox.answers += text.len();
         }
-        outbox.must_arrive |= must_arrive(&item);
+        outbox.needs_alarm |= needs_alarm(&item);
         outbox.items.push(item);
         outbox.texts.push_str(text);
     }
@@ -309,12 +309,12 @@ impl Outboxes {
         }
     }
 
-    /// Returns `true` if items that must arrive (logged events, for example) have not been
-    /// acknowledged. Unreachable gateways do not count, because [`Outboxes::retry_at`] has the
-    /// time of their next attempt.
-    pub(crate) fn must_arrive(&self) -> bool {
+    /// Returns `true` if an alarm must restore the room in case that it loses its memory,
+    /// because a gateway has not acknowledged logged events, for example. Unreachable gateways
+    /// do not count, because [`Outboxes::retry_at`] has the time of their next attempt.
+    pub(crate) fn needs_alarm(&self) -> bool {
         let mut outboxes = self.0.values();
-        outboxes.any(|outbox| outbox.must_arrive && outbox.retry_at.is_none())
+        outboxes.any(|outbox| outbox.needs_alarm && outbox.retry_at.is_none())
     }
 
     /// Returns the gateways with waiting items to which the host is not sending, and marks them as
@@ -354,7 +354,7 @@ impl Outboxes {
         outbox.items.extend(probes);
         if outbox.items.is_empty() {
             outbox.busy = false;
-            outbox.must_arrive = false;
+            outbox.needs_alarm = false;
             // An unreachable gateway has no connections left.
             outbox.failures = 0;
             return None;

@@ -6,7 +6,7 @@ use crate::runtime::abort::OnAbort;
 use crate::runtime::body::read_body;
 use crate::runtime::failpoint::{self, Point};
 use crate::runtime::log::log_error;
-use crate::runtime::memory;
+use crate::runtime::memory::{self, Reservation};
 use crate::runtime::rpc::gateways::ClientRequest;
 use crate::runtime::rpc::refuse;
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket};
@@ -76,14 +76,16 @@ impl GatewayObject {
             Some(Ask::Post { sid }) => {
                 let begun = self.with_active(Some(name.clone()), |active, _| {
                     let budget = active.config.worker.max_object_bytes;
-                    let is_short = memory::excess(budget / 4 * 3) > 0;
+                    let is_short = memory::is_short(budget);
                     let engine = &mut active.gateway.server.engine;
-                    engine.begin_post(&sid, bytes, is_short, active.began)
+                    let limits = engine.begin_post(&sid, bytes, is_short, active.began)?;
+                    Ok((limits, Reservation::new(limits.max_bytes)))
                 })?;
                 match begun {
                     Err(answer) => answer,
-                    Ok(limits) => {
+                    Ok((limits, reservation)) => {
                         let body = read_post(&request, &limits).await;
+                        drop(reservation);
                         self.with_active(Some(name), |active, _| {
                             active.gateway.server.engine.post_read(&limits);
                             active.gateway.server.post(&sid, body, active.began)

@@ -26,7 +26,7 @@ const POST_TIMEOUT: Millis = 20 * SECOND;
 const UNAUTHENTICATED_POST_TIMEOUT: Millis = 10 * SECOND;
 
 /// Maximum number of large bodies that are read at the same time. At 1 MB each
-/// (`MAX_PAYLOAD`) they hold a quarter of the budget of an object (`MAX_OBJECT_BYTES`).
+/// (`MAX_PAYLOAD`) they hold a third of the budget of an object (`MAX_OBJECT_BYTES`).
 const MAX_LARGE_POSTS: usize = 16;
 
 /// Size in bytes from which a body counts as large. A thousand smaller ones hold as much as

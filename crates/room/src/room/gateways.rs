@@ -445,7 +445,7 @@ impl Room {
                 record.with("lostEphemeral", shed.lost_ephemeral),
             ));
         }
-        if self.gateways.must_arrive() {
+        if self.gateways.needs_alarm() {
             self.timers.start(Timer::DeliveryRetry, now + MINUTE);
         }
         self.gateways.start_deliveries()
@@ -513,7 +513,7 @@ impl Room {
         let body = self
             .gateways
             .take_delivery(gateway, &self.name, epoch, head, version);
-        if !self.gateways.must_arrive() {
+        if !self.gateways.needs_alarm() {
             self.timers.stop(Timer::DeliveryRetry);
         }
         body
