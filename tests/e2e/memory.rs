@@ -117,7 +117,7 @@ async fn a_worker_over_its_budget_refuses_and_recovers() {
     // More than the budget, whatever else is allocated.
     const HOLDERS: u64 = 16;
     const HELD: u64 = 1_000_000;
-    assert!(HOLDERS * (HELD - 1) > BUDGET);
+    const { assert!(HOLDERS * (HELD - 1) > BUDGET) };
     let budget = BUDGET.to_string();
     let settings = [ONE_GATEWAY, ("MAX_OBJECT_BYTES", &budget)];
     let server = Server::start_worker(&Worker::built("failpoints"), &settings);
