@@ -160,16 +160,21 @@ impl Fixture {
     fn post(&mut self, body: &[u8]) {
         let (was_open, polls) = (self.is_open(), self.socket.is_none());
         self.mirror.messages.clear();
-        let answer = match self.server.engine.begin_post(&self.sid, self.now) {
-            Ok(limits) => {
-                let body = match body.len() <= limits.max_bytes {
-                    true => PostBody::Complete(body.to_vec()),
-                    false => PostBody::TooLarge,
-                };
-                self.server.post(&self.sid, body, self.now)
-            }
-            Err(answer) => answer,
-        };
+        let answer =
+            match self
+                .server
+                .engine
+                .begin_post(&self.sid, Some(body.len()), false, self.now)
+            {
+                Ok(limits) => {
+                    let body = match body.len() <= limits.max_bytes {
+                        true => PostBody::Complete(body.to_vec()),
+                        false => PostBody::TooLarge,
+                    };
+                    self.server.post(&self.sid, body, self.now)
+                }
+                Err(answer) => answer,
+            };
         self.settle();
         if !was_open || !polls {
             assert_eq!(answer.status, 400);

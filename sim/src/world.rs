@@ -368,7 +368,7 @@ impl Server {
     /// Returns the gateways to which deliveries start.
     pub fn start_deliveries(&mut self) -> Vec<GatewayName> {
         let mut out = Vec::new();
-        let gateways = self.room.start_deliveries(&mut out);
+        let gateways = self.room.start_deliveries(self.now, &mut out);
         self.run(out);
         gateways
     }

@@ -113,7 +113,7 @@ impl Fixture {
     /// Returns the texts that wait for the gateway.
     fn delivered(&mut self) -> String {
         self.flush();
-        self.room.start_deliveries(&mut Vec::new());
+        self.room.start_deliveries(self.now, &mut Vec::new());
         let body = self.room.take_delivery(&gateway()).expect("items");
         body.expect("JSON")
     }

@@ -721,7 +721,11 @@ impl SocketIoClient {
 
     /// Posts a packet. Returns the outputs, with the authentication done.
     fn post(&mut self, packet: &str) -> Vec<Output> {
-        let begun = self.gateway.server.engine.begin_post(&self.sid, NOW);
+        let begun = self
+            .gateway
+            .server
+            .engine
+            .begin_post(&self.sid, Some(1), false, NOW);
         begun.expect("a session");
         let body = PostBody::Complete(packet.as_bytes().to_vec());
         self.gateway.server.post(&self.sid, body, NOW);

@@ -58,7 +58,7 @@ impl Fixture {
         let mut out = Vec::new();
         self.room.flush(NOW, &mut out);
         self.run(out);
-        self.room.start_deliveries(&mut Vec::new());
+        self.room.start_deliveries(NOW, &mut Vec::new());
         let body = self.room.take_delivery(&gateway()).expect("items");
         body.expect("JSON")
     }

@@ -12,8 +12,9 @@ use roomcast_gateway::handshake::Ask;
 use roomcast_proto::error::Error;
 use roomcast_proto::reader;
 use roomcast_room::service::Request as ServiceRequest;
+use std::time::Duration;
 use wasm_bindgen::JsValue;
-use worker::{Headers, Response};
+use worker::{Delay, Headers, Response};
 
 impl Handler<'_> {
     /// Sends a request of a service to a room and responds with the room's answer.
@@ -71,7 +72,10 @@ impl Handler<'_> {
         body: Option<JsValue>,
     ) -> HandlerResult {
         let upgrades = matches!(ask, None | Some(Ask::WebSocket { .. }));
-        let connect = serde_json::to_string(&ClientRequest { client, ask }).map_err(internal)?;
+        let bytes = self.header("content-length");
+        let bytes = bytes.and_then(|bytes| bytes.parse().ok());
+        let request = ClientRequest { client, ask, bytes };
+        let connect = serde_json::to_string(&request).map_err(internal)?;
         let connect = escape_non_ascii(&connect);
         let mut headers = vec![
             (headers::GATEWAY, gateway),
@@ -96,8 +100,9 @@ impl Handler<'_> {
         Ok(Response::from(response).with_headers(headers).into())
     }
 
-    /// Sends the request of a client to an object and returns its answer. Neither repeats it nor
-    /// limits its time: see [`call`]. A client whose connect fails connects again.
+    /// Sends the request of a client to an object and returns its answer. Repeats a request
+    /// without a body once after a transient failure, because the client has received nothing.
+    /// Does not limit the time: see [`call`].
     pub(super) async fn call_object(
         &self,
         binding: &str,
@@ -105,9 +110,22 @@ impl Handler<'_> {
         headers: &[(&str, &str)],
         body: Option<JsValue>,
     ) -> HandlerResult {
-        call(self.env, binding, name, headers, body, None)
-            .await
-            .map_err(|error| error.into_client_error().into())
+        let mut may_repeat = body.is_none();
+        loop {
+            let answer = call(self.env, binding, name, headers, body.clone(), None).await;
+            let delay = match &answer {
+                Err(error) if may_repeat => {
+                    let random = getrandom::u32().unwrap_or_default();
+                    error.failure.retry_delay(1, random)
+                }
+                _ => None,
+            };
+            let Some(delay) = delay else {
+                return answer.map_err(|error| error.into_client_error().into());
+            };
+            may_repeat = false;
+            Delay::from(Duration::from_millis(delay)).await;
+        }
     }
 }
 

@@ -71,6 +71,32 @@ unsafe impl GlobalAlloc for Account {
     }
 }
 
+/// The bytes of all [`Reservation`]s.
+static RESERVED: AtomicUsize = AtomicUsize::new(0);
+
+/// Memory for a body that is being read. It counts from the beginning, because otherwise many
+/// bodies could begin at the same time.
+pub(crate) struct Reservation(usize);
+
+impl Reservation {
+    /// Reserves `bytes` bytes until the reservation is dropped.
+    pub(crate) fn new(bytes: usize) -> Self {
+        RESERVED.fetch_add(bytes, Relaxed);
+        Reservation(bytes)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        RESERVED.fetch_sub(self.0, Relaxed);
+    }
+}
+
+/// Returns `true` if the Worker uses or has reserved more than three quarters of `budget`.
+pub(crate) fn is_short(budget: usize) -> bool {
+    ACCOUNT.allocated.load(Relaxed) + RESERVED.load(Relaxed) > budget / 4 * 3
+}
+
 /// Returns the number of bytes by which the Worker exceeds `budget`, or 0.
 pub(crate) fn excess(budget: usize) -> usize {
     ACCOUNT.allocated.load(Relaxed).saturating_sub(budget)

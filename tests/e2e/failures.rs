@@ -329,6 +329,52 @@ async fn a_request_interrupted_by_a_panic_is_answered_at_once() {
 }
 
 #[tokio::test]
+async fn commands_after_a_failed_write_in_the_same_request_are_answered() {
+    let server = server_with_failpoints().await;
+    let room = "write-gateway";
+    let path = format!("/ws?token={}", token("alice"));
+    let mut alice = Client::open(&server, &path, &[]).await.expect("accepted");
+    alice
+        .request("joinRoom", json!(room))
+        .await
+        .expect("joined");
+    let in_room = |id: &str| json!({ "content": id, "messageId": id, "roomId": room });
+    send_until_acknowledged(&mut alice, in_room("before")).await;
+    arm(&server, &["Write"]).await;
+    let send = |id: u32| {
+        let data = in_room(&format!("m-{id}"));
+        json!({ "event": "sendMessage", "data": data, "id": id })
+    };
+    let commands = [
+        send(101),
+        // A repeated join ends the batch, which stores the first message.
+        json!({ "event": "joinRoom", "data": room, "id": 102 }),
+        send(103),
+        send(104),
+    ];
+    let frame = commands.map(|command| command.to_string()).join("\n");
+    alice.send_text(&frame).await;
+    for (id, fails) in [(101, true), (102, true), (103, false), (104, false)] {
+        let answer = alice.answer(id).await;
+        match answer {
+            Err(error) => assert!(fails && error["code"] == "internal", "{id}: {error}"),
+            Ok(answer) => assert!(!fails, "{id}: {answer}"),
+        }
+    }
+    send_until_acknowledged(&mut alice, in_room("after")).await;
+    let seen: Vec<u64> = alice.logged(4).await.iter().map(Client::seq).collect();
+    assert_eq!(seen, [1, 2, 3, 4]);
+    let stored = log(&server, room).await;
+    assert_eq!(stored, ["before", "m-103", "m-104", "after"]);
+    let again = alice
+        .drain()
+        .await
+        .iter()
+        .any(|line| !line["ack"].is_null());
+    assert!(!again, "a command was answered twice");
+}
+
+#[tokio::test]
 async fn a_socket_that_the_platform_does_not_accept_leaves_no_connection() {
     let server = server_with_failpoints().await;
     let path = format!("/ws?token={}", token("unaccepted"));

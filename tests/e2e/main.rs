@@ -25,6 +25,7 @@ mod keys;
 mod leaks;
 mod limits;
 mod links;
+mod memory;
 mod old_data;
 mod presence;
 mod retention;

@@ -37,6 +37,12 @@ impl Polling {
         })
     }
 
+    /// Returns the path of the session's requests.
+    pub(super) fn path(&self) -> &str {
+        let path = self.url.find("/socket.io/").unwrap_or_default();
+        &self.url[path..]
+    }
+
     /// Sends packets. Fails unless the server accepts them.
     pub(super) async fn post(&self, body: String) -> Result<(), String> {
         text(self.http.post(&self.url).body(body)).await.map(drop)

@@ -129,7 +129,12 @@ pub(super) async fn attachments(context: &Context) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-/// Connections that stop in the middle of a request, of an upgrade, or after it.
+/// Maximum number of bytes that the Worker allocates in [`half_open`], the default of
+/// `MAX_OBJECT_BYTES`. Gateways refuse further bodies above three quarters of it.
+const MAX_HALF_SENT: u64 = 48 << 20;
+
+/// Connections that stop in the middle of a request, of an upgrade, or after it, and users
+/// that do not send the end of a body.
 pub(super) async fn half_open(context: &Context) -> Result<Outcome, String> {
     const EACH: usize = 250;
     let (address, host) = (context.endpoint.address, &context.endpoint.host);
@@ -149,13 +154,34 @@ pub(super) async fn half_open(context: &Context) -> Result<Outcome, String> {
     for _ in 0..EACH {
         sockets.extend(open(&context.endpoint).await);
     }
+    let strangers = streams.len();
+    // Valid users, who may send a megabyte in each session.
+    for number in 0..EACH {
+        let token = context.endpoint.token(&format!("half-sent-{number}"));
+        if let Ok(polling) = Polling::open(&context.http, &context.endpoint, &token).await {
+            let head = format!("POST {} HTTP/1.1\r\nHost: {host}\r\n", polling.path());
+            let head = format!("{head}Content-Length: 999000\r\n\r\n");
+            let stream = TcpStream::connect(address).await;
+            let mut stream = stream.map_err(|error| error.to_string())?;
+            // Fails if the server refuses the body.
+            let _ = stream.write_all(head.as_bytes()).await;
+            let _ = stream.write_all(&vec![b'6'; 998_000]).await;
+            streams.push(stream);
+        }
+    }
     sleep(TIME).await;
+    let account = context.endpoint.get("/failpoints").await?;
+    let peak = account["peakBytes"].as_u64().unwrap_or(u64::MAX);
     let mut outcome = Outcome::default();
     outcome.note(format!(
-        "{} connections, {} sockets",
-        streams.len(),
-        sockets.len()
+        "{strangers} connections, {} sockets, {} bodies of users",
+        sockets.len(),
+        streams.len() - strangers
     ));
+    outcome.check(
+        peak > MAX_HALF_SENT,
+        format!("the peak is {peak} bytes, the limit is {MAX_HALF_SENT}"),
+    );
     Ok(outcome)
 }
 

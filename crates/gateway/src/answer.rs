@@ -3,6 +3,7 @@
 use crate::handshake::Error as HandshakeError;
 use engineioxide_core::Packet;
 use roomcast_proto::answer::to_json;
+use roomcast_proto::error::Error;
 use serde_json::json;
 
 /// The separator of the packets of a polling payload.
@@ -32,6 +33,16 @@ impl Answer {
         Answer {
             status: 400,
             body: error.json(),
+        }
+    }
+
+    /// Returns the answer to a request that the server cannot handle at the moment. The body is
+    /// the error, which the Worker answers as a problem.
+    pub(crate) fn unavailable() -> Self {
+        let error = Error::overloaded();
+        Answer {
+            status: error.code.status(),
+            body: serde_json::to_string(&error).unwrap_or_default(),
         }
     }
 

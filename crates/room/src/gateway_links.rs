@@ -440,8 +440,13 @@ impl GatewayLinks {
     }
 
     /// See [`Outboxes::shed`].
-    pub(crate) fn shed(&mut self) -> Vec<Shed> {
-        self.outboxes.shed()
+    pub(crate) fn shed(&mut self, is_overloaded: bool) -> Vec<Shed> {
+        self.outboxes.shed(is_overloaded)
+    }
+
+    /// Returns `true` if an alarm is needed: see [`Outboxes::needs_alarm`].
+    pub(crate) fn needs_alarm(&self) -> bool {
+        self.outboxes.needs_alarm()
     }
 
     /// Returns the gateways to which deliveries start: see [`Outboxes::start`].

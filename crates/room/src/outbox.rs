@@ -22,6 +22,18 @@ const MAX_BROADCASTS: usize = 1 << 20;
 /// in a room with 100 members (about 8 KiB each). Further commands are refused.
 const MAX_ANSWERS: usize = 4 << 20;
 
+/// Maximum size in bytes of the answers that wait for all gateways together: four full
+/// outboxes. Further commands of all gateways are refused. Without it, 16 gateways that do not
+/// accept deliveries would hold more than the budget of an object (`MAX_OBJECT_BYTES`).
+const MAX_ALL_ANSWERS: usize = 16 << 20;
+
+/// Maximum size in bytes of the broadcasts that wait for all gateways together: eight full
+/// outboxes.
+const MAX_ALL_BROADCASTS: usize = 8 << 20;
+
+/// [`MAX_BROADCASTS`] while the host is short of memory.
+const MAX_BROADCASTS_OVERLOADED: usize = 64 << 10;
+
 /// Maximum number of portions of the log (see [`crate::catch_up`]) in a delivery. Together they
 /// have about 1 MiB, so that a gateway handles one delivery in a short time. Other items do not
 /// count, because a busy room must not delay a catch-up.
@@ -93,6 +105,20 @@ struct GatewayOutbox {
     retry_at: Option<Millis>,
     /// The room was restored and does not know since when the gateway is unreachable.
     is_restored: bool,
+    /// Items for which [`needs_alarm`] returns `true` wait, or are in the current delivery.
+    needs_alarm: bool,
+}
+
+/// Returns `true` for items that the gateway must receive soon even if the room loses its
+/// memory: items with logged events, and items that are stored until they are acknowledged.
+/// Ephemeral events and answers may be lost.
+fn needs_alarm(item: &Item) -> bool {
+    match item {
+        Item::Broadcast { after, at, .. } => at > after,
+        Item::Unicast { at, .. } => at.is_some(),
+        Item::Multicast { .. } => true,
+        item => item.must_deliver(),
+    }
 }
 
 /// Returns `true` for items that are kept for an unreachable gateway. A connection must be
@@ -147,29 +173,49 @@ impl Outboxes {
         if let Item::Unicast { at: None, .. } = item {
             outbox.answers += text.len();
         }
+        outbox.needs_alarm |= needs_alarm(&item);
         outbox.items.push(item);
         outbox.texts.push_str(text);
     }
 
-    /// Returns `true` if so many answers wait for a gateway that the room must not execute
-    /// further commands.
+    /// Returns `true` if so many answers wait for a gateway, or for all gateways together, that
+    /// the room must not execute further commands of it.
     pub(crate) fn is_full(&self, gateway: &GatewayName) -> bool {
-        let outbox = self.0.get(gateway);
-        outbox.is_some_and(|outbox| outbox.answers + outbox.reserved >= MAX_ANSWERS)
+        let size = |outbox: &GatewayOutbox| outbox.answers + outbox.reserved;
+        self.exceeds(gateway, size, MAX_ANSWERS, MAX_ALL_ANSWERS)
     }
 
     /// Returns `true` if an answer to a gateway must be replaced by an error. Answers with
     /// reserved space fit in any case.
     pub(crate) fn refuses_answer(&self, gateway: &GatewayName) -> bool {
-        let outbox = self.0.get(gateway);
-        outbox.is_some_and(|outbox| outbox.answers >= MAX_ANSWERS)
+        self.exceeds(
+            gateway,
+            |outbox| outbox.answers,
+            MAX_ANSWERS,
+            MAX_ALL_ANSWERS,
+        )
     }
 
-    /// Returns `true` if so many answers wait for a gateway that the room must not accept
-    /// further requests. Even the refusals of commands do not fit.
+    /// Returns `true` if so many answers wait for a gateway, or for all gateways together, that
+    /// the room must not accept further requests of it. Even the refusals of commands do not
+    /// fit.
     pub(crate) fn is_congested(&self, gateway: &GatewayName) -> bool {
+        let all = MAX_ALL_ANSWERS + 2 * MAX_ANSWERS;
+        self.exceeds(gateway, |outbox| outbox.answers, 2 * MAX_ANSWERS, all)
+    }
+
+    /// Returns `true` if the size of the outbox of a gateway is at least `one`, or the sum over
+    /// all outboxes is at least `all`.
+    fn exceeds(
+        &self,
+        gateway: &GatewayName,
+        size: fn(&GatewayOutbox) -> usize,
+        one: usize,
+        all: usize,
+    ) -> bool {
         let outbox = self.0.get(gateway);
-        outbox.is_some_and(|outbox| outbox.answers >= 2 * MAX_ANSWERS)
+        outbox.is_some_and(|outbox| size(outbox) >= one)
+            || self.0.values().map(size).sum::<usize>() >= all
     }
 
     /// Reserves space for an answer that the caller queues later in the same input. Returns
@@ -266,6 +312,14 @@ impl Outboxes {
         }
     }
 
+    /// Returns `true` if an alarm must restore the room in case that it loses its memory,
+    /// because a gateway has not acknowledged logged events, for example. Unreachable gateways
+    /// do not count, because [`Outboxes::retry_at`] has the time of their next attempt.
+    pub(crate) fn needs_alarm(&self) -> bool {
+        let mut outboxes = self.0.values();
+        outboxes.any(|outbox| outbox.needs_alarm && outbox.retry_at.is_none())
+    }
+
     /// Returns the gateways with waiting items to which the host is not sending, and marks them as
     /// busy.
     pub(crate) fn start(&mut self) -> Vec<GatewayName> {
@@ -303,6 +357,7 @@ impl Outboxes {
         outbox.items.extend(probes);
         if outbox.items.is_empty() {
             outbox.busy = false;
+            outbox.needs_alarm = false;
             // An unreachable gateway has no connections left.
             outbox.failures = 0;
             return None;
@@ -384,13 +439,26 @@ impl Outboxes {
     }
 
     /// Drops broadcasts for gateways for which too many wait, and unicast texts with the same
-    /// events. Answers are kept. The connections must receive the dropped events from the log.
+    /// events. If too many wait for all gateways together, drops those for the gateways for
+    /// which more than an equal share waits. Answers are kept. The connections must receive the
+    /// dropped events from the log. `is_overloaded` is `true` if the host is short of memory.
     /// Called after each input.
-    pub(crate) fn shed(&mut self) -> Vec<Shed> {
+    pub(crate) fn shed(&mut self, is_overloaded: bool) -> Vec<Shed> {
+        let sizes = self.0.values().map(GatewayOutbox::broadcasts);
+        let (mut all, mut gateways) = (0, 0);
+        for size in sizes.filter(|size| *size > 0) {
+            all += size;
+            gateways += 1;
+        }
+        let limit = match is_overloaded {
+            true => MAX_BROADCASTS_OVERLOADED,
+            false if all > MAX_ALL_BROADCASTS => MAX_ALL_BROADCASTS / gateways,
+            false => MAX_BROADCASTS,
+        };
         let mut slow = Vec::new();
         for (gateway, outbox) in &mut self.0 {
             outbox.reserved = 0;
-            if outbox.texts.len() - outbox.answers > MAX_BROADCASTS {
+            if outbox.broadcasts() > limit {
                 let shed = outbox.shed(gateway);
                 if shed.after.is_some() || shed.lost_ephemeral {
                     slow.push(shed);
@@ -435,6 +503,11 @@ impl Outboxes {
 impl GatewayOutbox {
     fn is_empty(&self) -> bool {
         self.items.is_empty() && self.catching_up.is_empty() && self.probes.is_empty()
+    }
+
+    /// Returns the size of the texts that are not answers.
+    fn broadcasts(&self) -> usize {
+        self.texts.len() - self.answers
     }
 
     /// Drops all texts and probes, also those of the current delivery.
@@ -568,8 +641,8 @@ mod tests {
             after: Some(7),
             lost_ephemeral: false,
         };
-        assert_eq!(outboxes.shed(), [shed]);
-        assert!(outboxes.shed().is_empty(), "once");
+        assert_eq!(outboxes.shed(false), [shed]);
+        assert!(outboxes.shed(false).is_empty(), "once");
         let kept = items(&mut outboxes);
         let to: Vec<_> = kept.iter().filter_map(Item::to).collect();
         assert_eq!(to, ["c:1", "e:1", "f:1"]);
@@ -580,7 +653,7 @@ mod tests {
     fn a_backlog_reports_dropped_ephemeral_events() {
         let mut outboxes = Outboxes::default();
         broadcast(&mut outboxes, 1, MAX_BROADCASTS, "\ntyping");
-        let [shed] = &outboxes.shed()[..] else {
+        let [shed] = &outboxes.shed(false)[..] else {
             panic!("nothing was dropped");
         };
         assert_eq!((shed.after, shed.lost_ephemeral), (Some(1), true));
@@ -592,7 +665,7 @@ mod tests {
         for after in 0..100 {
             broadcast(&mut outboxes, after, 100_000, "");
             text(&mut outboxes, "c:1", "an event", Some(after));
-            outboxes.shed();
+            outboxes.shed(false);
             let texts = outboxes.0[&gateway()].texts.len();
             assert!(texts <= MAX_BROADCASTS, "{texts} bytes");
         }
@@ -608,7 +681,7 @@ mod tests {
         assert!(outboxes.is_full(&gateway()));
         assert!(!outboxes.refuses_answer(&gateway()), "it was reserved");
         assert!(!outboxes.reserve(&gateway(), 1));
-        outboxes.shed();
+        outboxes.shed(false);
         assert!(!outboxes.is_full(&gateway()), "the input has ended");
         for n in 1..4 {
             text(&mut outboxes, "c:1", &half, None);
@@ -616,6 +689,77 @@ mod tests {
         }
         items(&mut outboxes);
         assert!(!outboxes.is_full(&gateway()), "the answers were sent");
+    }
+
+    fn gateways() -> Vec<GatewayName> {
+        let names = (0..16).map(|n| GatewayName::trusted(format!("n{n}")));
+        names.collect()
+    }
+
+    #[test]
+    fn the_answers_for_all_gateways_together_have_a_limit() {
+        let mut outboxes = Outboxes::default();
+        let answer = "x".repeat(64 << 10);
+        let item = Item::Unicast {
+            to: connection("c:1"),
+            bytes: answer.len(),
+            after: None,
+            at: None,
+        };
+        let mut bytes = 0;
+        // As many as fit into the outboxes if each has a limit of its own.
+        for _ in 0..MAX_ANSWERS / answer.len() {
+            for gateway in gateways() {
+                if !outboxes.is_full(&gateway) {
+                    outboxes.queue(&gateway, item.clone(), &answer);
+                    bytes += answer.len();
+                }
+            }
+        }
+        assert_eq!(bytes, MAX_ALL_ANSWERS);
+        let [first, others @ ..] = &gateways()[..] else {
+            panic!("no gateways");
+        };
+        assert!(outboxes.is_full(first) && outboxes.refuses_answer(first));
+        assert!(!outboxes.reserve(first, 1) && !outboxes.is_congested(first));
+        for gateway in others {
+            outboxes.0.remove(gateway);
+        }
+        assert!(!outboxes.is_full(first) && !outboxes.refuses_answer(first));
+    }
+
+    #[test]
+    fn the_broadcasts_for_all_gateways_together_have_a_limit() {
+        let mut outboxes = Outboxes::default();
+        let text = "x".repeat(10_000);
+        let (mut peak, mut shed) = (0, 0);
+        for after in 0..200 {
+            for gateway in gateways() {
+                let item = Item::Broadcast {
+                    bytes: text.len(),
+                    not: Vec::new(),
+                    after,
+                    at: after + 1,
+                };
+                outboxes.queue(&gateway, item, &text);
+            }
+            shed += outboxes.shed(false).len();
+            let all = outboxes.0.values().map(|outbox| outbox.texts.len()).sum();
+            peak = peak.max(all);
+        }
+        assert!(peak <= MAX_ALL_BROADCASTS, "{peak} bytes");
+        assert!(peak > MAX_ALL_BROADCASTS / 2 && shed >= 16, "{peak} {shed}");
+    }
+
+    #[test]
+    fn a_room_short_of_memory_drops_broadcasts() {
+        let mut outboxes = Outboxes::default();
+        broadcast(&mut outboxes, 7, MAX_BROADCASTS_OVERLOADED + 1, "");
+        assert!(outboxes.shed(false).is_empty());
+        let [shed] = &outboxes.shed(true)[..] else {
+            panic!("nothing was dropped");
+        };
+        assert_eq!(shed.after, Some(7));
     }
 
     #[test]

@@ -117,8 +117,9 @@ impl Room {
         room
     }
 
-    /// Sets whether the host is short of memory. The room then refuses events: `sendMessage`
-    /// and `emit` with `rateLimited`, and publications with `unavailable`.
+    /// Sets whether the host is short of memory. The room then refuses events (`sendMessage`
+    /// and `emit` with `rateLimited`, publications with `unavailable`), refuses commands of
+    /// connections at gateways with `rateLimited`, and keeps fewer broadcasts for gateways.
     pub fn set_overloaded(&mut self, is_overloaded: bool) {
         self.is_overloaded = is_overloaded;
     }

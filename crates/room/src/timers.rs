@@ -24,8 +24,8 @@ pub(crate) enum Timer {
     LogRetention,
     /// Expired rows of the log are stored that were too many to delete at once.
     LogTrim,
-    /// A delivery to a gateway has failed. If the room loses its memory before the delivery
-    /// arrives, the alarm restores it, so that it delivers again.
+    /// Events or other items that must arrive wait for a gateway. If the room loses its memory
+    /// before the gateway accepts them, the alarm restores it, so that it delivers again.
     DeliveryRetry,
 }
 

@@ -6,7 +6,7 @@ use crate::runtime::abort::OnAbort;
 use crate::runtime::body::read_body;
 use crate::runtime::failpoint::{self, Point};
 use crate::runtime::log::log_error;
-use crate::runtime::memory;
+use crate::runtime::memory::{self, Reservation};
 use crate::runtime::rpc::gateways::ClientRequest;
 use crate::runtime::rpc::refuse;
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket};
@@ -39,7 +39,7 @@ impl GatewayObject {
         connect: ClientRequest,
         request: Request,
     ) -> Result<Response> {
-        let ClientRequest { client, ask } = connect;
+        let ClientRequest { client, ask, bytes } = connect;
         if matches!(ask, None | Some(Ask::Open | Ask::WebSocket { sid: None })) {
             let admitted = self.with_active(Some(name.clone()), |active, _| {
                 // The registry delivers revocations only to registered gateways.
@@ -75,13 +75,19 @@ impl GatewayObject {
             })?,
             Some(Ask::Post { sid }) => {
                 let begun = self.with_active(Some(name.clone()), |active, _| {
-                    active.gateway.server.engine.begin_post(&sid, active.began)
+                    let budget = active.config.worker.max_object_bytes;
+                    let is_short = memory::is_short(budget);
+                    let engine = &mut active.gateway.server.engine;
+                    let limits = engine.begin_post(&sid, bytes, is_short, active.began)?;
+                    Ok((limits, Reservation::new(limits.max_bytes)))
                 })?;
                 match begun {
                     Err(answer) => answer,
-                    Ok(limits) => {
-                        let body = read_post(&request, limits).await;
+                    Ok((limits, reservation)) => {
+                        let body = read_post(&request, &limits).await;
+                        drop(reservation);
                         self.with_active(Some(name), |active, _| {
+                            active.gateway.server.engine.post_read(&limits);
                             active.gateway.server.post(&sid, body, active.began)
                         })?
                     }
@@ -203,8 +209,10 @@ impl GatewayObject {
 }
 
 /// Reads the body of a POST request of long-polling, within its limits.
-async fn read_post(request: &Request, limits: PostLimits) -> PostBody {
-    let PostLimits { max_bytes, timeout } = limits;
+async fn read_post(request: &Request, limits: &PostLimits) -> PostBody {
+    let PostLimits {
+        max_bytes, timeout, ..
+    } = *limits;
     let reading = pin!(read_body(request.inner().body(), max_bytes, max_bytes));
     let delay = pin!(Delay::from(Duration::from_millis(timeout)));
     match select(reading, delay).await {

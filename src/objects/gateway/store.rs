@@ -14,7 +14,7 @@ use crate::runtime::sql::{Db, js, number, text};
 use roomcast_gateway::{MAX_CLEANED, PositionKey, RECOVERY_WINDOW, SocketId};
 use roomcast_proto::time::Millis;
 use slotmap::SecondaryMap;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS clients (
@@ -156,9 +156,10 @@ impl ClientStore {
         &mut self,
         used: &SecondaryMap<SocketId, String>,
     ) -> Result<()> {
+        let used: HashSet<&str> = used.values().map(String::as_str).collect();
         for row in self.db.query("SELECT key FROM spills", &[])? {
             let key = text(&row, 0);
-            if !used.values().any(|one| *one == key) {
+            if !used.contains(key.as_str()) {
                 self.forget_spill(&key)?;
             }
         }

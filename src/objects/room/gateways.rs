@@ -12,14 +12,15 @@ use crate::runtime::time::now;
 use js_sys::JsString;
 use roomcast_proto::access::TokenId;
 use roomcast_proto::id::GatewayName;
-use roomcast_proto::link::{Pushed, Request as LinkRequest};
+use roomcast_proto::link::{Command, Pushed, Request as LinkRequest};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::reader;
 use roomcast_proto::retry::REQUEST_DEADLINE;
 use roomcast_room::{ConnId, RESTART_DELAY, Retry};
 use std::rc::Rc;
 use std::time::Duration;
-use worker::{Delay, Error, Request, Response, ResponseBuilder};
+use std::vec::IntoIter;
+use worker::{Delay, Error, Request, Response, ResponseBuilder, State};
 
 impl RoomObject {
     /// Handles the request of a gateway: commands of its connections.
@@ -29,29 +30,27 @@ impl RoomObject {
         mut request: Request,
     ) -> Result<Response> {
         let request: LinkRequest = reader::from_str(&request.text().await?)?;
-        let accepted = self.host.with_active(name, |active, state| {
-            if !active.room.accepts_request(&request.gateway) {
-                return false;
+        let LinkRequest { gateway, commands } = request;
+        let accepted = self.host.with_active(name, |active, _| {
+            let accepts = active.room.accepts_request(&gateway);
+            if accepts {
+                active.apply_retention();
             }
-            active.apply_retention();
-            let (gateway, now) = (request.gateway, now());
-            let config = active.config.clone();
-            let is_revoked =
-                |user: &str, token: &TokenId| config.auth.revoked.covers(user, token, now);
-            for command in request.commands {
-                let mut out = Vec::new();
-                let (room, sockets) = (&mut active.room, &active.sockets);
-                let last_ping = |conn: ConnId| last_ping(state, sockets.get(conn)?);
-                room.gateway_command(&gateway, command, is_revoked, last_ping, now, &mut out);
-                active.run(state, out);
-            }
-            true
+            accepts
         })?;
-        self.continue_batch()?;
-        match accepted {
-            true => Response::empty(),
-            false => Ok(ResponseBuilder::new().with_status(503).empty()),
+        if !accepted {
+            self.continue_batch()?;
+            return Ok(ResponseBuilder::new().with_status(503).empty());
         }
+        let mut commands = commands.into_iter();
+        // After a failure of storage, the room is restored for the rest of the commands.
+        while commands.len() > 0 {
+            self.host.with_active(None, |active, state| {
+                active.execute_commands(state, &gateway, &mut commands);
+            })?;
+        }
+        self.continue_batch()?;
+        Response::empty()
     }
 
     /// Sends deliveries to a gateway until its outbox is empty.
@@ -133,6 +132,29 @@ impl RoomObject {
 }
 
 impl ActiveRoom {
+    /// Executes commands of a gateway until storing fails. The memory must not be used after
+    /// that.
+    fn execute_commands(
+        &mut self,
+        state: &State,
+        gateway: &GatewayName,
+        commands: &mut IntoIter<Command>,
+    ) {
+        let now = now();
+        let config = self.config.clone();
+        let is_revoked = |user: &str, token: &TokenId| config.auth.revoked.covers(user, token, now);
+        for command in commands {
+            let mut out = Vec::new();
+            let (room, sockets) = (&mut self.room, &self.sockets);
+            let last_ping = |conn: ConnId| last_ping(state, sockets.get(conn)?);
+            room.gateway_command(gateway, command, is_revoked, last_ping, now, &mut out);
+            self.run(state, out);
+            if self.storage_failed {
+                break;
+            }
+        }
+    }
+
     /// Returns the next delivery to a gateway, after reading the log for its connections that
     /// catch up.
     fn take_delivery(&mut self, gateway: &GatewayName) -> Option<serde_json::Result<String>> {

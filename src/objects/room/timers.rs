@@ -35,6 +35,10 @@ impl RoomObject {
         if work.await_turn {
             self.await_turn();
         }
+        // Before the deliveries, because the alarm repeats those that are lost in a crash.
+        for task in work.timers {
+            self.host.spawn(Rc::clone(self).run_timer(task));
+        }
         for gateway in work.gateways {
             let object = Rc::clone(self);
             self.host
@@ -45,9 +49,6 @@ impl RoomObject {
         }
         for token in work.tokens {
             self.host.spawn(Rc::clone(self).prepare(token));
-        }
-        for task in work.timers {
-            self.host.spawn(Rc::clone(self).run_timer(task));
         }
     }
 
@@ -68,7 +69,7 @@ impl RoomObject {
 impl ActiveRoom {
     fn background_work(&mut self, state: &State) -> BackgroundWork {
         let mut out = Vec::new();
-        let gateways = self.room.start_deliveries(&mut out);
+        let gateways = self.room.start_deliveries(self.began, &mut out);
         self.run(state, out);
         if self.storage_failed {
             return BackgroundWork {

@@ -43,6 +43,9 @@ pub(crate) struct ClientRequest {
     pub client: ConnectInfo,
     /// The Engine.IO request. `None` for a native socket.
     pub ask: Option<Ask>,
+    /// The size of the body, if the client announces it.
+    #[serde(default)]
+    pub bytes: Option<usize>,
 }
 
 /// The request of a gateway for the record of a client that resumes. The record then belongs

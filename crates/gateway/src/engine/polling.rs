@@ -18,12 +18,20 @@ use roomcast_proto::time::{Millis, SECOND};
 pub(super) const UPGRADE_TIMEOUT: Millis = 10 * SECOND;
 
 /// Time within which the body of a POST request must arrive. Limits the time for which a
-/// slow request holds memory.
-const POST_TIMEOUT: Millis = 60 * SECOND;
+/// slow request holds memory. Enough for 1 MB at 400 kbit/s.
+const POST_TIMEOUT: Millis = 20 * SECOND;
 
 /// [`POST_TIMEOUT`] of a session without a valid token: the time within which it must
 /// authenticate (CONTRACT, Authentication).
 const UNAUTHENTICATED_POST_TIMEOUT: Millis = 10 * SECOND;
+
+/// Maximum number of large bodies that are read at the same time. At 1 MB each
+/// (`MAX_PAYLOAD`) they hold a third of the budget of an object (`MAX_OBJECT_BYTES`).
+const MAX_LARGE_POSTS: usize = 16;
+
+/// Size in bytes from which a body counts as large. A thousand smaller ones hold as much as
+/// [`MAX_LARGE_POSTS`] large ones.
+const LARGE_POST: usize = 16 * 1024;
 
 /// Maximum number of packets of one polling request: as many commands as an object
 /// handles in one turn of its event loop (CONTRACT, Delivery 5).
@@ -49,6 +57,9 @@ pub struct PostLimits {
     pub max_bytes: usize,
     /// Time within which the body must arrive.
     pub timeout: Millis,
+    /// The body counts for the limit of large bodies until
+    /// [`EngineServer::post_read`] is called.
+    is_large: bool,
 }
 
 /// The body of a POST request. Input of [`crate::SocketIoServer::post`].
@@ -112,17 +123,27 @@ impl EngineServer {
         }
     }
 
-    /// Begins a POST request. Returns the limits for reading its body, which the host
-    /// passes to [`crate::SocketIoServer::post`]. Returns the answer as the error if the
-    /// host must not read the body.
+    /// Begins a POST request. `bytes` is the size of its body, if the request announces it.
+    /// Returns the limits for reading the body. When it has been read, the host calls
+    /// [`EngineServer::post_read`] and passes it to [`crate::SocketIoServer::post`]. Returns
+    /// the answer as the error if the host must not read the body: with status 503 if too many
+    /// large bodies are being read. `is_short` is `true` if the host is short of memory; then
+    /// no large body is read.
     ///
     /// A session has one POST request at a time. A second one ends the session, as in
     /// the reference server.
-    pub fn begin_post(&mut self, sid: &str, now: Millis) -> Result<PostLimits, Answer> {
+    pub fn begin_post(
+        &mut self,
+        sid: &str,
+        bytes: Option<usize>,
+        is_short: bool,
+        now: Millis,
+    ) -> Result<PostLimits, Answer> {
         let Some(id) = self.sessions.by_sid(sid) else {
             return Err(Answer::error(HandshakeError::UnknownSid));
         };
         let max_bytes = self.payload_limit_of(id);
+        let is_full = is_short || self.large_posts >= MAX_LARGE_POSTS;
         let Some(session) = self.sessions.get_mut(id) else {
             return Err(Answer::error(HandshakeError::UnknownSid));
         };
@@ -130,6 +151,12 @@ impl EngineServer {
             return Err(Answer::error(HandshakeError::BadRequest));
         }
         session.last_activity = now;
+        // The bodies of sessions without a valid token have a smaller limit. They do not count,
+        // because otherwise strangers could keep users from sending.
+        let is_large = session.is_authenticated() && bytes.is_none_or(|bytes| bytes > LARGE_POST);
+        if is_large && is_full {
+            return Err(Answer::unavailable());
+        }
         if std::mem::replace(&mut session.is_posting, true) {
             self.end_session(id, Packet::Close, Disconnect::Malformed);
             return Err(Answer::error(HandshakeError::BadRequest));
@@ -138,7 +165,20 @@ impl EngineServer {
             true => POST_TIMEOUT,
             false => UNAUTHENTICATED_POST_TIMEOUT,
         };
-        Ok(PostLimits { max_bytes, timeout })
+        self.large_posts += usize::from(is_large);
+        Ok(PostLimits {
+            max_bytes: bytes.map_or(max_bytes, |bytes| bytes.min(max_bytes)),
+            timeout,
+            is_large,
+        })
+    }
+
+    /// Records that the body of a POST request is no longer being read.
+    pub fn post_read(&mut self, limits: &PostLimits) {
+        // The body of a request from before a restart did not count.
+        self.large_posts = self
+            .large_posts
+            .saturating_sub(usize::from(limits.is_large));
     }
 
     /// Checks the body of a POST request, after [`EngineServer::begin_post`]. Returns its

@@ -40,6 +40,8 @@ pub struct EngineServer {
     pub(super) sessions: Sessions,
     pub(crate) admission: Admission,
     pub(super) last_poll: PollId,
+    /// Number of large bodies of POST requests that are being read.
+    pub(super) large_posts: usize,
     /// No session has a deadline before this time.
     pub(super) next_deadline: Option<Millis>,
     now: Millis,
@@ -60,6 +62,7 @@ impl EngineServer {
             sockets: Sockets::default(),
             sessions: Sessions::default(),
             last_poll: 0,
+            large_posts: 0,
             next_deadline: None,
             now: 0,
             outputs: Vec::new(),

@@ -15,6 +15,7 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::limits::Rate;
 use roomcast_proto::time::{Millis, SECOND};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const NOW: Millis = 1_800_000_000_000;
 
@@ -224,18 +225,18 @@ fn second_post_at_the_same_time_ends_the_session() {
     for _ in 0..2 {
         server
             .engine
-            .begin_post(&sid, NOW)
+            .begin_post(&sid, Some(1), false, NOW)
             .expect("a first request");
         let answer = server.post(&sid, PostBody::Complete(b"6".to_vec()), NOW);
         assert_eq!(answer.status, 200);
     }
     server
         .engine
-        .begin_post(&sid, NOW)
+        .begin_post(&sid, Some(1), false, NOW)
         .expect("a first request");
     let answer = server
         .engine
-        .begin_post(&sid, NOW)
+        .begin_post(&sid, Some(1), false, NOW)
         .expect_err("a second request");
     assert_eq!(answer.status, 400);
     assert!(server.engine.session_by_sid(&sid).is_none());
@@ -247,17 +248,73 @@ fn second_post_at_the_same_time_ends_the_session() {
 fn post_has_the_limits_of_its_session() {
     let mut server = server();
     assert!(
-        server.engine.begin_post("0-other", NOW).is_err(),
+        server
+            .engine
+            .begin_post("0-other", Some(1), false, NOW)
+            .is_err(),
         "no session"
     );
     server.engine.open_polling(connect_info(), NOW);
     let sid = sid(&server);
-    let limits = server.engine.begin_post(&sid, NOW).expect("limits");
+    let limits = server.engine.begin_post(&sid, None, false, NOW);
+    let limits = limits.expect("limits");
     assert_eq!((limits.max_bytes, limits.timeout), (20 * 1024, 10 * SECOND));
     server.post(&sid, PostBody::Complete(b"6".to_vec()), NOW);
     join(&mut server);
-    let limits = server.engine.begin_post(&sid, NOW).expect("limits");
-    assert_eq!((limits.max_bytes, limits.timeout), (1_000_000, 60 * SECOND));
+    let limits = server
+        .engine
+        .begin_post(&sid, None, false, NOW)
+        .expect("limits");
+    assert_eq!((limits.max_bytes, limits.timeout), (1_000_000, 20 * SECOND));
+}
+
+#[test]
+fn large_bodies_in_progress_are_limited() {
+    const LARGE: Option<usize> = Some(1_000_000);
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let fresh = || format!("{:08}", LAST.fetch_add(1, Ordering::Relaxed));
+    let engine = EngineServer::new("0".into(), Rc::default(), fresh);
+    let mut server = SocketIoServer::new(engine, Attachments::Drop);
+    let mut open = || {
+        let opened = server.engine.open_polling(connect_info(), NOW).body;
+        let opened: serde_json::Value = serde_json::from_str(&opened[1..]).expect("JSON");
+        let sid = opened["sid"].as_str().expect("a sid").to_owned();
+        server.handle_engine_events(NOW);
+        let session = server.engine.session_by_sid(&sid).expect("a session");
+        server.receive_message(session, Frame::Text("0".to_owned()), NOW);
+        assert!(server.accept(session, "/", None, "{}".to_owned()));
+        sid
+    };
+    let authenticated: Vec<String> = (0..20).map(|_| open()).collect();
+    let mut begun = Vec::new();
+    for (n, sid) in authenticated.iter().enumerate() {
+        // A request that does not announce the size counts as well.
+        let bytes = if n % 2 == 0 { LARGE } else { None };
+        match server.engine.begin_post(sid, bytes, false, NOW) {
+            Ok(limits) => begun.push((sid, limits)),
+            Err(answer) => assert_eq!((answer.status, n >= 16), (503, true), "{n}"),
+        }
+    }
+    assert_eq!(begun.len(), 16);
+    let last = &authenticated[19];
+    let small = server.engine.begin_post(last, Some(100), false, NOW);
+    server.engine.post_read(&small.expect("a small body"));
+    server.post(last, PostBody::Complete(b"6".to_vec()), NOW);
+    // The session of a body ends before it has arrived.
+    let (sid, limits) = begun.pop().expect("a request");
+    let refused = server.engine.begin_post(sid, Some(1), false, NOW);
+    assert_eq!(refused.expect_err("a second request").status, 400);
+    server.engine.post_read(&limits);
+    let answer = server.post(sid, PostBody::Incomplete, NOW);
+    assert_eq!(answer.status, 400);
+    let limits = server.engine.begin_post(last, LARGE, false, NOW);
+    server.engine.post_read(&limits.expect("a large body"));
+    server.post(last, PostBody::Complete(b"6".to_vec()), NOW);
+    let refused = server.engine.begin_post(last, LARGE, true, NOW);
+    assert_eq!(
+        refused.expect_err("the host is short of memory").status,
+        503
+    );
 }
 
 #[test]
@@ -265,7 +322,10 @@ fn incomplete_body_ends_the_session_without_a_log_record() {
     let mut server = server();
     server.engine.open_polling(connect_info(), NOW);
     let sid = sid(&server);
-    server.engine.begin_post(&sid, NOW).expect("limits");
+    server
+        .engine
+        .begin_post(&sid, Some(1), false, NOW)
+        .expect("limits");
     let answer = server.post(&sid, PostBody::Incomplete, NOW);
     assert_eq!(answer.status, 400);
     assert!(server.engine.session_by_sid(&sid).is_none());
@@ -284,7 +344,7 @@ fn request_has_at_most_1000_packets() {
         let body = vec!["6"; packets].join(&SEPARATOR.to_string());
         server
             .engine
-            .begin_post(&sid, NOW + 60 * SECOND)
+            .begin_post(&sid, Some(1), false, NOW + 60 * SECOND)
             .expect("limits");
         let body = PostBody::Complete(body.into_bytes());
         let answer = server.post(&sid, body, NOW + 60 * SECOND);
@@ -300,7 +360,10 @@ fn waiting_connects_are_limited_at_the_next_request() {
     let connect = |nsp: &str| format!(r#"40/{nsp},{{"token":"{}"}}"#, "x".repeat(5_000));
     let body = [connect("a"), connect("b")].join(&SEPARATOR.to_string());
     for (body, status) in [(body, 200), ("6".to_owned(), 400)] {
-        server.engine.begin_post(&sid, NOW).expect("limits");
+        server
+            .engine
+            .begin_post(&sid, Some(1), false, NOW)
+            .expect("limits");
         let answer = server.post(&sid, PostBody::Complete(body.into_bytes()), NOW);
         assert_eq!(answer.status, status);
     }

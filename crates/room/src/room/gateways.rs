@@ -23,12 +23,13 @@ use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
 use crate::timers::Timer;
 use roomcast_proto::access::{Rights, TokenId};
+use roomcast_proto::command::Command as ClientCommand;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, GatewayName, UserId};
 use roomcast_proto::link::{Command, ConnectRequest, Item, Pushed, client_of};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::retry::Failure;
-use roomcast_proto::time::Millis;
+use roomcast_proto::time::{MINUTE, Millis};
 use roomcast_proto::{event, framing};
 use serde_json::value::RawValue;
 
@@ -42,7 +43,8 @@ const NORMAL: u16 = 1000;
 const SERVICE_RESTART: u16 = 1012;
 
 /// Time in milliseconds after a failed delivery at which an alarm restores the room, if it has
-/// lost its memory. Setting the alarm writes a row, so it is not set for each delivery.
+/// lost its memory. Other deliveries have the time of a minute: setting the alarm writes a row,
+/// and a busy room must not do it more often.
 const DELIVERY_RETRY_ALARM: Millis = 5_000;
 
 /// Why a connection at a gateway joins.
@@ -71,7 +73,7 @@ impl Room {
         self.gateways.active(gateway);
         let subscription = Subscription::new(gateway.clone(), command.connection().clone());
         let known = self.gateways.find(&subscription.id);
-        let is_full = self.gateways.is_full(gateway);
+        let is_full = self.is_overloaded || self.gateways.is_full(gateway);
         match command {
             Command::Join {
                 request,
@@ -82,7 +84,10 @@ impl Room {
                 let answer = Some(framing::error(id, &error));
                 self.refuse(&subscription, &request.user, answer, error.code, out);
             }
-            Command::Execute { id, .. } if is_full => {
+            // A leave frees memory, and its answer is short.
+            Command::Execute { id, command, .. }
+                if is_full && !matches!(command, ClientCommand::Leave { .. }) =>
+            {
                 let answer = framing::error(id, &too_many_answers());
                 self.gateways
                     .queue_text(&subscription, &answer, TextEvents::None);
@@ -425,9 +430,10 @@ impl Room {
 
     /// Returns the gateways to which the host must start to send deliveries. Drops broadcasts
     /// for slow gateways; their connections then receive the events from the log. The host
-    /// calls this after each input.
-    pub fn start_deliveries(&mut self, out: &mut Vec<Output>) -> Vec<GatewayName> {
-        for shed in self.gateways.shed() {
+    /// calls this after each input, and sets the alarm for [`Room::alarm_at`] before it sends
+    /// the deliveries.
+    pub fn start_deliveries(&mut self, now: Millis, out: &mut Vec<Output>) -> Vec<GatewayName> {
+        for shed in self.gateways.shed(self.is_overloaded) {
             for conn in self.gateways.connections_of(&shed.gateway) {
                 let connection = self.connections.get(conn);
                 // A connection that catches up is at an earlier event.
@@ -441,6 +447,9 @@ impl Room {
             out.push(Output::Log(
                 record.with("lostEphemeral", shed.lost_ephemeral),
             ));
+        }
+        if self.gateways.needs_alarm() {
+            self.timers.start(Timer::DeliveryRetry, now + MINUTE);
         }
         self.gateways.start_deliveries()
     }
@@ -504,8 +513,13 @@ impl Room {
     pub fn take_delivery(&mut self, gateway: &GatewayName) -> Option<serde_json::Result<String>> {
         let (epoch, head) = (self.log.epoch(), self.log.head());
         let version = self.presence.log.version();
-        self.gateways
-            .take_delivery(gateway, &self.name, epoch, head, version)
+        let body = self
+            .gateways
+            .take_delivery(gateway, &self.name, epoch, head, version);
+        if !self.gateways.needs_alarm() {
+            self.timers.stop(Timer::DeliveryRetry);
+        }
+        body
     }
 
     /// Handles the acknowledgement of a delivery. The answer names the connections that do
@@ -562,7 +576,7 @@ impl Room {
         match retry {
             Retry::Again(_) => {
                 let at = now + DELIVERY_RETRY_ALARM;
-                self.timers.start(Timer::DeliveryRetry, at);
+                self.timers.set_earliest(Timer::DeliveryRetry, at);
             }
             // The next attempt has its own alarm.
             _ => self.timers.stop(Timer::DeliveryRetry),
