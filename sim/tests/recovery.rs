@@ -48,10 +48,10 @@ fn a_client_without_rooms_is_recovered_at_once_and_joins_its_personal_room() {
         matches!(output, Output::Send { frame: Frame::Text(text), .. }
             if text.starts_with("40") && text.contains(PID))
     });
-    assert!(accepted, "the client is recovered without a delivery of any room");
+    assert!(
+        accepted,
+        "the client is recovered without a delivery of any room"
+    );
     let commands = gateway.take_commands(&RoomName::trusted("@alice"));
-    assert!(matches!(
-        commands.as_deref(),
-        Some([Command::Join { .. }])
-    ));
+    assert!(matches!(commands.as_deref(), Some([Command::Join { .. }])));
 }
