@@ -192,7 +192,8 @@ async fn wait_for_panic(server: &Server, point: &str, before: usize) {
 
 #[tokio::test]
 async fn a_failed_join_leaves_the_socket_outside_the_room() {
-    let server = server_with_failpoints().await;
+    // A server of its own: no other room takes the failpoint.
+    let server = Server::start_worker(&Worker::built("failpoints"), &[]);
     let mut bob = Client::join(&server, "failed-join", &token("bob")).await;
     let mut alice = Client::join(&server, "failed-join", &token("alice")).await;
     alice.request("leaveRoom", json!({})).await.expect("left");
@@ -219,7 +220,9 @@ async fn a_failed_join_leaves_the_socket_outside_the_room() {
 
 #[tokio::test]
 async fn a_failed_leave_leaves_the_sockets_of_the_user_in_the_room() {
-    let server = server_with_failpoints().await;
+    // A server of its own: no other room takes the failpoint.
+    let server = Server::start_worker(&Worker::built("failpoints"), &[]);
+    let mut open = Vec::new();
     for point in ["Write", "Flush"] {
         let room = format!("failed-leave-{point}");
         let mut phone = Client::join(&server, &room, &token("alice")).await;
@@ -241,6 +244,7 @@ async fn a_failed_leave_leaves_the_sockets_of_the_user_in_the_room() {
         }
         let frames = bob.drain().await;
         assert!(frames.iter().all(|line| line["event"] != "userLeft"));
+        open.extend([phone, desk, bob]);
     }
 }
 
