@@ -18,14 +18,14 @@ impl StoredLog {
     pub fn bounds(&self) -> LogBounds {
         let mut bounds = LogBounds::default();
         for row in self.rows.first().into_iter().chain(self.rows.last()) {
-            let oldest = OldestRow {
-                first: row.first,
-                at: row.at,
-                total: row.total,
-            };
-            bounds.extend(oldest, row.last);
+            bounds.extend(oldest_row(row), row.last);
         }
         bounds
+    }
+
+    /// Returns the oldest batch that was stored at this time or later.
+    pub fn oldest(&self, since: Millis) -> Option<OldestRow> {
+        self.rows.iter().find(|row| row.at >= since).map(oldest_row)
     }
 
     /// Carries out [`Change::Trim`](roomcast_room::Change::Trim).
@@ -59,6 +59,14 @@ impl StoredLog {
             let _ = rows.chain(keys).all(|row| take(&row));
             Ok(())
         })
+    }
+}
+
+fn oldest_row(row: &LogBatch) -> OldestRow {
+    OldestRow {
+        first: row.first,
+        at: row.at,
+        total: row.total,
     }
 }
 

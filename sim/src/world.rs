@@ -412,6 +412,13 @@ impl Server {
         self.run(out);
     }
 
+    /// Expires the rows of the log that are older than the retention.
+    fn apply_retention(&mut self) {
+        if let Some(limit) = self.room.retention_cutoff(self.now) {
+            self.room.expire_log(self.disk.log.oldest(limit));
+        }
+    }
+
     /// Flushes the batch, then advances the clock and flushes delayed outputs.
     pub fn settle(&mut self) {
         for later in [0, 1_100] {
@@ -810,6 +817,16 @@ impl Net {
         let server = self.rooms.get_mut(name).expect("a room");
         let gateway = core.server.engine.name().to_owned();
         server.handle_gateway(&gateway, commands);
+        self.deliver(name);
+    }
+
+    /// Delivers everything that a room has for the gateway.
+    fn deliver(&mut self, name: &RoomName) {
+        let Some(server) = self.rooms.get_mut(name) else {
+            return;
+        };
+        let core = &mut self.gateway;
+        let gateway = core.server.engine.name().to_owned();
         server.settle();
         server.start_deliveries();
         while let Some(body) = server.take_delivery(&gateway, usize::MAX) {
@@ -823,6 +840,20 @@ impl Net {
             server.delivery_acknowledged(&gateway, &pushed);
             server.settle();
         }
+    }
+
+    /// Hibernates all rooms. They wake after `sleep`, by their alarms.
+    pub fn hibernate_rooms(&mut self, sleep: Millis) {
+        for name in self.rooms.keys().cloned().collect::<Vec<_>>() {
+            if let Some(server) = self.rooms.get_mut(&name) {
+                server.hibernate();
+                server.now += sleep;
+                server.apply_retention();
+                server.alarm();
+            }
+            self.deliver(&name);
+        }
+        self.settle();
     }
 
     /// Returns the number of stored records of clients.

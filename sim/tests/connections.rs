@@ -193,6 +193,36 @@ fn a_connection_at_a_gateway_that_joins_again_is_counted() {
     assert_eq!(fixture.room.connections(), LIMIT);
 }
 
+/// Two connections of a user are at one gateway: the first leaves the room, and the second joins
+/// it again in the same request. The leave ends both.
+#[test]
+fn an_answer_to_a_connection_that_has_ended_reaches_no_other_connection() {
+    let mut fixture = Fixture::new("r");
+    let first = fixture.join_from_gateway();
+    let second = fixture.join_from_gateway();
+    fixture.delivered();
+    let pushed = roomcast_proto::link::Pushed::default();
+    let acknowledged = |fixture: &mut Fixture| {
+        let (room, now) = (&mut fixture.room, fixture.now);
+        room.delivery_acknowledged(&gateway(), &pushed, now, &mut Vec::new());
+    };
+    acknowledged(&mut fixture);
+    fixture.execute(&first, Command::Leave { room: None });
+    let (room, position) = (None, Position::default());
+    fixture.execute(&second, Command::Join { room, position });
+    let third = fixture.join_from_gateway();
+    let delivered = fixture.delivered();
+    let (push, texts) = roomcast_proto::link::Push::parse(&delivered).expect("a push");
+    let texts_to = |id: &str| {
+        let items = push.items.iter().zip(&texts);
+        let own = items.filter(|(item, _)| item.to().is_some_and(|to| **to == *id));
+        own.map(|(_, text)| *text).collect::<String>()
+    };
+    assert!(texts_to(&second).contains("\"ack\":2"), "{delivered}");
+    let third = texts_to(&third);
+    assert!(third.contains("\"ack\":1") && !third.contains("error"));
+}
+
 #[test]
 fn a_personal_room_cannot_be_left() {
     let mut fixture = Fixture::new("@alice");

@@ -243,6 +243,68 @@ fn a_position_before_the_first_event_of_the_connection_replays_from_there() {
 }
 
 #[test]
+fn a_wake_of_a_room_past_retention_repeats_no_gap() {
+    /// More than `RETENTION_DAYS`, and less than the lifetime of the tokens.
+    const EIGHT_DAYS: u64 = 8 * 86_400_000;
+    let mut fixture = Fixture::new(&[]);
+    let bob = fixture.connect("bob");
+    fixture.send(bob, &[join(1), message(2), message(3)].join("\n"));
+    fixture.net.hibernate_rooms(EIGHT_DAYS);
+    let alice = fixture.connect("alice");
+    let from_the_start = json!({ "roomId": "r", "since": 0 });
+    fixture.send(alice, &command(1, "joinRoom", from_the_start));
+    let gaps = |lines: &[Value]| {
+        let gaps = lines.iter().filter(|line| line["event"] == "gap");
+        gaps.map(|line| line["data"].clone()).collect::<Vec<_>>()
+    };
+    let gap = json!({ "roomId": "r", "from": 1, "to": 2 });
+    assert_eq!(gaps(&fixture.lines(alice)), [gap]);
+    for _ in 0..3 {
+        fixture.net.hibernate_rooms(0);
+        assert_eq!(fixture.lines(alice), [] as [Value; 0]);
+    }
+    fixture.send(bob, &message(4));
+    let lines = fixture.lines(alice);
+    assert_eq!((gaps(&lines), messages(&lines)), (vec![], vec![3]));
+}
+
+#[test]
+fn a_client_without_the_right_presence_joins_online() {
+    let mut fixture = Fixture::new(&[]);
+    let rooms = json!({ "r": ["read", "write"], "shown": ["read", "write", "presence"] });
+    let expires = NOW / 1_000 + 1_000_000;
+    let claims = json!({ "sub": "alice", "exp": expires, "rooms": rooms });
+    let token = world::token(&claims.to_string());
+    let auth = world::config(&[]).auth.clone();
+    let alice = auth.verify(&token, NOW).expect("a token");
+    let info = connect_info(Protocol::Native, Some(alice));
+    let engine = &mut fixture.net.gateway.server.engine;
+    let alice = engine.open_native(info, NOW);
+    let in_shown = json!({ "roomId": "shown", "status": "away" });
+    let commands = [
+        command(1, "joinRoom", json!({ "roomId": "shown" })),
+        command(2, "setPresence", in_shown),
+        join(3),
+    ];
+    for command in commands {
+        fixture.send(alice, &command);
+    }
+    let answered = fixture.lines(alice);
+    assert_eq!(answers(&answered), [(1, None), (2, None), (3, None)]);
+    let bob = fixture.connect("bob");
+    for (room, status) in [("shown", "away"), ("r", "online")] {
+        let join = json!({ "roomId": room });
+        fixture.send(bob, &command(1, "joinRoom", join));
+        let lines = fixture.lines(bob);
+        let joined = lines.iter().find(|line| line["ack"] == 1);
+        let members = joined.expect("an answer")["data"]["members"].clone();
+        let members = members.as_array().expect("a list").clone();
+        let alice = members.iter().find(|member| member["userId"] == "alice");
+        assert_eq!(alice.expect("a member")["status"], status, "{room}");
+    }
+}
+
+#[test]
 fn a_room_that_is_being_left_does_not_make_a_recovery_incomplete() {
     let mut fixture = Fixture::new(&[]);
     let (socket, pid) = fixture.connect_socketio("alice", &json!({}));

@@ -177,6 +177,129 @@ async fn a_leave_is_delivered_to_a_gateway_that_panics_on_the_delivery() {
         .await;
 }
 
+/// Returns the number of panics of a failpoint.
+fn panics(server: &Server, point: &str) -> usize {
+    let message = format!("failpoint: {point}");
+    server.output().matches(&message).count()
+}
+
+/// Waits until a failpoint has panicked more than `before` times.
+async fn wait_for_panic(server: &Server, point: &str, before: usize) {
+    server
+        .wait_for_log("the panic", |_| panics(server, point) > before)
+        .await;
+}
+
+#[tokio::test]
+async fn a_failed_join_leaves_the_socket_outside_the_room() {
+    // A server of its own: no other room takes the failpoint.
+    let server = Server::start_worker(&Worker::built("failpoints"), &[]);
+    let mut bob = Client::join(&server, "failed-join", &token("bob")).await;
+    let mut alice = Client::join(&server, "failed-join", &token("alice")).await;
+    alice.request("leaveRoom", json!({})).await.expect("left");
+    arm(&server, &["Write"]).await;
+    let refused = alice.request("joinRoom", json!("failed-join")).await;
+    assert_eq!(refused.expect_err("not stored")["code"], "internal");
+    let refused = alice.request("sendMessage", message("m")).await;
+    assert_eq!(refused.expect_err("not in the room")["code"], "notJoined");
+    send_until_acknowledged(&mut bob, message("first")).await;
+    let joined = alice.request("joinRoom", json!("failed-join")).await;
+    assert_eq!(joined.expect("joined")["seq"], 1);
+    send_until_acknowledged(&mut bob, message("second")).await;
+    let received = alice.logged(1).await;
+    assert_eq!(Client::seq(&received[0]), 2, "`first` was sent to members");
+    // The failed join was not announced.
+    let is_of_alice =
+        |line: &Value, name: &str| line["event"] == name && line["data"]["userId"] == "alice";
+    for name in ["userJoined", "userLeft", "userJoined"] {
+        bob.find(name, |line| is_of_alice(line, name)).await;
+    }
+    let rest = bob.drain().await;
+    assert!(!rest.iter().any(|line| is_of_alice(line, "userJoined")));
+}
+
+#[tokio::test]
+async fn a_failed_leave_leaves_the_sockets_of_the_user_in_the_room() {
+    // A server of its own: no other room takes the failpoint.
+    let server = Server::start_worker(&Worker::built("failpoints"), &[]);
+    let mut open = Vec::new();
+    for point in ["Write", "Flush"] {
+        let room = format!("failed-leave-{point}");
+        let mut phone = Client::join(&server, &room, &token("alice")).await;
+        let mut desk = Client::join(&server, &room, &token("alice")).await;
+        let mut bob = Client::join(&server, &room, &token("bob")).await;
+        let before = panics(&server, point);
+        arm(&server, &[point]).await;
+        let id = phone.start("leaveRoom", json!({})).await;
+        match point {
+            "Write" => {
+                let refused = phone.answer(id).await;
+                assert_eq!(refused.expect_err("not stored")["code"], "internal");
+            }
+            _ => wait_for_panic(&server, point, before).await,
+        }
+        send_until_acknowledged(&mut bob, message("m")).await;
+        for socket in [&mut phone, &mut desk] {
+            assert_eq!(Client::seq(&socket.logged(1).await[0]), 1, "{point}");
+        }
+        let frames = bob.drain().await;
+        assert!(frames.iter().all(|line| line["event"] != "userLeft"));
+        open.extend([phone, desk, bob]);
+    }
+}
+
+#[tokio::test]
+async fn a_room_that_fails_during_a_delivery_delivers_everything_afterwards() {
+    let server = server_with_failpoints().await;
+    for point in ["Write", "Flush", "Stored"] {
+        let room = format!("failed-delivery-{point}");
+        let path = format!("/ws?token={}", token("alice"));
+        let mut listener = Client::open(&server, &path, &[]).await.expect("accepted");
+        let joined = listener.request("joinRoom", json!(room)).await;
+        joined.expect("joined");
+        let publish = async |id: &str| {
+            let data = json!({ "content": id });
+            let body =
+                json!({ "room": room, "event": "newMessage", "messageId": id, "data": data });
+            server.post("/publish", &service(), body).await
+        };
+        // The gateway refuses the delivery of this event, and the room repeats the delivery.
+        plan(&server, json!({ "stopped": true })).await;
+        publish("first").await.ok();
+        plan(&server, json!({ "stopped": true, "points": [point] })).await;
+        publish("second").await;
+        plan(&server, json!({})).await;
+        publish("third").await.ok();
+        let stored = log(&server, &room).await;
+        assert!(stored.contains(&"first".to_owned()) && stored.contains(&"third".to_owned()));
+        let received = listener.logged(stored.len()).await;
+        let received: Vec<&str> = received
+            .iter()
+            .filter_map(|event| event["data"]["messageId"].as_str())
+            .collect();
+        assert_eq!(received, stored, "{point}");
+    }
+}
+
+/// The room has closed the socket, but its client has not ended the connection.
+#[tokio::test]
+async fn a_frame_of_a_closed_socket_that_wakes_the_room_starts_its_deliveries() {
+    let one_connection = [("MAX_CONNECTIONS_PER_USER", "1")];
+    let server = Server::start_worker(&Worker::built("failpoints"), &one_connection);
+    let path = format!("/ws?token={}", token("alice"));
+    let mut listener = Client::open(&server, &path, &[]).await.expect("accepted");
+    let joined = listener.request("joinRoom", json!("closed-socket")).await;
+    joined.expect("joined");
+    let mut closed = Client::join(&server, "closed-socket", &token("bob")).await;
+    let mut sender = Client::join(&server, "closed-socket", &token("bob")).await;
+    // The event is stored. The room loses its memory before it sends the event.
+    arm(&server, &["Stored"]).await;
+    sender.start("sendMessage", message("m")).await;
+    wait_for_panic(&server, "Stored", 0).await;
+    closed.send_text("{}").await;
+    assert_eq!(Client::seq(&listener.logged(1).await[0]), 1);
+}
+
 #[tokio::test]
 async fn a_failed_write_is_answered_internal_and_nothing_is_broadcast() {
     let server = server_with_failpoints().await;

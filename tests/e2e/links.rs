@@ -3,11 +3,11 @@
 
 use super::{service, token};
 use futures_util::future::join_all;
-use roomcast_harness::{Client, Polling, SEPARATOR, Server, SocketIo, Worker};
+use roomcast_harness::{Client, Event, Polling, SEPARATOR, Server, SocketIo, Worker};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::Duration;
-use tokio::time::timeout;
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
 
 /// One gateway, so that all clients of a test share it.
 const ONE_GATEWAY: (&str, &str) = ("GATEWAY_SHARDS", "1");
@@ -92,6 +92,94 @@ async fn after_an_outage_of_a_gateway_every_client_receives_everything_without_s
     let received = join_all(listeners.iter_mut().map(|one| read_to(one, 4, 43)));
     for received in received.await {
         assert_eq!(received, Ok(()));
+    }
+}
+
+/// Waits until presence shows no connection of a user.
+async fn wait_until_offline(server: &Server, room: &str, user: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while connections(server, room, user).await > 0 {
+        assert!(Instant::now() < deadline, "{user} is still connected");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Applies the presence events of a client to the users that it shows.
+fn apply_presence(shown: &mut BTreeMap<String, bool>, event: &Event) {
+    let data = &event.args[0];
+    let online = match event.name.as_str() {
+        "presenceUpdate" => data["status"] != "offline",
+        "userJoined" => true,
+        "userLeft" => false,
+        _ => return,
+    };
+    let user = data["userId"].as_str().expect("a user").to_owned();
+    shown.insert(user, online);
+}
+
+#[tokio::test]
+async fn a_recovered_client_is_told_who_went_and_who_came() {
+    let server = Server::start(&[ONE_GATEWAY, ("PRESENCE_GRACE_MS", "200")]);
+    let mut leaving = join(&server, "leaving", "cut-off").await;
+    let going = join(&server, "going", "cut-off").await;
+    let query = format!("token={}", token("alice"));
+    // Native clients are at another gateway than clients of Socket.IO.
+    let mut neighbour = SocketIo::join(&server, &token("neighbour")).await;
+    let joined = neighbour.request("joinRoom", json!("cut-off")).await;
+    joined.expect("joined");
+    let mut alice = SocketIo::open(&server, &query).await;
+    let accepted = alice.connect("/chat", json!({})).await.expect("accepted");
+    let joined = alice.request("joinRoom", json!("cut-off")).await;
+    let members = joined.expect("joined")["members"].clone();
+    let members = members.as_array().expect("a list").iter();
+    let online = members.map(|member| {
+        let user = member["userId"].as_str().expect("a user").to_owned();
+        (user, member["status"] == "online")
+    });
+    let mut shown: BTreeMap<String, bool> = online.collect();
+    let users = |users: &[(&str, bool)]| {
+        let users = users
+            .iter()
+            .map(|(user, online)| ((*user).to_owned(), *online));
+        users.collect::<BTreeMap<_, _>>()
+    };
+    let before = [
+        ("alice", true),
+        ("going", true),
+        ("leaving", true),
+        ("neighbour", true),
+    ];
+    assert_eq!(shown, users(&before));
+    publish(&server, "cut-off", 1, 10).await;
+    alice.expect("newMessage").await;
+    let auth = json!({ "pid": accepted["pid"], "offset": alice.offset() });
+    alice.terminate();
+    wait_until_offline(&server, "cut-off", "alice").await;
+
+    let left = leaving.request("leaveRoom", json!({ "roomId": "cut-off" }));
+    left.await.expect("left");
+    going.close().await;
+    let _coming = join(&server, "coming", "cut-off").await;
+    wait_until_offline(&server, "cut-off", "going").await;
+    // The grace time has passed, and the room has told the others.
+    sleep(Duration::from_secs(2)).await;
+
+    let mut alice = SocketIo::open(&server, &query).await;
+    let again = alice.connect("/chat", auth).await.expect("accepted");
+    assert_eq!(again["pid"], accepted["pid"], "the client recovers");
+    let after = [
+        ("alice", true),
+        ("coming", true),
+        ("going", false),
+        ("leaving", false),
+        ("neighbour", true),
+    ];
+    while shown != users(&after) {
+        let event = alice.find_within(Duration::from_secs(10), |_| true).await;
+        let Some(event) = event else {
+            panic!("the client shows {shown:?} after {:?}", alice.events);
+        };
+        apply_presence(&mut shown, &event);
     }
 }
 

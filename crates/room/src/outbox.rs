@@ -740,6 +740,7 @@ mod tests {
                     not: Vec::new(),
                     after,
                     at: after + 1,
+                    presence: false,
                 };
                 outboxes.queue(&gateway, item, &text);
             }
