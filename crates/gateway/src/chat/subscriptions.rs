@@ -192,17 +192,16 @@ impl Chat {
         }
     }
 
-    /// Handles the commands of a request to a room that failed.
+    /// Handles the commands of a request to a room that failed, and those of the waiting
+    /// commands that fail with them; see [`RoomLink::forward_failed`].
     pub(crate) fn request_failed(
         &mut self,
         server: &mut SocketIoServer,
         room: &RoomName,
         commands: Vec<ToRoom>,
     ) {
-        if let Some(link) = self.rooms.get_mut(room) {
-            link.forward_failed();
-        }
-        for command in commands {
+        let waiting = (self.rooms.get_mut(room)).map_or_else(Vec::new, RoomLink::forward_failed);
+        for command in commands.into_iter().chain(waiting) {
             let key = self.clients.by_subscription(command.connection());
             match (command, key) {
                 (
