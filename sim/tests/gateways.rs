@@ -69,6 +69,12 @@ enum Step {
         room: usize,
         outcome: Outcome,
     },
+    /// A gateway sends its queued commands to a room. The room answers the request and restarts
+    /// before it stores the batch.
+    LoseBatch {
+        gateway: usize,
+        room: usize,
+    },
     /// A room delivers its queued items to a gateway.
     Push {
         room: usize,
@@ -270,6 +276,7 @@ impl World {
                 room,
                 outcome,
             } => self.request(gateway, ROOMS[room], outcome),
+            Step::LoseBatch { gateway, room } => self.lose_batch(gateway, ROOMS[room]),
             Step::Push {
                 room,
                 gateway,
@@ -515,28 +522,37 @@ impl World {
         }
     }
 
-    fn request(&mut self, gateway: usize, room: &str, outcome: Outcome) {
+    /// Returns the commands for the next request of a gateway to a room.
+    fn take_commands(&mut self, gateway: usize, room: &str) -> Option<Vec<ToRoom>> {
         if !self.gateways[gateway].pending.contains(room) {
-            return;
+            return None;
         }
         let core = &mut self.gateways[gateway].gateway;
         let commands = core.take_commands(&RoomName::trusted(room));
         self.settle(gateway);
-        let Some(commands) = commands else {
+        if commands.is_none() {
             self.gateways[gateway].pending.remove(room);
+        }
+        commands
+    }
+
+    /// Passes the commands of a request to a room.
+    fn handle_request(&mut self, gateway: usize, room: &str, commands: &[ToRoom]) {
+        let json = serde_json::to_string(commands).expect("JSON");
+        let commands = serde_json::from_str(&json).expect("commands");
+        let now = self.now;
+        let fresh = || RoomHost::new(room, now);
+        let host = self.rooms.entry(room.to_owned()).or_insert_with(fresh);
+        host.server.now = now;
+        host.server.handle_gateway(GATEWAYS[gateway], commands);
+    }
+
+    fn request(&mut self, gateway: usize, room: &str, outcome: Outcome) {
+        let Some(commands) = self.take_commands(gateway, room) else {
             return;
         };
-        let copy = |commands: &Vec<ToRoom>| -> Vec<ToRoom> {
-            let json = serde_json::to_string(commands).expect("JSON");
-            serde_json::from_str(&json).expect("commands")
-        };
         if outcome != Outcome::Lost {
-            let now = self.now;
-            let fresh = || RoomHost::new(room, now);
-            let host = self.rooms.entry(room.to_owned()).or_insert_with(fresh);
-            host.server.now = now;
-            host.server
-                .handle_gateway(GATEWAYS[gateway], copy(&commands));
+            self.handle_request(gateway, room, &commands);
             self.queue_outputs(room);
         }
         if matches!(outcome, Outcome::Lost | Outcome::Unanswered) {
@@ -545,6 +561,14 @@ impl World {
             core.forward_failed(&RoomName::trusted(room), commands);
             self.settle(gateway);
         }
+    }
+
+    fn lose_batch(&mut self, gateway: usize, room: &str) {
+        let Some(commands) = self.take_commands(gateway, room) else {
+            return;
+        };
+        self.handle_request(gateway, room, &commands);
+        self.restart_room(room);
     }
 
     fn push(&mut self, room: &str, gateway: usize, outcome: Outcome) {
@@ -606,8 +630,14 @@ impl World {
         };
         host.server.now = self.now;
         host.server.advance();
-        // Queued items are lost with the memory, except stored ones.
-        host.server.hibernate();
+        host.server.settle();
+        self.restart_room(room);
+    }
+
+    /// Restarts a room. Queued items are lost with the memory, except stored ones.
+    fn restart_room(&mut self, room: &str) {
+        let host = self.rooms.get_mut(room).expect("a room");
+        host.server.restart();
         host.busy.clear();
         host.last.clear();
         self.queue_outputs(room);
@@ -1012,6 +1042,22 @@ fn failures_found_by_the_model_pass() {
             join(0, 1),
             request(0, Lost),
             Leave { client: 0, room: 1 },
+        ],
+        // A room that restarted lost the repair of a subscription, and the client received no
+        // further events.
+        vec![
+            connect(0),
+            join(0, 0),
+            request(0, Arrives),
+            push.clone(),
+            panic.clone(),
+            LoseBatch {
+                gateway: 0,
+                room: 0,
+            },
+            connect(1),
+            join(1, 0),
+            Send { client: 1, room: 0 },
         ],
     ];
     for steps in cases {

@@ -927,3 +927,32 @@ fn a_recovery_with_a_gap_is_incomplete() {
         "the client begins without its rooms: {gone:?}"
     );
 }
+
+/// A room answers a request before it has stored the batch.
+#[test]
+fn a_repair_that_a_room_has_lost_is_repeated() {
+    let mut fixture = Fixture::new();
+    let lost = Item::Lost {
+        to: fixture.id.clone(),
+    };
+    fixture.push(vec![(lost, "")]);
+    assert_eq!(fixture.resubscribed_from(), Some(3));
+    let first = fixture.id.clone();
+    assert!(fixture.take().is_none(), "the request has arrived");
+    let commands = fixture.take_later().expect("the repair again");
+    let [Command::Join { request, again, .. }] = &commands[..] else {
+        panic!("not a join: {commands:?}");
+    };
+    assert!(*again && request.position.since == Some(3));
+    fixture.id = request.connection_id.clone();
+    assert_ne!(
+        fixture.id, first,
+        "a late answer to the first one is ignored"
+    );
+    for (to, gone) in [(first.clone(), vec![first]), (fixture.id.clone(), vec![])] {
+        fixture.push(vec![(Item::Subscribed { to, after: 3 }, "")]);
+        assert_eq!(fixture.pushed.gone, gone);
+    }
+    assert!(fixture.take_later().is_none(), "it is answered");
+    assert_eq!(fixture.push(vec![Fixture::all(3, "four")]), ["four"]);
+}

@@ -174,7 +174,7 @@ pub(super) struct Subscription {
     /// The id of the `leaveRoom` command, until it is answered.
     #[serde(skip)]
     pub(super) leave_command: Option<u32>,
-    /// The time by which the room must answer `joinRoom` or `leaveRoom`.
+    /// The time by which the room must answer a join or a leave.
     #[serde(skip)]
     pub(super) answer_by: Option<Millis>,
 }

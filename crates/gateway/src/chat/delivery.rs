@@ -637,6 +637,7 @@ impl Chat {
         self.positions.mark_lagging(room, &client.id);
         let (id, again) = (None, true);
         self.forward(server, room, ToRoom::Join { request, id, again });
+        self.await_answer(key, room, server.engine.now());
         self.save(server, key);
     }
 

@@ -60,6 +60,9 @@ impl Chat {
         if subscription.repairing {
             subscription.repairing = false;
             subscription.epoch = epoch;
+            if subscription.state == SubscriptionState::Joined {
+                subscription.answer_by = None;
+            }
             return self.save(server, key);
         }
         if subscription.state == SubscriptionState::Joining {
@@ -267,7 +270,13 @@ impl Chat {
             .clients
             .current_subscription(room, command.connection());
         match subscription {
-            Some(subscription) if subscription.repairing => self.retry(server, room, command),
+            Some(subscription) if subscription.repairing => {
+                // The retry has its own time.
+                if subscription.state == SubscriptionState::Joined {
+                    subscription.answer_by = None;
+                }
+                self.retry(server, room, command);
+            }
             Some(subscription)
                 if subscription.state == SubscriptionState::Joining
                     || !subscription.is_accepted() =>
