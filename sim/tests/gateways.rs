@@ -1435,6 +1435,48 @@ fn commands_are_refused_when_too_many_answers_wait_for_a_gateway() {
 }
 
 #[test]
+fn a_leave_is_executed_and_answered_once_while_too_many_answers_wait() {
+    let mut room = Fed::new();
+    room.join("alice", None);
+    room.join("bob", None);
+    for _ in 0..15 {
+        room.send("alice", 60_000);
+    }
+    room.drain();
+    // A delivery is in progress.
+    room.send("alice", 10);
+    room.take(0).expect("an event");
+    let mut execute = |id: u32, event: &str, data: Value| {
+        let command = json!({ "event": event, "data": data, "id": id }).to_string();
+        let incoming = framing::decode_line(&command);
+        room.command(ToRoom::Execute {
+            connection: ConnectionId::trusted("bob"),
+            id: incoming.id,
+            command: incoming.command.expect("a command"),
+        });
+    };
+    for id in 1..=20 {
+        execute(id, "sync", json!({ "after": 0 }));
+    }
+    execute(21, "leaveRoom", json!({}));
+    room.acknowledge(&Pushed::default());
+    let body = room.server.take_delivery(Fed::GATEWAY, 0);
+    let body = body.expect("answers");
+    let (push, texts) = Push::parse(&body).expect("a push");
+    let answers = texts.iter().flat_map(|text| text.split('\n'));
+    let refused = |line: &&str| line.contains(r#""code":"rateLimited""#);
+    assert!(
+        answers.clone().any(|line| refused(&line)),
+        "the outbox is full"
+    );
+    let of_leave = answers.filter(|line| framing::answered(line) == Some(21));
+    let of_leave: Vec<&str> = of_leave.collect();
+    assert_eq!(of_leave, [r#"{"ack":21,"data":{"roomId":"a"}}"#]);
+    let is_out = |item: &Item| matches!(item, Item::Unsubscribed { to } if to == "bob");
+    assert!(push.items.iter().any(is_out), "the subscription has ended");
+}
+
+#[test]
 fn an_unreachable_gateway_keeps_its_connections_and_is_probed_by_the_alarm() {
     let mut room = Fed::new();
     for user in ["alice", "bob"] {

@@ -330,6 +330,7 @@ impl Chat {
         if let Some(subscription) = self.clients.subscription_mut(key, room) {
             subscription.state = SubscriptionState::Leaving;
             subscription.leave_command = id;
+            subscription.is_leave_answered = false;
             let command = Command::Leave {
                 room: Some(room.clone()),
             };

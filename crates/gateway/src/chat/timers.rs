@@ -111,7 +111,9 @@ impl Chat {
             SubscriptionState::Joining => self.join_failed(server, key, room),
             SubscriptionState::Leaving => {
                 let id = subscription.leave_command;
-                self.send(server, key, &framing::error(id, &Error::internal()));
+                if !subscription.is_leave_answered {
+                    self.send(server, key, &framing::error(id, &Error::internal()));
+                }
                 self.leave_failed(server, key, room);
             }
             SubscriptionState::Joined if subscription.repairing => self.repair(server, key, room),

@@ -23,6 +23,7 @@ use crate::seq_range::SeqRange;
 use crate::subscriber::StoredSubscriber;
 use crate::timers::Timer;
 use roomcast_proto::access::{Rights, TokenId};
+use roomcast_proto::command::Command as ClientCommand;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, GatewayName, UserId};
 use roomcast_proto::link::{Command, ConnectRequest, Item, Pushed, client_of};
@@ -82,7 +83,10 @@ impl Room {
                 let answer = Some(framing::error(id, &error));
                 self.refuse(&subscription, &request.user, answer, error.code, out);
             }
-            Command::Execute { id, .. } if is_full => {
+            // A leave frees memory, and its answer is short.
+            Command::Execute { id, command, .. }
+                if is_full && !matches!(command, ClientCommand::Leave { .. }) =>
+            {
                 let answer = framing::error(id, &too_many_answers());
                 self.gateways
                     .queue_text(&subscription, &answer, TextEvents::None);
@@ -157,10 +161,10 @@ impl Room {
 
     /// Answers a command of a connection that does not exist in the room.
     fn answer_lost(&mut self, subscription: &Subscription, id: Option<u32>) {
-        self.report_lost(subscription);
         let answer = framing::error(id, &Error::internal());
         self.gateways
             .queue_text(subscription, &answer, TextEvents::None);
+        self.report_lost(subscription);
     }
 
     /// Sends a connection at a gateway the events after `after`, up to which it has received
