@@ -14,6 +14,7 @@ use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::link::{Command, Item, Push, Pushed};
 use roomcast_proto::log_record::Level;
 use serde_json::json;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -1072,4 +1073,32 @@ fn a_join_that_fails_with_the_storage_can_be_repeated_at_once() {
     assert_eq!(fixture.push(items), [joined]);
     assert_eq!(fixture.push(vec![Fixture::all(3, "four")]), ["four"]);
     assert!(fixture.take_later().is_none());
+}
+
+#[test]
+fn the_position_of_the_last_client_of_a_room_is_forgotten_also_if_the_client_was_behind() {
+    let mut fixture = Fixture::new();
+    let tracked = |outputs: Vec<Output>| {
+        let positions = outputs.into_iter().filter_map(|output| match output {
+            Output::TrackPosition { key, at } => Some((key.to_string(), at)),
+            _ => None,
+        });
+        positions.collect::<Vec<_>>()
+    };
+    fixture.number += 1;
+    let mut positions = HashMap::new();
+    positions.extend(tracked(fixture.outputs_of(vec![Fixture::all(4, "six")])));
+    assert!(!positions.is_empty());
+    assert_eq!(fixture.reported(), Some(3), "event 4 is missing");
+    fixture.gateway.server.engine.closed(fixture.socket, 1006);
+    positions.extend(tracked(fixture.gateway.settle(NOW)));
+    assert!(fixture.take().is_some(), "the client has left");
+    assert!(fixture.take().is_none());
+    positions.extend(tracked(fixture.gateway.settle(NOW)));
+    let kept = positions.iter().filter(|(_, at)| at.is_some());
+    assert_eq!(kept.collect::<Vec<_>>(), []);
+    // Nothing is left that would be stored.
+    fixture.take_later();
+    let outputs = fixture.gateway.settle(NOW + 60_000);
+    assert!(tracked(outputs).is_empty());
 }
