@@ -138,9 +138,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (two.clone(), two.clone()).prop_map(|(room, gateway)| Step::Redeliver { room, gateway }),
         2 => two.clone().prop_map(|room| Step::EvictRoom { room }),
         2 => two.clone().prop_map(|gateway| Step::EvictGateway { gateway }),
-        1 => two.prop_map(|gateway| Step::PanicGateway { gateway }),
+        1 => two.clone().prop_map(|gateway| Step::PanicGateway { gateway }),
         2 => prop_oneof![Just(20), Just(400), Just(6_000), Just(60_000)]
             .prop_map(|millis| Step::Wait { millis }),
+        2 => (two.clone(), two).prop_map(|(gateway, room)| Step::LoseBatch { gateway, room }),
     ]
 }
 
