@@ -6,6 +6,7 @@ use crate::{Server, TIMEOUT};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -310,6 +311,26 @@ impl Client {
             if !self.read().await {
                 return None;
             }
+        }
+    }
+
+    /// Reads the next logged event. Returns `false` if none arrives within `wait`.
+    ///
+    /// # Errors
+    ///
+    /// Returns a description if the `seq` of the event is not `expected`, or if the connection
+    /// ends.
+    pub async fn expect_seq(&mut self, expected: u64, wait: Duration) -> Result<bool, String> {
+        match timeout(wait, self.try_logged()).await {
+            Ok(Some(event)) => match Client::seq(&event) {
+                seq if seq == expected => Ok(true),
+                seq => Err(format!("event {seq} arrived instead of {expected}")),
+            },
+            Ok(None) => {
+                let code = self.closed().await;
+                Err(format!("close {code} before event {expected}"))
+            }
+            Err(_) => Ok(false),
         }
     }
 

@@ -484,6 +484,12 @@ impl Server {
     /// Hibernates the room: discards the memory, keeps storage and sockets.
     pub fn hibernate(&mut self) {
         self.settle();
+        self.restart();
+    }
+
+    /// Restores the room from its storage. The room loses the open batch and the items for
+    /// gateways.
+    pub fn restart(&mut self) {
         let head = self.head();
         self.lives += 1;
         self.room = open(&self.name, &self.config, &self.disk, self.lives);

@@ -1,6 +1,9 @@
 //! Commands of clients at gateways: each is answered once, in order, and has its effect.
 
-use roomcast_gateway::{Frame, Protocol, SocketId};
+use roomcast_gateway::{Frame, Output, Protocol, SocketId};
+use roomcast_proto::command::Command;
+use roomcast_proto::id::RoomName;
+use roomcast_proto::link::Command as ToRoom;
 use roomcast_sim::world::{self, NOW, Net, connect_info, identity};
 use serde_json::{Value, json};
 
@@ -44,6 +47,23 @@ impl Fixture {
     fn queue(&mut self, socket: SocketId, frame: &str) {
         let frame = Frame::Text(frame.to_owned());
         self.net.gateway.server.frame(socket, frame, self.net.now);
+    }
+
+    /// Sends a frame to the gateway while the requests of the gateway to rooms do not leave it.
+    fn send_to_gateway(&mut self, socket: SocketId, frame: &str) {
+        self.queue(socket, frame);
+        let outputs = self.net.gateway.settle(self.net.now);
+        self.net
+            .sent
+            .extend(outputs.into_iter().filter_map(|output| match output {
+                Output::Send { socket, frame } => Some((socket, frame)),
+                _ => None,
+            }));
+    }
+
+    /// Takes the commands of the next request to the room `r`.
+    fn take(&mut self) -> Option<Vec<ToRoom>> {
+        self.net.gateway.take_commands(&RoomName::trusted("r"))
     }
 
     fn send(&mut self, socket: SocketId, frame: &str) {
@@ -344,7 +364,7 @@ fn a_client_whose_session_ends_before_a_room_has_accepted_it_is_not_stored() {
     let socket = engine.open_socket(info, None, fixture.net.now);
     let socket = socket.expect("a socket");
     fixture.queue(socket, "40");
-    let room = roomcast_proto::id::RoomName::trusted("@alice");
+    let room = RoomName::trusted("@alice");
     loop {
         let outputs = fixture.net.gateway.settle(fixture.net.now);
         let done = outputs.is_empty();
@@ -411,7 +431,7 @@ fn a_join_and_a_leave_that_a_room_never_answers_fail() {
     let mut fixture = Fixture::new(&[]);
     let alice = fixture.connect("alice");
     fixture.lines(alice);
-    let room = roomcast_proto::id::RoomName::trusted("r");
+    let room = RoomName::trusted("r");
     fixture.queue(alice, &[join(1), leave(2)].join("\n"));
     fixture.net.gateway.settle(fixture.net.now);
     let lost = fixture.net.gateway.take_commands(&room);
@@ -484,7 +504,7 @@ fn a_refresh_that_is_sent_again_has_the_newest_rights() {
     let mut fixture = Fixture::new(&[]);
     let alice = fixture.connect("alice");
     fixture.send(alice, &join(1));
-    let room = roomcast_proto::id::RoomName::trusted("r");
+    let room = RoomName::trusted("r");
     fixture.queue(alice, &refresh(2, "alice", &["read"]));
     let outputs = fixture.net.gateway.settle(fixture.net.now);
     for output in outputs {
@@ -504,4 +524,182 @@ fn a_refresh_that_is_sent_again_has_the_newest_rights() {
     fixture.lines(alice);
     fixture.send(alice, &message(4));
     assert_eq!(answers(&fixture.lines(alice)), [(4, None)]);
+}
+
+/// Settings with which a client can send many large messages at once.
+const LARGE_MESSAGES: [(&str, &str); 3] = [
+    ("MAX_FRAME_BYTES", "65536"),
+    ("BYTES_BURST", "1e9"),
+    ("ROOM_BYTES_BURST", "1e9"),
+];
+
+/// Returns a `sendMessage` command with `bytes` bytes of content.
+fn large_message(id: u32, bytes: usize) -> String {
+    let content = "x".repeat(bytes);
+    command(
+        id,
+        "sendMessage",
+        json!({ "roomId": "r", "content": content }),
+    )
+}
+
+/// Returns the size in bytes of the events in commands.
+fn event_bytes(commands: &[ToRoom]) -> usize {
+    let bytes = commands.iter().map(|command| match command {
+        ToRoom::Execute { command, .. } => command.event_bytes(),
+        _ => 0,
+    });
+    bytes.sum()
+}
+
+#[test]
+fn commands_for_a_room_that_does_not_answer_are_limited() {
+    let mut fixture = Fixture::new(&LARGE_MESSAGES);
+    let (alice, bob) = (fixture.connect("alice"), fixture.connect("bob"));
+    for client in [alice, bob] {
+        fixture.send(client, &join(1));
+        fixture.lines(client);
+    }
+    // The request to the room is in progress.
+    fixture.send_to_gateway(alice, &message(2));
+    assert_eq!(fixture.take().map(|commands| commands.len()), Some(1));
+    for id in 3..203 {
+        fixture.send_to_gateway(alice, &large_message(id, 60_000));
+    }
+    let lines = fixture.lines(alice);
+    let refused = answers(&lines);
+    let is_limited = |one: &(u64, Option<&str>)| one.1 == Some("rateLimited");
+    assert!(refused.iter().all(is_limited), "{refused:?}");
+    assert!(
+        (120..140).contains(&refused.len()),
+        "{} refused",
+        refused.len()
+    );
+    // Further commands of other clients, and for the room itself.
+    let status = command(4, "setPresence", json!({ "status": "away" }));
+    fixture.send_to_gateway(bob, &[message(2), status, leave(3)].join("\n"));
+    let carol = fixture.connect("carol");
+    fixture.send_to_gateway(carol, &join(1));
+    assert!(answers(&fixture.lines(carol)).iter().all(is_limited));
+    assert_eq!(
+        answers(&fixture.lines(bob)),
+        [(2, Some("rateLimited")), (4, Some("rateLimited"))],
+        "a client can leave"
+    );
+    fixture.net.gateway.server.engine.closed(carol, 1006);
+    fixture.net.gateway.server.engine.closed(alice, 1006);
+    fixture.net.gateway.settle(fixture.net.now);
+    let (mut bytes, mut last) = (0, Vec::new());
+    while let Some(commands) = fixture.take() {
+        bytes += event_bytes(&commands);
+        last = commands;
+    }
+    assert!((4 << 20..5 << 20).contains(&bytes), "{bytes} bytes waited");
+    let is_leave = |command: &ToRoom| match command {
+        ToRoom::Execute { command, .. } => matches!(command, Command::Leave { .. }),
+        _ => false,
+    };
+    assert!(last.iter().any(is_leave), "{last:?}");
+    let is_end = |command: &ToRoom| matches!(command, ToRoom::Gone { .. });
+    assert!(last.iter().any(is_end), "the room learns of the disconnect");
+    let net = &fixture.net;
+    assert!(net.closed.is_empty(), "a refusal is no violation");
+}
+
+#[test]
+fn many_small_commands_for_a_room_that_does_not_answer_are_limited() {
+    let mut fixture = Fixture::new(&[("BYTES_BURST", "1e9")]);
+    let alice = fixture.connect("alice");
+    fixture.send(alice, &join(1));
+    fixture.lines(alice);
+    let typing = json!({ "roomId": "r", "isTyping": true });
+    for id in 0..30_000 {
+        let command = command(id, "typingIndicator", typing.clone());
+        fixture.send_to_gateway(alice, &command);
+    }
+    let refused = fixture.lines(alice).len();
+    let mut waited = 0;
+    while let Some(commands) = fixture.take() {
+        assert!(commands.len() <= 1_000, "{} in a request", commands.len());
+        waited += commands.len();
+    }
+    assert_eq!(waited + refused, 30_000);
+    assert!((16_000..17_000).contains(&waited), "{waited} waited");
+}
+
+#[test]
+fn a_request_to_a_room_has_at_most_1000_commands_and_1_mib() {
+    let mut fixture = Fixture::new(&LARGE_MESSAGES);
+    let alice = fixture.connect("alice");
+    fixture.send(alice, &join(1));
+    fixture.lines(alice);
+    for id in 1..=2_500 {
+        fixture.send_to_gateway(alice, &message(id));
+    }
+    for id in 2_501..=2_540 {
+        fixture.send_to_gateway(alice, &large_message(id, 60_000));
+    }
+    let (mut ids, mut requests) = (Vec::new(), 0);
+    while let Some(commands) = fixture.take() {
+        requests += 1;
+        assert!(commands.len() <= 1_000, "{} commands", commands.len());
+        let bytes = event_bytes(&commands);
+        assert!(bytes <= 1 << 20, "{bytes} bytes");
+        ids.extend(commands.iter().map(|command| match command {
+            ToRoom::Execute { id, .. } => id.expect("an id"),
+            other => panic!("not a command: {other:?}"),
+        }));
+    }
+    assert_eq!(ids, (1..=2_540).collect::<Vec<_>>(), "in order");
+    assert!((5..=7).contains(&requests), "{requests} requests");
+    assert!(fixture.lines(alice).is_empty(), "none is refused");
+}
+
+/// Otherwise the last command would wait for twenty requests, each until its deadline.
+#[test]
+fn a_failed_request_fails_all_commands_that_wait_if_the_next_request_does_not_hold_them() {
+    let mut fixture = Fixture::new(&[("BYTES_BURST", "1e9")]);
+    let alice = fixture.connect("alice");
+    fixture.send(alice, &join(1));
+    fixture.lines(alice);
+    let room = RoomName::trusted("r");
+    for (waiting, failed) in [(1_000, 10), (1_001, 1_011)] {
+        for id in 1..=10 {
+            fixture.send_to_gateway(alice, &message(id));
+        }
+        let lost = fixture.take().expect("a request");
+        for id in 11..=10 + waiting {
+            fixture.send_to_gateway(alice, &message(id));
+        }
+        fixture.net.gateway.forward_failed(&room, lost);
+        fixture.net.settle();
+        let lines = fixture.lines(alice);
+        let expected: Vec<_> = (1..=failed).map(|id| (id, Some("internal"))).collect();
+        assert_eq!(answers(&lines), expected);
+        let waited = fixture.take().map_or(0, |commands| commands.len());
+        assert_eq!(waited as u64, 10 + u64::from(waiting) - failed);
+        assert!(fixture.take().is_none());
+    }
+}
+
+#[test]
+fn commands_for_rooms_are_refused_while_the_host_is_short_of_memory() {
+    let mut fixture = Fixture::new(&[]);
+    let (alice, bob) = (fixture.connect("alice"), fixture.connect("bob"));
+    fixture.send(alice, &join(1));
+    fixture.lines(alice);
+    fixture.net.gateway.set_overloaded(true);
+    fixture.send(bob, &join(1));
+    fixture.send(alice, &[message(2), leave(3), message(4)].join("\n"));
+    let lines = fixture.lines(bob);
+    assert_eq!(answers(&lines), [(1, Some("rateLimited"))]);
+    let answer = lines.last().expect("an answer");
+    assert_eq!(answer["error"]["retryAfterMs"], 2_000);
+    let mut lines = fixture.lines(alice);
+    lines.sort_by_key(|line| line["ack"].as_u64());
+    let limited = Some("rateLimited");
+    assert_eq!(answers(&lines), [(2, limited), (3, None), (4, limited)]);
+    fixture.net.gateway.set_overloaded(false);
+    fixture.send(alice, &[join(5), message(6)].join("\n"));
+    assert_eq!(answers(&fixture.lines(alice)), [(5, None), (6, None)]);
 }

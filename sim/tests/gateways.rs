@@ -69,6 +69,12 @@ enum Step {
         room: usize,
         outcome: Outcome,
     },
+    /// A gateway sends its queued commands to a room. The room answers the request and restarts
+    /// before it stores the batch.
+    LoseBatch {
+        gateway: usize,
+        room: usize,
+    },
     /// A room delivers its queued items to a gateway.
     Push {
         room: usize,
@@ -132,9 +138,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (two.clone(), two.clone()).prop_map(|(room, gateway)| Step::Redeliver { room, gateway }),
         2 => two.clone().prop_map(|room| Step::EvictRoom { room }),
         2 => two.clone().prop_map(|gateway| Step::EvictGateway { gateway }),
-        1 => two.prop_map(|gateway| Step::PanicGateway { gateway }),
+        1 => two.clone().prop_map(|gateway| Step::PanicGateway { gateway }),
         2 => prop_oneof![Just(20), Just(400), Just(6_000), Just(60_000)]
             .prop_map(|millis| Step::Wait { millis }),
+        2 => (two.clone(), two).prop_map(|(gateway, room)| Step::LoseBatch { gateway, room }),
     ]
 }
 
@@ -270,6 +277,7 @@ impl World {
                 room,
                 outcome,
             } => self.request(gateway, ROOMS[room], outcome),
+            Step::LoseBatch { gateway, room } => self.lose_batch(gateway, ROOMS[room]),
             Step::Push {
                 room,
                 gateway,
@@ -515,28 +523,37 @@ impl World {
         }
     }
 
-    fn request(&mut self, gateway: usize, room: &str, outcome: Outcome) {
+    /// Returns the commands for the next request of a gateway to a room.
+    fn take_commands(&mut self, gateway: usize, room: &str) -> Option<Vec<ToRoom>> {
         if !self.gateways[gateway].pending.contains(room) {
-            return;
+            return None;
         }
         let core = &mut self.gateways[gateway].gateway;
         let commands = core.take_commands(&RoomName::trusted(room));
         self.settle(gateway);
-        let Some(commands) = commands else {
+        if commands.is_none() {
             self.gateways[gateway].pending.remove(room);
+        }
+        commands
+    }
+
+    /// Passes the commands of a request to a room.
+    fn handle_request(&mut self, gateway: usize, room: &str, commands: &[ToRoom]) {
+        let json = serde_json::to_string(commands).expect("JSON");
+        let commands = serde_json::from_str(&json).expect("commands");
+        let now = self.now;
+        let fresh = || RoomHost::new(room, now);
+        let host = self.rooms.entry(room.to_owned()).or_insert_with(fresh);
+        host.server.now = now;
+        host.server.handle_gateway(GATEWAYS[gateway], commands);
+    }
+
+    fn request(&mut self, gateway: usize, room: &str, outcome: Outcome) {
+        let Some(commands) = self.take_commands(gateway, room) else {
             return;
         };
-        let copy = |commands: &Vec<ToRoom>| -> Vec<ToRoom> {
-            let json = serde_json::to_string(commands).expect("JSON");
-            serde_json::from_str(&json).expect("commands")
-        };
         if outcome != Outcome::Lost {
-            let now = self.now;
-            let fresh = || RoomHost::new(room, now);
-            let host = self.rooms.entry(room.to_owned()).or_insert_with(fresh);
-            host.server.now = now;
-            host.server
-                .handle_gateway(GATEWAYS[gateway], copy(&commands));
+            self.handle_request(gateway, room, &commands);
             self.queue_outputs(room);
         }
         if matches!(outcome, Outcome::Lost | Outcome::Unanswered) {
@@ -545,6 +562,14 @@ impl World {
             core.forward_failed(&RoomName::trusted(room), commands);
             self.settle(gateway);
         }
+    }
+
+    fn lose_batch(&mut self, gateway: usize, room: &str) {
+        let Some(commands) = self.take_commands(gateway, room) else {
+            return;
+        };
+        self.handle_request(gateway, room, &commands);
+        self.restart_room(room);
     }
 
     fn push(&mut self, room: &str, gateway: usize, outcome: Outcome) {
@@ -606,8 +631,14 @@ impl World {
         };
         host.server.now = self.now;
         host.server.advance();
-        // Queued items are lost with the memory, except stored ones.
-        host.server.hibernate();
+        host.server.settle();
+        self.restart_room(room);
+    }
+
+    /// Restarts a room. Queued items are lost with the memory, except stored ones.
+    fn restart_room(&mut self, room: &str) {
+        let host = self.rooms.get_mut(room).expect("a room");
+        host.server.restart();
         host.busy.clear();
         host.last.clear();
         self.queue_outputs(room);
@@ -1084,6 +1115,22 @@ fn failures_found_by_the_model_pass() {
             Send { client: 0, room: 1 },
             join(2, 1),
         ],
+        // A room that restarted lost the repair of a subscription, and the client received no
+        // further events.
+        vec![
+            connect(0),
+            join(0, 0),
+            request(0, Arrives),
+            push.clone(),
+            panic.clone(),
+            LoseBatch {
+                gateway: 0,
+                room: 0,
+            },
+            connect(1),
+            join(1, 0),
+            Send { client: 1, room: 0 },
+        ],
     ];
     for steps in cases {
         let mut world = World::new();
@@ -1531,6 +1578,48 @@ fn commands_are_refused_when_too_many_answers_wait_for_a_gateway() {
     room.frame("alice", receipt.to_string());
     let body = room.server.take_delivery(Fed::GATEWAY, 0);
     assert!(body.expect("an answer").contains(r#"{"ack":200,"data""#));
+}
+
+#[test]
+fn a_leave_is_executed_and_answered_once_while_too_many_answers_wait() {
+    let mut room = Fed::new();
+    room.join("alice", None);
+    room.join("bob", None);
+    for _ in 0..15 {
+        room.send("alice", 60_000);
+    }
+    room.drain();
+    // A delivery is in progress.
+    room.send("alice", 10);
+    room.take(0).expect("an event");
+    let mut execute = |id: u32, event: &str, data: Value| {
+        let command = json!({ "event": event, "data": data, "id": id }).to_string();
+        let incoming = framing::decode_line(&command);
+        room.command(ToRoom::Execute {
+            connection: ConnectionId::trusted("bob"),
+            id: incoming.id,
+            command: incoming.command.expect("a command"),
+        });
+    };
+    for id in 1..=20 {
+        execute(id, "sync", json!({ "after": 0 }));
+    }
+    execute(21, "leaveRoom", json!({}));
+    room.acknowledge(&Pushed::default());
+    let body = room.server.take_delivery(Fed::GATEWAY, 0);
+    let body = body.expect("answers");
+    let (push, texts) = Push::parse(&body).expect("a push");
+    let answers = texts.iter().flat_map(|text| text.split('\n'));
+    let refused = |line: &&str| line.contains(r#""code":"rateLimited""#);
+    assert!(
+        answers.clone().any(|line| refused(&line)),
+        "the outbox is full"
+    );
+    let of_leave = answers.filter(|line| framing::answered(line) == Some(21));
+    let of_leave: Vec<&str> = of_leave.collect();
+    assert_eq!(of_leave, [r#"{"ack":21,"data":{"roomId":"a"}}"#]);
+    let is_out = |item: &Item| matches!(item, Item::Unsubscribed { to } if to == "bob");
+    assert!(push.items.iter().any(is_out), "the subscription has ended");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::link::{Command, Item, Push, Pushed};
 use roomcast_proto::log_record::Level;
 use serde_json::json;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -220,6 +221,44 @@ impl Fixture {
         let behind = self.pushed.behind.iter();
         let mut behind = behind.filter(|(id, _)| *id == self.id);
         behind.next().map(|(_, at)| *at)
+    }
+
+    /// Returns an answer of the room to the client.
+    fn answer<'a>(&self, text: &'a str) -> (Item, &'a str) {
+        let item = Item::Unicast {
+            to: self.id.clone(),
+            bytes: text.len(),
+            after: None,
+            at: None,
+        };
+        (item, text)
+    }
+
+    /// Returns the end of the subscription.
+    fn out(&self) -> (Item, &'static str) {
+        let to = self.id.clone();
+        (Item::Unsubscribed { to }, "")
+    }
+
+    /// Sends `leaveRoom` as the client, with the id 5.
+    fn leave(&mut self) {
+        self.send(r#"{"event":"leaveRoom","data":{"roomId":"r"},"id":5}"#.to_owned());
+        let commands = self.take().expect("a leave");
+        assert_eq!(commands.len(), 1);
+        assert!(self.take().is_none(), "the request has arrived");
+    }
+
+    /// Sends `joinRoom` as the client, with this id, and takes the id of the subscription.
+    fn join(&mut self, id: u32) {
+        self.send(format!(
+            r#"{{"event":"joinRoom","data":{{"roomId":"r"}},"id":{id}}}"#
+        ));
+        let commands = self.take().expect("a join");
+        let [Command::Join { request, .. }] = &commands[..] else {
+            panic!("not a join: {commands:?}");
+        };
+        self.id.clone_from(&request.connection_id);
+        assert!(self.take().is_none(), "the request has arrived");
     }
 
     /// Takes the queued commands for the room.
@@ -933,4 +972,140 @@ fn a_recovery_with_a_gap_is_incomplete() {
             .any(|command| matches!(command, Command::Gone { .. })),
         "the client begins without its rooms: {gone:?}"
     );
+}
+
+/// A room answers a request before it has stored the batch.
+#[test]
+fn a_repair_that_a_room_has_lost_is_repeated() {
+    let mut fixture = Fixture::new();
+    let lost = Item::Lost {
+        to: fixture.id.clone(),
+    };
+    fixture.push(vec![(lost, "")]);
+    assert_eq!(fixture.resubscribed_from(), Some(3));
+    let first = fixture.id.clone();
+    assert!(fixture.take().is_none(), "the request has arrived");
+    let commands = fixture.take_later().expect("the repair again");
+    let [Command::Join { request, again, .. }] = &commands[..] else {
+        panic!("not a join: {commands:?}");
+    };
+    assert!(*again && request.position.since == Some(3));
+    fixture.id = request.connection_id.clone();
+    assert_ne!(
+        fixture.id, first,
+        "a late answer to the first one is ignored"
+    );
+    for (to, gone) in [(first.clone(), vec![first]), (fixture.id.clone(), vec![])] {
+        fixture.push(vec![(Item::Subscribed { to, after: 3 }, "")]);
+        assert_eq!(fixture.pushed.gone, gone);
+    }
+    assert!(fixture.take_later().is_none(), "it is answered");
+    assert_eq!(fixture.push(vec![Fixture::all(3, "four")]), ["four"]);
+}
+
+const LEFT: &str = r#"{"ack":5,"data":{"roomId":"r"}}"#;
+
+/// The texts for an unreachable gateway are dropped; the end of the subscription is not.
+#[test]
+fn a_leave_whose_answer_was_lost_is_answered_when_the_subscription_ends() {
+    for is_lost in [true, false] {
+        let mut fixture = Fixture::new();
+        fixture.leave();
+        let mut items = vec![fixture.out()];
+        if !is_lost {
+            items.insert(0, fixture.answer(LEFT));
+        }
+        let left = r#"{"event":"userLeft"#;
+        let sent = fixture.push(items);
+        let answers = sent.iter().filter(|text| !text.starts_with(left));
+        assert_eq!(answers.collect::<Vec<_>>(), [LEFT], "once");
+        assert!(fixture.take_later().is_none(), "no answer is missing");
+    }
+}
+
+#[test]
+fn a_leave_of_an_unknown_connection_is_answered_once() {
+    const ERROR: &str =
+        r#"{"ack":5,"error":{"code":"internal","message":"internal error, try again"}}"#;
+    for is_lost in [true, false] {
+        let mut fixture = Fixture::new();
+        fixture.leave();
+        let lost = Item::Lost {
+            to: fixture.id.clone(),
+        };
+        let mut items = vec![(lost, "")];
+        if !is_lost {
+            items.insert(0, fixture.answer(ERROR));
+        }
+        assert_eq!(fixture.push(items), [ERROR]);
+        assert_eq!(
+            fixture.resubscribed_from(),
+            Some(3),
+            "the client is in the room"
+        );
+    }
+}
+
+#[test]
+fn a_leave_that_a_room_refuses_leaves_the_client_in_the_room_at_once() {
+    let mut fixture = Fixture::new();
+    fixture.leave();
+    let refused = r#"{"ack":5,"error":{"code":"internal","message":"x"}}"#;
+    let answer = fixture.answer(refused);
+    assert_eq!(fixture.push(vec![answer]), [refused]);
+    assert_eq!(fixture.resubscribed_from(), Some(3));
+    let to = fixture.id.clone();
+    fixture.push(vec![(Item::Subscribed { to, after: 3 }, "")]);
+    assert_eq!(fixture.push(vec![Fixture::all(3, "four")]), ["four"]);
+}
+
+/// The memory of a room is dropped after a failure of storage, with the items that have not
+/// been queued.
+#[test]
+fn a_join_that_fails_with_the_storage_can_be_repeated_at_once() {
+    let mut fixture = Fixture::new();
+    fixture.leave();
+    let items = vec![fixture.answer(LEFT), fixture.out()];
+    fixture.push(items);
+    fixture.join(6);
+    let failed = r#"{"ack":6,"error":{"code":"internal","message":"x"}}"#;
+    let answer = fixture.answer(failed);
+    assert_eq!(fixture.push(vec![answer]), [failed], "one error");
+    fixture.join(7);
+    let (to, joined) = (fixture.id.clone(), r#"{"ack":7,"data":{}}"#);
+    let items = vec![
+        (Item::Subscribed { to, after: 3 }, ""),
+        fixture.answer(joined),
+    ];
+    assert_eq!(fixture.push(items), [joined]);
+    assert_eq!(fixture.push(vec![Fixture::all(3, "four")]), ["four"]);
+    assert!(fixture.take_later().is_none());
+}
+
+#[test]
+fn the_position_of_the_last_client_of_a_room_is_forgotten_also_if_the_client_was_behind() {
+    let mut fixture = Fixture::new();
+    let tracked = |outputs: Vec<Output>| {
+        let positions = outputs.into_iter().filter_map(|output| match output {
+            Output::TrackPosition { key, at } => Some((key.to_string(), at)),
+            _ => None,
+        });
+        positions.collect::<Vec<_>>()
+    };
+    fixture.number += 1;
+    let mut positions = HashMap::new();
+    positions.extend(tracked(fixture.outputs_of(vec![Fixture::all(4, "six")])));
+    assert!(!positions.is_empty());
+    assert_eq!(fixture.reported(), Some(3), "event 4 is missing");
+    fixture.gateway.server.engine.closed(fixture.socket, 1006);
+    positions.extend(tracked(fixture.gateway.settle(NOW)));
+    assert!(fixture.take().is_some(), "the client has left");
+    assert!(fixture.take().is_none());
+    positions.extend(tracked(fixture.gateway.settle(NOW)));
+    let kept = positions.iter().filter(|(_, at)| at.is_some());
+    assert_eq!(kept.collect::<Vec<_>>(), []);
+    // Nothing is left that would be stored.
+    fixture.take_later();
+    let outputs = fixture.gateway.settle(NOW + 60_000);
+    assert!(tracked(outputs).is_empty());
 }

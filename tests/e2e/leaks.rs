@@ -848,17 +848,9 @@ async fn read_log(server: &Server, user: &str, room: &str, last: u64) -> Result<
     let mut client = start_join(server, user, room, 0).await;
     let mut next = 1;
     while next <= last {
-        match tokio::time::timeout(ms(250), client.try_logged()).await {
-            Ok(Some(event)) if Client::seq(&event) == next => next += 1,
-            Ok(Some(event)) => {
-                let seq = Client::seq(&event);
-                return Err(format!("event {seq} arrived instead of {next}"));
-            }
-            Ok(None) => {
-                let code = client.closed().await;
-                return Err(format!("close {code} before event {next}"));
-            }
-            Err(_) => client.send_text("ping").await,
+        match client.expect_seq(next, ms(250)).await? {
+            true => next += 1,
+            false => client.send_text("ping").await,
         }
         if next % 64 == 0 {
             client.send_text("ping").await;

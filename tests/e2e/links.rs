@@ -39,18 +39,10 @@ async fn join(server: &Server, user: &str, room: &str) -> Client {
 /// Reads the events up to `last`, in order, after the event `next - 1`.
 async fn read_to(client: &mut Client, next: u64, last: u64) -> Result<(), String> {
     for expected in next..=last {
-        match timeout(Duration::from_secs(40), client.try_logged()).await {
-            Ok(Some(event)) if Client::seq(&event) == expected => client.frames.clear(),
-            Ok(Some(event)) => {
-                let seq = Client::seq(&event);
-                return Err(format!("event {seq} instead of {expected}"));
-            }
-            Ok(None) => {
-                let code = client.closed().await;
-                return Err(format!("close {code} instead of event {expected}"));
-            }
-            Err(_) => return Err(format!("event {expected} does not arrive")),
+        if !client.expect_seq(expected, Duration::from_secs(40)).await? {
+            return Err(format!("event {expected} does not arrive"));
         }
+        client.frames.clear();
     }
     Ok(())
 }

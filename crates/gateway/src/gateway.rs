@@ -123,6 +123,12 @@ impl Gateway {
         self.chat.shed(&mut self.server, bytes);
     }
 
+    /// Sets whether the host is short of memory. The gateway then refuses the commands of
+    /// clients for rooms, except `leaveRoom`, because they wait until the room has taken them.
+    pub fn set_overloaded(&mut self, is_overloaded: bool) {
+        self.chat.is_overloaded = is_overloaded;
+    }
+
     /// Returns `true` if more commands for the room are likely to arrive. The host waits
     /// for the next turn of the event loop and asks again, before it calls
     /// [`Gateway::take_commands`]. Returns `false` after a few turns at the latest.
@@ -130,7 +136,8 @@ impl Gateway {
         self.chat.awaits_turn(room)
     }
 
-    /// Returns the commands for one request to a room. Returns `None` if no command
+    /// Returns the commands for one request to a room: at most 1,000 and about 1 MiB. The host
+    /// calls it again after the request. Returns `None` if no command
     /// waits; the next command then causes another [`Output::Forward`].
     ///
     /// Commands that an earlier call returned count as delivered, unless

@@ -128,6 +128,13 @@ pub fn answered(line: &str) -> Option<u32> {
     rest.split(',').next()?.parse().ok()
 }
 
+/// Returns `true` if an `ack` of the server has an error.
+pub fn is_error(line: &str) -> bool {
+    let ack = line.strip_prefix(r#"{"ack":"#);
+    let fields = ack.and_then(|rest| Some(rest.split_once(',')?.1));
+    fields.is_some_and(|fields| fields.starts_with(r#""error":"#))
+}
+
 /// Returns the answer to a command that failed: an `ack` with an error if the command
 /// had an id, an `error` event otherwise.
 pub fn error(id: Option<u32>, error: &Error) -> String {

@@ -90,12 +90,20 @@ pub(crate) fn too_many_answers() -> Error {
     Error::rate_limited("answers wait to be sent", REFUSAL_PAUSE)
 }
 
-/// Returns errors in place of the answers among the lines of a text. Other lines are dropped.
+/// Maximum size in bytes of an answer that is sent in any case: it takes about as much memory as
+/// the error in its place.
+const SMALL_ANSWER: usize = 256;
+
+/// Returns errors in place of the large answers among the lines of a text. Other lines are
+/// dropped.
 fn refuse_answers(text: &str) -> String {
     let error = too_many_answers();
     let answers = text.split('\n').filter(|line| framing::is_answer(line));
-    let errors = answers.map(|line| framing::error(framing::answered(line), &error));
-    errors.collect::<Vec<_>>().join("\n")
+    let refused = answers.map(|line| match line.len() <= SMALL_ANSWER {
+        true => line.to_owned(),
+        false => framing::error(framing::answered(line), &error),
+    });
+    refused.collect::<Vec<_>>().join("\n")
 }
 
 /// The subscriptions of gateways and their outboxes.

@@ -7,6 +7,7 @@ use crate::runtime::Result;
 use crate::runtime::alarm_clock::AlarmClock;
 use crate::runtime::host::Active;
 use crate::runtime::ids::fresh_id;
+use crate::runtime::memory;
 use crate::runtime::object_state::object_state;
 use crate::runtime::rpc::gateways::GatewayKind;
 use crate::runtime::settings;
@@ -148,5 +149,7 @@ impl Active for ActiveGateway {
     fn begin(&mut self, now: Millis) {
         self.began = now;
         self.gateway.server.engine.set_now(now);
+        let budget = self.config.worker.max_object_bytes;
+        self.gateway.set_overloaded(memory::excess(budget) > 0);
     }
 }

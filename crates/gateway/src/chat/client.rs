@@ -181,7 +181,10 @@ pub(super) struct Subscription {
     /// The id of the `leaveRoom` command, until it is answered.
     #[serde(skip)]
     pub(super) leave_command: Option<u32>,
-    /// The time by which the room must answer `joinRoom` or `leaveRoom`.
+    /// The room has answered `leaveRoom`. The end of the subscription follows.
+    #[serde(skip)]
+    pub(super) is_leave_answered: bool,
+    /// The time by which the room must answer a join or a leave.
     #[serde(skip)]
     pub(super) answer_by: Option<Millis>,
 }
@@ -247,6 +250,7 @@ impl Subscription {
             is_reported: false,
             join_command,
             leave_command: None,
+            is_leave_answered: false,
             answer_by: None,
         }
     }

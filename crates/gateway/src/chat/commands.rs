@@ -19,7 +19,11 @@ use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::name;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
-use roomcast_proto::time::Millis;
+use roomcast_proto::time::{Millis, SECOND};
+
+/// Time in milliseconds after which a client may repeat a command that was refused because too
+/// many commands wait for its room.
+const FULL_PAUSE: Millis = SECOND;
 
 impl Chat {
     /// Handles a frame of a native client.
@@ -243,9 +247,37 @@ impl Chat {
             let limits = &server.engine.config.limits;
             client.allowance.take(kind, limits, now)?;
         }
-        match waits {
-            true => client.wait(WaitingCommand { room, id, command }),
-            false => self.run_in_room(server, key, &room, id, command),
+        if let Err(error) = self.admit_command(&room, &command) {
+            // Does not count as a violation: other clients have sent most of the commands.
+            self.send(server, key, &framing::error(id, &error));
+            return Ok(());
+        }
+        match self.clients.get_mut(key) {
+            Some(client) if waits => client.wait(WaitingCommand { room, id, command }),
+            _ => self.run_in_room(server, key, &room, id, command),
+        }
+    }
+
+    /// Checks that a command of a client may wait for its room. `leaveRoom` may in any case,
+    /// because it ends the use of memory; a client has at most one of them for each room.
+    ///
+    /// # Errors
+    ///
+    /// Returns `rateLimited` if too many commands wait for the room, or if the host is short of
+    /// memory.
+    fn admit_command(&self, room: &RoomName, command: &Command) -> Result<()> {
+        let is_full = self.rooms.get(room).is_some_and(|link| link.is_full());
+        match command {
+            Command::Leave { .. } => Ok(()),
+            _ if is_full => Err(Error::rate_limited(
+                "commands that wait for this room",
+                FULL_PAUSE,
+            )),
+            _ if self.is_overloaded => Err(Error {
+                code: ErrorCode::RateLimited,
+                ..Error::overloaded()
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -259,7 +291,9 @@ impl Chat {
         while let Some(client) = self.clients.get_mut(key)
             && let Some(WaitingCommand { id, command, .. }) = client.take_waiting(room)
         {
-            if let Err(error) = self.run_in_room(server, key, room, id, command) {
+            let admitted = self.admit_command(room, &command);
+            let run = admitted.and_then(|()| self.run_in_room(server, key, room, id, command));
+            if let Err(error) = run {
                 self.send(server, key, &framing::error(id, &error));
             }
         }
@@ -296,6 +330,7 @@ impl Chat {
         if let Some(subscription) = self.clients.subscription_mut(key, room) {
             subscription.state = SubscriptionState::Leaving;
             subscription.leave_command = id;
+            subscription.is_leave_answered = false;
             let command = Command::Leave {
                 room: Some(room.clone()),
             };
@@ -316,7 +351,16 @@ impl Chat {
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
         let limits = &server.engine.config.limits;
         client.allowance.take(Kind::Signal, limits, now)?;
-        client.status = status;
+        let subscriptions = self.clients.get(key).into_iter();
+        let mut rooms = subscriptions.flat_map(|client| &client.subscriptions);
+        let command = Command::Presence { status };
+        if let Some(error) = rooms.find_map(|one| self.admit_command(&one.room, &command).err()) {
+            self.send(server, key, &framing::error(id, &error));
+            return Ok(());
+        }
+        if let Some(client) = self.clients.get_mut(key) {
+            client.status = status;
+        }
         self.forward_to_all_rooms(server, key, |_, connection| ToRoom::Execute {
             connection,
             id: None,

@@ -15,6 +15,7 @@ use crate::output::Output;
 use crate::socketio::SocketIoServer;
 use crate::translate::{self, BroadcastText, EventStamp, Line, PacketGroup};
 use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::Error;
 use roomcast_proto::event;
 use roomcast_proto::framing;
 use roomcast_proto::id::{ConnectionId, RoomName};
@@ -330,10 +331,17 @@ impl Chat {
                 self.deliver_events(server, delivery, key, text);
             }
             (Item::Unicast { at, .. }, target) if at.is_none() || target.is_some() => {
-                if target.is_some() {
-                    self.join_answered(key, room, text);
-                }
+                let failed = match target {
+                    Some(_) => self.command_answered(key, room, text),
+                    None => false,
+                };
                 self.deliver_unicast(server, delivery, key, text);
+                if failed {
+                    if let Some(text) = delivery.held.remove(&key) {
+                        self.send(server, key, &text);
+                    }
+                    self.change_refused(server, key, room);
+                }
             }
             (Item::Subscribed { .. } | Item::Probe { .. }, None) => delivery.gone.push(to),
             (Item::Subscribed { after, .. }, Some(_)) => self.subscribed(server, key, room, after),
@@ -410,7 +418,15 @@ impl Chat {
             SubscriptionState::Joining => self.join_failed(server, key, room),
             SubscriptionState::Joined => self.repair(server, key, room),
             // The `leaveRoom` command has failed as well.
-            SubscriptionState::Leaving => self.leave_failed(server, key, room),
+            SubscriptionState::Leaving => {
+                let subscription = self.clients.subscription_mut(key, room);
+                let id = subscription.and_then(|one| one.leave_command.take());
+                if id.is_some() {
+                    // The answer of the room was lost.
+                    self.send(server, key, &framing::error(id, &Error::internal()));
+                }
+                self.leave_failed(server, key, room);
+            }
         }
     }
 
@@ -665,6 +681,7 @@ impl Chat {
         self.lacks_presence(key, room, told.unwrap_or(UNKNOWN_PRESENCE));
         let (id, again) = (None, true);
         self.forward(server, room, ToRoom::Join { request, id, again });
+        self.await_answer(key, room, server.engine.now());
         self.save(server, key);
     }
 

@@ -412,6 +412,11 @@ impl Chat {
                 server.engine.push(Output::StorePosition { key, at: None });
             }
         }
+        for client in self.positions.take_lagging(room) {
+            let room = room.clone();
+            let key = PositionKey::Lagging { room, client };
+            server.engine.push(Output::TrackPosition { key, at: None });
+        }
     }
 }
 

@@ -10,6 +10,23 @@ use std::collections::HashSet;
 /// commands: as many as a batch of a room waits.
 const MAX_TURNS: u32 = 4;
 
+/// Maximum number of commands in one request to a room. The room executes all of them in one
+/// turn of its event loop, about as long as it takes to deliver a batch.
+const MAX_REQUEST_COMMANDS: usize = 1_000;
+
+/// Maximum size in bytes of the commands in one request to a room, unless a single command is
+/// larger. The room reads a request as a whole.
+const MAX_REQUEST_BYTES: usize = 1 << 20;
+
+/// Size in bytes of the waiting commands from which further commands of clients are refused:
+/// at most 16,384 commands, which a room that answers takes within seconds. An object has 128 MB of memory
+/// (<https://developers.cloudflare.com/durable-objects/platform/limits/>).
+const MAX_WAITING_BYTES: usize = 4 << 20;
+
+/// Size in bytes that a command is counted with, in addition to its event: the ids, the names
+/// and the JSON around them.
+const COMMAND_BYTES: usize = 256;
+
 /// Longest delays in milliseconds after which commands are sent again whose request has failed
 /// once, twice, and so on. They are similar to those of a room for an unreachable gateway.
 const RETRY_DELAYS: [Millis; 5] = [2 * SECOND, 5 * SECOND, 10 * SECOND, 30 * SECOND, MINUTE];
@@ -19,8 +36,10 @@ const RETRY_DELAYS: [Millis; 5] = [2 * SECOND, 5 * SECOND, 10 * SECOND, 30 * SEC
 pub(super) struct RoomLink {
     /// The clients that are subscribed, or being subscribed.
     pub(super) subscribers: Vec<ClientId>,
-    /// The commands for the next request.
+    /// The commands for the next requests.
     outbox: Vec<ToRoom>,
+    /// Size in bytes of the commands in `outbox`; see [`bytes_of`].
+    outbox_bytes: usize,
     /// [`crate::Output::Forward`] was sent, and the host has not taken all commands yet.
     is_forwarding: bool,
     /// Number of commands in the request in progress.
@@ -55,6 +74,15 @@ pub(super) struct RoomLink {
     pub(super) is_stored: bool,
 }
 
+/// Returns the size in bytes that a command is counted with.
+fn bytes_of(command: &ToRoom) -> usize {
+    let event = match command {
+        ToRoom::Execute { command, .. } => command.event_bytes(),
+        _ => 0,
+    };
+    COMMAND_BYTES + event
+}
+
 /// The last delivery of a room.
 #[derive(Default)]
 struct LastDelivery {
@@ -68,8 +96,26 @@ impl RoomLink {
     /// Adds a command for the room. Returns `true` if the caller must push
     /// [`crate::Output::Forward`].
     pub(super) fn push(&mut self, command: ToRoom) -> bool {
+        self.outbox_bytes += bytes_of(&command);
         self.outbox.push(command);
         !std::mem::replace(&mut self.is_forwarding, true)
+    }
+
+    /// Returns `true` if so many commands wait that further commands of clients must be refused.
+    /// The commands of the gateway itself are queued in any case.
+    pub(super) fn is_full(&self) -> bool {
+        self.outbox_bytes >= MAX_WAITING_BYTES
+    }
+
+    /// Returns the number of waiting commands that fit into one request.
+    fn next_request(&self) -> usize {
+        let mut bytes = 0;
+        let commands = self.outbox.iter().take(MAX_REQUEST_COMMANDS);
+        let fitting = commands.take_while(|command| {
+            bytes += bytes_of(command);
+            bytes <= MAX_REQUEST_BYTES
+        });
+        fitting.count().max(1).min(self.outbox.len())
     }
 
     /// Returns `true` if the host must wait for the next turn of the event loop before it
@@ -96,23 +142,32 @@ impl RoomLink {
             self.is_forwarding = false;
             return None;
         }
-        self.sent = self.outbox.len();
+        let next = self.next_request();
+        let commands: Vec<ToRoom> = self.outbox.drain(..next).collect();
+        self.outbox_bytes -= commands.iter().map(bytes_of).sum::<usize>();
+        self.sent = commands.len();
         self.is_in_flight = true;
-        let departures = self
-            .outbox
+        let departures = commands
             .iter()
             .filter(|command| matches!(command, ToRoom::Gone { .. }));
         self.sent_departures = departures
             .map(|command| command.connection().clone())
             .collect();
-        Some(std::mem::take(&mut self.outbox))
+        Some(commands)
     }
 
-    /// Records that the last request failed. It may have arrived.
-    pub(super) fn forward_failed(&mut self) {
+    /// Records that the last request failed. It may have arrived. If more commands wait than
+    /// fit into the next request, removes and returns them: they fail as well, so that no
+    /// command waits for more than two requests to a room that does not answer.
+    pub(super) fn forward_failed(&mut self) -> Vec<ToRoom> {
         self.sent_departures.clear();
         self.is_in_flight = false;
         self.failures += 1;
+        if self.next_request() == self.outbox.len() {
+            return Vec::new();
+        }
+        self.outbox_bytes = 0;
+        std::mem::take(&mut self.outbox)
     }
 
     /// Returns the longest delay until a command of the last request is sent again.

@@ -25,6 +25,8 @@ pub(crate) struct Chat {
     pub(super) pauses: Pauses,
     pub(super) positions: DeliveryPositions,
     pub(super) cleaning: Cleaning,
+    /// See [`crate::Gateway::set_overloaded`].
+    pub(crate) is_overloaded: bool,
     /// The clients that may wait for an answer of a room; see [`Chat::await_answer`].
     pub(super) awaiting: HashSet<ClientId>,
     /// No room has missed its time for an answer before this time.

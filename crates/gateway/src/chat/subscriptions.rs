@@ -13,6 +13,7 @@ use roomcast_proto::event;
 use roomcast_proto::framing;
 use roomcast_proto::id::{ConnectionId, Epoch, RoomName};
 use roomcast_proto::link::{Command as ToRoom, UNKNOWN_PRESENCE};
+use roomcast_proto::name;
 use roomcast_proto::position::Position;
 use roomcast_proto::retry::jittered;
 use roomcast_proto::time::Millis;
@@ -58,6 +59,9 @@ impl Chat {
         if subscription.repairing {
             subscription.repairing = false;
             subscription.epoch = epoch;
+            if subscription.state == SubscriptionState::Joined {
+                subscription.answer_by = None;
+            }
             return self.save(server, key);
         }
         if subscription.state == SubscriptionState::Joining {
@@ -98,6 +102,17 @@ impl Chat {
             self.send(server, key, &error);
         }
         let state = ended.state;
+        if let Some(id) = ended
+            .leave_command
+            .filter(|_| state == SubscriptionState::Leaving)
+        {
+            // As before.
+            self.send(
+                server,
+                key,
+                &framing::ack(id, &format!(r#"{{"roomId":"{room}"}}"#)),
+            );
+        }
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
@@ -147,14 +162,50 @@ impl Chat {
         Some(removed)
     }
 
-    /// Takes the answer to the `joinRoom` command of a client, if it is in `text`.
-    pub(super) fn join_answered(&mut self, key: ClientId, room: &RoomName, text: &str) {
-        let subscription = self.clients.subscription_mut(key, room);
-        if let Some(subscription) = subscription.filter(|one| one.join_command.is_some()) {
-            let mut answers = text.split('\n').map(framing::answered);
-            if answers.any(|id| id == subscription.join_command) {
-                subscription.join_command = None;
+    /// Takes the answers to the `joinRoom` and `leaveRoom` commands of a client, if they are in
+    /// `text`. Returns `true` if one of them is the error of the command that the subscription
+    /// waits for.
+    pub(super) fn command_answered(&mut self, key: ClientId, room: &RoomName, text: &str) -> bool {
+        let Some(subscription) = self.clients.subscription_mut(key, room) else {
+            return false;
+        };
+        let mut failed = false;
+        for line in text.split('\n') {
+            let id = framing::answered(line);
+            if id.is_none() {
+                continue;
             }
+            if id == subscription.join_command {
+                subscription.join_command = None;
+                failed |=
+                    subscription.state == SubscriptionState::Joining && framing::is_error(line);
+            }
+            if id == subscription.leave_command {
+                subscription.leave_command = None;
+                subscription.is_leave_answered = true;
+                failed |= framing::is_error(line);
+            }
+        }
+        failed
+    }
+
+    /// Handles the `joinRoom` or `leaveRoom` of a client that a room has answered with an error:
+    /// the client is in the room as before the command. The room may have lost its memory with
+    /// the error, so it may send nothing more about the command.
+    pub(super) fn change_refused(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        room: &RoomName,
+    ) {
+        match self.clients.subscription(key, room).map(|one| one.state) {
+            Some(SubscriptionState::Joining) => match name::personal_room_owner(room) {
+                // The gateway joins the personal room by itself, so the client would not retry.
+                Some(_) => self.close(server, key, Disconnect::Failed),
+                None => self.unsubscribed(server, key, room),
+            },
+            Some(SubscriptionState::Leaving) => self.leave_failed(server, key, room),
+            Some(SubscriptionState::Joined) | None => {}
         }
     }
 
@@ -187,17 +238,16 @@ impl Chat {
         }
     }
 
-    /// Handles the commands of a request to a room that failed.
+    /// Handles the commands of a request to a room that failed, and those of the waiting
+    /// commands that fail with them; see [`RoomLink::forward_failed`].
     pub(crate) fn request_failed(
         &mut self,
         server: &mut SocketIoServer,
         room: &RoomName,
         commands: Vec<ToRoom>,
     ) {
-        if let Some(link) = self.rooms.get_mut(room) {
-            link.forward_failed();
-        }
-        for command in commands {
+        let waiting = (self.rooms.get_mut(room)).map_or_else(Vec::new, RoomLink::forward_failed);
+        for command in commands.into_iter().chain(waiting) {
             let key = self.clients.by_subscription(command.connection());
             match (command, key) {
                 (
@@ -221,10 +271,10 @@ impl Chat {
                             .clients
                             .current_subscription(room, &connection)
                             .is_some();
+                    self.send(server, key, &framing::error(id, &Error::internal()));
                     if left {
                         self.leave_failed(server, key, room);
                     }
-                    self.send(server, key, &framing::error(id, &Error::internal()));
                 }
                 (command @ ToRoom::Join { .. }, Some(key)) => {
                     self.join_request_failed(server, key, room, command);
@@ -263,7 +313,13 @@ impl Chat {
             .clients
             .current_subscription(room, command.connection());
         match subscription {
-            Some(subscription) if subscription.repairing => self.retry(server, room, command),
+            Some(subscription) if subscription.repairing => {
+                // The retry has its own time.
+                if subscription.state == SubscriptionState::Joined {
+                    subscription.answer_by = None;
+                }
+                self.retry(server, room, command);
+            }
             Some(subscription)
                 if subscription.state == SubscriptionState::Joining
                     || !subscription.is_accepted() =>
@@ -298,8 +354,8 @@ impl Chat {
         self.unsubscribed(server, key, room);
     }
 
-    /// Handles a `leaveRoom` command that has failed. The room may have executed it, so the
-    /// client subscribes again.
+    /// Handles a `leaveRoom` command that has failed and was answered. The room may have
+    /// executed it, so the client subscribes again.
     pub(super) fn leave_failed(
         &mut self,
         server: &mut SocketIoServer,
@@ -310,6 +366,7 @@ impl Chat {
             && subscription.state == SubscriptionState::Leaving
         {
             subscription.state = SubscriptionState::Joined;
+            subscription.leave_command = None;
             subscription.answer_by = None;
             self.repair(server, key, room);
             self.run_waiting(server, key, room);

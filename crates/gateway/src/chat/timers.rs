@@ -15,7 +15,7 @@ use roomcast_proto::name;
 use roomcast_proto::retry::REQUEST_DEADLINE;
 use roomcast_proto::time::{Millis, sooner};
 
-/// Time in milliseconds within which a room must answer `joinRoom` and `leaveRoom`: the request
+/// Time in milliseconds within which a room must answer a join and a leave: the request
 /// to the room and the delivery with the answer take up to [`REQUEST_DEADLINE`] each. A room
 /// that is restarted can lose a command that it has received.
 const ANSWER_TIMEOUT: Millis = 2 * REQUEST_DEADLINE;
@@ -62,8 +62,9 @@ impl Chat {
         }
     }
 
-    /// Expects an answer of a room to the `joinRoom` or `leaveRoom` of a client. Without an
-    /// answer the command fails.
+    /// Expects an answer of a room to the `joinRoom` or `leaveRoom` of a client, or to the join
+    /// by which the gateway repairs a subscription. Without an answer the command fails, and the
+    /// repair is sent again.
     pub(super) fn await_answer(&mut self, key: ClientId, room: &RoomName, now: Millis) {
         if let Some(subscription) = self.clients.subscription_mut(key, room) {
             subscription.answer_by = Some(now + ANSWER_TIMEOUT);
@@ -110,9 +111,12 @@ impl Chat {
             SubscriptionState::Joining => self.join_failed(server, key, room),
             SubscriptionState::Leaving => {
                 let id = subscription.leave_command;
-                self.send(server, key, &framing::error(id, &Error::internal()));
+                if !subscription.is_leave_answered {
+                    self.send(server, key, &framing::error(id, &Error::internal()));
+                }
                 self.leave_failed(server, key, room);
             }
+            SubscriptionState::Joined if subscription.repairing => self.repair(server, key, room),
             SubscriptionState::Joined => {}
         }
     }

@@ -162,10 +162,10 @@ impl Room {
 
     /// Answers a command of a connection that does not exist in the room.
     fn answer_lost(&mut self, subscription: &Subscription, id: Option<u32>) {
-        self.report_lost(subscription);
         let answer = framing::error(id, &Error::internal());
         self.gateways
             .queue_text(subscription, &answer, TextEvents::None);
+        self.report_lost(subscription);
     }
 
     /// Sends a connection at a gateway the events after `after`, up to which it has received
