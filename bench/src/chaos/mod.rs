@@ -6,13 +6,15 @@
 //! with the log. Rooms, users and storage stay the same in all rounds. The same seed
 //! injects the same faults.
 
+mod departures;
 mod participant;
 mod verify;
 
-use crate::client::User;
+use crate::client::{Client, User};
 use crate::dialect::Dialect;
 use crate::target::Endpoint;
 use clap::Args;
+use departures::{DEPARTURES, Departing, Departure};
 use participant::{Participant, Phase, Shared};
 use roomcast_harness::{Server, Token, Worker};
 use serde_json::json;
@@ -43,6 +45,9 @@ const USERS: [&str; 6] = ["ada", "bob", "cleo", "dan", "eve", "finn"];
 /// offline after this time and the grace time.
 const GHOST_TIMEOUT: &str = "3s";
 const PRESENCE_GRACE_MS: &str = "500";
+
+/// Time after which a user that has gone must not be shown as online: the grace time and 5 s.
+const ABSENCE: Duration = Duration::from_millis(5_500);
 
 /// Duration of the faults of a round.
 const FAULT_PHASE: Duration = Duration::from_secs(5);
@@ -92,6 +97,8 @@ struct Faults {
     stops: u32,
     /// Tokens that were replaced by one without the room.
     narrowed: u32,
+    /// Users that left their room or disconnected.
+    departures: u32,
 }
 
 /// A backlog: number and size of its events. It is larger than two portions of the log, so that
@@ -185,6 +192,7 @@ async fn rounds(
     let mut faults = Faults::default();
     for round in 1..=options.rounds {
         phase.send_replace(Phase::Faults);
+        let departing = start_departures(endpoint, round, &mut random);
         inject_faults(server, endpoint, &phase, &mut random, &mut faults).await?;
         if round % HIBERNATE_EVERY == 0 {
             phase.send_replace(Phase::Idle(random.u64(..)));
@@ -195,8 +203,11 @@ async fn rounds(
             faults.hibernations += 1;
         }
         phase.send_replace(Phase::Settle);
+        let open = finish_departures(departing, &mut faults).await?;
+        let departed = Instant::now();
         settle(&participants).await?;
-        let mut violations = verify::verify(endpoint, &ROOMS, &participants).await?;
+        let mut violations = verify::verify(endpoint, &ROOMS, &participants, departed).await?;
+        drop(open);
         if round % HIBERNATE_EVERY == 1 {
             faults.narrowed += 1;
             let narrowed = verify::narrowed_token(endpoint, round).await;
@@ -241,6 +252,10 @@ async fn rounds(
             u64::from(faults.hibernations),
         ),
         ("tokens that lost a room", u64::from(faults.narrowed)),
+        (
+            "users that left or disconnected",
+            u64::from(faults.departures),
+        ),
         ("reconnections", sum(Shared::reconnections) as u64),
         ("messages acknowledged", sum(Shared::acknowledged) as u64),
         ("messages resent", sum(Shared::resent) as u64),
@@ -255,6 +270,50 @@ async fn rounds(
     Ok(true)
 }
 
+/// Starts the users that join each room and go while faults are injected. In every second
+/// round, those that can are on the rooms' own sockets.
+fn start_departures(
+    endpoint: &Arc<Endpoint>,
+    round: u32,
+    random: &mut fastrand::Rng,
+) -> JoinSet<Option<Client>> {
+    let mut departing = JoinSet::new();
+    for room in ROOMS {
+        for (user, departure) in DEPARTURES {
+            let dialect = match departure {
+                Departure::Leaves | Departure::Disconnects if round.is_multiple_of(2) => {
+                    Dialect::Room
+                }
+                _ => Dialect::Gateway,
+            };
+            let one = Departing {
+                endpoint: endpoint.clone(),
+                room,
+                user,
+                departure,
+                dialect,
+                seed: random.u64(..),
+            };
+            departing.spawn(one.run());
+        }
+    }
+    departing
+}
+
+/// Waits until the users of [`start_departures`] have gone. Returns their open connections.
+async fn finish_departures(
+    departing: JoinSet<Option<Client>>,
+    faults: &mut Faults,
+) -> Result<Vec<Client>, String> {
+    let departed = tokio::time::timeout(TIMEOUT, departing.join_all()).await;
+    let departed = departed.map_err(|_| "timeout: a user cannot leave its room".to_owned())?;
+    let open: Vec<Client> = departed.into_iter().flatten().collect();
+    let lost = open.len() as u32;
+    faults.narrowed += lost;
+    faults.departures += (ROOMS.len() * DEPARTURES.len()) as u32 - lost;
+    Ok(open)
+}
+
 /// Injects faults for [`FAULT_PHASE`].
 async fn inject_faults(
     server: &Arc<Mutex<Server>>,
@@ -264,12 +323,14 @@ async fn inject_faults(
     faults: &mut Faults,
 ) -> Result<(), String> {
     let end = Instant::now() + FAULT_PHASE;
+    let mut has_offset = false;
     while Instant::now() < end {
         sleep(Duration::from_millis(random.u64(PAUSE.0..PAUSE.1))).await;
         match random.u8(..15) {
             // The request fails if the server has just been killed.
             0 => {
                 faults.clock_steps += 1;
+                has_offset = true;
                 let ahead = random.i64(CLOCK_OFFSETS.0..CLOCK_OFFSETS.1);
                 let _ = endpoint
                     .post("/failpoints", &json!({ "ahead": ahead }).to_string())
@@ -277,6 +338,7 @@ async fn inject_faults(
             }
             1 => {
                 faults.panics += 1;
+                has_offset = false;
                 let point = FAILPOINTS[random.usize(..FAILPOINTS.len())];
                 let body = json!({ "points": [point] });
                 let _ = endpoint.post("/failpoints", &body.to_string()).await;
@@ -317,6 +379,7 @@ async fn inject_faults(
                 let _ = endpoint.post("/failpoints", &plan).await;
                 sleep(Duration::from_millis(random.u64(STOP.0..STOP.1))).await;
                 let _ = endpoint.post("/failpoints", "{}").await;
+                has_offset = false;
             }
             number => {
                 faults.cuts += 1;
@@ -327,6 +390,10 @@ async fn inject_faults(
                 phase.send_replace(Phase::Faults);
             }
         }
+    }
+    if has_offset {
+        // The grace time of users that have gone ends in time.
+        let _ = endpoint.post("/failpoints", "{}").await;
     }
     Ok(())
 }

@@ -106,7 +106,7 @@ const IN_FLIGHT: usize = 20;
 
 /// Time limit for a connect and for an answer. After it, the participant reconnects,
 /// because a connection can be dead without an error.
-const TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A command without an answer.
 enum Pending {

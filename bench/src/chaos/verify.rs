@@ -1,6 +1,8 @@
 //! Compares what the participants received with the logs, cursors and presence of the
 //! rooms.
 
+use super::ABSENCE;
+use super::departures::DEPARTURES;
 use super::participant::{Record, Shared, digest};
 use crate::client::{Client, User};
 use crate::dialect::Dialect;
@@ -9,7 +11,7 @@ use roomcast_harness::Token;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
@@ -66,13 +68,15 @@ struct Data {
     message_id: String,
 }
 
-/// Returns all violations.
+/// Returns all violations. The users of [`DEPARTURES`] have gone at `departed`.
 pub(super) async fn verify(
     endpoint: &Endpoint,
     rooms: &[&str],
     participants: &[Arc<Shared>],
+    departed: Instant,
 ) -> Result<Vec<String>, String> {
     let mut violations = Vec::new();
+    let absent_by = departed + ABSENCE;
     for room in rooms {
         let here: Vec<_> = participants
             .iter()
@@ -95,11 +99,20 @@ pub(super) async fn verify(
             let found = compare(&participant.record(), &log, cursor);
             violations.extend(found.into_iter().map(|what| format!("{name}: {what}")));
         }
-        for wrong in wrong_presence(&here).await {
+        for wrong in wrong_presence(&here, absent_by).await {
             violations.push(format!("{room}: presence wrong: {wrong}"));
         }
+        let is_absent =
+            |online: &BTreeSet<String>| DEPARTURES.iter().all(|(user, _)| !online.contains(*user));
+        if let Err(online) = presence(endpoint, room, absent_by, is_absent).await {
+            violations.push(format!(
+                "{room}: users have gone, but {online:?} are online"
+            ));
+        }
         let expected: BTreeSet<String> = here.iter().map(|one| one.user.to_owned()).collect();
-        if let Err(online) = presence(endpoint, room, |online| *online == expected).await {
+        let deadline = Instant::now() + CONVERGENCE;
+        if let Err(online) = presence(endpoint, room, deadline, |online| *online == expected).await
+        {
             violations.push(format!(
                 "{room}: {online:?} are online instead of {expected:?}"
             ));
@@ -160,29 +173,51 @@ async fn reach(participants: &[&Arc<Shared>], head: u64) {
     }
 }
 
-/// Waits until every participant shows all others online, or for [`CONVERGENCE`]. Returns a
-/// description of each that does not. All participants are connected.
-async fn wrong_presence(participants: &[&Arc<Shared>]) -> Vec<String> {
+/// Waits until every participant shows all others online and the users of [`DEPARTURES`] not.
+/// Returns a description of each wrong status after [`CONVERGENCE`], or if a user that has gone is
+/// shown as online after `absent_by`. All participants are connected.
+async fn wrong_presence(participants: &[&Arc<Shared>], absent_by: Instant) -> Vec<String> {
     let deadline = Instant::now() + CONVERGENCE;
+    let present: Vec<&str> = participants.iter().map(|one| one.user).collect();
     loop {
         let mut wrong = Vec::new();
+        let mut any_absent = false;
         for participant in participants {
-            let record = participant.record();
-            let others = participants.iter().map(|one| one.user);
-            for user in others.filter(|user| *user != participant.user) {
-                let shown = match record.shown.get(user) {
-                    Some(true) => continue,
-                    Some(false) => "offline",
-                    None => "no member",
-                };
-                wrong.push(format!("{} shows that {user} is {shown}", participant.user));
-            }
+            let shown = &participant.record().shown;
+            wrong.extend(missing(participant.user, shown, &present));
+            let absent = shown_absent(participant.user, shown);
+            any_absent |= !absent.is_empty();
+            wrong.extend(absent);
         }
-        if wrong.is_empty() || Instant::now() > deadline {
+        let now = Instant::now();
+        if wrong.is_empty() || now > deadline || any_absent && now > absent_by {
             return wrong;
         }
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Returns a description of each present user that `viewer` does not show as online.
+fn missing(viewer: &str, shown: &BTreeMap<String, bool>, present: &[&str]) -> Vec<String> {
+    let others = present.iter().filter(|user| **user != viewer);
+    let wrong = others.filter_map(|user| {
+        let status = match shown.get(*user) {
+            Some(true) => return None,
+            Some(false) => "offline",
+            None => "no member",
+        };
+        Some(format!("{viewer} shows that {user} is {status}"))
+    });
+    wrong.collect()
+}
+
+/// Returns a description of each user that has gone and that `viewer` shows as online.
+fn shown_absent(viewer: &str, shown: &BTreeMap<String, bool>) -> Vec<String> {
+    let departures = DEPARTURES.iter();
+    let wrong = departures.filter(|(user, _)| shown.get(*user) == Some(&true));
+    wrong
+        .map(|(user, how)| format!("{viewer} shows that {user} is online ({how:?})"))
+        .collect()
 }
 
 /// Checks that a client at a gateway leaves the room when its new token does not open it:
@@ -272,13 +307,13 @@ async fn read(
 }
 
 /// Waits until `matches` returns `true` for the users that are online. Returns these
-/// users as the error if that takes longer than [`CONVERGENCE`].
+/// users as the error if it does not do so until `deadline`.
 async fn presence(
     endpoint: &Endpoint,
     room: &str,
+    deadline: Instant,
     matches: impl Fn(&BTreeSet<String>) -> bool,
 ) -> Result<(), BTreeSet<String>> {
-    let deadline = Instant::now() + CONVERGENCE;
     loop {
         let answer = endpoint
             .get(&format!("/rooms/{room}/presence?limit=1000"))
@@ -315,9 +350,10 @@ pub(super) async fn stale_connection(endpoint: &Endpoint, room: &str) -> Result<
     };
     let mut client = Client::open(endpoint, Dialect::Room, room, &user, None, |_, _| {}).await?;
     client.ping().await?;
-    let joined = presence(endpoint, room, |online| online.contains(NAME)).await;
+    let within = || Instant::now() + CONVERGENCE;
+    let joined = presence(endpoint, room, within(), |online| online.contains(NAME)).await;
     joined.map_err(|online| format!("{NAME} has joined, but {online:?} are online"))?;
-    let offline = presence(endpoint, room, |online| !online.contains(NAME)).await;
+    let offline = presence(endpoint, room, within(), |online| !online.contains(NAME)).await;
     offline.map_err(|online| format!("{NAME} is stale, but {online:?} are online"))?;
     drop(client);
     Ok(())
@@ -387,6 +423,36 @@ mod tests {
         );
         let own = violations(|_, record| record.violations.push("two numbers".to_owned()));
         assert_eq!(own, "two numbers");
+    }
+
+    #[test]
+    fn users_that_are_shown_wrongly_are_violations() {
+        let shown = |users: &[(&str, bool)]| {
+            let users = users.iter();
+            users
+                .map(|(user, online)| ((*user).to_owned(), *online))
+                .collect()
+        };
+        let right: BTreeMap<_, _> = shown(&[("bob", true), ("gus", false)]);
+        let present = ["ada", "bob"];
+        assert_eq!(missing("ada", &right, &present), [] as [&str; 0]);
+        assert_eq!(shown_absent("ada", &right), [] as [&str; 0]);
+        let wrong = shown(&[("bob", false), ("gus", true), ("ida", true)]);
+        assert_eq!(
+            missing("ada", &wrong, &present),
+            ["ada shows that bob is offline"]
+        );
+        assert_eq!(
+            missing("ada", &shown(&[]), &present),
+            ["ada shows that bob is no member"]
+        );
+        assert_eq!(
+            shown_absent("ada", &wrong),
+            [
+                "ada shows that gus is online (Leaves)",
+                "ada shows that ida is online (LosesRoom)"
+            ]
+        );
     }
 
     #[test]
