@@ -56,12 +56,17 @@ impl Departing {
             token: self.token("*"),
         };
         loop {
+            // Without a position, a member receives everything after its cursor.
+            let Some(head) = self.head().await else {
+                sleep(PAUSE).await;
+                continue;
+            };
             let opening = Client::open(
                 &self.endpoint,
                 self.dialect,
                 self.room,
                 &user,
-                None,
+                Some(head),
                 |_, _| {},
             );
             if let Ok(Ok(mut client)) = timeout(TIMEOUT, opening).await {
@@ -88,6 +93,14 @@ impl Departing {
         token.ttl(86_400).sign(roomcast_harness::SECRET)
     }
 
+    /// Returns the last event of the room. Returns `None` if the server does not answer.
+    async fn head(&self) -> Option<u64> {
+        let path = format!("/rooms/{}/messages?limit=1", self.room);
+        let page = timeout(TIMEOUT, self.endpoint.get_text(&path)).await.ok()?;
+        let page: serde_json::Value = serde_json::from_str(&page.ok()?).ok()?;
+        page["head"].as_u64()
+    }
+
     /// Leaves the room. Returns `true` if the user is no member afterwards.
     async fn leave(&self, client: &mut Client) -> bool {
         let room = format!(r#"{{"roomId":"{}"}}"#, self.room);
@@ -100,8 +113,8 @@ impl Departing {
         let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline {
             sleep(PAUSE).await;
-            let members = self.endpoint.get_text(&path).await;
-            if members.is_ok_and(|members| !members.contains(&member)) {
+            let members = timeout(TIMEOUT, self.endpoint.get_text(&path)).await;
+            if matches!(members, Ok(Ok(members)) if !members.contains(&member)) {
                 return true;
             }
         }
