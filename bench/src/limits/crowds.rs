@@ -43,10 +43,16 @@ pub(super) async fn members(context: &Context) -> Result<Outcome, String> {
         let opened = timeout(LIMIT, opening).await;
         opened.map_err(|_| format!("{} cannot join in time", user.name))?
     });
-    let clients: Vec<Client> = joins.buffer_unordered(CONNECTING).try_collect().await?;
+    let joined: Vec<Result<Client, String>> = joins.buffer_unordered(CONNECTING).collect().await;
     let mut outcome = Outcome::default();
     let seconds = begun.elapsed().as_secs_f64();
-    outcome.note(format!("{} joins in {seconds:.1} s", clients.len()));
+    let clients = joined.iter().flatten().count();
+    outcome.note(format!("{clients} joins in {seconds:.1} s"));
+    let failed = joined.iter().filter_map(|one| one.as_ref().err()).next();
+    if let Some(reason) = failed {
+        let refused = JOINS - clients;
+        outcome.check(true, format!("{refused} clients did not join: {reason}"));
+    }
     Ok(outcome)
 }
 

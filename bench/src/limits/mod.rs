@@ -55,6 +55,9 @@ const QUIET: Duration = Duration::from_secs(4);
 /// Time limit of a scenario. It ends a run in which the server does not answer.
 const MAX_TIME: Duration = Duration::from_secs(240);
 
+/// Number of lines of the server's output that are printed after a violation.
+const OUTPUT_LINES: usize = 20;
+
 /// A scenario may raise the 99th percentile of the bystanders' latency to twice the quiet value
 /// plus this many milliseconds.
 const MAX_ADDED_MS: f64 = 50.0;
@@ -115,6 +118,15 @@ impl Context {
     /// Returns the process id of workerd.
     pub(super) fn pid(&self) -> u32 {
         self.lock().pid()
+    }
+
+    /// Prints the last lines of the output of workerd.
+    fn print_output(&self) {
+        let output = self.lock().output();
+        let lines: Vec<&str> = output.lines().collect();
+        for line in &lines[lines.len().saturating_sub(OUTPUT_LINES)..] {
+            eprintln!("  {line}");
+        }
     }
 
     /// Kills workerd and starts it again on the same storage.
@@ -220,7 +232,11 @@ async fn measure(options: &Options, scenario: &Scenario) -> Result<Row, String> 
         }
     };
     let mut outcome = match timeout(MAX_TIME, scenario.run(&context)).await {
-        Ok(outcome) => outcome?,
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => Outcome {
+            violations: vec![error],
+            ..Outcome::default()
+        },
         Err(_) => Outcome {
             violations: vec![format!("not complete after {} s", MAX_TIME.as_secs())],
             ..Outcome::default()
@@ -228,11 +244,20 @@ async fn measure(options: &Options, scenario: &Scenario) -> Result<Row, String> 
     };
     let end = Instant::now();
     let summary = match bystanders {
-        Some(all) => Some(all.finish(&context.endpoint, end).await?),
+        Some(all) => match all.finish(&context.endpoint, end).await {
+            Ok(summary) => Some(summary),
+            Err(error) => {
+                outcome.violations.push(error);
+                None
+            }
+        },
         None => None,
     };
     let peaks = gauge.peaks();
     judge(scenario, summary.as_ref(), peaks, &mut outcome);
+    if !outcome.violations.is_empty() {
+        context.print_output();
+    }
     Ok(Row {
         name: scenario.name,
         summary,

@@ -17,6 +17,10 @@ use roomcast_proto::time::{Millis, SECOND};
 use slotmap::SecondaryMap;
 use std::collections::{HashMap, HashSet};
 
+/// Maximum size in bytes of a portion of the log, times the number of its connections. A
+/// gateway may copy the portion for each of them.
+const MAX_SHARED_BYTES: usize = 4 << 20;
+
 /// The gateway of a connection, and the id of the connection there.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
@@ -406,8 +410,8 @@ impl GatewayLinks {
         self.outboxes.share_portion(gateway, joins);
     }
 
-    /// Queues a portion of the log for `conn` and the connections that share it. Returns all
-    /// of them.
+    /// Queues a portion of the log for `conn` and the connections that share it, if they are
+    /// not too many. Returns all that receive it.
     pub(crate) fn queue_portion(
         &mut self,
         conn: ConnId,
@@ -419,6 +423,11 @@ impl GatewayLinks {
         };
         let gateway = gateway.clone();
         let mut conns = self.outboxes.take_group(&gateway);
+        let shared = MAX_SHARED_BYTES / text.len().max(1);
+        // The others receive it with a later portion.
+        for conn in conns.drain(shared.min(conns.len())..) {
+            self.outboxes.catch_up(&gateway, conn);
+        }
         conns.push(conn);
         let mut to = Vec::with_capacity(conns.len());
         for conn in &conns {

@@ -58,6 +58,19 @@ pub(crate) enum FeedReceiver {
     Remote(GatewayName, Vec<ConnId>),
 }
 
+impl FeedReceiver {
+    /// Keeps the first `n` connections, and returns the others as a receiver if there are any.
+    pub(crate) fn split_off(&mut self, n: usize) -> Option<FeedReceiver> {
+        match self {
+            FeedReceiver::Remote(gateway, conns) if conns.len() > n => {
+                let rest = conns.split_off(n);
+                Some(FeedReceiver::Remote(gateway.clone(), rest))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl PresenceFeed {
     /// Returns `true` if the next text of both feeds is the same.
     pub(crate) fn has_same_text(&self, other: &PresenceFeed) -> bool {

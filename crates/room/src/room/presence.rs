@@ -10,15 +10,20 @@ use roomcast_proto::event;
 use roomcast_proto::id::UserId;
 use roomcast_proto::link::PresenceVersion;
 use roomcast_proto::status::Status;
-use roomcast_proto::time::Millis;
+use roomcast_proto::time::{DAY, Millis};
 
 /// Maximum number of users in one text of a feed. With user ids of 36 bytes, the text has
 /// about as many bytes as a portion of the log.
 const FEED_USERS: usize = 2_000;
 
-/// Maximum size in bytes of the texts that the feeds send at a time, all receivers together.
-/// A single text may be larger.
-const FEED_BYTES: usize = 1 << 20;
+/// Maximum size in bytes of the output that the feeds cause at a time, for all receivers
+/// together: a gateway may copy a text for each of its receivers. One text for one receiver
+/// may be larger.
+const FEED_BYTES: usize = 2 << 20;
+
+/// Time in milliseconds after which a receiver can no longer show a member as present whose last
+/// connection has ended: clients can resume for a day.
+const SHOWN_FOR: Millis = DAY;
 
 /// Interval in milliseconds at which feeds send, if there is more than [`FEED_BYTES`].
 const FEED_INTERVAL: Millis = 50;
@@ -83,7 +88,7 @@ impl Room {
         self.members.sort();
         let mut bytes = 0;
         let mut text: Option<(PresenceFeed, FeedText)> = None;
-        for feed in std::mem::take(&mut self.presence.feeds) {
+        for mut feed in std::mem::take(&mut self.presence.feeds) {
             if bytes >= FEED_BYTES || self.has_backlog(&feed.receiver) {
                 self.presence.feeds.push_back(feed);
                 continue;
@@ -91,9 +96,17 @@ impl Room {
             // Receivers with the same position share a text.
             let next = match text.take() {
                 Some((last, next)) if last.has_same_text(&feed) => next,
-                _ => self.feed_text(&feed),
+                _ => self.feed_text(&feed, now),
             };
+            let receivers = (FEED_BYTES - bytes) / next.text.len().max(1);
+            let rest = feed.receiver.split_off(receivers.max(1));
             bytes += self.send_feed_text(&feed.receiver, &next, out);
+            if let Some(receiver) = rest {
+                let feed = feed.clone();
+                self.presence
+                    .feeds
+                    .push_back(PresenceFeed { receiver, ..feed });
+            }
             if let Some(after) = &next.more_after {
                 self.presence.feeds.push_back(PresenceFeed {
                     after: Some(after.clone()),
@@ -117,7 +130,7 @@ impl Room {
     }
 
     /// Returns the next text of a feed.
-    fn feed_text(&self, feed: &PresenceFeed) -> FeedText {
+    fn feed_text(&self, feed: &PresenceFeed, now: Millis) -> FeedText {
         let mut lines = Vec::new();
         let changed = match feed.after {
             // A feed of all members goes on.
@@ -147,12 +160,13 @@ impl Room {
                 let users = self.members.users_after(feed.after.as_ref());
                 let (users, more) = users.split_at(users.len().min(FEED_USERS));
                 more_after = more.first().and(users.last()).cloned();
-                let roster = &self.presence.roster;
-                lines.extend(
-                    users
-                        .iter()
-                        .map(|user| self.presence_update(user, roster.status(user))),
-                );
+                for user in users {
+                    let status = self.presence.roster.status(user);
+                    let last_seen = self.members.get(user).map_or(0, |member| member.last_seen);
+                    if status != Status::Offline || last_seen + SHOWN_FOR >= now {
+                        lines.push(self.presence_update(user, status));
+                    }
+                }
             }
         }
         FeedText {
@@ -161,7 +175,7 @@ impl Room {
         }
     }
 
-    /// Sends a text of a feed. Returns the number of bytes that were queued.
+    /// Sends a text of a feed. Returns the number of bytes for all receivers together.
     fn send_feed_text(
         &mut self,
         receiver: &FeedReceiver,
@@ -173,6 +187,7 @@ impl Room {
             FeedReceiver::Remote(gateway, conns) => {
                 self.gateways
                     .send_presence(gateway, conns, text, more_after.is_none());
+                return text.len() * conns.len();
             }
             FeedReceiver::Own(conn) if self.connections.is_joined(*conn) && !text.is_empty() => {
                 let (conn, frame) = (*conn, text.clone());
