@@ -2,7 +2,7 @@
 //!
 //! [`from_str`] replaces `serde_json::from_str` for messages between objects and for stored
 //! records. `serde_json` compiles its parser again for each type and each of its fields, and
-//! reads a struct from an array too. [`Reader`] compiles the parser once, and reads a struct
+//! reads a struct from an array too. `Reader` compiles the parser once, and reads a struct
 //! from an object alone, so the Worker is smaller. `serde_json` reads all scalars and checks
 //! the values that are skipped, so both accept the same JSON in all other cases.
 //!
