@@ -15,7 +15,7 @@ roomcast_proto::settings! {
     #[derive(Clone, Debug)]
     pub struct WorkerConfig {
         given {}
-        /// Origins of pages that may connect. A `*` stands for one label
+        /// Origins of pages that may connect, besides the Worker's own. A `*` stands for one label
         /// (`https://*.example.com`), `*` alone for any origin. An entry without a scheme
         /// allows `http` and `https`.
         pub allowed_origins: Origins = Origins::default(), ["ALLOWED_ORIGINS"], ORIGINS;

@@ -446,6 +446,8 @@ async fn allowed_origins_is_a_list_with_wildcards_for_one_label() {
     ] {
         assert_eq!(is_allowed(&server, origin).await, expected, "{origin}");
     }
+    let own = format!("http://{}", server.address());
+    assert!(is_allowed(&server, &own).await, "the own origin");
     Client::join(&server, "origins", &token("alice")).await;
 }
 

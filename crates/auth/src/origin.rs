@@ -1,11 +1,11 @@
 //! Origins from which browsers may connect. The check protects the users of browsers from
 //! pages of other sites; it does not authenticate clients.
 
-/// The origins of `ALLOWED_ORIGINS`.
+/// The origins of `ALLOWED_ORIGINS`. The origin of the server itself is always allowed.
 ///
 /// An entry is `scheme://host[:port]` or `host[:port]`, which allows every scheme. A label
 /// of the host may be `*`, which matches exactly one label. The entry `*` allows every
-/// origin. An empty list allows only the same origin.
+/// origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Vec<String>);
 
@@ -32,18 +32,17 @@ impl Origins {
         let Some((scheme, authority)) = origin.split_once("://") else {
             return self.0.iter().any(|entry| entry == "*");
         };
-        if self.0.is_empty() {
-            return authority == host.to_ascii_lowercase();
-        }
-        self.0.iter().any(|entry| {
-            let (wanted_scheme, wanted) = match entry.split_once("://") {
-                Some((scheme, authority)) => (Some(scheme), authority),
-                None => (None, entry.as_str()),
-            };
-            entry == "*"
-                || (wanted_scheme.is_none_or(|wanted| wanted == scheme)
-                    && labels_match(wanted, authority))
-        })
+        let is_own = !authority.is_empty() && authority == host.to_ascii_lowercase();
+        is_own
+            || self.0.iter().any(|entry| {
+                let (wanted_scheme, wanted) = match entry.split_once("://") {
+                    Some((scheme, authority)) => (Some(scheme), authority),
+                    None => (None, entry.as_str()),
+                };
+                entry == "*"
+                    || (wanted_scheme.is_none_or(|wanted| wanted == scheme)
+                        && labels_match(wanted, authority))
+            })
     }
 }
 
@@ -69,6 +68,15 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_own_origin_is_allowed_with_any_list() {
+        let other = Origins::parse("https://app.example");
+        assert!(other.allows(Some("https://chat.example"), "Chat.example"));
+        assert!(other.allows(Some("http://localhost:8787"), "localhost:8787"));
+        assert!(!other.allows(Some("http://localhost:1"), "localhost:8787"));
+        assert!(!other.allows(Some("file://"), ""));
+    }
 
     #[test]
     fn an_empty_list_means_same_origin_only() {

@@ -125,7 +125,7 @@ impl Error {
     /// Creates the error for a request without a token.
     pub fn no_token() -> Self {
         Error::unauthorized(
-            "a token is required: send Authorization: Bearer <jwt>, Sec-WebSocket-Protocol: roomcast.v1, bearer.<jwt>, or ?token=<jwt>",
+            "a token is required: send Authorization: Bearer <jwt>, Sec-WebSocket-Protocol: roomcast.v1, bearer.<jwt>, ?token=<jwt>, ?ticket=<ticket>, or auth: { token } of Socket.IO",
         )
     }
 
