@@ -1480,6 +1480,56 @@ fn only_the_connections_that_lack_presence_are_sent_it() {
     assert_eq!(presence(&mut room), None);
 }
 
+/// A gateway may copy a text for each of its receivers.
+#[test]
+fn presence_and_portions_for_many_connections_are_limited_by_the_bytes_for_all_of_them() {
+    const CONNECTIONS: usize = 300;
+    let mut room = Fed::new();
+    let ids: Vec<String> = (0..CONNECTIONS).map(|n| format!("{n:0200}")).collect();
+    let all: Vec<ConnectionId> = ids.iter().map(|id| ConnectionId::trusted(&**id)).collect();
+    for id in &ids {
+        room.join(id, None);
+    }
+    room.drain();
+    for _ in 0..3 {
+        room.send(&ids[0], 60_000);
+    }
+    room.take(0).expect("events");
+    room.acknowledge(&Pushed {
+        behind: all.iter().map(|id| (id.clone(), 0)).collect(),
+        lacking: vec![(1, all.clone())],
+        ..Pushed::default()
+    });
+    let (mut told, mut received) = (Vec::new(), BTreeMap::new());
+    for _ in 0..500 {
+        room.server.now += 50;
+        room.server.settle();
+        for item in room.drain() {
+            match item {
+                Item::Presence { to, bytes, is_last } => {
+                    assert!(bytes * to.len() <= 2 << 20, "{bytes} for {}", to.len());
+                    assert!(is_last);
+                    told.extend(to);
+                }
+                Item::Multicast { to, bytes, at, .. } => {
+                    assert!(bytes * to.len() <= 5 << 20, "{bytes} for {}", to.len());
+                    received.extend(to.into_iter().map(|id| (id, at)));
+                }
+                Item::Unicast {
+                    to, at: Some(at), ..
+                } => {
+                    received.insert(to, at);
+                }
+                _ => {}
+            }
+        }
+    }
+    told.sort();
+    assert_eq!(told, all, "each once");
+    assert_eq!(received.len(), CONNECTIONS);
+    assert!(received.values().all(|at| *at == 3), "{received:?}");
+}
+
 #[test]
 fn who_has_left_is_told_again_after_a_restart_unless_it_has_joined_again() {
     let mut room = Fed::new();
