@@ -676,6 +676,10 @@ async fn send_attachments(server: &Server, announcement: &str, clients: usize) {
     }
 }
 
+/// Upper limit in MiB for the memory growth by 144 MB of attachments: a third of them. The
+/// runtime frees the buffers of sockets late while other tests use the processor, up to 33 MiB.
+const MAX_GROWTH_BY_ATTACHMENTS: usize = 48;
+
 /// Measures the memory growth by announced attachments. Returns an error with the
 /// figure if it is too large.
 async fn measure_attachments() -> Result<(), String> {
@@ -705,7 +709,7 @@ async fn measure_attachments() -> Result<(), String> {
     }
     join(&mut alice, "lobby-2").await;
     let growth = memory.saturating_sub(usual);
-    let within = growth < MAX_GROWTH;
+    let within = growth < MAX_GROWTH_BY_ATTACHMENTS;
     let figures = || format!("the server grew by {growth} MiB");
     within.then_some(()).ok_or_else(figures)
 }
