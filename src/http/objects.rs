@@ -12,7 +12,6 @@ use roomcast_gateway::handshake::Ask;
 use roomcast_proto::error::Error;
 use roomcast_proto::reader;
 use roomcast_room::service::Request as ServiceRequest;
-use std::time::Duration;
 use wasm_bindgen::JsValue;
 use worker::{Delay, Headers, Response};
 
@@ -110,22 +109,17 @@ impl Handler<'_> {
         headers: &[(&str, &str)],
         body: Option<JsValue>,
     ) -> HandlerResult {
-        let mut may_repeat = body.is_none();
-        loop {
-            let answer = call(self.env, binding, name, headers, body.clone(), None).await;
-            let delay = match &answer {
-                Err(error) if may_repeat => {
-                    let random = getrandom::u32().unwrap_or_default();
-                    error.failure.retry_delay(1, random)
-                }
-                _ => None,
-            };
-            let Some(delay) = delay else {
-                return answer.map_err(|error| error.into_client_error().into());
-            };
-            may_repeat = false;
-            Delay::from(Duration::from_millis(delay)).await;
+        let has_body = body.is_some();
+        let send = |body| call(self.env, binding, name, headers, body, None);
+        let mut answer = send(body).await;
+        if !has_body
+            && let Err(error) = &answer
+            && let Some(delay) = error.retry_delay(1)
+        {
+            Delay::from(delay).await;
+            answer = send(None).await;
         }
+        answer.map_err(|error| error.into_client_error().into())
     }
 }
 

@@ -92,9 +92,21 @@ impl Drop for Reservation {
     }
 }
 
+/// Returns the bytes above which gateways refuse large bodies and close sessions: earlier than
+/// requests are refused, because otherwise rooms could refuse events while no event makes a
+/// gateway close the sessions that hold the memory.
+const fn early_limit(budget: usize) -> usize {
+    budget / 4 * 3
+}
+
 /// Returns `true` if the Worker uses or has reserved more than three quarters of `budget`.
 pub(crate) fn is_short(budget: usize) -> bool {
-    ACCOUNT.allocated.load(Relaxed) + RESERVED.load(Relaxed) > budget / 4 * 3
+    ACCOUNT.allocated.load(Relaxed) + RESERVED.load(Relaxed) > early_limit(budget)
+}
+
+/// Returns the number of bytes by which the Worker exceeds three quarters of `budget`, or 0.
+pub(crate) fn early_excess(budget: usize) -> usize {
+    excess(early_limit(budget))
 }
 
 /// Returns the number of bytes by which the Worker exceeds `budget`, or 0.

@@ -4,19 +4,16 @@
 //! `userLeft` is told again, so this list is stored.
 
 use crate::output::Change;
+use crate::presence::SHOWN_FOR;
 use roomcast_proto::id::UserId;
-use roomcast_proto::time::{DAY, Millis};
+use roomcast_proto::time::Millis;
 use std::collections::VecDeque;
 
 /// Maximum number of users in the list. With ids of the maximum length they have about
 /// 300 kB.
 const MAX_DEPARTED: usize = 1_000;
 
-/// Time in milliseconds for which a user is in the list. Clients that were disconnected for as
-/// long cannot resume at a gateway.
-const KEPT_FOR: Millis = DAY;
-
-/// The users who have left, in the order in which they left, with the times.
+/// The users who have left within [`SHOWN_FOR`], in the order in which they left, with the times.
 #[derive(Debug, Default)]
 pub(crate) struct Departed(VecDeque<(UserId, Millis)>);
 
@@ -36,7 +33,7 @@ impl Departed {
     pub(crate) fn add(&mut self, user: &UserId, now: Millis) -> Vec<Change> {
         let mut changes: Vec<Change> = self.remove(user).into_iter().collect();
         while let Some((oldest, at)) = self.0.front()
-            && (self.0.len() >= MAX_DEPARTED || at + KEPT_FOR <= now)
+            && (self.0.len() >= MAX_DEPARTED || at + SHOWN_FOR <= now)
         {
             changes.push(Change::RemoveDeparted(oldest.clone()));
             self.0.pop_front();
@@ -73,7 +70,7 @@ mod tests {
         }
         assert_eq!(departed.users().count(), MAX_DEPARTED);
         assert_eq!(departed.users().next(), Some(&user(1)));
-        let changes = departed.add(&user(0), NOW + DAY);
+        let changes = departed.add(&user(0), NOW + SHOWN_FOR);
         assert_eq!(changes.len(), MAX_DEPARTED + 1);
         assert_eq!(departed.users().collect::<Vec<_>>(), [&user(0)]);
     }

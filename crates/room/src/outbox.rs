@@ -376,7 +376,7 @@ impl Outboxes {
     /// be added: half of those that [`Outboxes::shed`] permits.
     pub(crate) fn has_backlog(&self, gateway: &GatewayName) -> bool {
         let outbox = self.0.get(gateway);
-        outbox.is_some_and(|outbox| outbox.texts.len() - outbox.answers > MAX_BROADCASTS / 2)
+        outbox.is_some_and(|outbox| outbox.broadcasts() > MAX_BROADCASTS / 2)
     }
 
     /// Returns the number of the last delivery to a gateway.

@@ -12,7 +12,7 @@ use crate::roster::Roster;
 use crate::timers::{Timer, TimerTable};
 use roomcast_proto::id::{GatewayName, UserId};
 use roomcast_proto::link::{PresenceVersion, UNKNOWN_PRESENCE};
-use roomcast_proto::time::Millis;
+use roomcast_proto::time::{DAY, Millis};
 use std::collections::{HashSet, VecDeque};
 
 /// Bounds of the delay after which queued ephemeral events are sent. The delay is a
@@ -26,6 +26,10 @@ const JOIN_BURST_DELAY: Millis = 2;
 
 /// The longest delay of a flush, including the delays for joins.
 const MAX_JOIN_BURST_DELAY: Millis = 4_000;
+
+/// Time in milliseconds after which a receiver can no longer show a user as present who has left
+/// the room, or whose last connection has ended: clients can resume at a gateway for a day.
+pub(crate) const SHOWN_FOR: Millis = DAY;
 
 /// The roster and the queue of ephemeral events.
 #[derive(Debug, Default)]

@@ -11,7 +11,6 @@ use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket};
 use crate::runtime::time::now;
 use js_sys::JsString;
 use roomcast_gateway::{AuthRequest, Credentials, Frame, Output, SocketId};
-use roomcast_proto::error::Error as ClientError;
 use roomcast_proto::log_record::LogRecord;
 use worker::State;
 
@@ -89,27 +88,29 @@ impl ActiveGateway {
             Output::Find { client, pid, user } => {
                 self.work.push(Work::Find { client, pid, user });
             }
-            Output::Authenticate(request) => match &request.credentials {
-                _ if matches!(request.request, AuthRequest::Connect { .. })
-                    && self.memory_excess() > 0 =>
-                {
-                    let refused = Err(ClientError::overloaded());
-                    self.gateway
-                        .authenticated(request.request, refused, self.began);
+            Output::Authenticate(request) => {
+                let admitted = match request.request {
+                    AuthRequest::Connect { .. } => {
+                        memory::admit(self.config.worker.max_object_bytes)
+                    }
+                    _ => Ok(()),
+                };
+                match (admitted, &request.credentials) {
+                    (Err(error), _) => {
+                        self.gateway
+                            .authenticated(request.request, Err(error), self.began);
+                    }
+                    (_, Credentials::Token(token))
+                        if !self.config.auth.is_ready(token, self.began) =>
+                    {
+                        self.work.push(Work::Authenticate(request));
+                    }
+                    _ => self.authenticate(request),
                 }
-                Credentials::Token(token) if !self.config.auth.is_ready(token, self.began) => {
-                    self.work.push(Work::Authenticate(request));
-                }
-                _ => self.authenticate(request),
-            },
+            }
             Output::Log(record) => self.log(record),
         }
         Ok(())
-    }
-
-    /// Returns the number of bytes by which the Worker exceeds its memory budget.
-    pub(super) fn memory_excess(&self) -> usize {
-        memory::excess(self.config.worker.max_object_bytes)
     }
 
     /// Writes the attachment of a socket. Stores a record that is too long for it.

@@ -91,9 +91,7 @@ impl ActiveGateway {
     #[inline(never)]
     fn finish_event(&mut self, state: &State) -> Caused {
         self.drain_events(state);
-        // Earlier than requests are refused: otherwise rooms could refuse events while no event
-        // makes the gateway close the sessions that hold the memory.
-        let excess = memory::excess(self.config.worker.max_object_bytes / 4 * 3);
+        let excess = memory::early_excess(self.config.worker.max_object_bytes);
         if excess > 0 {
             self.gateway.shed(excess);
             self.drain_events(state);

@@ -117,14 +117,11 @@ pub(crate) async fn ask(
         };
         attempts += 1;
         let delay = match (&result, repeat) {
-            (Err(error), Repeat::IfTransient) => {
-                let random = getrandom::u32().unwrap_or_default();
-                error.failure.retry_delay(attempts, random)
-            }
+            (Err(error), Repeat::IfTransient) => error.retry_delay(attempts),
             _ => None,
         };
         match delay {
-            Some(delay) => Delay::from(Duration::from_millis(delay)).await,
+            Some(delay) => Delay::from(delay).await,
             None => return result,
         }
     }
@@ -171,6 +168,14 @@ pub(crate) struct CallError {
 }
 
 impl CallError {
+    /// Returns the time after which an idempotent request may be sent again: see
+    /// [`Failure::retry_delay`].
+    pub(crate) fn retry_delay(&self, attempts: usize) -> Option<Duration> {
+        let random = getrandom::u32().unwrap_or_default();
+        let delay = self.failure.retry_delay(attempts, random);
+        delay.map(Duration::from_millis)
+    }
+
     /// Logs the error and returns the error for the client: `rateLimited` if the object is
     /// overloaded, otherwise `internal`.
     #[inline(never)]

@@ -257,12 +257,10 @@ impl Subscription {
 
     /// Records that the client may lack changes of the presence since `told`, the version that
     /// the subscribers of the room were told, unless it lacks earlier ones.
-    pub(super) fn lacks_presence(&mut self, told: PresenceVersion) {
-        let told = match self.is_fresh {
-            true => UNKNOWN_PRESENCE,
-            false => told,
-        };
-        self.presence.get_or_insert(told);
+    pub(super) fn lacks_presence(&mut self, told: Option<PresenceVersion>) {
+        let told = told.filter(|_| !self.is_fresh);
+        self.presence
+            .get_or_insert(told.unwrap_or(UNKNOWN_PRESENCE));
     }
 
     /// Returns `true` if the client receives the events that follow its position.

@@ -19,7 +19,7 @@ use roomcast_proto::error::Error;
 use roomcast_proto::event;
 use roomcast_proto::framing;
 use roomcast_proto::id::{ConnectionId, RoomName};
-use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed, UNKNOWN_PRESENCE};
+use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::log_text::slice;
 use roomcast_proto::position::Position;
@@ -677,8 +677,7 @@ impl Chat {
             .log(LogRecord::info("repair").room(room).connection(&client.id));
         self.positions.mark_lagging(room, &client.id);
         // Until the room answers, the client is told no presence.
-        let told = self.rooms.get(room).and_then(|link| link.presence);
-        self.lacks_presence(key, room, told.unwrap_or(UNKNOWN_PRESENCE));
+        self.lacks_presence(key, room);
         let (id, again) = (None, true);
         self.forward(server, room, ToRoom::Join { request, id, again });
         self.await_answer(key, room, server.engine.now());

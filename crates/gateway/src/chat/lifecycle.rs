@@ -14,7 +14,7 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, RoomName, UserId};
 use roomcast_proto::limits::Limits;
-use roomcast_proto::link::{Command as ToRoom, UNKNOWN_PRESENCE};
+use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::raw_object::{RawObject, TEXT};
@@ -291,8 +291,7 @@ impl Chat {
         }
         for subscription in &mut client.subscriptions {
             let link = self.rooms.get(&subscription.room);
-            let presence = link.and_then(|link| link.presence);
-            subscription.lacks_presence(presence.unwrap_or(UNKNOWN_PRESENCE));
+            subscription.lacks_presence(link.and_then(|link| link.presence));
         }
         // A client that no room has accepted has nothing to resume: for example, a room has
         // refused it, because its user is banned after a flood.

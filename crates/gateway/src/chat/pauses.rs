@@ -13,7 +13,7 @@ use crate::ids::ClientId;
 use crate::socketio::SocketIoServer;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::id::RoomName;
-use roomcast_proto::link::{Command as ToRoom, UNKNOWN_PRESENCE};
+use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::{Millis, SECOND, sooner};
 use std::collections::HashSet;
@@ -76,14 +76,13 @@ impl Chat {
         }
         let now = server.engine.now();
         self.positions.mark_lagging(room, &client.id);
-        let presence = self.rooms.get(room).and_then(|link| link.presence);
         if let Some(client) = self.clients.get_mut(key) {
             client.paused_at.get_or_insert(now);
             if let Some(subscription) = client.subscription_mut(room) {
                 subscription.is_paused = true;
             }
         }
-        self.lacks_presence(key, room, presence.unwrap_or(UNKNOWN_PRESENCE));
+        self.lacks_presence(key, room);
         lagging.insert(key);
         self.pauses.clients.insert(key);
         sooner(&mut self.pauses.check_at, now + CHECK_INTERVAL);

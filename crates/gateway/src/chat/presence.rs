@@ -14,12 +14,12 @@ use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::link::PresenceVersion;
 
 impl Chat {
-    /// Records that a client may lack changes of the presence: see
+    /// Records that a subscriber may lack changes of the presence: see
     /// [`Subscription::lacks_presence`](super::client::Subscription::lacks_presence).
-    pub(super) fn lacks_presence(&mut self, key: ClientId, room: &RoomName, told: PresenceVersion) {
+    pub(super) fn lacks_presence(&mut self, key: ClientId, room: &RoomName) {
         let subscription = self.clients.subscription_mut(key, room);
         if let (Some(subscription), Some(link)) = (subscription, self.rooms.get_mut(room)) {
-            subscription.lacks_presence(told);
+            subscription.lacks_presence(link.presence);
             subscription.lack_is_reported = false;
             link.lacking.insert(key);
         }
@@ -48,7 +48,7 @@ impl Chat {
                 one.presence.is_some() || (missed && one.receives_events())
             });
             if lacks {
-                self.lacks_presence(key, room, told);
+                self.lacks_presence(key, room);
             }
         }
     }

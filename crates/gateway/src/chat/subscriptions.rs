@@ -6,6 +6,7 @@ use super::room_link::RoomLink;
 use super::state::Chat;
 use crate::ids::ClientId;
 use crate::socketio::SocketIoServer;
+use roomcast_proto::answer::{Left, to_json};
 use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
@@ -55,7 +56,6 @@ impl Chat {
         subscription.is_paused = false;
         subscription.is_reported = false;
         subscription.lack_is_reported = false;
-        let told = subscription.presence;
         if subscription.repairing {
             subscription.repairing = false;
             subscription.epoch = epoch;
@@ -79,7 +79,10 @@ impl Chat {
         {
             *complete &= requested == (after, epoch);
             // Records of older versions have no version of the presence.
-            return self.lacks_presence(key, room, told.unwrap_or(UNKNOWN_PRESENCE));
+            client.subscriptions[index]
+                .presence
+                .get_or_insert(UNKNOWN_PRESENCE);
+            return self.lacks_presence(key, room);
         }
         self.save(server, key);
         self.run_waiting(server, key, room);
@@ -102,15 +105,14 @@ impl Chat {
             self.send(server, key, &error);
         }
         let state = ended.state;
-        if let Some(id) = ended
-            .leave_command
-            .filter(|_| state == SubscriptionState::Leaving)
+        if let Some(id) = ended.leave_command
+            && state == SubscriptionState::Leaving
         {
-            // As before.
+            // The answer of the room was lost.
             self.send(
                 server,
                 key,
-                &framing::ack(id, &format!(r#"{{"roomId":"{room}"}}"#)),
+                &framing::ack(id, &to_json(&Left { room_id: room })),
             );
         }
         let Some(client) = self.clients.get_mut(key) else {

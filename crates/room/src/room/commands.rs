@@ -14,7 +14,7 @@ use crate::output::Output;
 use crate::seq_range::SeqRange;
 use crate::timers::Timer;
 use roomcast_proto::access::{Identity, Rights};
-use roomcast_proto::answer::{Joined, to_json};
+use roomcast_proto::answer::{Joined, Left, to_json};
 use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
@@ -267,7 +267,8 @@ impl Room {
                 {
                     connection.left_at = Some(head);
                 }
-                Ok(Answer::Now(format!(r#"{{"roomId":"{}"}}"#, self.name)))
+                let room_id = &self.name;
+                Ok(Answer::Now(to_json(&Left { room_id })))
             }
             Command::Send(send) => {
                 let user = self.connections.require(conn, Rights::WRITE)?;

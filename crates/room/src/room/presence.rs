@@ -3,14 +3,14 @@
 use super::Room;
 use crate::ephemeral::{EphemeralEvent, Except};
 use crate::output::Output;
-use crate::presence::{FeedReceiver, PresenceFeed};
+use crate::presence::{FeedReceiver, PresenceFeed, SHOWN_FOR};
 use crate::presence_log::Changed;
 use crate::timers::Timer;
 use roomcast_proto::event;
 use roomcast_proto::id::UserId;
 use roomcast_proto::link::PresenceVersion;
 use roomcast_proto::status::Status;
-use roomcast_proto::time::{DAY, Millis};
+use roomcast_proto::time::Millis;
 
 /// Maximum number of users in one text of a feed. With user ids of 36 bytes, the text has
 /// about as many bytes as a portion of the log.
@@ -20,10 +20,6 @@ const FEED_USERS: usize = 2_000;
 /// together: a gateway may copy a text for each of its receivers. One text for one receiver
 /// may be larger.
 const FEED_BYTES: usize = 2 << 20;
-
-/// Time in milliseconds after which a receiver can no longer show a member as present whose last
-/// connection has ended: clients can resume for a day.
-const SHOWN_FOR: Millis = DAY;
 
 /// Interval in milliseconds at which feeds send, if there is more than [`FEED_BYTES`].
 const FEED_INTERVAL: Millis = 50;
