@@ -177,6 +177,13 @@ impl Endpoint {
         self.send(path, request).await
     }
 
+    /// Returns the last event of a room.
+    pub(crate) async fn head(&self, room: &str) -> Result<u64, String> {
+        let page = self.get(&format!("/rooms/{room}/messages?limit=1")).await?;
+        let head = page["head"].as_u64();
+        head.ok_or_else(|| format!("no head: {page}"))
+    }
+
     /// [`Endpoint::get`] without parsing.
     pub(crate) async fn get_text(&self, path: &str) -> Result<String, String> {
         let request = self.http.get(format!("http://{}{path}", self.host));

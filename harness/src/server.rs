@@ -337,6 +337,14 @@ impl Server {
         self.read("output")
     }
 
+    /// Returns the last `n` lines that workerd has printed.
+    pub fn last_lines(&self, n: usize) -> Vec<String> {
+        let output = self.output();
+        let lines: Vec<&str> = output.lines().collect();
+        let last = &lines[lines.len().saturating_sub(n)..];
+        last.iter().map(|line| (*line).to_owned()).collect()
+    }
+
     /// Returns the records of the event log so far.
     pub fn log(&self) -> Vec<Value> {
         self.output()

@@ -2,7 +2,7 @@
 //! token opens. It is accepted only as the user of its own token. A client without a
 //! token can neither exhaust the memory of a gateway nor block it.
 
-use super::{service, token};
+use super::{connections, service, token};
 use futures_util::future::join_all;
 use roomcast_harness::{Client, Event, Polling, SECRET, SEPARATOR, Server, SocketIo, Token};
 use serde_json::{Value, json};
@@ -55,15 +55,6 @@ async fn publish(server: &Server, room: &str, content: impl Into<Value>) {
 async fn notify(server: &Server, user: &str) {
     let body = json!({ "userId": user, "event": "notice", "data": { "for": user } });
     server.post("/publish", &service(), body).await.ok();
-}
-
-/// Returns the number of connections of a user in a room.
-async fn connections(server: &Server, room: &str, user: &str) -> u64 {
-    let path = format!("/rooms/{room}/presence");
-    let presence = server.get(&path, &service()).await.ok();
-    let users = presence["users"].as_array().expect("a list");
-    let user = users.iter().find(|one| one["userId"] == user);
-    user.map_or(0, |user| user["connections"].as_u64().expect("a number"))
 }
 
 /// Waits until the room counts this many connections of the user.

@@ -1,7 +1,7 @@
 //! Rooms and gateways: slow clients, clients that missed a lot, and gateways that were out of
 //! reach receive everything from the log, in order, and without having to send anything.
 
-use super::{service, token};
+use super::{connections, service, token};
 use futures_util::future::join_all;
 use roomcast_harness::{Client, Event, Polling, SEPARATOR, Server, SocketIo, Worker};
 use serde_json::{Value, json};
@@ -45,15 +45,6 @@ async fn read_to(client: &mut Client, next: u64, last: u64) -> Result<(), String
         client.frames.clear();
     }
     Ok(())
-}
-
-/// Returns the number of connections that presence shows for a user.
-async fn connections(server: &Server, room: &str, user: &str) -> u64 {
-    let path = format!("/rooms/{room}/presence");
-    let presence = server.get(&path, &service()).await.ok();
-    let users = presence["users"].as_array().expect("a list");
-    let user = users.iter().find(|one| one["userId"] == user);
-    user.map_or(0, |user| user["connections"].as_u64().expect("a number"))
 }
 
 #[tokio::test]

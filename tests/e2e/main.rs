@@ -53,3 +53,12 @@ fn token(user: &str) -> String {
 fn service() -> String {
     Token::service("backend").sign(roomcast_harness::SECRET)
 }
+
+/// Returns the number of connections of a user in a room.
+async fn connections(server: &Server, room: &str, user: &str) -> u64 {
+    let path = format!("/rooms/{room}/presence");
+    let presence = server.get(&path, &service()).await.ok();
+    let users = presence["users"].as_array().expect("a list");
+    let user = users.iter().find(|one| one["userId"] == user);
+    user.map_or(0, |user| user["connections"].as_u64().expect("a number"))
+}

@@ -95,10 +95,8 @@ impl Departing {
 
     /// Returns the last event of the room. Returns `None` if the server does not answer.
     async fn head(&self) -> Option<u64> {
-        let path = format!("/rooms/{}/messages?limit=1", self.room);
-        let page = timeout(TIMEOUT, self.endpoint.get_text(&path)).await.ok()?;
-        let page: serde_json::Value = serde_json::from_str(&page.ok()?).ok()?;
-        page["head"].as_u64()
+        let head = timeout(TIMEOUT, self.endpoint.head(self.room)).await;
+        head.ok()?.ok()
     }
 
     /// Leaves the room. Returns `true` if the user is no member afterwards.

@@ -145,10 +145,8 @@ pub(crate) async fn run(options: Options) -> Result<bool, String> {
     let result = rounds(&server, &endpoint, &options, seed).await;
     if !matches!(result, Ok(true)) {
         let server = server.lock().unwrap_or_else(PoisonError::into_inner);
-        let output = server.output();
-        let lines: Vec<&str> = output.lines().collect();
         println!("last lines of the server:");
-        for line in &lines[lines.len().saturating_sub(OUTPUT_LINES)..] {
+        for line in server.last_lines(OUTPUT_LINES) {
             println!("  {line}");
         }
     }

@@ -168,7 +168,7 @@ impl Bystanders {
         endpoint: &Endpoint,
         until: Instant,
     ) -> Result<Summary, String> {
-        let head = head(endpoint).await?;
+        let head = endpoint.head(ROOM).await?;
         let deadline = Instant::now() + CATCH_UP;
         let is_behind = |(_, record): &(Kind, Shared)| lock(record).last.unwrap_or(0) < head;
         while self.records.iter().any(is_behind) && Instant::now() < deadline {
@@ -203,16 +203,6 @@ impl Bystanders {
             during: Latency::of(during),
         })
     }
-}
-
-/// Returns the head of the log of the bystanders' room.
-async fn head(endpoint: &Endpoint) -> Result<u64, String> {
-    let page = endpoint
-        .get(&format!("/rooms/{ROOM}/messages?limit=1"))
-        .await?;
-    page["head"]
-        .as_u64()
-        .ok_or_else(|| format!("no head: {page}"))
 }
 
 struct Bystander {

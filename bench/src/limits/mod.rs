@@ -122,9 +122,7 @@ impl Context {
 
     /// Prints the last lines of the output of workerd.
     fn print_output(&self) {
-        let output = self.lock().output();
-        let lines: Vec<&str> = output.lines().collect();
-        for line in &lines[lines.len().saturating_sub(OUTPUT_LINES)..] {
+        for line in self.lock().last_lines(OUTPUT_LINES) {
             eprintln!("  {line}");
         }
     }

@@ -585,6 +585,11 @@ mod tests {
     /// Queues a broadcast of one event after `after`, with `more` lines.
     fn broadcast(outboxes: &mut Outboxes, after: u64, bytes: usize, more: &str) {
         let text = format!("{}{more}", "x".repeat(bytes));
+        broadcast_to(outboxes, &gateway(), after, &text);
+    }
+
+    /// Queues a broadcast of one event after `after` for a gateway.
+    fn broadcast_to(outboxes: &mut Outboxes, gateway: &GatewayName, after: u64, text: &str) {
         let item = Item::Broadcast {
             bytes: text.len(),
             not: Vec::new(),
@@ -592,7 +597,7 @@ mod tests {
             at: after + 1,
             presence: false,
         };
-        outboxes.queue(&gateway(), item, &text);
+        outboxes.queue(gateway, item, text);
     }
 
     fn out(id: &str) -> Item {
@@ -735,14 +740,7 @@ mod tests {
         let (mut peak, mut shed) = (0, 0);
         for after in 0..200 {
             for gateway in gateways() {
-                let item = Item::Broadcast {
-                    bytes: text.len(),
-                    not: Vec::new(),
-                    after,
-                    at: after + 1,
-                    presence: false,
-                };
-                outboxes.queue(&gateway, item, &text);
+                broadcast_to(&mut outboxes, &gateway, after, &text);
             }
             shed += outboxes.shed(false).len();
             let all = outboxes.0.values().map(|outbox| outbox.texts.len()).sum();
