@@ -100,6 +100,14 @@ impl EngineServer {
         }
     }
 
+    /// Returns `true` if packets of a session wait for its next poll.
+    pub(crate) fn has_waiting_packets(&self, id: SessionId) -> bool {
+        match self.sessions.get(id).map(|session| &session.transport) {
+            Some(Transport::Polling { waiting, .. }) => !waiting.is_empty(),
+            Some(Transport::Socket(_)) | None => false,
+        }
+    }
+
     /// Returns the maximum number of bytes that the client of a socket may not have read.
     fn limit_of(&self, state: &SocketState) -> usize {
         let limit = self.config.limits.max_unacked_bytes;
