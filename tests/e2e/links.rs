@@ -191,10 +191,7 @@ async fn fifty_clients_that_missed_a_megabyte_each_recover_at_once_and_stay_subs
     publish(&server, "missed", MISSED, 4_000).await;
     let returned = join_all(returning.into_iter().map(async |(query, auth)| {
         let mut client = SocketIo::open(&server, &query).await;
-        let accepted = client
-            .connect("/", auth.clone())
-            .await
-            .expect("accepted");
+        let accepted = client.connect("/", auth.clone()).await.expect("accepted");
         let recovered = accepted["pid"] == auth["pid"];
         (recovered, client)
     }));

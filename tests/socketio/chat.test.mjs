@@ -272,7 +272,7 @@ test('a publication to a user reaches every connection and is queued while the u
   await server.call('POST', '/publish', { userId: 'dora', event: 'newMessage', data: { content: 'hi' }, volatile: true });
   await until(() => first.received.some(({ event }) => event === 'newMessage'));
   const published = first.received.find(({ event }) => event === 'newMessage').args;
-  assert.equal(published[1].roomId, '@dora', 'a published message must have `meta` as well');
+  assert.equal(published.length, 1, 'a message has one argument, also if a service published it');
   await first.request('messageDelivered', { roomId: '@dora', seq: 1 });
   for (const one of [first, second]) one.disconnect();
   native.close();

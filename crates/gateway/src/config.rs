@@ -114,7 +114,7 @@ impl Kind for Namespaces {
                         namespaces.push(one);
                     }
                     _ => {
-                        let dialects: Vec<&str> = Dialect::names().collect();
+                        let dialects: Vec<&str> = Dialect::all().map(Dialect::name).collect();
                         return Err(format!(
                             "a list of different namespaces, each `name` or `name=dialect`; the dialects are {}",
                             dialects.join(", ")

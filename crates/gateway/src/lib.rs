@@ -53,6 +53,7 @@
 //!      [`SocketIoServer::post`] with the body.
 //!    - a delivery of a room: [`Gateway::handle_push`].
 //!    - revoked tokens: [`Gateway::close_revoked`].
+//!    - an event for all connections: [`Gateway::broadcast`].
 //!    - a timer or an alarm: [`Gateway::alarm_fired`] for an alarm, then
 //!      [`Gateway::advance`].
 //! 3. [`Gateway::settle`], which passes the queued events to the application and returns

@@ -254,7 +254,8 @@ mod tests {
     #[test]
     fn a_message_has_the_same_arguments_from_users_and_services() {
         let of_user = r#"{"event":"newMessage","data":{"roomId":"r","seq":7}}"#;
-        let of_service = r#"{"event":"newMessage","data":{"roomId":"r","seq":7},"meta":{"roomId":"r","seq":7}}"#;
+        let of_service =
+            r#"{"event":"newMessage","data":{"roomId":"r","seq":7},"meta":{"roomId":"r","seq":7}}"#;
         assert_eq!(native(of_user), native(of_service));
     }
 

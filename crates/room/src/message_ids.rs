@@ -155,7 +155,10 @@ fn message_id(line: &str) -> Option<MessageId> {
     let envelope = RawObject::parse(line, "an envelope").ok()?;
     let stamp = envelope.raw("meta").or_else(|| envelope.raw("data"))?;
     let stamp = RawObject::parse(stamp.get(), "a stamp").ok()?;
-    stamp.required("messageId", TEXT).ok().map(MessageId::trusted)
+    stamp
+        .required("messageId", TEXT)
+        .ok()
+        .map(MessageId::trusted)
 }
 
 #[cfg(test)]
@@ -204,7 +207,11 @@ mod tests {
     fn an_id_is_found_by_its_position_or_among_the_newest_events() {
         let (mut ids, reads) = ids();
         for (text, position, seq) in [("d", Some(4), 4), ("a", Some(1), 1)] {
-            assert_eq!(ids.locate(&id(text), position, ALL), Ok(Some(seq)), "{text}");
+            assert_eq!(
+                ids.locate(&id(text), position, ALL),
+                Ok(Some(seq)),
+                "{text}"
+            );
         }
         for (text, seq) in [("b", 2), ("c", 3)] {
             assert_eq!(ids.locate(&id(text), None, ALL), Ok(None));
@@ -223,13 +230,22 @@ mod tests {
         let (mut ids, _) = ids();
         let late = SeqRange { after: 1, upto: 4 };
         // The second is the position of another event.
-        for (text, position) in [("quoted", None), ("x", Some(2)), ("a", Some(9)), ("a", Some(1))] {
+        for (text, position) in [
+            ("quoted", None),
+            ("x", Some(2)),
+            ("a", Some(9)),
+            ("a", Some(1)),
+        ] {
             assert_eq!(ids.locate(&id(text), position, late), Ok(None), "{text}");
             let searched = ids.search(&id(text), late).expect("the log can be read");
             assert_eq!(searched.seq, None, "{text}");
         }
         assert_eq!(ids.locate(&id("a"), Some(1), ALL), Ok(Some(1)));
-        assert_eq!(ids.locate(&id("a"), Some(1), late), Ok(None), "expired since");
+        assert_eq!(
+            ids.locate(&id("a"), Some(1), late),
+            Ok(None),
+            "expired since"
+        );
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub struct Snapshot {
 /// Reads the rows with events of a range, newest first, and passes the sequence number of the
 /// first event and the body of each row to the function until it returns `false`. The room calls
 /// it for ranges of stored events only.
-pub type ReadRows = Box<dyn Fn(SeqRange, &mut dyn FnMut(u64, &str) -> bool) -> Result<(), ReadFailed>>;
+pub type ReadRows =
+    Box<dyn Fn(SeqRange, &mut dyn FnMut(u64, &str) -> bool) -> Result<(), ReadFailed>>;
 
 /// Reads the sends of the rows that were stored at or after a time, newest first, and passes
 /// each row to the function until it returns `false`. The room calls it once, with the first

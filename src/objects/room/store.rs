@@ -24,8 +24,7 @@ use roomcast_proto::time::Millis;
 use roomcast_room::history::{HistoryPage, HistoryQuery};
 use roomcast_room::log::{LogBatch, LogBounds, OldestRow, Sends, StoredSends};
 use roomcast_room::{
-    Change, KeptSends, Member, ReadFailed, ReadRecent, ReadRows, Secret, Snapshot,
-    StoredSubscriber,
+    Change, KeptSends, Member, ReadFailed, ReadRecent, ReadRows, Secret, Snapshot, StoredSubscriber,
 };
 use wasm_bindgen::{JsCast, JsValue};
 use worker::Error;
@@ -204,12 +203,16 @@ impl Store {
             // A single event is in one row. From the end of the log, SQLite would read all rows
             // after it.
             let query = match range.len() {
-                1 => "SELECT first, body FROM log WHERE last > ? AND first <= ? ORDER BY last LIMIT 1",
+                1 => {
+                    "SELECT first, body FROM log WHERE last > ? AND first <= ? ORDER BY last LIMIT 1"
+                }
                 _ => "SELECT first, body FROM log WHERE last > ? AND first <= ? ORDER BY last DESC",
             };
             let bounds = [js(range.after), js(range.upto)];
-            sql.query_while(query, &bounds, &mut |row| take(number(row, 0), &text(row, 1)))
-                .map_err(read_failed)
+            sql.query_while(query, &bounds, &mut |row| {
+                take(number(row, 0), &text(row, 1))
+            })
+            .map_err(read_failed)
         })
     }
 

@@ -10,11 +10,11 @@
 use super::client::{Client, Framing, HeldText, Phase, SubscriptionState};
 use super::clients::Clients;
 use super::state::Chat;
-use crate::dialect::AnswerContext;
+use crate::dialect::{AnswerContext, Dialect};
 use crate::ids::{ClientId, SessionId, SocketId};
 use crate::output::Output;
 use crate::socketio::SocketIoServer;
-use crate::translate::{self, BroadcastText, Line, PacketGroup};
+use crate::translate::{self, BroadcastText, EventLine, Line, PacketGroup};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
 use roomcast_proto::event;
@@ -589,6 +589,58 @@ impl Chat {
             });
         }
         for packet in packets.packets(broadcast.up_to, server.engine.now()) {
+            server
+                .engine
+                .broadcast_message(&packet.sessions, &packet.message);
+        }
+    }
+
+    /// Sends an event that belongs to no room to all clients that were accepted and read.
+    pub(crate) fn broadcast(&mut self, server: &mut SocketIoServer, line: &str) {
+        let Some(event) = EventLine::parse(line) else {
+            return;
+        };
+        let now = server.engine.now();
+        // A client with recovery takes a string for an offset, so it needs its own.
+        let needs_offset: Vec<Dialect> = Dialect::all()
+            .filter(|dialect| {
+                let open_args = dialect.event(&event, now);
+                open_args.is_some_and(|open_args| translate::ends_with_string(&open_args))
+            })
+            .collect();
+        let mut sockets = Vec::new();
+        let mut packets = BroadcastText::new(line);
+        let mut others = Vec::new();
+        for (key, client) in self.clients.iter() {
+            let is_connected = matches!(client.phase, Phase::Connected);
+            if !is_connected || client.paused_at.is_some() || self.is_congested(server, client) {
+                continue;
+            }
+            match &client.framing {
+                Framing::Native(socket) => sockets.push(*socket),
+                Framing::SocketIo { .. }
+                    if client.pid.is_some() && needs_offset.contains(&client.dialect) =>
+                {
+                    others.push(key);
+                }
+                Framing::SocketIo { session, nsp } => {
+                    let group = PacketGroup {
+                        nsp: nsp.clone(),
+                        dialect: client.dialect,
+                        offset: None,
+                    };
+                    packets.add(*session, group);
+                }
+            }
+        }
+        for key in others {
+            self.send(server, key, line);
+        }
+        if !sockets.is_empty() {
+            let text = line.to_owned();
+            server.engine.push(Output::Broadcast { sockets, text });
+        }
+        for packet in packets.packets(0, now) {
             server
                 .engine
                 .broadcast_message(&packet.sessions, &packet.message);

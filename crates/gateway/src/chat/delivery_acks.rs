@@ -5,6 +5,9 @@
 //! and remembers their times, so the gateway pings a client that lacks acknowledgements and
 //! reads the time a second later.
 //!
+//! A client on long-polling has received everything when it polls and nothing waits for it. On a
+//! WebSocket:
+//!
 //! 1. At a check, the gateway marks what it has sent to the client, and pings it.
 //! 2. At a later check, if the client has shown a sign of life since the mark, the gateway sends
 //!    `messageDelivered` with the marked position to each room.
@@ -98,6 +101,9 @@ impl Chat {
         last_seen: LastSeen<'_>,
         now: Millis,
     ) {
+        if self.acks.clients.is_empty() {
+            self.acks.check_at = None;
+        }
         if !self.acks.is_due(now) {
             return;
         }
@@ -127,8 +133,19 @@ impl Chat {
         if !matches!(client.phase, Phase::Connected) {
             return true;
         }
+        let Framing::SocketIo { session, .. } = client.framing else {
+            return false;
+        };
         let active_at = last_activity(server, client, last_seen);
-        if client.mark.since.is_some_and(|since| since <= active_at) {
+        if server.engine.has_taken_packets(session) && client.mark.next <= now {
+            self.acknowledge(server, key, |one| one.delivered);
+            if let Some(client) = self.clients.get_mut(key) {
+                client.mark = Mark {
+                    next: now + MARK_INTERVAL,
+                    ..Mark::default()
+                };
+            }
+        } else if client.mark.since.is_some_and(|since| since <= active_at) {
             self.acknowledge(server, key, |one| one.marked);
             if let Some(client) = self.clients.get_mut(key) {
                 client.mark = Mark {
@@ -146,9 +163,6 @@ impl Chat {
             return false;
         }
         if client.mark.since.is_none() && client.mark.next <= now {
-            let Framing::SocketIo { session, .. } = client.framing else {
-                return false;
-            };
             // Packets that wait for a poll were not sent yet.
             if !server.engine.has_waiting_packets(session) {
                 for subscription in &mut client.subscriptions {
@@ -245,5 +259,7 @@ fn last_activity(server: &SocketIoServer, client: &Client, last_seen: LastSeen<'
     };
     let socket = server.engine.socket_of(session);
     let pinged = socket.and_then(last_seen);
-    pinged.max(server.engine.last_activity(session)).unwrap_or(0)
+    pinged
+        .max(server.engine.last_activity(session))
+        .unwrap_or(0)
 }

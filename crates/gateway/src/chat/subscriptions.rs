@@ -62,6 +62,9 @@ impl Chat {
             if subscription.state == SubscriptionState::Joined {
                 subscription.answer_by = None;
             }
+            if client.dialect.acknowledges() {
+                self.acks.sent(key, server.engine.now());
+            }
             return self.save(server, key);
         }
         if subscription.state == SubscriptionState::Joining {

@@ -207,9 +207,9 @@ impl Dialect {
         all.find(|one| one.name == name).map(Dialect)
     }
 
-    /// Returns the names of all dialects.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        VOCABULARIES.into_iter().map(|one| one.name)
+    /// Returns all dialects.
+    pub(crate) fn all() -> impl Iterator<Item = Dialect> {
+        VOCABULARIES.into_iter().map(Dialect)
     }
 
     /// Returns the name.

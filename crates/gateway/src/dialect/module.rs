@@ -309,7 +309,9 @@ fn synced(page: &str, context: &AnswerContext<'_>) -> Translated {
     let fields = RawObject::parse(page, "a page").unwrap_or_default();
     let events = fields.raw("events").map_or("[]", RawValue::get);
     let events: Vec<&RawValue> = serde_json::from_str(events).unwrap_or_default();
-    let lines = events.iter().filter_map(|event| EventLine::parse(event.get()));
+    let lines = events
+        .iter()
+        .filter_map(|event| EventLine::parse(event.get()));
     let mut events: Vec<String> = lines
         .filter_map(|line| context.dialect.event(&line, context.now))
         .collect();
@@ -365,7 +367,13 @@ mod tests {
         let position = Position::default();
         let message_id = MessageId::trusted("m");
         for (args, expected) in [
-            (r#"["joinRoom","r"]"#, Command::Join { room: room(), position }),
+            (
+                r#"["joinRoom","r"]"#,
+                Command::Join {
+                    room: room(),
+                    position,
+                },
+            ),
             (r#"["leaveRoom","r"]"#, Command::Leave { room: room() }),
             (
                 r#"["typingIndicator",{"roomId":"r","isTyping":true}]"#,
@@ -410,8 +418,14 @@ mod tests {
         let Command::Send(send) = command(send) else {
             panic!("no send");
         };
-        assert_eq!((send.room, send.body.size()), (room(), r#""content":"hi","x":1"#.len()));
-        assert_eq!(event(r#"["heartbeat"]"#, None).request, Ok(Request::Nothing));
+        assert_eq!(
+            (send.room, send.body.size()),
+            (room(), r#""content":"hi","x":1"#.len())
+        );
+        assert_eq!(
+            event(r#"["heartbeat"]"#, None).request,
+            Ok(Request::Nothing)
+        );
     }
 
     #[test]
@@ -436,13 +450,22 @@ mod tests {
         for (args, part) in [
             (r#"["teleport",{}]"#, "unknown event `teleport`"),
             // A command of the protocol, not of the module.
-            (r#"["setPresence",{"status":"away"}]"#, "unknown event `setPresence`"),
+            (
+                r#"["setPresence",{"status":"away"}]"#,
+                "unknown event `setPresence`",
+            ),
             (r#"["joinRoom"]"#, "`roomId` is required"),
             (r#"["joinRoom","a b"]"#, "`roomId` must be a room name"),
             (r#"["sendMessage",{"content":1}]"#, "`roomId` is required"),
             (r#"["sendMessage",{"roomId":"r"}]"#, "`content` is required"),
-            (r#"["readReceipt",{"roomId":"r"}]"#, "`messageId` is required"),
-            (r#"["syncMessages",{"roomId":"r","limit":0}]"#, "`limit` must be"),
+            (
+                r#"["readReceipt",{"roomId":"r"}]"#,
+                "`messageId` is required",
+            ),
+            (
+                r#"["syncMessages",{"roomId":"r","limit":0}]"#,
+                "`limit` must be",
+            ),
         ] {
             let event = event(args, Some(3));
             let error = event.request.expect_err(args);
@@ -450,7 +473,10 @@ mod tests {
             assert!(error.message.contains(part), "{}", error.message);
             let answer = answer(event.id, Err(&error));
             let exception = &answer.events[0];
-            assert!(exception.starts_with(r#"["exception",{"status":"error","#), "{exception}");
+            assert!(
+                exception.starts_with(r#"["exception",{"status":"error","#),
+                "{exception}"
+            );
             assert_eq!(answer.ack, Some(3));
         }
         assert_eq!(module().parse_event("{}", None), None);
@@ -480,7 +506,12 @@ mod tests {
                 "joinedRoom",
                 r#""r""#.to_owned(),
             ),
-            (r#"["leaveRoom","r"]"#, r#"{"roomId":"r"}"#, "leftRoom", r#""r""#.to_owned()),
+            (
+                r#"["leaveRoom","r"]"#,
+                r#"{"roomId":"r"}"#,
+                "leftRoom",
+                r#""r""#.to_owned(),
+            ),
             (
                 r#"["sendMessage",{"roomId":"r","content":1}]"#,
                 r#"{"messageId":"m","seq":3,"timestamp":"t"}"#,
@@ -492,11 +523,17 @@ mod tests {
                 let event = event(args, ack);
                 let answer = answer(event.id, Ok(data));
                 assert_eq!(answer.events, [format!(r#"["{name}",{expected}"#)]);
-                assert_eq!((answer.ack, &*answer.args), (ack, &*format!("[{expected}]")));
+                assert_eq!(
+                    (answer.ack, &*answer.args),
+                    (ack, &*format!("[{expected}]"))
+                );
             }
         }
         for (args, data) in [
-            (r#"["readReceipt",{"roomId":"r","messageId":"m"}]"#, r#"{"seq":3}"#),
+            (
+                r#"["readReceipt",{"roomId":"r","messageId":"m"}]"#,
+                r#"{"seq":3}"#,
+            ),
             (r#"["heartbeat"]"#, "{}"),
         ] {
             let answer = answer(event(args, Some(1)).id, Ok(data));
@@ -539,7 +576,10 @@ mod tests {
     #[test]
     fn a_sync_sends_the_messages_and_then_its_end() {
         let page = r#"{"events":[{"event":"newMessage","data":{"content":1,"roomId":"r","messageId":"m","senderId":"bob","seq":4,"timestamp":"t"}},{"event":"note","data":"x","meta":{"seq":5}}],"head":9,"epoch":"e","more":true,"gap":{"from":1,"to":3}}"#;
-        let answer = answer(event(r#"["syncMessages",{"roomId":"r"}]"#, Some(2)).id, Ok(page));
+        let answer = answer(
+            event(r#"["syncMessages",{"roomId":"r"}]"#, Some(2)).id,
+            Ok(page),
+        );
         let done = r#"{"roomId":"r","syncedMessageCount":2,"more":true,"gap":{"from":1,"to":3}}"#;
         assert_eq!(
             answer.events,
@@ -551,8 +591,19 @@ mod tests {
         );
         assert_eq!(answer.args, format!("[{done}]"));
         let empty = r#"{"events":[],"head":9,"epoch":"e","more":false}"#;
-        let answer = super::synced(empty, &AnswerContext::new(module(), &UserId::trusted("a"), Some(&RoomName::trusted("r")), NOW));
-        assert_eq!(answer.events, [r#"["syncComplete",{"roomId":"r","syncedMessageCount":0}"#]);
+        let answer = super::synced(
+            empty,
+            &AnswerContext::new(
+                module(),
+                &UserId::trusted("a"),
+                Some(&RoomName::trusted("r")),
+                NOW,
+            ),
+        );
+        assert_eq!(
+            answer.events,
+            [r#"["syncComplete",{"roomId":"r","syncedMessageCount":0}"#]
+        );
     }
 
     #[test]

@@ -70,7 +70,11 @@ mod tests {
     #[test]
     fn an_unknown_event_becomes_a_custom_event_of_its_room() {
         for (args, room, data) in [
-            (r#"["draw",{"roomId":"r","x":1}]"#, Some("r"), r#"{"roomId":"r","x":1}"#),
+            (
+                r#"["draw",{"roomId":"r","x":1}]"#,
+                Some("r"),
+                r#"{"roomId":"r","x":1}"#,
+            ),
             (r#"["draw",{"x":1}]"#, None, r#"{"x":1}"#),
             (r#"["draw",[1, 2]]"#, None, "[1, 2]"),
             (r#"["draw","text"]"#, None, r#""text""#),
@@ -115,7 +119,8 @@ mod tests {
             assert!(error.message.contains(name), "{}", error.message);
         }
         assert!(parse(r#"["draw",{"roomId":"a b"}]"#).is_err());
-        let event: Option<ClientEvent> = Dialect::parse("relay").and_then(|it| it.parse_event("[]", None));
+        let event: Option<ClientEvent> =
+            Dialect::parse("relay").and_then(|it| it.parse_event("[]", None));
         assert_eq!(event, None);
     }
 }

@@ -59,8 +59,8 @@ impl EngineServer {
         .min()
     }
 
-    /// Pings a session on a WebSocket in addition to its regular pings, for a sign of life. A
-    /// client on long-polling shows one by its next poll.
+    /// Pings a session on a WebSocket in addition to its regular pings, for a sign of life.
+    /// Does nothing on long-polling.
     pub(crate) fn ping(&mut self, id: SessionId) {
         if let Some(socket) = self.socket_of(id) {
             self.send_to_socket(socket, Packet::Ping);
