@@ -1386,7 +1386,7 @@ fn connections_that_return_from_the_same_position_share_the_portions() {
     let mut room = Fed::new();
     room.join("alice", None);
     for _ in 0..5 {
-        room.send("alice", 60_000);
+        room.send("alice", 6_000);
     }
     room.drain();
     let users: Vec<String> = (0..50).map(|n| format!("user-{n}")).collect();
@@ -1395,7 +1395,7 @@ fn connections_that_return_from_the_same_position_share_the_portions() {
     }
     let items = room.drain();
     let bytes: usize = items.iter().map(Item::bytes).sum();
-    assert!(bytes < 1_000_000, "{bytes} bytes for all");
+    assert!(bytes < 100_000, "{bytes} bytes for all");
     for user in &users {
         let last = ranges(&items, user).last().copied();
         assert_eq!(last.map(|(_, at)| at), Some(5), "{user}");

@@ -17,10 +17,6 @@ use roomcast_proto::time::{Millis, SECOND};
 use slotmap::SecondaryMap;
 use std::collections::{HashMap, HashSet};
 
-/// Maximum size in bytes of a portion of the log, times the number of its connections. A
-/// gateway may copy the portion for each of them.
-const MAX_SHARED_BYTES: usize = 4 << 20;
-
 /// The gateway of a connection, and the id of the connection there.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
@@ -422,12 +418,7 @@ impl GatewayLinks {
             return Vec::new();
         };
         let gateway = gateway.clone();
-        let mut conns = self.outboxes.take_group(&gateway);
-        let shared = MAX_SHARED_BYTES / text.len().max(1);
-        // The others receive it with a later portion.
-        for conn in conns.drain(shared.min(conns.len())..) {
-            self.outboxes.catch_up(&gateway, conn);
-        }
+        let mut conns = self.outboxes.take_group(&gateway, text.len());
         conns.push(conn);
         let mut to = Vec::with_capacity(conns.len());
         for conn in &conns {

@@ -39,6 +39,11 @@ const MAX_BROADCASTS_OVERLOADED: usize = 64 << 10;
 /// count, because a busy room must not delay a catch-up.
 const MAX_PORTIONS: usize = 4;
 
+/// Maximum size in bytes of the output that the portions in a delivery cause at the gateway,
+/// which may copy a portion for each of its connections. Sending it takes about 10 ms, in which
+/// the gateway handles nothing else. One portion for one connection may be larger.
+const MAX_PORTION_OUTPUT: usize = 2 << 20;
+
 /// Maximum number of connections that receive the same portion, and of probes in one
 /// delivery. Their ids have about 50 KiB.
 const MAX_CONNECTIONS: usize = 1_000;
@@ -88,6 +93,8 @@ struct GatewayOutbox {
     probes: VecDeque<ConnId>,
     /// Number of portions in the next delivery.
     portions: usize,
+    /// Size of these portions, each times the number of its connections.
+    portion_output: usize,
     /// The presence that the gateway was told.
     presence: PresenceLink,
     /// `true` while the host sends deliveries.
@@ -250,7 +257,10 @@ impl Outboxes {
     /// unless it has caught up.
     pub(crate) fn next_portion(&mut self, gateway: &GatewayName) -> Option<ConnId> {
         let outbox = self.0.get_mut(gateway)?;
-        if outbox.failures > 0 || outbox.portions >= MAX_PORTIONS {
+        if outbox.failures > 0
+            || outbox.portions >= MAX_PORTIONS
+            || outbox.portion_output >= MAX_PORTION_OUTPUT
+        {
             return None;
         }
         let conn = outbox.catching_up.pop_front()?;
@@ -281,10 +291,18 @@ impl Outboxes {
         }
     }
 
-    /// Returns the connections of [`Outboxes::share_portion`].
-    pub(crate) fn take_group(&mut self, gateway: &GatewayName) -> Vec<ConnId> {
-        let outbox = self.0.get_mut(gateway);
-        outbox.map_or_else(Vec::new, |outbox| std::mem::take(&mut outbox.group))
+    /// Returns the connections of [`Outboxes::share_portion`] that receive the portion of `bytes`
+    /// bytes with this delivery. The others receive it with a later one.
+    pub(crate) fn take_group(&mut self, gateway: &GatewayName, bytes: usize) -> Vec<ConnId> {
+        let Some(outbox) = self.0.get_mut(gateway) else {
+            return Vec::new();
+        };
+        let mut group = std::mem::take(&mut outbox.group);
+        let left = MAX_PORTION_OUTPUT.saturating_sub(outbox.portion_output + bytes);
+        let fitting = (left / bytes.max(1)).min(group.len());
+        outbox.catching_up.extend(group.drain(fitting..));
+        outbox.portion_output += bytes * (group.len() + 1);
+        group
     }
 
     /// The connection that [`Outboxes::next_portion`] returned has no events to read, so the
@@ -364,6 +382,7 @@ impl Outboxes {
         }
         outbox.number += 1;
         outbox.portions = 0;
+        outbox.portion_output = 0;
         outbox.answers = 0;
         let step = outbox.presence.step(version);
         let push = header(outbox.number, step, std::mem::take(&mut outbox.items));
@@ -874,11 +893,32 @@ mod tests {
         }
         let first = outboxes.next_portion(&gateway()).expect("a connection");
         outboxes.share_portion(&gateway(), |one| one != conns[5]);
-        let group = outboxes.take_group(&gateway());
+        let group = outboxes.take_group(&gateway(), 100);
         assert_eq!(group.len() + 1, MAX_CONNECTIONS);
         assert!(!group.contains(&first) && !group.contains(&conns[5]));
         assert_eq!(outboxes.next_portion(&gateway()), Some(conns[5]));
-        assert!(outboxes.take_group(&gateway()).is_empty());
+        assert!(outboxes.take_group(&gateway(), 100).is_empty());
+    }
+
+    #[test]
+    fn the_portions_of_a_delivery_cause_a_limited_output() {
+        let mut outboxes = Outboxes::default();
+        let conns: Vec<ConnId> = (0..10).map(conn).collect();
+        for conn in &conns {
+            outboxes.catch_up(&gateway(), *conn);
+        }
+        let bytes = MAX_PORTION_OUTPUT / 4;
+        assert_eq!(outboxes.next_portion(&gateway()), Some(conns[0]));
+        outboxes.share_portion(&gateway(), |_| true);
+        assert_eq!(outboxes.take_group(&gateway(), bytes), conns[1..4]);
+        assert_eq!(outboxes.next_portion(&gateway()), None, "nothing else fits");
+        text(&mut outboxes, "c:1", "a portion", Some(1));
+        items(&mut outboxes);
+        // The others follow with the next delivery. A portion that is too large goes alone.
+        assert_eq!(outboxes.next_portion(&gateway()), Some(conns[4]));
+        outboxes.share_portion(&gateway(), |_| true);
+        let alone = outboxes.take_group(&gateway(), MAX_PORTION_OUTPUT + 1);
+        assert!(alone.is_empty(), "{alone:?}");
     }
 
     #[test]

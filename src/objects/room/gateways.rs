@@ -74,10 +74,10 @@ impl RoomObject {
 
     async fn empty_outbox(self: &Rc<Self>, gateway: &GatewayName) -> Result<()> {
         loop {
-            let body = self
+            let delivery = self
                 .host
                 .with_active(None, |active, _| active.take_delivery(gateway))?;
-            let Some(body) = body else {
+            let Some(NextDelivery { body, has_portions }) = delivery else {
                 return Ok(());
             };
             let body = JsString::from(body?.as_str());
@@ -100,6 +100,11 @@ impl RoomObject {
                 }
             }
             self.start_background_work();
+            if has_portions {
+                // A turn of the event loop, in which other events are handled: a request to an
+                // object on the same machine needs none.
+                Delay::from(Duration::ZERO).await;
+            }
         }
     }
 
@@ -157,9 +162,11 @@ impl ActiveRoom {
 
     /// Returns the next delivery to a gateway, after reading the log for its connections that
     /// catch up.
-    fn take_delivery(&mut self, gateway: &GatewayName) -> Option<serde_json::Result<String>> {
+    fn take_delivery(&mut self, gateway: &GatewayName) -> Option<NextDelivery> {
+        let mut has_portions = false;
         while let Some(read) = self.room.next_read(gateway) {
-            match self.store.portion(read.portion.range) {
+            has_portions = true;
+            match self.portions.portion(&self.store, read.portion.range) {
                 Ok((last, text)) => {
                     let text = String::from(text);
                     self.room.log_read(read, last, &text);
@@ -172,6 +179,14 @@ impl ActiveRoom {
                 }
             }
         }
-        self.room.take_delivery(gateway)
+        let body = self.room.take_delivery(gateway)?;
+        Some(NextDelivery { body, has_portions })
     }
+}
+
+/// The next delivery to a gateway.
+struct NextDelivery {
+    body: serde_json::Result<String>,
+    /// The delivery contains portions of the log.
+    has_portions: bool,
 }
