@@ -5,11 +5,11 @@ use super::entry::Handler;
 use super::objects::relay;
 use super::problem::Problem;
 use super::response::{HandlerResult, internal, respond};
-use crate::runtime::rpc::gateways::GatewayKind;
 use roomcast_auth::SignedId;
 use roomcast_gateway::handshake::{self, Ask, shard_of};
 use roomcast_gateway::{Answer, ConnectInfo, Protocol};
 use roomcast_proto::error::ErrorCode;
+use roomcast_proto::gateway_kind::GatewayKind;
 use roomcast_proto::log_record::LogRecord;
 use wasm_bindgen::JsValue;
 

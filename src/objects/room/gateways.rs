@@ -16,7 +16,7 @@ use roomcast_proto::link::{Command, Pushed, Request as LinkRequest};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::reader;
 use roomcast_proto::retry::REQUEST_DEADLINE;
-use roomcast_room::{ConnId, RESTART_DELAY, Retry};
+use roomcast_room::{ConnId, NextDelivery, RESTART_DELAY, Retry};
 use std::rc::Rc;
 use std::time::Duration;
 use std::vec::IntoIter;
@@ -77,7 +77,7 @@ impl RoomObject {
             let delivery = self
                 .host
                 .with_active(None, |active, _| active.take_delivery(gateway))?;
-            let Some(NextDelivery { body, has_portions }) = delivery else {
+            let Some(NextDelivery { body, has_more }) = delivery else {
                 return Ok(());
             };
             let body = JsString::from(body?.as_str());
@@ -100,7 +100,7 @@ impl RoomObject {
                 }
             }
             self.start_background_work();
-            if has_portions {
+            if has_more {
                 // A turn of the event loop, in which other events are handled: a request to an
                 // object on the same machine needs none.
                 Delay::from(Duration::ZERO).await;
@@ -163,9 +163,7 @@ impl ActiveRoom {
     /// Returns the next delivery to a gateway, after reading the log for its connections that
     /// catch up.
     fn take_delivery(&mut self, gateway: &GatewayName) -> Option<NextDelivery> {
-        let mut has_portions = false;
         while let Some(read) = self.room.next_read(gateway) {
-            has_portions = true;
             match self.portions.portion(&self.store, read.portion.range) {
                 Ok((last, text)) => {
                     let text = String::from(text);
@@ -179,14 +177,6 @@ impl ActiveRoom {
                 }
             }
         }
-        let body = self.room.take_delivery(gateway)?;
-        Some(NextDelivery { body, has_portions })
+        self.room.take_delivery(gateway)
     }
-}
-
-/// The next delivery to a gateway.
-struct NextDelivery {
-    body: serde_json::Result<String>,
-    /// The delivery contains portions of the log.
-    has_portions: bool,
 }
