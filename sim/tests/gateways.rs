@@ -1764,3 +1764,80 @@ fn joins_whose_answers_do_not_fit_are_refused_with_an_error() {
     }
     assert_eq!(room.server.room.connections(), joined.len());
 }
+
+#[test]
+fn a_batch_that_is_divided_over_deliveries_arrives_without_holes_also_if_a_part_fails() {
+    // Socket.IO clients receive each line in a frame of its own.
+    const GATEWAY: &str = "0";
+    const USERS: usize = 300;
+    const EVENTS: u64 = 20;
+    world::begin();
+    let mut server = Server::new("a", world::config(&[]));
+    let user = |n: usize| ConnectionId::trusted(format!("user-{n}"));
+    let joins = (0..USERS).map(|n| ToRoom::Join {
+        request: world::connect_request(&user(n), &user(n), Position::default()),
+        id: None,
+        again: false,
+    });
+    server.handle_gateway(GATEWAY, joins.collect());
+    server.settle();
+    server.start_deliveries();
+    while server.take_delivery(GATEWAY, 0).is_some() {
+        server.delivery_acknowledged(GATEWAY, &Pushed::default());
+    }
+    let frame = r#"{"event":"sendMessage","data":{"content":"hello"}}"#;
+    let sends = (0..EVENTS).map(|_| ToRoom::Frame {
+        connection: user(0),
+        frame: frame.into(),
+    });
+    server.handle_gateway(GATEWAY, sends.collect());
+    server.settle();
+    let mut positions: BTreeMap<ConnectionId, u64> = (0..USERS).map(|n| (user(n), 0)).collect();
+    let (mut deliveries, mut has_failed) = (0, false);
+    loop {
+        server.start_deliveries();
+        let Some(body) = server.take_delivery(GATEWAY, 1) else {
+            break;
+        };
+        deliveries += 1;
+        if deliveries == 3 {
+            // The gateway is out of reach until the alarm.
+            while let Retry::Again(_) = server.delivery_failed(GATEWAY) {}
+            has_failed = true;
+            server.now = server.room.alarm_at().expect("an alarm");
+            server.alarm();
+            continue;
+        }
+        let (push, texts) = Push::parse(&body).expect("a push");
+        let mut frames = 0;
+        let mut behind = Vec::new();
+        for (item, text) in push.items.iter().zip(texts) {
+            let (receivers, after, at) = match item {
+                Item::Broadcast { after, at, .. } => {
+                    (positions.keys().cloned().collect(), after, at)
+                }
+                Item::Multicast { to, after, at, .. } => (to.clone(), after, at),
+                Item::Probe { to, .. } if has_failed => {
+                    behind.push((to.clone(), positions[to]));
+                    continue;
+                }
+                _ => continue,
+            };
+            assert_eq!(text.split('\n').count() as u64, at - after);
+            frames += receivers.len() as u64 * (at - after);
+            for to in receivers {
+                let position = positions.get_mut(&to).expect("a connection");
+                assert!(*position >= *after, "{to}: a hole after {position}");
+                *position = (*position).max(*at);
+            }
+        }
+        assert!(frames <= 600, "{frames} frames in a delivery");
+        let pushed = Pushed {
+            behind,
+            ..Pushed::default()
+        };
+        server.delivery_acknowledged(GATEWAY, &pushed);
+    }
+    assert!(deliveries > 10, "{deliveries}");
+    assert!(positions.values().all(|at| *at == EVENTS), "{positions:?}");
+}
