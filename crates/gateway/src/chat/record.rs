@@ -202,6 +202,27 @@ mod tests {
     }
 
     #[test]
+    fn a_client_keeps_the_dialect_of_its_record() {
+        // `/chat` speaks the dialect `module` by default, but not for a client that connected
+        // before.
+        let (session, record) = (
+            SESSION.replace(r#"["/"]"#, r#"["/chat"]"#),
+            SOCKET_IO.replace(r#"["0-s","/"]"#, r#"["0-s","/chat"]"#),
+        );
+        let (mut gateway, key) = restored(&session, &record);
+        let dialect = |gateway: &Gateway| {
+            let client = gateway.chat.clients.get(key).expect("the client");
+            client.dialect
+        };
+        assert_eq!(dialect(&gateway), Dialect::default());
+        assert_eq!(saved(&mut gateway, key), record);
+        let record = record.replace(r#""tag":5,"#, r#""tag":5,"dialect":"module","#);
+        let (mut gateway, _) = restored(&session, &record);
+        assert_eq!(Some(dialect(&gateway)), Dialect::parse("module"));
+        assert_eq!(saved(&mut gateway, key), record);
+    }
+
+    #[test]
     fn native_client_of_an_older_version_is_restored_and_repaired() {
         let (mut gateway, key) = restored(r#"{"Native":{"id":"c2"}}"#, NATIVE);
         let commands = gateway
