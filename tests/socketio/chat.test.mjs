@@ -17,7 +17,7 @@ let server;
 const open = [];
 
 before(async () => {
-  server = await Server.start({ vars: { RETENTION_EVENTS: '100', MAX_ROOMS_PER_CONNECTION: '60' } });
+  server = await Server.start({ vars: { RETENTION_EVENTS: '100', MAX_ROOMS_PER_CONNECTION: '60', NAMESPACES: '/ /other /chat=module' } });
 });
 after(() => server.stop());
 
@@ -184,7 +184,7 @@ test('the token is accepted in `auth`, the query or a header; a missing or inval
 
 test('two namespaces on one connection join and leave rooms independently', async () => {
   const first = await joined('alice', 'both');
-  const second = listen(first.io.socket('/', { auth: { token: await token({ sub: 'alice' }) } }));
+  const second = listen(first.io.socket('/other', { auth: { token: await token({ sub: 'alice' }) } }));
   second.connect();
   await connected(second);
   await second.request('joinRoom', 'both');
@@ -256,7 +256,7 @@ test('a native gateway socket, a Socket.IO client and a room socket receive the 
 
 test('a publication to a user reaches every connection and is queued while the user is offline', async () => {
   const first = await connected(client('dora'));
-  const second = await connected(client('dora', { nsp: '/', transports: ['polling'] }));
+  const second = await connected(client('dora', { nsp: '/other', transports: ['polling'] }));
   const native = new WebSocket(`${server.url.replace('http', 'ws')}/rooms/@dora/ws?token=${await token({ sub: 'dora' })}`);
   const lines = [];
   native.addEventListener('message', ({ data }) => lines.push(...data.split('\n')));

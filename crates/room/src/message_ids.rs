@@ -90,14 +90,17 @@ impl MessageIds {
         };
         self.rows(events, &mut |first, body| {
             searched.bytes += body.len();
-            // The text may also be in the content of an event.
-            searched.seq = body.rmatch_indices(&needle).find_map(|(at, _)| {
-                let index = body[..at].matches('\n').count();
-                let line = body.split('\n').nth(index)?;
-                let seq = first + index as u64;
-                let is_same = message_id(line).as_ref() == Some(id);
-                (is_same && seq > events.after && seq <= events.upto).then_some(seq)
+            let mut seq = first + body.split('\n').count() as u64;
+            let mut lines = body.rsplit('\n').map(|line| {
+                seq -= 1;
+                (seq, line)
             });
+            let found = lines.find(|(seq, line)| {
+                // The text may also be in the content of an event.
+                let is_kept = *seq > events.after && *seq <= events.upto;
+                is_kept && line.contains(&needle) && message_id(line).as_ref() == Some(id)
+            });
+            searched.seq = found.map(|(seq, _)| seq);
             searched.seq.is_none() && searched.bytes < MAX_SEARCH
         })?;
         if let Some(seq) = searched.seq {

@@ -7,6 +7,7 @@ use crate::delivery::Delivery;
 use crate::ids::ConnId;
 use crate::log::OldestRow;
 use crate::member::Cursor;
+use crate::members::CursorMoved;
 use crate::output::{Change, Output};
 use crate::roster::Ended;
 use crate::seq_range::SeqRange;
@@ -23,6 +24,10 @@ use roomcast_proto::{event, framing};
 /// answered. With one message in flight in a room, this keeps the cost of receipts below one
 /// row per 20 messages.
 const CURSOR_FLUSH_DELAY: Millis = 50;
+
+/// The maximum number of receipts whose message ids are looked up at a time. Each may read a row
+/// of the log. Clients that need the ids do not get further receipts.
+const MAX_LOOKUPS: usize = 256;
 
 /// The number of deleted events whose hashes are kept at most, 70 MB. It is ten times the number
 /// of sends that the room remembers, because not every event has a message id of its sender.
@@ -201,13 +206,18 @@ impl Room {
     pub(super) fn flush_cursors(&mut self, now: Millis, out: &mut Vec<Output>) {
         self.timers.stop(Timer::CursorFlush);
         let flushed = self.members.flush_cursors();
+        let is_by_seq =
+            |moved: &CursorMoved| moved.cursor == Cursor::Read && moved.message_id.is_none();
+        let needs_ids = flushed.moved.iter().any(is_by_seq) && self.needs_message_ids();
+        let mut lookups = if needs_ids { MAX_LOOKUPS } else { 0 };
         for moved in flushed.moved {
             let name = match moved.cursor {
                 Cursor::Delivered => "messageDelivered",
                 Cursor::Read => "messageRead",
             };
             let id = match moved.message_id {
-                None if moved.cursor == Cursor::Read && self.needs_message_ids() => {
+                None if lookups > 0 && moved.cursor == Cursor::Read => {
+                    lookups -= 1;
                     self.log.message_id_of(moved.seq, &self.config)
                 }
                 id => id,
