@@ -184,6 +184,7 @@ fn open(config: &Rc<Config>, disk: &Disk) -> Room {
         departed: disk.departed.clone().into_iter().collect(),
         journal: disk.journal.clone(),
         recent: Some(disk.log.recent()),
+        rows: Some(disk.log.reader()),
     };
     Room::new(RoomName::trusted("r"), config.room.clone(), snapshot)
 }
@@ -576,7 +577,7 @@ impl World {
                         .last()
                         .is_none_or(|last| last.at <= row.at)
                 );
-                self.disk.log.rows.push(row);
+                self.disk.log.push(row);
             }
             Change::PutMember(user, member) => {
                 self.disk.members.insert(user, member);

@@ -110,6 +110,7 @@ async fn handle(request: web_sys::Request, env: &Env) -> HandlerResult {
         Route::GatewaySocket => handler.connect_native().await,
         Route::EngineIo(protocol) => handler.engineio(protocol).await,
         Route::Publish => handler.publish().await,
+        Route::Broadcast => handler.broadcast().await,
         Route::Revoke => handler.revoke().await,
         Route::Tickets => handler.issue_ticket().await,
         Route::Messages { room } => handler.read(&room, Resource::Messages).await,

@@ -19,6 +19,7 @@
 //! | `engineio.rs` | `/socket.io/` |
 //! | `rooms.rs` | all other routes under `/rooms/{room}` |
 //! | [`publish`] | `/publish` |
+//! | [`broadcast`] | `/broadcast` |
 //! | [`revocation`] | `/revoke` |
 //! | `tickets.rs` | `/tickets` |
 //! | `dev_token.rs` | `/dev/token`, in development builds |
@@ -29,6 +30,7 @@
 
 pub mod address;
 pub mod authorize;
+pub mod broadcast;
 pub mod problem;
 pub mod publish;
 pub mod query;

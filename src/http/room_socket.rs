@@ -38,6 +38,7 @@ impl Handler<'_> {
             position,
             status: Status::Online,
             token: identity.token,
+            needs_message_ids: false,
         };
         let request = serde_json::to_string(&request).map_err(internal)?;
         let request = escape_non_ascii(&request);

@@ -157,6 +157,24 @@ pub fn push_envelope(out: &mut String, body: &Body, stamp: Stamp<'_>, with_meta:
     out.push('}');
 }
 
+/// Returns a custom event for all connections of the server, which belongs to no room: one line
+/// without `roomId` and `seq`. `data` is JSON.
+pub fn broadcast(event: &str, data: &str, stamp: Stamp<'_>) -> String {
+    let mut out = String::with_capacity(data.len() + 192);
+    out.push_str(r#"{"event":"#);
+    push_string(&mut out, event);
+    out.push_str(r#","data":"#);
+    out.push_str(&on_one_line(data));
+    out.push_str(r#","meta":{"messageId":"#);
+    push_string(&mut out, stamp.message_id);
+    out.push_str(r#","senderId":"#);
+    push_string(&mut out, stamp.sender);
+    out.push_str(r#","timestamp":"#);
+    push_string(&mut out, stamp.timestamp);
+    out.push_str("}}");
+    out
+}
+
 fn push_stamp(out: &mut String, stamp: Stamp<'_>) {
     out.push_str(r#""roomId":"#);
     push_string(out, stamp.room);
@@ -175,6 +193,21 @@ fn push_stamp(out: &mut String, stamp: Stamp<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broadcast_belongs_to_no_room() {
+        let stamp = Stamp {
+            room: "",
+            message_id: "m",
+            sender: "s",
+            seq: None,
+            timestamp: "t",
+        };
+        assert_eq!(
+            broadcast("x", "[1,\n2]", stamp),
+            r#"{"event":"x","data":[1, 2],"meta":{"messageId":"m","senderId":"s","timestamp":"t"}}"#
+        );
+    }
 
     #[test]
     fn envelopes_are_valid_json_on_one_line() {

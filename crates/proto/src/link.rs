@@ -44,6 +44,9 @@ pub struct ConnectRequest {
     /// The claims by which the token can be revoked.
     #[serde(default)]
     pub token: TokenId,
+    /// The client speaks a dialect in which receipts name messages by their ids.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_message_ids: bool,
 }
 
 /// Request of a gateway to a room.

@@ -97,6 +97,7 @@ impl Room {
                 snapshot.secret,
                 snapshot.bounds,
                 snapshot.recent,
+                snapshot.rows,
             ),
             members: Members::restore(snapshot.members, &snapshot.journal),
             connections: Connections::default(),

@@ -24,7 +24,7 @@ use roomcast_proto::time::Millis;
 use roomcast_room::history::{HistoryPage, HistoryQuery};
 use roomcast_room::log::{LogBatch, LogBounds, OldestRow, Sends, StoredSends};
 use roomcast_room::{
-    Change, KeptSends, Member, ReadFailed, ReadRecent, Secret, Snapshot, StoredSubscriber,
+    Change, KeptSends, Member, ReadFailed, ReadRecent, ReadRows, Secret, Snapshot, StoredSubscriber,
 };
 use wasm_bindgen::{JsCast, JsValue};
 use worker::Error;
@@ -164,6 +164,7 @@ impl Store {
             departed,
             journal,
             recent: self.exists().then(|| self.recent()),
+            rows: Some(self.rows()),
         };
         Ok((snapshot, subscribers))
     }
@@ -190,6 +191,28 @@ impl Store {
                 }
             }
             Ok(())
+        })
+    }
+
+    /// Returns the function that reads rows of the log, newest first. One row is in memory at a
+    /// time.
+    fn rows(&self) -> ReadRows {
+        let sql = self.db.sql().clone();
+        Box::new(move |range, take| {
+            failpoint::fails(Point::Read).map_err(read_failed)?;
+            // A single event is in one row. From the end of the log, SQLite would read all rows
+            // after it.
+            let query = match range.len() {
+                1 => {
+                    "SELECT first, body FROM log WHERE last > ? AND first <= ? ORDER BY last LIMIT 1"
+                }
+                _ => "SELECT first, body FROM log WHERE last > ? AND first <= ? ORDER BY last DESC",
+            };
+            let bounds = [js(range.after), js(range.upto)];
+            sql.query_while(query, &bounds, &mut |row| {
+                take(number(row, 0), &text(row, 1))
+            })
+            .map_err(read_failed)
         })
     }
 
