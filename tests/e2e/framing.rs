@@ -1,7 +1,7 @@
 //! The native framing: frames, answers, errors and malformed frames.
 
 use super::{DEFAULT, FAST, token};
-use roomcast_harness::Client;
+use roomcast_harness::{Client, Server};
 use serde_json::{Value, json};
 
 /// Connects alice and bob to a new room. Alice has received all events about bob,
