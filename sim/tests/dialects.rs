@@ -359,8 +359,8 @@ impl BareRoom {
         self.run(out);
         let (mut items, gateway) = (Vec::new(), GatewayName::trusted("0"));
         self.room.start_deliveries(self.now, &mut Vec::new());
-        while let Some(body) = self.room.take_delivery(&gateway) {
-            let body = body.expect("JSON");
+        while let Some(delivery) = self.room.take_delivery(&gateway) {
+            let body = delivery.body.expect("JSON");
             let (push, texts) = Push::parse(&body).expect("a delivery");
             let texts = texts.into_iter().map(str::to_owned);
             items.extend(push.items.into_iter().zip(texts));
