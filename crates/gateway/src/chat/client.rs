@@ -453,6 +453,7 @@ impl Client {
             position,
             status: self.status,
             token: self.identity.token.clone(),
+            info: self.identity.info.clone(),
         }
     }
 

@@ -55,8 +55,14 @@ impl Room {
         let done = |json: Value| Ok(Served::Now(to_json(&json)));
         match request {
             Request::Publish { .. } if self.is_overloaded => Err(Error::overloaded()),
-            Request::Publish { sender, messages } => {
+            Request::Publish {
+                sender,
+                info,
+                messages,
+            } => {
+                self.publisher_info = Some(info);
                 self.publish(&sender, messages, call, now, out);
+                self.publisher_info = None;
                 Ok(Served::Later)
             }
             Request::Messages(query) => Ok(Served::Page(query)),
@@ -75,7 +81,7 @@ impl Room {
                 self.admit_member(&user)?;
                 let created = self.add_member(&user, self.log.head(), None, now, out);
                 self.flush(now, out);
-                let json = to_json(&self.member_json(&user));
+                let json = self.member_json(&user);
                 Ok(match created {
                     true => Served::Created(json),
                     false => Served::Now(json),
@@ -231,6 +237,7 @@ impl Room {
         self.gateways = deleted.gateways;
         // Rate limits and bans survive deletion.
         self.admission = deleted.admission;
+        self.read_profiles = deleted.read_profiles;
     }
 }
 
