@@ -12,6 +12,7 @@ use crate::runtime::socket::{Socket, upgrade_response};
 use roomcast_gateway::handshake::{self, Ask};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::time::SECOND;
+use std::cell::Cell;
 use std::time::Duration;
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen::{JsCast, JsValue};
@@ -19,6 +20,15 @@ use worker::{Context, Delay, Error, WebSocketPair};
 
 /// Time in milliseconds for which a refused Socket.IO client may send its CONNECT.
 const CONNECT_TIMEOUT: u64 = 10 * SECOND;
+
+/// Maximum number of refused Socket.IO clients that may send their CONNECT, in an isolate. Further
+/// clients receive the HTTP response. Each takes about 2 KiB.
+const MAX_REFUSED: usize = 500;
+
+thread_local! {
+    /// The number of these clients.
+    static REFUSED: Cell<usize> = const { Cell::new(0) };
+}
 
 impl Handler<'_> {
     /// Refuses a request to the path of a socket. Accepts the socket if the request is an upgrade
@@ -44,7 +54,8 @@ impl Handler<'_> {
                 ask == Ok(Ask::WebSocket { sid: None })
             }
         };
-        if !(self.is_upgrade() && self.method == "GET" && is_of_page && opens) {
+        let is_full = kind == SocketKind::SocketIo && REFUSED.get() >= MAX_REFUSED;
+        if !(self.is_upgrade() && self.method == "GET" && is_of_page && opens) || is_full {
             return Err(problem);
         }
         let pair = WebSocketPair::new().map_err(internal)?;
@@ -86,10 +97,12 @@ impl Handler<'_> {
         socket
             .add_event_listener_with_callback("message", listener.into_js_value().unchecked_ref())
             .map_err(failed)?;
+        REFUSED.set(REFUSED.get() + 1);
         ctx.wait_until(async move {
             Delay::from(Duration::from_millis(CONNECT_TIMEOUT)).await;
             let why = Disconnect::NoHandshake;
             socket.close_with(why.code(), why.reason());
+            REFUSED.set(REFUSED.get() - 1);
         });
         Ok(())
     }
