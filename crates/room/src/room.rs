@@ -40,7 +40,6 @@ use crate::timers::{Timer, TimerTable};
 use roomcast_proto::id::{Epoch, RoomName, UserId};
 use roomcast_proto::link::{PresenceVersion, UNKNOWN_PRESENCE};
 use roomcast_proto::time::Millis;
-use roomcast_proto::user_info::UserInfo;
 use std::rc::Rc;
 
 /// A room: the log with its members, connections and subscriptions of gateways.
@@ -88,8 +87,6 @@ pub struct Room {
     replacements: Replacements,
     /// Reads the profiles of members from storage.
     read_profiles: Option<ReadProfiles>,
-    /// The profile of the service whose events are being accepted.
-    publisher_info: Option<Option<UserInfo>>,
 }
 
 impl Room {
@@ -120,7 +117,6 @@ impl Room {
             is_overloaded: false,
             replacements: Replacements::default(),
             read_profiles: snapshot.profiles,
-            publisher_info: None,
             config,
         };
         for user in room.members.users() {

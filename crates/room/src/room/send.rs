@@ -12,10 +12,16 @@ use std::borrow::Cow;
 
 /// The origin of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum Origin<'a> {
     Client,
-    /// A service. Its events carry the stamp in `meta` as well.
-    Service,
+    /// A service, with the profile in its token. Its events carry the stamp in `meta` as well.
+    Service(Option<&'a UserInfo>),
+}
+
+impl Origin<'_> {
+    fn has_meta(self) -> bool {
+        matches!(self, Origin::Service(_))
+    }
 }
 
 /// The envelope of an ephemeral event.
@@ -31,11 +37,11 @@ impl Room {
         &mut self,
         sender: &UserId,
         send: &Send,
-        origin: Origin,
+        origin: Origin<'_>,
         now: Millis,
     ) -> Result<Accepted> {
         let pending = self.batch.events();
-        let info = self.sender_info(sender);
+        let info = self.sender_info(sender, origin);
         let accepted = self.log.accept(sender, send, pending, &self.config, now)?;
         if !accepted.duplicate {
             let stamp = Stamp {
@@ -48,7 +54,7 @@ impl Room {
             };
             let body = self.body(&send.body);
             let line = self.batch.next_event(sender, now);
-            envelope::push_envelope(line, &body, stamp, origin == Origin::Service);
+            envelope::push_envelope(line, &body, stamp, origin.has_meta());
             if let Some(key) = accepted.key {
                 self.batch.add_key(key, now);
             }
@@ -56,17 +62,19 @@ impl Room {
         Ok(accepted)
     }
 
-    /// Returns the profile of a sender, if messages have it: that of the service that publishes,
-    /// or that of a connected user.
-    fn sender_info(&mut self, sender: &UserId) -> Option<UserInfo> {
+    /// Returns the profile of a sender, if messages have it: that of a service, or that of a
+    /// connected user.
+    fn sender_info(&mut self, sender: &UserId, origin: Origin<'_>) -> Option<UserInfo> {
         if !self.config.sender_info {
             return None;
         }
-        if let Some(info) = &self.publisher_info {
-            return info.clone();
+        match origin {
+            Origin::Service(info) => info.cloned(),
+            Origin::Client => {
+                self.load_profiles();
+                self.presence.roster.info(sender).cloned()
+            }
         }
-        self.load_profiles();
-        self.presence.roster.info(sender).cloned()
     }
 
     /// Returns the body of an event, without the field that the room sets.
@@ -82,14 +90,14 @@ impl Room {
         &mut self,
         sender: &UserId,
         send: &Send,
-        origin: Origin,
+        origin: Origin<'_>,
         now: Millis,
     ) -> EphemeralEnvelope {
         let message_id = match &send.message_id {
             Some(id) => id.clone(),
             None => self.log.ephemeral_id(sender, now),
         };
-        let info = self.sender_info(sender);
+        let info = self.sender_info(sender, origin);
         let stamp = Stamp {
             room: &self.name,
             message_id: &message_id,
@@ -100,7 +108,7 @@ impl Room {
         };
         let body = self.body(&send.body);
         let mut line = String::with_capacity(160);
-        envelope::push_envelope(&mut line, &body, stamp, origin == Origin::Service);
+        envelope::push_envelope(&mut line, &body, stamp, origin.has_meta());
         EphemeralEnvelope { line, message_id }
     }
 }

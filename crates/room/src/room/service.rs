@@ -60,9 +60,8 @@ impl Room {
                 info,
                 messages,
             } => {
-                self.publisher_info = Some(info);
-                self.publish(&sender, messages, call, now, out);
-                self.publisher_info = None;
+                let origin = Origin::Service(info.as_ref());
+                self.publish(&sender, origin, messages, call, now, out);
                 Ok(Served::Later)
             }
             Request::Messages(query) => Ok(Served::Page(query)),
@@ -120,6 +119,7 @@ impl Room {
     fn publish(
         &mut self,
         sender: &UserId,
+        origin: Origin<'_>,
         messages: Vec<Publication>,
         call: CallId,
         now: Millis,
@@ -129,7 +129,7 @@ impl Room {
         let events = self.batch.events();
         let messages = messages.into_iter();
         let published: Vec<_> = messages
-            .map(|message| self.publish_one(sender, message, now))
+            .map(|message| self.publish_one(sender, origin, message, now))
             .collect();
         // Logged events for a user are kept even if the user has never connected.
         if self.batch.events() > events
@@ -169,6 +169,7 @@ impl Room {
     fn publish_one(
         &mut self,
         sender: &UserId,
+        origin: Origin<'_>,
         message: Publication,
         now: Millis,
     ) -> Result<Published> {
@@ -186,7 +187,7 @@ impl Room {
         let bytes = send.body.size();
         self.admission.take_bytes(bytes, &self.config, now)?;
         if send.volatile {
-            let envelope = self.ephemeral(sender, &send, Origin::Service, now);
+            let envelope = self.ephemeral(sender, &send, origin, now);
             self.batch.broadcast(EphemeralEvent {
                 except: Except::Nobody,
                 line: envelope.line,
@@ -198,7 +199,7 @@ impl Room {
                 duplicate: false,
             });
         }
-        let accepted = self.accept(sender, &send, Origin::Service, now)?;
+        let accepted = self.accept(sender, &send, origin, now)?;
         Ok(Published {
             message_id: accepted.message_id,
             seq: Some(accepted.seen.seq),
