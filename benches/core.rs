@@ -57,6 +57,7 @@ fn connect_request(user: usize) -> ConnectRequest {
         connection_id: ConnectionId::trusted(format!("connection-{user}")),
         user: UserId::trusted(format!("user-{user}")),
         token: Default::default(),
+        needs_message_ids: false,
         rights: Rights::MEMBER,
         expires: NOW + 3_600_000,
         address: None,

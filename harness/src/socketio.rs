@@ -7,7 +7,7 @@
 //!
 //! ```ignore
 //! let mut client = SocketIo::open(&server, "").await;
-//! let answer = client.connect("/chat", json!({ "token": token })).await?;
+//! let answer = client.connect("/", json!({ "token": token })).await?;
 //! let joined = client.request("joinRoom", json!("lobby")).await?;
 //! let message = client.expect("newMessage").await;
 //! ```
@@ -139,12 +139,12 @@ impl SocketIo {
         Ok(client)
     }
 
-    /// Opens a session, connects it to `/chat` with a token and waits for the
+    /// Opens a session, connects it to `/` with a token and waits for the
     /// event `connected`.
     pub async fn join(server: &Server, token: &str) -> SocketIo {
         let mut client = SocketIo::open(server, "").await;
         client
-            .connect("/chat", json!({ "token": token }))
+            .connect("/", json!({ "token": token }))
             .await
             .unwrap_or_else(|error| panic!("the CONNECT was refused: {error}"));
         client.expect("connected").await;
@@ -200,7 +200,7 @@ impl SocketIo {
         self.handshake["sid"].as_str().unwrap_or("")
     }
 
-    /// Sends an Engine.IO packet unchanged, for example `40/chat,{}`. If the connection
+    /// Sends an Engine.IO packet unchanged, for example `40{}`. If the connection
     /// has ended, the next read reports it.
     pub async fn send(&mut self, packet: &str) {
         let _ = self.socket.send(Message::text(packet)).await;

@@ -50,6 +50,8 @@ pub fn config(more: &[(&str, &str)]) -> Rc<Config> {
     let (max_frame, max_payload) = (MAX_FRAME.to_string(), MAX_PAYLOAD.to_string());
     let mut settings: HashMap<&str, &str> = HashMap::from([
         ("JWT_SECRET", SECRET),
+        // The first two speak the vocabulary of the protocol.
+        ("NAMESPACES", "/ /chat /module=module /relay=relay"),
         ("DEFAULT_ROOMS", "*"),
         ("REVOCATION", "false"),
         ("MAX_FRAME_BYTES", &*max_frame),
@@ -310,6 +312,7 @@ pub fn connect_request(id: &str, user: &str, position: Position) -> ConnectReque
         status: Status::Online,
         token: TokenId::default(),
         info: None,
+        needs_message_ids: false,
     }
 }
 
@@ -681,7 +684,7 @@ impl Server {
                     assert_eq!(*event, Line::Event(Some(seq)), "a line each");
                 }
                 assert_eq!(events.len() as u64, row.last - row.first + 1);
-                disk.log.rows.push(row);
+                disk.log.push(row);
             }
             Change::PutMember(user, member) => {
                 disk.members.insert(user, member);
@@ -751,6 +754,7 @@ fn open(name: &str, config: &Rc<Config>, disk: &Disk, life: u64) -> Room {
         journal: disk.journal.clone(),
         recent: Some(disk.log.recent()),
         profiles: Some(disk.profiles()),
+        rows: Some(disk.log.reader()),
     };
     Room::new(RoomName::trusted(name), config.room.clone(), snapshot)
 }

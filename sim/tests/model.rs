@@ -185,6 +185,7 @@ fn open(config: &Rc<Config>, disk: &Disk) -> Room {
         journal: disk.journal.clone(),
         recent: Some(disk.log.recent()),
         profiles: None,
+        rows: Some(disk.log.reader()),
     };
     Room::new(RoomName::trusted("r"), config.room.clone(), snapshot)
 }
@@ -578,7 +579,7 @@ impl World {
                         .last()
                         .is_none_or(|last| last.at <= row.at)
                 );
-                self.disk.log.rows.push(row);
+                self.disk.log.push(row);
             }
             Change::PutMember(user, member) => {
                 self.disk.members.insert(user, member);

@@ -50,7 +50,7 @@ impl Fixture {
 
     fn store(&mut self, change: Change) {
         match &change {
-            Change::Append(row) => self.log.rows.push(row.clone()),
+            Change::Append(row) => self.log.push(row.clone()),
             Change::Trim { upto, since, first } => self.log.trim(*upto, *since, *first),
             Change::Wipe { .. } => self.log = StoredLog::default(),
             _ => {}
@@ -196,6 +196,7 @@ fn a_repeated_send_is_recognised_after_its_event_was_deleted_and_the_room_restar
         bounds: room.log.bounds(),
         recent: Some(room.log.recent()),
         profiles: None,
+        rows: Some(room.log.reader()),
         ..Snapshot::default()
     };
     let name = RoomName::trusted("r");

@@ -132,6 +132,7 @@ impl Handler<'_> {
             Route::GatewaySocket => self.connect_native().await,
             Route::EngineIo(protocol) => self.engineio(protocol).await,
             Route::Publish => self.publish().await,
+            Route::Broadcast => self.broadcast().await,
             Route::Revoke => self.revoke().await,
             Route::Tickets => self.issue_ticket().await,
             Route::Messages { room } => self.read(&room, Resource::Messages).await,

@@ -20,6 +20,7 @@
 //! | `engineio.rs` | `/socket.io/` |
 //! | `rooms.rs` | all other routes under `/rooms/{room}` |
 //! | [`publish`] | `/publish` |
+//! | [`broadcast`] | `/broadcast` |
 //! | [`revocation`] | `/revoke` |
 //! | `tickets.rs` | `/tickets` |
 //! | `dev_token.rs` | `/dev/token`, in development builds |
@@ -30,6 +31,7 @@
 
 pub mod address;
 pub mod authorize;
+pub mod broadcast;
 pub mod problem;
 pub mod publish;
 pub mod query;

@@ -40,6 +40,7 @@ impl Handler<'_> {
             status: Status::Online,
             token: identity.token,
             info: identity.info,
+            needs_message_ids: false,
         };
         let request = serde_json::to_string(&request).map_err(internal)?;
         let request = escape_non_ascii(&request);

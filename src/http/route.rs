@@ -16,6 +16,8 @@ pub enum Route {
     OpenApi,
     /// `/publish`: publishes events.
     Publish,
+    /// `/broadcast`: sends an event to every connection.
+    Broadcast,
     /// `/revoke`: revokes tokens.
     Revoke,
     /// `/tickets`: issues a ticket.
@@ -73,6 +75,7 @@ impl Route {
             Route::Health => "/healthz",
             Route::OpenApi => "/openapi.json",
             Route::Publish => "/publish",
+            Route::Broadcast => "/broadcast",
             Route::Revoke => "/revoke",
             Route::Tickets => "/tickets",
             #[cfg(feature = "dev-tokens")]
@@ -159,6 +162,7 @@ pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
         ["healthz"] => (|_| Ok(Route::Health), READ),
         ["openapi.json"] => (|_| Ok(Route::OpenApi), READ),
         ["publish"] => (|_| Ok(Route::Publish), &["POST"]),
+        ["broadcast"] => (|_| Ok(Route::Broadcast), &["POST"]),
         ["tickets"] => (|_| Ok(Route::Tickets), &["POST", "OPTIONS"]),
         ["revoke"] => (|_| Ok(Route::Revoke), &["POST"]),
         #[cfg(feature = "dev-tokens")]
@@ -224,10 +228,11 @@ mod tests {
 
     /// All routes, except for those of development builds. HEAD is accepted where GET is, and is
     /// not described.
-    const ROUTES: [(&str, &str); 25] = [
+    const ROUTES: [(&str, &str); 26] = [
         ("GET", "/healthz"),
         ("GET", "/openapi.json"),
         ("POST", "/publish"),
+        ("POST", "/broadcast"),
         ("POST", "/revoke"),
         ("POST", "/tickets"),
         ("OPTIONS", "/tickets"),

@@ -9,6 +9,8 @@
 //! sockets of the revoked tokens. An object without sockets reports this in its answer and is
 //! removed; it registers again with its next socket.
 //!
+//! `POST /broadcast` lists the registered objects.
+//!
 //! If nothing is to be delivered, an alarm removes the registrations and the revocations that
 //! have ended, once a day.
 
@@ -66,6 +68,9 @@ const PRUNE_INTERVAL: Millis = DAY;
 
 /// Number of registrations that are read at a time: five rounds of [`MAX_REQUESTS`] notices.
 const PAGE: u32 = 25;
+
+/// Number of registrations in the answer to [`RegistryRequest::List`].
+const LIST_PAGE: u32 = 200;
 
 /// The class of the object. The runtime calls its methods.
 #[wasm_bindgen]
@@ -233,6 +238,15 @@ impl ActiveRegistry {
                 self.store_pass()?;
                 self.alarm = Some(now());
                 Ok(record.into_bytes())
+            }
+            RegistryRequest::List { after } => {
+                let rows = self.db.query(
+                    "SELECT place FROM places WHERE place > ? AND until > ?
+                     ORDER BY place LIMIT ?",
+                    &[after.into(), js(now()), LIST_PAGE.into()],
+                )?;
+                let places: Vec<String> = rows.iter().map(|row| text(row, 0)).collect();
+                Ok(serde_json::to_vec(&places)?)
             }
             RegistryRequest::Delta { after } => Ok(self.list.page(after).json.into_bytes()),
             RegistryRequest::Register {

@@ -26,5 +26,8 @@ pub(crate) const GATEWAY_CONNECT: &str = "x-roomcast-door";
 /// ([`FindRequest`](super::rpc::gateways::FindRequest)).
 pub(crate) const FIND: &str = "x-roomcast-find";
 
+/// An event for all connections of the object, as a line of the native framing.
+pub(crate) const BROADCAST: &str = "x-roomcast-broadcast";
+
 /// A notice of new revocations ([`roomcast_auth::revocation::RevocationDelta`]).
 pub(crate) const REVOKED: &str = "x-roomcast-revoked";

@@ -18,12 +18,12 @@ async def main(url: str, token: str) -> None:
             if not received.done():
                 received.set_result(message)
 
-        client.on("newMessage", on_message, namespace="/chat")
-        await client.connect(url, auth={"token": token}, namespaces=["/chat"], transports=transports)
-        joined = await client.call("joinRoom", "python", namespace="/chat")
+        client.on("newMessage", on_message)
+        await client.connect(url, auth={"token": token}, transports=transports)
+        joined = await client.call("joinRoom", "python")
         assert joined["roomId"] == "python", joined
         sent = await client.call(
-            "sendMessage", {"roomId": "python", "content": "hello from python"}, namespace="/chat"
+            "sendMessage", {"roomId": "python", "content": "hello from python"}
         )
         assert sent["seq"] >= 1, sent
         message = await asyncio.wait_for(received, 10)

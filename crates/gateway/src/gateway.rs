@@ -167,6 +167,12 @@ impl Gateway {
         self.chat.asked_sockets(&self.server, push)
     }
 
+    /// Sends an event for all connections: a line of the native framing without a position.
+    /// Clients that do not read lack it.
+    pub fn broadcast(&mut self, line: &str) {
+        self.chat.broadcast(&mut self.server, line);
+    }
+
     /// Takes the number of records that the host has deleted: for [`Output::Clean`], or when
     /// it restored the gateway.
     pub fn cleaned(&mut self, deleted: usize, now: Millis) {

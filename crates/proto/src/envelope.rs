@@ -187,6 +187,24 @@ pub fn push_envelope(out: &mut String, body: &Body, stamp: Stamp<'_>, with_meta:
     out.push('}');
 }
 
+/// Returns a custom event for all connections of the server, which belongs to no room: one line
+/// without `roomId` and `seq`. `data` is JSON.
+pub fn broadcast(event: &str, data: &str, stamp: Stamp<'_>) -> String {
+    let mut out = String::with_capacity(data.len() + 192);
+    out.push_str(r#"{"event":"#);
+    push_string(&mut out, event);
+    out.push_str(r#","data":"#);
+    out.push_str(&on_one_line(data));
+    out.push_str(r#","meta":{"messageId":"#);
+    push_string(&mut out, stamp.message_id);
+    out.push_str(r#","senderId":"#);
+    push_string(&mut out, stamp.sender);
+    out.push_str(r#","timestamp":"#);
+    push_string(&mut out, stamp.timestamp);
+    out.push_str("}}");
+    out
+}
+
 fn push_stamp(out: &mut String, stamp: Stamp<'_>) {
     out.push_str(r#""roomId":"#);
     push_string(out, stamp.room);
@@ -227,6 +245,22 @@ mod tests {
         assert_eq!(
             line,
             r#"{"event":"newMessage","data":{"content":"hi","roomId":"r","messageId":"m","senderId":"alice","timestamp":"t","sender":{"name":"Alice"}}}"#
+        );
+    }
+
+    #[test]
+    fn a_broadcast_belongs_to_no_room() {
+        let stamp = Stamp {
+            room: "",
+            message_id: "m",
+            sender: "s",
+            seq: None,
+            timestamp: "t",
+            info: None,
+        };
+        assert_eq!(
+            broadcast("x", "[1,\n2]", stamp),
+            r#"{"event":"x","data":[1, 2],"meta":{"messageId":"m","senderId":"s","timestamp":"t"}}"#
         );
     }
 

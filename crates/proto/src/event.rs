@@ -12,7 +12,7 @@ use serde::Serialize;
 
 #[cfg(feature = "schema")]
 use crate::{
-    id::{ConnectionId, Epoch, RoomName, UserId},
+    id::{ConnectionId, Epoch, MessageId, RoomName, UserId},
     schema::values::{Seq, Time, True},
 };
 
@@ -176,6 +176,11 @@ pub struct CursorMoved<'a> {
     /// The sequence number up to which all events are delivered, or read.
     #[cfg_attr(feature = "schema", schemars(with = "Seq"))]
     pub seq: u64,
+    /// The id of the last event that is read. Present if the room has a connection of the
+    /// dialect `module`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "MessageId"))]
+    pub message_id: Option<&'a str>,
 }
 
 /// The data of `gap`.
@@ -282,11 +287,19 @@ pub fn connected(data: &impl Serialize) -> String {
 }
 
 /// Returns the event with the name `event`, which is `messageDelivered` or `messageRead`.
-pub fn cursor_moved(event: &str, room_id: &str, user_id: &str, seq: u64) -> String {
+/// `message_id` is the id of the event `seq`, if the receivers need it.
+pub fn cursor_moved(
+    event: &str,
+    room_id: &str,
+    user_id: &str,
+    seq: u64,
+    message_id: Option<&str>,
+) -> String {
     let data = CursorMoved {
         room_id,
         user_id,
         seq,
+        message_id,
     };
     match event {
         "messageRead" => ServerEvent::MessageRead(data),
@@ -366,12 +379,16 @@ mod tests {
                 r#"{"event":"presenceUpdate","data":{"roomId":"r","userId":"u","status":"offline","lastSeen":"1970-01-01T00:00:00.000Z"}}"#,
             ),
             (
-                cursor_moved("messageDelivered", "r", "u", 7),
+                cursor_moved("messageDelivered", "r", "u", 7, None),
                 r#"{"event":"messageDelivered","data":{"roomId":"r","userId":"u","seq":7}}"#,
             ),
             (
-                cursor_moved("messageRead", "r", "u", 7),
+                cursor_moved("messageRead", "r", "u", 7, None),
                 r#"{"event":"messageRead","data":{"roomId":"r","userId":"u","seq":7}}"#,
+            ),
+            (
+                cursor_moved("messageRead", "r", "u", 7, Some("m")),
+                r#"{"event":"messageRead","data":{"roomId":"r","userId":"u","seq":7,"messageId":"m"}}"#,
             ),
             (
                 gap("r", 1, 4),

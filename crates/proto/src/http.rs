@@ -44,6 +44,28 @@ pub struct Published<'a> {
     pub timestamp: String,
 }
 
+/// Response of `POST /broadcast`.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Broadcasted<'a> {
+    /// The number of rooms and gateways that did not answer. Some of them may have sent the event.
+    #[cfg_attr(feature = "schema", schemars(with = "Count"))]
+    pub failed: usize,
+    /// The number of gateways that have sent the event to their connections.
+    #[cfg_attr(feature = "schema", schemars(with = "Count"))]
+    pub gateways: usize,
+    /// The id of the event.
+    #[cfg_attr(feature = "schema", schemars(with = "MessageId"))]
+    pub message_id: &'a str,
+    /// The number of rooms that have sent the event to their own sockets.
+    #[cfg_attr(feature = "schema", schemars(with = "Count"))]
+    pub rooms: usize,
+    /// The time of the event.
+    #[cfg_attr(feature = "schema", schemars(with = "Time"))]
+    pub timestamp: &'a str,
+}
+
 /// A message of `POST /publish` that was refused.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -258,6 +280,17 @@ mod tests {
         assert_eq!(
             to_json(&volatile),
             r#"{"messageId":"m","online":1,"queued":2,"roomId":"r","timestamp":"t"}"#
+        );
+        let broadcasted = Broadcasted {
+            failed: 0,
+            gateways: 2,
+            message_id: "m",
+            rooms: 1,
+            timestamp: "t",
+        };
+        assert_eq!(
+            to_json(&broadcasted),
+            r#"{"failed":0,"gateways":2,"messageId":"m","rooms":1,"timestamp":"t"}"#
         );
         let member = Member {
             delivered: 1,

@@ -8,7 +8,7 @@
 //! | modules | contents |
 //! | --- | --- |
 //! | [`id`] | names and ids as types |
-//! | [`name`], [`time`], [`status`], [`position`] | names, times, presence status, stream positions |
+//! | [`name`], [`alias`], [`time`], [`status`], [`position`] | names, aliases of rooms, times, presence status, stream positions |
 //! | [`error`], [`disconnect`] | errors and their codes, reasons for closing a socket |
 //! | [`access`] | rights, room patterns, identities |
 //! | [`user_info`] | profiles of users |
@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod alias;
 pub mod answer;
 pub mod command;
 pub mod disconnect;

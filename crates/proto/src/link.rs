@@ -48,6 +48,9 @@ pub struct ConnectRequest {
     /// The profile of the user in the token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub info: Option<UserInfo>,
+    /// The client speaks a dialect in which receipts name messages by their ids.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_message_ids: bool,
 }
 
 impl ConnectRequest {

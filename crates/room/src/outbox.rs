@@ -267,8 +267,10 @@ impl Outboxes {
     /// unless it has caught up.
     pub(crate) fn next_portion(&mut self, gateway: &GatewayName) -> Option<ConnId> {
         let outbox = self.0.get_mut(gateway)?;
+        // The rest may have been dropped.
+        let has_rest = outbox.has_rest && !outbox.items.is_empty();
         if outbox.failures > 0
-            || outbox.has_rest
+            || has_rest
             || outbox.portions >= MAX_PORTIONS
             || outbox.portion_output >= MAX_OUTPUT
         {
@@ -1026,6 +1028,23 @@ mod tests {
         assert!(deliveries > 5, "{deliveries}");
         assert_eq!((last, received), (600, lines));
         assert!(outboxes.0[&gateway].texts.is_empty());
+    }
+
+    #[test]
+    fn a_catch_up_continues_after_the_rest_of_a_divided_delivery_was_dropped() {
+        let mut outboxes = Outboxes::default();
+        for after in 0..2 {
+            broadcast(&mut outboxes, after, MAX_OUTPUT / 2, "");
+        }
+        items(&mut outboxes);
+        outboxes.catch_up(&gateway(), conn(1));
+        assert_eq!(
+            outboxes.next_portion(&gateway()),
+            None,
+            "the rest goes first"
+        );
+        outboxes.stopped(&gateway());
+        assert_eq!(outboxes.next_portion(&gateway()), Some(conn(1)));
     }
 
     #[test]

@@ -104,6 +104,7 @@ impl Room {
                 snapshot.secret,
                 snapshot.bounds,
                 snapshot.recent,
+                snapshot.rows,
             ),
             members: Members::restore(snapshot.members, &snapshot.journal),
             connections: Connections::default(),

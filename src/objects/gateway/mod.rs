@@ -147,6 +147,11 @@ async fn handle(object: Rc<GatewayObject>, mut request: Request) -> Result<Respo
         let find: FindRequest = reader::from_str(&request.text().await?)?;
         return object.handle_find(name, &find);
     }
+    if headers.get(headers::BROADCAST)?.is_some() {
+        let line = request.text().await?;
+        object.with_active(Some(name), |active, _| active.gateway.broadcast(&line))?;
+        return Response::empty();
+    }
     if headers.get(headers::REVOKED)?.is_some() {
         let delta: RevocationDelta = reader::from_str(&request.text().await?)?;
         return object.revoke(name, &delta);

@@ -122,12 +122,15 @@ impl Room {
             return Ok(self.object.accept(name, connect)?.into());
         }
         let is_notice = headers.has(headers::REVOKED)?;
+        let is_broadcast = headers.has(headers::BROADCAST)?;
         let is_of_gateway = headers.has(headers::LINK)?;
         let object = Rc::clone(&self.object);
         let answer = promise_response(async move {
             let request = Request::from(request);
             if is_notice {
                 object.revoke(name, request).await
+            } else if is_broadcast {
+                object.broadcast(name, request).await
             } else if is_of_gateway {
                 object.handle_gateway(name, request).await
             } else {

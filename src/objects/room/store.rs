@@ -26,7 +26,7 @@ use roomcast_proto::user_info::UserInfo;
 use roomcast_room::history::{HistoryPage, HistoryQuery};
 use roomcast_room::log::{LogBatch, LogBounds, OldestRow, Sends, StoredSends};
 use roomcast_room::{
-    Change, KeptSends, Member, ReadFailed, ReadProfiles, ReadRecent, Secret, Snapshot,
+    Change, KeptSends, Member, ReadFailed, ReadProfiles, ReadRecent, ReadRows, Secret, Snapshot,
     StoredSubscriber,
 };
 use wasm_bindgen::{JsCast, JsValue};
@@ -172,6 +172,7 @@ impl Store {
             journal,
             recent: self.exists().then(|| self.recent()),
             profiles: Some(self.profiles()),
+            rows: Some(self.rows()),
         };
         Ok((snapshot, subscribers))
     }
@@ -217,6 +218,28 @@ impl Store {
                 true
             });
             read.map_err(read_failed)
+        })
+    }
+
+    /// Returns the function that reads rows of the log, newest first. One row is in memory at a
+    /// time.
+    fn rows(&self) -> ReadRows {
+        let sql = self.db.sql().clone();
+        Box::new(move |range, take| {
+            failpoint::fails(Point::Read).map_err(read_failed)?;
+            // A single event is in one row. From the end of the log, SQLite would read all rows
+            // after it.
+            let query = match range.len() {
+                1 => {
+                    "SELECT first, body FROM log WHERE last > ? AND first <= ? ORDER BY last LIMIT 1"
+                }
+                _ => "SELECT first, body FROM log WHERE last > ? AND first <= ? ORDER BY last DESC",
+            };
+            let bounds = [js(range.after), js(range.upto)];
+            sql.query_while(query, &bounds, &mut |row| {
+                take(number(row, 0), &text(row, 1))
+            })
+            .map_err(read_failed)
         })
     }
 

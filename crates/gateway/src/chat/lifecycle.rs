@@ -95,7 +95,7 @@ impl Chat {
         if !server.is_connecting(session, connect.number) {
             return;
         }
-        if !server.engine.config.namespaces.contains(&connect.nsp) {
+        if server.engine.config.dialect_of(&connect.nsp).is_none() {
             return server.refuse(session, &connect.nsp, r#"{"message":"Invalid namespace"}"#);
         }
         let (Some(info), Some(sid)) = (
@@ -160,12 +160,17 @@ impl Chat {
         let pid = connect.field("pid").filter(|_| info.recovers);
         let offset = connect.field("offset");
         let user = identity.user.clone();
+        let dialect = server.engine.config.dialect_of(&connect.nsp);
+        let dialect = dialect.unwrap_or_default();
         let framing = Framing::SocketIo {
             session,
             nsp: connect.nsp,
         };
         let id = ConnectionId::trusted(server.engine.new_id());
-        let client = Client::new(server, id, framing, identity, now);
+        let client = Client {
+            dialect,
+            ..Client::new(server, id, framing, identity, now)
+        };
         let key = self.add(client);
         match pid {
             None => self.begin(server, key, now),

@@ -6,6 +6,7 @@
 
 use super::client::{Client, Framing, Subscription, SubscriptionState};
 use super::state::Chat;
+use crate::dialect::Dialect;
 use crate::ids::ClientId;
 use crate::output::Output;
 use crate::socketio::SocketIoServer;
@@ -54,6 +55,9 @@ pub(super) struct ClientRecord {
     pub(super) status: Status,
     pub(super) version: u64,
     pub(super) tag: u64,
+    /// The name of the dialect, unless it is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) dialect: Option<String>,
     /// The subscriptions that rooms have accepted.
     #[serde(rename = "slots")]
     pub(super) subscriptions: Vec<Subscription>,
@@ -79,8 +83,18 @@ impl ClientRecord {
             status: client.status,
             version: client.version,
             tag: client.tag,
+            dialect: (client.dialect != Dialect::default())
+                .then(|| client.dialect.name().to_owned()),
             subscriptions: subscriptions.cloned().collect(),
         }
+    }
+}
+
+impl ClientRecord {
+    /// Returns the dialect of the client. Clients of versions without dialects have the default.
+    pub(super) fn dialect(&self) -> Dialect {
+        let dialect = self.dialect.as_deref().and_then(Dialect::parse);
+        dialect.unwrap_or_default()
     }
 }
 

@@ -225,6 +225,7 @@ fn can_resume(client: &Client, pid: &str, record: &ClientRecord) -> bool {
         .is_some_and(|session| session.nsp == *nsp)
         && record.pid.as_deref() == Some(pid)
         && record.identity.user == client.identity.user
+        && record.dialect() == client.dialect
 }
 
 /// Returns the numbers of the offset that a client has sent. Returns an empty list if it

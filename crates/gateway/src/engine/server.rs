@@ -202,11 +202,15 @@ impl EngineServer {
 
     /// Logs a refusal, if it is the first one of the connection.
     pub fn log_refusal(&mut self, id: SessionId, entry: LogRecord) {
-        if let Some(session) = self.sessions.get_mut(id)
-            && !std::mem::replace(&mut session.refusal_logged, true)
-        {
+        if self.mark_refusal_logged(id) {
             self.log(entry);
         }
+    }
+
+    /// Returns `true` if no refusal of the connection was logged. The caller then logs one.
+    pub(crate) fn mark_refusal_logged(&mut self, id: SessionId) -> bool {
+        let session = self.sessions.get_mut(id);
+        session.is_some_and(|session| !std::mem::replace(&mut session.refusal_logged, true))
     }
 
     /// Closes a native socket.

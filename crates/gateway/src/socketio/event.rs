@@ -68,6 +68,14 @@ pub enum ConnectionEvent {
         /// [`super::Attachments::Keep`] is set.
         attachments: Vec<Bytes>,
     },
+    /// A client has sent a packet to a namespace that it is not connected to. The session is
+    /// closed; the [`ConnectionEvent::Disconnected`]s of its namespaces follow.
+    Unconnected {
+        /// The session. Its key is invalid.
+        session: SessionId,
+        /// The start of the name of the namespace.
+        nsp: String,
+    },
     /// A client was disconnected from a namespace, or cancelled its CONNECT.
     Disconnected {
         /// The session. Its key may be invalid.

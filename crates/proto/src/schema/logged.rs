@@ -30,6 +30,25 @@ pub struct Stamp {
     sender: Option<()>,
 }
 
+/// The fields that the server adds to a custom event.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+pub struct Meta {
+    /// The room. Not set for an event for all connections of the server.
+    #[schemars(skip_serializing_if = "Option::is_none", with = "RoomName")]
+    room_id: Option<RoomName>,
+    /// The id of the event.
+    message_id: MessageId,
+    /// The sender.
+    sender_id: UserId,
+    /// The sequence number. Not set for a volatile event.
+    #[schemars(skip_serializing_if = "Option::is_none", with = "Seq")]
+    seq: Option<u64>,
+    /// The time at which the server accepted the event.
+    #[schemars(with = "Time")]
+    timestamp: String,
+}
+
 /// A chat message: the fields of the sender and the stamp of the server.
 #[derive(Debug, JsonSchema)]
 #[schemars(extend("additionalProperties" = true))]
@@ -80,7 +99,7 @@ pub struct CustomEvent {
     #[schemars(with = "Any")]
     data: (),
     /// The stamp of the server.
-    meta: Stamp,
+    meta: Meta,
 }
 
 /// An event of a room's log.

@@ -18,8 +18,8 @@ use roomcast_proto::answer::{Joined, Left, to_json};
 use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
-use roomcast_proto::framing::Incoming;
-use roomcast_proto::id::{ConnectionId, UserId};
+use roomcast_proto::framing::{Idle, Incoming};
+use roomcast_proto::id::{ConnectionId, MessageId, UserId};
 use roomcast_proto::limits::{Kind, Penalty};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
@@ -62,12 +62,8 @@ impl Room {
             Frame::Binary => return self.reject(conn, Disconnect::Malformed, now, out),
             Frame::Text(text) => text,
         };
-        if text == framing::PING {
-            out.push(Output::Send {
-                conn,
-                frame: framing::PONG.to_owned(),
-            });
-            return;
+        if let Some(idle) = framing::idle(text) {
+            return self.receive_idle(conn, idle, now, out);
         }
         let incoming = match framing::decode(text) {
             Ok(incoming) => incoming,
@@ -79,6 +75,17 @@ impl Room {
             if !self.run(conn, id, command, now, out) {
                 return;
             }
+        }
+    }
+
+    /// Handles a frame without a command. It counts as a command.
+    fn receive_idle(&mut self, conn: ConnId, idle: Idle, now: Millis, out: &mut Vec<Output>) {
+        if let Err(error) = self.take_token(conn, Kind::Command, now) {
+            self.batch.send(conn, &framing::error(None, &error));
+            self.penalize(conn, now, out);
+        } else if idle == Idle::Ping {
+            let frame = framing::PONG.to_owned();
+            out.push(Output::Send { conn, frame });
         }
     }
 
@@ -300,6 +307,12 @@ impl Room {
                 self.acknowledge(conn, id, Cursor::Delivered, seq, now)
             }
             Command::Read { seq, .. } => self.acknowledge(conn, id, Cursor::Read, seq, now),
+            Command::ReadMessage { message_id, .. } => {
+                let user = self.connections.require(conn, Rights::READ)?;
+                let seq = self.find_message(conn, &message_id, now, out)?;
+                self.members.read_message(&user, seq, message_id);
+                self.acknowledge(conn, id, Cursor::Read, seq, now)
+            }
             Command::Typing { is_typing, .. } => self.set_typing(conn, is_typing, now),
             Command::Presence { status } => self.set_status(conn, status, now, out),
             Command::Sync { after, limit, .. } => {
@@ -312,6 +325,23 @@ impl Room {
                         limit,
                         newest: false,
                     };
+                    out.push(Output::Page { conn, id, query });
+                }
+                Ok(Answer::Later)
+            }
+            Command::SyncMessages { after, limit, .. } => {
+                self.connections.require(conn, Rights::READ)?;
+                self.take_token(conn, Kind::Request, now)?;
+                let query = HistoryQuery {
+                    after: match &after {
+                        Some(message) => self.find_message(conn, message, now, out)?,
+                        None => 0,
+                    },
+                    before: u64::MAX,
+                    limit,
+                    newest: after.is_none(),
+                };
+                if let Some(id) = id {
                     out.push(Output::Page { conn, id, query });
                 }
                 Ok(Answer::Later)
@@ -338,6 +368,38 @@ impl Room {
                 Ok(Answer::Later)
             }
         }
+    }
+
+    /// Returns the sequence number of the event with a message id. A search counts as a request
+    /// of the connection, and a long one as several.
+    ///
+    /// # Errors
+    ///
+    /// Returns `notFound` if no event has the id.
+    fn find_message(
+        &mut self,
+        conn: ConnId,
+        id: &MessageId,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<u64> {
+        if self.batch.events() > 0 {
+            // The message may be in the batch.
+            self.flush(now, out);
+        }
+        if let Some(seq) = self.log.locate_message(id, &self.config)? {
+            return Ok(seq);
+        }
+        self.take_token(conn, Kind::Request, now)?;
+        let searched = self.log.search_message(id, &self.config)?;
+        self.page_sent(conn, searched.bytes);
+        searched.seq.ok_or_else(|| {
+            let message = "the room has no message with this id, or it has expired";
+            Error {
+                field: Some("messageId".into()),
+                ..Error::new(ErrorCode::NotFound, message)
+            }
+        })
     }
 
     fn set_typing(&mut self, conn: ConnId, is_typing: bool, now: Millis) -> Result<Answer> {

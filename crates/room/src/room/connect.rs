@@ -111,6 +111,7 @@ impl Room {
             token: request.token,
             caught_up_to: None,
             requested_past: false,
+            needs_message_ids: request.needs_message_ids,
         };
         let connection = Connection::new(attachment, &self.config.limits, now, now);
         let conn = self.insert_connection(connection, now);

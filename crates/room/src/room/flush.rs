@@ -15,7 +15,7 @@ use crate::timers::Timer;
 use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
-use roomcast_proto::id::Epoch;
+use roomcast_proto::id::{Epoch, UserId};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use roomcast_proto::{event, framing};
@@ -133,7 +133,7 @@ impl Room {
             self.batches,
             events,
             &logged,
-            |user| self.presence.roster.connections(user).collect(),
+            |user| self.connections_of(user),
             |conn| self.connections.receives(conn, self.batches),
             catching_up,
         );
@@ -148,6 +148,18 @@ impl Room {
             let trim = self.trim(now);
             out.push(Output::Store(trim));
         }
+    }
+
+    /// Returns the connections of a user, including those at gateways whose membership has ended
+    /// with the batch: their gateways still deliver the batch to them.
+    fn connections_of(&self, user: &UserId) -> Vec<ConnId> {
+        let joined = self.presence.roster.connections(user);
+        let is_of_user = |conn: &ConnId| {
+            let connection = self.connections.get(*conn);
+            connection.is_some_and(|connection| connection.attachment.user == *user)
+        };
+        let leaving = self.gateways.leaving().iter().copied().filter(is_of_user);
+        joined.chain(leaving).collect()
     }
 
     /// Stores the changes of the members, and a checkpoint if one is due.
@@ -198,7 +210,14 @@ impl Room {
                 Cursor::Delivered => "messageDelivered",
                 Cursor::Read => "messageRead",
             };
-            let line = event::cursor_moved(name, &self.name, &moved.user, moved.seq);
+            let id = match moved.message_id {
+                None if moved.cursor == Cursor::Read && self.needs_message_ids() => {
+                    self.log.message_id_of(moved.seq, &self.config)
+                }
+                id => id,
+            };
+            let id = id.as_deref();
+            let line = event::cursor_moved(name, &self.name, &moved.user, moved.seq, id);
             self.queue_event(&moved.user, line, now);
         }
         out.extend(flushed.changes.into_iter().map(Output::Store));
@@ -206,6 +225,12 @@ impl Room {
             let answer = framing::ack(ack.id, &ack.data);
             self.batch.send(ack.conn, &answer);
         }
+    }
+
+    /// Returns `true` if receipts must name messages by their ids.
+    fn needs_message_ids(&self) -> bool {
+        let needs_ids = |connection: &Connection| connection.attachment.needs_message_ids;
+        self.connections.find(needs_ids).is_some()
     }
 
     /// Called after the room was restored from storage because of a failure, while its

@@ -227,6 +227,7 @@ impl Room {
         let snapshot = Snapshot {
             epoch,
             secret: self.log.secret(),
+            rows: self.log.take_reader(),
             ..Snapshot::default()
         };
         let empty = Room::new(self.name.clone(), self.config.clone(), snapshot);
