@@ -63,6 +63,7 @@ fn connect_request(user: usize) -> ConnectRequest {
         address: None,
         position: Position::default(),
         status: Status::Online,
+        info: None,
     }
 }
 

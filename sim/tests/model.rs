@@ -184,6 +184,7 @@ fn open(config: &Rc<Config>, disk: &Disk) -> Room {
         departed: disk.departed.clone().into_iter().collect(),
         journal: disk.journal.clone(),
         recent: Some(disk.log.recent()),
+        profiles: None,
         rows: Some(disk.log.reader()),
     };
     Room::new(RoomName::trusted("r"), config.room.clone(), snapshot)
@@ -220,7 +221,8 @@ impl World {
             Step::Disconnect { conn } => {
                 if let Some(conn_id) = self.pick(*conn) {
                     let mut out = Vec::new();
-                    self.room.disconnect(conn_id, 1000, self.now, &mut out);
+                    self.room
+                        .disconnect(conn_id, 1000, None, self.now, &mut out);
                     self.sockets[self.conns[&conn_id]].open = false;
                     self.conns.remove(&conn_id);
                     self.run(out);
@@ -582,6 +584,7 @@ impl World {
             Change::PutMember(user, member) => {
                 self.disk.members.insert(user, member);
             }
+            Change::PutProfile { .. } => panic!("no token has a profile"),
             Change::RemoveMember(user) => {
                 self.disk.members.remove(&user);
             }

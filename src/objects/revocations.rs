@@ -20,6 +20,7 @@ use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::host::{Active, Host, promise, promise_response};
 use crate::runtime::log::log_error;
+use crate::runtime::room_header;
 use crate::runtime::rpc::revocations::{NoticeAnswer, RegisteredObject, RegistryRequest};
 use crate::runtime::rpc::{GATEWAYS, ROOMS, Repeat, RequestError, ask, respond};
 use crate::runtime::sql::{Db, js, number, text};
@@ -173,7 +174,8 @@ async fn notify(env: &Env, object: &str, delta: String) -> Result<NoticeAnswer> 
         RegisteredObject::Room(name) => (ROOMS, name, headers::ROOM),
         RegisteredObject::Gateway(name) => (GATEWAYS, name, headers::GATEWAY),
     };
-    let headers = [(header, name.as_str()), (headers::REVOKED, "1")];
+    let encoded = room_header::encode(&name);
+    let headers = [(header, &*encoded), (headers::REVOKED, "1")];
     // The alarm repeats notices that fail.
     match ask(env, binding, &name, &headers, delta, Repeat::Never).await? {
         (200, answer) => Ok(reader::from_str(&answer)?),

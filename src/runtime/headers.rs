@@ -3,7 +3,7 @@
 //! headers do not change, because during a deploy the Worker and an object may run different
 //! versions.
 
-/// The name of the room that the request is for.
+/// The name of the room that the request is for, by `room_header::encode`.
 pub(crate) const ROOM: &str = "x-roomcast-room";
 
 /// The user who reads over HTTP, percent-encoded. Not set for services, whose reads are not

@@ -484,7 +484,7 @@ fn channels(document: &Document, seq: &Value, epoch: &Value) -> Value {
             "description": format!("Connecting joins the room. The first event is `connected`. `roomId` may be left out. {framing}"),
             "parameters": {
                 "room": {
-                    "description": "The name of the room: 1 to 128 of `A-Z a-z 0-9 . _ : - @`.",
+                    "description": "The name of the room: 1 to 128 of `A-Z a-z 0-9 . _ : - @`, or `@` and a user id, percent-encoded.",
                     "examples": ["lobby", "@alice"],
                 },
             },

@@ -138,7 +138,7 @@ fn paths(api: &mut Api) -> Value {
         "headers": {
             "Access-Control-Allow-Origin": { "schema": { "type": "string" } },
             "Access-Control-Allow-Credentials": { "schema": { "const": "true" } },
-            "Access-Control-Allow-Methods": { "schema": { "const": "GET, POST" } },
+            "Access-Control-Allow-Methods": { "schema": { "const": "GET, HEAD, POST" } },
             "Access-Control-Allow-Headers": { "schema": { "type": "string" } },
             "Access-Control-Max-Age": { "schema": { "const": "86400" } },
             "Vary": { "schema": { "const": "Origin" } },

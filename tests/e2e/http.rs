@@ -346,7 +346,7 @@ async fn an_invalid_body_is_a_problem_with_the_field_name() {
         ("room", json!("a/b")),
         ("room", json!("r".repeat(129))),
         ("userId", json!(7)),
-        ("userId", json!("@alice")),
+        ("userId", json!("a\nb")),
         ("messageId", json!(7)),
         ("messageId", json!("")),
         ("messageId", json!("x".repeat(129))),
@@ -576,7 +576,7 @@ async fn members_and_presence_are_read_in_pages_by_following_link() {
     for (query, field) in [
         ("limit=0", "limit"),
         ("limit=1001", "limit"),
-        ("after=@x", "after"),
+        ("after=%20x", "after"),
         ("after=", "after"),
     ] {
         for resource in ["members", "presence"] {
@@ -767,7 +767,7 @@ async fn a_member_is_added_and_removed_without_a_socket() {
         .delete(path, &service())
         .await
         .problem(404, "notFound");
-    for bad in ["a%20b", "@bob", &"u".repeat(129)] {
+    for bad in ["a%0Ab", "%20bob", &"u".repeat(256)] {
         let answer = DEFAULT
             .put(&format!("/rooms/put/members/{bad}"), &service())
             .await;
@@ -805,7 +805,7 @@ async fn a_kick_closes_all_sockets_of_the_user_with_4403() {
         .ok();
     assert_eq!(kicked, json!({ "closed": 1 }));
     assert_eq!(bob.closed().await, 4403);
-    for query in ["", "?userId=", "?userId=a%20b"] {
+    for query in ["", "?userId=", "?userId=%20b"] {
         let answer = DEFAULT.delete(&format!("{path}{query}"), &service()).await;
         answer.problem(400, "badRequest");
         assert_eq!(answer.json["field"], "userId", "{query}");
@@ -1039,7 +1039,7 @@ async fn development_tokens_require_a_development_build_and_dev_tokens() {
     answer.problem(403, "forbidden");
     for (bad, field) in [
         (json!({}), "user"),
-        (json!({ "user": "a b" }), "user"),
+        (json!({ "user": " a" }), "user"),
         (json!({ "user": "a", "rooms": "x" }), "rooms"),
         (json!({ "user": "a", "ttl": "1h" }), "ttl"),
     ] {

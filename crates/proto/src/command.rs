@@ -588,7 +588,7 @@ mod tests {
             ("members", r#"{"limit":0}"#, "limit"),
             ("members", r#"{"limit":1001}"#, "limit"),
             ("members", r#"{"after":7}"#, "after"),
-            ("members", r#"{"after":"@bob"}"#, "after"),
+            ("members", r#"{"after":" bob"}"#, "after"),
             ("joinRoom", r#"{"since":1.5}"#, "since"),
             ("joinRoom", r#""a/b""#, "roomId"),
             ("refreshToken", r#"{"token":1}"#, "token"),

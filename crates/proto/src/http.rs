@@ -5,6 +5,7 @@
 
 use crate::answer::ErrorData;
 use crate::status::Status;
+use crate::user_info::UserInfo;
 use serde::Serialize;
 
 #[cfg(feature = "schema")]
@@ -81,6 +82,10 @@ pub struct Member<'a> {
     /// The delivered cursor.
     #[cfg_attr(feature = "schema", schemars(with = "Seq"))]
     pub delivered: u64,
+    /// The profile of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "UserInfo"))]
+    pub info: Option<UserInfo>,
     /// The time at which the membership began.
     #[cfg_attr(feature = "schema", schemars(with = "Time"))]
     pub joined_at: String,
@@ -117,7 +122,11 @@ pub struct UserPresence<'a> {
     /// The number of connections of the user in the room.
     #[cfg_attr(feature = "schema", schemars(with = "Count"))]
     pub connections: usize,
-    /// The time at which the user was last connected. `null` for a user who is connected
+    /// The profile of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "UserInfo"))]
+    pub info: Option<UserInfo>,
+    /// The time of the last sign of life of the user. `null` for a user who is connected
     /// and for one who never was.
     #[cfg_attr(feature = "schema", schemars(with = "Option<Time>"))]
     pub last_seen: Option<String>,
@@ -285,6 +294,7 @@ mod tests {
         );
         let member = Member {
             delivered: 1,
+            info: None,
             joined_at: "t".into(),
             queued: 2,
             read: 0,
@@ -298,6 +308,7 @@ mod tests {
             more: true,
             users: vec![UserPresence {
                 connections: 0,
+                info: None,
                 last_seen: None,
                 status: Status::Offline,
                 user_id: "u",

@@ -11,6 +11,7 @@
 //! | [`name`], [`alias`], [`time`], [`status`], [`position`] | names, aliases of rooms, times, presence status, stream positions |
 //! | [`error`], [`disconnect`] | errors and their codes, reasons for closing a socket |
 //! | [`access`] | rights, room patterns, identities |
+//! | [`user_info`] | profiles of users |
 //! | [`command`], [`framing`] | the commands of clients, and the native framing |
 //! | [`event`], [`event_name`], [`envelope`], [`answer`] | the events and answers of the server |
 //! | [`http`] | requests and responses of the HTTP API |
@@ -53,3 +54,4 @@ pub mod schema;
 pub mod settings;
 pub mod status;
 pub mod time;
+pub mod user_info;

@@ -222,13 +222,21 @@ impl Members {
         self.waiting_acks.retain(|ack| ack.conn != conn);
     }
 
-    /// Sets the time at which the last connection of a member closed. Returns `false` if
-    /// the user is not a member.
-    pub(crate) fn set_last_seen(&mut self, user: &UserId, now: Millis) -> bool {
+    /// Records whether the stored record of a member has a profile, and the age of its token.
+    pub(crate) fn set_informed(&mut self, user: &UserId, has_info: bool, issued: u64) {
+        if let Some(member) = self.map.get_mut(user) {
+            member.has_info = has_info;
+            member.informed = issued;
+        }
+    }
+
+    /// Sets the time of the last sign of life of a member whose last connection has ended.
+    /// Never moves it back. Returns `false` if the user is not a member.
+    pub(crate) fn set_last_seen(&mut self, user: &UserId, seen: Millis) -> bool {
         let Some(member) = self.map.get_mut(user) else {
             return false;
         };
-        member.last_seen = now;
+        member.last_seen = member.last_seen.max(seen);
         self.moved.entry(user.clone()).or_default();
         true
     }

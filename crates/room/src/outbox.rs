@@ -1059,6 +1059,7 @@ mod tests {
         let probe = Item::Probe {
             to: connection("c:1"),
             at: 1,
+            activity: false,
         };
         assert_eq!(take(&mut outboxes, vec![probe.clone()]), Some(vec![probe]));
     }

@@ -39,6 +39,10 @@ impl Handler<'_> {
             sender: &identity.user,
             seq: None,
             timestamp: &timestamp,
+            info: identity
+                .info
+                .as_ref()
+                .filter(|_| self.config.room.sender_info),
         };
         let line = envelope::broadcast(&event.event, &event.data, stamp);
         let sent = broadcast(self.env, line).await?;

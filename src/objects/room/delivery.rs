@@ -58,9 +58,10 @@ impl ActiveRoom {
         let mut out = Vec::new();
         if socket.send_string(frame).is_err() {
             // The socket has closed, and its close event follows.
+            let pinged = last_ping(state, socket);
             self.remove_socket(conn);
             self.room
-                .disconnect(conn, ABNORMAL_CLOSURE, now(), &mut out);
+                .disconnect(conn, ABNORMAL_CLOSURE, pinged, now(), &mut out);
         } else if self.room.sent(conn, bytes) {
             let last_ping = last_ping(state, socket);
             self.room.check_slow(conn, last_ping, now(), &mut out);

@@ -41,6 +41,7 @@ use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::host::{Host, JsResult, promise_response};
 use crate::runtime::object_state::last_ping;
+use crate::runtime::room_header;
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket, Sockets};
 use crate::runtime::time::now;
 use pages::PageQueue;
@@ -115,6 +116,7 @@ impl Room {
     pub fn fetch(&self, request: web_sys::Request) -> JsResult<JsValue> {
         let headers = request.headers();
         let name = headers.get(headers::ROOM)?;
+        let name = name.map(|name| room_header::decode(&name));
         if let Some(connect) = headers.get(headers::CONNECT)? {
             let connect: ConnectRequest = reader::from_str(&connect).map_err(Error::from)?;
             return Ok(self.object.accept(name, connect)?.into());

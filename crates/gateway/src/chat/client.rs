@@ -471,6 +471,7 @@ impl Client {
             position,
             status: self.status,
             token: self.identity.token.clone(),
+            info: self.identity.info.clone(),
             needs_message_ids: self.dialect.needs_message_ids(),
         }
     }

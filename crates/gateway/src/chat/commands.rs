@@ -536,6 +536,7 @@ mod tests {
             service: false,
             patterns: RoomPatterns::from_list("*"),
             token: TokenId::default(),
+            info: None,
         }
     }
 

@@ -23,16 +23,16 @@ impl Chat {
     ) {
         match event {
             ConnectionEvent::Opened { socket, id, info } => {
-                self.native_opened(server, socket, id, info, now);
+                self.native_opened(server, socket, id, *info, now);
             }
             ConnectionEvent::Frame { socket, frame } => {
                 if let Some(key) = self.clients.by_framing(&Framing::Native(socket)) {
                     self.handle_frame(server, key, frame, now);
                 }
             }
-            ConnectionEvent::Closed { socket, code } => {
+            ConnectionEvent::Closed { socket, code, seen } => {
                 if let Some(key) = self.clients.by_framing(&Framing::Native(socket)) {
-                    self.disconnected(server, key, code, Resumable::No);
+                    self.disconnected(server, key, code, seen, Resumable::No);
                 }
             }
             ConnectionEvent::Connect {
@@ -67,14 +67,14 @@ impl Chat {
                 cause,
             } => {
                 if let Some(key) = self.clients.by_framing(&Framing::SocketIo { session, nsp }) {
-                    let resumable = match cause {
+                    let (seen, resumable) = match cause {
                         DisconnectCause::Packet => {
                             self.acknowledge_all(server, key);
-                            Resumable::No
+                            (now, Resumable::No)
                         }
-                        DisconnectCause::SessionEnded => Resumable::Yes,
+                        DisconnectCause::SessionEnded { seen } => (seen, Resumable::Yes),
                     };
-                    self.disconnected(server, key, 1000, resumable);
+                    self.disconnected(server, key, 1000, seen, resumable);
                 }
             }
             ConnectionEvent::Unconnected { session, nsp } => {

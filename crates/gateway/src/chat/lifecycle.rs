@@ -9,7 +9,7 @@ use crate::ids::{ClientId, SessionId, SocketId};
 use crate::output::{AuthRequest, Authentication, Credentials, Output, PositionKey};
 use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Identity;
-use roomcast_proto::answer::to_json;
+use roomcast_proto::answer::{ConnectError, to_json};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, RoomName, UserId};
@@ -254,7 +254,8 @@ impl Chat {
             }
             let identity = Some(client.identity.clone());
             if !server.accept(*session, nsp, identity, to_json(&data)) {
-                self.disconnected(server, key, 1006, Resumable::Yes);
+                let now = server.engine.now();
+                self.disconnected(server, key, 1006, now, Resumable::Yes);
                 return false;
             }
         }
@@ -275,12 +276,14 @@ impl Chat {
         true
     }
 
-    /// Removes a client with a closed connection, and informs its rooms.
+    /// Removes a client with a closed connection, and informs its rooms. `seen` is the time of its
+    /// last sign of life.
     pub(super) fn disconnected(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
         code: u16,
+        seen: Millis,
         resumable: Resumable,
     ) {
         let Some(client) = self.clients.get_mut(key) else {
@@ -325,21 +328,27 @@ impl Chat {
             };
             self.departures.insert(client.id, departure);
         }
-        self.leave_rooms(server, key, client.subscriptions, code);
+        self.leave_rooms(server, key, client.subscriptions, code, seen);
     }
 
-    /// Ends these subscriptions of a client and informs the rooms.
+    /// Ends these subscriptions of a client and informs the rooms. `seen` is the time of its last
+    /// sign of life.
     pub(super) fn leave_rooms(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
         subscriptions: Vec<Subscription>,
         code: u16,
+        seen: Millis,
     ) {
+        let seen = (seen < server.engine.now()).then_some(seen);
         for subscription in subscriptions {
             self.remove_subscriber(key, &subscription.room);
-            let connection = subscription.id;
-            let command = ToRoom::Gone { connection, code };
+            let command = ToRoom::Gone {
+                connection: subscription.id,
+                code,
+                seen,
+            };
             self.forward(server, &subscription.room, command);
         }
     }
@@ -360,7 +369,7 @@ impl Chat {
         match client.framing.clone() {
             Framing::Native(socket) => server.engine.close_socket(socket, why),
             // After a DISCONNECT packet, a Socket.IO client does not reconnect by
-            // itself. After a plain close it does.
+            // itself. After a plain close it does, about once a second.
             Framing::SocketIo { session, nsp }
                 if matches!(
                     why,
@@ -369,10 +378,12 @@ impl Chat {
                         | Disconnect::Kicked
                         | Disconnect::Forbidden
                         | Disconnect::Replaced
+                        | Disconnect::TooFast
                 ) =>
             {
                 server.expel(session, &nsp, why);
-                self.disconnected(server, key, why.code(), Resumable::No);
+                let now = server.engine.now();
+                self.disconnected(server, key, why.code(), now, Resumable::No);
             }
             Framing::SocketIo { session, .. } => server.engine.close_session(session, why),
         }
@@ -428,9 +439,6 @@ impl Chat {
 fn refuse(server: &mut SocketIoServer, connect: &Connect<'_>, error: &Error) {
     let record = LogRecord::rejected(error);
     server.engine.log_refusal(connect.session, record);
-    let answer = json!({
-        "message": error.message,
-        "data": { "code": error.code.as_str(), "message": error.message },
-    });
-    server.refuse(connect.session, &connect.nsp, &to_json(&answer));
+    let answer = to_json(&ConnectError::from(error));
+    server.refuse(connect.session, &connect.nsp, &answer);
 }

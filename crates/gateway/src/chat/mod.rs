@@ -21,6 +21,7 @@
 //! | `room_link`, `departures`, `retries`, `positions` | state of rooms, disconnected clients, failed requests, delivered events |
 //! | `position_reports` | reports of positions to the host |
 
+mod activity;
 mod cleaning;
 mod client;
 mod clients;

@@ -186,7 +186,7 @@ impl Chat {
         // client.
         let id = ConnectionId::trusted(server.engine.new_id());
         self.clients.rename(key, id);
-        self.leave_rooms(server, key, subscriptions, 1000);
+        self.leave_rooms(server, key, subscriptions, 1000, now);
         self.begin(server, key, now);
     }
 

@@ -91,7 +91,8 @@ impl Chat {
                 true => Resumable::Yes,
                 false => Resumable::No,
             };
-            return self.disconnected(server, key, 1006, resumable);
+            let now = server.engine.now();
+            return self.disconnected(server, key, 1006, now, resumable);
         }
         // Older versions did not apply refreshed tokens to rooms.
         self.leave_forbidden_rooms(server, key);

@@ -462,6 +462,7 @@ impl Chat {
                 connection,
                 rights: client.identity.rights(room),
                 expires: client.identity.expires,
+                profile: Some(client.identity.profile()),
             };
             self.forward(server, room, refresh);
         }

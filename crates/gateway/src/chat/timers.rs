@@ -160,6 +160,7 @@ impl Chat {
             };
             let timeout = last_activity + server.engine.config.limits.ghost_timeout;
             if timeout <= now {
+                server.engine.saw(*socket, last_activity);
                 return self.close(server, key, Disconnect::Stale);
             }
             due = due.min(timeout);

@@ -4,6 +4,7 @@ use crate::connect_info::ConnectInfo;
 use crate::frame::Frame;
 use crate::ids::{SessionId, SocketId};
 use bytes::Bytes;
+use roomcast_proto::time::Millis;
 
 /// An event of a native socket or of a namespace. Taken by
 /// [`super::SocketIoServer::next_event`].
@@ -16,7 +17,7 @@ pub enum ConnectionEvent {
         /// The id of the connection. Survives hibernation, unlike the key.
         id: String,
         /// The properties of the connection.
-        info: ConnectInfo,
+        info: Box<ConnectInfo>,
     },
     /// A native socket received a frame.
     Frame {
@@ -31,6 +32,8 @@ pub enum ConnectionEvent {
         socket: SocketId,
         /// The close code.
         code: u16,
+        /// The time of the last sign of life.
+        seen: Millis,
     },
     /// A session of bare Engine.IO received a message.
     Message {
@@ -90,5 +93,8 @@ pub enum DisconnectCause {
     /// The client sent DISCONNECT.
     Packet,
     /// The session of the client ended.
-    SessionEnded,
+    SessionEnded {
+        /// The time of the last sign of life.
+        seen: Millis,
+    },
 }

@@ -24,6 +24,10 @@ pub struct Stamp {
     /// The time at which the room accepted the event.
     #[schemars(with = "Time")]
     timestamp: String,
+    /// The profile of the sender, if the setting `SENDER_INFO` is `true`. Otherwise clients may
+    /// send a field with this name.
+    #[schemars(skip_serializing_if = "Option::is_none", with = "Any")]
+    sender: Option<()>,
 }
 
 /// The fields that the server adds to a custom event.

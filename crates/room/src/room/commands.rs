@@ -25,7 +25,7 @@ use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, rfc3339};
-use roomcast_proto::{event, framing, name};
+use roomcast_proto::{framing, name};
 use serde_json::value::RawValue;
 
 /// How a command is answered.
@@ -410,7 +410,8 @@ impl Room {
             self.timers.set_earliest(Timer::PresenceTimeout, until);
         }
         if self.presence.roster.set_typing(&user, until) {
-            let line = event::user_typing(&self.name, &user, is_typing);
+            self.load_profiles();
+            let line = self.typing_event(&user, is_typing);
             self.queue_event(&user, line, now);
         }
         Ok(Answer::Now("{}".into()))
@@ -478,7 +479,7 @@ impl Room {
             None => {
                 let (from, left_at) = (attachment.from, connection.left_at);
                 let position = connection.continue_after_leave(position, self.log.epoch());
-                let start = self.join(conn, &position, now, out);
+                let start = self.join(conn, &position, None, now, out);
                 sent_before = (left_at == Some(start.after) && !start.reset).then_some(from);
                 start
             }
@@ -630,8 +631,11 @@ impl Room {
             self.close(conn, Disconnect::Forbidden, now, out);
             return Ok(Answer::Later);
         }
+        let profile = identity.profile();
+        let user = identity.user.clone();
         attachment.token = identity.token;
         let expires = identity.expires;
+        self.set_profile(&user, profile, now);
         self.set_rights(conn, rights, expires, now, out);
         Ok(Answer::Now(format!(
             r#"{{"expiresAt":"{}"}}"#,
@@ -656,7 +660,7 @@ impl Room {
         let attachment = &mut connection.attachment;
         if attachment.remote && !rights.has(Rights::READ) {
             out.push(Output::Unsubscribed { conn });
-            return self.disconnect(conn, Disconnect::Forbidden.code(), now, out);
+            return self.remove_connection(conn, Disconnect::Forbidden.code(), now, now, out);
         }
         attachment.rights = rights;
         attachment.expires = expires;

@@ -2,6 +2,7 @@
 
 use super::Room;
 use super::commands::Answer;
+use super::connect::Shared;
 use crate::connection::Connection;
 use crate::delivery::Delivery;
 use crate::ids::ConnId;
@@ -52,7 +53,7 @@ impl Room {
             self.timers.set(Timer::PresenceTimeout, expired.next);
             for ended in expired.ended {
                 if let Ended::Typing(user) = ended {
-                    let line = event::user_typing(&self.name, &user, false);
+                    let line = self.typing_event(&user, false);
                     self.queue_event(&user, line, now);
                 }
             }
@@ -63,6 +64,9 @@ impl Room {
         }
         if self.timers.is_due(Timer::PresenceFlush, now) {
             self.flush_presence();
+        }
+        if self.timers.is_due(Timer::Replacement, now) {
+            self.finish_replacements(now, out);
         }
         if self.timers.is_due(Timer::PresenceFeed, now) {
             self.run_presence_feeds(now, out);
@@ -111,9 +115,9 @@ impl Room {
         self.close_unauthorized(now, out);
         // New connections receive the log up to the head before this batch, and then the
         // batch like all other connections.
-        let mut members = None;
+        let mut shared = Shared::default();
         for arrival in batch.take_arrivals() {
-            self.welcome(&arrival, &mut members, head, now, out);
+            self.welcome(&arrival, &mut shared, head, now, out);
         }
         for reply in batch.take_replies() {
             out.push(Output::Reply {
@@ -189,7 +193,7 @@ impl Room {
             if attachment.remote {
                 // The client stays in its other rooms.
                 out.push(Output::Unsubscribed { conn });
-                self.disconnect(conn, Disconnect::Forbidden.code(), now, out);
+                self.remove_connection(conn, Disconnect::Forbidden.code(), now, now, out);
             } else {
                 self.close(conn, Disconnect::Forbidden, now, out);
             }
@@ -394,8 +398,8 @@ impl Room {
         out.push(Output::Log(
             LogRecord::info("alarm").with("ghosts", stale.len()),
         ));
-        for conn in stale {
-            self.close(conn, Disconnect::Stale, now, out);
+        for (conn, pinged) in stale {
+            self.close_silent(conn, Disconnect::Stale, Some(pinged), now, out);
         }
         self.flush(now, out);
         if self.floor() > self.bounds().trimmed {
@@ -404,13 +408,14 @@ impl Room {
         }
     }
 
-    /// Returns the connections whose keepalive has timed out, and schedules the next check.
+    /// Returns the connections whose keepalive has timed out, with the times of their last pings,
+    /// and schedules the next check.
     /// Clients that never ping have not opted in to keepalive, so they do not time out.
     fn find_stale(
         &mut self,
         pinged: impl Fn(ConnId) -> Option<Millis>,
         now: Millis,
-    ) -> Vec<ConnId> {
+    ) -> Vec<(ConnId, Millis)> {
         self.timers.stop(Timer::KeepaliveCheck);
         let mut stale = Vec::new();
         for (conn, connection) in self.connections.iter() {
@@ -420,7 +425,7 @@ impl Room {
             let active_at = pinged.max(connection.slow_consumer.active_at());
             let stale_at = active_at + self.config.limits.ghost_timeout;
             if stale_at <= now {
-                stale.push(conn);
+                stale.push((conn, pinged));
             } else {
                 self.timers.set_earliest(Timer::KeepaliveCheck, stale_at);
             }
