@@ -58,9 +58,10 @@ pub(crate) fn parse_line(line: &str) -> Option<Line> {
     let data = object.required_raw("data").map_or("null", RawValue::get);
     let meta = object.raw("meta").map(RawValue::get);
     // The data of a message contains the fields of its stamp.
+    let is_message = event == format!("\"{NEW_MESSAGE}\"");
     let stamp = match meta {
         Some(meta) => parse_stamp(meta),
-        None if event == format!("\"{NEW_MESSAGE}\"") => parse_stamp(data),
+        None if is_message => parse_stamp(data),
         None => None,
     };
     let mut open_args = String::with_capacity(line.len() + 32);
@@ -68,7 +69,8 @@ pub(crate) fn parse_line(line: &str) -> Option<Line> {
     open_args.push_str(event);
     open_args.push(',');
     open_args.push_str(data);
-    if let Some(meta) = meta {
+    // Messages of users have no `meta`, so those of services must not have it either.
+    if let Some(meta) = meta.filter(|_| !is_message) {
         open_args.push(',');
         open_args.push_str(meta);
     }
