@@ -72,12 +72,23 @@ impl Socket {
         path: &str,
         token: &str,
     ) -> Result<Self, SocketError> {
+        let authorization = format!("Authorization: Bearer {token}");
+        Self::open_with(address, host, path, &authorization).await
+    }
+
+    /// Connects to `path` (with its query) at `address`, with another header.
+    pub(crate) async fn open_with(
+        address: SocketAddr,
+        host: &str,
+        path: &str,
+        header: &str,
+    ) -> Result<Self, SocketError> {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Authorization: Bearer {token}\r\n\r\n"
+             {header}\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).await?;
         let mut socket = Socket {

@@ -386,8 +386,8 @@ impl Server {
             lines(text);
             self.room.log_read(read, last, text);
         }
-        let body = self.room.take_delivery(gateway)?;
-        Some(body.expect("a push is JSON"))
+        let delivery = self.room.take_delivery(gateway)?;
+        Some(delivery.body.expect("a push is JSON"))
     }
 
     /// Handles the acknowledgement of a delivery.

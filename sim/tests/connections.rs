@@ -114,8 +114,8 @@ impl Fixture {
     fn delivered(&mut self) -> String {
         self.flush();
         self.room.start_deliveries(self.now, &mut Vec::new());
-        let body = self.room.take_delivery(&gateway()).expect("items");
-        body.expect("JSON")
+        let delivery = self.room.take_delivery(&gateway()).expect("items");
+        delivery.body.expect("JSON")
     }
 }
 

@@ -59,8 +59,8 @@ impl Fixture {
         self.room.flush(NOW, &mut out);
         self.run(out);
         self.room.start_deliveries(NOW, &mut Vec::new());
-        let body = self.room.take_delivery(&gateway()).expect("items");
-        body.expect("JSON")
+        let delivery = self.room.take_delivery(&gateway()).expect("items");
+        delivery.body.expect("JSON")
     }
 
     /// Joins the room and returns the answer.

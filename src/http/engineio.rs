@@ -2,10 +2,10 @@
 //! that has the session and sends the request there.
 
 use super::entry::Handler;
-use super::objects::relay;
+use super::objects::relay_text;
 use super::problem::Problem;
 use super::response::{HandlerResult, internal, respond};
-use crate::runtime::rpc::gateways::GatewayKind;
+use crate::runtime::rpc::read;
 use crate::runtime::socket::send_and_close;
 use roomcast_auth::SignedId;
 use roomcast_gateway::handshake::{self, Ask, shard_of};
@@ -13,8 +13,18 @@ use roomcast_gateway::{Answer, ConnectInfo, OpenRequest, Protocol, Recovery};
 use roomcast_gateway::{engineio3_packets, engineio3_payload};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode};
+use roomcast_proto::gateway_kind::GatewayKind;
+use roomcast_proto::limits::{Refusals, network_of};
 use roomcast_proto::log_record::LogRecord;
+use roomcast_proto::reader;
+use std::cell::RefCell;
 use wasm_bindgen::JsValue;
+
+thread_local! {
+    /// The clients without a valid token that a gateway has refused, by gateway and network. A
+    /// flood of them then costs no requests to gateways.
+    static REFUSALS: RefCell<Refusals> = RefCell::default();
+}
 
 impl Handler<'_> {
     /// `/socket.io/`, or `/engine.io/` in the conformance build.
@@ -59,13 +69,33 @@ impl Handler<'_> {
             _ => None,
         };
         let gateway = GatewayKind::EngineIo.name(shard);
+        let stranger = self.stranger(&gateway, &connect_info, &ask);
+        if let Some(stranger) = &stranger {
+            REFUSALS
+                .with_borrow_mut(|refusals| refusals.check(stranger, self.now))
+                .map_err(|error| self.reject("rate", "", error))?;
+        }
         let response = self
             .connect_to_gateway(&gateway, connect_info, Some(ask), body)
             .await?;
-        match response.status() {
-            429 | 503 => relay(&response).await,
-            _ => Ok(response),
+        if !matches!(response.status(), 429 | 503) {
+            return Ok(response);
         }
+        let (status, body) = read(&response, None).await.map_err(internal)?;
+        if let Some(stranger) = stranger
+            && let Ok(error) = reader::from_str(&body)
+        {
+            REFUSALS.with_borrow_mut(|refusals| refusals.add(stranger, error, self.now));
+        }
+        relay_text(status, body)
+    }
+
+    /// Returns the key in [`REFUSALS`] of a client that opens a session at a gateway without a
+    /// valid token.
+    fn stranger(&self, gateway: &str, client: &ConnectInfo, ask: &Ask) -> Option<String> {
+        let address = client.address.as_deref()?;
+        let opens = matches!(ask, Ask::Open | Ask::WebSocket { sid: None });
+        (opens && client.identity.is_none()).then(|| format!("{gateway} {}", network_of(address)))
     }
 
     /// Returns the number of the gateway that created a `sid`. Returns `None` if no gateway of

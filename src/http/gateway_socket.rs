@@ -3,8 +3,8 @@
 use super::entry::Handler;
 use super::problem::Problem;
 use super::response::HandlerResult;
-use crate::runtime::rpc::gateways::GatewayKind;
 use roomcast_gateway::{ConnectInfo, Protocol};
+use roomcast_proto::gateway_kind::GatewayKind;
 
 impl Handler<'_> {
     /// `GET /ws`.

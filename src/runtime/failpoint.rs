@@ -65,6 +65,7 @@ mod imp {
 mod imp {
     use super::Point;
     use js_sys::{Array, JsString, Reflect, global};
+    use std::cell::RefCell;
     use wasm_bindgen::{JsCast, JsValue};
     use worker::Error;
     use worker::wasm_bindgen_futures::JsFuture;
@@ -73,16 +74,30 @@ mod imp {
     /// memory of the WebAssembly instance.
     const PLAN: &str = "failpoints";
 
+    thread_local! {
+        /// The request, once it was read. Without a request, a failpoint costs no call of
+        /// JavaScript, so that measurements of this build are true for the deployed build.
+        static REQUEST: RefCell<Option<JsValue>> = const { RefCell::new(None) };
+    }
+
+    /// Returns a field of the request; `undefined` if there is no request.
     fn planned(field: &str) -> JsValue {
-        Reflect::get(&global(), &PLAN.into())
-            .and_then(|plan| Reflect::get(&plan, &field.into()))
-            .unwrap_or_default()
+        let read = |request: &mut Option<JsValue>| {
+            let read_global = || Reflect::get(&global(), &PLAN.into()).unwrap_or_default();
+            let request = request.get_or_insert_with(read_global);
+            match request.is_undefined() {
+                true => JsValue::UNDEFINED,
+                false => Reflect::get(request, &field.into()).unwrap_or_default(),
+            }
+        };
+        REQUEST.with_borrow_mut(read)
     }
 
     /// Takes a request of a test.
     pub(crate) async fn plan(request: &web_sys::Request) -> Result<(), JsValue> {
         let plan = JsFuture::from(request.json()?).await?;
         Reflect::set(&global(), &PLAN.into(), &plan)?;
+        REQUEST.set(Some(plan));
         Ok(())
     }
 

@@ -385,6 +385,35 @@ async fn connects_per_address_are_limited() {
 }
 
 #[tokio::test]
+async fn a_refused_client_without_a_token_is_accepted_again_after_the_time_in_the_error() {
+    let vars = [("CONNECTS_PER_MINUTE", "30"), ("GATEWAY_SHARDS", "1")];
+    let server = Server::start(&vars);
+    let path = "/socket.io/?EIO=4&transport=polling";
+    let open = async |address: &str| {
+        server
+            .call("GET", path, &[("cf-connecting-ip", address)], "")
+            .await
+    };
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = open("192.0.2.1").await;
+        match answer.status {
+            200 => accepted += 1,
+            _ => break answer,
+        }
+    };
+    assert!(accepted >= 30, "{accepted}");
+    refused.problem(429, "rateLimited");
+    assert_eq!(open("192.0.2.1").await.status, 429);
+    assert_eq!(open("192.0.2.2").await.status, 200, "another address");
+    // The time is the promise: one connection every two seconds.
+    let seconds: u64 = refused.header("retry-after").parse().expect("seconds");
+    assert!((1..=2).contains(&seconds), "{seconds}");
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    assert_eq!(open("192.0.2.1").await.status, 200);
+}
+
+#[tokio::test]
 async fn cors_lets_a_page_read_the_error_and_retry_after_of_refused_polling() {
     let vars = [("CONNECTS_PER_MINUTE", "2"), ("GATEWAY_SHARDS", "1")];
     let server = Server::start(&vars);

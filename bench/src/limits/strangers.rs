@@ -53,6 +53,14 @@ async fn open(endpoint: &Endpoint) -> Option<Socket> {
     opened.await.ok()
 }
 
+/// Opens a Socket.IO socket without a token, from the address `number`. The platform adds this
+/// header to every request.
+async fn open_from(endpoint: &Endpoint, number: u64) -> Option<Socket> {
+    let header = format!("CF-Connecting-IP: 203.0.113.{number}");
+    let opened = Socket::open_with(endpoint.address, &endpoint.host, SOCKET_IO, &header);
+    opened.await.ok()
+}
+
 /// Sends one frame and waits until the server closes the socket, at most a second.
 async fn send_until_closed(socket: &mut Socket, text: &[u8]) {
     socket.queue(text);
@@ -88,10 +96,18 @@ pub(super) async fn packet_bombs(context: &Context) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-/// CONNECTs with an invalid token.
+/// CONNECTs with an invalid token, from a few addresses.
 pub(super) async fn connect_flood(context: &Context) -> Result<Outcome, String> {
-    let sessions = attack(context, 40, |endpoint, _| async move {
-        if let Some(mut socket) = open(&endpoint).await {
+    const ADDRESSES: u64 = 10;
+    let (next, opened) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let accepted = opened.clone();
+    let attempts = attack(context, 40, move |endpoint, _| {
+        let (address, accepted) = (next.fetch_add(1, Relaxed) % ADDRESSES, accepted.clone());
+        async move {
+            let Some(mut socket) = open_from(&endpoint, address).await else {
+                return;
+            };
+            accepted.fetch_add(1, Relaxed);
             for number in 0..50 {
                 let connect = format!(r#"40/n{number},{{"token":"a.b.c"}}"#);
                 socket.queue(connect.as_bytes());
@@ -102,8 +118,12 @@ pub(super) async fn connect_flood(context: &Context) -> Result<Outcome, String> 
         }
     })
     .await;
+    let opened = opened.load(Relaxed);
     let mut outcome = Outcome::default();
-    outcome.note(format!("{sessions} sessions with 50 CONNECTs each"));
+    outcome.note(format!(
+        "{attempts} connects, {opened} sessions with 50 CONNECTs each"
+    ));
+    outcome.check(opened == 0, "no session was opened".to_owned());
     Ok(outcome)
 }
 
@@ -188,45 +208,74 @@ pub(super) async fn half_open(context: &Context) -> Result<Outcome, String> {
 /// Maximum of the processor time of a request or a CONNECT without a valid token.
 const MAX_COST_MS: f64 = 1.0;
 
+/// Number of CONNECTs on a session, before the last of which it is not closed.
+const CONNECTS: usize = 4;
+
 /// Measures the processor time of refused requests.
 pub(super) async fn refused_cost(context: &Context) -> Result<Outcome, String> {
-    const COUNT: u32 = 500;
-    let (endpoint, http) = (&context.endpoint, &context.http);
-    let (address, host) = (endpoint.address, endpoint.host.clone());
     let mut outcome = Outcome::default();
-    for name in ["upgrade", "poll", "CONNECT"] {
-        let idle = Instant::now();
-        let before_idle = machine::cpu_seconds(context.pid());
-        sleep(Duration::from_secs(2)).await;
-        let per_second =
-            (machine::cpu_seconds(context.pid()) - before_idle) / idle.elapsed().as_secs_f64();
-        let (begun, before) = (Instant::now(), machine::cpu_seconds(context.pid()));
-        for _ in 0..COUNT {
-            match name {
-                "upgrade" => {
-                    // Refused with 401.
-                    let _ = Socket::open(address, &host, "/rooms/x/ws", "a.b.c").await;
-                }
-                "poll" => {
-                    let url = format!("http://{host}/socket.io/?EIO=4&transport=polling&sid=0-x");
-                    let _ = http.get(url).send().await;
-                }
-                _ => {
-                    if let Some(mut socket) = open(endpoint).await {
-                        send_connect(&mut socket).await;
-                    }
-                }
-            }
-        }
-        let bystanders = per_second * begun.elapsed().as_secs_f64();
-        let spent = machine::cpu_seconds(context.pid()) - before - bystanders;
-        let cost = spent * 1e3 / f64::from(COUNT);
+    let upgrade = cost(context, Refused::Upgrade).await;
+    let poll = cost(context, Refused::Poll).await;
+    let session = cost(context, Refused::Session { connects: 0 }).await;
+    let connects = cost(context, Refused::Session { connects: CONNECTS }).await;
+    let connect = (connects - session) / CONNECTS as f64;
+    for (name, cost) in [
+        ("upgrade", upgrade),
+        ("poll", poll),
+        ("session without a CONNECT", session),
+        ("CONNECT", connect),
+    ] {
         outcome.note(format!("{name} {cost:.2} ms"));
         let limit =
             format!("{name}: {cost:.2} ms of processor time, the limit is {MAX_COST_MS} ms");
         outcome.check(cost > MAX_COST_MS, limit);
     }
     Ok(outcome)
+}
+
+/// What a client without a valid token does.
+#[derive(Clone, Copy)]
+enum Refused {
+    /// Asks for a socket of a room, which is refused with 401.
+    Upgrade,
+    /// Polls an invented session.
+    Poll,
+    /// Opens a Socket.IO session, sends CONNECTs and waits for their answers.
+    Session { connects: usize },
+}
+
+/// Returns the processor time of workerd in milliseconds.
+async fn cost(context: &Context, what: Refused) -> f64 {
+    const COUNT: u32 = 500;
+    let (endpoint, http) = (&context.endpoint, &context.http);
+    let (address, host) = (endpoint.address, endpoint.host.clone());
+    let idle = Instant::now();
+    let before_idle = machine::cpu_seconds(context.pid());
+    sleep(Duration::from_secs(2)).await;
+    let per_second =
+        (machine::cpu_seconds(context.pid()) - before_idle) / idle.elapsed().as_secs_f64();
+    let (begun, before) = (Instant::now(), machine::cpu_seconds(context.pid()));
+    for _ in 0..COUNT {
+        match what {
+            Refused::Upgrade => {
+                let _ = Socket::open(address, &host, "/rooms/x/ws", "a.b.c").await;
+            }
+            Refused::Poll => {
+                let url = format!("http://{host}/socket.io/?EIO=4&transport=polling&sid=0-x");
+                let _ = http.get(url).send().await;
+            }
+            Refused::Session { connects } => {
+                if let Some(mut socket) = open(endpoint).await {
+                    for _ in 0..connects {
+                        send_connect(&mut socket).await;
+                    }
+                }
+            }
+        }
+    }
+    let bystanders = per_second * begun.elapsed().as_secs_f64();
+    let spent = machine::cpu_seconds(context.pid()) - before - bystanders;
+    spent * 1e3 / f64::from(COUNT)
 }
 
 /// Sends a CONNECT with an invalid token and waits for the answer.

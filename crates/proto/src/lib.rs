@@ -34,6 +34,7 @@ pub mod error;
 pub mod event;
 pub mod event_name;
 pub mod framing;
+pub mod gateway_kind;
 pub mod http;
 pub mod id;
 pub mod json;

@@ -328,6 +328,17 @@ impl Item {
             _ => 0,
         }
     }
+
+    /// Sets the length of the item's text in bytes, if it has one.
+    pub fn set_bytes(&mut self, length: usize) {
+        match self {
+            Item::Unicast { bytes, .. }
+            | Item::Multicast { bytes, .. }
+            | Item::Presence { bytes, .. }
+            | Item::Broadcast { bytes, .. } => *bytes = length,
+            _ => {}
+        }
+    }
 }
 
 impl Push {

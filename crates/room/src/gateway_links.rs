@@ -3,7 +3,7 @@
 use crate::catch_up::Portion;
 use crate::delivery::{CustomFrame, Delivery, utf16_length};
 use crate::ids::ConnId;
-use crate::outbox::{Acknowledgement, Outboxes, Retry, Shed};
+use crate::outbox::{Acknowledgement, NextDelivery, Outboxes, Retry, Shed};
 use crate::output::Change;
 use crate::presence_link::PresenceStep;
 use crate::seq_range::SeqRange;
@@ -16,10 +16,6 @@ use roomcast_proto::retry::Failure;
 use roomcast_proto::time::{Millis, SECOND};
 use slotmap::SecondaryMap;
 use std::collections::{HashMap, HashSet};
-
-/// Maximum size in bytes of a portion of the log, times the number of its connections. A
-/// gateway may copy the portion for each of them.
-const MAX_SHARED_BYTES: usize = 4 << 20;
 
 /// The gateway of a connection, and the id of the connection there.
 #[derive(Clone, Debug)]
@@ -422,12 +418,7 @@ impl GatewayLinks {
             return Vec::new();
         };
         let gateway = gateway.clone();
-        let mut conns = self.outboxes.take_group(&gateway);
-        let shared = MAX_SHARED_BYTES / text.len().max(1);
-        // The others receive it with a later portion.
-        for conn in conns.drain(shared.min(conns.len())..) {
-            self.outboxes.catch_up(&gateway, conn);
-        }
+        let mut conns = self.outboxes.take_group(&gateway, text);
         conns.push(conn);
         let mut to = Vec::with_capacity(conns.len());
         for conn in &conns {
@@ -437,7 +428,7 @@ impl GatewayLinks {
             }
         }
         match events {
-            TextEvents::Next(range) if to.len() > 1 => {
+            TextEvents::Next(range) => {
                 let item = Item::Multicast {
                     to,
                     bytes: text.len(),
@@ -446,7 +437,7 @@ impl GatewayLinks {
                 };
                 self.outboxes.queue(&gateway, item, text);
             }
-            _ => self.unicast(conn, text, events),
+            TextEvents::None | TextEvents::Past { .. } => self.unicast(conn, text, events),
         }
         conns
     }
@@ -471,7 +462,7 @@ impl GatewayLinks {
         self.outboxes.start()
     }
 
-    /// Returns the body of the next delivery: see [`Outboxes::take`]. The connections should
+    /// Returns the next delivery: see [`Outboxes::take`]. The connections should
     /// have received all events up to `head` with it, and the presence of this version.
     pub(crate) fn take_delivery(
         &mut self,
@@ -480,7 +471,7 @@ impl GatewayLinks {
         epoch: &Epoch,
         head: u64,
         version: PresenceVersion,
-    ) -> Option<serde_json::Result<String>> {
+    ) -> Option<NextDelivery> {
         let probe = |conn: ConnId| {
             let to = self.subscriptions.get(conn)?.id.clone();
             Some(Item::Probe { to, at: head })
@@ -503,7 +494,9 @@ impl GatewayLinks {
             presence: step.after,
             items,
         };
-        self.outboxes.take(gateway, probes, version, header)
+        let connections = self.counts.get(gateway).copied().unwrap_or(0);
+        self.outboxes
+            .take(gateway, connections, probes, version, header)
     }
 
     /// Handles the acknowledgement of a delivery.

@@ -6,6 +6,7 @@
 //! connections receive these events from the log later.
 
 use crate::ids::ConnId;
+use crate::output_limit::{Fit, MAX_OUTPUT, OutputLimit, divide, output_of};
 use crate::presence_link::{PresenceLink, PresenceStep};
 use roomcast_proto::event;
 use roomcast_proto::id::GatewayName;
@@ -39,9 +40,8 @@ const MAX_BROADCASTS_OVERLOADED: usize = 64 << 10;
 /// count, because a busy room must not delay a catch-up.
 const MAX_PORTIONS: usize = 4;
 
-/// Maximum number of connections that receive the same portion, and of probes in one
-/// delivery. Their ids have about 50 KiB.
-const MAX_CONNECTIONS: usize = 1_000;
+/// Maximum number of probes in one delivery. The ids of the connections have about 50 KiB.
+const MAX_PROBES: usize = 1_000;
 
 /// Longest delays of the retries of a failed delivery, in milliseconds.
 const RETRIES: [Millis; 3] = [20, 100, 500];
@@ -88,6 +88,10 @@ struct GatewayOutbox {
     probes: VecDeque<ConnId>,
     /// Number of portions in the next delivery.
     portions: usize,
+    /// The output that these portions cause; see [`MAX_OUTPUT`].
+    portion_output: usize,
+    /// The last delivery has left items, because all of them would have caused too much output.
+    has_rest: bool,
     /// The presence that the gateway was told.
     presence: PresenceLink,
     /// `true` while the host sends deliveries.
@@ -125,6 +129,19 @@ fn needs_alarm(item: &Item) -> bool {
 /// subscribed before any answer to it, and a gateway ignores a second subscription.
 fn is_kept(item: &Item) -> bool {
     item.must_deliver() || matches!(item, Item::Subscribed { .. })
+}
+
+/// Returns `true` for items with a text without logged events for one connection.
+fn is_answer(item: &Item) -> bool {
+    matches!(item, Item::Unicast { at: None, .. })
+}
+
+/// The next delivery to a gateway.
+pub struct NextDelivery {
+    /// The body of the request.
+    pub body: serde_json::Result<String>,
+    /// The delivery after it can follow at once. The host lets other events be handled before.
+    pub has_more: bool,
 }
 
 /// The result of a delivery that the gateway has acknowledged.
@@ -170,7 +187,7 @@ impl Outboxes {
             outbox.presence.lost();
             return;
         }
-        if let Item::Unicast { at: None, .. } = item {
+        if is_answer(&item) {
             outbox.answers += text.len();
         }
         outbox.needs_alarm |= needs_alarm(&item);
@@ -250,7 +267,11 @@ impl Outboxes {
     /// unless it has caught up.
     pub(crate) fn next_portion(&mut self, gateway: &GatewayName) -> Option<ConnId> {
         let outbox = self.0.get_mut(gateway)?;
-        if outbox.failures > 0 || outbox.portions >= MAX_PORTIONS {
+        if outbox.failures > 0
+            || outbox.has_rest
+            || outbox.portions >= MAX_PORTIONS
+            || outbox.portion_output >= MAX_OUTPUT
+        {
             return None;
         }
         let conn = outbox.catching_up.pop_front()?;
@@ -272,7 +293,7 @@ impl Outboxes {
                 catching_up, group, ..
             } = outbox;
             catching_up.retain(|conn| {
-                let joins = group.len() + 1 < MAX_CONNECTIONS && matches(*conn);
+                let joins = matches(*conn);
                 if joins {
                     group.push(*conn);
                 }
@@ -281,10 +302,19 @@ impl Outboxes {
         }
     }
 
-    /// Returns the connections of [`Outboxes::share_portion`].
-    pub(crate) fn take_group(&mut self, gateway: &GatewayName) -> Vec<ConnId> {
-        let outbox = self.0.get_mut(gateway);
-        outbox.map_or_else(Vec::new, |outbox| std::mem::take(&mut outbox.group))
+    /// Returns the connections of [`Outboxes::share_portion`] that receive the portion `text` with
+    /// this delivery. The others receive it with a later one.
+    pub(crate) fn take_group(&mut self, gateway: &GatewayName, text: &str) -> Vec<ConnId> {
+        let Some(outbox) = self.0.get_mut(gateway) else {
+            return Vec::new();
+        };
+        let mut group = std::mem::take(&mut outbox.group);
+        let output = output_of(gateway, text);
+        let left = MAX_OUTPUT.saturating_sub(outbox.portion_output + output);
+        let fitting = (left / output).min(group.len());
+        outbox.catching_up.extend(group.drain(fitting..));
+        outbox.portion_output += output * (group.len() + 1);
+        group
     }
 
     /// The connection that [`Outboxes::next_portion`] returned has no events to read, so the
@@ -337,22 +367,24 @@ impl Outboxes {
     pub(crate) fn take_probes(&mut self, gateway: &GatewayName) -> Vec<ConnId> {
         let outbox = self.0.get_mut(gateway);
         outbox.map_or_else(Vec::new, |outbox| {
-            let n = outbox.probes.len().min(MAX_CONNECTIONS);
+            let n = outbox.probes.len().min(MAX_PROBES);
             outbox.probes.drain(..n).collect()
         })
     }
 
-    /// Removes all waiting items of a gateway and returns them as the body of a delivery, with
-    /// `probes` at the end. `version` is that of the room's presence. `header` returns the
-    /// delivery with this number, this step of the presence and these items.
+    /// Removes the items of the next delivery to a gateway, which has this number of
+    /// `connections`: all that wait, up to [`MAX_OUTPUT`]. Adds `probes` at the end before.
+    /// `version` is that of the room's presence. `header` returns the delivery with this number,
+    /// this step of the presence and these items.
     /// Returns `None` if no item waits; the host then stops sending to the gateway.
     pub(crate) fn take(
         &mut self,
         gateway: &GatewayName,
+        connections: usize,
         probes: Vec<Item>,
         version: PresenceVersion,
         header: impl FnOnce(u64, PresenceStep, Vec<Item>) -> Push,
-    ) -> Option<serde_json::Result<String>> {
+    ) -> Option<NextDelivery> {
         let outbox = self.0.get_mut(gateway)?;
         outbox.items.extend(probes);
         if outbox.items.is_empty() {
@@ -364,12 +396,20 @@ impl Outboxes {
         }
         outbox.number += 1;
         outbox.portions = 0;
-        outbox.answers = 0;
-        let step = outbox.presence.step(version);
-        let push = header(outbox.number, step, std::mem::take(&mut outbox.items));
+        outbox.portion_output = 0;
+        let (items, texts) = outbox.take_front(OutputLimit::new(gateway, connections));
+        outbox.has_rest = !outbox.items.is_empty();
+        let step = match outbox.has_rest {
+            true => outbox.presence.step_without_change(),
+            false => outbox.presence.step(version),
+        };
+        let push = header(outbox.number, step, items);
         let kept = push.items.iter().filter(|item| is_kept(item));
         outbox.unacknowledged = kept.cloned().collect();
-        Some(push.body(&std::mem::take(&mut outbox.texts)))
+        Some(NextDelivery {
+            body: push.body(&texts),
+            has_more: !outbox.is_empty(),
+        })
     }
 
     /// Returns `true` if so many texts wait for a gateway that texts which can wait should not
@@ -510,6 +550,38 @@ impl GatewayOutbox {
         self.texts.len() - self.answers
     }
 
+    /// Removes the items of the next delivery and their texts.
+    fn take_front(&mut self, mut limit: OutputLimit<'_>) -> (Vec<Item>, String) {
+        let (mut whole, mut length, mut part) = (0, 0, None);
+        for item in &mut self.items {
+            let text = &self.texts[length..];
+            let text = text.get(..item.bytes()).unwrap_or(text);
+            match limit.take(item, text) {
+                Fit::Whole => length += text.len(),
+                Fit::Lines(lines) => {
+                    part = Some(divide(item, text, lines));
+                    break;
+                }
+                Fit::Nothing => break,
+            }
+            whole += 1;
+        }
+        let rest = self.items.split_off(whole);
+        let mut items = std::mem::replace(&mut self.items, rest);
+        let mut end = length;
+        if let Some((item, bytes)) = part {
+            items.push(item);
+            // The line break between the parts is dropped.
+            (length, end) = (length + bytes, length + bytes + 1);
+        }
+        let rest = self.texts.split_off(end);
+        let mut texts = std::mem::replace(&mut self.texts, rest);
+        texts.truncate(length);
+        let answers = items.iter().filter(|item| is_answer(item));
+        self.answers -= answers.map(Item::bytes).sum::<usize>();
+        (items, texts)
+    }
+
     /// Drops all texts and probes, also those of the current delivery.
     fn drop_texts(&mut self) {
         self.busy = false;
@@ -606,7 +678,7 @@ mod tests {
     }
 
     fn take(outboxes: &mut Outboxes, probes: Vec<Item>) -> Option<Vec<Item>> {
-        let body = outboxes.take(&gateway(), probes, 0, |number, step, items| Push {
+        let header = |number, step: PresenceStep, items| Push {
             room: RoomName::trusted("r"),
             epoch: Epoch::default(),
             life: String::new(),
@@ -614,8 +686,9 @@ mod tests {
             presence_before: step.before,
             presence: step.after,
             items,
-        });
-        let body = body?.expect("JSON");
+        };
+        let delivery = outboxes.take(&gateway(), 1, probes, 0, header)?;
+        let body = delivery.body.expect("JSON");
         Some(Push::parse(&body).expect("a push").0.items)
     }
 
@@ -692,7 +765,7 @@ mod tests {
             text(&mut outboxes, "c:1", &half, None);
             assert_eq!(outboxes.is_congested(&gateway()), n == 3, "{n}");
         }
-        items(&mut outboxes);
+        while take(&mut outboxes, Vec::new()).is_some() {}
         assert!(!outboxes.is_full(&gateway()), "the answers were sent");
     }
 
@@ -866,29 +939,103 @@ mod tests {
     }
 
     #[test]
-    fn connections_that_match_share_a_portion_up_to_a_limit() {
+    fn connections_that_match_share_a_portion() {
         let mut outboxes = Outboxes::default();
-        let conns: Vec<ConnId> = (0..MAX_CONNECTIONS as u32 + 10).map(conn).collect();
+        let conns: Vec<ConnId> = (0..20).map(conn).collect();
         for conn in &conns {
             outboxes.catch_up(&gateway(), *conn);
         }
         let first = outboxes.next_portion(&gateway()).expect("a connection");
         outboxes.share_portion(&gateway(), |one| one != conns[5]);
-        let group = outboxes.take_group(&gateway());
-        assert_eq!(group.len() + 1, MAX_CONNECTIONS);
+        let group = outboxes.take_group(&gateway(), "x");
+        assert_eq!(group.len() + 2, conns.len());
         assert!(!group.contains(&first) && !group.contains(&conns[5]));
         assert_eq!(outboxes.next_portion(&gateway()), Some(conns[5]));
-        assert!(outboxes.take_group(&gateway()).is_empty());
+        assert!(outboxes.take_group(&gateway(), "x").is_empty());
+    }
+
+    #[test]
+    fn the_portions_of_a_delivery_cause_a_limited_output() {
+        let mut outboxes = Outboxes::default();
+        let conns: Vec<ConnId> = (0..10).map(conn).collect();
+        for conn in &conns {
+            outboxes.catch_up(&gateway(), *conn);
+        }
+        let quarter = "x".repeat(MAX_OUTPUT / 4 - 5_000);
+        assert_eq!(outboxes.next_portion(&gateway()), Some(conns[0]));
+        outboxes.share_portion(&gateway(), |_| true);
+        assert_eq!(outboxes.take_group(&gateway(), &quarter), conns[1..4]);
+        text(&mut outboxes, "c:1", &quarter, Some(1));
+        items(&mut outboxes);
+        // The others follow with the next delivery. A portion that is too large goes alone.
+        assert_eq!(outboxes.next_portion(&gateway()), Some(conns[4]));
+        outboxes.share_portion(&gateway(), |_| true);
+        let alone = outboxes.take_group(&gateway(), &"x".repeat(MAX_OUTPUT + 1));
+        assert!(alone.is_empty(), "{alone:?}");
+        assert_eq!(outboxes.next_portion(&gateway()), None);
+    }
+
+    #[test]
+    fn a_delivery_with_too_much_output_is_divided_and_changes_the_presence_at_its_end() {
+        let gateway = GatewayName::trusted("0");
+        let mut outboxes = Outboxes::default();
+        let lines: Vec<String> = (0..1_000).map(|n| format!("line {n}")).collect();
+        let text = lines.join("\n");
+        let item = Item::Broadcast {
+            bytes: text.len(),
+            not: Vec::new(),
+            after: 0,
+            at: 600,
+            presence: true,
+        };
+        outboxes.queue(&gateway, item, &text);
+        let (mut received, mut deliveries, mut last) = (Vec::new(), 0, 0);
+        while let Some(delivery) =
+            outboxes.take(&gateway, 10, Vec::new(), 8, |number, step, items| Push {
+                room: RoomName::trusted("r"),
+                epoch: Epoch::default(),
+                life: String::new(),
+                number,
+                presence_before: step.before,
+                presence: step.after,
+                items,
+            })
+        {
+            deliveries += 1;
+            let body = delivery.body.expect("JSON");
+            let (push, texts) = Push::parse(&body).expect("a push");
+            let [
+                Item::Broadcast {
+                    after,
+                    at,
+                    presence,
+                    ..
+                },
+            ] = push.items[..]
+            else {
+                panic!("{:?}", push.items);
+            };
+            assert_eq!(after, last);
+            last = at;
+            received.extend(texts[0].split('\n').map(str::to_owned));
+            let is_last = received.len() == lines.len();
+            assert_eq!((presence, delivery.has_more), (is_last, !is_last));
+            assert_eq!(push.presence, if is_last { 8 } else { 0 });
+            outboxes.acknowledged(&gateway);
+        }
+        assert!(deliveries > 5, "{deliveries}");
+        assert_eq!((last, received), (600, lines));
+        assert!(outboxes.0[&gateway].texts.is_empty());
     }
 
     #[test]
     fn a_delivery_has_a_limited_number_of_probes() {
         let mut outboxes = Outboxes::default();
-        let conns: Vec<ConnId> = (0..MAX_CONNECTIONS as u32 + 1).map(conn).collect();
+        let conns: Vec<ConnId> = (0..MAX_PROBES as u32 + 1).map(conn).collect();
         outboxes.probe(&gateway(), conns.clone());
         assert_eq!(outboxes.start(), [gateway()]);
-        assert_eq!(outboxes.take_probes(&gateway()).len(), MAX_CONNECTIONS);
-        assert_eq!(outboxes.take_probes(&gateway()), conns[MAX_CONNECTIONS..]);
+        assert_eq!(outboxes.take_probes(&gateway()).len(), MAX_PROBES);
+        assert_eq!(outboxes.take_probes(&gateway()), conns[MAX_PROBES..]);
         assert!(take(&mut outboxes, Vec::new()).is_none(), "none is left");
         let probe = Item::Probe {
             to: connection("c:1"),

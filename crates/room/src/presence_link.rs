@@ -33,6 +33,14 @@ impl PresenceLink {
         }
     }
 
+    /// Returns the versions for a delivery with a part of the waiting items. The gateway is told
+    /// the new version with the last part; until then, some changes may arrive that are not
+    /// in its version.
+    pub(crate) fn step_without_change(&mut self) -> PresenceStep {
+        let told = self.told;
+        self.step(told)
+    }
+
     /// Handles the acknowledgement of the delivery.
     pub(crate) fn acknowledged(&mut self) {
         self.told = self.sent;

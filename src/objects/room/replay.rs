@@ -41,7 +41,7 @@ struct CachedPortion {
 
 impl PortionCache {
     /// Returns the next portion at the start of `range`: its last event and its text.
-    fn portion(&mut self, store: &Store, range: SeqRange) -> Result<(u64, JsString)> {
+    pub(super) fn portion(&mut self, store: &Store, range: SeqRange) -> Result<(u64, JsString)> {
         let mut cached = self.0.iter();
         let cached =
             cached.find(|one| one.range.after == range.after && one.range.upto <= range.upto);

@@ -11,10 +11,12 @@ mod allowance;
 mod connection;
 mod flood;
 mod rate_limit;
+mod refusals;
 mod slow_consumer;
 
 pub use allowance::{Allowance, Kind, page_tokens};
 pub use connection::{ConnectionLimits, Limits};
 pub use flood::{FloodGuard, MAX_VIOLATION_TIME, Penalty};
 pub use rate_limit::{CONNECTS, KeyedRateLimiter, Rate, TokenBucket, network_of};
+pub use refusals::Refusals;
 pub use slow_consumer::{MAX_UNACKED_BEFORE_FIRST_SIGN, SlowConsumerGuard};

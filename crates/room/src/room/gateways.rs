@@ -16,7 +16,7 @@ use crate::connection::Connection;
 use crate::frame::Frame;
 use crate::gateway_links::{Subscription, TextEvents, too_many_answers};
 use crate::ids::ConnId;
-use crate::outbox::{Outboxes, Retry};
+use crate::outbox::{NextDelivery, Outboxes, Retry};
 use crate::output::{Change, Output};
 use crate::presence::FeedReceiver;
 use crate::seq_range::SeqRange;
@@ -508,18 +508,18 @@ impl Room {
         }
     }
 
-    /// Returns the body of the next delivery to a gateway. Returns `None` if no item waits;
-    /// the host then stops sending to the gateway.
-    pub fn take_delivery(&mut self, gateway: &GatewayName) -> Option<serde_json::Result<String>> {
+    /// Returns the next delivery to a gateway. Returns `None` if no item waits; the host then
+    /// stops sending to the gateway.
+    pub fn take_delivery(&mut self, gateway: &GatewayName) -> Option<NextDelivery> {
         let (epoch, head) = (self.log.epoch(), self.log.head());
         let version = self.presence.log.version();
-        let body = self
+        let delivery = self
             .gateways
             .take_delivery(gateway, &self.name, epoch, head, version);
         if !self.gateways.needs_alarm() {
             self.timers.stop(Timer::DeliveryRetry);
         }
-        body
+        delivery
     }
 
     /// Handles the acknowledgement of a delivery. The answer names the connections that do
