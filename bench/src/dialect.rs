@@ -22,7 +22,7 @@ impl Dialect {
             (Dialect::Room, None) => format!("/rooms/{room}/ws"),
             (Dialect::Gateway, _) => "/ws".to_owned(),
             (Dialect::SocketIo, _) => {
-                format!("/socket.io/?EIO=4&transport=websocket&token={token}")
+                format!("/socket.io/?EIO=4&transport=websocket&recovery=1&token={token}")
             }
         }
     }

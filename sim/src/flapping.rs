@@ -272,6 +272,7 @@ impl World {
             error: None,
             address: None,
             recovers: true,
+            may_recover: false,
         };
         let socket = host.gateway.server.engine.open_socket(info, None, self.now);
         self.sessions.push(Session {

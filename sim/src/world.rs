@@ -114,6 +114,7 @@ pub fn connect_info(protocol: Protocol, identity: Option<Identity>) -> ConnectIn
         error: None,
         address: None,
         recovers: true,
+        may_recover: false,
     }
 }
 

@@ -77,6 +77,7 @@ fn gateway_with_socket() -> (Gateway, SocketId) {
         error: None,
         address: None,
         recovers: false,
+        may_recover: false,
     };
     let engine = EngineServer::new("n0".into(), config.gateway.clone(), fresh);
     let mut gateway = Gateway::new(engine);
@@ -782,12 +783,19 @@ impl SocketIoClient {
     }
 
     fn open(gateway: &mut Gateway) -> String {
+        Self::open_with(gateway, true)
+    }
+
+    /// Opens a session of a client that supports recovery or, if not `recovers`, of
+    /// `socket.io-client` of an unknown version.
+    fn open_with(gateway: &mut Gateway, recovers: bool) -> String {
         let connect = ConnectInfo {
             protocol: Protocol::SocketIo,
             identity: Some(Self::identity()),
             error: None,
             address: None,
-            recovers: true,
+            recovers,
+            may_recover: !recovers,
         };
         gateway.server.engine.set_now(NOW);
         let opened = gateway.server.engine.open_polling(connect, NOW).body;
@@ -946,6 +954,45 @@ fn recovering() -> (SocketIoClient, ConnectionId, ConnectionId) {
     let a = client.commands("a").1.expect("a join");
     let b = client.commands("b").1.expect("a join");
     (client, a, b)
+}
+
+/// Returns the packet of a message in the personal room, after the room has accepted the client.
+fn message_in_personal_room(client: &mut SocketIoClient) -> String {
+    let (room, text) = ("@alice", message("@alice", 1, 1));
+    let to = client.commands(room).1.expect("a join");
+    let (item, text) = portion(&to, 0, &text);
+    client.push(
+        room,
+        vec![(Item::Subscribed { to, after: 0 }, ""), (item, &text)],
+    );
+    let packets = client.poll();
+    let mut packets = packets.split('\u{1e}').map(str::to_owned);
+    let packet = packets.find(|packet| packet.contains("newMessage"));
+    packet.expect("the message")
+}
+
+#[test]
+fn a_client_of_an_unknown_version_gets_offsets_once_it_has_sent_a_pid() {
+    let mut client = SocketIoClient::new();
+    client.sid = SocketIoClient::open_with(&mut client.gateway, false);
+    client.post("40/chat,");
+    let packets = client.poll();
+    let (_, pid) = packets.split_once(r#""pid":""#).expect("a pid");
+    let pid = pid.split('"').next().expect("a pid").to_owned();
+    let plain = message_in_personal_room(&mut client);
+    assert!(plain.ends_with("}]"), "no offset: {plain}");
+
+    client.sid = SocketIoClient::open_with(&mut client.gateway, false);
+    let outputs = client.post(&format!(r#"40/chat,{{"pid":"{pid}"}}"#));
+    let Some(Output::Find { client: key, .. }) = outputs.last() else {
+        panic!("the record is not requested: {outputs:?}");
+    };
+    client.gateway.found(*key, &pid, None, NOW);
+    let outputs = client.gateway.settle(NOW);
+    let is_saved = |output: &Output| matches!(output, Output::Save { .. });
+    assert!(outputs.iter().any(is_saved), "the client can resume");
+    let stamped = message_in_personal_room(&mut client);
+    assert!(stamped.ends_with("\"]"), "an offset: {stamped}");
 }
 
 #[test]

@@ -6,10 +6,13 @@ use super::objects::relay_text;
 use super::problem::Problem;
 use super::response::{HandlerResult, internal, respond};
 use crate::runtime::rpc::read;
+use crate::runtime::socket::send_and_close;
 use roomcast_auth::SignedId;
 use roomcast_gateway::handshake::{self, Ask, shard_of};
-use roomcast_gateway::{Answer, ConnectInfo, Protocol};
-use roomcast_proto::error::ErrorCode;
+use roomcast_gateway::{Answer, ConnectInfo, OpenRequest, Protocol, Recovery};
+use roomcast_gateway::{engineio3_packets, engineio3_payload};
+use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::{Error, ErrorCode};
 use roomcast_proto::gateway_kind::GatewayKind;
 use roomcast_proto::limits::{Refusals, network_of};
 use roomcast_proto::log_record::LogRecord;
@@ -41,6 +44,11 @@ impl Handler<'_> {
         };
         let ask = match handshake::read(&self.method, parameters, self.is_upgrade()) {
             Ok(ask) => ask,
+            Err(handshake::Error::Version)
+                if protocol == Protocol::SocketIo && parameters.version == Some("3") =>
+            {
+                return self.refuse_engineio3(parameters);
+            }
             Err(error) => return self.engineio_error(error),
         };
         let sid = match &ask {
@@ -123,16 +131,71 @@ impl Handler<'_> {
             }
             None => (None, None),
         };
-        let user_agent = self.header("user-agent").unwrap_or_default();
+        let recovery = match protocol {
+            Protocol::SocketIo => self.recovery(ask),
+            _ => Recovery::Off,
+        };
         Ok(ConnectInfo {
             protocol,
             identity,
             error,
             address: self.header("cf-connecting-ip"),
-            // The Python client passes the offset of an event to the handler as an additional
-            // argument, and the handler then fails.
-            recovers: protocol == Protocol::SocketIo && !user_agent.starts_with("Python"),
+            recovers: recovery == Recovery::On,
+            may_recover: recovery == Recovery::Unproven,
         })
+    }
+
+    /// Returns the support of the client for connection state recovery.
+    fn recovery(&self, ask: &Ask) -> Recovery {
+        let (user_agent, origin, extensions) = (
+            self.header("user-agent"),
+            self.header("origin"),
+            self.header("sec-websocket-extensions"),
+        );
+        let request = OpenRequest {
+            recovery: self.query.get("recovery"),
+            timestamp: self.query.get("t"),
+            is_upgrade: matches!(ask, Ask::WebSocket { .. }),
+            user_agent: user_agent.as_deref(),
+            origin: origin.as_deref(),
+            extensions: extensions.as_deref(),
+        };
+        request.recovery(self.now)
+    }
+
+    /// Answers a client of Engine.IO 3 so that its application gets an error that says what to
+    /// do: see [`engineio3_packets`].
+    fn refuse_engineio3(&self, parameters: handshake::Parameters<'_>) -> HandlerResult {
+        let config = &self.config.gateway;
+        let packets = engineio3_packets(config.namespaces.iter().map(String::as_str));
+        let (is_websocket, is_new) = (
+            parameters.transport == Some("websocket"),
+            parameters.sid.is_none(),
+        );
+        let payload = match (self.method.as_str(), is_websocket) {
+            ("GET", true) if self.is_upgrade() => {
+                self.log_engineio3();
+                return send_and_close(&packets, Disconnect::Malformed).map_err(internal);
+            }
+            ("GET", false) if is_new => {
+                self.log_engineio3();
+                engineio3_payload(&packets)
+            }
+            // The client reads the packets above, sends its CONNECT, and closes the session.
+            ("GET", false) => engineio3_payload(&["1".to_owned()]),
+            ("POST", false) => "ok".to_owned(),
+            _ => return self.engineio_error(handshake::Error::Version),
+        };
+        let headers = [
+            ("content-type", "text/plain; charset=UTF-8"),
+            ("cache-control", "no-store"),
+        ];
+        respond(200, &headers, payload.into_bytes()).map_err(internal)
+    }
+
+    fn log_engineio3(&self) {
+        let error = Error::bad_request("the client speaks Engine.IO 3 (Socket.IO 1 or 2)");
+        self.log_reject(LogRecord::rejected(&error));
     }
 
     fn engineio_error(&self, error: handshake::Error) -> HandlerResult {

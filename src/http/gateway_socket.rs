@@ -19,6 +19,7 @@ impl Handler<'_> {
             error: None,
             address: self.header("cf-connecting-ip"),
             recovers: false,
+            may_recover: false,
         };
         let gateway = GatewayKind::Native.name(self.random_shard()?);
         let response = self

@@ -6,9 +6,10 @@
 //! invalid after a panic.
 
 use js_sys::{JsString, Reflect};
+use roomcast_proto::disconnect::Disconnect;
 use slotmap::{Key, KeyData, SecondaryMap};
 use wasm_bindgen::prelude::*;
-use worker::State;
+use worker::{State, WebSocketPair};
 
 /// The close code of a socket that ended without a close frame (RFC 6455, 7.4.1).
 pub(crate) const ABNORMAL_CLOSURE: u16 = 1006;
@@ -141,4 +142,20 @@ pub(crate) fn upgrade_response(client: &web_sys::WebSocket) -> worker::Result<we
     init.set_status(101);
     Reflect::set(&init, &"webSocket".into(), client)?;
     Ok(web_sys::Response::new_with_opt_str_and_init(None, &init)?)
+}
+
+/// Accepts an upgrade request outside of an object, sends these text frames and closes the
+/// socket. Returns the response.
+pub(crate) fn send_and_close(
+    frames: &[String],
+    why: Disconnect,
+) -> worker::Result<web_sys::Response> {
+    let pair = WebSocketPair::new()?;
+    let socket: &web_sys::WebSocket = pair.server.as_ref();
+    pair.server.accept()?;
+    for frame in frames {
+        socket.send_with_str(frame)?;
+    }
+    socket.close_with_code_and_reason(why.code(), why.reason())?;
+    upgrade_response(pair.client.as_ref())
 }

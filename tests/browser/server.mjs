@@ -47,7 +47,7 @@ export class Server {
   /** Starts the server, or starts it again after `kill`. */
   async start() {
     const vars = {
-      JWT_SECRET: SECRET, DEV_TOKENS: 'true', DEFAULT_ROOMS: '*', CONNECTS_PER_MINUTE: '100000', ...this.#vars,
+      JWT_SECRET: SECRET, DEV_TOKENS: 'true', LOG_LEVEL: 'info', DEFAULT_ROOMS: '*', CONNECTS_PER_MINUTE: '100000', ...this.#vars,
     };
     const child = spawn(
       'npx',
@@ -78,8 +78,13 @@ export class Server {
   }
 
   async #isHealthy() {
-    const response = await fetch(`${this.url}/healthz`, { signal: AbortSignal.timeout(2_000) }).catch(() => null);
-    return response?.ok && (await response.json()).status === 'ok';
+    try {
+      const response = await fetch(`${this.url}/healthz`, { signal: AbortSignal.timeout(2_000) });
+      return response.ok && (await response.json()).status === 'ok';
+    } catch {
+      // Not started yet, or too slow on a busy machine.
+      return false;
+    }
   }
 
   /** Everything that wrangler and workerd have printed. */

@@ -31,4 +31,8 @@ pub struct ConnectInfo {
     /// The client supports connection state recovery. Other clients would pass the
     /// offsets of events to their handlers.
     pub recovers: bool,
+    /// The client gets a `pid`, and supports recovery if it sends one back: see
+    /// [`crate::Recovery::Unproven`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_recover: bool,
 }

@@ -82,6 +82,27 @@ impl Disconnect {
         }
     }
 
+    /// Returns `true` if the client must not reconnect by itself with the same token. Socket.IO
+    /// clients get a DISCONNECT packet.
+    pub fn is_final(self) -> bool {
+        match self {
+            Disconnect::Expired
+            | Disconnect::Revoked
+            | Disconnect::Kicked
+            | Disconnect::Forbidden
+            | Disconnect::Replaced
+            | Disconnect::TooFast => true,
+            Disconnect::Malformed
+            | Disconnect::TooLarge
+            | Disconnect::RoomDeleted
+            | Disconnect::Stale
+            | Disconnect::TooSlow
+            | Disconnect::Failed
+            | Disconnect::NoHandshake
+            | Disconnect::Normal => false,
+        }
+    }
+
     /// Returns the text that is sent with the close code. At most 123 bytes
     /// (RFC 6455, 5.5).
     pub fn reason(self) -> &'static str {

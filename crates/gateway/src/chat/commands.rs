@@ -562,6 +562,7 @@ mod tests {
             error: None,
             address: None,
             recovers: false,
+            may_recover: false,
         };
         let socket = gateway.server.engine.open_socket(info, None, NOW);
         let socket = socket.expect("a socket");

@@ -157,7 +157,9 @@ impl Chat {
         if info.identity.is_none() {
             self.apply_token_to_session(server, session, &identity);
         }
-        let pid = connect.field("pid").filter(|_| info.recovers);
+        let pid = connect
+            .field("pid")
+            .filter(|_| info.recovers || info.may_recover);
         let offset = connect.field("offset");
         let user = identity.user.clone();
         let dialect = server.engine.config.dialect_of(&connect.nsp);
@@ -205,18 +207,13 @@ impl Chat {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
-        if let Framing::SocketIo { session, .. } = client.framing
-            && server
-                .engine
-                .connect_info(session)
-                .is_some_and(|info| info.recovers)
-        {
-            let (name, first, second) = (
-                server.engine.name(),
-                server.engine.new_id(),
-                server.engine.new_id(),
-            );
-            client.pid = Some(format!("{name}-{first}{second}"));
+        if let Framing::SocketIo { session, .. } = client.framing {
+            let info = server.engine.connect_info(session);
+            // A client that has sent a `pid` supports recovery.
+            let sent_pid = client.pid.is_some() || matches!(client.phase, Phase::Finding { .. });
+            if sent_pid || info.is_some_and(|info| info.recovers) {
+                client.pid = Some(new_pid(server));
+            }
         }
         if self.accept(server, key) {
             self.save(server, key);
@@ -249,8 +246,16 @@ impl Chat {
         };
         if let Framing::SocketIo { session, nsp } = &client.framing {
             let mut data = json!({ "sid": client.sid });
-            if let Some(pid) = &client.pid {
-                data["pid"] = pid.as_str().into();
+            let info = server.engine.connect_info(*session);
+            let pid = match &client.pid {
+                Some(pid) => Some(pid.clone()),
+                // No record is saved under it. It shows whether the client sends it back.
+                None => info
+                    .is_some_and(|info| info.may_recover)
+                    .then(|| new_pid(server)),
+            };
+            if let Some(pid) = pid {
+                data["pid"] = pid.into();
             }
             let identity = Some(client.identity.clone());
             if !server.accept(*session, nsp, identity, to_json(&data)) {
@@ -369,18 +374,8 @@ impl Chat {
         match client.framing.clone() {
             Framing::Native(socket) => server.engine.close_socket(socket, why),
             // After a DISCONNECT packet, a Socket.IO client does not reconnect by
-            // itself. After a plain close it does, about once a second.
-            Framing::SocketIo { session, nsp }
-                if matches!(
-                    why,
-                    Disconnect::Expired
-                        | Disconnect::Revoked
-                        | Disconnect::Kicked
-                        | Disconnect::Forbidden
-                        | Disconnect::Replaced
-                        | Disconnect::TooFast
-                ) =>
-            {
+            // itself. After a plain close it does.
+            Framing::SocketIo { session, nsp } if why.is_final() => {
                 server.expel(session, &nsp, why);
                 let now = server.engine.now();
                 self.disconnected(server, key, why.code(), now, Resumable::No);
@@ -433,6 +428,16 @@ impl Chat {
             server.engine.push(Output::TrackPosition { key, at: None });
         }
     }
+}
+
+/// Returns a new secret by which a client can resume. It begins with the number of the gateway.
+fn new_pid(server: &SocketIoServer) -> String {
+    let (name, first, second) = (
+        server.engine.name(),
+        server.engine.new_id(),
+        server.engine.new_id(),
+    );
+    format!("{name}-{first}{second}")
 }
 
 /// Refuses a CONNECT because of its token or its user.

@@ -10,6 +10,7 @@
 //! - `receive`, `send`: frames and packets, in and out; slow consumers
 //! - `authentication`: the limits of sessions without a valid token
 //! - `polling`: the long-polling transport, and the upgrade
+//! - `last_packets`: the last packets of sessions on long-polling that have ended
 //! - `memory`: the bytes that sessions hold
 //! - `heartbeat`: pings, timeouts and the deadline
 
@@ -17,6 +18,7 @@ mod admission;
 mod authentication;
 mod event;
 mod heartbeat;
+mod last_packets;
 mod memory;
 mod open;
 mod polling;

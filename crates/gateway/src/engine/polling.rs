@@ -89,7 +89,10 @@ impl EngineServer {
     /// packet.
     pub fn poll(&mut self, sid: &str, now: Millis) -> Polled {
         let Some(id) = self.sessions.by_sid(sid) else {
-            return Polled::Now(Answer::error(HandshakeError::UnknownSid));
+            return Polled::Now(match self.last_packets.take(sid) {
+                Some(body) => Answer::ok(body),
+                None => Answer::error(HandshakeError::UnknownSid),
+            });
         };
         self.last_poll += 1;
         let poll = self.last_poll;

@@ -2,8 +2,10 @@
 
 use super::admission::Admission;
 use super::event::EngineEvent;
+use super::last_packets::LastPackets;
 use super::sessions::{Sessions, Transport};
 use super::sockets::Sockets;
+use crate::answer::Answer;
 use crate::config::GatewayConfig;
 use crate::connect_info::ConnectInfo;
 use crate::ids::{PollId, SessionId, SocketId};
@@ -40,6 +42,7 @@ pub struct EngineServer {
     pub(super) sessions: Sessions,
     pub(crate) admission: Admission,
     pub(super) last_poll: PollId,
+    pub(super) last_packets: LastPackets,
     /// Number of large bodies of POST requests that are being read.
     pub(super) large_posts: usize,
     /// No session has a deadline before this time.
@@ -62,6 +65,7 @@ impl EngineServer {
             sockets: Sockets::default(),
             sessions: Sessions::default(),
             last_poll: 0,
+            last_packets: LastPackets::default(),
             large_posts: 0,
             next_deadline: None,
             now: 0,
@@ -262,10 +266,18 @@ impl EngineServer {
         let Some(session) = self.sessions.remove(id) else {
             return;
         };
-        if let Transport::Socket(socket) = session.transport
-            && self.sockets.remove(socket).is_some()
-        {
-            self.push(Output::close(socket, why));
+        match session.transport {
+            Transport::Socket(socket) => {
+                if self.sockets.remove(socket).is_some() {
+                    self.push(Output::close(socket, why));
+                }
+            }
+            Transport::Polling { waiting, .. } => {
+                if why.is_final() && !waiting.is_empty() {
+                    let answer = Answer::packets(waiting.into_iter().chain([Packet::Close]));
+                    self.last_packets.insert(session.sid, answer.body);
+                }
+            }
         }
         let reason = match why {
             Disconnect::Malformed | Disconnect::TooLarge => Some("malformed"),

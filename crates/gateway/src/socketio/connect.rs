@@ -35,20 +35,12 @@ impl SocketIoServer {
         auth: String,
         now: Millis,
     ) -> Result<(), Malformed> {
-        if !self.engine.count_overhead(id, now) {
+        if !self.count_connect(id, now)? {
             return Ok(());
         }
         self.last_connect += 1;
         let number = self.last_connect;
-        let is_authenticated = self.engine.is_authenticated(id);
         let session = self.session_mut(id).ok_or(Malformed)?;
-        if !is_authenticated {
-            session.connects += 1;
-            if session.connects > MAX_CONNECTS {
-                self.engine.close_session(id, Disconnect::TooFast);
-                return Ok(());
-            }
-        }
         RawObject::parse(&auth, "`auth`").map_err(|_| Malformed)?;
         let SocketIoSession {
             namespaces,
@@ -69,6 +61,24 @@ impl SocketIoServer {
         });
         self.start_connects(id);
         Ok(())
+    }
+
+    /// Counts a CONNECT. If the client has sent too many, closes the session and returns
+    /// `false`.
+    pub(super) fn count_connect(&mut self, id: SessionId, now: Millis) -> Result<bool, Malformed> {
+        if !self.engine.count_overhead(id, now) {
+            return Ok(false);
+        }
+        let is_authenticated = self.engine.is_authenticated(id);
+        let session = self.session_mut(id).ok_or(Malformed)?;
+        if !is_authenticated {
+            session.connects += 1;
+            if session.connects > MAX_CONNECTS {
+                self.engine.close_session(id, Disconnect::TooFast);
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Queues the events for the CONNECTs that the application can handle now.

@@ -6,8 +6,12 @@ use super::server::{Attachments, SocketIoServer};
 use super::session::{PartialPacket, SocketIoSession};
 use crate::frame::Frame;
 use crate::ids::SessionId;
+use crate::unsupported;
 use bytes::Bytes;
+use engineioxide_core::Packet as EnginePacket;
 use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::Error;
+use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use serde::de::IgnoredAny;
 use socketioxide_core::Value;
@@ -63,7 +67,9 @@ impl SocketIoServer {
         let limit = self.engine.config.max_payload;
         let keeps = self.attachments;
         let session = self.session_mut(id).ok_or(Malformed)?;
-        let partial = session.partial.as_mut().ok_or(Malformed)?;
+        let Some(partial) = session.partial.as_mut() else {
+            return self.refuse_binary(id, now);
+        };
         partial.bytes += bytes.len();
         partial.missing -= 1;
         if partial.bytes > limit {
@@ -81,6 +87,30 @@ impl SocketIoServer {
         }
         let complete = session.partial.take().ok_or(Malformed)?;
         self.receive_complete(id, complete.packet, complete.attachments, now)
+    }
+
+    /// Refuses a binary message that is not an attachment. A client with another parser sends
+    /// its CONNECT like that. It receives an error that its parser can read, for all namespaces,
+    /// because the name in its packet is not decoded.
+    fn refuse_binary(&mut self, id: SessionId, now: Millis) -> Result<(), Malformed> {
+        let session = self.session(id).ok_or(Malformed)?;
+        if !session.namespaces.is_empty() || !session.connecting.is_empty() {
+            return Err(Malformed);
+        }
+        if !self.count_connect(id, now)? {
+            return Ok(());
+        }
+        let record = LogRecord::rejected(&Error::bad_request(unsupported::MSGPACK));
+        self.engine.log_refusal(id, record);
+        let config = self.engine.config.clone();
+        let packets = config.namespaces.iter();
+        for packet in
+            packets.filter_map(|namespace| unsupported::msgpack_connect_error(&namespace.name))
+        {
+            let packet = EnginePacket::Binary(packet.into());
+            self.engine.send_packet(id, packet);
+        }
+        Ok(())
     }
 
     /// Handles a packet whose attachments have all arrived.

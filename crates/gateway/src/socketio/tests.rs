@@ -31,6 +31,7 @@ fn connect_info() -> ConnectInfo {
         error: None,
         address: None,
         recovers: false,
+        may_recover: false,
     }
 }
 
@@ -397,6 +398,7 @@ fn connecting(namespaces: &[&str]) -> (SocketIoServer, SessionId) {
         error: None,
         address: Some("192.0.2.1".into()),
         recovers: false,
+        may_recover: false,
     };
     server.engine.open_socket(info, None, 0).expect("a socket");
     server.handle_engine_events(0);
@@ -567,4 +569,54 @@ fn short_memory_does_not_close_sessions_that_hold_little() {
     let (mut gateway, [_, small]) = gateway_with_waiting_packets();
     gateway.shed(usize::MAX);
     assert!(gateway.server.engine.session_by_sid(&small).is_some());
+}
+
+#[test]
+fn binary_connect_is_answered_with_an_error_for_each_namespace() {
+    let (mut server, id) = connecting(&[]);
+    let connect = || Frame::Binary(b"\x82\xa4type\0\xa3nsp\xa1/".as_slice().into());
+    server.receive_message(id, connect(), 0);
+    let outputs = server.engine.take_outputs();
+    let errors = outputs.iter().filter(|output| {
+        matches!(output, Output::Send { frame: Frame::Binary(packet), .. } if packet[0] == 0x83)
+    });
+    assert_eq!(errors.count(), server.engine.config.namespaces.len());
+    let records = outputs
+        .iter()
+        .filter(|output| matches!(output, Output::Log(_)));
+    assert_eq!(records.count(), 1, "{outputs:?}");
+    assert!(server.engine.sid(id).is_some(), "the client closes it");
+    for _ in 0..5 {
+        server.receive_message(id, connect(), 0);
+    }
+    assert!(server.engine.sid(id).is_none(), "six are too many");
+}
+
+#[test]
+fn binary_message_of_a_connected_client_closes_its_session() {
+    let (mut server, id) = connecting(&["/chat"]);
+    assert!(server.accept(id, "/chat", None, "{}".to_owned()));
+    server.receive_message(id, Frame::Binary(b"\x82".as_slice().into()), 0);
+    assert!(server.engine.sid(id).is_none());
+}
+
+/// The client polls again after it has handled the answer to its last poll. Its DISCONNECT may
+/// come in between.
+#[test]
+fn disconnect_of_a_polling_client_waits_for_its_next_poll() {
+    let mut server = server();
+    let body = server.engine.open_polling(connect_info(), NOW).body;
+    assert!(body.starts_with('0'));
+    join(&mut server);
+    let sid = "0-idid";
+    let body = |polled| match polled {
+        Polled::Now(answer) => answer,
+        Polled::Later(_) => panic!("a poll waits"),
+    };
+    assert_eq!(body(server.engine.poll(sid, NOW)).body, "40{}");
+    let id = only_session(&server);
+    server.expel(id, "/", Disconnect::Expired);
+    assert!(server.engine.sid(id).is_none());
+    assert_eq!(body(server.engine.poll(sid, NOW)).body, "41\u{1e}1");
+    assert_eq!(body(server.engine.poll(sid, NOW)).status, 400);
 }
