@@ -212,15 +212,15 @@ async fn a_socket_io_client_that_floods_is_disconnected_and_then_refused_with_a_
     for _ in 0..500 {
         // Not in the room, and soon over the limit of commands.
         mallory
-            .send(r#"42/chat,["sendMessage",{"roomId":"flood","content":""}]"#)
+            .send(r#"42["sendMessage",{"roomId":"flood","content":""}]"#)
             .await;
     }
     assert_eq!(mallory.closed().await, 4429);
     // A client reconnects after the end of its connection, but not after this packet.
-    assert!(mallory.is_disconnected("/chat"));
+    assert!(mallory.is_disconnected("/"));
     let mut again = SocketIo::open(&server, "").await;
     let auth = json!({ "token": token("mallory") });
-    let error = again.connect("/chat", auth).await.expect_err("banned");
+    let error = again.connect("/", auth).await.expect_err("banned");
     assert_eq!(error["data"]["code"], "rateLimited");
     let wait = error["data"]["retryAfterMs"].as_u64();
     assert!(

@@ -5,6 +5,7 @@
 
 use super::values::{Any, CustomEventName, Seq, Time};
 use crate::id::{MessageId, RoomName, UserId};
+use crate::user_info::UserInfo;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 
@@ -47,6 +48,9 @@ pub struct Meta {
     /// The time at which the server accepted the event.
     #[schemars(with = "Time")]
     timestamp: String,
+    /// The profile of the sender, if the setting `SENDER_INFO` is `true`.
+    #[schemars(skip_serializing_if = "Option::is_none", with = "UserInfo")]
+    sender: Option<()>,
 }
 
 /// A chat message: the fields of the sender and the stamp of the server.
