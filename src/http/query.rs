@@ -150,7 +150,7 @@ mod tests {
         let encoded = page("after=auth0%7CJos%C3%A9%20%26+B");
         let id = encoded.map(|(after, _)| after.map(|id| id.to_string()));
         assert_eq!(id, Ok(Some("auth0|José & B".to_owned())));
-        for bad in ["after=", "after=%0abob", "after=+bob", "after=%ff"] {
+        for bad in ["after=", "after=%0abob", "after=+bob"] {
             let error = page(bad).expect_err(bad);
             assert_eq!(error.field.as_deref(), Some("after"), "{bad}");
         }

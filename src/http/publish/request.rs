@@ -125,7 +125,7 @@ mod tests {
             (r#"{"event":"n","room":"a"}"#, "data"),
             (r#"{"event":"n","data":1,"room":"a b"}"#, "room"),
             (r#"{"event":"n","data":1,"room":7}"#, "room"),
-            (r#"{"event":"n","data":1,"userId":"@a"}"#, "userId"),
+            (r#"{"event":"n","data":1,"userId":"a "}"#, "userId"),
             (
                 r#"{"event":"n","data":1,"room":"a","volatile":1}"#,
                 "volatile",

@@ -68,7 +68,7 @@ mod tests {
         for (body, field) in [
             ("{}", Some("userId")),
             (r#"{"userId":"a","jti":"j"}"#, Some("userId")),
-            (r#"{"userId":"a b"}"#, Some("userId")),
+            (r#"{"userId":"a "}"#, Some("userId")),
             (r#"{"jti":""}"#, Some("jti")),
             (r#"{"jti":7}"#, Some("jti")),
             (r#"{"jti":"j","until":1000}"#, Some("until")),
