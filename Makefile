@@ -101,9 +101,13 @@ FUZZ_TARGETS ?=
 fuzz:
 	@scripts/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
+# The storage of the servers is in memory if the machine allows it: a local workerd waits for the
+# disk on the thread that runs all objects, and the platform does not.
+memory := $(firstword $(wildcard /dev/shm) /tmp)
+
 limits: tools
 	@scripts/build limits
-	cargo run --release -p roomcast-bench -- limits $(LIMITS)
+	TMPDIR=$(memory) cargo run --release -p roomcast-bench -- limits $(LIMITS)
 
 overload: tools build
 	cargo run --release -p roomcast-bench -- overload

@@ -57,11 +57,13 @@ fn connect_request(user: usize) -> ConnectRequest {
         connection_id: ConnectionId::trusted(format!("connection-{user}")),
         user: UserId::trusted(format!("user-{user}")),
         token: Default::default(),
+        needs_message_ids: false,
         rights: Rights::MEMBER,
         expires: NOW + 3_600_000,
         address: None,
         position: Position::default(),
         status: Status::Online,
+        info: None,
     }
 }
 

@@ -41,10 +41,9 @@ async function join() {
   };
   const pasted = $('token-field').hidden ? null : $('token').value.trim();
   if (pasted !== null) identity.name = readToken(pasted) ?? '';
-  const allowed = 'Use letters without accents, digits and . _ : -';
   const valid = [
-    setFieldError('name', pasted === null && !isName(identity.name) && (identity.name ? allowed : 'Enter a name')),
-    setFieldError('room', !isRoom(identity.room) && (identity.room ? `${allowed} @` : 'Enter a room')),
+    setFieldError('name', pasted === null && !isName(identity.name) && (identity.name ? 'Use at most 255 visible characters' : 'Enter a name')),
+    setFieldError('room', !isRoom(identity.room) && (identity.room ? 'Use letters without accents, digits and . _ : - @' : 'Enter a room')),
     setFieldError('token', pasted !== null && !identity.name && 'This is not a token'),
   ].every(Boolean);
   if (!valid) return $('join-form').querySelector('[aria-invalid=true]').focus();

@@ -1,13 +1,19 @@
 /** The user, room and token of this tab. */
 
-const NAME = /^[A-Za-z0-9._:-]{1,128}$/;
+/** Printable characters, with spaces between them. The server also limits the bytes. */
+const NAME = /^[^\p{C}\p{Z}](?:[^\p{C}\p{Z}]| )*$/u;
+const MAX_NAME_BYTES = 255;
 const ROOM = /^[A-Za-z0-9._:@-]{1,128}$/;
 const TOKEN = /^[\w-]+\.[\w-]+\.[\w-]+$/;
 const TRANSPORTS = ['native', 'socketio'];
 const TIMEOUT = 10_000;
 
-export const isName = (text) => NAME.test(text);
-export const isRoom = (text) => ROOM.test(text);
+export const isName = (text) =>
+  typeof text === 'string' &&
+  NAME.test(text) &&
+  !text.endsWith(' ') &&
+  new TextEncoder().encode(text).length <= MAX_NAME_BYTES;
+export const isRoom = (text) => ROOM.test(text) || (text.startsWith('@') && isName(text.slice(1)));
 
 /** Returns the remembered user, room and transport. The room is in the URL, so that
  * it can be shared. Name and transport are stored per tab, so that two tabs can be
@@ -90,7 +96,9 @@ export async function devToken({ name, room }) {
 export function readToken(token) {
   try {
     if (!TOKEN.test(token)) return null;
-    const claims = JSON.parse(atob(token.split('.')[1].replaceAll('-', '+').replaceAll('_', '/')));
+    const text = atob(token.split('.')[1].replaceAll('-', '+').replaceAll('_', '/'));
+    const bytes = Uint8Array.from(text, (char) => char.charCodeAt(0));
+    const claims = JSON.parse(new TextDecoder().decode(bytes));
     return isName(claims.sub) ? claims.sub : null;
   } catch {
     return null;

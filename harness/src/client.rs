@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -19,7 +20,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 /// A native socket to a room or to a gateway.
 #[derive(Debug)]
 pub struct Client {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    socket: Socket,
     /// Lines that arrived and that no method has returned yet.
     pending: VecDeque<Value>,
     /// Every frame that arrived, unparsed.
@@ -68,26 +69,7 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Client, Refused> {
-        let url = format!("ws://{}{path}", server.address());
-        let mut request = url.into_client_request().expect("a URL");
-        for (name, value) in headers {
-            request.headers_mut().append(
-                HeaderName::from_bytes(name.as_bytes()).expect("a header"),
-                HeaderValue::from_str(value).expect("a header's value"),
-            );
-        }
-        let opened = timeout(TIMEOUT, tokio_tungstenite::connect_async(request))
-            .await
-            .expect("the server answers an upgrade");
-        let (socket, response) = match opened {
-            Ok(opened) => opened,
-            Err(Error::Http(response)) => {
-                let status = response.status().as_u16();
-                contract::check_status("GET", path, status);
-                return Err(Refused(status));
-            }
-            Err(error) => panic!("the upgrade failed: {error}"),
-        };
+        let (socket, response) = upgrade(server, path, headers).await?;
         let mut client = Client {
             socket,
             pending: VecDeque::new(),
@@ -110,6 +92,18 @@ impl Client {
             client.frames[0]
         );
         Ok(client)
+    }
+
+    /// Opens a socket at a path, with headers, that the server accepts and closes without another
+    /// frame. Returns the code and the reason of the close frame.
+    pub async fn refused(server: &Server, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+        let socket = upgrade(server, path, headers).await;
+        let (mut socket, _) = socket.unwrap_or_else(|refused| panic!("{path}: {refused:?}"));
+        let frame = timeout(TIMEOUT, socket.next()).await;
+        match frame.expect("a frame within the timeout") {
+            Some(Ok(Message::Close(Some(frame)))) => (frame.code.into(), frame.reason.to_string()),
+            other => panic!("not a close frame: {other:?}"),
+        }
     }
 
     /// Sends a valid command without an id. Use [`Client::send_text`] for others.
@@ -280,6 +274,36 @@ impl Client {
     /// Returns the last 20 frames.
     fn tail(&self) -> &[String] {
         &self.frames[self.frames.len().saturating_sub(20)..]
+    }
+}
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Requests an upgrade. Returns the status if it is refused.
+async fn upgrade(
+    server: &Server,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Result<(Socket, Response), Refused> {
+    let url = format!("ws://{}{path}", server.address());
+    let mut request = url.into_client_request().expect("a URL");
+    for (name, value) in headers {
+        request.headers_mut().append(
+            HeaderName::from_bytes(name.as_bytes()).expect("a header"),
+            HeaderValue::from_str(value).expect("a header's value"),
+        );
+    }
+    let opened = timeout(TIMEOUT, tokio_tungstenite::connect_async(request))
+        .await
+        .expect("the server answers an upgrade");
+    match opened {
+        Ok(opened) => Ok(opened),
+        Err(Error::Http(response)) => {
+            let status = response.status().as_u16();
+            contract::check_status("GET", path, status);
+            Err(Refused(status))
+        }
+        Err(error) => panic!("the upgrade failed: {error}"),
     }
 }
 

@@ -503,6 +503,7 @@ const config :Workerd.Config = (
     (name = "internet", network = (allow = ["public", "private", "local"])),
   ],
   sockets = [(name = "http", address = "{address}", http = (), service = "main")],
+  v8Flags = [{v8_flags}],
 );
 const w :Workerd.Worker = (
   modules = [{modules}],
@@ -514,12 +515,21 @@ const w :Workerd.Worker = (
 );
 "#,
         storage = dir.join("storage").display(),
+        v8_flags = v8_flags(),
         modules = modules.join(", "),
         bindings = bindings.join(", "),
         namespaces = namespaces.join(", "),
         date = from_wrangler("compatibility_date").trim_matches('"'),
         flags = from_wrangler("compatibility_flags"),
     )
+}
+
+/// Returns the flags of V8 in the environment variable `V8_FLAGS`, for example
+/// `--perf-basic-prof`, with which `perf` shows the names of functions.
+fn v8_flags() -> String {
+    let flags = std::env::var("V8_FLAGS").unwrap_or_default();
+    let flags = flags.split_whitespace().map(|flag| format!("{flag:?}"));
+    flags.collect::<Vec<_>>().join(", ")
 }
 
 /// Reads a field of wrangler.toml, so that tests and deployments use the same value.

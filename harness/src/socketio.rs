@@ -7,7 +7,7 @@
 //!
 //! ```ignore
 //! let mut client = SocketIo::open(&server, "").await;
-//! let answer = client.connect("/chat", json!({ "token": token })).await?;
+//! let answer = client.connect("/", json!({ "token": token })).await?;
 //! let joined = client.request("joinRoom", json!("lobby")).await?;
 //! let message = client.expect("newMessage").await;
 //! ```
@@ -21,6 +21,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
@@ -116,7 +118,16 @@ impl SocketIo {
     /// Opens a session as [`SocketIo::open`] does. Returns [`Refused`] if the server
     /// refuses the upgrade.
     pub async fn try_open(server: &Server, query: &str) -> Result<SocketIo, Refused> {
-        let mut client = SocketIo::upgrade(server, query).await?;
+        SocketIo::try_open_as(server, query, None).await
+    }
+
+    /// Opens a session as a page of this origin does, if there is one.
+    pub async fn try_open_as(
+        server: &Server,
+        query: &str,
+        origin: Option<&str>,
+    ) -> Result<SocketIo, Refused> {
+        let mut client = SocketIo::upgrade_as(server, query, origin).await?;
         let opened = client
             .next_frame(Instant::now() + TIMEOUT)
             .await
@@ -128,12 +139,12 @@ impl SocketIo {
         Ok(client)
     }
 
-    /// Opens a session, connects it to `/chat` with a token and waits for the
+    /// Opens a session, connects it to `/` with a token and waits for the
     /// event `connected`.
     pub async fn join(server: &Server, token: &str) -> SocketIo {
         let mut client = SocketIo::open(server, "").await;
         client
-            .connect("/chat", json!({ "token": token }))
+            .connect("/", json!({ "token": token }))
             .await
             .unwrap_or_else(|error| panic!("the CONNECT was refused: {error}"));
         client.expect("connected").await;
@@ -143,10 +154,23 @@ impl SocketIo {
     /// Opens a WebSocket without reading an open packet. With `sid=…` in the query, the
     /// WebSocket belongs to an existing session.
     pub async fn upgrade(server: &Server, query: &str) -> Result<SocketIo, Refused> {
+        SocketIo::upgrade_as(server, query, None).await
+    }
+
+    async fn upgrade_as(
+        server: &Server,
+        query: &str,
+        origin: Option<&str>,
+    ) -> Result<SocketIo, Refused> {
         // `recovery=1` requests offsets for every kind of client.
         let path = format!("/socket.io/?EIO=4&transport=websocket&recovery=1&{query}");
         let url = format!("ws://{}{path}", server.address());
-        let opened = timeout(TIMEOUT, tokio_tungstenite::connect_async(url))
+        let mut request = url.into_client_request().expect("a URL");
+        if let Some(origin) = origin {
+            let origin = HeaderValue::from_str(origin).expect("a header's value");
+            request.headers_mut().append("origin", origin);
+        }
+        let opened = timeout(TIMEOUT, tokio_tungstenite::connect_async(request))
             .await
             .expect("the server answers an upgrade");
         let socket = match opened {
@@ -176,7 +200,7 @@ impl SocketIo {
         self.handshake["sid"].as_str().unwrap_or("")
     }
 
-    /// Sends an Engine.IO packet unchanged, for example `40/chat,{}`. If the connection
+    /// Sends an Engine.IO packet unchanged, for example `40{}`. If the connection
     /// has ended, the next read reports it.
     pub async fn send(&mut self, packet: &str) {
         let _ = self.socket.send(Message::text(packet)).await;

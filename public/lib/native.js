@@ -62,8 +62,9 @@ class NativeLink {
     socket.onopen = () => (opened = true);
     socket.onmessage = ({ data }) => this.#receive(data);
     socket.onclose = async ({ code, reason }) => {
-      const why = opened ? { code, message: reason } : await whyRefused(target);
-      this.#end({ code, ...why });
+      if (this.#connected) return this.#end({ code, message: reason });
+      if (opened) return this.#end({ code, ...refusalOf(code, reason) });
+      return this.#end({ code, ...(await whyRefused(target)) });
     };
     this.#expect(TIMEOUT, 'the server does not answer');
   }
@@ -154,6 +155,14 @@ class NativeLink {
     this.#waiting.clear();
     this.#handlers?.closed(why);
   }
+}
+
+/** Returns why the server closed a socket that it had accepted only to tell the reason: a code of
+ * 4000 + the HTTP status, and `code (retry after 2 s): detail`. */
+function refusalOf(code, reason) {
+  const [, seconds, message] = /^\w+(?: \(retry after (\d+) s\))?: (.*)$/s.exec(reason) ?? [];
+  if (message === undefined) return { message: reason };
+  return { status: code - 4_000, message, ...(seconds && { retryAfterMs: seconds * 1_000 }) };
 }
 
 /** Returns the reason why the upgrade was refused. Browsers do not report it. */

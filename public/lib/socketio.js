@@ -22,7 +22,7 @@ export function socketioTransport() {
   return {
     open(target, handlers) {
       line.token = target.token;
-      line.socket ??= io(`${new URL(target.url).origin}/chat`, {
+      line.socket ??= io(new URL(target.url).origin, {
         // A function, so that each connection uses the newest token.
         auth: (give) => give({ token: line.token }),
         // The token is in a packet and never in a URL.
@@ -135,7 +135,7 @@ class SocketIoLink {
   /** `data` is the error that the server sent. It is missing if the server is unreachable. */
   #refused({ data, message }) {
     if (data) this.#end({ code: 1006, status: STATUS[data.code], message: data.message });
-    else if (message === 'Invalid namespace') this.#end({ code: 1006, status: 404, message: 'the server has no namespace /chat' });
+    else if (message === 'Invalid namespace') this.#end({ code: 1006, status: 404, message: 'the server has no namespace /' });
     else this.#end({ code: 1006, message: 'the server cannot be reached' });
   }
 

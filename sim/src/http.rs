@@ -141,6 +141,7 @@ fn published(room: &str, messages: Vec<Publication>) {
     let stored = messages.iter().filter(|message| !message.volatile).count();
     let request = Request::Publish {
         sender: UserId::trusted("service"),
+        info: None,
         messages,
     };
     // It is sent to the room as JSON.
@@ -158,6 +159,7 @@ fn published(room: &str, messages: Vec<Publication>) {
     };
     let request = Request::Publish {
         sender: UserId::trusted("another"),
+        info: None,
         messages: vec![healthy.publication],
     };
     assert_eq!(

@@ -114,7 +114,7 @@ fn expected_close(frame: Frame<'_>) -> Option<Disconnect> {
     match frame {
         Frame::Binary => Some(Disconnect::Malformed),
         Frame::Text(text) if text.len() > world::MAX_FRAME => Some(Disconnect::TooLarge),
-        Frame::Text(framing::PING) => None,
+        Frame::Text(text) if framing::idle(text).is_some() => None,
         Frame::Text(text) => framing::decode(text).err(),
     }
 }

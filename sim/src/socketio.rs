@@ -84,6 +84,7 @@ impl Mirror {
             ConnectionEvent::Disconnected { session, nsp, .. } => {
                 self.namespaces.remove(&(session, nsp));
             }
+            ConnectionEvent::Unconnected { .. } => {}
             ConnectionEvent::Opened { .. }
             | ConnectionEvent::Frame { .. }
             | ConnectionEvent::Closed { .. } => {

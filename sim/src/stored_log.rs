@@ -2,7 +2,9 @@
 
 use roomcast_proto::time::Millis;
 use roomcast_room::log::{KeyRow, LogBatch, LogBounds, OldestRow, Sends, StoredSends};
-use roomcast_room::{KeptSends, ReadRecent, Secret};
+use roomcast_room::{KeptSends, ReadRecent, ReadRows, Secret};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 /// The stored log of a room.
 #[derive(Clone, Default)]
@@ -11,9 +13,32 @@ pub struct StoredLog {
     pub rows: Vec<LogBatch>,
     /// The sends of deleted batches.
     keys: Vec<KeyRow>,
+    /// The batches, for [`StoredLog::reader`]: see [`StoredLog::push`].
+    shared: Rc<RefCell<Vec<LogBatch>>>,
 }
 
 impl StoredLog {
+    /// Appends a batch.
+    pub fn push(&mut self, row: LogBatch) {
+        self.shared.borrow_mut().push(row.clone());
+        self.rows.push(row);
+    }
+
+    /// Returns the function that reads the log as it is at each call. It reads the batches of
+    /// [`StoredLog::push`] alone.
+    pub fn reader(&self) -> ReadRows {
+        let rows = self.shared.clone();
+        Box::new(move |range, take| {
+            for row in rows.borrow().iter().rev() {
+                let is_in_range = row.last > range.after && row.first <= range.upto;
+                if is_in_range && !take(row.first, &row.body) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Returns the bounds of the log.
     pub fn bounds(&self) -> LogBounds {
         let mut bounds = LogBounds::default();
@@ -39,6 +64,7 @@ impl StoredLog {
             }
             stays
         });
+        self.shared.borrow_mut().clone_from(&self.rows);
         self.keys
             .retain(|row| row.at >= since && row.first >= first);
         self.keys.extend(kept.finish());

@@ -23,15 +23,16 @@ use roomcast_proto::raw_object::{RawObject, TEXT, WHOLE};
 use roomcast_proto::retry::Failure;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::Millis;
+use roomcast_proto::user_info::UserInfo;
 use roomcast_room::history::{HistoryPage, HistoryQuery};
 use roomcast_room::log::LogBatch;
 use roomcast_room::service::{Request, Served};
 use roomcast_room::{
-    Attachment, CallId, Change, ConnId, ConnectRequest, Delivery, Frame, Member, Output, Retry,
-    Room, Secret, SeqRange, Snapshot, StoredSubscriber,
+    Attachment, CallId, Change, ConnId, ConnectRequest, Delivery, Frame, Member, Output,
+    ReadProfiles, Retry, Room, Secret, SeqRange, Snapshot, StoredSubscriber,
 };
 use serde_json::value::RawValue;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
@@ -49,6 +50,8 @@ pub fn config(more: &[(&str, &str)]) -> Rc<Config> {
     let (max_frame, max_payload) = (MAX_FRAME.to_string(), MAX_PAYLOAD.to_string());
     let mut settings: HashMap<&str, &str> = HashMap::from([
         ("JWT_SECRET", SECRET),
+        // The first two speak the vocabulary of the protocol.
+        ("NAMESPACES", "/ /chat /module=module /relay=relay"),
         ("DEFAULT_ROOMS", "*"),
         ("REVOCATION", "false"),
         ("MAX_FRAME_BYTES", &*max_frame),
@@ -225,13 +228,47 @@ struct Disk {
     epoch: Epoch,
     log: StoredLog,
     members: BTreeMap<UserId, Member>,
+    /// The profiles of members, with [`Member::informed`]. Shared with the function that reads
+    /// them.
+    profiles: Rc<RefCell<Profiles>>,
     departed: BTreeMap<UserId, Millis>,
     journal: Vec<String>,
     /// Stored connections at gateways: the gateway and the JSON of [`StoredSubscriber`], by id.
     subscribers: BTreeMap<ConnectionId, (GatewayName, String)>,
 }
 
+/// The stored profiles of members, with [`Member::informed`].
+type Profiles = BTreeMap<UserId, (Option<UserInfo>, u64)>;
+
 impl Disk {
+    /// Returns the members as they are stored.
+    fn members(&self) -> Vec<(UserId, Member)> {
+        let profiles = self.profiles.borrow();
+        let members = self.members.clone().into_iter();
+        members
+            .map(|(user, mut member)| {
+                let profile = profiles.get(&user);
+                member.has_info = profile.is_some_and(|(info, _)| info.is_some());
+                member.informed = profile.map_or(0, |(_, informed)| *informed);
+                (user, member)
+            })
+            .collect()
+    }
+
+    /// Returns the function that reads the profiles.
+    fn profiles(&self) -> ReadProfiles {
+        let profiles = Rc::clone(&self.profiles);
+        Box::new(move |users, take| {
+            let profiles = profiles.borrow();
+            for user in users {
+                if let Some((Some(info), _)) = profiles.get(user) {
+                    take(user.clone(), info.clone());
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Returns the first row with events in `range`: its last event in the range and the text
     /// of its events there.
     fn portion(&self, range: SeqRange) -> (u64, &str) {
@@ -275,6 +312,8 @@ pub fn connect_request(id: &str, user: &str, position: Position) -> ConnectReque
         position,
         status: Status::Online,
         token: TokenId::default(),
+        info: None,
+        needs_message_ids: false,
     }
 }
 
@@ -310,14 +349,19 @@ impl Server {
 
     /// Connects a socket to the room.
     pub fn connect(&mut self, id: &str, user: &str, position: Position) {
-        let request = connect_request(id, user, position);
+        self.connect_as(connect_request(id, user, position));
+    }
+
+    /// Connects a socket to the room, with the request that the Worker would send.
+    pub fn connect_as(&mut self, request: ConnectRequest) {
+        let id = request.connection_id.to_string();
         self.room
             .admit(&request, self.now)
             .expect("limits are high");
         let mut out = Vec::new();
         let conn = self.room.connect(request, |_| None, self.now, &mut out);
         let socket = Socket {
-            id: id.to_owned(),
+            id,
             attachment: None,
         };
         let before = self.sockets.insert(conn, socket);
@@ -341,10 +385,16 @@ impl Server {
 
     /// Ends the socket of a connection, if it is open.
     pub fn disconnect(&mut self, id: &str, code: u16) {
+        self.disconnect_pinged(id, code, None);
+    }
+
+    /// Ends the socket of a connection, if it is open. The runtime has answered its last ping at
+    /// `pinged`.
+    pub fn disconnect_pinged(&mut self, id: &str, code: u16, pinged: Option<Millis>) {
         if let Some(conn) = self.conn(id) {
             self.sockets.remove(&conn);
             let mut out = Vec::new();
-            self.room.disconnect(conn, code, self.now, &mut out);
+            self.room.disconnect(conn, code, pinged, self.now, &mut out);
             self.run(out);
         }
     }
@@ -408,8 +458,14 @@ impl Server {
 
     /// Runs the alarm of the room. It may run at any time.
     pub fn alarm(&mut self) {
+        self.alarm_pinged(None);
+    }
+
+    /// Runs the alarm of the room. The runtime has answered the last ping on each socket at
+    /// `pinged`.
+    pub fn alarm_pinged(&mut self, pinged: Option<Millis>) {
         let mut out = Vec::new();
-        self.room.handle_alarm(|_| None, self.now, &mut out);
+        self.room.handle_alarm(|_| pinged, self.now, &mut out);
         self.run(out);
     }
 
@@ -466,7 +522,8 @@ impl Server {
             Ok(Served::Later) => return None,
             Err(error) => event::error_fields(&error),
         };
-        assert_json(&answer);
+        // A page of a list has a head.
+        answer.split('\n').for_each(assert_json);
         Some(answer)
     }
 
@@ -628,13 +685,23 @@ impl Server {
                     assert_eq!(*event, Line::Event(Some(seq)), "a line each");
                 }
                 assert_eq!(events.len() as u64, row.last - row.first + 1);
-                disk.log.rows.push(row);
+                disk.log.push(row);
             }
             Change::PutMember(user, member) => {
                 disk.members.insert(user, member);
             }
+            Change::PutProfile {
+                user,
+                info,
+                informed,
+            } => {
+                if disk.members.contains_key(&user) {
+                    disk.profiles.borrow_mut().insert(user, (info, informed));
+                }
+            }
             Change::RemoveMember(user) => {
                 disk.members.remove(&user);
+                disk.profiles.borrow_mut().remove(&user);
             }
             Change::PutDeparted(user, at) => {
                 disk.departed.insert(user, at);
@@ -665,8 +732,10 @@ impl Server {
             }
             Change::Trim { upto, since, first } => disk.log.trim(upto, since, first),
             Change::Wipe { epoch } => {
+                disk.profiles.borrow_mut().clear();
                 *disk = Disk {
                     epoch,
+                    profiles: Rc::clone(&disk.profiles),
                     subscribers: std::mem::take(&mut disk.subscribers),
                     ..Disk::default()
                 };
@@ -681,10 +750,12 @@ fn open(name: &str, config: &Rc<Config>, disk: &Disk, life: u64) -> Room {
         epoch: disk.epoch.clone(),
         secret: Secret::default(),
         bounds: disk.log.bounds(),
-        members: disk.members.clone().into_iter().collect(),
+        members: disk.members(),
         departed: disk.departed.clone().into_iter().collect(),
         journal: disk.journal.clone(),
         recent: Some(disk.log.recent()),
+        profiles: Some(disk.profiles()),
+        rows: Some(disk.log.reader()),
     };
     Room::new(RoomName::trusted(name), config.room.clone(), snapshot)
 }

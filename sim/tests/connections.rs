@@ -2,8 +2,8 @@
 
 use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
-use roomcast_proto::id::{GatewayName, RoomName};
-use roomcast_proto::link::Command as ToRoom;
+use roomcast_proto::id::{ConnectionId, GatewayName, RoomName};
+use roomcast_proto::link::{Command as ToRoom, Pushed};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
 use roomcast_room::{ConnId, Frame, Output, Room, Snapshot};
@@ -76,7 +76,7 @@ impl Fixture {
 
     fn execute(&mut self, connection: &str, command: Command) {
         self.gateway(ToRoom::Execute {
-            connection: roomcast_proto::id::ConnectionId::trusted(connection),
+            connection: ConnectionId::trusted(connection),
             id: Some(2),
             command,
         });
@@ -108,6 +108,31 @@ impl Fixture {
                 self.closed.push((conn, reason));
             }
         }
+    }
+
+    /// Takes the delivery that waits, and acknowledges it with these times of activity.
+    fn answer(&mut self, active: &[(&str, Millis)]) {
+        self.delivered();
+        self.acknowledge(active);
+    }
+
+    fn acknowledge(&mut self, active: &[(&str, Millis)]) {
+        let active = active.iter();
+        let pushed = Pushed {
+            active: active
+                .map(|(id, at)| (ConnectionId::trusted(*id), *at))
+                .collect(),
+            ..Pushed::default()
+        };
+        let mut out = Vec::new();
+        self.room
+            .delivery_acknowledged(&gateway(), &pushed, self.now, &mut out);
+        self.run(out);
+    }
+
+    /// Returns the times of activity of all connections at the gateway: never.
+    fn inactive(&self) -> Vec<(String, Millis)> {
+        (1..=self.ids).map(|n| (format!("c{n}:1"), 0)).collect()
     }
 
     /// Returns the texts that wait for the gateway.
@@ -160,7 +185,7 @@ fn a_silent_connection_at_a_gateway_is_closed_there() {
     for replaced_by_socket in [false, true] {
         let mut fixture = Fixture::new("@alice");
         let first = fixture.join_from_gateway();
-        fixture.flush();
+        fixture.answer(&[]);
         for _ in 0..LIMIT {
             fixture.now += 1_000;
             if replaced_by_socket {
@@ -168,12 +193,105 @@ fn a_silent_connection_at_a_gateway_is_closed_there() {
             } else {
                 fixture.join_from_gateway();
             }
+            if !replaced_by_socket && fixture.room.connections() <= LIMIT {
+                fixture.answer(&[]);
+            }
         }
-        assert_eq!(fixture.room.connections(), LIMIT);
-        let close = format!(r#"{{"Close":{{"to":"{first}","why":"Replaced"}}}}"#);
         let delivered = fixture.delivered();
-        assert!(delivered.contains(&close), "{delivered}");
+        assert!(delivered.contains(&asks(&first)), "{delivered}");
+        let inactive = fixture.inactive();
+        let inactive: Vec<_> = inactive.iter().map(|(id, at)| (id.as_str(), *at)).collect();
+        fixture.acknowledge(&inactive);
+        assert_eq!(fixture.room.connections(), LIMIT);
+        let delivered = fixture.delivered();
+        assert!(delivered.contains(&replaced(&first)), "{delivered}");
     }
+}
+
+#[test]
+fn gateways_are_asked_which_connection_has_been_silent_longest() {
+    let mut fixture = Fixture::new("@alice");
+    let joined: Vec<String> = (0..LIMIT)
+        .map(|_| {
+            fixture.now += 1_000;
+            let id = fixture.join_from_gateway();
+            fixture.answer(&[]);
+            id
+        })
+        .collect();
+    fixture.now += 60_000;
+    // The first connection is active, the second one is half-open.
+    let active = [
+        (joined[0].as_str(), fixture.now - 10),
+        (&joined[1], NOW + 2_000),
+        (&joined[2], NOW + 3_000),
+    ];
+    let newest = fixture.join_from_gateway();
+    let delivered = fixture.delivered();
+    assert!(
+        joined.iter().all(|id| delivered.contains(&asks(id))),
+        "{delivered}"
+    );
+    assert!(!delivered.contains(&asks(&newest)), "{delivered}");
+    assert!(!delivered.contains("Replaced"), "{delivered}");
+    fixture.acknowledge(&active);
+    let delivered = fixture.delivered();
+    assert!(delivered.contains(&replaced(&joined[1])), "{delivered}");
+    assert_eq!(delivered.matches("Replaced").count(), 1);
+    assert_eq!(fixture.room.connections(), LIMIT);
+}
+
+#[test]
+fn a_connection_is_replaced_although_a_gateway_does_not_answer() {
+    let mut fixture = Fixture::new("@alice");
+    for _ in 0..LIMIT + 1 {
+        fixture.now += 1_000;
+        fixture.join_from_gateway();
+        fixture.flush();
+    }
+    assert_eq!(fixture.room.connections(), LIMIT + 1);
+    assert_eq!(fixture.room.timer_at(), Some(fixture.now + 2_000));
+    fixture.now += 2_000;
+    fixture.flush();
+    assert_eq!(fixture.room.connections(), LIMIT);
+    // Nor does a user who connects often get more connections meanwhile.
+    for _ in 0..10 * LIMIT {
+        fixture.join_from_gateway();
+        fixture.flush();
+        assert!(fixture.room.connections() <= 2 * LIMIT);
+    }
+}
+
+#[test]
+fn a_connection_that_ends_meanwhile_makes_room() {
+    let mut fixture = Fixture::new("@alice");
+    let joined: Vec<String> = (0..LIMIT + 1)
+        .map(|_| {
+            let id = fixture.join_from_gateway();
+            fixture.answer(&[]);
+            id
+        })
+        .collect();
+    let gone = ToRoom::Gone {
+        connection: ConnectionId::trusted(joined[2].as_str()),
+        code: 1000,
+        seen: None,
+    };
+    fixture.gateway(gone);
+    fixture.now += 2_000;
+    fixture.flush();
+    assert_eq!(fixture.room.connections(), LIMIT);
+    assert!(!fixture.delivered().contains("Replaced"));
+}
+
+/// Returns the item that closes a replaced connection.
+fn replaced(id: &str) -> String {
+    format!(r#"{{"Close":{{"to":"{id}","why":"Replaced"}}}}"#)
+}
+
+/// Returns the item that asks when a connection was last active.
+fn asks(id: &str) -> String {
+    format!(r#"{{"Is":{{"to":"{id}","at":0,"activity":true}}}}"#)
 }
 
 #[test]

@@ -439,14 +439,8 @@ fn a_probe_for_an_unknown_connection_returns_gone() {
         presence_before: 0,
         presence: 0,
         items: vec![
-            Item::Probe {
-                to: ConnectionId::trusted("unknown"),
-                at: 3,
-            },
-            Item::Probe {
-                to: fixture.id.clone(),
-                at: 3,
-            },
+            probe(ConnectionId::trusted("unknown"), 3),
+            probe(fixture.id.clone(), 3),
         ],
     };
     let core = &mut fixture.gateway;
@@ -454,11 +448,54 @@ fn a_probe_for_an_unknown_connection_returns_gone() {
 }
 
 #[test]
+fn a_gateway_answers_when_its_client_was_last_active() {
+    let mut fixture = Fixture::new();
+    let asks = |to: &str, activity: bool| Item::Probe {
+        to: ConnectionId::trusted(to),
+        at: 0,
+        activity,
+    };
+    let push = |number: u64, items: Vec<Item>| Push {
+        room: RoomName::trusted("r"),
+        epoch: Epoch::trusted("e"),
+        life: "another".into(),
+        number,
+        presence_before: 0,
+        presence: 0,
+        items,
+    };
+    let id = fixture.id.to_string();
+    let items = vec![asks(&id, true), asks("unknown", true)];
+    let core = &mut fixture.gateway;
+    let sockets = core.asked_sockets(&push(1, items.clone()));
+    assert_eq!(sockets, [fixture.socket]);
+    // The runtime has answered a ping.
+    core.server.engine.saw(fixture.socket, NOW + 5);
+    let active = core.handle_push(push(1, items), &["", ""], NOW + 9).active;
+    assert_eq!(active, [(fixture.id.clone(), NOW + 5)]);
+    let items = vec![asks(&id, false)];
+    assert!(core.asked_sockets(&push(2, items.clone())).is_empty());
+    assert!(
+        core.handle_push(push(2, items), &[""], NOW + 9)
+            .active
+            .is_empty()
+    );
+}
+
+fn probe(to: ConnectionId, at: u64) -> Item {
+    Item::Probe {
+        to,
+        at,
+        activity: false,
+    }
+}
+
+#[test]
 fn a_probe_of_a_connection_that_is_behind_returns_its_position() {
     let mut fixture = Fixture::new();
     for (at, expected) in [(4, Some(3)), (4, Some(3)), (3, None)] {
         let to = fixture.id.clone();
-        assert!(fixture.push(vec![(Item::Probe { to, at }, "")]).is_empty());
+        assert!(fixture.push(vec![(probe(to, at), "")]).is_empty());
         assert_eq!(fixture.reported(), expected);
     }
     assert!(fixture.take().is_none(), "the client does not join again");
@@ -661,7 +698,7 @@ fn a_client_that_does_not_read_is_paused_and_continues_with_its_next_frame() {
         at: None,
     };
     assert_eq!(fixture.push(vec![(answer, "ack")]), ["ack"]);
-    fixture.push(vec![(Item::Probe { to, at: 5 }, "")]);
+    fixture.push(vec![(probe(to, 5), "")]);
     assert!(fixture.is_paused() && fixture.reported().is_none());
     assert!(fixture.resumed_from().is_empty());
     fixture.send("ping".to_owned());

@@ -184,6 +184,8 @@ fn open(config: &Rc<Config>, disk: &Disk) -> Room {
         departed: disk.departed.clone().into_iter().collect(),
         journal: disk.journal.clone(),
         recent: Some(disk.log.recent()),
+        profiles: None,
+        rows: Some(disk.log.reader()),
     };
     Room::new(RoomName::trusted("r"), config.room.clone(), snapshot)
 }
@@ -219,7 +221,8 @@ impl World {
             Step::Disconnect { conn } => {
                 if let Some(conn_id) = self.pick(*conn) {
                     let mut out = Vec::new();
-                    self.room.disconnect(conn_id, 1000, self.now, &mut out);
+                    self.room
+                        .disconnect(conn_id, 1000, None, self.now, &mut out);
                     self.sockets[self.conns[&conn_id]].open = false;
                     self.conns.remove(&conn_id);
                     self.run(out);
@@ -576,11 +579,12 @@ impl World {
                         .last()
                         .is_none_or(|last| last.at <= row.at)
                 );
-                self.disk.log.rows.push(row);
+                self.disk.log.push(row);
             }
             Change::PutMember(user, member) => {
                 self.disk.members.insert(user, member);
             }
+            Change::PutProfile { .. } => panic!("no token has a profile"),
             Change::RemoveMember(user) => {
                 self.disk.members.remove(&user);
             }

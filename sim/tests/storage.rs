@@ -50,7 +50,7 @@ impl Fixture {
 
     fn store(&mut self, change: Change) {
         match &change {
-            Change::Append(row) => self.log.rows.push(row.clone()),
+            Change::Append(row) => self.log.push(row.clone()),
             Change::Trim { upto, since, first } => self.log.trim(*upto, *since, *first),
             Change::Wipe { .. } => self.log = StoredLog::default(),
             _ => {}
@@ -145,7 +145,7 @@ fn a_room_without_members_is_released_after_retention_and_begins_a_new_epoch() {
     room.flush();
     assert_eq!((room.members(), room.room.release_at()), (0, None));
     let mut out = Vec::new();
-    room.room.disconnect(conn, 1000, NOW, &mut out);
+    room.room.disconnect(conn, 1000, None, NOW, &mut out);
     room.run(out);
     room.flush();
     assert_eq!(room.room.release_at(), Some(NOW + 2 * DAY));
@@ -195,6 +195,8 @@ fn a_repeated_send_is_recognised_after_its_event_was_deleted_and_the_room_restar
         secret: Secret::default(),
         bounds: room.log.bounds(),
         recent: Some(room.log.recent()),
+        profiles: None,
+        rows: Some(room.log.reader()),
         ..Snapshot::default()
     };
     let name = RoomName::trusted("r");

@@ -98,15 +98,19 @@ impl Handler<'_> {
         Ok(identity)
     }
 
+    /// Returns `true` if pages of this origin may connect, or if there is no origin.
+    pub(super) fn is_allowed_origin(&self, origin: Option<&str>) -> bool {
+        let allowed = &self.config.worker.allowed_origins;
+        allowed.allows(origin, self.host)
+    }
+
     /// Checks that pages of the request's origin may connect.
     ///
     /// # Errors
     ///
     /// Returns a 403 problem if they may not.
     pub(super) fn check_origin(&self, room: &str) -> Result<(), Problem> {
-        let origin = self.header("origin");
-        let allowed = &self.config.worker.allowed_origins;
-        if allowed.allows(origin.as_deref(), self.host) {
+        if self.is_allowed_origin(self.header("origin").as_deref()) {
             return Ok(());
         }
         let error = Error::forbidden("this origin may not connect; see ALLOWED_ORIGINS");

@@ -72,6 +72,7 @@ mod tests {
             service,
             patterns: RoomPatterns::from_list(rooms),
             token: TokenId::default(),
+            info: None,
         }
     }
 

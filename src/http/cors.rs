@@ -2,23 +2,27 @@
 
 use super::entry::Handler;
 use super::response::{HandlerResult, internal, problem_response};
+use super::route::Readers;
 use worker::{Headers, Response, ResponseBuilder};
 
 impl Handler<'_> {
     /// Answers the preflight request of a browser.
     pub(super) fn preflight(&self) -> HandlerResult {
-        self.with_cors(Ok(ResponseBuilder::new().with_status(204).empty().into()))
+        Ok(ResponseBuilder::new().with_status(204).empty().into())
     }
 
-    /// Adds the headers that allow a page of another origin to read the response, or the
-    /// problem. The caller has checked the origin.
-    pub(super) fn with_cors(&self, result: HandlerResult) -> HandlerResult {
+    /// Adds the headers that allow pages of other origins to read the response, or the
+    /// problem.
+    pub(super) fn with_cors(&self, readers: Readers, result: HandlerResult) -> HandlerResult {
+        let Some(origin) = self.header("origin") else {
+            return result;
+        };
+        if readers == Readers::AllowedOrigins && !self.is_allowed_origin(Some(&origin)) {
+            return result;
+        }
         let response = match result {
             Ok(response) => response,
             Err(problem) => problem_response(&problem).map_err(internal)?,
-        };
-        let Some(origin) = self.header("origin") else {
-            return Ok(response);
         };
         // CORS does not apply to WebSockets, and a response with a socket cannot be changed.
         if response.status() == 101 {
@@ -33,7 +37,7 @@ impl Handler<'_> {
         for (name, value) in [
             ("access-control-allow-origin", origin.as_str()),
             ("access-control-allow-credentials", "true"),
-            ("access-control-allow-methods", "GET, POST"),
+            ("access-control-allow-methods", "GET, HEAD, POST"),
             (
                 "access-control-allow-headers",
                 requested.as_deref().unwrap_or(""),

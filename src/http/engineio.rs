@@ -33,8 +33,7 @@ impl Handler<'_> {
         if self.method == "OPTIONS" {
             return self.preflight();
         }
-        let result = self.call_engineio(protocol).await;
-        self.with_cors(result)
+        self.call_engineio(protocol).await
     }
 
     async fn call_engineio(&self, protocol: Protocol) -> HandlerResult {

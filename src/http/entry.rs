@@ -5,7 +5,7 @@ use super::problem::Problem;
 use super::query::Query;
 use super::response::{HandlerResult, problem_response};
 use super::rooms::Resource;
-use super::route::{self, Route};
+use super::route::{self, Readers, Route};
 use super::{health, openapi};
 use crate::config::Config;
 use crate::runtime::abort::OnAbort;
@@ -26,14 +26,14 @@ use worker::{Context, Env, Response, Result, event};
 const MAX_LOGGED_ORIGIN: usize = 300;
 
 #[event(fetch)]
-async fn fetch(request: web_sys::Request, env: Env, _ctx: Context) -> Result<web_sys::Response> {
+async fn fetch(request: web_sys::Request, env: Env, ctx: Context) -> Result<web_sys::Response> {
     console_error_panic_hook::set_once();
     let (sender, aborted) = oneshot::channel::<()>();
     let mut sender = Some(sender);
     let _on_abort = OnAbort::new(&request, move || drop(sender.take()));
     // The answers that the work waits for do not arrive after an abort, so the work would
     // never end and keep its memory.
-    match select(pin!(handle(request, &env)), aborted).await {
+    match select(pin!(handle(request, &env, &ctx)), aborted).await {
         Either::Left((Ok(response), _)) => Ok(response),
         Either::Left((Err(problem), _)) => problem_response(&problem),
         // The client does not receive this response.
@@ -59,7 +59,7 @@ pub(super) struct Handler<'a> {
     pub(super) now: Millis,
 }
 
-async fn handle(request: web_sys::Request, env: &Env) -> HandlerResult {
+async fn handle(request: web_sys::Request, env: &Env, ctx: &Context) -> HandlerResult {
     let url = request.url();
     let url = Address::of(&url);
     let method = request.method();
@@ -75,12 +75,13 @@ async fn handle(request: web_sys::Request, env: &Env) -> HandlerResult {
         let status = planned.map_or(400, |()| 200);
         return super::response::json_response(status, b"{}".to_vec());
     }
-    let route = route::find(&method, url.path)?;
+    let found = route::find(&method, url.path);
     let config = match settings(env) {
         Ok(config) => config,
         // This route does not depend on the settings.
-        Err(_) if matches!(route, Route::OpenApi) => return openapi::respond(),
+        Err(_) if matches!(found, Ok(Route::OpenApi)) => return openapi::respond(),
         Err(error) => {
+            let route = found?;
             log_error(&error);
             // With 503, load balancers send requests to other servers (RFC 9110, 15.6.4).
             let status = match route {
@@ -96,32 +97,53 @@ async fn handle(request: web_sys::Request, env: &Env) -> HandlerResult {
         method,
         host: url.authority,
         query: Query::read(url.query),
-        route: route.path(),
+        route: found.as_ref().map_or("", Route::path),
         env,
         config,
         now: now(),
     };
-    match route {
-        Route::Health => health::respond(),
-        Route::OpenApi => openapi::respond(),
-        #[cfg(feature = "dev-tokens")]
-        Route::DevToken => handler.issue_dev_token().await,
-        Route::RoomSocket { room } => handler.connect_to_room(&room).await,
-        Route::GatewaySocket => handler.connect_native().await,
-        Route::EngineIo(protocol) => handler.engineio(protocol).await,
-        Route::Publish => handler.publish().await,
-        Route::Revoke => handler.revoke().await,
-        Route::Tickets => handler.issue_ticket().await,
-        Route::Messages { room } => handler.read(&room, Resource::Messages).await,
-        Route::Presence { room } => handler.read(&room, Resource::Presence).await,
-        Route::Members { room } => handler.read(&room, Resource::Members).await,
-        Route::Member { room, user } => handler.change_member(&room, user).await,
-        Route::Connections { room } => handler.kick(&room).await,
-        Route::Room { room } => handler.delete_room(&room).await,
+    let readers = route::readers(url.path);
+    let result = match found {
+        Ok(route) => handler.respond(route).await,
+        // If the preflight fails, the page cannot read the problem of the request itself.
+        Err(_) if handler.method == "OPTIONS" && readers == Readers::AllowedOrigins => {
+            handler.check_origin("").and_then(|()| handler.preflight())
+        }
+        Err(problem) => Err(problem),
+    };
+    let result = match (result, route::socket_kind(url.path)) {
+        (Err(problem), Some(kind)) => handler.refuse_socket(kind, problem, ctx),
+        (result, _) => result,
+    };
+    match readers {
+        Readers::OwnOrigin => result,
+        readers => handler.with_cors(readers, result),
     }
 }
 
 impl Handler<'_> {
+    async fn respond(&self, route: Route) -> HandlerResult {
+        match route {
+            Route::Health => health::respond(),
+            Route::OpenApi => openapi::respond(),
+            #[cfg(feature = "dev-tokens")]
+            Route::DevToken => self.issue_dev_token().await,
+            Route::RoomSocket { room } => self.connect_to_room(&room).await,
+            Route::GatewaySocket => self.connect_native().await,
+            Route::EngineIo(protocol) => self.engineio(protocol).await,
+            Route::Publish => self.publish().await,
+            Route::Broadcast => self.broadcast().await,
+            Route::Revoke => self.revoke().await,
+            Route::Tickets => self.issue_ticket().await,
+            Route::Messages { room } => self.read(&room, Resource::Messages).await,
+            Route::Presence { room } => self.read(&room, Resource::Presence).await,
+            Route::Members { room } => self.read(&room, Resource::Members).await,
+            Route::Member { room, user } => self.change_member(&room, user).await,
+            Route::Connections { room } => self.kick(&room).await,
+            Route::Room { room } => self.delete_room(&room).await,
+        }
+    }
+
     /// Returns the value of a header.
     pub(super) fn header(&self, name: &str) -> Option<String> {
         self.headers.get(name).ok().flatten()

@@ -11,6 +11,7 @@
 //!    request is never forwarded, so its headers and its path do not reach an object.
 //! 6. `response.rs` turns the result into a response. An error becomes a [`problem`].
 //!    `cors.rs` adds headers for the routes that pages of other origins may call.
+//!    `refused_socket.rs` accepts the socket of a page to tell it the problem.
 //!
 //! | file | routes |
 //! | --- | --- |
@@ -19,6 +20,7 @@
 //! | `engineio.rs` | `/socket.io/` |
 //! | `rooms.rs` | all other routes under `/rooms/{room}` |
 //! | [`publish`] | `/publish` |
+//! | [`broadcast`] | `/broadcast` |
 //! | [`revocation`] | `/revoke` |
 //! | `tickets.rs` | `/tickets` |
 //! | `dev_token.rs` | `/dev/token`, in development builds |
@@ -29,6 +31,7 @@
 
 pub mod address;
 pub mod authorize;
+pub mod broadcast;
 pub mod problem;
 pub mod publish;
 pub mod query;
@@ -55,6 +58,8 @@ mod health;
 mod objects;
 #[cfg(target_arch = "wasm32")]
 mod openapi;
+#[cfg(target_arch = "wasm32")]
+mod refused_socket;
 #[cfg(target_arch = "wasm32")]
 mod response;
 #[cfg(target_arch = "wasm32")]

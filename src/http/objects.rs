@@ -4,6 +4,7 @@ use super::entry::Handler;
 use super::problem::Problem;
 use super::response::{HandlerResult, internal, json_response};
 use crate::runtime::headers;
+use crate::runtime::room_header;
 use crate::runtime::rpc::gateways::ClientRequest;
 use crate::runtime::rpc::{CallError, GATEWAYS, ROOMS, Repeat, ask, call, read};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -42,7 +43,8 @@ impl Handler<'_> {
         let body = serde_json::to_string(request)
             .map_err(|error| CallError::from(error).into_client_error())?;
         let reader = reader.map(encode);
-        let mut headers = vec![(headers::ROOM, room)];
+        let name = room_header::encode(room);
+        let mut headers = vec![(headers::ROOM, &*name)];
         if let Some(reader) = &reader {
             headers.push((headers::READER, reader));
         }

@@ -88,6 +88,48 @@ impl Problem {
     }
 }
 
+/// Longest reason of a close frame, in bytes (RFC 6455, 5.5).
+const MAX_REASON: usize = 123;
+
+impl Problem {
+    /// Returns the code with which a socket is closed that is accepted only to tell the client of
+    /// the problem: the status with 4000 added, as in [`Disconnect`].
+    ///
+    /// [`Disconnect`]: roomcast_proto::disconnect::Disconnect
+    pub fn close_code(&self) -> u16 {
+        4_000 + self.status
+    }
+
+    /// Returns the reason of the close frame: `code: detail`, or
+    /// `code (retry after 2 s): detail`.
+    pub fn close_reason(&self) -> String {
+        let (code, detail) = (self.code, &self.detail);
+        let mut reason = match self.retry_after() {
+            Some(seconds) => format!("{code} (retry after {seconds} s): {detail}"),
+            None => format!("{code}: {detail}"),
+        };
+        reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        reason
+    }
+
+    /// Returns the payload of a CONNECT_ERROR of Socket.IO, as gateways send it.
+    pub fn connect_error(&self) -> String {
+        let code = to_json(&self.code);
+        let message = to_json(&self.detail);
+        let seconds = self.retry_after().and_then(|seconds| seconds.parse().ok());
+        let retry = seconds.map_or_else(String::new, |seconds: u64| {
+            format!(r#","retryAfterMs":{}"#, seconds * 1_000)
+        });
+        format!(r#"{{"message":{message},"data":{{"code":{code},"message":{message}{retry}}}}}"#)
+    }
+
+    fn retry_after(&self) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        let retry = headers.find(|(name, _)| *name == "Retry-After");
+        retry.map(|(_, seconds)| seconds.as_str())
+    }
+}
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let status = error.code.status();
@@ -122,6 +164,24 @@ mod tests {
         assert_eq!(json["code"], "badRequest");
         assert_eq!(json["field"], "since");
         assert_eq!(json["type"], "about:blank");
+    }
+
+    #[test]
+    fn a_socket_is_closed_with_the_status_and_the_reason() {
+        let problem = Problem::from(Error::unauthorized("the token has expired"));
+        assert_eq!(problem.close_code(), 4401);
+        assert_eq!(
+            problem.close_reason(),
+            "unauthorized: the token has expired"
+        );
+        let problem = Problem::from(Error::rate_limited("connects", 1_200));
+        let reason = problem.close_reason();
+        assert_eq!(reason, "rateLimited (retry after 2 s): too many connects");
+        let error = problem.connect_error();
+        let expected = r#"{"message":"too many connects","data":{"code":"rateLimited","message":"too many connects","retryAfterMs":2000}}"#;
+        assert_eq!(error, expected);
+        let long = Problem::from(Error::unauthorized("é".repeat(100)));
+        assert_eq!(long.close_reason().len(), 122);
     }
 
     #[test]

@@ -147,7 +147,10 @@ mod tests {
         assert_eq!(page(""), Ok((None, 100)));
         let bob = UserId::parse("bob");
         assert_eq!(page("after=bob&limit=7"), Ok((bob, 7)));
-        for bad in ["after=", "after=%40bob"] {
+        let encoded = page("after=auth0%7CJos%C3%A9%20%26+B");
+        let id = encoded.map(|(after, _)| after.map(|id| id.to_string()));
+        assert_eq!(id, Ok(Some("auth0|José & B".to_owned())));
+        for bad in ["after=", "after=%0abob", "after=+bob", "after=%ff"] {
             let error = page(bad).expect_err(bad);
             assert_eq!(error.field.as_deref(), Some("after"), "{bad}");
         }

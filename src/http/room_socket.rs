@@ -7,6 +7,7 @@ use super::problem::Problem;
 use super::response::{HandlerResult, internal};
 use crate::runtime::headers;
 use crate::runtime::ids::fresh_id;
+use crate::runtime::room_header;
 use crate::runtime::rpc::ROOMS;
 use roomcast_auth::{Credentials, SUBPROTOCOL};
 use roomcast_proto::id::ConnectionId;
@@ -38,24 +39,32 @@ impl Handler<'_> {
             position,
             status: Status::Online,
             token: identity.token,
+            info: identity.info,
+            needs_message_ids: false,
         };
         let request = serde_json::to_string(&request).map_err(internal)?;
         let request = escape_non_ascii(&request);
+        let name = room_header::encode(room);
         let headers = [
             ("upgrade", "websocket"),
-            (headers::ROOM, room),
+            (headers::ROOM, &name),
             (headers::CONNECT, &request),
         ];
         let response = self.call_object(ROOMS, room, &headers, None).await?;
         self.upgrade_response(response).await
     }
 
-    /// Returns the response to a native upgrade, from the answer of the object. Selects the
-    /// subprotocol if the client offered it, because a browser closes the socket otherwise.
+    /// Returns the response to a native upgrade, from the answer of the object.
     pub(super) async fn upgrade_response(&self, answer: web_sys::Response) -> HandlerResult {
         if answer.status() != 101 {
             return relay(&answer).await;
         }
+        self.with_subprotocol(answer)
+    }
+
+    /// Selects the subprotocol in a response with a socket, if the client offered it. A browser
+    /// closes the socket otherwise.
+    pub(super) fn with_subprotocol(&self, answer: web_sys::Response) -> HandlerResult {
         let offered = self.header("sec-websocket-protocol");
         let credentials = Credentials {
             protocols: offered.as_deref(),

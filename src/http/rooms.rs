@@ -29,8 +29,7 @@ impl Handler<'_> {
         if self.method == "OPTIONS" {
             return self.preflight();
         }
-        let result = self.read_authorized(room, resource).await;
-        self.with_cors(result)
+        self.read_authorized(room, resource).await
     }
 
     async fn read_authorized(&self, room: &str, resource: Resource) -> HandlerResult {

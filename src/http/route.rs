@@ -16,6 +16,8 @@ pub enum Route {
     OpenApi,
     /// `/publish`: publishes events.
     Publish,
+    /// `/broadcast`: sends an event to every connection.
+    Broadcast,
     /// `/revoke`: revokes tokens.
     Revoke,
     /// `/tickets`: issues a ticket.
@@ -73,6 +75,7 @@ impl Route {
             Route::Health => "/healthz",
             Route::OpenApi => "/openapi.json",
             Route::Publish => "/publish",
+            Route::Broadcast => "/broadcast",
             Route::Revoke => "/revoke",
             Route::Tickets => "/tickets",
             #[cfg(feature = "dev-tokens")]
@@ -88,6 +91,49 @@ impl Route {
             Route::Member { .. } => "/rooms/{room}/members/{user}",
             Route::Connections { .. } => "/rooms/{room}/connections",
         }
+    }
+}
+
+/// The pages that may read the responses of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// Pages of the Worker's own origin.
+    OwnOrigin,
+    /// Pages of `ALLOWED_ORIGINS`.
+    AllowedOrigins,
+    /// All pages.
+    Anyone,
+}
+
+/// Returns which pages may read the responses of a path, its errors included.
+pub fn readers(path: &str) -> Readers {
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match segments.as_slice() {
+        ["tickets"]
+        | ["socket.io" | "engine.io"]
+        | ["socket.io" | "engine.io", ""]
+        | ["rooms", _, "messages" | "presence" | "members"] => Readers::AllowedOrigins,
+        ["openapi.json"] => Readers::Anyone,
+        _ => Readers::OwnOrigin,
+    }
+}
+
+/// The protocol of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketKind {
+    /// The native framing.
+    Native,
+    /// Socket.IO.
+    SocketIo,
+}
+
+/// Returns the protocol of the sockets of a path, if it is the path of a socket.
+pub fn socket_kind(path: &str) -> Option<SocketKind> {
+    let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    match segments.as_slice() {
+        ["ws"] | ["rooms", _, "ws"] => Some(SocketKind::Native),
+        ["socket.io"] | ["socket.io", ""] => Some(SocketKind::SocketIo),
+        _ => None,
     }
 }
 
@@ -116,6 +162,7 @@ pub fn find(method: &str, path: &str) -> std::result::Result<Route, Problem> {
         ["healthz"] => (|_| Ok(Route::Health), READ),
         ["openapi.json"] => (|_| Ok(Route::OpenApi), READ),
         ["publish"] => (|_| Ok(Route::Publish), &["POST"]),
+        ["broadcast"] => (|_| Ok(Route::Broadcast), &["POST"]),
         ["tickets"] => (|_| Ok(Route::Tickets), &["POST", "OPTIONS"]),
         ["revoke"] => (|_| Ok(Route::Revoke), &["POST"]),
         #[cfg(feature = "dev-tokens")]
@@ -181,10 +228,11 @@ mod tests {
 
     /// All routes, except for those of development builds. HEAD is accepted where GET is, and is
     /// not described.
-    const ROUTES: [(&str, &str); 25] = [
+    const ROUTES: [(&str, &str); 26] = [
         ("GET", "/healthz"),
         ("GET", "/openapi.json"),
         ("POST", "/publish"),
+        ("POST", "/broadcast"),
         ("POST", "/revoke"),
         ("POST", "/tickets"),
         ("OPTIONS", "/tickets"),
@@ -279,13 +327,42 @@ mod tests {
             ("DELETE", "/rooms/a%20b", 400),
             ("DELETE", "/rooms/%ff", 400),
             ("DELETE", "/rooms/", 400),
-            ("PUT", "/rooms/a/members/@bob", 400),
+            ("PUT", "/rooms/a/members/bob%0a", 400),
+            ("PUT", "/rooms/a/members/%20bob", 400),
+            ("GET", "/rooms/@a%00/messages", 400),
         ] {
             let found = find(method, path).map_or_else(|problem| problem.status, |_| 200);
             assert_eq!(found, status, "{method} {path}");
         }
         let problem = find("POST", "/rooms/a/members/b").expect_err("wrong method");
         assert_eq!(problem.headers, vec![("Allow", "PUT, DELETE".to_owned())]);
+    }
+
+    #[test]
+    fn ids_of_identity_providers_are_found_percent_encoded() {
+        for (encoded, id) in [
+            ("auth0%7C5f7c", "auth0|5f7c"),
+            ("alice@example.com", "alice@example.com"),
+            ("Jos%C3%A9", "José"),
+            ("a%2Fb%3Fc%23d%25e", "a/b?c#d%e"),
+            ("a%20b", "a b"),
+        ] {
+            let user = UserId::parse(id).expect(id);
+            let path = format!("/rooms/a/members/{encoded}");
+            let room = RoomName::parse("a").expect("a name");
+            let found = find("PUT", &path).expect(encoded);
+            assert_eq!(
+                found,
+                Route::Member {
+                    room,
+                    user: user.clone()
+                }
+            );
+            let room = RoomName::personal(&user);
+            let path = format!("/rooms/%40{encoded}/messages");
+            let found = find("GET", &path).expect(encoded);
+            assert_eq!(found, Route::Messages { room });
+        }
     }
 
     #[test]
@@ -300,6 +377,41 @@ mod tests {
             assert_eq!(find("HEAD", path), find("GET", path));
             let problem = find("PATCH", path).expect_err("wrong method");
             assert_eq!(problem.headers, vec![("Allow", allow.to_owned())]);
+        }
+    }
+
+    #[test]
+    fn pages_of_other_origins_read_the_routes_that_users_may_call() {
+        for (path, expected) in [
+            ("/rooms/a/messages", Readers::AllowedOrigins),
+            ("/rooms/a%20b/members", Readers::AllowedOrigins),
+            ("/rooms/@bob/presence", Readers::AllowedOrigins),
+            ("/tickets", Readers::AllowedOrigins),
+            ("/socket.io/", Readers::AllowedOrigins),
+            ("/socket.io", Readers::AllowedOrigins),
+            ("/openapi.json", Readers::Anyone),
+            ("/publish", Readers::OwnOrigin),
+            ("/revoke", Readers::OwnOrigin),
+            ("/rooms/a", Readers::OwnOrigin),
+            ("/rooms/a/members/bob", Readers::OwnOrigin),
+            ("/dev/token", Readers::OwnOrigin),
+            ("/healthz", Readers::OwnOrigin),
+        ] {
+            assert_eq!(readers(path), expected, "{path}");
+        }
+        // A preflight request is answered where another origin may read.
+        for (method, path) in ROUTES {
+            if method == "OPTIONS" {
+                assert_eq!(readers(path), Readers::AllowedOrigins, "{path}");
+            }
+        }
+        for (path, expected) in [
+            ("/ws", Some(SocketKind::Native)),
+            ("/rooms/a%20b/ws", Some(SocketKind::Native)),
+            ("/socket.io/", Some(SocketKind::SocketIo)),
+            ("/rooms/a/messages", None),
+        ] {
+            assert_eq!(socket_kind(path), expected, "{path}");
         }
     }
 

@@ -17,8 +17,7 @@ impl Handler<'_> {
         if self.method == "OPTIONS" {
             return self.preflight();
         }
-        let result = self.issue_ticket_to_token().await;
-        self.with_cors(result)
+        self.issue_ticket_to_token().await
     }
 
     async fn issue_ticket_to_token(&self) -> HandlerResult {

@@ -9,6 +9,8 @@
 //! sockets of the revoked tokens. An object without sockets reports this in its answer and is
 //! removed; it registers again with its next socket.
 //!
+//! `POST /broadcast` lists the registered objects.
+//!
 //! If nothing is to be delivered, an alarm removes the registrations and the revocations that
 //! have ended, once a day.
 
@@ -18,6 +20,7 @@ use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::host::{Active, Host, promise, promise_response};
 use crate::runtime::log::log_error;
+use crate::runtime::room_header;
 use crate::runtime::rpc::revocations::{NoticeAnswer, RegisteredObject, RegistryRequest};
 use crate::runtime::rpc::{GATEWAYS, ROOMS, Repeat, RequestError, ask, respond};
 use crate::runtime::sql::{Db, js, number, text};
@@ -65,6 +68,9 @@ const PRUNE_INTERVAL: Millis = DAY;
 
 /// Number of registrations that are read at a time: five rounds of [`MAX_REQUESTS`] notices.
 const PAGE: u32 = 25;
+
+/// Number of registrations in the answer to [`RegistryRequest::List`].
+const LIST_PAGE: u32 = 200;
 
 /// The class of the object. The runtime calls its methods.
 #[wasm_bindgen]
@@ -168,7 +174,8 @@ async fn notify(env: &Env, object: &str, delta: String) -> Result<NoticeAnswer> 
         RegisteredObject::Room(name) => (ROOMS, name, headers::ROOM),
         RegisteredObject::Gateway(name) => (GATEWAYS, name, headers::GATEWAY),
     };
-    let headers = [(header, name.as_str()), (headers::REVOKED, "1")];
+    let encoded = room_header::encode(&name);
+    let headers = [(header, &*encoded), (headers::REVOKED, "1")];
     // The alarm repeats notices that fail.
     match ask(env, binding, &name, &headers, delta, Repeat::Never).await? {
         (200, answer) => Ok(reader::from_str(&answer)?),
@@ -231,6 +238,15 @@ impl ActiveRegistry {
                 self.store_pass()?;
                 self.alarm = Some(now());
                 Ok(record.into_bytes())
+            }
+            RegistryRequest::List { after } => {
+                let rows = self.db.query(
+                    "SELECT place FROM places WHERE place > ? AND until > ?
+                     ORDER BY place LIMIT ?",
+                    &[after.into(), js(now()), LIST_PAGE.into()],
+                )?;
+                let places: Vec<String> = rows.iter().map(|row| text(row, 0)).collect();
+                Ok(serde_json::to_vec(&places)?)
             }
             RegistryRequest::Delta { after } => Ok(self.list.page(after).json.into_bytes()),
             RegistryRequest::Register {

@@ -3,7 +3,7 @@
 //! headers do not change, because during a deploy the Worker and an object may run different
 //! versions.
 
-/// The name of the room that the request is for.
+/// The name of the room that the request is for, by `room_header::encode`.
 pub(crate) const ROOM: &str = "x-roomcast-room";
 
 /// The user who reads over HTTP, percent-encoded. Not set for services, whose reads are not
@@ -25,6 +25,9 @@ pub(crate) const GATEWAY_CONNECT: &str = "x-roomcast-door";
 /// The request of a gateway for the record of a client
 /// ([`FindRequest`](super::rpc::gateways::FindRequest)).
 pub(crate) const FIND: &str = "x-roomcast-find";
+
+/// An event for all connections of the object, as a line of the native framing.
+pub(crate) const BROADCAST: &str = "x-roomcast-broadcast";
 
 /// A notice of new revocations ([`roomcast_auth::revocation::RevocationDelta`]).
 pub(crate) const REVOKED: &str = "x-roomcast-revoked";

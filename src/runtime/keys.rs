@@ -16,8 +16,10 @@ use base64ct::{Base64UrlUnpadded, Encoding};
 use js_sys::futures::JsFuture;
 use js_sys::{Array, JSON, Object, Promise, Reflect, Uint8Array};
 use roomcast_auth::Keys;
-use roomcast_auth::jwk::{Algorithm, MAX_JWKS, PublicKey};
+use roomcast_auth::jwk::{ALGORITHMS, Algorithm, MAX_JWKS, PublicKey, SkippedKey};
 use roomcast_auth::keys::{KeyStep, RETRY_AFTER};
+use roomcast_proto::log_record::{Level, LogRecord};
+use serde_json::{Value, json};
 use std::time::Duration;
 use wasm_bindgen::prelude::*;
 use worker::{Delay, Env, Error};
@@ -71,7 +73,7 @@ async fn check_signature(config: &Config, token: &str) {
             // The newest set does not have the key either.
             KeyStep::Fetch { .. } if is_newest => return,
             KeyStep::Fetch { cached } => {
-                fetch(keys, cached).await;
+                fetch(keys, cached, config.worker.log_level).await;
                 is_newest = !cached;
             }
             // The loop ends, because `Keys` treats a fetch that takes too long as failed.
@@ -88,6 +90,12 @@ async fn check_signature(config: &Config, token: &str) {
             }
         }
     }
+}
+
+/// Logs the keys of `JWT_JWKS` that cannot be used. Called once for each isolate.
+pub(crate) fn log_skipped_settings(config: &Config) {
+    let (level, skipped) = (config.worker.log_level, config.auth.keys.skipped());
+    log_skipped(level, "JWT_JWKS", skipped);
 }
 
 /// Returns `true` if `token` is signed with `key`.
@@ -117,7 +125,7 @@ async fn has_signature_of(key: &PublicKey, token: &str) -> Result<bool> {
 }
 
 /// Fetches `JWT_JWKS_URL`, or takes a cached answer if `cached` is `true`.
-async fn fetch(keys: &Keys, cached: bool) {
+async fn fetch(keys: &Keys, cached: bool, log_level: Level) {
     let Some(url) = keys.url() else {
         return;
     };
@@ -130,11 +138,29 @@ async fn fetch(keys: &Keys, cached: bool) {
     };
     let (body, cache_control) = (body.as_deref(), cache_control.as_deref());
     let random = getrandom::u32().unwrap_or_default();
-    if let Err(error) = keys.fetched(body, cache_control, random, now()) {
-        log_error(format!(
+    match keys.fetched(body, cache_control, random, now()) {
+        Ok(skipped) => log_skipped(log_level, "JWT_JWKS_URL", &skipped),
+        Err(error) => log_error(format!(
             "the answer of JWT_JWKS_URL is not a valid key set: {error}"
-        ));
+        )),
     }
+}
+
+/// Logs the keys of a set that cannot be used, if there are any. `setting` is the name of the
+/// setting of the set.
+fn log_skipped(log_level: Level, setting: &str, skipped: &[SkippedKey]) {
+    if skipped.is_empty() || log_level > Level::Warn {
+        return;
+    }
+    let keys = skipped.iter();
+    let keys: Vec<Value> = keys
+        .map(|key| json!({ "kid": key.kid, "reason": key.reason }))
+        .collect();
+    let record = LogRecord::new(Level::Warn, "keys")
+        .with("setting", setting)
+        .with("skipped", keys)
+        .with("supported", ALGORITHMS);
+    worker::console_log!("{}", record.line(now()));
 }
 
 /// Returns the key set and its `Cache-Control` header.

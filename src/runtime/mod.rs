@@ -30,6 +30,7 @@ pub(crate) mod keys;
 pub(crate) mod log;
 pub(crate) mod memory;
 pub(crate) mod object_state;
+pub(crate) mod room_header;
 pub(crate) mod rpc;
 pub(crate) mod settings;
 pub(crate) mod socket;

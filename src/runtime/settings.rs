@@ -1,5 +1,6 @@
 //! The settings of the Worker, which are read once for each isolate.
 
+use super::keys::log_skipped_settings;
 use crate::config::Config;
 use roomcast_proto::settings::SettingError;
 use std::cell::OnceCell;
@@ -22,6 +23,7 @@ pub(crate) fn settings(env: &Env) -> Result<Rc<Config>, SettingError> {
         let config = Rc::new(Config::read(|name| {
             env.var(name).ok().map(|value| value.to_string())
         })?);
+        log_skipped_settings(&config);
         Ok(cell.get_or_init(|| config).clone())
     })
 }

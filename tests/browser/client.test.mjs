@@ -397,7 +397,7 @@ class FakeSocket {
   }
 }
 
-function openNative() {
+function openNative(closed = () => {}) {
   mock.property(globalThis, 'WebSocket', FakeSocket);
   const received = [];
   const link = nativeTransport.open(
@@ -405,7 +405,10 @@ function openNative() {
     {
       connected: (data) => received.push(['connected', data]),
       event: (event, data, meta) => received.push([event, data, meta]),
-      closed: (reason) => received.push(['closed', reason.code]),
+      closed: (reason) => {
+        received.push(['closed', reason.code]);
+        closed(reason);
+      },
     },
   );
   const socket = FakeSocket.last;
@@ -459,6 +462,22 @@ test('the client pings, and closes a connection that does not answer', async () 
   assert.equal(socket.closed, true);
   await advance(60_000);
   assert.equal(socket.sent.length, 4);
+});
+
+test('a socket that was accepted only to refuse it has the reason of the refusal', () => {
+  for (const [code, reason, expected] of [
+    [4401, 'unauthorized: the token has expired', { code: 4401, status: 401, message: 'the token has expired' }],
+    [4429, 'rateLimited (retry after 12 s): too many connects: wait', {
+      code: 4429, status: 429, message: 'too many connects: wait', retryAfterMs: 12_000,
+    }],
+    [4401, 'token expired', { code: 4401, message: 'token expired' }],
+  ]) {
+    let closed;
+    const { socket } = openNative((why) => (closed = why));
+    socket.onopen();
+    socket.onclose({ code, reason });
+    assert.deepEqual({ ...closed }, expected);
+  }
 });
 
 test('the client closes a connection if the server sends nothing', async () => {

@@ -135,8 +135,8 @@ testEachTransport('after a network loss the page reconnects, receives missed mes
   await alice.page.getByText('While you were away').waitFor();
   if (transport === 'Socket.IO') {
     // Connection state recovery delivered the events, not a join with `since`.
-    const sent = alice.sent.slice(before).filter((frame) => frame.includes('/chat,'));
-    assert.match(sent.find((frame) => frame.startsWith('40/chat,')), /"pid":".*"offset":"/);
+    const sent = alice.sent.slice(before).filter((frame) => /^4[0-4]/.test(frame));
+    assert.match(sent.find((frame) => frame.startsWith('40')), /"pid":".*"offset":"/);
     assert.deepEqual(sent.filter((frame) => frame.includes('"since"')), []);
   }
   await closeAll(alice, bob);
@@ -326,12 +326,12 @@ test('an invalid name is explained beside its field', async () => {
   const name = alice.page.getByLabel('Your name');
   await alice.click('Join the room');
   await alice.page.getByText('Enter a name').waitFor();
-  await name.fill('Zoë B');
+  await name.fill('Zoe\u202e');
   await alice.page.keyboard.press('Enter');
-  await alice.page.getByText('Letters without accents').waitFor();
+  await alice.page.getByText('at most 255 visible characters').waitFor();
   assert.equal(await name.getAttribute('aria-invalid'), 'true');
   assert.equal(await name.evaluate((field) => field === document.activeElement), true);
-  await name.fill('zoe.b');
+  await name.fill('Zoë B');
   await alice.page.keyboard.press('Enter');
   await alice.waitForConnection('live');
   assert.equal(new URL(alice.page.url()).searchParams.get('room'), 'lobby');

@@ -9,7 +9,9 @@ use roomcast_proto::framing::{PING, PONG};
 use roomcast_proto::id::Epoch;
 use roomcast_proto::schema::commands::{CommandSchema, commands};
 use roomcast_proto::schema::events::server_events;
-use roomcast_proto::schema::logged::{CustomEvent, NewMessage, NewMessageEvent, Stamp};
+use roomcast_proto::schema::logged::{
+    CustomEvent, Meta as CustomMeta, NewMessage, NewMessageEvent, Stamp,
+};
 use roomcast_proto::schema::values::{CustomEventName, Seq};
 use roomcast_proto::schema::{definitions, deserialize, serialize};
 use schemars::generate::SchemaSettings;
@@ -67,6 +69,7 @@ pub(crate) fn document() -> String {
         document.add_socket_io_event(&name, summary, (&constant, &data), Meta::None);
     }
     let stamp = sent.subschema_for::<Stamp>().to_value();
+    let meta = sent.subschema_for::<CustomMeta>().to_value();
     let (name, summary) = ("newMessage", "A chat message.");
     let line = sent.subschema_for::<NewMessageEvent>().to_value();
     document.add_native_event(&NATIVE, name, summary, line);
@@ -81,7 +84,7 @@ pub(crate) fn document() -> String {
         &sent.subschema_for::<CustomEventName>().to_value(),
         &json!({}),
     );
-    document.add_socket_io_event(name, summary, schemas, Meta::Required(&stamp));
+    document.add_socket_io_event(name, summary, schemas, Meta::Required(&meta));
 
     let channels = channels(&document, &seq, &epoch);
     let operations = document.operations(&commands);
@@ -481,7 +484,7 @@ fn channels(document: &Document, seq: &Value, epoch: &Value) -> Value {
             "description": format!("Connecting joins the room. The first event is `connected`. `roomId` may be left out. {framing}"),
             "parameters": {
                 "room": {
-                    "description": "The name of the room: 1 to 128 of `A-Z a-z 0-9 . _ : - @`.",
+                    "description": "The name of the room: 1 to 128 of `A-Z a-z 0-9 . _ : - @`, or `@` and a user id, percent-encoded.",
                     "examples": ["lobby", "@alice"],
                 },
             },

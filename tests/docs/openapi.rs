@@ -4,11 +4,11 @@
 use super::json::pretty;
 use roomcast_proto::answer::{ErrorData, Page};
 use roomcast_proto::http::{
-    EngineError, Health, Kicked, Member, MemberRemoved, Problem, Published, Refused, Revoked,
-    RoomDeleted, RoomPresence, Ticket,
+    Broadcasted, EngineError, Health, Kicked, Member, MemberRemoved, Problem, Published, Refused,
+    Revoked, RoomDeleted, RoomPresence, Ticket,
 };
 use roomcast_proto::id::{Epoch, RoomName, UserId};
-use roomcast_proto::schema::requests::{PublishRequest, Revocation};
+use roomcast_proto::schema::requests::{Broadcast, PublishRequest, Revocation};
 use roomcast_proto::schema::values::Seq;
 use roomcast_proto::schema::{definitions, deserialize, serialize};
 use schemars::JsonSchema;
@@ -138,7 +138,7 @@ fn paths(api: &mut Api) -> Value {
         "headers": {
             "Access-Control-Allow-Origin": { "schema": { "type": "string" } },
             "Access-Control-Allow-Credentials": { "schema": { "const": "true" } },
-            "Access-Control-Allow-Methods": { "schema": { "const": "GET, POST" } },
+            "Access-Control-Allow-Methods": { "schema": { "const": "GET, HEAD, POST" } },
             "Access-Control-Allow-Headers": { "schema": { "type": "string" } },
             "Access-Control-Max-Age": { "schema": { "const": "86400" } },
             "Vary": { "schema": { "const": "Origin" } },
@@ -303,6 +303,22 @@ fn paths(api: &mut Api) -> Value {
                 ),
             },
             "options": preflight_of("preflightTickets", "access"),
+        },
+        "/broadcast": {
+            "post": {
+                "operationId": "broadcast",
+                "tags": ["events"],
+                "summary": "Send an event to every open connection",
+                "description": "For services with `admin` on `*`. The event is not stored, belongs to no room and has no order with other events.",
+                "requestBody": {
+                    "required": true,
+                    "content": { JSON: { "schema": api.receives::<Broadcast>() } },
+                },
+                "responses": responses(
+                    [("200", api.response::<Broadcasted<'_>>("The event was sent to the connections of these numbers of rooms and gateways."))],
+                    &["BadRequest", "Unauthorized", "Forbidden", "Conflict", "TooLarge", "RateLimited", "Internal"],
+                ),
+            },
         },
         "/revoke": {
             "post": {

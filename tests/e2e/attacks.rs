@@ -104,6 +104,7 @@ async fn a_token_of_another_deployment_is_refused() {
 #[tokio::test]
 async fn internal_headers_of_clients_are_ignored_on_every_route() {
     let forged = [
+        (headers::BROADCAST, "1"),
         (headers::REVOKED, "1"),
         (headers::LINK, "1"),
         (headers::ROOM, "forged"),

@@ -48,15 +48,18 @@ async fn an_invalid_token_is_refused_with_401_at_the_upgrade_and_over_http() {
         ("an empty key", alice().sign("")),
         ("no sub", alice().claim("sub", Value::Null).sign(SECRET)),
         ("an empty sub", alice().claim("sub", "").sign(SECRET)),
-        ("a sub with @", alice().claim("sub", "@bob").sign(SECRET)),
         (
-            "a sub with a space",
-            alice().claim("sub", "a b").sign(SECRET),
+            "a sub with a line break",
+            alice().claim("sub", "a\nb").sign(SECRET),
+        ),
+        (
+            "a sub with outer white space",
+            alice().claim("sub", " alice").sign(SECRET),
         ),
         ("a number as sub", alice().claim("sub", 7).sign(SECRET)),
         (
             "a long sub",
-            alice().claim("sub", "u".repeat(129)).sign(SECRET),
+            alice().claim("sub", "u".repeat(256)).sign(SECRET),
         ),
         ("no exp", alice().claim("exp", Value::Null).sign(SECRET)),
         ("a string as exp", alice().claim("exp", "soon").sign(SECRET)),
@@ -309,7 +312,7 @@ async fn a_personal_room_accepts_only_its_user_and_publications_of_services() {
         .await
         .problem(403, "forbidden");
     // The longest user id has a personal room as well.
-    let long = "u".repeat(128);
+    let long = "u".repeat(255);
     Client::join(&DEFAULT, &format!("@{long}"), &token(&long)).await;
 }
 

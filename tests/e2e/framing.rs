@@ -1,7 +1,7 @@
 //! The native framing: frames, answers, errors and malformed frames.
 
 use super::{DEFAULT, FAST, token};
-use roomcast_harness::Client;
+use roomcast_harness::{Client, Server};
 use serde_json::{Value, json};
 
 /// Connects alice and bob to a new room. Alice has received all events about bob,
@@ -264,8 +264,6 @@ async fn a_malformed_frame_closes_its_socket_and_no_other() {
     let cases = [
         ("hello".to_owned(), 4400),
         ("{".to_owned(), 4400),
-        (String::new(), 4400),
-        ("\n".to_owned(), 4400),
         ("PING".to_owned(), 4400),
         (r#"42["sendMessage",{"content":"hi"}]"#.to_owned(), 4400),
         (message(limit + 1), 4413),
@@ -376,10 +374,33 @@ async fn a_publication_with_line_breaks_is_delivered_as_one_line() {
 #[tokio::test]
 async fn a_ping_is_answered_with_pong() {
     let (mut alice, _bob) = pair("ping").await;
-    for _ in 0..3 {
-        alice.send_text("ping").await;
-        assert_eq!(alice.next().await, "pong");
+    for ping in ["ping", "ping", "ping", "ping\n", "ping\r\n"] {
+        alice.send_text(ping).await;
+        assert_eq!(alice.next().await, "pong", "{ping:?}");
     }
+}
+
+#[tokio::test]
+async fn blank_frames_and_lines_are_ignored() {
+    let (mut alice, bob) = pair("blank").await;
+    for blank in ["", "\n", "\r\n", " \n\n"] {
+        alice.send_text(blank).await;
+    }
+    let line = json!({ "event": "sendMessage", "data": { "content": "x" }, "id": 1 });
+    alice.send_text(&format!("\n{line}\n\n")).await;
+    assert_eq!(alice.answer(1).await.expect("stored")["seq"], 1);
+    assert_room_works(bob, "blank").await;
+}
+
+#[tokio::test]
+async fn blank_frames_count_as_commands() {
+    let server = Server::start(&[("COMMANDS_PER_SECOND", "1"), ("COMMANDS_BURST", "20")]);
+    let mut alice = Client::join(&server, "blank-flood", &token("alice")).await;
+    for _ in 0..40 {
+        alice.send_text("\n").await;
+    }
+    let error = alice.expect("error").await;
+    assert_eq!(error["data"]["code"], "rateLimited");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Native sockets at a gateway: one socket for many rooms.
 
 use super::{DEFAULT, FAST, headers, service, token};
-use roomcast_harness::{Client, Refused, SECRET, Server, Token};
+use roomcast_harness::{Client, Refused, SECRET, Server, SocketIo, Token};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -309,7 +309,11 @@ async fn a_malformed_object_is_answered_and_a_malformed_frame_closes_the_socket(
     );
     client.send_text("ping").await;
     client.find("pong", |line| line == "pong").await;
-    for (frame, code) in [("hello", 4400), ("", 4400)] {
+    for blank in ["", "\n", "ping\n"] {
+        client.send_text(blank).await;
+    }
+    client.find("pong", |line| line == "pong").await;
+    for (frame, code) in [("hello", 4400), ("PING", 4400)] {
         let mut bad = gateway(&DEFAULT, &token("bob")).await;
         bad.send_text(frame).await;
         assert_eq!(bad.closed().await, code, "{frame}");
@@ -438,6 +442,43 @@ async fn cors_lets_a_page_read_the_error_and_retry_after_of_refused_polling() {
     ] {
         assert_eq!(answer.header(name), value);
     }
+}
+
+#[tokio::test]
+async fn the_longest_silent_connection_at_any_gateway_makes_room_for_a_new_one() {
+    let server = Server::start(&[("MAX_CONNECTIONS_PER_USER", "3")]);
+    // An own socket of the personal room, a native client and a Socket.IO client, which are at
+    // different gateways.
+    let mut own = Client::join(&server, "@alice", &token("alice")).await;
+    let mut native = gateway(&server, &token("alice")).await;
+    until_connections(&server, "@alice", 2).await;
+    let mut socketio = SocketIo::join(&server, &token("alice")).await;
+    until_connections(&server, "@alice", 3).await;
+    // The oldest two show signs of life, in a way that the personal room does not see.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    own.send_text("ping").await;
+    own.find("pong", |line| line == "pong").await;
+    native.send_text("ping").await;
+    native.find("pong", |line| line == "pong").await;
+    let mut newest = gateway(&server, &token("alice")).await;
+    socketio.closed().await;
+    until_connections(&server, "@alice", 3).await;
+    // The native client has been silent longer than the others now, although it joined later.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    own.send_text("ping").await;
+    own.find("pong", |line| line == "pong").await;
+    join(&mut newest, "gw-newest").await;
+    let mut another = SocketIo::join(&server, &token("alice")).await;
+    assert_eq!(native.closed().await, 4409);
+    until_connections(&server, "@alice", 3).await;
+    another
+        .request("joinRoom", json!("gw-newest"))
+        .await
+        .expect("joined");
+    own.request("sync", json!({ "after": 0 }))
+        .await
+        .expect("open");
+    send_message(&mut newest, "gw-newest", 1).await;
 }
 
 #[tokio::test]

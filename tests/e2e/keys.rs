@@ -266,7 +266,7 @@ pub(crate) async fn socketio_connect(server: &Server, query: &str, auth: Value) 
     let open = server.call("GET", &path, &[], "").await;
     let open: Value = serde_json::from_str(&open.text[1..]).expect("an open packet");
     let path = format!("{path}&sid={}", open["sid"].as_str().expect("a sid"));
-    let packet = format!("40/chat,{auth}");
+    let packet = format!("40{auth}");
     let posted = server.call("POST", &path, &[], packet).await;
     assert_eq!(posted.text, "ok");
     server.call("GET", &path, &[], "").await.text
@@ -279,11 +279,49 @@ async fn a_socketio_connect_accepts_a_token_of_a_new_key() {
     let server = with_url(&keys);
     let auth = |token: String| json!({ "token": token });
     let first = socketio_connect(&server, "", auth(old.sign(&alice()))).await;
-    assert!(first.starts_with("40/chat,"), "{first}");
+    assert!(first.starts_with("40"), "{first}");
     keys.set_response(200, KeyPair::set(&[&new]));
     let second = socketio_connect(&server, "", auth(new.sign(&alice()))).await;
-    assert!(second.starts_with("40/chat,"), "{second}");
+    assert!(second.starts_with("40"), "{second}");
     let third = socketio_connect(&server, "", auth(old.sign(&alice()))).await;
-    assert!(third.starts_with("44/chat,"), "{third}");
+    assert!(third.starts_with("44"), "{third}");
     assert!(third.contains("unauthorized"), "{third}");
+}
+
+#[tokio::test]
+async fn skipped_keys_and_the_supported_algorithms_are_logged() {
+    let es = KeyPair::es256("es");
+    let set = json!({ "keys": [
+        es.jwk(),
+        { "kty": "EC", "crv": "P-384", "alg": "ES384", "use": "sig", "kid": "es384", "x": "AA", "y": "AA" },
+        { "kty": "RSA", "alg": "PS256", "kid": "ps256", "n": "AA", "e": "AQAB" },
+        { "kty": "RSA", "alg": "RS512", "kid": "rs512", "n": "AA", "e": "AQAB" },
+    ]});
+    let keys = KeyServer::start(set.to_string());
+    for (server, setting) in [
+        (with_keys(&set.to_string()), "JWT_JWKS"),
+        (with_url(&keys), "JWT_JWKS_URL"),
+    ] {
+        assert_eq!(status(&server, &es.sign(&alice())).await, 101);
+        let record = server
+            .wait_for_log("the skipped keys", |record| record["event"] == "keys")
+            .await;
+        assert_eq!(record["level"], "warn");
+        assert_eq!(record["setting"], setting);
+        assert_eq!(
+            record["skipped"],
+            json!([
+                { "kid": "es384", "reason": "ES384 is not supported" },
+                { "kid": "ps256", "reason": "PS256 is not supported" },
+                { "kid": "rs512", "reason": "RS512 is not supported" },
+            ])
+        );
+        let supported = "EdDSA (Ed25519), ES256 and RS256";
+        assert_eq!(record["supported"], supported);
+        // The error of a token names the reason, too.
+        let token = alice().sign_hs512(SECRET);
+        let refused = server.get("/rooms/keys/members", &token).await;
+        let reason = "has an `alg` that is not supported";
+        assert!(refused.text.contains(reason), "{}", refused.text);
+    }
 }

@@ -119,7 +119,7 @@ async fn events_of_a_user_never_reach_another_users_connection() {
         let user = format!("victim-{n}");
         let query = format!("token={}", token_for(&user, &["private"]));
         let mut client = SocketIo::open(&server, &query).await;
-        let answer = client.connect("/chat", json!({})).await.expect("accepted");
+        let answer = client.connect("/", json!({})).await.expect("accepted");
         join(&mut client, "private").await;
         publish(&server, "private", n).await;
         client.expect("newMessage").await;
@@ -133,7 +133,7 @@ async fn events_of_a_user_never_reach_another_users_connection() {
             .enumerate()
             .map(async |(n, (query, auth))| {
                 let mut client = SocketIo::open(&server, query).await;
-                client.start_connect("/chat", auth.clone()).await;
+                client.start_connect("/", auth.clone()).await;
                 let wait = ms((round + n as u64) % 8);
                 if let Some(Ok(answer)) = client.connect_answer_within(wait).await
                     && answer["pid"] != auth["pid"]
@@ -153,7 +153,7 @@ async fn events_of_a_user_never_reach_another_users_connection() {
         let user = format!("other-{n}");
         let query = format!("token={}", token_for(&user, &["public*"]));
         let mut other = SocketIo::open(&server, &query).await;
-        other.start_connect("/chat", json!({})).await;
+        other.start_connect("/", json!({})).await;
         others.push((user, other));
     }
     let wait = ms(3_000);
@@ -204,7 +204,7 @@ async fn a_client_that_dies_during_recovery_leaves_nothing_behind() {
     };
     let victims = (0..VICTIMS).map(async |n| {
         let mut victim = SocketIo::open(&server, &query(n)).await;
-        let answer = victim.connect("/chat", json!({})).await.expect("accepted");
+        let answer = victim.connect("/", json!({})).await.expect("accepted");
         for room in &rooms {
             join(&mut victim, room).await;
         }
@@ -224,7 +224,7 @@ async fn a_client_that_dies_during_recovery_leaves_nothing_behind() {
     let newcomer = async |user: String| {
         let mut other = SocketIo::open(&server, "").await;
         let auth = json!({ "token": token_for(&user, &["public*"]) });
-        other.start_connect("/chat", auth).await;
+        other.start_connect("/", auth).await;
         let problem = connect_problem(&mut other, &user).await;
         (user, other, problem)
     };
@@ -232,7 +232,7 @@ async fn a_client_that_dies_during_recovery_leaves_nothing_behind() {
     // connections end at different moments of the recovery.
     let losses = pids.iter().enumerate().map(async |(n, pid)| {
         let mut victim = SocketIo::open(&server, &query(n)).await;
-        victim.start_connect("/chat", json!({ "pid": pid })).await;
+        victim.start_connect("/", json!({ "pid": pid })).await;
         tokio::time::sleep(ms(5 * n as u64)).await;
         victim.terminate();
         newcomer(format!("early-{n}")).await
@@ -283,7 +283,7 @@ async fn eleven_connections(server: &Server, token: &str) -> (Vec<SocketIo>, Val
     }
     until_connections(server, "@victim", "victim", 10).await;
     let mut eleventh = SocketIo::open(server, &format!("token={token}")).await;
-    let answer = eleventh.connect("/chat", json!({})).await;
+    let answer = eleventh.connect("/", json!({})).await;
     let pid = answer.map_or(Value::Null, |answer| answer["pid"].clone());
     eleventh.terminate();
     (open, pid)
@@ -298,13 +298,13 @@ async fn a_client_is_only_ever_accepted_as_the_user_of_its_own_token() {
     let (_open, pid) = eleven_connections(&server, &victim).await;
     for n in 0..8 {
         let mut victim = SocketIo::open(&server, &format!("token={victim}")).await;
-        victim.start_connect("/chat", json!({ "pid": pid })).await;
+        victim.start_connect("/", json!({ "pid": pid })).await;
         tokio::time::sleep(ms(20)).await;
         victim.terminate();
         let user = format!("other-{n}");
         let mut other = SocketIo::open(&server, "").await;
         let auth = json!({ "token": token_for(&user, &["public*"]) });
-        other.start_connect("/chat", auth).await;
+        other.start_connect("/", auth).await;
         tokio::time::sleep(ms(20)).await;
         // A delivery from any room makes the gateway process pending recoveries.
         publish(&server, "public", n).await;
@@ -321,7 +321,7 @@ async fn recovery_joins_the_personal_room() {
     let token = token("victim");
     let (_open, pid) = eleven_connections(&server, &token).await;
     let mut client = SocketIo::open(&server, &format!("token={token}")).await;
-    client.start_connect("/chat", json!({ "pid": pid })).await;
+    client.start_connect("/", json!({ "pid": pid })).await;
     // A delivery from any room makes the gateway process pending recoveries.
     publish(&server, "traffic", "x").await;
     client.connect_answer().await.expect("accepted");
@@ -344,7 +344,7 @@ async fn an_eleventh_connection_receives_personal_events_or_is_closed() {
     let (_open, pid) = eleven_connections(&server, &token).await;
     for auth in [json!({}), json!({ "pid": pid })] {
         let mut client = SocketIo::open(&server, &format!("token={token}")).await;
-        client.start_connect("/chat", auth.clone()).await;
+        client.start_connect("/", auth.clone()).await;
         publish(&server, "traffic", "x").await;
         // A refused CONNECT is correct: the client knows that it is not connected.
         if client.connect_answer().await.is_err() {
@@ -353,7 +353,7 @@ async fn an_eleventh_connection_receives_personal_events_or_is_closed() {
         notify(&server, "victim").await;
         let is_notice = |event: &Event| event.name == "notice";
         let notice = client.find_within(ms(5_000), is_notice).await;
-        let ended = client.close_code().is_some() || client.is_disconnected("/chat");
+        let ended = client.close_code().is_some() || client.is_disconnected("/");
         assert!(
             notice.is_some() || ended,
             "the client is connected with {auth} but receives no event of the personal room"
@@ -443,14 +443,14 @@ async fn assert_is_member(server: &Server, room: &str, user: &str) {
 
 #[tokio::test]
 async fn a_token_refreshed_in_one_namespace_counts_for_the_session() {
-    let server = Server::start(&[]);
+    let server = Server::start(&[("NAMESPACES", "/ /chat")]);
     let query = format!("token={}", token_for("bob", &["x", "y"]));
     let mut bob = SocketIo::open(&server, &query).await;
-    bob.connect("/chat", json!({})).await.expect("accepted");
+    bob.connect("/", json!({})).await.expect("accepted");
     let fresh = json!({ "token": token_for("bob", &["y"]) });
     bob.request("refreshToken", fresh).await.expect("refreshed");
-    bob.disconnect("/chat").await;
-    for nsp in ["/chat", "/"] {
+    bob.disconnect("/").await;
+    for nsp in ["/", "/chat"] {
         bob.connect(nsp, json!({})).await.expect("accepted");
         let refused = bob.request("joinRoom", json!("x")).await;
         let error = refused.expect_err("x is not a room of the newest token");
@@ -723,11 +723,11 @@ async fn a_session_without_a_token_is_closed_after_five_refused_connects() {
     let mut stranger = SocketIo::open(&server, "").await;
     for n in 1..=5 {
         let auth = json!({ "token": format!("not a token {n}") });
-        let error = stranger.connect("/chat", auth).await.expect_err("refused");
+        let error = stranger.connect("/", auth).await.expect_err("refused");
         assert_eq!(error["data"]["code"], "unauthorized", "CONNECT {n}");
     }
     let auth = json!({ "token": "not a token 6" });
-    stranger.start_connect("/chat", auth).await;
+    stranger.start_connect("/", auth).await;
     let code = stranger.closed_within(ms(3_000)).await;
     assert!(code.is_some(), "the sixth CONNECT closes the session");
     let rejected = rejects(&server);
@@ -749,7 +749,7 @@ async fn a_session_without_a_token_is_closed_after_ten_seconds() {
         let mut stranger = SocketIo::open(&server, "").await;
         let began = Instant::now();
         let auth = json!({ "token": "not a token" });
-        stranger.connect("/chat", auth).await.expect_err("refused");
+        stranger.connect("/", auth).await.expect_err("refused");
         let code = stranger.closed_within(ms(13_000)).await;
         (
             "a session with a bad token",
@@ -920,10 +920,10 @@ async fn a_second_websocket_of_an_upgraded_session_is_closed_and_the_session_con
     let server = Server::start(&[]);
     let polling = Polling::open(&server, "").await;
     let auth = json!({ "token": token("alice") });
-    let answer = polling.connect(&server, "/chat", auth).await;
+    let answer = polling.connect(&server, "/", auth).await;
     answer.expect("accepted");
     let mut first = polling.upgrade(&server).await;
-    first.nsp = "/chat".to_owned();
+    first.nsp = "/".to_owned();
     join(&mut first, "lobby").await;
     let sid = format!("sid={}", polling.sid);
     let second = SocketIo::upgrade(&server, &sid).await;
@@ -947,10 +947,10 @@ async fn upgrades_of_many_clients_at_once_are_not_closed() {
             let user = format!("client-{n}");
             let session = Polling::open(&server, "").await;
             let auth = json!({ "token": token(&user) });
-            let answer = session.connect(&server, "/chat", auth).await;
+            let answer = session.connect(&server, "/", auth).await;
             answer.expect("accepted");
             let mut socket = session.upgrade(&server).await;
-            socket.nsp = "/chat".to_owned();
+            socket.nsp = "/".to_owned();
             socket
                 .request("joinRoom", json!(format!("room-{n}")))
                 .await
@@ -966,7 +966,7 @@ async fn a_client_that_aborts_its_poll_is_offline_soon() {
     let server = Server::start(&[ONE_GATEWAY]);
     let session = Polling::open(&server, "").await;
     let auth = json!({ "token": token("alice") });
-    let answer = session.connect(&server, "/chat", auth).await;
+    let answer = session.connect(&server, "/", auth).await;
     answer.expect("accepted");
     until_connections(&server, "@alice", "alice", 1).await;
     let began = Instant::now();

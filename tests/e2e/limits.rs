@@ -2,7 +2,7 @@
 //! affected.
 
 use super::{DEFAULT, FAST, service, token};
-use roomcast_harness::{Answer, Client, Server, Token};
+use roomcast_harness::{Answer, Client, Server, SocketIo, Token};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -196,6 +196,37 @@ async fn a_flood_is_closed_with_4429_at_once_and_the_user_is_banned() {
     Client::open(&server, &path("bob"), &[])
         .await
         .expect("accepted");
+}
+
+#[tokio::test]
+async fn a_socket_io_client_that_floods_is_disconnected_and_then_refused_with_a_code() {
+    let server = Server::start(&[
+        ("FLOOD_BAN", "30s"),
+        ("GATEWAY_SHARDS", "1"),
+        ("COMMANDS_PER_SECOND", "1"),
+        ("COMMANDS_BURST", "5"),
+        ("REFUSALS_PER_SECOND", "1"),
+        ("REFUSALS_BURST", "1"),
+    ]);
+    let mut mallory = SocketIo::join(&server, &token("mallory")).await;
+    for _ in 0..500 {
+        // Not in the room, and soon over the limit of commands.
+        mallory
+            .send(r#"42["sendMessage",{"roomId":"flood","content":""}]"#)
+            .await;
+    }
+    assert_eq!(mallory.closed().await, 4429);
+    // A client reconnects after the end of its connection, but not after this packet.
+    assert!(mallory.is_disconnected("/"));
+    let mut again = SocketIo::open(&server, "").await;
+    let auth = json!({ "token": token("mallory") });
+    let error = again.connect("/", auth).await.expect_err("banned");
+    assert_eq!(error["data"]["code"], "rateLimited");
+    let wait = error["data"]["retryAfterMs"].as_u64();
+    assert!(
+        wait.is_some_and(|wait| (1..=30_000).contains(&wait)),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ async fn a_recovered_client_is_told_who_went_and_who_came() {
     let joined = neighbour.request("joinRoom", json!("cut-off")).await;
     joined.expect("joined");
     let mut alice = SocketIo::open(&server, &query).await;
-    let accepted = alice.connect("/chat", json!({})).await.expect("accepted");
+    let accepted = alice.connect("/", json!({})).await.expect("accepted");
     let joined = alice.request("joinRoom", json!("cut-off")).await;
     let members = joined.expect("joined")["members"].clone();
     let members = members.as_array().expect("a list").iter();
@@ -148,7 +148,7 @@ async fn a_recovered_client_is_told_who_went_and_who_came() {
     sleep(Duration::from_secs(2)).await;
 
     let mut alice = SocketIo::open(&server, &query).await;
-    let again = alice.connect("/chat", auth).await.expect("accepted");
+    let again = alice.connect("/", auth).await.expect("accepted");
     assert_eq!(again["pid"], accepted["pid"], "the client recovers");
     let after = [
         ("alice", true),
@@ -175,7 +175,7 @@ async fn fifty_clients_that_missed_a_megabyte_each_recover_at_once_and_stay_subs
     for n in 0..CLIENTS {
         let query = format!("token={}", token(&format!("user-{n}")));
         let mut client = SocketIo::open(&server, &query).await;
-        let accepted = client.connect("/chat", json!({})).await.expect("accepted");
+        let accepted = client.connect("/", json!({})).await.expect("accepted");
         let joined = client.request("joinRoom", json!("missed")).await;
         joined.expect("joined");
         sessions.push((query, accepted["pid"].clone(), client));
@@ -191,10 +191,7 @@ async fn fifty_clients_that_missed_a_megabyte_each_recover_at_once_and_stay_subs
     publish(&server, "missed", MISSED, 4_000).await;
     let returned = join_all(returning.into_iter().map(async |(query, auth)| {
         let mut client = SocketIo::open(&server, &query).await;
-        let accepted = client
-            .connect("/chat", auth.clone())
-            .await
-            .expect("accepted");
+        let accepted = client.connect("/", auth.clone()).await.expect("accepted");
         let recovered = accepted["pid"] == auth["pid"];
         (recovered, client)
     }));
@@ -241,10 +238,10 @@ async fn a_polling_client_receives_many_megabytes_that_it_missed_in_two_rooms() 
     let server = Server::start(&[ONE_GATEWAY]);
     let query = format!("token={}", token("alice"));
     let session = Polling::open(&server, &query).await;
-    let accepted = session.connect(&server, "/chat", json!({})).await;
+    let accepted = session.connect(&server, "/", json!({})).await;
     let pid = accepted.expect("accepted")["pid"].clone();
     for (n, room) in ROOMS.iter().enumerate() {
-        let packet = format!(r#"42/chat,{n}["joinRoom","{room}"]"#);
+        let packet = format!(r#"42{n}["joinRoom","{room}"]"#);
         assert_eq!(session.post(&server, packet).await.status, 200);
     }
     publish(&server, "first", 1, 10).await;
@@ -264,7 +261,7 @@ async fn a_polling_client_receives_many_megabytes_that_it_missed_in_two_rooms() 
     }
     let session = Polling::open(&server, &query).await;
     let auth = json!({ "pid": pid, "offset": offset.expect("an offset") });
-    let packet = roomcast_harness::connect_packet("/chat", &auth);
+    let packet = roomcast_harness::connect_packet("/", &auth);
     assert_eq!(session.post(&server, packet).await.status, 200);
     let mut last: BTreeMap<String, u64> = ROOMS.map(|room| (room.to_owned(), 1)).into();
     let mut largest = 0;

@@ -27,11 +27,13 @@ mod limits;
 mod links;
 mod memory;
 mod old_data;
+mod pages;
 mod presence;
 mod retention;
 mod revocation;
 mod storage;
 mod tickets;
+mod users;
 
 /// A server with all settings at their defaults.
 static DEFAULT: LazyLock<Server> = LazyLock::new(|| Server::start(&[]));

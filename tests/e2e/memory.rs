@@ -52,7 +52,7 @@ impl HalfSent {
 /// Opens a session on long-polling.
 async fn session(server: &Server, user: &str) -> Polling {
     let session = Polling::open(server, &format!("token={}", token(user))).await;
-    let accepted = session.connect(server, "/chat", json!({})).await;
+    let accepted = session.connect(server, "/", json!({})).await;
     accepted.expect("accepted");
     session
 }
@@ -60,7 +60,7 @@ async fn session(server: &Server, user: &str) -> Polling {
 /// Returns a packet with an argument of `bytes` bytes that the server ignores.
 fn packet(bytes: usize) -> String {
     format!(
-        r#"42/chat,["typing",{{"isTyping":true,"x":"{}"}}]"#,
+        r#"42["typing",{{"isTyping":true,"x":"{}"}}]"#,
         "x".repeat(bytes)
     )
 }

@@ -28,7 +28,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 /// Settings of the old server and of the new servers.
-const SETTINGS: [(&str, &str); 9] = [
+const SETTINGS: [(&str, &str); 10] = [
+    // The clients of the fixture speak the vocabulary of the protocol on `/chat`.
+    ("NAMESPACES", "/ /chat"),
     ("GATEWAY_SHARDS", "1"),
     ("RETENTION_DAYS", "36500"),
     ("RETENTION_EVENTS", "1000000"),

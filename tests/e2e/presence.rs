@@ -1,8 +1,8 @@
 //! Presence over several connections, typing indicators, stale connections.
 
 use super::{DEFAULT, service, token};
-use roomcast_harness::{Client, SECRET, Server, Token};
-use serde_json::json;
+use roomcast_harness::{Client, SECRET, Server, SocketIo, Token};
+use serde_json::{Value, json};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -243,4 +243,75 @@ async fn a_connection_that_pings_stays_open() {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     alice.send_message("still here").await;
+}
+
+/// Returns the milliseconds since 1970 of a time.
+fn millis(time: &Value) -> i64 {
+    let time = time.as_str().expect("a time");
+    roomcast_proto::time::parse_rfc3339(time).expect("a time") as i64
+}
+
+#[tokio::test]
+async fn a_stale_user_was_last_seen_at_its_last_ping() {
+    let server = Server::start(&[
+        ("GHOST_TIMEOUT", "3s"),
+        ("PRESENCE_GRACE_MS", "100"),
+        ("GATEWAY_SHARDS", "1"),
+    ]);
+    for path in ["/rooms/seen/ws", "/ws"] {
+        let room = format!("seen{}", path.len());
+        let mut bob = Client::join(&server, &room, &token("bob")).await;
+        let path = format!("{path}?token={}", token("alice")).replace("seen", &room);
+        let mut stale = Client::open(&server, &path, &[]).await.expect("accepted");
+        if path.starts_with("/ws") {
+            stale
+                .request("joinRoom", json!({ "roomId": room }))
+                .await
+                .expect("joined");
+        }
+        assert_eq!(status_of(&mut bob, "alice").await, "online");
+        stale.send_text("ping").await;
+        stale.find("pong", |line| line == "pong").await;
+        let pinged = unix_millis();
+        let update = loop {
+            let update = bob.expect("presenceUpdate").await["data"].take();
+            if update["status"] == "offline" {
+                break update;
+            }
+        };
+        // The absence is noticed three seconds later.
+        assert!(unix_millis() - pinged >= 2_900, "{path}");
+        let seen = millis(&update["lastSeen"]);
+        assert!((seen - pinged).abs() < 1_000, "{path}: {}", seen - pinged);
+    }
+}
+
+fn unix_millis() -> i64 {
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
+    since.expect("a clock after 1970").as_millis() as i64
+}
+
+#[tokio::test]
+async fn a_newcomer_is_told_who_is_typing() {
+    let mut alice = Client::join(&DEFAULT, "typing-now", &token("alice")).await;
+    let mut first = Client::join(&DEFAULT, "typing-now", &token("first")).await;
+    alice
+        .request("typingIndicator", json!({ "isTyping": true }))
+        .await
+        .expect("accepted");
+    first.expect("userTyping").await;
+    let expected = json!({ "roomId": "typing-now", "userId": "alice", "isTyping": true });
+    let mut own = Client::join(&DEFAULT, "typing-now", &token("own")).await;
+    assert_eq!(own.expect("userTyping").await["data"], expected);
+    let path = format!("/ws?token={}", token("native"));
+    let mut native = Client::open(&DEFAULT, &path, &[]).await.expect("accepted");
+    let join = json!({ "roomId": "typing-now" });
+    native
+        .request("joinRoom", join.clone())
+        .await
+        .expect("joined");
+    assert_eq!(native.expect("userTyping").await["data"], expected);
+    let mut socketio = SocketIo::join(&DEFAULT, &token("socketio")).await;
+    socketio.request("joinRoom", join).await.expect("joined");
+    assert_eq!(socketio.expect("userTyping").await.args[0], expected);
 }

@@ -1,4 +1,4 @@
-/** End-to-end tests of the namespace `/chat` with socket.io-client,
+/** End-to-end tests of the namespace `/` with socket.io-client,
  * against `wrangler dev`. */
 
 import assert from 'node:assert/strict';
@@ -16,14 +16,14 @@ let server;
 const open = [];
 
 before(async () => {
-  server = await Server.start({ vars: { RETENTION_EVENTS: '100', MAX_ROOMS_PER_CONNECTION: '60' } });
+  server = await Server.start({ vars: { RETENTION_EVENTS: '100', MAX_ROOMS_PER_CONNECTION: '60', NAMESPACES: '/ /other /chat=module' } });
 });
 after(() => server.stop());
 
 test.afterEach(() => open.splice(0).forEach((one) => one.close()));
 
-/** Creates a client of `user` in `/chat`. Every received event is in `received`. */
-function client(user, { url = server.url, nsp = '/chat', ...options } = {}) {
+/** Creates a client of `user` in `/`. Every received event is in `received`. */
+function client(user, { url = server.url, nsp = '/', ...options } = {}) {
   const socket = io(url + nsp, {
     forceNew: true,
     reconnectionDelay: 50,
@@ -183,7 +183,7 @@ test('the token is accepted in `auth`, the query or a header; a missing or inval
 
 test('two namespaces on one connection join and leave rooms independently', async () => {
   const first = await joined('alice', 'both');
-  const second = listen(first.io.socket('/', { auth: { token: await token({ sub: 'alice' }) } }));
+  const second = listen(first.io.socket('/other', { auth: { token: await token({ sub: 'alice' }) } }));
   second.connect();
   await connected(second);
   await second.request('joinRoom', 'both');
@@ -255,7 +255,7 @@ test('a native gateway socket, a Socket.IO client and a room socket receive the 
 
 test('a publication to a user reaches every connection and is queued while the user is offline', async () => {
   const first = await connected(client('dora'));
-  const second = await connected(client('dora', { nsp: '/', transports: ['polling'] }));
+  const second = await connected(client('dora', { nsp: '/other', transports: ['polling'] }));
   const native = new WebSocket(`${server.url.replace('http', 'ws')}/rooms/@dora/ws?token=${await token({ sub: 'dora' })}`);
   const lines = [];
   native.addEventListener('message', ({ data }) => lines.push(...data.split('\n')));
@@ -482,7 +482,7 @@ test('a forged or foreign pid, offset or sid gives no access', async () => {
 
 test('a malformed packet closes only its connection', async () => {
   const good = await joined('alice', 'firm');
-  for (const packet of ['4abc', '42{}', '42["x"', '451-["x"]', '9', '4', '40/chat,[]']) {
+  for (const packet of ['4abc', '42{}', '42["x"', '451-["x"]', '9', '4', '40[]']) {
     const bad = client('bob', { reconnection: false });
     await connected(bad);
     const closed = once(bad, 'disconnect', { signal: AbortSignal.timeout(TIMEOUT) });
@@ -530,7 +530,7 @@ test('a hibernated gateway closes connections without a namespace, a pong or a p
     const path = `/socket.io/?EIO=4&transport=websocket&token=${jwt}`;
     const [unconnected, silent, stale] = await Promise.all([
       closed(path, ['3'], { pongs: true }),
-      closed(path, ['40/chat,', '3']),
+      closed(path, ['40', '3']),
       closed(`/ws?token=${jwt}`, ['ping']),
     ]);
     for (const [code, after, least, most] of [

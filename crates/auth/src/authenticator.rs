@@ -8,6 +8,8 @@ use crate::token::{self, ClaimRules, LEEWAY_SECONDS};
 use roomcast_proto::access::{Identity, RoomPatterns};
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::time::{Millis, SECOND};
+#[cfg(feature = "dev-tokens")]
+use roomcast_proto::user_info::UserInfo;
 
 /// Verifies tokens. There is one per isolate: the Worker and all its objects share the
 /// fetched keys and revocations.
@@ -23,6 +25,8 @@ pub struct Authenticator {
     pub issuer: Option<String>,
     /// `JWT_AUDIENCE`: a value that the `aud` of tokens must contain. Unset: any.
     pub audience: Option<String>,
+    /// `USER_CLAIM`: the name of the claim with the user id. Default: `sub`.
+    pub user_claim: String,
     /// `DEFAULT_ROOMS`: the room patterns of a token without `rooms`. Default: none.
     pub default_rooms: RoomPatterns,
     /// `MAX_TOKEN_LIFETIME`: the longest time until `exp` of a token. 0: any.
@@ -44,6 +48,7 @@ impl Authenticator {
             revoked: RevocationCache::new(false, 0),
             issuer: None,
             audience: None,
+            user_claim: "sub".to_owned(),
             default_rooms: RoomPatterns::default(),
             max_lifetime: 0,
         }
@@ -101,8 +106,14 @@ impl Authenticator {
     ///
     /// Returns `notFound` if no secret is set.
     #[cfg(feature = "dev-tokens")]
-    pub fn issue(&self, user: &str, rooms: Option<&[String]>, expires: Millis) -> Result<String> {
-        token::issue(&self.keys, &self.rules(), user, rooms, expires)
+    pub fn issue(
+        &self,
+        user: &str,
+        info: Option<&UserInfo>,
+        rooms: Option<&[String]>,
+        expires: Millis,
+    ) -> Result<String> {
+        token::issue(&self.keys, &self.rules(), user, info, rooms, expires)
     }
 
     /// Returns the end of a revocation for which none is given, in seconds since 1970. No
@@ -110,9 +121,8 @@ impl Authenticator {
     pub fn default_until(&self, now: Millis) -> u64 {
         let lifetime = match self.max_lifetime {
             0 => MAX_LIFE,
-            // The leeway counts twice: a token may expire that much later than the limit, and
-            // is accepted for that long after it has expired.
-            lifetime => lifetime.div_ceil(SECOND) + 2 * LEEWAY_SECONDS as u64,
+            // A token may expire that much later than the limit.
+            lifetime => lifetime.div_ceil(SECOND) + LEEWAY_SECONDS as u64,
         };
         now / SECOND + lifetime.min(MAX_LIFE)
     }
@@ -134,6 +144,7 @@ impl Authenticator {
         ClaimRules {
             issuer: self.issuer.as_deref(),
             audience: self.audience.as_deref(),
+            user_claim: &self.user_claim,
             default_rooms: &self.default_rooms,
         }
     }
@@ -202,7 +213,7 @@ mod tests {
         assert_eq!(authenticator.default_until(now), 1_000 + MAX_LIFE);
         authenticator.max_lifetime = 3_600 * SECOND;
         let leeway = LEEWAY_SECONDS as u64;
-        assert_eq!(authenticator.default_until(now), 1_000 + 3_600 + 2 * leeway);
+        assert_eq!(authenticator.default_until(now), 1_000 + 3_600 + leeway);
         authenticator.max_lifetime = Millis::MAX / 2;
         assert_eq!(authenticator.default_until(now), 1_000 + MAX_LIFE);
     }

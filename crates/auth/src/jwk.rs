@@ -36,6 +36,24 @@ pub enum KeySetError {
     NoUsableKey,
 }
 
+/// The algorithms of public keys that are supported, for messages.
+pub const ALGORITHMS: &str = "EdDSA (Ed25519), ES256 and RS256";
+
+/// Maximum number of skipped keys that are reported.
+const MAX_SKIPPED: usize = 10;
+
+/// Maximum number of bytes of a text of a skipped key that are reported.
+const MAX_SKIPPED_TEXT: usize = 64;
+
+/// A key for signatures that cannot be used, for the log of the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkippedKey {
+    /// The `kid` of the key, if it has one.
+    pub kid: Option<String>,
+    /// Why the key cannot be used, such as "ES384 is not supported".
+    pub reason: String,
+}
+
 /// The signature algorithm of a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
@@ -71,7 +89,7 @@ pub struct PublicKey {
 }
 
 /// A key of a set with its id.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
     pub(crate) kid: Option<String>,
     pub(crate) key: Rc<PublicKey>,
@@ -94,29 +112,34 @@ struct Jwk {
 }
 
 impl Named {
-    /// Reads a JWK. Returns `None` for keys we do not support: keys for encryption,
-    /// symmetric keys, and keys of other algorithms or unknown types.
-    fn read(json: &str) -> Result<Option<Self>, KeySetError> {
-        let jwk: Jwk = reader::from_str(json).map_err(|_| KeySetError::Malformed)?;
-        if jwk.intent.is_some_and(|intent| intent != "sig")
+    /// Reads a JWK. Keys for encryption and symmetric keys verify no tokens, and keys of other
+    /// algorithms or unknown types are not supported.
+    fn read(jwk: Jwk) -> Result<Read, KeySetError> {
+        let is_other = jwk.intent.is_some_and(|intent| intent != "sig")
             || jwk
                 .key_ops
-                .is_some_and(|ops| !ops.iter().any(|op| op == "verify"))
-        {
-            return Ok(None);
+                .is_some_and(|ops| !ops.iter().any(|op| op == "verify"));
+        if is_other || jwk.kty == "oct" {
+            return Ok(Read::Other);
         }
         let algorithm = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
-            ("OKP", Some("Ed25519")) => Algorithm::EdDsa,
-            ("EC", Some("P-256")) => Algorithm::Es256,
-            ("RSA", _) => Algorithm::Rs256,
-            _ => return Ok(None),
+            ("OKP", Some("Ed25519")) => Some(Algorithm::EdDsa),
+            ("EC", Some("P-256")) => Some(Algorithm::Es256),
+            ("RSA", _) => Some(Algorithm::Rs256),
+            _ => None,
         };
-        if jwk
-            .alg
-            .is_some_and(|alg| Algorithm::named(&alg) != Some(algorithm))
-        {
-            return Ok(None);
-        }
+        let is_named = |algorithm: &Algorithm| {
+            let named = jwk.alg.as_deref().map(Algorithm::named);
+            named.is_none_or(|named| named == Some(*algorithm))
+        };
+        let Some(algorithm) = algorithm.filter(is_named) else {
+            let kind = match (jwk.alg, jwk.crv) {
+                (Some(alg), _) => alg,
+                (None, Some(crv)) => format!("{} {crv}", jwk.kty),
+                (None, None) => jwk.kty,
+            };
+            return Ok(Read::Unsupported(kind));
+        };
         let decode = |field: &Option<String>| -> Result<(String, Vec<u8>), KeySetError> {
             let text = field.clone().ok_or(KeySetError::Malformed)?;
             let bytes = Base64UrlUnpadded::decode_vec(&text).map_err(|_| KeySetError::Malformed)?;
@@ -150,7 +173,7 @@ impl Named {
                 format!(r#"{{"e":"{e}","kty":"RSA","n":"{n}"}}"#)
             }
         };
-        Ok(Some(Named {
+        Ok(Read::Key(Named {
             kid: jwk.kid,
             key: Rc::new(PublicKey {
                 algorithm,
@@ -158,6 +181,16 @@ impl Named {
             }),
         }))
     }
+}
+
+/// The result of [`Named::read`].
+enum Read {
+    /// A key that verifies tokens.
+    Key(Named),
+    /// A key for another purpose.
+    Other,
+    /// A key for signatures of this algorithm or type, which is not supported.
+    Unsupported(String),
 }
 
 /// Returns the length of a number in bits, without leading zeros.
@@ -170,8 +203,12 @@ fn bits(big_endian: &[u8]) -> usize {
 }
 
 /// The keys of a JWK Set that can verify tokens.
-#[derive(Clone, Default)]
-pub struct KeySet(pub(crate) Vec<Named>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeySet {
+    pub(crate) keys: Vec<Named>,
+    /// The first keys for signatures that cannot be used.
+    pub(crate) skipped: Vec<SkippedKey>,
+}
 
 impl KeySet {
     /// Parses a set from the settings. Fails if any key for signatures is malformed or weak,
@@ -197,23 +234,79 @@ impl KeySet {
         }
         let set: Set<'_> = reader::from_str(json).map_err(|_| KeySetError::NotAKeySet)?;
         let mut keys = Vec::new();
+        let mut skipped = Vec::new();
         for key in set.keys.iter().take(MAX_KEYS) {
-            match Named::read(key.get()) {
-                Ok(key) => keys.extend(key),
+            let jwk = reader::from_str::<Jwk>(key.get()).map_err(|_| KeySetError::Malformed);
+            let kid = jwk.as_ref().ok().and_then(|jwk| jwk.kid.clone());
+            let reason = match jwk.and_then(Named::read) {
+                Ok(Read::Key(key)) => {
+                    keys.push(key);
+                    continue;
+                }
+                Ok(Read::Other) => continue,
+                Ok(Read::Unsupported(kind)) => format!("{} is not supported", cut(kind)),
                 Err(error) if strict => return Err(error),
-                Err(_) => {}
+                Err(error) => error.to_string(),
+            };
+            if skipped.len() < MAX_SKIPPED {
+                let kid = kid.map(cut);
+                skipped.push(SkippedKey { kid, reason });
             }
         }
         if keys.is_empty() {
             return Err(KeySetError::NoUsableKey);
         }
-        Ok(KeySet(keys))
+        Ok(KeySet { keys, skipped })
     }
+}
+
+/// Returns the start of a text of a key, for the log.
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_SKIPPED_TEXT));
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn skipped_keys_for_signatures_are_named_with_the_reason() {
+        let mut weak = KeyPair::es256("weak").jwk();
+        weak["x"] = json!("AA");
+        let set = json!({ "keys": [
+            KeyPair::es256("good").jwk(),
+            { "kty": "EC", "crv": "P-384", "alg": "ES384", "use": "sig", "kid": "k384", "x": "AA", "y": "AA" },
+            { "kty": "RSA", "alg": "PS256", "kid": "ps", "n": "AA", "e": "AQAB" },
+            { "kty": "RSA", "alg": "RS512", "n": "AA", "e": "AQAB" },
+            { "kty": "EC", "crv": "P-521", "kid": "x".repeat(100), "x": "AA", "y": "AA" },
+            { "kty": "AKP", "kid": "pq" },
+            weak,
+            { "kty": "RSA", "use": "enc", "alg": "RSA-OAEP", "kid": "enc", "n": "AA", "e": "AQAB" },
+            { "kty": "oct", "k": "AA", "kid": "secret" },
+        ]});
+        let set = KeySet::lenient(&set.to_string()).expect("a usable key");
+        assert_eq!(set.keys.len(), 1);
+        let skipped = set.skipped.iter();
+        let skipped: Vec<(Option<&str>, &str)> = skipped
+            .map(|key| (key.kid.as_deref(), key.reason.as_str()))
+            .collect();
+        assert_eq!(
+            skipped,
+            [
+                (Some("k384"), "ES384 is not supported"),
+                (Some("ps"), "PS256 is not supported"),
+                (None, "RS512 is not supported"),
+                (Some(&*"x".repeat(64)), "EC P-521 is not supported"),
+                (Some("pq"), "AKP is not supported"),
+                (Some("weak"), "it contains a malformed key"),
+            ]
+        );
+        let many = (0..50).map(|_| json!({ "kty": "AKP" }));
+        let many: Vec<Value> = many.chain([KeyPair::es256("good").jwk()]).collect();
+        let set = KeySet::lenient(&json!({ "keys": many }).to_string());
+        assert_eq!(set.map(|set| set.skipped.len()), Ok(10));
+    }
     use roomcast_harness::KeyPair;
     use serde_json::{Value, json};
 

@@ -10,10 +10,11 @@
 //! [`Keys::step`], does the step, reports its result by [`Keys::fetched`] or
 //! [`Keys::mark_verified`], and repeats until there is none. Secrets need no steps.
 
-use crate::jwk::{Algorithm, KeySet, KeySetError, PublicKey};
+use crate::jwk::{Algorithm, KeySet, KeySetError, PublicKey, SkippedKey};
 use crate::jwt::UnverifiedToken;
 use crate::verified_tokens::VerifiedTokens;
-use jwt_compact::alg::Hs256Key;
+use jwt_compact::Algorithm as _;
+use jwt_compact::alg::{Hs256, Hs256Key};
 use roomcast_proto::limits::{Rate, TokenBucket};
 use roomcast_proto::time::{DAY, MINUTE, Millis, SECOND};
 use std::cell::RefCell;
@@ -85,6 +86,8 @@ pub(crate) enum VerifyError {
     Ambiguous,
     /// The key set could not be fetched yet.
     NoKeysYet,
+    /// The token names an algorithm that is not supported.
+    UnsupportedAlgorithm,
 }
 
 /// All keys of the server. There is one value per isolate, which the Worker and its
@@ -131,6 +134,9 @@ impl Keys {
     ) -> Result<(), VerifyError> {
         let kid = token.header.kid.as_deref();
         let Some(algorithm) = Algorithm::named(&token.header.alg) else {
+            if token.header.alg != Hs256.name() {
+                return Err(VerifyError::UnsupportedAlgorithm);
+            }
             // A token with the `kid` of a public key must not be verified by a secret.
             let is_public = kid.is_some_and(|kid| self.names_public(kid));
             let is_verified = self.secrets.iter().any(|key| token.is_signed_with(key));
@@ -149,7 +155,7 @@ impl Keys {
 
     /// Returns `true` if a public key has this `kid`.
     fn names_public(&self, kid: &str) -> bool {
-        let named = |set: &KeySet| set.0.iter().any(|key| key.kid.as_deref() == Some(kid));
+        let named = |set: &KeySet| set.keys.iter().any(|key| key.kid.as_deref() == Some(kid));
         let remote = self.remote.as_ref().map(RefCell::borrow);
         let fetched = remote.as_ref().and_then(|remote| remote.set.as_ref());
         named(&self.set) || fetched.is_some_and(named)
@@ -169,7 +175,7 @@ impl Keys {
         for named in [Some(&self.set), fetched]
             .into_iter()
             .flatten()
-            .flat_map(|set| &set.0)
+            .flat_map(|set| &set.keys)
         {
             let matches = kid.is_none() || named.kid.as_deref() == kid;
             if matches && named.key.algorithm == algorithm && !keys.contains(&named.key) {
@@ -188,7 +194,7 @@ impl Keys {
     /// Returns the next step before `token` can be verified, or `None` if there is none.
     /// With `begin` the caller promises to do the step; without, the step counts as not begun.
     pub fn step(&self, token: &str, begin: bool, now: Millis) -> Option<KeyStep> {
-        if self.set.0.is_empty() && self.remote.is_none() {
+        if self.set.keys.is_empty() && self.remote.is_none() {
             // Secrets need no steps.
             return None;
         }
@@ -214,7 +220,7 @@ impl Keys {
         now: Millis,
     ) -> Option<KeyStep> {
         let known = |set: &KeySet| {
-            set.0.iter().any(|named| {
+            set.keys.iter().any(|named| {
                 (kid.is_none() || named.kid.as_deref() == kid) && named.key.algorithm == algorithm
             })
         };
@@ -247,8 +253,14 @@ impl Keys {
         self.verified.borrow_mut().insert(token, key);
     }
 
+    /// Returns the keys of `JWT_JWKS` that cannot be used.
+    pub fn skipped(&self) -> &[SkippedKey] {
+        &self.set.skipped
+    }
+
     /// Takes the result of a fetch: the body and its `Cache-Control`, or `None` for a fetch
-    /// that failed. After a failure the last valid set stays in use. `random` is a random
+    /// that failed. Returns the keys of the set that cannot be used, if they are others than in
+    /// the last set: after the first fetch, and when the set changes. After a failure the last valid set stays in use. `random` is a random
     /// number: the set is fetched again up to an eighth earlier than its `max-age`, so that
     /// isolates that start at the same time do not fetch at the same time.
     ///
@@ -261,21 +273,26 @@ impl Keys {
         cache_control: Option<&str>,
         random: u32,
         now: Millis,
-    ) -> Result<(), KeySetError> {
+    ) -> Result<Vec<SkippedKey>, KeySetError> {
         let Some(remote) = &self.remote else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let mut remote = remote.borrow_mut();
         remote.fetching = None;
         remote.not_before = now + RETRY_AFTER;
         let Some(body) = body else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let set = KeySet::lenient(body)?;
+        let before = remote.set.as_ref().map(|set| &set.skipped);
+        let skipped = match before == Some(&set.skipped) {
+            true => Vec::new(),
+            false => set.skipped.clone(),
+        };
         remote.set = Some(set);
         let age = max_age(cache_control);
         remote.fresh_until = now + age - Millis::from(random) % (age / 8);
-        Ok(())
+        Ok(skipped)
     }
 
     /// Returns the secret that signs development tokens.
@@ -313,6 +330,23 @@ impl fmt::Debug for Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn skipped_keys_are_reported_once_for_each_set() {
+        let es384 = r#"{"kty":"EC","crv":"P-384","alg":"ES384","kid":"a"}"#;
+        let good = KeyPair::es256("es").jwk();
+        let (keys, now) = (remote(), 1_000);
+        let fetched = |keys: &Keys, set: &str| keys.fetched(Some(set), None, 0, now);
+        let set = format!(r#"{{"keys":[{es384},{good}]}}"#);
+        let skipped = fetched(&keys, &set).expect("a usable key");
+        assert_eq!(skipped[0].reason, "ES384 is not supported");
+        assert_eq!(fetched(&keys, &set), Ok(Vec::new()));
+        assert_eq!(
+            fetched(&keys, &KeyPair::set(&[&KeyPair::es256("es")])),
+            Ok(Vec::new())
+        );
+        assert_eq!(fetched(&keys, &set).map(|skipped| skipped.len()), Ok(1));
+    }
     use roomcast_harness::{KeyPair, SECRET, Token};
 
     fn keys(set: &[&KeyPair]) -> Keys {

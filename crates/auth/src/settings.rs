@@ -30,6 +30,9 @@ roomcast_proto::settings! {
         pub issuer: Option<String> = None, ["JWT_ISSUER"], Text;
         /// The value that `aud` of tokens must contain. If not set, `aud` is not checked.
         pub audience: Option<String> = None, ["JWT_AUDIENCE"], Text;
+        /// The name of the claim that has the user id, for example `email`. A string at the top
+        /// level of the token. Tokens of services need it as well.
+        pub user_claim: String = "sub".to_owned(), ["USER_CLAIM"], ClaimName;
         /// Room patterns of tokens without `rooms`. They grant all rights but `admin`.
         pub default_rooms: RoomPatterns = RoomPatterns::default(), ["DEFAULT_ROOMS"], ROOMS;
         /// Whether `POST /revoke` works. With `false`, isolates do not fetch revocations.
@@ -72,6 +75,7 @@ impl AuthConfig {
             max_lifetime: self.max_token_lifetime,
             issuer: self.issuer,
             audience: self.audience,
+            user_claim: self.user_claim,
             default_rooms: self.default_rooms,
         })
     }
@@ -113,6 +117,32 @@ impl Kind for Secret {
     #[cfg(not(target_arch = "wasm32"))]
     fn show(&self, _: &Self::Value) -> String {
         "none".to_owned()
+    }
+}
+
+/// The name of a claim.
+struct ClaimName;
+
+impl Kind for ClaimName {
+    type Value = String;
+
+    fn read(
+        &self,
+        variables: &Variables<'_>,
+        names: &[&'static str],
+        default: Self::Value,
+    ) -> Result<Self::Value, SettingError> {
+        Ok(variables.get(names[0]).unwrap_or(default))
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn bounds(&self) -> String {
+        "a text".to_owned()
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn show(&self, value: &Self::Value) -> String {
+        format!("`{value}`")
     }
 }
 

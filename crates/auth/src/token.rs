@@ -6,9 +6,10 @@ use crate::revocation::MAX_JTI;
 use roomcast_proto::access::{self, Identity, Rights, RoomPatterns, TokenId};
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::id::UserId;
-use roomcast_proto::raw_object::RawObject;
+use roomcast_proto::raw_object::{RawObject, TEXT, USER};
 use roomcast_proto::reader;
 use roomcast_proto::time::{Millis, SECOND};
+use roomcast_proto::user_info::UserInfo;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_json::value::RawValue;
@@ -20,6 +21,8 @@ pub const LEEWAY_SECONDS: i64 = 60;
 
 /// The required values of claims, and the default for `rooms`.
 pub(crate) struct ClaimRules<'a> {
+    /// The name of the claim with the user id.
+    pub(crate) user_claim: &'a str,
     /// The required `iss`; `None` allows any.
     pub(crate) issuer: Option<&'a str>,
     /// A value that `aud` must contain; `None` allows any.
@@ -28,8 +31,8 @@ pub(crate) struct ClaimRules<'a> {
     pub(crate) default_rooms: &'a RoomPatterns,
 }
 
-/// The claims of the contract. Unknown claims are ignored; a claim of a wrong type makes
-/// the token invalid.
+/// The claims of the contract, except for those of the user. Unknown claims are ignored; a claim
+/// of a wrong type makes the token invalid.
 #[derive(Deserialize)]
 struct Claims {
     #[serde(default, deserialize_with = "time")]
@@ -38,7 +41,6 @@ struct Claims {
     nbf: Option<i64>,
     #[serde(default, deserialize_with = "time")]
     iat: Option<i64>,
-    sub: Option<String>,
     iss: Option<String>,
     aud: Option<Audience>,
     rooms: Option<RoomsClaim>,
@@ -124,16 +126,17 @@ pub(crate) fn verify(
         VerifyError::BadSignature => invalid("is not signed with a key of this server"),
         VerifyError::Ambiguous => invalid("has no `kid`, and several keys match"),
         VerifyError::NoKeysYet => Error::internal(),
+        VerifyError::UnsupportedAlgorithm => {
+            invalid("has an `alg` that is not supported: EdDSA, ES256, RS256 and HS256 are")
+        }
     })?;
-    let claims: Claims = unverified
-        .claims()
-        .ok_or_else(|| invalid("has a claim of a wrong type"))?;
+    let wrong_type = || invalid("has a claim of a wrong type");
+    let text = unverified.claims().ok_or_else(wrong_type)?;
+    let claims: Claims = reader::from_str(text).map_err(|_| wrong_type())?;
     let expires = check_times(&claims, now)?;
-
-    let user = claims.sub.ok_or_else(|| invalid("has no `sub`"))?;
-    let user = UserId::parse(&user).ok_or_else(|| {
-        invalid("has an invalid `sub`: it must be 1 to 128 of A-Z a-z 0-9 . _ : -")
-    })?;
+    let all = RawObject::parse(text, "the claims").map_err(|_| wrong_type())?;
+    let user = user(&all, rules.user_claim)?;
+    let info = info(&all)?;
     if rules.issuer.is_some() && claims.iss.as_deref() != rules.issuer {
         return Err(invalid("has the wrong `iss`"));
     }
@@ -159,7 +162,29 @@ pub(crate) fn verify(
             issued: claims.iat.and_then(|iat| u64::try_from(iat).ok()),
             jti: claims.jti,
         },
+        info,
     })
+}
+
+/// Returns the user id, from the claim with the name `claim`.
+fn user(claims: &RawObject<'_>, claim: &str) -> Result<UserId> {
+    let user = claims.get(claim, TEXT);
+    let user = user.map_err(|_| invalid("has a claim of a wrong type"))?;
+    let user = user.ok_or_else(|| invalid(&format!("has no `{claim}`")))?;
+    UserId::parse(&user).ok_or_else(|| {
+        let expected = USER.expected;
+        invalid(&format!("has an invalid `{claim}`: it must be {expected}"))
+    })
+}
+
+/// Returns the profile of the user, from the claim `info`.
+fn info(claims: &RawObject<'_>) -> Result<Option<UserInfo>> {
+    let info = claims.raw("info").map(|info| {
+        UserInfo::parse(info.get()).ok_or_else(|| {
+            invalid("has an invalid `info`: it must be a JSON object of at most 1024 bytes")
+        })
+    });
+    info.transpose()
 }
 
 /// Creates an `unauthorized` error: "the token …".
@@ -200,6 +225,7 @@ pub(crate) fn issue(
     keys: &Keys,
     rules: &ClaimRules<'_>,
     user: &str,
+    info: Option<&UserInfo>,
     rooms: Option<&[String]>,
     expires: Millis,
 ) -> Result<String> {
@@ -207,10 +233,14 @@ pub(crate) fn issue(
     use jwt_compact::AlgorithmExt;
     use jwt_compact::alg::Hs256;
     use roomcast_proto::error::ErrorCode;
+    use std::collections::BTreeMap;
 
     #[derive(serde::Serialize)]
     struct Issued<'a> {
-        sub: &'a str,
+        #[serde(flatten)]
+        user: BTreeMap<&'a str, &'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        info: Option<&'a UserInfo>,
         #[serde(skip_serializing_if = "Option::is_none")]
         rooms: Option<&'a [String]>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,7 +249,8 @@ pub(crate) fn issue(
         aud: Option<&'a str>,
     }
     let mut claims = jwt_compact::Claims::new(Issued {
-        sub: user,
+        user: BTreeMap::from([(rules.user_claim, user)]),
+        info,
         rooms,
         iss: rules.issuer,
         aud: rules.audience,
@@ -272,6 +303,43 @@ mod tests {
     }
 
     #[test]
+    fn the_user_id_comes_from_the_claim_of_the_setting() {
+        let auth = Authenticator {
+            user_claim: "https://app.example/user".into(),
+            ..Authenticator::of_secret(SECRET)
+        };
+        let at = now() as Millis * 1_000;
+        let token = Token::user("subject");
+        let error = auth.verify(&token.sign(SECRET), at).expect_err("no claim");
+        let expected = "the token has no `https://app.example/user`";
+        assert_eq!(error.message, expected);
+        // A `sub` that is not a user id does not matter.
+        let token = token.claim("sub", Value::Null);
+        let token = token.claim("https://app.example/user", "auth0|José");
+        let identity = auth.verify(&token.sign(SECRET), at).expect("valid");
+        assert_eq!(identity.user, "auth0|José");
+    }
+
+    #[test]
+    fn the_profile_of_a_token_is_part_of_its_identity() {
+        let auth = Authenticator::of_secret(SECRET);
+        let at = now() as Millis * 1_000;
+        let verify = |info: Value| {
+            let token = Token::user("alice").claim("info", info).claim("iat", now());
+            auth.verify(&token.sign(SECRET), at)
+        };
+        let identity = verify(json!({ "name": "José" })).expect("valid");
+        let profile = identity.profile();
+        assert_eq!(profile.issued, Some(now() as u64));
+        let info = profile.info.expect("a profile");
+        assert_eq!(info.as_json(), r#"{"name":"José"}"#);
+        assert_eq!(verify(Value::Null).expect("valid").info, None);
+        assert!(verify(json!({ "name": "x".repeat(1_013) })).is_ok());
+        assert!(verify(json!({ "name": "x".repeat(1_014) })).is_err());
+        assert!(verify(json!(["Alice"])).is_err());
+    }
+
+    #[test]
     fn each_reason_for_rejection_has_its_own_message() {
         let auth = Authenticator {
             issuer: Some("us".into()),
@@ -310,12 +378,28 @@ mod tests {
                 "has no `sub`",
             ),
             (
+                good().claim("sub", 7).sign(SECRET),
+                "has a claim of a wrong type",
+            ),
+            (
+                good().claim("sub", " alice").sign(SECRET),
+                "has an invalid `sub`: it must be a user id (1 to 255 bytes of printable characters without outer white space)",
+            ),
+            (
+                good().claim("info", "Alice").sign(SECRET),
+                "has an invalid `info`: it must be a JSON object of at most 1024 bytes",
+            ),
+            (
                 good().claim("iss", "them").sign(SECRET),
                 "has the wrong `iss`",
             ),
             (
                 good().claim("aud", "mail").sign(SECRET),
                 "has the wrong `aud`",
+            ),
+            (
+                good().sign_hs512(SECRET),
+                "has an `alg` that is not supported: EdDSA, ES256, RS256 and HS256 are",
             ),
             ("x".into(), "is not a JWT"),
         ] {

@@ -40,6 +40,7 @@ pub(crate) fn handle_event(server: &mut SocketIoServer, event: ConnectionEvent) 
         ConnectionEvent::Opened { .. }
         | ConnectionEvent::Frame { .. }
         | ConnectionEvent::Closed { .. }
+        | ConnectionEvent::Unconnected { .. }
         | ConnectionEvent::Disconnected { .. } => {}
     }
 }

@@ -154,7 +154,23 @@ impl Gateway {
     /// Handles a delivery of a room and returns the answer. `texts` has one text per
     /// item.
     pub fn handle_push(&mut self, push: Push, texts: &[&str], now: Millis) -> Pushed {
-        self.chat.deliver(&mut self.server, push, texts, now)
+        let active = self.chat.activity(&self.server, &push);
+        let pushed = self.chat.deliver(&mut self.server, push, texts, now);
+        Pushed { active, ..pushed }
+    }
+
+    /// Returns the sockets whose last activity a room asks for with a delivery. The host passes
+    /// the times of their last pings to [`EngineServer::saw`] before [`Gateway::handle_push`].
+    ///
+    /// [`EngineServer::saw`]: crate::EngineServer::saw
+    pub fn asked_sockets(&self, push: &Push) -> Vec<SocketId> {
+        self.chat.asked_sockets(&self.server, push)
+    }
+
+    /// Sends an event for all connections: a line of the native framing without a position.
+    /// Clients that do not read lack it.
+    pub fn broadcast(&mut self, line: &str) {
+        self.chat.broadcast(&mut self.server, line);
     }
 
     /// Takes the number of records that the host has deleted: for [`Output::Clean`], or when

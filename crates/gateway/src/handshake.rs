@@ -1,12 +1,18 @@
 //! Parses requests to `/socket.io/`, and the errors that Engine.IO numbers:
 //! <https://socket.io/docs/v4/engine-io-protocol/>.
 
-use crate::config::MAX_SHARDS;
+use crate::config::{GatewayConfig, MAX_SHARDS};
 use roomcast_proto::answer::to_json;
+use roomcast_proto::time::Millis;
 use serde_json::json;
 
 /// The supported version of the protocol: `EIO` of the query.
 const VERSION: &str = "4";
+
+/// Longest duration of a JavaScript timer in milliseconds: a signed 32-bit integer
+/// (`setTimeout` in the HTML Standard). Clients set a timer to the sum of ping interval
+/// and ping timeout.
+const MAX_TIMER: Millis = i32::MAX as Millis;
 
 /// An error that Engine.IO numbers. Answered with HTTP 400 and `{ code, message }`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +99,36 @@ pub fn read(method: &str, query: Parameters<'_>, upgrade: bool) -> Result<Ask, E
     }
 }
 
+/// Returns the first packet of a session, with exactly the fields of the protocol. Not written by
+/// the library, because its session ids do not begin with the name of the gateway. `upgrades` are
+/// the transports to which the client can change.
+pub fn open_packet(sid: &str, upgrades: &[&str], config: &GatewayConfig) -> String {
+    let interval = match config.ping_interval {
+        0 => MAX_TIMER - config.ping_timeout,
+        interval => interval,
+    };
+    let open = json!({
+        "sid": sid,
+        "upgrades": upgrades,
+        "pingInterval": interval,
+        "pingTimeout": config.ping_timeout,
+        "maxPayload": config.max_payload,
+    });
+    format!("0{}", to_json(&open))
+}
+
+/// Returns the namespace of a CONNECT as the answer repeats it: empty for `/`, otherwise with a
+/// comma. Returns `None` if the packet is not a CONNECT.
+pub fn namespace_of_connect(packet: &str) -> Option<String> {
+    // A message of Engine.IO (4) with a CONNECT of Socket.IO (0).
+    let connect = packet.strip_prefix("40")?;
+    if !connect.starts_with('/') {
+        return Some(String::new());
+    }
+    let end = connect.find([',', '?']).unwrap_or(connect.len());
+    Some(format!("{},", &connect[..end]))
+}
+
 /// Returns the number of the gateway that created a `sid` or a `pid`: the part before
 /// its `-`. Returns `None` if that part is not the number of a gateway.
 pub fn shard_of(id: &str) -> Option<usize> {
@@ -103,6 +139,28 @@ pub fn shard_of(id: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_answer_to_a_connect_repeats_its_namespace() {
+        for (packet, expected) in [
+            ("40", Some("")),
+            ("40{}", Some("")),
+            (r#"40{"token":"a,b"}"#, Some("")),
+            ("40/chat,", Some("/chat,")),
+            (r#"40/chat,{"token":"x"}"#, Some("/chat,")),
+            ("40/custom", Some("/custom,")),
+            ("40/chat?a=b,", Some("/chat,")),
+            (r#"42["x"]"#, None),
+            ("3", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                namespace_of_connect(packet).as_deref(),
+                expected,
+                "{packet}"
+            );
+        }
+    }
 
     fn ask(method: &str, query: &str, upgrade: bool) -> Result<Ask, Error> {
         let get = |name: &str| {

@@ -32,7 +32,8 @@
 //!   [`SocketIoServer::acknowledge`] sends the answer.
 //!
 //! Further modules: [`handshake`] parses requests to `/socket.io/`; `translate`
-//! converts between the native framing and Socket.IO events; `recovery_offset` encodes
+//! converts lines of rooms to Socket.IO events; `dialect` has the vocabularies of
+//! namespaces; `recovery_offset` encodes
 //! the offsets of connection state recovery; [`config`] has the settings.
 //!
 //! # Order of calls
@@ -52,6 +53,7 @@
 //!      [`SocketIoServer::post`] with the body.
 //!    - a delivery of a room: [`Gateway::handle_push`].
 //!    - revoked tokens: [`Gateway::close_revoked`].
+//!    - an event for all connections: [`Gateway::broadcast`].
 //!    - a timer or an alarm: [`Gateway::alarm_fired`] for an alarm, then
 //!      [`Gateway::advance`].
 //! 3. [`Gateway::settle`], which passes the queued events to the application and returns
@@ -87,6 +89,7 @@ mod answer;
 mod chat;
 pub mod config;
 mod connect_info;
+mod dialect;
 #[cfg(feature = "conformance")]
 mod echo;
 mod engine;
@@ -106,6 +109,7 @@ mod unsupported;
 pub use answer::Answer;
 pub use chat::{MAX_CLEANED, RECOVERY_WINDOW};
 pub use connect_info::{ConnectInfo, Protocol};
+pub use dialect::Dialect;
 pub use engine::{EngineServer, Polled, PostBody, PostLimits, UNAUTHENTICATED_BYTES};
 pub use frame::Frame;
 pub use gateway::Gateway;

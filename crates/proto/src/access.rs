@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::id::UserId;
 use crate::name;
 use crate::time::Millis;
+use crate::user_info::{Profile, UserInfo};
 use serde::{Deserialize, Serialize};
 
 /// A set of rights in one room. Stored as the bits of one byte, so that it fits into the
@@ -125,7 +126,7 @@ pub struct TokenId {
 /// The holder of a valid token, and what the token allows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Identity {
-    /// The user id, from the claim `sub`.
+    /// The user id, from the claim `sub` or the one that `USER_CLAIM` names.
     pub user: UserId,
     /// The time at which the token expires.
     pub expires: Millis,
@@ -136,9 +137,20 @@ pub struct Identity {
     /// The claims by which the token can be revoked.
     #[serde(default)]
     pub token: TokenId,
+    /// The profile of the user, from the claim `info`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub info: Option<UserInfo>,
 }
 
 impl Identity {
+    /// Returns the profile of the user, with the age of the token that it comes from.
+    pub fn profile(&self) -> Profile {
+        Profile {
+            issued: self.token.issued,
+            info: self.info.clone(),
+        }
+    }
+
     /// Returns `true` for a service with all rights on every room. Requests that concern
     /// more than one room require it.
     pub fn is_service_of_all(&self) -> bool {

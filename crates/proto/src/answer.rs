@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorCode};
 use crate::json::push_number;
 use crate::status::Status;
 use crate::time::Millis;
+use crate::user_info::UserInfo;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::fmt::Write;
@@ -95,6 +96,10 @@ pub struct Joined<'a> {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ListedMember<'a> {
+    /// The profile of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "UserInfo"))]
+    pub info: Option<UserInfo>,
     /// The status of the user.
     pub status: Status,
     /// The user.
@@ -247,6 +252,24 @@ impl<'a> From<&'a Error> for ErrorData<'a> {
     }
 }
 
+/// The payload of a CONNECT_ERROR of Socket.IO. Clients report it as `connect_error`.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectError<'a> {
+    /// The message for developers.
+    pub message: &'a str,
+    /// The error.
+    pub data: ErrorData<'a>,
+}
+
+impl<'a> From<&'a Error> for ConnectError<'a> {
+    fn from(error: &'a Error) -> Self {
+        ConnectError {
+            message: &error.message,
+            data: ErrorData::from(error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +292,7 @@ mod tests {
             r#"{"messageId":"m\"1","seq":7,"timestamp":"t","duplicate":true}"#
         );
         let member = ListedMember {
+            info: None,
             status: Status::Online,
             user_id: "alice",
         };

@@ -60,6 +60,14 @@ pub enum Command {
         /// Sequence number up to which all events are read.
         seq: u64,
     },
+    /// `readReceipt` of the dialect `module`: moves the read cursor to a message.
+    ReadMessage {
+        /// The room.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        room: Option<RoomName>,
+        /// The last message that is read.
+        message_id: MessageId,
+    },
     /// `typingIndicator`: starts or stops the typing indicator.
     Typing {
         /// The room.
@@ -80,6 +88,17 @@ pub enum Command {
         room: Option<RoomName>,
         /// Sequence number after which the page starts.
         after: u64,
+        /// Maximum number of events, between 1 and [`MAX_LIMIT`].
+        limit: u64,
+    },
+    /// `syncMessages` of the dialect `module`: reads a page of the log.
+    SyncMessages {
+        /// The room.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        room: Option<RoomName>,
+        /// The message after which the page starts; `None` for the newest events.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<MessageId>,
         /// Maximum number of events, between 1 and [`MAX_LIMIT`].
         limit: u64,
     },
@@ -132,12 +151,14 @@ const POSITION: Field<Position> = Field {
     read: |json| reader::from_str(json).ok(),
 };
 
-const STATUS: Field<Status> = Field {
+/// A presence status.
+pub const STATUS: Field<Status> = Field {
     expected: "online, away, busy or offline",
     read: |json| reader::from_str(json).ok(),
 };
 
-const LIMIT: Field<u64> = Field {
+/// The maximum number of events or members of a page.
+pub const LIMIT: Field<u64> = Field {
     expected: "an integer between 1 and 1000",
     read: |json| raw_object::whole(json).filter(|limit| (1..=MAX_LIMIT).contains(limit)),
 };
@@ -151,10 +172,30 @@ impl Command {
             | Command::Leave { room }
             | Command::Delivered { room, .. }
             | Command::Read { room, .. }
+            | Command::ReadMessage { room, .. }
             | Command::Typing { room, .. }
             | Command::Sync { room, .. }
+            | Command::SyncMessages { room, .. }
             | Command::Members { room, .. } => room.as_ref(),
             Command::Send(send) => send.room.as_ref(),
+            Command::Presence { .. } | Command::Refresh { .. } => None,
+        }
+    }
+
+    /// Returns the room that the command names, to change it: see [`Command::room`]. Returns
+    /// `None` for commands that do not concern a single room.
+    pub fn room_mut(&mut self) -> Option<&mut Option<RoomName>> {
+        match self {
+            Command::Join { room, .. }
+            | Command::Leave { room }
+            | Command::Delivered { room, .. }
+            | Command::Read { room, .. }
+            | Command::ReadMessage { room, .. }
+            | Command::Typing { room, .. }
+            | Command::Sync { room, .. }
+            | Command::SyncMessages { room, .. }
+            | Command::Members { room, .. } => Some(room),
+            Command::Send(send) => Some(&mut send.room),
             Command::Presence { .. } | Command::Refresh { .. } => None,
         }
     }
@@ -196,6 +237,10 @@ impl Command {
                 room,
                 seq: fields.required("seq", WHOLE)?,
             },
+            "ReadMessage" => Command::ReadMessage {
+                room,
+                message_id: MessageId::trusted(fields.required("message_id", TEXT)?),
+            },
             "Typing" => Command::Typing {
                 room,
                 is_typing: fields.required("is_typing", BOOLEAN)?,
@@ -206,6 +251,11 @@ impl Command {
             "Sync" => Command::Sync {
                 room,
                 after: fields.required("after", WHOLE)?,
+                limit: fields.required("limit", WHOLE)?,
+            },
+            "SyncMessages" => Command::SyncMessages {
+                room,
+                after: fields.get("after", TEXT)?.map(MessageId::trusted),
                 limit: fields.required("limit", WHOLE)?,
             },
             "Members" => Command::Members {
@@ -309,20 +359,35 @@ impl Command {
 /// Creates the error for an event that is not a command. The message names the event
 /// up to the length of the longest custom event.
 fn unknown_event(event: &str) -> Error {
-    let shown: String = event.chars().take(name::MAX_EVENT_NAME).collect();
+    let shown = shown_event(event);
     Error::bad_request(format!(
         "unknown event `{shown}`: use `emit` to send a custom event"
     ))
 }
 
-fn object_or_empty(data: Option<&RawValue>) -> Result<RawObject<'_>> {
+/// Returns the name of an event for an error message, up to the length of the longest custom
+/// event.
+pub fn shown_event(event: &str) -> String {
+    event.chars().take(name::MAX_EVENT_NAME).collect()
+}
+
+/// Returns the fields of the data of a command. Without data, there are none.
+///
+/// # Errors
+///
+/// Returns `badRequest` if the data is not an object.
+pub fn object_or_empty(data: Option<&RawValue>) -> Result<RawObject<'_>> {
     data.map_or(Ok(RawObject::default()), |data| {
         RawObject::parse(data.get(), "`data`")
     })
 }
 
 /// Returns the room if `data` is a string, which is short for an object with `roomId`.
-fn bare_room(data: Option<&RawValue>) -> Result<Option<RoomName>> {
+///
+/// # Errors
+///
+/// Returns `badRequest` if the string is not the name of a room.
+pub fn bare_room(data: Option<&RawValue>) -> Result<Option<RoomName>> {
     data.filter(|data| data.get().starts_with('"'))
         .map(|data| {
             (ROOM.read)(data.get()).ok_or_else(|| Error::bad_field("roomId", ROOM.expected))
@@ -428,12 +493,27 @@ mod tests {
     }
 
     #[test]
+    fn the_serde_form_of_commands_by_message_id_is_stable() {
+        for json in [
+            r#"{"ReadMessage":{"room":"r","message_id":"m"}}"#,
+            r#"{"SyncMessages":{"room":"r","after":"m","limit":7}}"#,
+            r#"{"SyncMessages":{"room":"r","limit":7}}"#,
+        ] {
+            let command: Command = serde_json::from_str(json).expect("a command");
+            assert_eq!(serde_json::to_string(&command).expect("JSON"), json);
+            assert_eq!(command.room().map(|room| &**room), Some("r"));
+        }
+    }
+
+    #[test]
     fn an_incomplete_serde_form_is_rejected() {
         for incomplete in [
             r#"{"Join":{}}"#,
             r#"{"Send":{"volatile":true}}"#,
             r#"{"Read":{"room":"r"}}"#,
+            r#"{"ReadMessage":{"room":"r"}}"#,
             r#"{"Sync":{"after":1}}"#,
+            r#"{"SyncMessages":{"after":"m"}}"#,
             r#"{"Members":{"after":"bob"}}"#,
             r#"{"Unknown":{}}"#,
             "{}",
@@ -508,7 +588,7 @@ mod tests {
             ("members", r#"{"limit":0}"#, "limit"),
             ("members", r#"{"limit":1001}"#, "limit"),
             ("members", r#"{"after":7}"#, "after"),
-            ("members", r#"{"after":"@bob"}"#, "after"),
+            ("members", r#"{"after":" bob"}"#, "after"),
             ("joinRoom", r#"{"since":1.5}"#, "since"),
             ("joinRoom", r#""a/b""#, "roomId"),
             ("refreshToken", r#"{"token":1}"#, "token"),

@@ -1,5 +1,7 @@
 //! Reasons for which the server closes a socket.
 
+use crate::error::ErrorCode;
+
 /// Reason for which the server closes a socket, with its close code.
 ///
 /// The codes are HTTP status codes with 4000 added, in the range that RFC 6455, 7.4.2
@@ -62,6 +64,24 @@ impl Disconnect {
         }
     }
 
+    /// Returns the error code with the same meaning, for a connection that is refused for this
+    /// reason.
+    pub fn error_code(self) -> ErrorCode {
+        match self {
+            Disconnect::Malformed | Disconnect::NoHandshake | Disconnect::Normal => {
+                ErrorCode::BadRequest
+            }
+            Disconnect::Expired | Disconnect::Revoked => ErrorCode::Unauthorized,
+            Disconnect::Forbidden | Disconnect::Kicked => ErrorCode::Forbidden,
+            Disconnect::Replaced => ErrorCode::Conflict,
+            Disconnect::TooLarge => ErrorCode::TooLarge,
+            Disconnect::TooFast => ErrorCode::RateLimited,
+            Disconnect::RoomDeleted => ErrorCode::NotFound,
+            Disconnect::Stale | Disconnect::TooSlow => ErrorCode::Unavailable,
+            Disconnect::Failed => ErrorCode::Internal,
+        }
+    }
+
     /// Returns `true` if the client must not reconnect by itself with the same token. Socket.IO
     /// clients get a DISCONNECT packet.
     pub fn is_final(self) -> bool {
@@ -70,10 +90,10 @@ impl Disconnect {
             | Disconnect::Revoked
             | Disconnect::Kicked
             | Disconnect::Forbidden
-            | Disconnect::Replaced => true,
+            | Disconnect::Replaced
+            | Disconnect::TooFast => true,
             Disconnect::Malformed
             | Disconnect::TooLarge
-            | Disconnect::TooFast
             | Disconnect::RoomDeleted
             | Disconnect::Stale
             | Disconnect::TooSlow

@@ -6,9 +6,14 @@ use crate::event_name::NEW_MESSAGE;
 use crate::id::EventName;
 use crate::json::{on_one_line, push_number, push_string};
 use crate::raw_object::{RawObject, TEXT};
+use crate::user_info::UserInfo;
 use serde::Serialize;
 use serde::ser::{Error, Serializer};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// The field with the profile of the sender, which the server sets if `SENDER_INFO` is `true`.
+const SENDER: &str = "sender";
 
 /// Fields of a message that the server sets. A sender's values for them are dropped.
 const SERVER_FIELDS: [&str; 5] = ["roomId", "messageId", "senderId", "seq", "timestamp"];
@@ -78,9 +83,14 @@ impl Body {
     /// Returns the body of a chat message with the fields of `data`, without those that
     /// the server sets.
     pub fn message(data: &RawObject<'_>) -> Self {
+        Body::of_fields(data, |key| SERVER_FIELDS.contains(&key))
+    }
+
+    /// Returns the body of a chat message with the fields of `data` that are not dropped.
+    fn of_fields(data: &RawObject<'_>, is_dropped: impl Fn(&str) -> bool) -> Self {
         let mut fields = String::with_capacity(64);
         for (key, value) in data.fields() {
-            if SERVER_FIELDS.contains(&key) {
+            if is_dropped(key) {
                 continue;
             }
             if !fields.is_empty() {
@@ -91,6 +101,24 @@ impl Body {
             fields.push_str(&on_one_line(value.get()));
         }
         Body::Message { fields }
+    }
+
+    /// Removes the field that is reserved for the profile of the sender. Only for servers that
+    /// set it.
+    pub fn without_sender(&self) -> Cow<'_, Self> {
+        let Body::Message { fields } = self else {
+            return Cow::Borrowed(self);
+        };
+        // The names of fields are written without needless escapes. The text may also be in a
+        // value, so the field may still be missing.
+        if !fields.contains(r#""sender":"#) {
+            return Cow::Borrowed(self);
+        }
+        let object = format!("{{{fields}}}");
+        let Ok(object) = RawObject::parse(&object, "the message") else {
+            return Cow::Borrowed(self);
+        };
+        Cow::Owned(Body::of_fields(&object, |key| key == SENDER))
     }
 
     /// Returns the body of a custom event.
@@ -126,6 +154,8 @@ pub struct Stamp<'a> {
     pub seq: Option<u64>,
     /// The time at which the room accepted the event, by RFC 3339.
     pub timestamp: &'a str,
+    /// The profile of the sender, if messages have it.
+    pub info: Option<&'a UserInfo>,
 }
 
 /// Appends the envelope of an event to `out`, without a line break. A `newMessage`
@@ -157,6 +187,24 @@ pub fn push_envelope(out: &mut String, body: &Body, stamp: Stamp<'_>, with_meta:
     out.push('}');
 }
 
+/// Returns a custom event for all connections of the server, which belongs to no room: one line
+/// without `roomId` and `seq`. `data` is JSON.
+pub fn broadcast(event: &str, data: &str, stamp: Stamp<'_>) -> String {
+    let mut out = String::with_capacity(data.len() + 192);
+    out.push_str(r#"{"event":"#);
+    push_string(&mut out, event);
+    out.push_str(r#","data":"#);
+    out.push_str(&on_one_line(data));
+    out.push_str(r#","meta":{"messageId":"#);
+    push_string(&mut out, stamp.message_id);
+    out.push_str(r#","senderId":"#);
+    push_string(&mut out, stamp.sender);
+    out.push_str(r#","timestamp":"#);
+    push_string(&mut out, stamp.timestamp);
+    out.push_str("}}");
+    out
+}
+
 fn push_stamp(out: &mut String, stamp: Stamp<'_>) {
     out.push_str(r#""roomId":"#);
     push_string(out, stamp.room);
@@ -170,11 +218,66 @@ fn push_stamp(out: &mut String, stamp: Stamp<'_>) {
     }
     out.push_str(r#","timestamp":"#);
     push_string(out, stamp.timestamp);
+    if let Some(info) = stamp.info {
+        out.push_str(r#","sender":"#);
+        out.push_str(info.as_json());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_profile_of_the_sender_is_the_last_field_of_the_stamp() {
+        let info = UserInfo::parse(r#"{"name":"Alice"}"#);
+        let stamp = Stamp {
+            room: "r",
+            message_id: "m",
+            sender: "alice",
+            seq: None,
+            timestamp: "t",
+            info: info.as_ref(),
+        };
+        let fields = r#""content":"hi""#.to_owned();
+        let mut line = String::new();
+        push_envelope(&mut line, &Body::Message { fields }, stamp, false);
+        assert_eq!(
+            line,
+            r#"{"event":"newMessage","data":{"content":"hi","roomId":"r","messageId":"m","senderId":"alice","timestamp":"t","sender":{"name":"Alice"}}}"#
+        );
+    }
+
+    #[test]
+    fn a_broadcast_belongs_to_no_room() {
+        let stamp = Stamp {
+            room: "",
+            message_id: "m",
+            sender: "s",
+            seq: None,
+            timestamp: "t",
+            info: None,
+        };
+        assert_eq!(
+            broadcast("x", "[1,\n2]", stamp),
+            r#"{"event":"x","data":[1, 2],"meta":{"messageId":"m","senderId":"s","timestamp":"t"}}"#
+        );
+    }
+
+    #[test]
+    fn a_client_cannot_send_the_field_of_the_server() {
+        for (sent, kept) in [
+            (r#"{"content":1,"sender":{"name":"Eve"}}"#, r#""content":1"#),
+            (r#"{"\u0073ender":1,"x":2,"sender":3}"#, r#""x":2"#),
+            (r#"{"content":{"sender":1}}"#, r#""content":{"sender":1}"#),
+            (r#"{"content":"\"sender\":"}"#, r#""content":"\"sender\":""#),
+        ] {
+            let object = RawObject::parse(sent, "the message").expect("an object");
+            let body = Body::message(&object);
+            let fields = kept.to_owned();
+            assert_eq!(*body.without_sender(), Body::Message { fields }, "{sent}");
+        }
+    }
 
     #[test]
     fn envelopes_are_valid_json_on_one_line() {
@@ -184,6 +287,7 @@ mod tests {
             sender: "alice",
             seq: Some(7),
             timestamp: "t",
+            info: None,
         };
         let bodies = [
             Body::Message {

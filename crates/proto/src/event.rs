@@ -7,11 +7,12 @@ use crate::error::{Error, ErrorCode};
 use crate::limits::Limits;
 use crate::status::Status;
 use crate::time::{Millis, rfc3339};
+use crate::user_info::UserInfo;
 use serde::Serialize;
 
 #[cfg(feature = "schema")]
 use crate::{
-    id::{ConnectionId, Epoch, RoomName, UserId},
+    id::{ConnectionId, Epoch, MessageId, RoomName, UserId},
     schema::values::{Seq, Time, True},
 };
 
@@ -132,6 +133,10 @@ pub struct UserTyping<'a> {
     pub user_id: &'a str,
     /// `true` if the user types.
     pub is_typing: bool,
+    /// The profile of the user. Sent with the start alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "UserInfo"))]
+    pub info: Option<&'a UserInfo>,
 }
 
 /// The data of `presenceUpdate`.
@@ -151,6 +156,10 @@ pub struct PresenceUpdate<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Time"))]
     pub last_seen: Option<String>,
+    /// The profile of the user. Not sent with the status `offline`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "UserInfo"))]
+    pub info: Option<&'a UserInfo>,
 }
 
 /// The data of `messageDelivered` and `messageRead`.
@@ -167,6 +176,11 @@ pub struct CursorMoved<'a> {
     /// The sequence number up to which all events are delivered, or read.
     #[cfg_attr(feature = "schema", schemars(with = "Seq"))]
     pub seq: u64,
+    /// The id of the last event that is read. Present if the room has a connection of the
+    /// dialect `module`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "MessageId"))]
+    pub message_id: Option<&'a str>,
 }
 
 /// The data of `gap`.
@@ -226,29 +240,37 @@ pub fn user_left(room_id: &str, user_id: &str) -> String {
     ServerEvent::UserLeft(RoomUser { room_id, user_id }).to_line()
 }
 
-/// Returns `userTyping`.
-pub fn user_typing(room_id: &str, user_id: &str, is_typing: bool) -> String {
+/// Returns `userTyping`. `info` is the profile of the user.
+pub fn user_typing(
+    room_id: &str,
+    user_id: &str,
+    is_typing: bool,
+    info: Option<&UserInfo>,
+) -> String {
     ServerEvent::UserTyping(UserTyping {
         room_id,
         user_id,
         is_typing,
+        info: info.filter(|_| is_typing),
     })
     .to_line()
 }
 
 /// Returns `presenceUpdate`. `last_seen` is the time at which an offline user was last
-/// connected.
+/// connected, `info` the profile of a user who is not offline.
 pub fn presence_update(
     room_id: &str,
     user_id: &str,
     status: Status,
     last_seen: Option<Millis>,
+    info: Option<&UserInfo>,
 ) -> String {
     ServerEvent::PresenceUpdate(PresenceUpdate {
         room_id,
         user_id,
         status,
         last_seen: last_seen.map(rfc3339),
+        info: info.filter(|_| status != Status::Offline),
     })
     .to_line()
 }
@@ -265,11 +287,19 @@ pub fn connected(data: &impl Serialize) -> String {
 }
 
 /// Returns the event with the name `event`, which is `messageDelivered` or `messageRead`.
-pub fn cursor_moved(event: &str, room_id: &str, user_id: &str, seq: u64) -> String {
+/// `message_id` is the id of the event `seq`, if the receivers need it.
+pub fn cursor_moved(
+    event: &str,
+    room_id: &str,
+    user_id: &str,
+    seq: u64,
+    message_id: Option<&str>,
+) -> String {
     let data = CursorMoved {
         room_id,
         user_id,
         seq,
+        message_id,
     };
     match event {
         "messageRead" => ServerEvent::MessageRead(data),
@@ -323,24 +353,42 @@ mod tests {
                 r#"{"event":"roomClosed","data":{"roomId":"r","code":"forbidden"}}"#,
             ),
             (
-                user_typing("r", "u", true),
+                user_typing("r", "u", true, None),
                 r#"{"event":"userTyping","data":{"roomId":"r","userId":"u","isTyping":true}}"#,
             ),
             (
-                presence_update("r", "u", Status::Away, None),
+                user_typing("r", "u", true, UserInfo::parse(r#"{"name":"U"}"#).as_ref()),
+                r#"{"event":"userTyping","data":{"roomId":"r","userId":"u","isTyping":true,"info":{"name":"U"}}}"#,
+            ),
+            (
+                presence_update("r", "u", Status::Away, None, UserInfo::parse("{}").as_ref()),
+                r#"{"event":"presenceUpdate","data":{"roomId":"r","userId":"u","status":"away","info":{}}}"#,
+            ),
+            (
+                presence_update("r", "u", Status::Away, None, None),
                 r#"{"event":"presenceUpdate","data":{"roomId":"r","userId":"u","status":"away"}}"#,
             ),
             (
-                presence_update("r", "u", Status::Offline, Some(0)),
+                presence_update(
+                    "r",
+                    "u",
+                    Status::Offline,
+                    Some(0),
+                    UserInfo::parse("{}").as_ref(),
+                ),
                 r#"{"event":"presenceUpdate","data":{"roomId":"r","userId":"u","status":"offline","lastSeen":"1970-01-01T00:00:00.000Z"}}"#,
             ),
             (
-                cursor_moved("messageDelivered", "r", "u", 7),
+                cursor_moved("messageDelivered", "r", "u", 7, None),
                 r#"{"event":"messageDelivered","data":{"roomId":"r","userId":"u","seq":7}}"#,
             ),
             (
-                cursor_moved("messageRead", "r", "u", 7),
+                cursor_moved("messageRead", "r", "u", 7, None),
                 r#"{"event":"messageRead","data":{"roomId":"r","userId":"u","seq":7}}"#,
+            ),
+            (
+                cursor_moved("messageRead", "r", "u", 7, Some("m")),
+                r#"{"event":"messageRead","data":{"roomId":"r","userId":"u","seq":7,"messageId":"m"}}"#,
             ),
             (
                 gap("r", 1, 4),

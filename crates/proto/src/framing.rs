@@ -28,6 +28,29 @@ pub struct Incoming<'a> {
     pub command: Result<Command>,
 }
 
+/// A frame without a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// A [`PING`] with line breaks, which the runtime does not recognise. The answer is
+    /// [`PONG`].
+    Ping,
+    /// Only white space. It is ignored.
+    Blank,
+}
+
+/// Returns the kind of a frame without a command. Returns `None` for other frames.
+pub fn idle(frame: &str) -> Option<Idle> {
+    // Most frames are commands, which begin with a brace.
+    if frame.starts_with('{') {
+        return None;
+    }
+    match frame.trim() {
+        "" => Some(Idle::Blank),
+        PING => Some(Idle::Ping),
+        _ => None,
+    }
+}
+
 /// Maximum number of line breaks in a frame: the number of commands that an object
 /// handles in one turn of its event loop.
 pub const MAX_LINES: usize = 1_000;
@@ -91,17 +114,26 @@ pub fn decode_line(line: &str) -> Incoming<'_> {
 /// same errors as [`decode_line`] for the line `{"event":name,"data":data}`. `name` and
 /// `data` must be on one line.
 pub fn decode_parts(name: &RawValue, data: Option<&RawValue>) -> Result<Command> {
+    let event = event_name(name, data)?;
+    Command::parse(&event, data.filter(|data| data.get() != "null"))
+}
+
+/// Returns the name of an event whose name and data arrive as parts of another framing.
+///
+/// # Errors
+///
+/// Returns `badRequest` if the name is not a string, or if a part is nested too deep.
+pub fn event_name(name: &RawValue, data: Option<&RawValue>) -> Result<String> {
     let parts = [Some(name), data];
     // In a line, the object around the parts is the first level.
     let is_too_deep = |part: &RawValue| nests_deeper_than(MAX_DEPTH - 1, part.get());
     if parts.into_iter().flatten().any(is_too_deep) {
         return Err(nested_too_deep());
     }
-    let event = match name.get() {
-        "null" => return Err(Error::missing_field("event")),
-        name => (TEXT.read)(name).ok_or_else(|| Error::bad_field("event", TEXT.expected))?,
-    };
-    Command::parse(&event, data.filter(|data| data.get() != "null"))
+    match name.get() {
+        "null" => Err(Error::missing_field("event")),
+        name => (TEXT.read)(name).ok_or_else(|| Error::bad_field("event", TEXT.expected)),
+    }
 }
 
 fn nested_too_deep() -> Error {
@@ -215,6 +247,19 @@ mod tests {
             assert_eq!(decode(frame).err(), Some(Disconnect::Malformed), "{frame}");
         }
         assert!(decode("5").is_ok());
+    }
+
+    #[test]
+    fn blank_frames_and_pings_with_line_breaks_are_idle() {
+        for ping in ["ping", "ping\n", "ping\r\n", "\nping\n"] {
+            assert_eq!(idle(ping), Some(Idle::Ping), "{ping:?}");
+        }
+        for blank in ["", "\n", "\r\n", " \t\n\n"] {
+            assert_eq!(idle(blank), Some(Idle::Blank), "{blank:?}");
+        }
+        for other in ["{}", "pings", "ping\nping", "PING", "hello", " {}"] {
+            assert_eq!(idle(other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use crate::answer::ErrorData;
 use crate::status::Status;
+use crate::user_info::UserInfo;
 use serde::Serialize;
 
 #[cfg(feature = "schema")]
@@ -43,6 +44,28 @@ pub struct Published<'a> {
     pub timestamp: String,
 }
 
+/// Response of `POST /broadcast`.
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Broadcasted<'a> {
+    /// The number of rooms and gateways that did not answer. Some of them may have sent the event.
+    #[cfg_attr(feature = "schema", schemars(with = "Count"))]
+    pub failed: usize,
+    /// The number of gateways that have sent the event to their connections.
+    #[cfg_attr(feature = "schema", schemars(with = "Count"))]
+    pub gateways: usize,
+    /// The id of the event.
+    #[cfg_attr(feature = "schema", schemars(with = "MessageId"))]
+    pub message_id: &'a str,
+    /// The number of rooms that have sent the event to their own sockets.
+    #[cfg_attr(feature = "schema", schemars(with = "Count"))]
+    pub rooms: usize,
+    /// The time of the event.
+    #[cfg_attr(feature = "schema", schemars(with = "Time"))]
+    pub timestamp: &'a str,
+}
+
 /// A message of `POST /publish` that was refused.
 #[derive(Clone, Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -59,6 +82,10 @@ pub struct Member<'a> {
     /// The delivered cursor.
     #[cfg_attr(feature = "schema", schemars(with = "Seq"))]
     pub delivered: u64,
+    /// The profile of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "UserInfo"))]
+    pub info: Option<UserInfo>,
     /// The time at which the membership began.
     #[cfg_attr(feature = "schema", schemars(with = "Time"))]
     pub joined_at: String,
@@ -95,7 +122,11 @@ pub struct UserPresence<'a> {
     /// The number of connections of the user in the room.
     #[cfg_attr(feature = "schema", schemars(with = "Count"))]
     pub connections: usize,
-    /// The time at which the user was last connected. `null` for a user who is connected
+    /// The profile of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "UserInfo"))]
+    pub info: Option<UserInfo>,
+    /// The time of the last sign of life of the user. `null` for a user who is connected
     /// and for one who never was.
     #[cfg_attr(feature = "schema", schemars(with = "Option<Time>"))]
     pub last_seen: Option<String>,
@@ -250,8 +281,20 @@ mod tests {
             to_json(&volatile),
             r#"{"messageId":"m","online":1,"queued":2,"roomId":"r","timestamp":"t"}"#
         );
+        let broadcasted = Broadcasted {
+            failed: 0,
+            gateways: 2,
+            message_id: "m",
+            rooms: 1,
+            timestamp: "t",
+        };
+        assert_eq!(
+            to_json(&broadcasted),
+            r#"{"failed":0,"gateways":2,"messageId":"m","rooms":1,"timestamp":"t"}"#
+        );
         let member = Member {
             delivered: 1,
+            info: None,
             joined_at: "t".into(),
             queued: 2,
             read: 0,
@@ -265,6 +308,7 @@ mod tests {
             more: true,
             users: vec![UserPresence {
                 connections: 0,
+                info: None,
                 last_seen: None,
                 status: Status::Offline,
                 user_id: "u",

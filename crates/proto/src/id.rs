@@ -118,11 +118,17 @@ macro_rules! string_type {
     };
 }
 
+/// The pattern of user ids in JSON Schemas: characters that are not of the Unicode categories
+/// "other" or "separator", and spaces between them.
+#[cfg(any(test, feature = "schema"))]
+pub(crate) const USER_ID_PATTERN: &str = r"^[^\p{C}\p{Z}](([^\p{C}\p{Z}]| )*[^\p{C}\p{Z}])?$";
+
 string_type!(
     /// The name of a room; see [`name::is_room`].
     RoomName, name::is_room, {
         "type": "string",
-        "pattern": "^([A-Za-z0-9._:@-]{1,128}|@[A-Za-z0-9._:-]{128})$",
+        "pattern": "^([A-Za-z0-9._:@-]{1,128}|@[^\\p{C}\\p{Z}](([^\\p{C}\\p{Z}]| )*[^\\p{C}\\p{Z}])?)$",
+        "maxLength": 256,
         "description": "The name of a room. `@{userId}` is the personal room of a user.",
         "examples": ["lobby", "@alice"],
     }
@@ -132,9 +138,10 @@ string_type!(
     /// The id of a user; see [`name::is_user`].
     UserId, name::is_user, {
         "type": "string",
-        "pattern": "^[A-Za-z0-9._:-]{1,128}$",
-        "description": "The id of a user: the claim `sub` of the token.",
-        "examples": ["alice"],
+        "pattern": USER_ID_PATTERN,
+        "maxLength": 255,
+        "description": "The id of a user: the claim `sub` of the token, or the claim that the setting `USER_CLAIM` names. At most 255 bytes of UTF-8.",
+        "examples": ["alice", "auth0|5f7c8ec7", "alice@example.com"],
     }
 );
 
@@ -210,13 +217,13 @@ mod tests {
     #[test]
     fn untrusted_values_are_validated() {
         assert!(RoomName::parse("lobby").is_some() && RoomName::parse("a b").is_none());
-        assert!(UserId::parse("alice").is_some() && UserId::parse("a b").is_none());
+        assert!(UserId::parse("alice").is_some() && UserId::parse("a\nb").is_none());
         assert!(MessageId::parse("").is_none());
     }
 
     #[test]
     fn stored_values_are_read_under_any_rule() {
-        for stored in [r#""alice""#, r#""a b""#, r#""""#] {
+        for stored in [r#""alice""#, r#"" a""#, r#""""#] {
             let user: UserId = serde_json::from_str(stored).expect("a text");
             assert_eq!(serde_json::to_string(&user).expect("JSON"), stored);
         }

@@ -8,9 +8,10 @@
 //! | modules | contents |
 //! | --- | --- |
 //! | [`id`] | names and ids as types |
-//! | [`name`], [`time`], [`status`], [`position`] | names, times, presence status, stream positions |
+//! | [`name`], [`alias`], [`time`], [`status`], [`position`] | names, aliases of rooms, times, presence status, stream positions |
 //! | [`error`], [`disconnect`] | errors and their codes, reasons for closing a socket |
 //! | [`access`] | rights, room patterns, identities |
+//! | [`user_info`] | profiles of users |
 //! | [`command`], [`framing`] | the commands of clients, and the native framing |
 //! | [`event`], [`event_name`], [`envelope`], [`answer`] | the events and answers of the server |
 //! | [`http`] | requests and responses of the HTTP API |
@@ -26,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod alias;
 pub mod answer;
 pub mod command;
 pub mod disconnect;
@@ -52,3 +54,4 @@ pub mod schema;
 pub mod settings;
 pub mod status;
 pub mod time;
+pub mod user_info;

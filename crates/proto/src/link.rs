@@ -19,6 +19,7 @@ use crate::position::Position;
 use crate::reader;
 use crate::status::Status;
 use crate::time::Millis;
+use crate::user_info::{Profile, UserInfo};
 use serde::{Deserialize, Serialize};
 
 /// Request of a connection to join a room. Its token has been verified.
@@ -44,6 +45,22 @@ pub struct ConnectRequest {
     /// The claims by which the token can be revoked.
     #[serde(default)]
     pub token: TokenId,
+    /// The profile of the user in the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub info: Option<UserInfo>,
+    /// The client speaks a dialect in which receipts name messages by their ids.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_message_ids: bool,
+}
+
+impl ConnectRequest {
+    /// Returns the profile of the user, with the age of the token that it comes from.
+    pub fn profile(&self) -> Profile {
+        Profile {
+            issued: self.token.issued,
+            info: self.info.clone(),
+        }
+    }
 }
 
 /// Request of a gateway to a room.
@@ -118,6 +135,9 @@ pub enum Command {
         connection: ConnectionId,
         /// The close code of its socket.
         code: u16,
+        /// The time of its last sign of life, if that is not the time of the command.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seen: Option<Millis>,
     },
     /// The client sent a new token, which has been verified.
     Refresh {
@@ -127,6 +147,9 @@ pub enum Command {
         rights: Rights,
         /// The time at which the new token expires.
         expires: Millis,
+        /// The profile of the user in the new token. Gateways of older versions do not send it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        profile: Option<Profile>,
     },
     /// A connection that was [paused](Pushed::paused) can receive events again.
     Resume {
@@ -209,6 +232,10 @@ pub enum Item {
         to: ConnectionId,
         /// Sequence number up to which the connection should have received all events.
         at: u64,
+        /// `true` if the gateway should also [answer](Pushed::active) when the connection was last
+        /// active. Gateways of older versions do not.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        activity: bool,
     },
     /// The connection does not exist in the room. The gateway should join it again.
     Lost {
@@ -291,6 +318,10 @@ pub struct Pushed {
     /// The room sends them the changes since then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacking: Vec<(PresenceVersion, Vec<ConnectionId>)>,
+    /// The times at which the connections were last active for which the room has asked. 0 if a
+    /// time is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub active: Vec<(ConnectionId, Millis)>,
 }
 
 impl Item {
@@ -396,6 +427,8 @@ mod tests {
         for json in [
             r#"{"Join":{"hello":{"connection_id":"c:1","user":"alice","rights":7,"expires":9,"address":null,"position":{"since":3,"epoch":"e"},"status":"online","token":{}},"id":null,"again":true}}"#,
             r#"{"Gone":{"connection":"c:1","code":1000}}"#,
+            r#"{"Gone":{"connection":"c:1","code":1006,"seen":7}}"#,
+            r#"{"Refresh":{"connection":"c:1","rights":7,"expires":9,"profile":{"issued":7,"info":{"name":"A"}}}}"#,
             r#"{"Refresh":{"connection":"c:1","rights":1,"expires":9}}"#,
             r#"{"Resume":{"connection":"c:1","after":3}}"#,
         ] {

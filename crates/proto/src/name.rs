@@ -1,8 +1,12 @@
 //! The rules for names that clients and services choose: rooms, users and custom events.
 //! The types are in [`id`](crate::id).
 
-/// Longest room name or user id, in bytes. All allowed characters are ASCII.
-pub const MAX_NAME: usize = 128;
+/// Longest room name, in bytes. All allowed characters are ASCII. The name of a personal room
+/// may be longer, because it contains a user id.
+pub const MAX_ROOM_NAME: usize = 128;
+
+/// Longest user id, in bytes. OpenID Connect allows 255 characters (Core 1.0, 2).
+pub const MAX_USER_ID: usize = 255;
 
 /// Longest name of a custom event, in bytes. All allowed characters are ASCII.
 pub const MAX_EVENT_NAME: usize = 64;
@@ -10,27 +14,45 @@ pub const MAX_EVENT_NAME: usize = 64;
 /// Longest message id, in characters.
 pub const MAX_MESSAGE_ID: usize = 128;
 
-/// Returns `true` for `A-Z a-z 0-9 . _ : -`, the alphabet of user ids and custom
-/// events. Room names may also contain `@`.
+/// Returns `true` for `A-Z a-z 0-9 . _ : -`, the alphabet of custom events. Room names may also
+/// contain `@`.
 fn is_name_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-')
 }
 
-/// Returns `true` if `name` is a valid room name: 1 to 128 of `A-Z a-z 0-9 . _ : - @`. A
-/// personal room may have 129 characters, so that the user with the longest id also has
-/// one.
+/// Returns `true` if `name` is a valid room name: 1 to 128 of `A-Z a-z 0-9 . _ : - @`, or the
+/// name of a personal room, which is `@` and any user id.
 pub fn is_room(name: &str) -> bool {
-    if let Some(user) = name.strip_prefix('@')
-        && is_user(user)
-    {
+    if personal_room_owner(name).is_some_and(is_user) {
         return true;
     }
-    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|b| is_name_byte(b) || b == b'@')
+    (1..=MAX_ROOM_NAME).contains(&name.len()) && name.bytes().all(|b| is_name_byte(b) || b == b'@')
 }
 
-/// Returns `true` if `id` is a valid user id: 1 to 128 of `A-Z a-z 0-9 . _ : -`.
+/// Returns `true` if `id` is a valid user id: 1 to 255 bytes of printable characters without
+/// white space at the beginning or the end.
+///
+/// Ids are compared byte by byte. They are not normalized, because the identity provider has
+/// chosen them.
 pub fn is_user(id: &str) -> bool {
-    (1..=MAX_NAME).contains(&id.len()) && id.bytes().all(is_name_byte)
+    (1..=MAX_USER_ID).contains(&id.len())
+        && !id.starts_with(' ')
+        && !id.ends_with(' ')
+        && id.chars().all(is_printable)
+}
+
+/// Returns `true` for the space, and for all characters that are not of the Unicode categories
+/// "other" (control and format characters, private use, unassigned) or "separator". Python's
+/// `str.isprintable` has the same definition.
+fn is_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return !c.is_ascii_control();
+    }
+    // The standard library escapes the characters that are not printable, and at the beginning
+    // of a text also combining characters.
+    let mut bytes = *b"a\0\0\0\0";
+    let length = c.encode_utf8(&mut bytes[1..]).len();
+    str::from_utf8(&bytes[..=length]).is_ok_and(|text| text.escape_debug().nth(1) != Some('\\'))
 }
 
 /// Returns `true` if `name` has the form of a custom event's name: 1 to 64 of
@@ -60,6 +82,9 @@ pub fn personal_room_owner(room: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::USER_ID_PATTERN;
+    use proptest::prelude::*;
+    use regex::Regex;
 
     #[test]
     fn room_names_are_1_to_128_of_the_alphabet() {
@@ -81,9 +106,91 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_user_id_has_a_personal_room() {
-        let user = "u".repeat(MAX_NAME);
-        assert!(is_user(&user) && is_room(&personal_room(&user)));
-        assert!(!is_user("a@b") && !is_user("") && !is_user(&"u".repeat(129)));
+    fn ids_of_identity_providers_are_user_ids() {
+        for good in [
+            "alice",
+            "auth0|5f7c8ec7c33c6c004bbafe82",
+            "google-oauth2|103547991597142817347",
+            "alice@example.com",
+            "@alice",
+            "José",
+            "Jose\u{301}",
+            "山田 太郎",
+            "محمد",
+            "👩",
+            "https://login.example/users/7?tenant=a&b=%20#c",
+            "CN=Alice \"Al\" O'Brien,OU=R\\&D",
+            "*",
+            "..",
+            &"u".repeat(255),
+            &"é".repeat(127),
+        ] {
+            assert!(is_user(good), "{good}");
+            assert!(is_room(&personal_room(good)), "{good}");
+        }
+    }
+
+    #[test]
+    fn ids_that_cannot_be_seen_or_are_too_long_are_refused() {
+        for bad in [
+            "",
+            " ",
+            " alice",
+            "alice ",
+            "a\nb",
+            "a\tb",
+            "a\0b",
+            "a\u{7f}b",
+            "a\u{85}b",
+            "a\u{a0}b",
+            "a\u{200b}b",
+            "a\u{202e}b",
+            "a\u{2028}b",
+            "\u{feff}a",
+            "a\u{e000}b",
+            "a\u{e0041}b",
+            "\u{fdd0}",
+            &"u".repeat(256),
+            &"é".repeat(128),
+        ] {
+            assert!(!is_user(bad), "{bad:?}");
+            let is_room = is_room(&personal_room(bad));
+            assert_eq!(is_room, bad.is_empty(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn room_names_of_earlier_versions_stay_valid() {
+        for old in ["@", "@@", "@a@b", &format!("@{}", "u".repeat(128))] {
+            assert!(is_room(old), "{old}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn user_ids_follow_the_pattern_of_their_schema(id in user_id_or_not()) {
+            let pattern = Regex::new(USER_ID_PATTERN).expect("a pattern");
+            prop_assert_eq!(is_user(&id), pattern.is_match(&id) && id.len() <= MAX_USER_ID);
+        }
+
+        #[test]
+        fn the_owner_of_a_personal_room_is_its_user(id in user_id_or_not()) {
+            let room = personal_room(&id);
+            prop_assert_eq!(personal_room_owner(&room), Some(&*id));
+            if is_user(&id) {
+                prop_assert!(is_room(&room));
+            }
+        }
+    }
+
+    /// Returns texts of which about half are user ids.
+    fn user_id_or_not() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[ -~]{0,12}",
+            "\\PC{0,8}",
+            "[ -~éß山👩\u{301}\u{a0}\u{200b}\u{202e}\u{2028}\u{3000}\u{feff}\n]{0,6}",
+            "[a-zé|@]{120,260}",
+            any::<String>(),
+        ]
     }
 }

@@ -165,13 +165,13 @@ pub const TEXT: Field<String> = Field {
 
 /// A room name.
 pub const ROOM: Field<RoomName> = Field {
-    expected: "a room name (1 to 128 of A-Z a-z 0-9 . _ : - @)",
+    expected: "a room name (1 to 128 of A-Z a-z 0-9 . _ : - @, or @ and a user id)",
     read: |json| RoomName::parse(&text(json)?),
 };
 
 /// A user id.
 pub const USER: Field<UserId> = Field {
-    expected: "a user id (1 to 128 of A-Z a-z 0-9 . _ : -)",
+    expected: "a user id (1 to 255 bytes of printable characters without outer white space)",
     read: |json| UserId::parse(&text(json)?),
 };
 

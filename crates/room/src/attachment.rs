@@ -42,4 +42,7 @@ pub struct Attachment {
     /// `joinRoom`. They cannot be restored, so the host closes the socket instead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub requested_past: bool,
+    /// `true` if receipts for the connection must name messages by their ids.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_message_ids: bool,
 }

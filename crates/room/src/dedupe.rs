@@ -227,6 +227,14 @@ pub(crate) fn read_id(secret: Secret, epoch: &str, sender: &str, id: &str) -> Op
         .then_some(seen)
 }
 
+/// Returns the position in an id that [`make_id`] has created for a logged event. The id may be
+/// forged: nothing is checked.
+pub(crate) fn position_in(epoch: &str, id: &str) -> Option<u64> {
+    let mut numbers = id.strip_prefix(epoch)?.strip_prefix('-')?.split('-');
+    let seq = u64::from_str_radix(numbers.next()?, 16).ok()?;
+    (numbers.count() == 2).then_some(seq)
+}
+
 fn check(secret: Secret, epoch: &str, sender: &str, seen: Seen) -> u64 {
     secret.hash([epoch, sender], &[seen.seq, seen.at]).h1
 }
@@ -374,6 +382,11 @@ mod tests {
         let seen = seen(300, 1_795_420_800_123);
         let id = make_id(SECRET, "0af3", "alice", seen);
         assert_eq!(read_id(SECRET, "0af3", "alice", &id), Some(seen));
+        assert_eq!(position_in("0af3", &id), Some(300));
+        assert_eq!(position_in("0af3", &format!("{id}-1")), None, "ephemeral");
+        for other in ["", "0af3", "0af3-12c", "0af4-1-2-3", "0af3-x-2-3"] {
+            assert_eq!(position_in("0af3", other), None, "{other}");
+        }
         assert_eq!(read_id(SECRET, "0af3", "bob", &id), None);
         assert_eq!(read_id(SECRET, "0af4", "alice", &id), None);
         assert_eq!(read_id(Secret(1, 3), "0af3", "alice", &id), None);

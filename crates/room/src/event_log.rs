@@ -5,7 +5,9 @@
 use crate::config::RoomConfig;
 use crate::dedupe::{self, Dedupe, DedupeKey, Secret, Seen};
 use crate::log::{LogBatch, LogBounds, OldestRow};
-use crate::snapshot::ReadRecent;
+use crate::message_ids::{MessageIds, Searched};
+use crate::seq_range::SeqRange;
+use crate::snapshot::{ReadRecent, ReadRows};
 use roomcast_proto::command::Send;
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::event;
@@ -21,6 +23,7 @@ pub(crate) struct EventLog {
     dedupe: Dedupe,
     /// Reads the sends from before the restart. `None` after they have been read.
     recent: Option<ReadRecent>,
+    message_ids: MessageIds,
     /// The number of ephemeral events since the restart.
     ephemeral_events: u64,
 }
@@ -64,6 +67,7 @@ impl EventLog {
         secret: Secret,
         bounds: LogBounds,
         recent: Option<ReadRecent>,
+        rows: Option<ReadRows>,
     ) -> Self {
         EventLog {
             epoch,
@@ -71,6 +75,7 @@ impl EventLog {
             bounds,
             dedupe: Dedupe::default(),
             recent,
+            message_ids: MessageIds::new(rows),
             ephemeral_events: 0,
         }
     }
@@ -95,6 +100,45 @@ impl EventLog {
     /// Returns the sequence number up to which events have expired.
     pub(crate) fn floor(&self, config: &RoomConfig) -> u64 {
         self.bounds.floor(config)
+    }
+
+    /// Returns the stored event with a message id; see [`MessageIds::locate`].
+    pub(crate) fn locate_message(
+        &mut self,
+        id: &MessageId,
+        config: &RoomConfig,
+    ) -> Result<Option<u64>> {
+        let position = dedupe::position_in(&self.epoch, id);
+        let events = self.kept_events(config);
+        self.message_ids.locate(id, position, events)
+    }
+
+    /// Searches a message id in the stored events; see [`MessageIds::search`].
+    pub(crate) fn search_message(
+        &mut self,
+        id: &MessageId,
+        config: &RoomConfig,
+    ) -> Result<Searched> {
+        let events = self.kept_events(config);
+        self.message_ids.search(id, events)
+    }
+
+    fn kept_events(&self, config: &RoomConfig) -> SeqRange {
+        SeqRange {
+            after: self.floor(config),
+            upto: self.head(),
+        }
+    }
+
+    /// Returns the message id of a stored event; see [`MessageIds::id_of`].
+    pub(crate) fn message_id_of(&mut self, seq: u64, config: &RoomConfig) -> Option<MessageId> {
+        let is_kept = seq > self.floor(config) && seq <= self.head();
+        is_kept.then(|| self.message_ids.id_of(seq)).flatten()
+    }
+
+    /// Removes the function that reads the log and returns it.
+    pub(crate) fn take_reader(&mut self) -> Option<ReadRows> {
+        self.message_ids.take_reader()
     }
 
     /// Accepts a send and gives it a sequence number, or recognises it as a repetition.

@@ -261,6 +261,18 @@ impl GatewayLinks {
         self.outboxes.probe(gateway, conns);
     }
 
+    /// Asks the gateway of a connection when it was last active.
+    pub(crate) fn ask_activity(&mut self, conn: ConnId, head: u64) {
+        if let Some(subscription) = self.subscriptions.get(conn) {
+            let item = Item::Probe {
+                to: subscription.id.clone(),
+                at: head,
+                activity: true,
+            };
+            self.outboxes.queue(&subscription.gateway, item, "");
+        }
+    }
+
     /// Probes one connection after the room was restored.
     pub(crate) fn probe_restored(&mut self, gateway: &GatewayName, conn: ConnId) {
         self.outboxes.probe_restored(gateway, conn);
@@ -474,7 +486,11 @@ impl GatewayLinks {
     ) -> Option<NextDelivery> {
         let probe = |conn: ConnId| {
             let to = self.subscriptions.get(conn)?.id.clone();
-            Some(Item::Probe { to, at: head })
+            Some(Item::Probe {
+                to,
+                at: head,
+                activity: false,
+            })
         };
         let probes = loop {
             let conns = self.outboxes.take_probes(gateway);

@@ -2,10 +2,12 @@
 
 use crate::config::RoomConfig;
 use crate::log::LogBounds;
+use roomcast_proto::answer::to_json;
+use roomcast_proto::http;
 use roomcast_proto::id::UserId;
 use roomcast_proto::time::{Millis, rfc3339};
+use roomcast_proto::user_info::UserInfo;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 /// A member: a user that has joined the room and not left it. `read <= delivered <= head`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,8 +18,14 @@ pub struct Member {
     pub delivered: u64,
     /// Sequence number up to which the user has read.
     pub read: u64,
-    /// The time at which the last connection closed; 0 if the user never connected.
+    /// The time of the last sign of life of the user's connections, as of the end of the last one;
+    /// 0 if the user never connected.
     pub last_seen: Millis,
+    /// `true` if the stored record has a profile of the user.
+    pub has_info: bool,
+    /// The time at which the token with this profile was issued, in seconds since 1970. The
+    /// profile of an older token does not replace it. 0 if there never was a profile.
+    pub informed: u64,
 }
 
 /// The two cursors of a member.
@@ -35,6 +43,8 @@ impl Member {
             delivered,
             read: delivered,
             last_seen: 0,
+            has_info: false,
+            informed: 0,
         }
     }
 
@@ -56,15 +66,22 @@ impl Member {
         self.last_seen = self.last_seen.max(cursors.last_seen);
     }
 
-    /// Returns `{ userId, joinedAt, delivered, read, queued }`. `queued` is the number of
+    /// Returns `{ userId, joinedAt, delivered, read, queued, info? }`. `queued` is the number of
     /// events after the delivered cursor that have not expired.
-    pub fn json(&self, user: &UserId, bounds: &LogBounds, config: &RoomConfig) -> Value {
-        json!({
-            "userId": user,
-            "joinedAt": rfc3339(self.joined_at),
-            "delivered": self.delivered,
-            "read": self.read,
-            "queued": bounds.head - self.delivered.max(bounds.floor(config)).min(bounds.head),
+    pub fn json(
+        &self,
+        user: &UserId,
+        info: Option<UserInfo>,
+        bounds: &LogBounds,
+        config: &RoomConfig,
+    ) -> String {
+        to_json(&http::Member {
+            delivered: self.delivered,
+            info,
+            joined_at: rfc3339(self.joined_at),
+            queued: bounds.head - self.delivered.max(bounds.floor(config)).min(bounds.head),
+            read: self.read,
+            user_id: user,
         })
     }
 }
@@ -146,17 +163,9 @@ mod tests {
             ..LogBounds::default()
         };
         let user = UserId::trusted("a");
-        assert_eq!(
-            Member::new(0, 28).json(&user, &bounds, &config)["queued"],
-            2
-        );
-        assert_eq!(
-            Member::new(0, 3).json(&user, &bounds, &config)["queued"],
-            10
-        );
-        assert_eq!(
-            Member::new(0, 30).json(&user, &bounds, &config)["queued"],
-            0
-        );
+        for (delivered, queued) in [(28, 2), (3, 10), (30, 0)] {
+            let json = Member::new(0, delivered).json(&user, None, &bounds, &config);
+            assert!(json.contains(&format!(r#""queued":{queued},"#)), "{json}");
+        }
     }
 }

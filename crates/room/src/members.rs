@@ -12,7 +12,7 @@ use crate::output::Change;
 use crate::user_order::UserOrder;
 use roomcast_proto::answer::to_json;
 use roomcast_proto::error::{Error, Result};
-use roomcast_proto::id::UserId;
+use roomcast_proto::id::{MessageId, UserId};
 use roomcast_proto::reader;
 use roomcast_proto::time::Millis;
 use std::collections::{HashMap, HashSet};
@@ -43,11 +43,17 @@ pub(crate) struct Members {
     waiting_acks: Vec<CursorAck>,
 }
 
+/// The maximum number of receipts by message id of a member that are announced at a time, the
+/// last ones. A receipt includes all earlier messages.
+const MAX_RECEIPTS: usize = 16;
+
 /// The cursors of a member that have moved and must be announced.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Moved {
     delivered: bool,
     read: bool,
+    /// The receipts by message id that have moved the read cursor.
+    receipts: Vec<(u64, MessageId)>,
 }
 
 /// The answer to an acknowledgement.
@@ -74,6 +80,8 @@ pub(crate) struct CursorMoved {
     pub(crate) user: UserId,
     pub(crate) cursor: Cursor,
     pub(crate) seq: u64,
+    /// The id of the message, if the member has sent it.
+    pub(crate) message_id: Option<MessageId>,
 }
 
 /// The result of [`Members::flush_cursors`].
@@ -188,6 +196,17 @@ impl Members {
         Ok(Acknowledged { seq, moved })
     }
 
+    /// Records that the member has named a message in a receipt, before the cursor is moved.
+    pub(crate) fn read_message(&mut self, user: &UserId, seq: u64, id: MessageId) {
+        if self.map.get(user).is_some_and(|member| member.read < seq) {
+            let receipts = &mut self.moved.entry(user.clone()).or_default().receipts;
+            if receipts.len() == MAX_RECEIPTS {
+                receipts.remove(0);
+            }
+            receipts.push((seq, id));
+        }
+    }
+
     /// Adds an answer that is sent with the next [`Members::flush_cursors`].
     pub(crate) fn wait_for_flush(&mut self, ack: CursorAck) {
         self.waiting_acks.push(ack);
@@ -203,13 +222,21 @@ impl Members {
         self.waiting_acks.retain(|ack| ack.conn != conn);
     }
 
-    /// Sets the time at which the last connection of a member closed. Returns `false` if
-    /// the user is not a member.
-    pub(crate) fn set_last_seen(&mut self, user: &UserId, now: Millis) -> bool {
+    /// Records whether the stored record of a member has a profile, and the age of its token.
+    pub(crate) fn set_informed(&mut self, user: &UserId, has_info: bool, issued: u64) {
+        if let Some(member) = self.map.get_mut(user) {
+            member.has_info = has_info;
+            member.informed = issued;
+        }
+    }
+
+    /// Sets the time of the last sign of life of a member whose last connection has ended.
+    /// Never moves it back. Returns `false` if the user is not a member.
+    pub(crate) fn set_last_seen(&mut self, user: &UserId, seen: Millis) -> bool {
         let Some(member) = self.map.get_mut(user) else {
             return false;
         };
-        member.last_seen = now;
+        member.last_seen = member.last_seen.max(seen);
         self.moved.entry(user.clone()).or_default();
         true
     }
@@ -230,15 +257,23 @@ impl Members {
                 read: member.read,
                 last_seen: member.last_seen,
             });
-            let mut announce = |cursor, seq| {
-                let user = user.clone();
-                announced.push(CursorMoved { user, cursor, seq });
+            let mut announce = |cursor, seq, message_id| {
+                announced.push(CursorMoved {
+                    user: user.clone(),
+                    cursor,
+                    seq,
+                    message_id,
+                });
             };
             if moved.delivered {
-                announce(Cursor::Delivered, member.delivered);
+                announce(Cursor::Delivered, member.delivered, None);
             }
-            if moved.read {
-                announce(Cursor::Read, member.read);
+            let last = moved.receipts.last().map_or(0, |(seq, _)| *seq);
+            for (seq, id) in moved.receipts {
+                announce(Cursor::Read, seq, Some(id));
+            }
+            if moved.read && member.read > last {
+                announce(Cursor::Read, member.read, None);
             }
             self.journalled.insert(user);
         }

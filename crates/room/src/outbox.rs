@@ -267,8 +267,10 @@ impl Outboxes {
     /// unless it has caught up.
     pub(crate) fn next_portion(&mut self, gateway: &GatewayName) -> Option<ConnId> {
         let outbox = self.0.get_mut(gateway)?;
+        // The rest may have been dropped.
+        let has_rest = outbox.has_rest && !outbox.items.is_empty();
         if outbox.failures > 0
-            || outbox.has_rest
+            || has_rest
             || outbox.portions >= MAX_PORTIONS
             || outbox.portion_output >= MAX_OUTPUT
         {
@@ -1029,6 +1031,23 @@ mod tests {
     }
 
     #[test]
+    fn a_catch_up_continues_after_the_rest_of_a_divided_delivery_was_dropped() {
+        let mut outboxes = Outboxes::default();
+        for after in 0..2 {
+            broadcast(&mut outboxes, after, MAX_OUTPUT / 2, "");
+        }
+        items(&mut outboxes);
+        outboxes.catch_up(&gateway(), conn(1));
+        assert_eq!(
+            outboxes.next_portion(&gateway()),
+            None,
+            "the rest goes first"
+        );
+        outboxes.stopped(&gateway());
+        assert_eq!(outboxes.next_portion(&gateway()), Some(conn(1)));
+    }
+
+    #[test]
     fn a_delivery_has_a_limited_number_of_probes() {
         let mut outboxes = Outboxes::default();
         let conns: Vec<ConnId> = (0..MAX_PROBES as u32 + 1).map(conn).collect();
@@ -1040,6 +1059,7 @@ mod tests {
         let probe = Item::Probe {
             to: connection("c:1"),
             at: 1,
+            activity: false,
         };
         assert_eq!(take(&mut outboxes, vec![probe.clone()]), Some(vec![probe]));
     }

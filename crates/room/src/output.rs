@@ -10,6 +10,7 @@ use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::id::{ConnectionId, Epoch, GatewayName, UserId};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
+use roomcast_proto::user_info::UserInfo;
 
 /// An effect that the host carries out. The crate documentation describes the steps for
 /// each.
@@ -121,6 +122,16 @@ pub enum Change {
     Append(LogBatch),
     /// Adds a member, or replaces its record.
     PutMember(UserId, Member),
+    /// Replaces the profile of a member, which [`Change::PutMember`] and [`Change::Checkpoint`]
+    /// do not change.
+    PutProfile {
+        /// The member.
+        user: UserId,
+        /// The profile; `None` if the newest token of the user has none.
+        info: Option<UserInfo>,
+        /// See [`Member::informed`].
+        informed: u64,
+    },
     /// Removes a member.
     RemoveMember(UserId),
     /// Adds a user who has left at this time to the list of those, or replaces the entry.

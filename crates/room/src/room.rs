@@ -2,9 +2,9 @@
 //!
 //! The inputs are in the submodules: `connect` (connections), `membership` (join and leave),
 //! `commands` (frames of clients), `send` (events), `service` (requests of services),
-//! `member_lists` (lists of members),
+//! `member_lists` (lists of members), `profiles` (profiles of users),
 //! `gateways` (requests of gateways and deliveries to them), `flush` (the end of a batch,
-//! timers and the alarm), `replay` (catch-up of the room's own sockets, slow consumers).
+//! timers and the alarm), `replacement` (users with too many connections), `replay` (catch-up of the room's own sockets, slow consumers).
 
 mod commands;
 mod connect;
@@ -13,6 +13,8 @@ mod gateways;
 mod member_lists;
 mod membership;
 mod presence;
+mod profiles;
+mod replacement;
 mod replay;
 mod send;
 mod service;
@@ -32,7 +34,8 @@ use crate::ids::ConnId;
 use crate::log::LogBounds;
 use crate::members::Members;
 use crate::presence::PresenceTracker;
-use crate::snapshot::Snapshot;
+use crate::replacements::Replacements;
+use crate::snapshot::{ReadProfiles, Snapshot};
 use crate::timers::{Timer, TimerTable};
 use roomcast_proto::id::{Epoch, RoomName, UserId};
 use roomcast_proto::link::{PresenceVersion, UNKNOWN_PRESENCE};
@@ -80,6 +83,10 @@ pub struct Room {
     restored_at: Millis,
     /// See [`Room::set_overloaded`].
     is_overloaded: bool,
+    /// Users with too many connections, of which one will be closed.
+    replacements: Replacements,
+    /// Reads the profiles of members from storage.
+    read_profiles: Option<ReadProfiles>,
 }
 
 impl Room {
@@ -97,6 +104,7 @@ impl Room {
                 snapshot.secret,
                 snapshot.bounds,
                 snapshot.recent,
+                snapshot.rows,
             ),
             members: Members::restore(snapshot.members, &snapshot.journal),
             connections: Connections::default(),
@@ -108,6 +116,8 @@ impl Room {
             timers: TimerTable::default(),
             restored_at: 0,
             is_overloaded: false,
+            replacements: Replacements::default(),
+            read_profiles: snapshot.profiles,
             config,
         };
         for user in room.members.users() {

@@ -5,6 +5,7 @@ use crate::user_order::UserOrder;
 use roomcast_proto::id::UserId;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, sooner};
+use roomcast_proto::user_info::UserInfo;
 use std::collections::HashMap;
 
 /// A connection of a user and the status that it has set.
@@ -29,6 +30,8 @@ struct UserPresence {
     grace: Option<(Millis, Status)>,
     /// The time at which the typing indicator expires.
     typing_until: Option<Millis>,
+    /// The profile of the user. `None` until it is known, after hibernation.
+    info: Option<Option<UserInfo>>,
 }
 
 impl UserPresence {
@@ -66,6 +69,10 @@ pub(crate) struct Roster {
     order: UserOrder,
     /// Users whose status may differ from the announced one.
     changed: Vec<UserId>,
+    /// Users who were restored, and whose profiles are not known yet.
+    unknown: Vec<UserId>,
+    /// Users who are shown as typing, in the order in which they started.
+    typing: Vec<UserId>,
 }
 
 /// The consequences of a closed connection for its user.
@@ -137,6 +144,44 @@ impl Roster {
         presence.flat_map(|presence| presence.connections.iter().map(|one| one.conn))
     }
 
+    /// Returns the profile of a user, if it is known: see [`Roster::take_unknown`].
+    pub(crate) fn info(&self, user: &UserId) -> Option<&UserInfo> {
+        self.users.get(user)?.info.as_ref()?.as_ref()
+    }
+
+    /// Returns `true` if the user has a connection, or is within its grace period.
+    pub(crate) fn is_present(&self, user: &UserId) -> bool {
+        self.users.contains_key(user)
+    }
+
+    /// Sets the profile of a user who is present.
+    pub(crate) fn set_info(&mut self, user: &UserId, info: Option<UserInfo>) {
+        if let Some(presence) = self.users.get_mut(user) {
+            presence.info = Some(info);
+        }
+    }
+
+    /// Announces the status of a user again, because its profile has changed.
+    pub(crate) fn announce_again(&mut self, user: &UserId) {
+        if let Some(presence) = self.users.get_mut(user) {
+            presence.was_shown = true;
+            self.changed.push(user.clone());
+        }
+    }
+
+    /// Returns the present users whose profiles are not known. The caller sets them.
+    pub(crate) fn take_unknown(&mut self) -> Vec<UserId> {
+        let mut unknown = std::mem::take(&mut self.unknown);
+        let is_unknown = |presence: &UserPresence| presence.info.is_none();
+        unknown.retain(|user| self.users.get(user).is_some_and(is_unknown));
+        unknown
+    }
+
+    /// Returns the users who are shown as typing.
+    pub(crate) fn typing(&self) -> &[UserId] {
+        &self.typing
+    }
+
     /// Returns the number of users with a connection, whatever their status.
     pub(crate) fn connected_users(&self) -> usize {
         let users = self.users.values();
@@ -174,6 +219,9 @@ impl Roster {
         presence.add(conn, status);
         let status = presence.status();
         presence.announced = Some(status);
+        if presence.info.is_none() {
+            self.unknown.push(user.clone());
+        }
         (before, status)
     }
 
@@ -203,9 +251,11 @@ impl Roster {
             return Departure::default();
         }
         presence.grace = Some((grace_until, status));
+        let was_typing = presence.typing_until.take().is_some();
+        self.stopped_typing(user);
         Departure {
             was_last: true,
-            was_typing: presence.typing_until.take().is_some(),
+            was_typing,
         }
     }
 
@@ -213,6 +263,7 @@ impl Roster {
     pub(crate) fn remove(&mut self, user: &UserId) -> Removed {
         let presence = self.users.remove(user).unwrap_or_default();
         self.order.remove(user);
+        self.stopped_typing(user);
         let connections = presence.connections.into_iter();
         Removed {
             connections: connections.map(|one| one.conn).collect(),
@@ -229,7 +280,16 @@ impl Roster {
         };
         let was = presence.typing_until.is_some();
         presence.typing_until = until;
+        match until {
+            Some(_) if !was => self.typing.push(user.clone()),
+            Some(_) => {}
+            None => self.stopped_typing(user),
+        }
         was != until.is_some()
+    }
+
+    fn stopped_typing(&mut self, user: &UserId) {
+        self.typing.retain(|one| one != user);
     }
 
     /// Ends typing indicators and grace periods with a time up to `now`.
@@ -238,6 +298,7 @@ impl Roster {
         let mut next = None;
         for (user, presence) in &mut self.users {
             if has_ended(&mut presence.typing_until, now, &mut next) {
+                self.typing.retain(|one| one != user);
                 ended.push(Ended::Typing(user.clone()));
             }
             let mut grace_until = presence.grace.map(|(until, _)| until);

@@ -6,6 +6,7 @@
 use crate::history::HistoryQuery;
 use roomcast_proto::error::Error;
 use roomcast_proto::id::{Epoch, EventName, MessageId, UserId};
+use roomcast_proto::user_info::UserInfo;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -16,6 +17,9 @@ pub enum Request {
     Publish {
         /// The sender of the events.
         sender: UserId,
+        /// The profile of the sender.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        info: Option<UserInfo>,
         /// The events.
         messages: Vec<Publication>,
     },

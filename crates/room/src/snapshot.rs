@@ -3,8 +3,10 @@
 use crate::dedupe::Secret;
 use crate::log::{LogBounds, StoredSends};
 use crate::member::Member;
+use crate::seq_range::SeqRange;
 use roomcast_proto::id::{Epoch, UserId};
 use roomcast_proto::time::Millis;
+use roomcast_proto::user_info::UserInfo;
 
 /// The stored state of a room.
 #[derive(Default)]
@@ -25,7 +27,21 @@ pub struct Snapshot {
     pub journal: Vec<String>,
     /// Reads the recent sends, if there is a log.
     pub recent: Option<ReadRecent>,
+    /// Reads the profiles of members.
+    pub profiles: Option<ReadProfiles>,
+    /// Reads the log.
+    pub rows: Option<ReadRows>,
 }
+
+/// Reads the profiles of these members and passes each to the function.
+pub type ReadProfiles =
+    Box<dyn Fn(&[UserId], &mut dyn FnMut(UserId, UserInfo)) -> Result<(), ReadFailed>>;
+
+/// Reads the rows with events of a range, newest first, and passes the sequence number of the
+/// first event and the body of each row to the function until it returns `false`. The room calls
+/// it for ranges of stored events only.
+pub type ReadRows =
+    Box<dyn Fn(SeqRange, &mut dyn FnMut(u64, &str) -> bool) -> Result<(), ReadFailed>>;
 
 /// Reads the sends of the rows that were stored at or after a time, newest first, and passes
 /// each row to the function until it returns `false`. The room calls it once, with the first

@@ -16,6 +16,8 @@ pub(crate) enum Timer {
     PresenceFeed,
     /// A stalled connection may have shown a sign of life.
     StallCheck,
+    /// Gateways have not answered which connections of a user are active.
+    Replacement,
     /// A token expires.
     TokenExpiry,
     /// A stale connection may have to be closed.
@@ -30,12 +32,13 @@ pub(crate) enum Timer {
 }
 
 impl Timer {
-    const SHORT: [Timer; 5] = [
+    const SHORT: [Timer; 6] = [
         Timer::PresenceFlush,
         Timer::CursorFlush,
         Timer::PresenceTimeout,
         Timer::PresenceFeed,
         Timer::StallCheck,
+        Timer::Replacement,
     ];
 
     const LONG: [Timer; 5] = [

@@ -78,6 +78,7 @@ impl Handler<'_> {
                     publications.into_iter().unzip();
                 let request = ServiceRequest::Publish {
                     sender: identity.user.clone(),
+                    info: identity.info.clone(),
                     messages,
                 };
                 (indexes, self.publish_to_room(&room, &request).await)

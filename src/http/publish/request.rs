@@ -1,10 +1,11 @@
 //! Parses the body of `POST /publish`.
 
+use roomcast_proto::alias::ROOM_OR_USER;
 use roomcast_proto::error::{Error, Result};
 use roomcast_proto::event_name::NEW_MESSAGE;
 use roomcast_proto::id::RoomName;
 use roomcast_proto::json::too_deep;
-use roomcast_proto::raw_object::{BOOLEAN, MESSAGE_ID, PUBLISHED_EVENT, ROOM, RawObject, USER};
+use roomcast_proto::raw_object::{BOOLEAN, MESSAGE_ID, PUBLISHED_EVENT, RawObject, USER};
 use roomcast_room::service::Publication;
 use serde_json::value::RawValue;
 
@@ -58,7 +59,10 @@ pub fn parse(body: &str) -> Result<PublishRequest> {
 }
 
 fn message(object: &RawObject<'_>) -> Result<AddressedPublication> {
-    let (room, user) = (object.get("room", ROOM)?, object.get("userId", USER)?);
+    let (room, user) = (
+        object.get("room", ROOM_OR_USER)?,
+        object.get("userId", USER)?,
+    );
     let room = match (room, user) {
         (Some(room), None) => room,
         (None, Some(user)) => RoomName::personal(&user),
@@ -100,6 +104,11 @@ mod tests {
             panic!("one message expected");
         };
         assert_eq!(one.room, "@bob");
+        let Ok(PublishRequest::One(one)) = parse(r#"{"event":"n","data":1,"room":"user:bob"}"#)
+        else {
+            panic!("one message expected");
+        };
+        assert_eq!(one.room, "@bob", "the name of the original module");
         for bad in [
             r#"{"event":"n","data":1}"#,
             r#"{"event":"n","data":1,"room":"a","userId":"b"}"#,

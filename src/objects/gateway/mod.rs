@@ -32,6 +32,7 @@ use crate::runtime::alarm_clock::AlarmClock;
 use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::host::{Host, JsResult, promise_response};
+use crate::runtime::object_state::last_ping;
 use crate::runtime::rpc::gateways::{ClientRequest, FindRequest};
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket, Sockets};
 use futures_channel::oneshot;
@@ -146,6 +147,11 @@ async fn handle(object: Rc<GatewayObject>, mut request: Request) -> Result<Respo
         let find: FindRequest = reader::from_str(&request.text().await?)?;
         return object.handle_find(name, &find);
     }
+    if headers.get(headers::BROADCAST)?.is_some() {
+        let line = request.text().await?;
+        object.with_active(Some(name), |active, _| active.gateway.broadcast(&line))?;
+        return Response::empty();
+    }
     if headers.get(headers::REVOKED)?.is_some() {
         let delta: RevocationDelta = reader::from_str(&request.text().await?)?;
         return object.revoke(name, &delta);
@@ -177,10 +183,15 @@ impl GatewayObject {
 
     /// Handles the end of a socket.
     fn closed(self: &Rc<Self>, socket: &Socket, code: u16) -> Result<()> {
-        self.with_active(None, |active, _| {
-            if let Some(socket) = socket.key() {
-                let removed = active.remove_socket(socket);
-                active.gateway.server.engine.closed(socket, code);
+        self.with_active(None, |active, state| {
+            if let Some(key) = socket.key() {
+                let pinged = last_ping(state, socket);
+                let removed = active.remove_socket(key);
+                let engine = &mut active.gateway.server.engine;
+                if let Some(pinged) = pinged {
+                    engine.saw(key, pinged);
+                }
+                engine.closed(key, code);
                 removed?;
             }
             Ok(())

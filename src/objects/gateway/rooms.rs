@@ -6,6 +6,8 @@ use crate::runtime::deadline::Deadline;
 use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::log::log_error;
+use crate::runtime::object_state::last_ping;
+use crate::runtime::room_header;
 use crate::runtime::rpc::{ROOMS, call};
 use roomcast_proto::id::{GatewayName, RoomName};
 use roomcast_proto::link::{Push, Pushed, Request as LinkRequest};
@@ -41,7 +43,8 @@ impl GatewayObject {
     }
 
     async fn send_commands(&self, room: &str, request: &LinkRequest) -> Result<()> {
-        let headers = [(headers::ROOM, room), (headers::LINK, "1")];
+        let name = room_header::encode(room);
+        let headers = [(headers::ROOM, &*name), (headers::LINK, "1")];
         let body = Some(serde_json::to_string(request)?.into());
         let _slot = self.host.slots.take().await;
         // Not repeated here: the core knows which commands it sends again.
@@ -63,9 +66,15 @@ impl GatewayObject {
         let Some((push, texts)) = Push::parse(body) else {
             return Err(Error::RustError("malformed delivery of a room".into()));
         };
-        let pushed = self.with_active(Some(name), |active, _| {
+        let pushed = self.with_active(Some(name), |active, state| {
             failpoint::panics(Point::GatewayPush);
             let (gateway, now) = (&mut active.gateway, active.began);
+            for key in gateway.asked_sockets(&push) {
+                let socket = active.sockets.get(key);
+                if let Some(at) = socket.and_then(|socket| last_ping(state, socket)) {
+                    gateway.server.engine.saw(key, at);
+                }
+            }
             gateway.handle_push(push, &texts, now)
         })?;
         if pushed == Pushed::default() {

@@ -65,9 +65,10 @@ impl RoomObject {
                 Some(conn)
             });
             if let Some(conn) = conn {
+                let pinged = last_ping(state, socket);
                 active.remove_socket(conn);
                 let mut out = Vec::new();
-                active.room.disconnect(conn, code, now(), &mut out);
+                active.room.disconnect(conn, code, pinged, now(), &mut out);
                 active.run(state, out);
             }
         })?;

@@ -1,8 +1,9 @@
 //! Frames to the room's own sockets. A batch is sent as one JavaScript string that all
 //! recipients share.
 
-use super::ActiveRoom;
 use super::lines::append_lines;
+use super::{ActiveRoom, RoomObject};
+use crate::runtime::Result;
 use crate::runtime::object_state::{last_ping, object_state};
 use crate::runtime::socket::ABNORMAL_CLOSURE;
 use crate::runtime::time::now;
@@ -10,13 +11,39 @@ use js_sys::JsString;
 use roomcast_room::{ConnId, Delivery, Output};
 use std::collections::HashSet;
 use std::rc::Rc;
-use worker::State;
+use worker::{Request, Response, State};
 
 /// The batch that was just stored.
 pub(super) struct StoredBatch {
     pub(super) text: Rc<String>,
     /// The same text in JavaScript.
     pub(super) frame: JsString,
+}
+
+impl RoomObject {
+    /// Handles an event for all connections: sends the line to the room's own sockets. Those that
+    /// do not read lack it, as they lack other ephemeral events.
+    pub(super) async fn broadcast(
+        self: &Rc<Self>,
+        name: Option<String>,
+        mut request: Request,
+    ) -> Result<Response> {
+        let line = request.text().await?;
+        self.host.with_active(name, |active, state| {
+            // New sockets receive `connected` first.
+            let mut out = Vec::new();
+            active.room.flush(now(), &mut out);
+            active.run(state, out);
+            let frame = JsString::from(line.as_str());
+            for conn in active.sockets.keys().collect::<Vec<_>>() {
+                if !active.room.is_stalled(conn) {
+                    active.send(state, conn, &frame, line.len());
+                }
+            }
+        })?;
+        self.continue_batch()?;
+        Response::empty()
+    }
 }
 
 impl ActiveRoom {
@@ -31,9 +58,10 @@ impl ActiveRoom {
         let mut out = Vec::new();
         if socket.send_string(frame).is_err() {
             // The socket has closed, and its close event follows.
+            let pinged = last_ping(state, socket);
             self.remove_socket(conn);
             self.room
-                .disconnect(conn, ABNORMAL_CLOSURE, now(), &mut out);
+                .disconnect(conn, ABNORMAL_CLOSURE, pinged, now(), &mut out);
         } else if self.room.sent(conn, bytes) {
             let last_ping = last_ping(state, socket);
             self.room.check_slow(conn, last_ping, now(), &mut out);

@@ -41,6 +41,7 @@ use crate::runtime::failpoint::{self, Point};
 use crate::runtime::headers;
 use crate::runtime::host::{Host, JsResult, promise_response};
 use crate::runtime::object_state::last_ping;
+use crate::runtime::room_header;
 use crate::runtime::socket::{ABNORMAL_CLOSURE, Socket, Sockets};
 use crate::runtime::time::now;
 use pages::PageQueue;
@@ -115,17 +116,21 @@ impl Room {
     pub fn fetch(&self, request: web_sys::Request) -> JsResult<JsValue> {
         let headers = request.headers();
         let name = headers.get(headers::ROOM)?;
+        let name = name.map(|name| room_header::decode(&name));
         if let Some(connect) = headers.get(headers::CONNECT)? {
             let connect: ConnectRequest = reader::from_str(&connect).map_err(Error::from)?;
             return Ok(self.object.accept(name, connect)?.into());
         }
         let is_notice = headers.has(headers::REVOKED)?;
+        let is_broadcast = headers.has(headers::BROADCAST)?;
         let is_of_gateway = headers.has(headers::LINK)?;
         let object = Rc::clone(&self.object);
         let answer = promise_response(async move {
             let request = Request::from(request);
             if is_notice {
                 object.revoke(name, request).await
+            } else if is_broadcast {
+                object.broadcast(name, request).await
             } else if is_of_gateway {
                 object.handle_gateway(name, request).await
             } else {

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | `log` | a batch: its first and last event, its time, its events, one per line, the hashes of the events with a `messageId` of the sender (null if there are none), and the bytes of the log up to this row. Rows of older versions have null for the bytes and no hashes |
 //! | `keys` | the hashes of rows that were deleted from the log within the dedupe window |
-//! | `members` | a member with its cursors as of the last checkpoint |
+//! | `members` | a member with its cursors as of the last checkpoint, its profile and the age of the token with it (null if there is none) |
 //! | `departed` | a user who has left the room lately, with the time |
 //! | `cursors` | a row of the journal: the cursors of members that moved after that checkpoint and were stored together |
 //! | `subscribers` | a connection at a gateway: its attachment, or, when it has ended, the item that its gateway has not acknowledged yet |
@@ -19,12 +19,15 @@ use crate::runtime::ids::fresh_id;
 use crate::runtime::log::log_error;
 use crate::runtime::sql::{Db, bytes, bytes_js, js, number, text};
 use js_sys::{Array, JsString};
+use roomcast_proto::answer::to_json;
 use roomcast_proto::id::{Epoch, GatewayName, UserId};
 use roomcast_proto::time::Millis;
+use roomcast_proto::user_info::UserInfo;
 use roomcast_room::history::{HistoryPage, HistoryQuery};
 use roomcast_room::log::{LogBatch, LogBounds, OldestRow, Sends, StoredSends};
 use roomcast_room::{
-    Change, KeptSends, Member, ReadFailed, ReadRecent, Secret, Snapshot, StoredSubscriber,
+    Change, KeptSends, Member, ReadFailed, ReadProfiles, ReadRecent, ReadRows, Secret, Snapshot,
+    StoredSubscriber,
 };
 use wasm_bindgen::{JsCast, JsValue};
 use worker::Error;
@@ -43,6 +46,8 @@ const SCHEMA: &[&str] = &[
     "CREATE TABLE IF NOT EXISTS keys (
         n INTEGER PRIMARY KEY, first INTEGER NOT NULL, at INTEGER NOT NULL, keys BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS departed (user TEXT PRIMARY KEY, at INTEGER NOT NULL) WITHOUT ROWID",
+    "ALTER TABLE members ADD COLUMN info TEXT",
+    "ALTER TABLE members ADD COLUMN informed INTEGER",
 ];
 
 /// The key in `meta` of the end of the registration with the revocation registry.
@@ -121,11 +126,11 @@ impl Store {
         // One statement, because a further one would cost about as much as these rows.
         let rows = match self.exists() {
             true => self.db.query(
-                "SELECT 0, user, joined, delivered, read, seen FROM members
-                 UNION ALL SELECT 1, moved, 0, 0, 0, 0 FROM cursors
-                 UNION ALL SELECT 2, gateway, attachment, 0, 0, 0 FROM subscribers
-                 UNION ALL SELECT 3, user, at, 0, 0, 0 FROM departed
-                 UNION ALL SELECT 4, '', first, at, total, last FROM log
+                "SELECT 0, user, joined, delivered, read, seen, info IS NOT NULL, informed FROM members
+                 UNION ALL SELECT 1, moved, 0, 0, 0, 0, 0, 0 FROM cursors
+                 UNION ALL SELECT 2, gateway, attachment, 0, 0, 0, 0, 0 FROM subscribers
+                 UNION ALL SELECT 3, user, at, 0, 0, 0, 0, 0 FROM departed
+                 UNION ALL SELECT 4, '', first, at, total, last, 0, 0 FROM log
                     WHERE last IN ((SELECT min(last) FROM log), (SELECT max(last) FROM log))",
                 &[],
             )?,
@@ -142,6 +147,8 @@ impl Store {
                         delivered: number(row, 3),
                         read: number(row, 4),
                         last_seen: number(row, 5),
+                        has_info: number(row, 6) > 0,
+                        informed: number(row, 7),
                     };
                     members.push((UserId::trusted(text(row, 1)), member));
                 }
@@ -164,6 +171,8 @@ impl Store {
             departed,
             journal,
             recent: self.exists().then(|| self.recent()),
+            profiles: Some(self.profiles()),
+            rows: Some(self.rows()),
         };
         Ok((snapshot, subscribers))
     }
@@ -193,12 +202,68 @@ impl Store {
         })
     }
 
+    /// Returns the function that reads profiles. All of them are read by one statement.
+    fn profiles(&self) -> ReadProfiles {
+        let sql = self.db.sql().clone();
+        Box::new(move |users, take| {
+            failpoint::fails(Point::Read).map_err(read_failed)?;
+            let users = to_json(&users);
+            let query = "SELECT user, info FROM members
+                 WHERE user IN (SELECT value FROM json_each(?)) AND info IS NOT NULL";
+            let read = sql.query_while(query, &[users.into()], &mut |row| {
+                take(
+                    UserId::trusted(text(row, 0)),
+                    UserInfo::trusted(&text(row, 1)),
+                );
+                true
+            });
+            read.map_err(read_failed)
+        })
+    }
+
+    /// Returns the function that reads rows of the log, newest first. One row is in memory at a
+    /// time.
+    fn rows(&self) -> ReadRows {
+        let sql = self.db.sql().clone();
+        Box::new(move |range, take| {
+            failpoint::fails(Point::Read).map_err(read_failed)?;
+            // A single event is in one row. From the end of the log, SQLite would read all rows
+            // after it.
+            let query = match range.len() {
+                1 => {
+                    "SELECT first, body FROM log WHERE last > ? AND first <= ? ORDER BY last LIMIT 1"
+                }
+                _ => "SELECT first, body FROM log WHERE last > ? AND first <= ? ORDER BY last DESC",
+            };
+            let bounds = [js(range.after), js(range.upto)];
+            sql.query_while(query, &bounds, &mut |row| {
+                take(number(row, 0), &text(row, 1))
+            })
+            .map_err(read_failed)
+        })
+    }
+
     /// Stores a change. `body` is the text of the row to append.
     pub(super) fn apply(&mut self, change: &Change, body: &JsString) -> Result<()> {
         failpoint::fails(Point::Write)?;
         match change {
             Change::Append(row) => self.append(row, body),
             Change::PutMember(user, member) => self.put_member(user, member),
+            Change::PutProfile {
+                user,
+                info,
+                informed,
+            } => {
+                let info = info.as_ref().map(UserInfo::as_json);
+                self.db.write(
+                    "UPDATE members SET info = ?, informed = ? WHERE user = ?",
+                    &[
+                        info.map_or(JsValue::NULL, JsValue::from),
+                        js(*informed),
+                        user.as_str().into(),
+                    ],
+                )
+            }
             Change::RemoveMember(user) => self.db.write(
                 "DELETE FROM members WHERE user = ?",
                 &[user.as_str().into()],
@@ -293,8 +358,9 @@ impl Store {
 
     fn put_member(&mut self, user: &str, member: &Member) -> Result<()> {
         self.db.write(
-            "INSERT OR REPLACE INTO members (user, joined, delivered, read, seen)
-             VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO members (user, joined, delivered, read, seen) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT (user) DO UPDATE SET joined = excluded.joined,
+                delivered = excluded.delivered, read = excluded.read, seen = excluded.seen",
             &[
                 user.into(),
                 js(member.joined_at),

@@ -3,6 +3,7 @@
 //! | file | requests to |
 //! | --- | --- |
 //! | `mod.rs` | any object: [`call`], [`ask`], [`read`], and [`RequestError`] for the answer |
+//! | [`broadcast`] | all rooms and gateways with connections |
 //! | [`gateways`] | gateways |
 //! | [`revocations`] | the revocation registry, and its notices to rooms and gateways |
 //! | [`tickets`] | the objects that store tickets |
@@ -13,6 +14,7 @@
 //! another. Requests to rooms are types of the core: [`roomcast_room::service`] and
 //! [`roomcast_proto::link`]. The [`headers`](super::headers) identify the request.
 
+pub(crate) mod broadcast;
 pub(crate) mod gateways;
 pub(crate) mod revocations;
 pub(crate) mod tickets;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use worker::{Delay, Env, Error};
 
 /// The name of the registry, which is one object.
-const NAME: &str = "all";
+pub(super) const NAME: &str = "all";
 
 /// Interval at which a request checks whether another request has refreshed a copy that is not
 /// usable.
@@ -54,6 +54,12 @@ pub(crate) enum RegistryRequest {
         until: Millis,
         /// The number of the newest revocation that the object has.
         after: u64,
+    },
+    /// List registered objects, in the order of their JSON. The answer is a list of strings, the
+    /// [`RegisteredObject`]s as JSON. It is empty after the last one.
+    List {
+        /// The object after which the list starts; empty for the first page.
+        after: String,
     },
 }
 

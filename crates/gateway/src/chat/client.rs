@@ -1,5 +1,7 @@
 //! A client and its subscriptions.
 
+use super::delivery_acks::Mark;
+use crate::dialect::Dialect;
 use crate::ids::{SessionId, SocketId};
 use crate::socketio::{Receiver, SocketIoServer};
 use crate::{recovery_offset, translate};
@@ -35,6 +37,8 @@ pub(super) struct Client {
     /// The connection id. Changes if a recovery fails.
     pub(super) id: ConnectionId,
     pub(super) framing: Framing,
+    /// The vocabulary of the client.
+    pub(super) dialect: Dialect,
     /// The newest valid token of the client.
     pub(super) identity: Rc<Identity>,
     pub(super) status: Status,
@@ -53,6 +57,8 @@ pub(super) struct Client {
     /// The secret by which the client can resume, if it supports that.
     pub(super) pid: Option<String>,
     pub(super) allowance: Allowance,
+    /// What was sent to the client and not acknowledged, in dialects that do not acknowledge.
+    pub(super) mark: Mark,
     /// The time since which the client is paused: see [`super::pauses`].
     pub(super) paused_at: Option<Millis>,
     /// The commands that wait until a room has answered `joinRoom` or `leaveRoom`, in order.
@@ -139,6 +145,14 @@ pub(super) struct Subscription {
     /// The highest `seq` that was delivered to the client.
     #[serde(skip)]
     pub(super) delivered: u64,
+    /// The highest `seq` that the server has acknowledged for the client, in dialects that do not
+    /// acknowledge. After hibernation, everything that was delivered: most of it was
+    /// acknowledged before.
+    #[serde(skip)]
+    pub(super) acknowledged: u64,
+    /// The highest `seq` that was sent when the client was marked.
+    #[serde(skip)]
+    pub(super) marked: u64,
     /// The version of the room's presence that the client was told, if it may lack later
     /// changes: see [`super::presence`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -238,6 +252,8 @@ impl Subscription {
             from: 0,
             offset_version: None,
             delivered: 0,
+            acknowledged: 0,
+            marked: 0,
             presence: None,
             state: SubscriptionState::Joining,
             first: 0,
@@ -297,6 +313,7 @@ impl Client {
             sid: id.to_string(),
             id,
             framing,
+            dialect: Dialect::default(),
             identity,
             status: Status::Online,
             phase: Phase::Connected,
@@ -305,6 +322,7 @@ impl Client {
             tag: u64::from_str_radix(&server.engine.new_id(), 16).unwrap_or_default() >> 32,
             pid: None,
             allowance: Allowance::full(&server.engine.config.limits, now),
+            mark: Mark::default(),
             paused_at: None,
             waiting: Vec::new(),
             left_rooms: Vec::new(),
@@ -453,6 +471,8 @@ impl Client {
             position,
             status: self.status,
             token: self.identity.token.clone(),
+            info: self.identity.info.clone(),
+            needs_message_ids: self.dialect.needs_message_ids(),
         }
     }
 
@@ -487,6 +507,36 @@ impl Client {
             recovery_offset::push(part, subscription.delivered);
         }
         translate::OffsetTemplate { before, after }
+    }
+
+    /// Returns the offset of a client that has received everything so far. Returns `None` if the
+    /// client does not resume or is in no room.
+    pub(super) fn current_offset(&self) -> Option<String> {
+        self.pid.as_ref()?;
+        let subscriptions = self.subscriptions.iter().enumerate();
+        let mut accepted = subscriptions.filter(|(_, one)| one.state != SubscriptionState::Joining);
+        let (index, subscription) = accepted.next()?;
+        Some(self.offset_template(index).at(subscription.delivered))
+    }
+
+    /// Returns the room of a command without `roomId`, in dialects that allow it: the only room
+    /// that the client is in, not counting its personal room.
+    ///
+    /// # Errors
+    ///
+    /// Returns `notJoined` if the client is in no room, and `badRequest` if it is in several.
+    pub(super) fn only_room(&self) -> Result<RoomName> {
+        let personal = RoomName::personal(&self.identity.user);
+        let subscriptions = self.subscriptions.iter();
+        let mut rooms = subscriptions.filter(|one| one.room != personal);
+        match (rooms.next(), rooms.next()) {
+            (Some(only), None) => Ok(only.room.clone()),
+            (None, _) => Err(Error::not_joined()),
+            (Some(_), Some(_)) => Err(Error {
+                field: Some("roomId".into()),
+                ..Error::bad_request("`roomId` is required, because the client is in several rooms")
+            }),
+        }
     }
 
     /// Ends a recovery before the client has received any text of it. The order of the

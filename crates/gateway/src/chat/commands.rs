@@ -2,16 +2,16 @@
 
 use super::client::{Subscription, SubscriptionState, WaitingCommand};
 use super::state::Chat;
+use crate::dialect::Request;
 use crate::frame::Frame;
 use crate::ids::ClientId;
 use crate::output::{AuthRequest, Authentication, Credentials, Output};
 use crate::socketio::SocketIoServer;
-use crate::translate;
 use roomcast_proto::access::Rights;
 use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
-use roomcast_proto::framing::{self, Incoming};
+use roomcast_proto::framing::{self, Idle, Incoming};
 use roomcast_proto::id::{ConnectionId, RoomName};
 use roomcast_proto::limits::{Kind, Penalty};
 use roomcast_proto::link::Command as ToRoom;
@@ -40,15 +40,18 @@ impl Chat {
             Frame::Text(_) => return self.reject(server, key, Disconnect::TooLarge),
             Frame::Binary(_) => return self.reject(server, key, Disconnect::Malformed),
         };
-        if text == framing::PING {
-            return self.send(server, key, framing::PONG);
+        if let Some(idle) = framing::idle(&text) {
+            if self.take_command_allowance(server, key, None, now) && idle == Idle::Ping {
+                self.send(server, key, framing::PONG);
+            }
+            return;
         }
         match framing::decode(&text) {
             Ok(lines) => {
                 for Incoming { line, id, command } in lines {
                     let bytes = self.take_bytes(server, key, line.len(), now);
-                    let command = bytes.and(command);
-                    if !self.handle_command(server, key, id, command, now) {
+                    let request = bytes.and(command).map(Request::Command);
+                    if !self.handle_request(server, key, id, request, now) {
                         return;
                     }
                 }
@@ -77,10 +80,17 @@ impl Chat {
         now: Millis,
     ) {
         let limit = server.engine.config.limits.max_frame_bytes;
-        let id = ack.and_then(|ack| u32::try_from(ack).ok());
+        let Some(dialect) = self.clients.get(key).map(|client| client.dialect) else {
+            return;
+        };
+        self.acks.received(key, now);
         let event = match args.len() <= limit {
-            true => translate::parse_event(args, id),
+            true => dialect.parse_event(args, ack),
             false => None,
+        };
+        let id = match &event {
+            Some(event) => event.id,
+            None => dialect.id_of_unparsed(ack),
         };
         let line_length = event.as_ref().map_or(0, |event| event.line_length);
         let length = line_length.max(args.len());
@@ -90,8 +100,9 @@ impl Chat {
             Some(Error::bad_request(
                 "binary data is not supported; send it as text, or send a link to it",
             ))
-        } else if ack.is_some() && id.is_none() {
-            Some(Error::bad_field("id", "a whole number below 2^32"))
+        } else if ack.is_some_and(|ack| !(0..=dialect.max_ack()).contains(&ack)) {
+            let limit = dialect.max_ack();
+            Some(Error::bad_field("id", &format!("at most {limit}")))
         } else {
             None
         };
@@ -104,8 +115,8 @@ impl Chat {
             None => {
                 if let Some(event) = event {
                     let bytes = self.take_bytes(server, key, length, now);
-                    let command = bytes.and(event.command);
-                    self.handle_command(server, key, id, command, now);
+                    let request = bytes.and(event.request);
+                    self.handle_request(server, key, id, request, now);
                 }
             }
         }
@@ -169,20 +180,26 @@ impl Chat {
         !penalty.is_final()
     }
 
-    /// Handles a command, or answers with its error. Returns `false` if the client was
+    /// Handles a request, or answers with its error. Returns `false` if the client was
     /// disconnected or is over its limits, so that the rest of the frame is dropped.
-    fn handle_command(
+    fn handle_request(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
         id: Option<u32>,
-        command: Result<Command>,
+        request: Result<Request>,
         now: Millis,
     ) -> bool {
         if !self.take_command_allowance(server, key, id, now) {
             return false;
         }
-        let done = command.and_then(|command| self.execute(server, key, id, command, now));
+        let done = request.and_then(|request| match request {
+            Request::Command(command) => self.execute(server, key, id, command, now),
+            Request::Nothing => {
+                self.answer(server, key, id, "{}");
+                Ok(())
+            }
+        });
         if let Err(error) = done {
             self.send(server, key, &framing::error(id, &error));
             if error.code == ErrorCode::RateLimited && !self.penalize(server, key, now) {
@@ -223,8 +240,15 @@ impl Chat {
         command: Command,
         now: Millis,
     ) -> Result<()> {
-        let room = command.room().ok_or_else(room_required)?.clone();
         let client = self.clients.get_mut(key).ok_or_else(Error::internal)?;
+        let mut command = command;
+        if let Command::Send(send) = &mut command
+            && send.room.is_none()
+            && client.dialect.has_only_room()
+        {
+            send.room = Some(client.only_room()?);
+        }
+        let room = command.room().ok_or_else(room_required)?.clone();
         let waits = client.has_waiting(&room) || client.must_wait(&room, &command);
         let is_subscribed = client.subscription(&room).is_some();
         let kind = match command {
@@ -512,6 +536,7 @@ mod tests {
             service: false,
             patterns: RoomPatterns::from_list("*"),
             token: TokenId::default(),
+            info: None,
         }
     }
 

@@ -10,10 +10,11 @@
 use super::client::{Client, Framing, HeldText, Phase, SubscriptionState};
 use super::clients::Clients;
 use super::state::Chat;
+use crate::dialect::{AnswerContext, Dialect};
 use crate::ids::{ClientId, SessionId, SocketId};
 use crate::output::Output;
 use crate::socketio::SocketIoServer;
-use crate::translate::{self, BroadcastText, EventStamp, Line, PacketGroup};
+use crate::translate::{self, BroadcastText, EventLine, Line, PacketGroup};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
 use roomcast_proto::event;
@@ -464,6 +465,10 @@ impl Chat {
         if subscription.delivered > before {
             let at = subscription.delivered;
             self.advance_position(room, at, server.engine.now());
+            let client = self.clients.get(key);
+            if client.is_some_and(|client| client.dialect.acknowledges()) {
+                self.acks.sent(key, server.engine.now());
+            }
         }
         if !part.is_empty() {
             self.deliver_unicast(server, delivery, key, &part);
@@ -500,7 +505,7 @@ impl Chat {
         if client.subscription(delivery.room).is_none() {
             // The client has left the room since then. It still receives answers.
             for answer in text.split('\n').filter(|line| framing::is_answer(line)) {
-                self.send(server, key, answer);
+                self.send_text(server, key, Some(delivery.room), answer);
             }
             return;
         }
@@ -583,7 +588,59 @@ impl Chat {
                 text: text.to_owned(),
             });
         }
-        for packet in packets.packets() {
+        for packet in packets.packets(broadcast.up_to, server.engine.now()) {
+            server
+                .engine
+                .broadcast_message(&packet.sessions, &packet.message);
+        }
+    }
+
+    /// Sends an event that belongs to no room to all clients that were accepted and read.
+    pub(crate) fn broadcast(&mut self, server: &mut SocketIoServer, line: &str) {
+        let Some(event) = EventLine::parse(line) else {
+            return;
+        };
+        let now = server.engine.now();
+        // A client with recovery takes a string for an offset, so it needs its own.
+        let needs_offset: Vec<Dialect> = Dialect::all()
+            .filter(|dialect| {
+                let open_args = dialect.event(&event, now);
+                open_args.is_some_and(|open_args| translate::ends_with_string(&open_args))
+            })
+            .collect();
+        let mut sockets = Vec::new();
+        let mut packets = BroadcastText::new(line);
+        let mut others = Vec::new();
+        for (key, client) in self.clients.iter() {
+            let is_connected = matches!(client.phase, Phase::Connected);
+            if !is_connected || client.paused_at.is_some() || self.is_congested(server, client) {
+                continue;
+            }
+            match &client.framing {
+                Framing::Native(socket) => sockets.push(*socket),
+                Framing::SocketIo { .. }
+                    if client.pid.is_some() && needs_offset.contains(&client.dialect) =>
+                {
+                    others.push(key);
+                }
+                Framing::SocketIo { session, nsp } => {
+                    let group = PacketGroup {
+                        nsp: nsp.clone(),
+                        dialect: client.dialect,
+                        offset: None,
+                    };
+                    packets.add(*session, group);
+                }
+            }
+        }
+        for key in others {
+            self.send(server, key, line);
+        }
+        if !sockets.is_empty() {
+            let text = line.to_owned();
+            server.engine.push(Output::Broadcast { sockets, text });
+        }
+        for packet in packets.packets(0, now) {
             server
                 .engine
                 .broadcast_message(&packet.sessions, &packet.message);
@@ -615,6 +672,10 @@ impl Chat {
         let subscription = &mut client.subscriptions[index];
         let delivered = subscription.delivered;
         subscription.delivered = broadcast.position_after(delivered);
+        if subscription.delivered > delivered && client.dialect.acknowledges() {
+            self.acks.sent(key, server.engine.now());
+        }
+        let subscription = &mut client.subscriptions[index];
         if delivered < broadcast.after && !std::mem::replace(&mut subscription.is_reported, true) {
             delivery.lagging.insert(key);
         }
@@ -642,7 +703,13 @@ impl Chat {
             Framing::SocketIo { session, nsp } => {
                 let offset = client.pid.is_some().then(|| client.offset_template(index));
                 let nsp = nsp.clone();
-                Route::SocketIo(*session, PacketGroup { nsp, offset })
+                let dialect = client.dialect;
+                let group = PacketGroup {
+                    nsp,
+                    dialect,
+                    offset,
+                };
+                Route::SocketIo(*session, group)
             }
         }
     }
@@ -720,7 +787,7 @@ impl Chat {
             });
         }
         if self.may_receive(server, key, room) {
-            self.send(server, key, text);
+            self.send_text(server, key, Some(room), text);
         }
     }
 
@@ -748,8 +815,19 @@ impl Chat {
         self.close(server, key, Disconnect::Failed);
     }
 
-    /// Sends lines to a client, in its framing.
+    /// Sends lines of the gateway to a client, in its framing.
     pub(super) fn send(&mut self, server: &mut SocketIoServer, key: ClientId, text: &str) {
+        self.send_text(server, key, None, text);
+    }
+
+    /// Sends lines to a client, in its framing. `room` is the room that wrote them.
+    fn send_text(
+        &mut self,
+        server: &mut SocketIoServer,
+        key: ClientId,
+        room: Option<&RoomName>,
+        text: &str,
+    ) {
         let Some(client) = self.clients.get_mut(key) else {
             return;
         };
@@ -761,37 +839,64 @@ impl Chat {
             }),
             (_, Phase::Finding { .. }) => {}
             (Framing::SocketIo { session, nsp }, Phase::Connected) => {
-                send_packets(server, client, *session, nsp, text);
+                send_packets(server, client, *session, nsp, room, text);
             }
         }
     }
 }
 
-/// Sends lines to a Socket.IO client, one packet each. Malformed lines are dropped.
+/// Sends lines to a Socket.IO client as packets in its dialect. Malformed lines are dropped.
 fn send_packets(
     server: &mut SocketIoServer,
     client: &Client,
     session: SessionId,
     nsp: &str,
+    room: Option<&RoomName>,
     text: &str,
 ) {
+    let now = server.engine.now();
+    let (dialect, user) = (client.dialect, &client.identity.user);
     for line in text.split('\n') {
         match translate::parse_line(line) {
-            Some(Line::Ack { id, args }) => {
-                server.acknowledge(session, nsp, id, &args, Vec::new());
+            Some(Line::Ack { id, outcome }) => {
+                let context = AnswerContext::new(dialect, user, room, now);
+                let answer = dialect.answer(id, outcome, &context);
+                for open_args in answer.events {
+                    send_event(server, client, session, nsp, open_args, None);
+                }
+                if let Some(ack) = answer.ack {
+                    server.acknowledge(session, nsp, ack, &answer.args, Vec::new());
+                }
             }
-            Some(Line::Event { open_args, stamp }) => {
-                let offset = match (&client.pid, &stamp) {
-                    (Some(_), Some(EventStamp { room, seq })) => client
-                        .index_of(room)
-                        .map(|index| client.offset_template(index).at(*seq)),
-                    _ => None,
-                };
-                let args = translate::finish_args(open_args, offset.as_deref());
-                let message = crate::socketio::event_message(nsp, &args);
-                server.engine.broadcast_message(&[session], &message);
+            Some(Line::Event(event)) => {
+                if let Some(open_args) = dialect.event(&event, now) {
+                    let stamp = event.stamp.filter(|_| client.pid.is_some());
+                    let offset = stamp.and_then(|stamp| {
+                        let index = client.index_of(&stamp.room)?;
+                        Some(client.offset_template(index).at(stamp.seq))
+                    });
+                    send_event(server, client, session, nsp, open_args, offset);
+                }
             }
             None => {}
         }
     }
+}
+
+/// Sends an event to a Socket.IO client. `offset` is the position of a logged event.
+fn send_event(
+    server: &mut SocketIoServer,
+    client: &Client,
+    session: SessionId,
+    nsp: &str,
+    open_args: String,
+    offset: Option<String>,
+) {
+    let offset = offset.or_else(|| match translate::ends_with_string(&open_args) {
+        true => client.current_offset(),
+        false => None,
+    });
+    let args = translate::finish_args(open_args, offset.as_deref());
+    let message = crate::socketio::event_message(nsp, &args);
+    server.engine.broadcast_message(&[session], &message);
 }

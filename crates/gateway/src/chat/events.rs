@@ -5,6 +5,7 @@ use super::lifecycle::{Connect, Resumable};
 use super::room_link::RoomLink;
 use super::state::Chat;
 use crate::host::IsRevoked;
+use crate::ids::SessionId;
 use crate::socketio::{ConnectionEvent, DisconnectCause, SocketIoServer};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::id::RoomName;
@@ -22,16 +23,16 @@ impl Chat {
     ) {
         match event {
             ConnectionEvent::Opened { socket, id, info } => {
-                self.native_opened(server, socket, id, info, now);
+                self.native_opened(server, socket, id, *info, now);
             }
             ConnectionEvent::Frame { socket, frame } => {
                 if let Some(key) = self.clients.by_framing(&Framing::Native(socket)) {
                     self.handle_frame(server, key, frame, now);
                 }
             }
-            ConnectionEvent::Closed { socket, code } => {
+            ConnectionEvent::Closed { socket, code, seen } => {
                 if let Some(key) = self.clients.by_framing(&Framing::Native(socket)) {
-                    self.disconnected(server, key, code, Resumable::No);
+                    self.disconnected(server, key, code, seen, Resumable::No);
                 }
             }
             ConnectionEvent::Connect {
@@ -66,18 +67,42 @@ impl Chat {
                 cause,
             } => {
                 if let Some(key) = self.clients.by_framing(&Framing::SocketIo { session, nsp }) {
-                    let resumable = match cause {
-                        DisconnectCause::Packet => Resumable::No,
-                        DisconnectCause::SessionEnded => Resumable::Yes,
+                    let (seen, resumable) = match cause {
+                        DisconnectCause::Packet => {
+                            self.acknowledge_all(server, key);
+                            (now, Resumable::No)
+                        }
+                        DisconnectCause::SessionEnded { seen } => (seen, Resumable::Yes),
                     };
-                    self.disconnected(server, key, 1000, resumable);
+                    self.disconnected(server, key, 1000, seen, resumable);
                 }
+            }
+            ConnectionEvent::Unconnected { session, nsp } => {
+                self.log_unconnected(server, session, nsp);
             }
             // Clients of bare Engine.IO are not supported.
             ConnectionEvent::Message { session, .. } => {
                 server.engine.close_session(session, Disconnect::Malformed);
             }
         }
+    }
+
+    /// Logs that a client has sent a packet to a namespace that it is not connected to. Its
+    /// session is closed.
+    fn log_unconnected(&self, server: &mut SocketIoServer, session: SessionId, nsp: String) {
+        let mut clients = self.clients.iter().map(|(_, client)| client);
+        let client = clients.find(|client| {
+            matches!(client.framing, Framing::SocketIo { session: of, .. } if of == session)
+        });
+        let record = LogRecord::reject("malformed")
+            .with("code", Disconnect::Malformed.code())
+            .with("namespace", nsp)
+            .with("detail", "the client is not connected to the namespace");
+        let record = match client {
+            Some(client) => client.log_record(record),
+            None => record,
+        };
+        server.engine.log(record);
     }
 
     /// See [`crate::Gateway::awaits_turn`].

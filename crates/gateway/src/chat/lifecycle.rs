@@ -9,7 +9,7 @@ use crate::ids::{ClientId, SessionId, SocketId};
 use crate::output::{AuthRequest, Authentication, Credentials, Output, PositionKey};
 use crate::socketio::SocketIoServer;
 use roomcast_proto::access::Identity;
-use roomcast_proto::answer::to_json;
+use roomcast_proto::answer::{ConnectError, to_json};
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
 use roomcast_proto::id::{ConnectionId, RoomName, UserId};
@@ -95,7 +95,7 @@ impl Chat {
         if !server.is_connecting(session, connect.number) {
             return;
         }
-        if !server.engine.config.namespaces.contains(&connect.nsp) {
+        if server.engine.config.dialect_of(&connect.nsp).is_none() {
             return server.refuse(session, &connect.nsp, r#"{"message":"Invalid namespace"}"#);
         }
         let (Some(info), Some(sid)) = (
@@ -162,12 +162,17 @@ impl Chat {
             .filter(|_| info.recovers || info.may_recover);
         let offset = connect.field("offset");
         let user = identity.user.clone();
+        let dialect = server.engine.config.dialect_of(&connect.nsp);
+        let dialect = dialect.unwrap_or_default();
         let framing = Framing::SocketIo {
             session,
             nsp: connect.nsp,
         };
         let id = ConnectionId::trusted(server.engine.new_id());
-        let client = Client::new(server, id, framing, identity, now);
+        let client = Client {
+            dialect,
+            ..Client::new(server, id, framing, identity, now)
+        };
         let key = self.add(client);
         match pid {
             None => self.begin(server, key, now),
@@ -254,7 +259,8 @@ impl Chat {
             }
             let identity = Some(client.identity.clone());
             if !server.accept(*session, nsp, identity, to_json(&data)) {
-                self.disconnected(server, key, 1006, Resumable::Yes);
+                let now = server.engine.now();
+                self.disconnected(server, key, 1006, now, Resumable::Yes);
                 return false;
             }
         }
@@ -275,12 +281,14 @@ impl Chat {
         true
     }
 
-    /// Removes a client with a closed connection, and informs its rooms.
+    /// Removes a client with a closed connection, and informs its rooms. `seen` is the time of its
+    /// last sign of life.
     pub(super) fn disconnected(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
         code: u16,
+        seen: Millis,
         resumable: Resumable,
     ) {
         let Some(client) = self.clients.get_mut(key) else {
@@ -325,21 +333,27 @@ impl Chat {
             };
             self.departures.insert(client.id, departure);
         }
-        self.leave_rooms(server, key, client.subscriptions, code);
+        self.leave_rooms(server, key, client.subscriptions, code, seen);
     }
 
-    /// Ends these subscriptions of a client and informs the rooms.
+    /// Ends these subscriptions of a client and informs the rooms. `seen` is the time of its last
+    /// sign of life.
     pub(super) fn leave_rooms(
         &mut self,
         server: &mut SocketIoServer,
         key: ClientId,
         subscriptions: Vec<Subscription>,
         code: u16,
+        seen: Millis,
     ) {
+        let seen = (seen < server.engine.now()).then_some(seen);
         for subscription in subscriptions {
             self.remove_subscriber(key, &subscription.room);
-            let connection = subscription.id;
-            let command = ToRoom::Gone { connection, code };
+            let command = ToRoom::Gone {
+                connection: subscription.id,
+                code,
+                seen,
+            };
             self.forward(server, &subscription.room, command);
         }
     }
@@ -363,7 +377,8 @@ impl Chat {
             // itself. After a plain close it does.
             Framing::SocketIo { session, nsp } if why.is_final() => {
                 server.expel(session, &nsp, why);
-                self.disconnected(server, key, why.code(), Resumable::No);
+                let now = server.engine.now();
+                self.disconnected(server, key, why.code(), now, Resumable::No);
             }
             Framing::SocketIo { session, .. } => server.engine.close_session(session, why),
         }
@@ -429,9 +444,6 @@ fn new_pid(server: &SocketIoServer) -> String {
 fn refuse(server: &mut SocketIoServer, connect: &Connect<'_>, error: &Error) {
     let record = LogRecord::rejected(error);
     server.engine.log_refusal(connect.session, record);
-    let answer = json!({
-        "message": error.message,
-        "data": { "code": error.code.as_str(), "message": error.message },
-    });
-    server.refuse(connect.session, &connect.nsp, &to_json(&answer));
+    let answer = to_json(&ConnectError::from(error));
+    server.refuse(connect.session, &connect.nsp, &answer);
 }

@@ -12,6 +12,7 @@
 //! | `lifecycle` | connect, accept, disconnect |
 //! | `commands`, `tokens` | commands of clients; verified tokens and the rights that they grant |
 //! | `subscriptions`, `delivery` | changes of subscriptions; deliveries of rooms |
+//! | `delivery_acks` | acknowledgement of delivery by the server |
 //! | `memory` | the memory that clients hold |
 //! | `pauses` | clients that do not read |
 //! | `presence` | clients that may lack changes of the presence |
@@ -20,11 +21,13 @@
 //! | `room_link`, `departures`, `retries`, `positions` | state of rooms, disconnected clients, failed requests, delivered events |
 //! | `position_reports` | reports of positions to the host |
 
+mod activity;
 mod cleaning;
 mod client;
 mod clients;
 mod commands;
 mod delivery;
+mod delivery_acks;
 mod departures;
 mod events;
 mod lifecycle;

@@ -46,7 +46,7 @@ impl Pauses {
 
 impl Chat {
     /// Returns `true` if a client must receive no events of rooms at present.
-    fn is_congested(&self, server: &SocketIoServer, client: &Client) -> bool {
+    pub(super) fn is_congested(&self, server: &SocketIoServer, client: &Client) -> bool {
         match (&client.phase, &client.framing) {
             (Phase::Recovering { held, .. }, _) => {
                 let share = MAX_HELD_OF_ALL / self.recovering.len().max(1);

@@ -6,6 +6,7 @@
 
 use super::client::{Client, Framing, Subscription, SubscriptionState};
 use super::state::Chat;
+use crate::dialect::Dialect;
 use crate::ids::ClientId;
 use crate::output::Output;
 use crate::socketio::SocketIoServer;
@@ -54,6 +55,9 @@ pub(super) struct ClientRecord {
     pub(super) status: Status,
     pub(super) version: u64,
     pub(super) tag: u64,
+    /// The name of the dialect, unless it is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) dialect: Option<String>,
     /// The subscriptions that rooms have accepted.
     #[serde(rename = "slots")]
     pub(super) subscriptions: Vec<Subscription>,
@@ -79,8 +83,18 @@ impl ClientRecord {
             status: client.status,
             version: client.version,
             tag: client.tag,
+            dialect: (client.dialect != Dialect::default())
+                .then(|| client.dialect.name().to_owned()),
             subscriptions: subscriptions.cloned().collect(),
         }
+    }
+}
+
+impl ClientRecord {
+    /// Returns the dialect of the client. Clients of versions without dialects have the default.
+    pub(super) fn dialect(&self) -> Dialect {
+        let dialect = self.dialect.as_deref().and_then(Dialect::parse);
+        dialect.unwrap_or_default()
     }
 }
 
@@ -185,6 +199,27 @@ mod tests {
         let template = client.offset_template(1);
         assert_eq!(template.at(13), "5.2.3.d");
         assert_eq!(saved(&mut gateway, key), SOCKET_IO);
+    }
+
+    #[test]
+    fn a_client_keeps_the_dialect_of_its_record() {
+        // `/chat` speaks the dialect `module` by default, but not for a client that connected
+        // before.
+        let (session, record) = (
+            SESSION.replace(r#"["/"]"#, r#"["/chat"]"#),
+            SOCKET_IO.replace(r#"["0-s","/"]"#, r#"["0-s","/chat"]"#),
+        );
+        let (mut gateway, key) = restored(&session, &record);
+        let dialect = |gateway: &Gateway| {
+            let client = gateway.chat.clients.get(key).expect("the client");
+            client.dialect
+        };
+        assert_eq!(dialect(&gateway), Dialect::default());
+        assert_eq!(saved(&mut gateway, key), record);
+        let record = record.replace(r#""tag":5,"#, r#""tag":5,"dialect":"module","#);
+        let (mut gateway, _) = restored(&session, &record);
+        assert_eq!(Some(dialect(&gateway)), Dialect::parse("module"));
+        assert_eq!(saved(&mut gateway, key), record);
     }
 
     #[test]

@@ -186,7 +186,7 @@ impl Chat {
         // client.
         let id = ConnectionId::trusted(server.engine.new_id());
         self.clients.rename(key, id);
-        self.leave_rooms(server, key, subscriptions, 1000);
+        self.leave_rooms(server, key, subscriptions, 1000, now);
         self.begin(server, key, now);
     }
 
@@ -225,6 +225,7 @@ fn can_resume(client: &Client, pid: &str, record: &ClientRecord) -> bool {
         .is_some_and(|session| session.nsp == *nsp)
         && record.pid.as_deref() == Some(pid)
         && record.identity.user == client.identity.user
+        && record.dialect() == client.dialect
 }
 
 /// Returns the numbers of the offset that a client has sent. Returns an empty list if it

@@ -70,8 +70,10 @@ impl Chat {
     ) {
         let FoundConnection { framing, is_open } = find_connection(server, &record);
         let is_socketio = record.session.is_some();
+        let dialect = record.dialect();
         let identity = Rc::new(record.identity);
         let client = Client {
+            dialect,
             status: record.status,
             subscriptions: record.subscriptions,
             version: record.version,
@@ -89,7 +91,8 @@ impl Chat {
                 true => Resumable::Yes,
                 false => Resumable::No,
             };
-            return self.disconnected(server, key, 1006, resumable);
+            let now = server.engine.now();
+            return self.disconnected(server, key, 1006, now, resumable);
         }
         // Older versions did not apply refreshed tokens to rooms.
         self.leave_forbidden_rooms(server, key);
@@ -131,6 +134,7 @@ impl Chat {
                 self.positions.mark_lagging(room, &client.id);
             }
             subscription.first = subscription.from;
+            subscription.acknowledged = subscription.delivered;
             let link = self.rooms.entry(room.clone()).or_default();
             link.subscribers.push(key);
             link.presence = Some(

@@ -3,6 +3,7 @@
 use super::cleaning::Cleaning;
 use super::client::Client;
 use super::clients::Clients;
+use super::delivery_acks::DeliveryAcks;
 use super::departures::Departures;
 use super::pauses::Pauses;
 use super::positions::DeliveryPositions;
@@ -23,6 +24,7 @@ pub(crate) struct Chat {
     pub(super) departures: Departures,
     pub(super) retries: Retries,
     pub(super) pauses: Pauses,
+    pub(super) acks: DeliveryAcks,
     pub(super) positions: DeliveryPositions,
     pub(super) cleaning: Cleaning,
     /// See [`crate::Gateway::set_overloaded`].

@@ -62,12 +62,16 @@ impl Chat {
             if subscription.state == SubscriptionState::Joined {
                 subscription.answer_by = None;
             }
+            if client.dialect.acknowledges() {
+                self.acks.sent(key, server.engine.now());
+            }
             return self.save(server, key);
         }
         if subscription.state == SubscriptionState::Joining {
             subscription.state = SubscriptionState::Joined;
         }
         subscription.accepted(after);
+        subscription.acknowledged = after;
         subscription.from = after;
         subscription.epoch.clone_from(&epoch);
         subscription.offset_version = Some(version);
@@ -82,6 +86,11 @@ impl Chat {
             client.subscriptions[index]
                 .presence
                 .get_or_insert(UNKNOWN_PRESENCE);
+            if client.dialect.acknowledges() {
+                // The client has received everything up to its offset.
+                client.subscriptions[index].acknowledged = 0;
+                self.acks.sent(key, server.engine.now());
+            }
             return self.lacks_presence(key, room);
         }
         self.save(server, key);
@@ -268,6 +277,10 @@ impl Chat {
                     },
                     Some(key),
                 ) => {
+                    let now = server.engine.now();
+                    if self.acknowledgement_failed(key, room, id, &command, now) {
+                        continue;
+                    }
                     let left = matches!(command, Command::Leave { .. })
                         && self
                             .clients
@@ -449,6 +462,7 @@ impl Chat {
                 connection,
                 rights: client.identity.rights(room),
                 expires: client.identity.expires,
+                profile: Some(client.identity.profile()),
             };
             self.forward(server, room, refresh);
         }

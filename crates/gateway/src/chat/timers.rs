@@ -29,6 +29,7 @@ impl Chat {
             self.pauses.deadline(),
             self.cleaning.deadline(),
             self.next_answer,
+            self.acks.deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -52,6 +53,7 @@ impl Chat {
         self.clean(server, now);
         self.check_paused(server, last_seen, now);
         self.check_answers(server, now);
+        self.check_acknowledgements(server, last_seen, now);
         if self.next_deadline.is_none_or(|at| at > now) {
             return;
         }
@@ -158,6 +160,7 @@ impl Chat {
             };
             let timeout = last_activity + server.engine.config.limits.ghost_timeout;
             if timeout <= now {
+                server.engine.saw(*socket, last_activity);
                 return self.close(server, key, Disconnect::Stale);
             }
             due = due.min(timeout);

@@ -115,6 +115,7 @@ impl Chat {
             connection,
             rights: identity.rights(room),
             expires: identity.expires,
+            profile: Some(identity.profile()),
         });
         self.schedule(identity.expires);
         self.save(server, key);
@@ -153,7 +154,8 @@ impl Chat {
             self.send(server, key, &event::room_closed(room, error.code));
         }
         let code = Disconnect::Forbidden.code();
-        self.leave_rooms(server, key, vec![subscription], code);
+        let now = server.engine.now();
+        self.leave_rooms(server, key, vec![subscription], code, now);
         self.run_waiting(server, key, room);
     }
 }

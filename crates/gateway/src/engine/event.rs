@@ -3,6 +3,7 @@
 use crate::connect_info::ConnectInfo;
 use crate::frame::Frame;
 use crate::ids::{SessionId, SocketId};
+use roomcast_proto::time::Millis;
 
 /// An event of a native socket or of a session. Taken by
 /// [`super::EngineServer::next_event`].
@@ -15,7 +16,7 @@ pub(crate) enum EngineEvent {
         /// The id of the connection. Survives hibernation, unlike the key.
         id: String,
         /// The properties of the connection.
-        info: ConnectInfo,
+        info: Box<ConnectInfo>,
     },
     /// A native socket received a frame.
     NativeFrame {
@@ -30,6 +31,8 @@ pub(crate) enum EngineEvent {
         socket: SocketId,
         /// The close code.
         code: u16,
+        /// The time of the last sign of life.
+        seen: Millis,
     },
     /// A session was opened.
     Opened {
@@ -52,5 +55,7 @@ pub(crate) enum EngineEvent {
     Closed {
         /// The session. Its key is invalid.
         session: SessionId,
+        /// The time of the last sign of life.
+        seen: Millis,
     },
 }

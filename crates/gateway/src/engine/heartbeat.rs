@@ -59,6 +59,14 @@ impl EngineServer {
         .min()
     }
 
+    /// Pings a session on a WebSocket in addition to its regular pings, for a sign of life.
+    /// Does nothing on long-polling.
+    pub(crate) fn ping(&mut self, id: SessionId) {
+        if let Some(socket) = self.socket_of(id) {
+            self.send_to_socket(socket, Packet::Ping);
+        }
+    }
+
     /// Schedules the deadline of this session.
     pub(super) fn schedule(&mut self, id: SessionId) {
         let session = self.sessions.get(id);

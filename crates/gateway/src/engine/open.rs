@@ -6,22 +6,15 @@ use super::server::EngineServer;
 use super::sessions::{Authentication, Candidate, Session, Transport};
 use super::sockets::Role;
 use crate::connect_info::ConnectInfo;
-use crate::handshake::Error as HandshakeError;
+use crate::handshake::{self, Error as HandshakeError};
 use crate::ids::{SessionId, SocketId};
 use crate::output::Output;
-use roomcast_proto::answer::to_json;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
 use roomcast_proto::limits::TokenBucket;
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
-use serde_json::json;
 use std::rc::Rc;
-
-/// Longest duration of a JavaScript timer in milliseconds: a signed 32-bit integer
-/// (`setTimeout` in the HTML Standard). Clients set a timer to the sum of ping interval
-/// and ping timeout.
-const MAX_TIMER: Millis = i32::MAX as Millis;
 
 impl EngineServer {
     /// Counts a new connection of this address and user. Returns an error if the address
@@ -42,6 +35,7 @@ impl EngineServer {
         if let Some(identity) = &info.identity {
             self.set_socket_identity(socket, Rc::new(identity.clone()));
         }
+        let info = Box::new(info);
         self.push_event(EngineEvent::NativeOpened { socket, id, info });
         socket
     }
@@ -164,23 +158,10 @@ impl EngineServer {
         (socket, id)
     }
 
-    /// Returns the first packet of a session, with exactly the fields of the protocol.
-    /// Not written by the library, because its session ids do not begin with the name of
-    /// the gateway. `upgrades` are the transports to which the client can change.
+    /// Returns the first packet of a session. `upgrades` are the transports to which the client
+    /// can change.
     pub(super) fn open_packet(&self, id: SessionId, upgrades: &[&str]) -> String {
-        let config = &self.config;
-        let interval = match config.ping_interval {
-            0 => MAX_TIMER - config.ping_timeout,
-            interval => interval,
-        };
         let sid = self.sessions.get(id).map_or("", |session| &session.sid);
-        let open = json!({
-            "sid": sid,
-            "upgrades": upgrades,
-            "pingInterval": interval,
-            "pingTimeout": config.ping_timeout,
-            "maxPayload": config.max_payload,
-        });
-        format!("0{}", to_json(&open))
+        handshake::open_packet(sid, upgrades, &self.config)
     }
 }

@@ -13,6 +13,9 @@ use roomcast_proto::time::Millis;
 /// session. It sends only `2probe` and `5`.
 const MAX_PROBE_BYTES: usize = 64;
 
+/// Close code of a connection that ended without a close frame (RFC 6455, 7.4.1).
+const ABNORMAL: u16 = 1006;
+
 impl EngineServer {
     /// Handles a frame of a WebSocket.
     pub(crate) fn frame(&mut self, socket: SocketId, frame: Frame, now: Millis) {
@@ -95,14 +98,40 @@ impl EngineServer {
         true
     }
 
-    /// Handles the end of a WebSocket that the gateway has not closed itself.
+    /// Records the time of the last ping or pong on a socket that the runtime has answered itself.
+    pub fn saw(&mut self, socket: SocketId, at: Millis) {
+        let Some(state) = self.sockets.get_mut(socket) else {
+            return;
+        };
+        state.consumer.seen_at(at);
+        if let Role::Session(id) = state.role
+            && let Some(session) = self.sessions.get_mut(id)
+        {
+            session.last_activity = session.last_activity.max(at);
+        }
+    }
+
+    /// Handles the end of a WebSocket that the gateway has not closed itself. The host calls
+    /// [`EngineServer::saw`] before.
     pub fn closed(&mut self, socket: SocketId, code: u16) {
         let Some(state) = self.sockets.remove(socket) else {
             return;
         };
         match state.role {
-            Role::Native => self.push_event(EngineEvent::NativeClosed { socket, code }),
-            Role::Session(id) => self.end_session(id, Packet::Noop, Disconnect::Normal),
+            Role::Native => {
+                let seen = match (code, state.consumer.active_at()) {
+                    (ABNORMAL, at) if at > 0 => at.min(self.now()),
+                    _ => self.now(),
+                };
+                self.push_event(EngineEvent::NativeClosed { socket, code, seen });
+            }
+            Role::Session(id) => {
+                let seen = match (code, self.last_activity(id)) {
+                    (ABNORMAL, Some(at)) => at.min(self.now()),
+                    _ => self.now(),
+                };
+                self.end_seen_session(id, Packet::Noop, Disconnect::Normal, seen);
+            }
             Role::Candidate(id) => {
                 if let Some(session) = self.sessions.get_mut(id) {
                     session.candidate = None;

@@ -100,6 +100,23 @@ impl EngineServer {
         }
     }
 
+    /// Returns `true` if a session on long-polling waits for packets: its client has received the
+    /// answers to its earlier polls.
+    pub(crate) fn has_taken_packets(&self, id: SessionId) -> bool {
+        match self.sessions.get(id).map(|session| &session.transport) {
+            Some(Transport::Polling { get, .. }) => get.is_some(),
+            Some(Transport::Socket(_)) | None => false,
+        }
+    }
+
+    /// Returns `true` if packets of a session wait for its next poll.
+    pub(crate) fn has_waiting_packets(&self, id: SessionId) -> bool {
+        match self.sessions.get(id).map(|session| &session.transport) {
+            Some(Transport::Polling { waiting, .. }) => !waiting.is_empty(),
+            Some(Transport::Socket(_)) | None => false,
+        }
+    }
+
     /// Returns the maximum number of bytes that the client of a socket may not have read.
     fn limit_of(&self, state: &SocketState) -> usize {
         let limit = self.config.limits.max_unacked_bytes;

@@ -206,19 +206,23 @@ impl EngineServer {
 
     /// Logs a refusal, if it is the first one of the connection.
     pub fn log_refusal(&mut self, id: SessionId, entry: LogRecord) {
-        if let Some(session) = self.sessions.get_mut(id)
-            && !std::mem::replace(&mut session.refusal_logged, true)
-        {
+        if self.mark_refusal_logged(id) {
             self.log(entry);
         }
     }
 
+    /// Returns `true` if no refusal of the connection was logged. The caller then logs one.
+    pub(crate) fn mark_refusal_logged(&mut self, id: SessionId) -> bool {
+        let session = self.sessions.get_mut(id);
+        session.is_some_and(|session| !std::mem::replace(&mut session.refusal_logged, true))
+    }
+
     /// Closes a native socket.
     pub fn close_socket(&mut self, socket: SocketId, why: Disconnect) {
-        if self.sockets.remove(socket).is_some() {
+        if let Some(state) = self.sockets.remove(socket) {
             self.push(Output::close(socket, why));
-            let code = why.code();
-            self.push_event(EngineEvent::NativeClosed { socket, code });
+            let (code, seen) = (why.code(), self.seen(why, state.consumer.active_at()));
+            self.push_event(EngineEvent::NativeClosed { socket, code, seen });
         }
     }
 
@@ -235,8 +239,28 @@ impl EngineServer {
         self.end_session(id, Packet::Close, why);
     }
 
+    /// Returns the time of the last sign of life of a connection that the gateway closes.
+    fn seen(&self, why: Disconnect, active_at: Millis) -> Millis {
+        match why {
+            Disconnect::Stale | Disconnect::TooSlow if active_at > 0 => active_at.min(self.now()),
+            _ => self.now(),
+        }
+    }
+
     /// Ends a session. Answers its waiting poll with `last`.
     pub(super) fn end_session(&mut self, id: SessionId, last: Packet, why: Disconnect) {
+        let seen = self.seen(why, self.last_activity(id).unwrap_or(0));
+        self.end_seen_session(id, last, why, seen);
+    }
+
+    /// Ends a session with a known time of its last sign of life.
+    pub(super) fn end_seen_session(
+        &mut self,
+        id: SessionId,
+        last: Packet,
+        why: Disconnect,
+        seen: Millis,
+    ) {
         self.drop_candidate(id);
         self.answer_poll(id, last);
         let Some(session) = self.sessions.remove(id) else {
@@ -263,6 +287,6 @@ impl EngineServer {
         if let Some(reason) = reason.filter(|_| !session.refusal_logged) {
             self.log(LogRecord::reject(reason).with("code", why.code()));
         }
-        self.push_event(EngineEvent::Closed { session: id });
+        self.push_event(EngineEvent::Closed { session: id, seen });
     }
 }

@@ -12,11 +12,11 @@ use super::session::{Namespace, PendingConnect, SocketIoSession};
 use crate::ids::SessionId;
 use engineioxide_core::Packet as EnginePacket;
 use roomcast_proto::access::Identity;
-use roomcast_proto::answer::to_json;
+use roomcast_proto::answer::{ConnectError, to_json};
 use roomcast_proto::disconnect::Disconnect;
+use roomcast_proto::error::Error;
 use roomcast_proto::raw_object::RawObject;
 use roomcast_proto::time::Millis;
-use serde_json::json;
 use socketioxide_core::Value;
 use socketioxide_core::packet::Packet;
 use std::rc::Rc;
@@ -177,8 +177,8 @@ impl SocketIoServer {
         };
         let mut connecting = session.connecting.iter();
         if connecting.any(|connect| connect.nsp == nsp) {
-            let refusal = json!({ "message": why.reason() });
-            return self.refuse(id, nsp, &to_json(&refusal));
+            let error = Error::new(why.error_code(), why.reason());
+            return self.refuse(id, nsp, &to_json(&ConnectError::from(&error)));
         }
         let namespaces = &mut session.namespaces;
         namespaces.retain(|namespace| namespace.name != nsp);

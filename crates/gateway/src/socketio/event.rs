@@ -4,6 +4,7 @@ use crate::connect_info::ConnectInfo;
 use crate::frame::Frame;
 use crate::ids::{SessionId, SocketId};
 use bytes::Bytes;
+use roomcast_proto::time::Millis;
 
 /// An event of a native socket or of a namespace. Taken by
 /// [`super::SocketIoServer::next_event`].
@@ -16,7 +17,7 @@ pub enum ConnectionEvent {
         /// The id of the connection. Survives hibernation, unlike the key.
         id: String,
         /// The properties of the connection.
-        info: ConnectInfo,
+        info: Box<ConnectInfo>,
     },
     /// A native socket received a frame.
     Frame {
@@ -31,6 +32,8 @@ pub enum ConnectionEvent {
         socket: SocketId,
         /// The close code.
         code: u16,
+        /// The time of the last sign of life.
+        seen: Millis,
     },
     /// A session of bare Engine.IO received a message.
     Message {
@@ -65,6 +68,14 @@ pub enum ConnectionEvent {
         /// [`super::Attachments::Keep`] is set.
         attachments: Vec<Bytes>,
     },
+    /// A client has sent a packet to a namespace that it is not connected to. The session is
+    /// closed; the [`ConnectionEvent::Disconnected`]s of its namespaces follow.
+    Unconnected {
+        /// The session. Its key is invalid.
+        session: SessionId,
+        /// The start of the name of the namespace.
+        nsp: String,
+    },
     /// A client was disconnected from a namespace, or cancelled its CONNECT.
     Disconnected {
         /// The session. Its key may be invalid.
@@ -82,5 +93,8 @@ pub enum DisconnectCause {
     /// The client sent DISCONNECT.
     Packet,
     /// The session of the client ended.
-    SessionEnded,
+    SessionEnded {
+        /// The time of the last sign of life.
+        seen: Millis,
+    },
 }

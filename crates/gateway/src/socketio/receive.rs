@@ -17,6 +17,9 @@ use serde::de::IgnoredAny;
 use socketioxide_core::Value;
 use socketioxide_core::packet::{Packet, PacketData};
 
+/// Maximum number of characters of the name of a namespace in the log.
+const MAX_LOGGED_NAMESPACE: usize = 64;
+
 /// A packet that violates the protocol. Its session is closed.
 pub(super) struct Malformed;
 
@@ -48,7 +51,7 @@ impl SocketIoServer {
         // Only connected namespaces receive events, so no attachments are collected for
         // other namespaces.
         if !session.is_connected(&packet.ns) {
-            return Err(Malformed);
+            return self.unconnected(id, &packet.ns);
         }
         session.partial = Some(PartialPacket::new(packet, missing, now));
         self.schedule_recheck(id, now);
@@ -101,7 +104,9 @@ impl SocketIoServer {
         self.engine.log_refusal(id, record);
         let config = self.engine.config.clone();
         let packets = config.namespaces.iter();
-        for packet in packets.filter_map(|nsp| unsupported::msgpack_connect_error(nsp)) {
+        for packet in
+            packets.filter_map(|namespace| unsupported::msgpack_connect_error(&namespace.name))
+        {
             let packet = EnginePacket::Binary(packet.into());
             self.engine.send_packet(id, packet);
         }
@@ -155,12 +160,22 @@ impl SocketIoServer {
     }
 
     /// Returns an error if the client is not connected to the namespace.
-    fn check_connected(&self, id: SessionId, nsp: &str) -> Result<(), Malformed> {
+    fn check_connected(&mut self, id: SessionId, nsp: &str) -> Result<(), Malformed> {
         let session = self.session(id).ok_or(Malformed)?;
         match session.is_connected(nsp) {
             true => Ok(()),
-            false => Err(Malformed),
+            false => self.unconnected(id, nsp),
         }
+    }
+
+    /// Reports a packet to a namespace that the client is not connected to. The application logs
+    /// it, because it knows the client.
+    fn unconnected(&mut self, id: SessionId, nsp: &str) -> Result<(), Malformed> {
+        if self.engine.mark_refusal_logged(id) {
+            let nsp = nsp.chars().take(MAX_LOGGED_NAMESPACE).collect();
+            self.push_event(ConnectionEvent::Unconnected { session: id, nsp });
+        }
+        Err(Malformed)
     }
 
     fn receive_disconnect(&mut self, id: SessionId, nsp: String) -> Result<(), Malformed> {

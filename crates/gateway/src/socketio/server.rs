@@ -106,13 +106,13 @@ impl SocketIoServer {
             EngineEvent::NativeFrame { socket, frame } => {
                 self.push_event(ConnectionEvent::Frame { socket, frame });
             }
-            EngineEvent::NativeClosed { socket, code } => {
-                self.push_event(ConnectionEvent::Closed { socket, code });
+            EngineEvent::NativeClosed { socket, code, seen } => {
+                self.push_event(ConnectionEvent::Closed { socket, code, seen });
             }
             EngineEvent::Opened { session } => self.session_opened(session, now),
             EngineEvent::Upgraded { session } => self.attach(session),
             EngineEvent::Message { session, frame } => self.receive_message(session, frame, now),
-            EngineEvent::Closed { session } => self.session_closed(session),
+            EngineEvent::Closed { session, seen } => self.session_closed(session, seen),
         }
     }
 
@@ -140,7 +140,7 @@ impl SocketIoServer {
         }
     }
 
-    fn session_closed(&mut self, id: SessionId) {
+    fn session_closed(&mut self, id: SessionId, seen: Millis) {
         // Includes the namespaces with a CONNECT that the application has received,
         // because it may already have a client for them.
         let state = self.sessions.remove(id);
@@ -148,7 +148,7 @@ impl SocketIoServer {
             self.push_event(ConnectionEvent::Disconnected {
                 session: id,
                 nsp,
-                cause: DisconnectCause::SessionEnded,
+                cause: DisconnectCause::SessionEnded { seen },
             });
         }
     }

@@ -428,7 +428,7 @@ fn sent(server: &mut SocketIoServer) -> Vec<String> {
 fn client_that_is_expelled_before_its_connect_was_accepted_is_refused() {
     let (mut server, id) = connecting(&["/chat"]);
     server.expel(id, "/chat", Disconnect::Expired);
-    let refusal = r#"44/chat,{"message":"token expired"}"#;
+    let refusal = r#"44/chat,{"message":"token expired","data":{"code":"unauthorized","message":"token expired"}}"#;
     assert_eq!(sent(&mut server), [refusal]);
     assert!(server.engine.sid(id).is_some(), "the session can try again");
     assert!(!server.accept(id, "/chat", None, "{}".to_owned()));

@@ -36,6 +36,11 @@ impl SlowConsumerGuard {
         self.unacked = 0;
     }
 
+    /// Records that the client was active at a time that may be in the past.
+    pub fn seen_at(&mut self, at: Millis) {
+        self.active_at = self.active_at.max(at);
+    }
+
     /// Returns the time of the last known activity.
     pub fn active_at(&self) -> Millis {
         self.active_at

@@ -5,6 +5,7 @@
 
 use super::values::{Any, CustomEventName, Seq, Time};
 use crate::id::{MessageId, RoomName, UserId};
+use crate::user_info::UserInfo;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 
@@ -24,6 +25,32 @@ pub struct Stamp {
     /// The time at which the room accepted the event.
     #[schemars(with = "Time")]
     timestamp: String,
+    /// The profile of the sender, if the setting `SENDER_INFO` is `true`. Otherwise clients may
+    /// send a field with this name.
+    #[schemars(skip_serializing_if = "Option::is_none", with = "Any")]
+    sender: Option<()>,
+}
+
+/// The fields that the server adds to a custom event.
+#[derive(Debug, JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+pub struct Meta {
+    /// The room. Not set for an event for all connections of the server.
+    #[schemars(skip_serializing_if = "Option::is_none", with = "RoomName")]
+    room_id: Option<RoomName>,
+    /// The id of the event.
+    message_id: MessageId,
+    /// The sender.
+    sender_id: UserId,
+    /// The sequence number. Not set for a volatile event.
+    #[schemars(skip_serializing_if = "Option::is_none", with = "Seq")]
+    seq: Option<u64>,
+    /// The time at which the server accepted the event.
+    #[schemars(with = "Time")]
+    timestamp: String,
+    /// The profile of the sender, if the setting `SENDER_INFO` is `true`.
+    #[schemars(skip_serializing_if = "Option::is_none", with = "UserInfo")]
+    sender: Option<()>,
 }
 
 /// A chat message: the fields of the sender and the stamp of the server.
@@ -76,7 +103,7 @@ pub struct CustomEvent {
     #[schemars(with = "Any")]
     data: (),
     /// The stamp of the server.
-    meta: Stamp,
+    meta: Meta,
 }
 
 /// An event of a room's log.

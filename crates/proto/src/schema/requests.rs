@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "these types exist for their schemas")]
 
-use super::values::{Any, Jti, PublishedEventName, UnixTime};
+use super::values::{Any, CustomEventName, Jti, PublishedEventName, UnixTime};
 use crate::id::{MessageId, RoomName, UserId};
 use schemars::JsonSchema;
 
@@ -45,6 +45,21 @@ pub struct PublicationBatch {
     /// The messages.
     #[schemars(length(min = 1, max = 100))]
     messages: Vec<Publication>,
+}
+
+/// The body of `POST /broadcast`.
+#[derive(Debug, JsonSchema)]
+pub struct Broadcast {
+    /// The name of the custom event.
+    #[schemars(with = "CustomEventName")]
+    event: String,
+    /// The data of the event, of at most `MAX_FRAME_BYTES`: any JSON. A string has at most 1,024
+    /// bytes.
+    #[schemars(with = "Any")]
+    data: (),
+    /// The id of the event. The server makes one if it is not given.
+    #[schemars(rename = "messageId")]
+    message_id: Option<MessageId>,
 }
 
 /// The body of `POST /revoke`. It has either `userId` or `jti`.

@@ -18,14 +18,14 @@ use roomcast_proto::answer::{Joined, Left, to_json};
 use roomcast_proto::command::Command;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::{Error, ErrorCode, Result};
-use roomcast_proto::framing::Incoming;
-use roomcast_proto::id::{ConnectionId, UserId};
+use roomcast_proto::framing::{Idle, Incoming};
+use roomcast_proto::id::{ConnectionId, MessageId, UserId};
 use roomcast_proto::limits::{Kind, Penalty};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::status::Status;
 use roomcast_proto::time::{Millis, rfc3339};
-use roomcast_proto::{event, framing, name};
+use roomcast_proto::{framing, name};
 use serde_json::value::RawValue;
 
 /// How a command is answered.
@@ -62,12 +62,8 @@ impl Room {
             Frame::Binary => return self.reject(conn, Disconnect::Malformed, now, out),
             Frame::Text(text) => text,
         };
-        if text == framing::PING {
-            out.push(Output::Send {
-                conn,
-                frame: framing::PONG.to_owned(),
-            });
-            return;
+        if let Some(idle) = framing::idle(text) {
+            return self.receive_idle(conn, idle, now, out);
         }
         let incoming = match framing::decode(text) {
             Ok(incoming) => incoming,
@@ -79,6 +75,17 @@ impl Room {
             if !self.run(conn, id, command, now, out) {
                 return;
             }
+        }
+    }
+
+    /// Handles a frame without a command. It counts as a command.
+    fn receive_idle(&mut self, conn: ConnId, idle: Idle, now: Millis, out: &mut Vec<Output>) {
+        if let Err(error) = self.take_token(conn, Kind::Command, now) {
+            self.batch.send(conn, &framing::error(None, &error));
+            self.penalize(conn, now, out);
+        } else if idle == Idle::Ping {
+            let frame = framing::PONG.to_owned();
+            out.push(Output::Send { conn, frame });
         }
     }
 
@@ -300,6 +307,12 @@ impl Room {
                 self.acknowledge(conn, id, Cursor::Delivered, seq, now)
             }
             Command::Read { seq, .. } => self.acknowledge(conn, id, Cursor::Read, seq, now),
+            Command::ReadMessage { message_id, .. } => {
+                let user = self.connections.require(conn, Rights::READ)?;
+                let seq = self.find_message(conn, &message_id, now, out)?;
+                self.members.read_message(&user, seq, message_id);
+                self.acknowledge(conn, id, Cursor::Read, seq, now)
+            }
             Command::Typing { is_typing, .. } => self.set_typing(conn, is_typing, now),
             Command::Presence { status } => self.set_status(conn, status, now, out),
             Command::Sync { after, limit, .. } => {
@@ -312,6 +325,23 @@ impl Room {
                         limit,
                         newest: false,
                     };
+                    out.push(Output::Page { conn, id, query });
+                }
+                Ok(Answer::Later)
+            }
+            Command::SyncMessages { after, limit, .. } => {
+                self.connections.require(conn, Rights::READ)?;
+                self.take_token(conn, Kind::Request, now)?;
+                let query = HistoryQuery {
+                    after: match &after {
+                        Some(message) => self.find_message(conn, message, now, out)?,
+                        None => 0,
+                    },
+                    before: u64::MAX,
+                    limit,
+                    newest: after.is_none(),
+                };
+                if let Some(id) = id {
                     out.push(Output::Page { conn, id, query });
                 }
                 Ok(Answer::Later)
@@ -340,6 +370,38 @@ impl Room {
         }
     }
 
+    /// Returns the sequence number of the event with a message id. A search counts as a request
+    /// of the connection, and a long one as several.
+    ///
+    /// # Errors
+    ///
+    /// Returns `notFound` if no event has the id.
+    fn find_message(
+        &mut self,
+        conn: ConnId,
+        id: &MessageId,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> Result<u64> {
+        if self.batch.events() > 0 {
+            // The message may be in the batch.
+            self.flush(now, out);
+        }
+        if let Some(seq) = self.log.locate_message(id, &self.config)? {
+            return Ok(seq);
+        }
+        self.take_token(conn, Kind::Request, now)?;
+        let searched = self.log.search_message(id, &self.config)?;
+        self.page_sent(conn, searched.bytes);
+        searched.seq.ok_or_else(|| {
+            let message = "the room has no message with this id, or it has expired";
+            Error {
+                field: Some("messageId".into()),
+                ..Error::new(ErrorCode::NotFound, message)
+            }
+        })
+    }
+
     fn set_typing(&mut self, conn: ConnId, is_typing: bool, now: Millis) -> Result<Answer> {
         let user = self.connections.require(conn, Rights::PRESENCE)?;
         self.take_token(conn, Kind::Signal, now)?;
@@ -348,7 +410,8 @@ impl Room {
             self.timers.set_earliest(Timer::PresenceTimeout, until);
         }
         if self.presence.roster.set_typing(&user, until) {
-            let line = event::user_typing(&self.name, &user, is_typing);
+            self.load_profiles();
+            let line = self.typing_event(&user, is_typing);
             self.queue_event(&user, line, now);
         }
         Ok(Answer::Now("{}".into()))
@@ -416,7 +479,7 @@ impl Room {
             None => {
                 let (from, left_at) = (attachment.from, connection.left_at);
                 let position = connection.continue_after_leave(position, self.log.epoch());
-                let start = self.join(conn, &position, now, out);
+                let start = self.join(conn, &position, None, now, out);
                 sent_before = (left_at == Some(start.after) && !start.reset).then_some(from);
                 start
             }
@@ -568,8 +631,11 @@ impl Room {
             self.close(conn, Disconnect::Forbidden, now, out);
             return Ok(Answer::Later);
         }
+        let profile = identity.profile();
+        let user = identity.user.clone();
         attachment.token = identity.token;
         let expires = identity.expires;
+        self.set_profile(&user, profile, now);
         self.set_rights(conn, rights, expires, now, out);
         Ok(Answer::Now(format!(
             r#"{{"expiresAt":"{}"}}"#,
@@ -594,7 +660,7 @@ impl Room {
         let attachment = &mut connection.attachment;
         if attachment.remote && !rights.has(Rights::READ) {
             out.push(Output::Unsubscribed { conn });
-            return self.disconnect(conn, Disconnect::Forbidden.code(), now, out);
+            return self.remove_connection(conn, Disconnect::Forbidden.code(), now, now, out);
         }
         attachment.rights = rights;
         attachment.expires = expires;

@@ -21,6 +21,19 @@ use roomcast_proto::time::{Millis, rfc3339};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+/// Close code of a connection that ended without a close frame (RFC 6455, 7.4.1).
+pub(super) const ABNORMAL: u16 = 1006;
+
+/// The parts of first messages that all connections of a batch have in common. Each is made for
+/// the first connection that needs it.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// The list of [`Room::join_list`].
+    pub(super) members: Option<Box<RawValue>>,
+    /// Who is typing, with the event that says so.
+    pub(super) typing: Option<Vec<(UserId, String)>>,
+}
+
 /// The data of the event `connected`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,51 +69,6 @@ impl Room {
         connections >= self.config.max_connections_per_user
     }
 
-    /// Closes the connections that have been silent longest, if the user of the new
-    /// connection `conn` has too many. The room does not know of the pings of clients at
-    /// gateways, so only their joins and commands in this room count.
-    ///
-    /// The new connection has a slot already. Otherwise it could get the slot of a closed
-    /// one, for which the host has outputs to carry out.
-    fn replace_silent(
-        &mut self,
-        conn: ConnId,
-        pinged: impl Fn(ConnId) -> Option<Millis>,
-        now: Millis,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(connection) = self.connections.get(conn) else {
-            return;
-        };
-        let user = &connection.attachment.user;
-        let connections = self.connections.of_user(user);
-        let excess = connections
-            .count()
-            .saturating_sub(self.config.max_connections_per_user);
-        if excess == 0 {
-            return;
-        }
-        let connections = self.connections.of_user(user);
-        let mut others: Vec<(Option<Millis>, ConnId)> = connections
-            .filter(|(one, _)| *one != conn)
-            .map(|(one, connection)| {
-                let active_at = connection.slow_consumer.active_at();
-                (pinged(one).max(Some(active_at)), one)
-            })
-            .collect();
-        others.sort_by_key(|(active_at, _)| *active_at);
-        for (_, silent) in others.into_iter().take(excess) {
-            if let Some(connection) = self.connections.get(silent) {
-                let record = LogRecord::reject("rate")
-                    .user(&connection.attachment.user)
-                    .connection(&connection.attachment.id)
-                    .with("code", Disconnect::Replaced.code());
-                out.push(Output::Log(record));
-            }
-            self.close(silent, Disconnect::Replaced, now, out);
-        }
-    }
-
     /// Adds a connection with its own socket, which joins immediately. [`Room::admit`] has
     /// accepted the request. If the user has too many connections, the one that has been
     /// silent longest is closed; `pinged` returns the time of the last ping on a socket.
@@ -126,6 +94,7 @@ impl Room {
         now: Millis,
         out: &mut Vec<Output>,
     ) -> ConnId {
+        let profile = request.profile();
         let attachment = Attachment {
             id: request.connection_id,
             user: request.user,
@@ -142,10 +111,11 @@ impl Room {
             token: request.token,
             caught_up_to: None,
             requested_past: false,
+            needs_message_ids: request.needs_message_ids,
         };
         let connection = Connection::new(attachment, &self.config.limits, now, now);
         let conn = self.insert_connection(connection, now);
-        let start = self.join(conn, &request.position, now, out);
+        let start = self.join(conn, &request.position, Some(profile), now, out);
         self.replace_silent(conn, pinged, now, out);
         self.batch.welcome(Arrival {
             conn,
@@ -183,20 +153,18 @@ impl Room {
     }
 
     /// Sends the first message to a connection that has joined: `connected` with the state
-    /// of the room at `head`, or the answer to `joinRoom`; then the catch-up to
-    /// `head`.
-    /// `members` is the list of [`Room::join_list`], which is made for the first answer of a
-    /// batch.
+    /// of the room at `head`, or the answer to `joinRoom`; then who is typing, and the catch-up
+    /// to `head`.
     pub(super) fn welcome(
         &mut self,
         arrival: &Arrival,
-        members: &mut Option<Box<RawValue>>,
+        shared: &mut Shared,
         head: u64,
         now: Millis,
         out: &mut Vec<Output>,
     ) {
         if let Welcome::JoinAnswer(id) = arrival.welcome {
-            return self.welcome_remote(arrival, id, members, head, now, out);
+            return self.welcome_remote(arrival, id, shared, head, now, out);
         }
         let conn = arrival.conn;
         let Some(connection) = self.connections.get(conn) else {
@@ -225,19 +193,75 @@ impl Room {
             conn,
             frame: event::connected(&connected),
         });
+        let (user, is_joined) = (attachment.user.clone(), attachment.joined);
+        self.send_typing(conn, &user, shared, out);
         let range = SeqRange {
             after: arrival.start.after,
             upto: head,
         };
         // Another connection of the user may have left the room meanwhile.
-        if attachment.joined && !range.is_empty() {
+        if is_joined && !range.is_empty() {
             self.log_replay(conn, range, out);
             self.start_replay(conn, range.after);
         }
     }
 
-    /// Handles the end of a connection's socket. `code` is the close code.
-    pub fn disconnect(&mut self, conn: ConnId, code: u16, now: Millis, out: &mut Vec<Output>) {
+    /// Tells a connection that has joined which other users are typing.
+    pub(super) fn send_typing(
+        &mut self,
+        conn: ConnId,
+        user: &UserId,
+        shared: &mut Shared,
+        out: &mut Vec<Output>,
+    ) {
+        if self.presence.roster.typing().is_empty() {
+            return;
+        }
+        let typing = shared.typing.get_or_insert_with(|| self.typing_now());
+        let others = typing.iter().filter(|(other, _)| other != user);
+        let lines: Vec<&str> = others.map(|(_, line)| line.as_str()).collect();
+        if !lines.is_empty() {
+            let frame = lines.join("\n");
+            out.push(Output::Send { conn, frame });
+        }
+    }
+
+    /// Handles the end of a connection's socket. `code` is the close code, `pinged` the time of
+    /// the last ping on the socket.
+    pub fn disconnect(
+        &mut self,
+        conn: ConnId,
+        code: u16,
+        pinged: Option<Millis>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let seen = match code {
+            ABNORMAL => self.last_sign(conn, pinged, now),
+            _ => now,
+        };
+        self.remove_connection(conn, code, seen, now, out);
+    }
+
+    /// Returns the time of the last sign of life of a connection, or `now` if it is not known.
+    fn last_sign(&self, conn: ConnId, pinged: Option<Millis>, now: Millis) -> Millis {
+        let connection = self.connections.get(conn);
+        let active_at = connection.map_or(0, |connection| connection.slow_consumer.active_at());
+        match active_at.max(pinged.unwrap_or(0)) {
+            0 => now,
+            at => at.min(now),
+        }
+    }
+
+    /// Removes a connection that has ended. `seen` is the time of its last sign of life.
+    pub(super) fn remove_connection(
+        &mut self,
+        conn: ConnId,
+        code: u16,
+        seen: Millis,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
         let Some(connection) = self.connections.remove(conn) else {
             return;
         };
@@ -249,6 +273,7 @@ impl Room {
         self.gateways.cancel_leave(conn);
         let attachment = connection.attachment;
         let user = attachment.user;
+        self.replacements.answered(conn);
         if !attachment.remote {
             out.push(Output::Log(
                 LogRecord::info("disconnect")
@@ -263,17 +288,33 @@ impl Room {
         let grace_until = now + self.config.presence_grace;
         let departure = self.presence.roster.leave(&user, conn, grace_until);
         if departure.was_typing {
-            let line = event::user_typing(&self.name, &user, false);
+            let line = self.typing_event(&user, false);
             self.queue_event(&user, line, now);
         }
         if departure.was_last {
             self.timers
                 .set_earliest(Timer::PresenceTimeout, grace_until);
-            if self.members.set_last_seen(&user, now) {
+            if self.members.set_last_seen(&user, seen) {
                 self.schedule_cursor_flush(now);
             }
         }
         self.schedule_presence(now);
+    }
+
+    /// Closes the socket of a connection that shows no sign of life.
+    pub(super) fn close_silent(
+        &mut self,
+        conn: ConnId,
+        reason: Disconnect,
+        pinged: Option<Millis>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        if self.connections.contains(conn) {
+            let seen = self.last_sign(conn, pinged, now);
+            out.push(Output::Close { conn, reason });
+            self.remove_connection(conn, reason.code(), seen, now, out);
+        }
     }
 
     /// Closes the socket of a connection.
@@ -286,7 +327,7 @@ impl Room {
     ) {
         if self.connections.contains(conn) {
             out.push(Output::Close { conn, reason });
-            self.disconnect(conn, reason.code(), now, out);
+            self.remove_connection(conn, reason.code(), now, now, out);
         }
     }
 

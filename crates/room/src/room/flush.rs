@@ -2,11 +2,13 @@
 
 use super::Room;
 use super::commands::Answer;
+use super::connect::Shared;
 use crate::connection::Connection;
 use crate::delivery::Delivery;
 use crate::ids::ConnId;
 use crate::log::OldestRow;
 use crate::member::Cursor;
+use crate::members::CursorMoved;
 use crate::output::{Change, Output};
 use crate::roster::Ended;
 use crate::seq_range::SeqRange;
@@ -14,7 +16,7 @@ use crate::timers::Timer;
 use roomcast_proto::access::Rights;
 use roomcast_proto::disconnect::Disconnect;
 use roomcast_proto::error::Error;
-use roomcast_proto::id::Epoch;
+use roomcast_proto::id::{Epoch, UserId};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::time::Millis;
 use roomcast_proto::{event, framing};
@@ -23,6 +25,10 @@ use roomcast_proto::{event, framing};
 /// answered. With one message in flight in a room, this keeps the cost of receipts below one
 /// row per 20 messages.
 const CURSOR_FLUSH_DELAY: Millis = 50;
+
+/// The maximum number of receipts whose message ids are looked up at a time. Each may read a row
+/// of the log. Clients that need the ids do not get further receipts.
+const MAX_LOOKUPS: usize = 256;
 
 /// The number of deleted events whose hashes are kept at most, 70 MB. It is ten times the number
 /// of sends that the room remembers, because not every event has a message id of its sender.
@@ -47,7 +53,7 @@ impl Room {
             self.timers.set(Timer::PresenceTimeout, expired.next);
             for ended in expired.ended {
                 if let Ended::Typing(user) = ended {
-                    let line = event::user_typing(&self.name, &user, false);
+                    let line = self.typing_event(&user, false);
                     self.queue_event(&user, line, now);
                 }
             }
@@ -58,6 +64,9 @@ impl Room {
         }
         if self.timers.is_due(Timer::PresenceFlush, now) {
             self.flush_presence();
+        }
+        if self.timers.is_due(Timer::Replacement, now) {
+            self.finish_replacements(now, out);
         }
         if self.timers.is_due(Timer::PresenceFeed, now) {
             self.run_presence_feeds(now, out);
@@ -106,9 +115,9 @@ impl Room {
         self.close_unauthorized(now, out);
         // New connections receive the log up to the head before this batch, and then the
         // batch like all other connections.
-        let mut members = None;
+        let mut shared = Shared::default();
         for arrival in batch.take_arrivals() {
-            self.welcome(&arrival, &mut members, head, now, out);
+            self.welcome(&arrival, &mut shared, head, now, out);
         }
         for reply in batch.take_replies() {
             out.push(Output::Reply {
@@ -129,7 +138,7 @@ impl Room {
             self.batches,
             events,
             &logged,
-            |user| self.presence.roster.connections(user).collect(),
+            |user| self.connections_of(user),
             |conn| self.connections.receives(conn, self.batches),
             catching_up,
         );
@@ -144,6 +153,18 @@ impl Room {
             let trim = self.trim(now);
             out.push(Output::Store(trim));
         }
+    }
+
+    /// Returns the connections of a user, including those at gateways whose membership has ended
+    /// with the batch: their gateways still deliver the batch to them.
+    fn connections_of(&self, user: &UserId) -> Vec<ConnId> {
+        let joined = self.presence.roster.connections(user);
+        let is_of_user = |conn: &ConnId| {
+            let connection = self.connections.get(*conn);
+            connection.is_some_and(|connection| connection.attachment.user == *user)
+        };
+        let leaving = self.gateways.leaving().iter().copied().filter(is_of_user);
+        joined.chain(leaving).collect()
     }
 
     /// Stores the changes of the members, and a checkpoint if one is due.
@@ -172,7 +193,7 @@ impl Room {
             if attachment.remote {
                 // The client stays in its other rooms.
                 out.push(Output::Unsubscribed { conn });
-                self.disconnect(conn, Disconnect::Forbidden.code(), now, out);
+                self.remove_connection(conn, Disconnect::Forbidden.code(), now, now, out);
             } else {
                 self.close(conn, Disconnect::Forbidden, now, out);
             }
@@ -189,12 +210,24 @@ impl Room {
     pub(super) fn flush_cursors(&mut self, now: Millis, out: &mut Vec<Output>) {
         self.timers.stop(Timer::CursorFlush);
         let flushed = self.members.flush_cursors();
+        let is_by_seq =
+            |moved: &CursorMoved| moved.cursor == Cursor::Read && moved.message_id.is_none();
+        let needs_ids = flushed.moved.iter().any(is_by_seq) && self.needs_message_ids();
+        let mut lookups = if needs_ids { MAX_LOOKUPS } else { 0 };
         for moved in flushed.moved {
             let name = match moved.cursor {
                 Cursor::Delivered => "messageDelivered",
                 Cursor::Read => "messageRead",
             };
-            let line = event::cursor_moved(name, &self.name, &moved.user, moved.seq);
+            let id = match moved.message_id {
+                None if lookups > 0 && moved.cursor == Cursor::Read => {
+                    lookups -= 1;
+                    self.log.message_id_of(moved.seq, &self.config)
+                }
+                id => id,
+            };
+            let id = id.as_deref();
+            let line = event::cursor_moved(name, &self.name, &moved.user, moved.seq, id);
             self.queue_event(&moved.user, line, now);
         }
         out.extend(flushed.changes.into_iter().map(Output::Store));
@@ -202,6 +235,12 @@ impl Room {
             let answer = framing::ack(ack.id, &ack.data);
             self.batch.send(ack.conn, &answer);
         }
+    }
+
+    /// Returns `true` if receipts must name messages by their ids.
+    fn needs_message_ids(&self) -> bool {
+        let needs_ids = |connection: &Connection| connection.attachment.needs_message_ids;
+        self.connections.find(needs_ids).is_some()
     }
 
     /// Called after the room was restored from storage because of a failure, while its
@@ -359,8 +398,8 @@ impl Room {
         out.push(Output::Log(
             LogRecord::info("alarm").with("ghosts", stale.len()),
         ));
-        for conn in stale {
-            self.close(conn, Disconnect::Stale, now, out);
+        for (conn, pinged) in stale {
+            self.close_silent(conn, Disconnect::Stale, Some(pinged), now, out);
         }
         self.flush(now, out);
         if self.floor() > self.bounds().trimmed {
@@ -369,13 +408,14 @@ impl Room {
         }
     }
 
-    /// Returns the connections whose keepalive has timed out, and schedules the next check.
+    /// Returns the connections whose keepalive has timed out, with the times of their last pings,
+    /// and schedules the next check.
     /// Clients that never ping have not opted in to keepalive, so they do not time out.
     fn find_stale(
         &mut self,
         pinged: impl Fn(ConnId) -> Option<Millis>,
         now: Millis,
-    ) -> Vec<ConnId> {
+    ) -> Vec<(ConnId, Millis)> {
         self.timers.stop(Timer::KeepaliveCheck);
         let mut stale = Vec::new();
         for (conn, connection) in self.connections.iter() {
@@ -385,7 +425,7 @@ impl Room {
             let active_at = pinged.max(connection.slow_consumer.active_at());
             let stale_at = active_at + self.config.limits.ghost_timeout;
             if stale_at <= now {
-                stale.push(conn);
+                stale.push((conn, pinged));
             } else {
                 self.timers.set_earliest(Timer::KeepaliveCheck, stale_at);
             }

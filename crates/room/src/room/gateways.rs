@@ -10,6 +10,7 @@
 //! that was out of reach keeps its subscriptions: the room probes them when it answers again.
 
 use super::Room;
+use super::connect::{ABNORMAL, Shared};
 use crate::batch::{Arrival, Welcome};
 use crate::catch_up::{CatchUp, LogRead, Portion};
 use crate::connection::Connection;
@@ -31,10 +32,6 @@ use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::retry::Failure;
 use roomcast_proto::time::{MINUTE, Millis};
 use roomcast_proto::{event, framing};
-use serde_json::value::RawValue;
-
-/// Close code of a connection that ended without a close frame (RFC 6455, 7.4.1).
-const ABNORMAL: u16 = 1006;
 
 /// Close code of a normal closure (RFC 6455, 7.4.1).
 const NORMAL: u16 = 1000;
@@ -121,15 +118,26 @@ impl Room {
                 Some(conn) => self.receive(conn, Frame::Text(&frame), now, out),
                 None => self.answer_lost(&subscription, framing::decode_line(&frame).id),
             },
-            Command::Gone { code, .. } => {
+            Command::Gone { code, seen, .. } => {
                 if let Some(conn) = known.or_else(|| self.connection_of(&subscription.id)) {
-                    self.unsubscribe(conn, code, now, out);
+                    let seen = seen.map_or(now, |seen| seen.min(now));
+                    self.unsubscribe(conn, code, seen, now, out);
                 }
             }
             Command::Refresh {
-                rights, expires, ..
+                rights,
+                expires,
+                profile,
+                ..
             } => {
                 if let Some(conn) = known {
+                    let user = self
+                        .connections
+                        .get(conn)
+                        .map(|one| one.attachment.user.clone());
+                    if let (Some(user), Some(profile)) = (user, profile) {
+                        self.set_profile(&user, profile, now);
+                    }
                     self.set_rights(conn, rights, expires, now, out);
                 }
             }
@@ -139,7 +147,14 @@ impl Room {
                     self.feed(conn, after);
                     // The answer says whether the connection lacks presence.
                     let (to, at) = (subscription.id, self.log.head());
-                    self.gateways.queue(gateway, Item::Probe { to, at });
+                    self.gateways.queue(
+                        gateway,
+                        Item::Probe {
+                            to,
+                            at,
+                            activity: false,
+                        },
+                    );
                 }
                 None => self.report_lost(&subscription),
             },
@@ -210,7 +225,7 @@ impl Room {
         let replaced = connections.find(|conn| self.is_of_client(*conn, client));
         drop(connections);
         if let Some(conn) = replaced {
-            self.unsubscribe(conn, SERVICE_RESTART, now, out);
+            self.unsubscribe(conn, SERVICE_RESTART, now, now, out);
         }
         match cause {
             JoinCause::Client => self.admit(&request, now)?,
@@ -275,13 +290,21 @@ impl Room {
         ));
     }
 
-    /// Removes a connection that its gateway has ended.
-    fn unsubscribe(&mut self, conn: ConnId, code: u16, now: Millis, out: &mut Vec<Output>) {
+    /// Removes a connection that its gateway has ended. `seen` is the time of its last sign of
+    /// life.
+    fn unsubscribe(
+        &mut self,
+        conn: ConnId,
+        code: u16,
+        seen: Millis,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
         if let Some(subscription) = self.gateways.remove(conn) {
             let change = Change::RemoveSubscriber(subscription.id.clone());
             out.push(Output::Store(change));
         }
-        self.disconnect(conn, code, now, out);
+        self.remove_connection(conn, code, seen, now, out);
     }
 
     /// Removes connections at gateways whose membership has ended. Their last frame is
@@ -292,7 +315,7 @@ impl Room {
             let connection = self.connections.get(conn);
             if connection.is_some_and(|connection| !connection.attachment.joined) {
                 out.push(Output::Unsubscribed { conn });
-                self.disconnect(conn, NORMAL, now, out);
+                self.remove_connection(conn, NORMAL, now, now, out);
             }
         }
     }
@@ -302,7 +325,7 @@ impl Room {
         &mut self,
         arrival: &Arrival,
         id: Option<u32>,
-        members: &mut Option<Box<RawValue>>,
+        shared: &mut Shared,
         head: u64,
         now: Millis,
         out: &mut Vec<Output>,
@@ -314,7 +337,7 @@ impl Room {
         };
         let user = connection.attachment.user.clone();
         let answer = id.map(|id| {
-            let members = members.get_or_insert_with(|| self.join_list());
+            let members = shared.members.get_or_insert_with(|| self.join_list());
             framing::ack(id, &self.join_answer(&user, members, head, start))
         });
         let bytes = answer.as_ref().map_or(0, String::len);
@@ -324,7 +347,7 @@ impl Room {
                 frame: framing::error(id, &too_many_answers()),
             });
             out.push(Output::Unsubscribed { conn });
-            return self.disconnect(conn, NORMAL, now, out);
+            return self.remove_connection(conn, NORMAL, now, now, out);
         }
         out.push(Output::Attach { conn });
         out.push(Output::Subscribed {
@@ -332,6 +355,7 @@ impl Room {
             after: start.after,
         });
         out.extend(answer.map(|frame| Output::Send { conn, frame }));
+        self.send_typing(conn, &user, shared, out);
         let range = SeqRange {
             after: start.after,
             upto: head,
@@ -538,7 +562,7 @@ impl Room {
         }
         for id in &answer.gone {
             if let Some(conn) = self.gateways.find(id) {
-                self.unsubscribe(conn, ABNORMAL, now, out);
+                self.unsubscribe(conn, ABNORMAL, now, now, out);
             }
         }
         for (id, after) in &answer.behind {
@@ -557,6 +581,8 @@ impl Room {
                 self.feed_presence(FeedReceiver::Remote(gateway.clone(), conns), *since);
             }
         }
+        self.activity_answered(&answer.active, now);
+        self.finish_replacements(now, out);
         if acknowledgement.was_unreachable {
             self.probe_gateway(gateway);
         }

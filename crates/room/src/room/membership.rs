@@ -11,6 +11,7 @@ use roomcast_proto::id::{ConnectionId, UserId};
 use roomcast_proto::log_record::LogRecord;
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
+use roomcast_proto::user_info::Profile;
 use roomcast_proto::{event, framing};
 
 impl Room {
@@ -22,12 +23,14 @@ impl Room {
         Ok(())
     }
 
-    /// Joins a connection to the room, and its user if it is not a member. Returns the
-    /// position from which the connection receives the log.
+    /// Joins a connection to the room, and its user if it is not a member. `profile` is that of
+    /// the token, if the connection has shown one with the request. Returns the position from
+    /// which the connection receives the log.
     pub(super) fn join(
         &mut self,
         conn: ConnId,
         position: &Position,
+        profile: Option<Profile>,
         now: Millis,
         out: &mut Vec<Output>,
     ) -> Start {
@@ -46,6 +49,9 @@ impl Room {
         let status = attachment.status;
         self.add_member(&user, start.after, Some(&id), now, out);
         self.presence.roster.join(&user, conn, status);
+        if let Some(profile) = profile {
+            self.set_profile(&user, profile, now);
+        }
         self.schedule_presence(now);
         self.presence.postpone_flush(&mut self.timers);
         start
@@ -136,7 +142,7 @@ impl Room {
         let removed = self.presence.roster.remove(&user);
         self.presence.log.left(&user, removed.announced);
         if removed.was_typing {
-            let line = event::user_typing(&self.name, &user, false);
+            let line = self.typing_event(&user, false);
             self.queue_event(&user, line, now);
         }
         for conn in removed.connections {

@@ -16,6 +16,13 @@ use roomcast_proto::time::Millis;
 /// about as many bytes as a portion of the log.
 const FEED_USERS: usize = 2_000;
 
+/// Size in bytes after which a text of a feed of all members ends. Reached only if users have
+/// profiles.
+const FEED_TEXT_BYTES: usize = 256 * 1024;
+
+/// Maximum size in bytes of the events that tell a new connection who is typing.
+const MAX_TYPING_BYTES: usize = 16 * 1024;
+
 /// Maximum size in bytes of the output that the feeds cause at a time, for all receivers
 /// together: a gateway may copy a text for each of its receivers. One text for one receiver
 /// may be larger.
@@ -28,6 +35,7 @@ impl Room {
     /// Moves the queued ephemeral events and the presence updates into the batch.
     pub(super) fn flush_presence(&mut self) {
         self.timers.stop(Timer::PresenceFlush);
+        self.load_profiles();
         for event in self.presence.take_queue() {
             self.batch.announce(event);
         }
@@ -44,6 +52,7 @@ impl Room {
     /// Queues the presence of all members, and who has left, for all connections, because
     /// queued events are lost.
     pub(super) fn announce_everybody(&mut self, now: Millis) {
+        self.load_profiles();
         let users: Vec<UserId> = self.members.users().cloned().collect();
         for user in users {
             let line = self.presence_update(&user, self.presence.roster.status(&user));
@@ -61,7 +70,28 @@ impl Room {
         let last_seen = member
             .map(|member| member.last_seen)
             .filter(|at| status == Status::Offline && *at > 0);
-        event::presence_update(&self.name, user, status, last_seen)
+        let info = self.presence.roster.info(user);
+        event::presence_update(&self.name, user, status, last_seen, info)
+    }
+
+    /// Returns `userTyping`.
+    pub(super) fn typing_event(&self, user: &UserId, is_typing: bool) -> String {
+        let info = self.presence.roster.info(user);
+        event::user_typing(&self.name, user, is_typing, info)
+    }
+
+    /// Returns who is typing, for connections that join.
+    pub(super) fn typing_now(&mut self) -> Vec<(UserId, String)> {
+        self.load_profiles();
+        let mut bytes = 0;
+        let typing = self.presence.roster.typing().iter();
+        let events = typing.map(|user| (user.clone(), self.typing_event(user, true)));
+        events
+            .take_while(|(_, event)| {
+                bytes += event.len();
+                bytes <= MAX_TYPING_BYTES
+            })
+            .collect()
     }
 
     /// Sends a receiver the presence that has changed since a version, because it may have
@@ -156,11 +186,21 @@ impl Room {
                 let users = self.members.users_after(feed.after.as_ref());
                 let (users, more) = users.split_at(users.len().min(FEED_USERS));
                 more_after = more.first().and(users.last()).cloned();
+                let mut bytes = 0;
                 for user in users {
+                    if bytes > FEED_TEXT_BYTES {
+                        break;
+                    }
                     let status = self.presence.roster.status(user);
                     let last_seen = self.members.get(user).map_or(0, |member| member.last_seen);
                     if status != Status::Offline || last_seen + SHOWN_FOR >= now {
-                        lines.push(self.presence_update(user, status));
+                        let line = self.presence_update(user, status);
+                        bytes += line.len();
+                        lines.push(line);
+                        let is_last = users.last() == Some(user);
+                        if bytes > FEED_TEXT_BYTES && !is_last {
+                            more_after = Some(user.clone());
+                        }
                     }
                 }
             }

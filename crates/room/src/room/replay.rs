@@ -226,7 +226,7 @@ impl Room {
                     .connection(&connection.attachment.id)
                     .with("unackedBytes", connection.slow_consumer.unacked());
                 out.push(Output::Log(record));
-                self.close(conn, Disconnect::TooSlow, now, out);
+                self.close_silent(conn, Disconnect::TooSlow, None, now, out);
             }
         }
         let is_any_stalled = !self.catch_ups.stalled().is_empty();

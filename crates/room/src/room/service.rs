@@ -55,8 +55,13 @@ impl Room {
         let done = |json: Value| Ok(Served::Now(to_json(&json)));
         match request {
             Request::Publish { .. } if self.is_overloaded => Err(Error::overloaded()),
-            Request::Publish { sender, messages } => {
-                self.publish(&sender, messages, call, now, out);
+            Request::Publish {
+                sender,
+                info,
+                messages,
+            } => {
+                let origin = Origin::Service(info.as_ref());
+                self.publish(&sender, origin, messages, call, now, out);
                 Ok(Served::Later)
             }
             Request::Messages(query) => Ok(Served::Page(query)),
@@ -75,7 +80,7 @@ impl Room {
                 self.admit_member(&user)?;
                 let created = self.add_member(&user, self.log.head(), None, now, out);
                 self.flush(now, out);
-                let json = to_json(&self.member_json(&user));
+                let json = self.member_json(&user);
                 Ok(match created {
                     true => Served::Created(json),
                     false => Served::Now(json),
@@ -114,6 +119,7 @@ impl Room {
     fn publish(
         &mut self,
         sender: &UserId,
+        origin: Origin<'_>,
         messages: Vec<Publication>,
         call: CallId,
         now: Millis,
@@ -123,7 +129,7 @@ impl Room {
         let events = self.batch.events();
         let messages = messages.into_iter();
         let published: Vec<_> = messages
-            .map(|message| self.publish_one(sender, message, now))
+            .map(|message| self.publish_one(sender, origin, message, now))
             .collect();
         // Logged events for a user are kept even if the user has never connected.
         if self.batch.events() > events
@@ -163,6 +169,7 @@ impl Room {
     fn publish_one(
         &mut self,
         sender: &UserId,
+        origin: Origin<'_>,
         message: Publication,
         now: Millis,
     ) -> Result<Published> {
@@ -180,7 +187,7 @@ impl Room {
         let bytes = send.body.size();
         self.admission.take_bytes(bytes, &self.config, now)?;
         if send.volatile {
-            let envelope = self.ephemeral(sender, &send, Origin::Service, now);
+            let envelope = self.ephemeral(sender, &send, origin, now);
             self.batch.broadcast(EphemeralEvent {
                 except: Except::Nobody,
                 line: envelope.line,
@@ -192,7 +199,7 @@ impl Room {
                 duplicate: false,
             });
         }
-        let accepted = self.accept(sender, &send, Origin::Service, now)?;
+        let accepted = self.accept(sender, &send, origin, now)?;
         Ok(Published {
             message_id: accepted.message_id,
             seq: Some(accepted.seen.seq),
@@ -220,6 +227,7 @@ impl Room {
         let snapshot = Snapshot {
             epoch,
             secret: self.log.secret(),
+            rows: self.log.take_reader(),
             ..Snapshot::default()
         };
         let empty = Room::new(self.name.clone(), self.config.clone(), snapshot);
@@ -231,6 +239,7 @@ impl Room {
         self.gateways = deleted.gateways;
         // Rate limits and bans survive deletion.
         self.admission = deleted.admission;
+        self.read_profiles = deleted.read_profiles;
     }
 }
 
