@@ -167,7 +167,7 @@ impl Handler<'_> {
     /// do: see [`engineio3_packets`].
     fn refuse_engineio3(&self, parameters: handshake::Parameters<'_>) -> HandlerResult {
         let config = &self.config.gateway;
-        let packets = engineio3_packets(config.namespaces.iter().map(String::as_str));
+        let packets = engineio3_packets(config.namespaces.iter().map(|one| one.name.as_str()));
         let (is_websocket, is_new) = (
             parameters.transport == Some("websocket"),
             parameters.sid.is_none(),

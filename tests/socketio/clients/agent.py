@@ -19,10 +19,13 @@ def report(**fields):
 
 
 class Patient:
-    """Waits longer than a second for the namespaces, because the machine of the tests is busy."""
+    """Waits longer than a second for the namespaces, because the machine of the tests is busy.
+
+    After that time it connects again, if its session was lost before the answer.
+    """
 
     def connect(self, *args, **options):
-        options.setdefault("wait_timeout", 60)
+        options.setdefault("wait_timeout", 10)
         return super().connect(*args, **options)
 
 
