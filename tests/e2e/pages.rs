@@ -163,7 +163,7 @@ async fn errors_of_the_routes_of_users_are_readable_by_allowed_pages() {
         ("PATCH", "/rooms/r/members", 405),
         ("GET", "/tickets", 405),
         ("POST", "/tickets", 401),
-        ("GET", "/socket.io/?EIO=3&transport=polling", 400),
+        ("GET", "/socket.io/?EIO=4&transport=smoke", 400),
     ] {
         let bearer = format!("Bearer {}", token("alice"));
         let authorization = match status {
