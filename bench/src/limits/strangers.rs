@@ -214,6 +214,8 @@ const CONNECTS: usize = 4;
 /// Measures the processor time of refused requests.
 pub(super) async fn refused_cost(context: &Context) -> Result<Outcome, String> {
     let mut outcome = Outcome::default();
+    // The runtime compiles the code that is used most in the background.
+    cost(context, Refused::Session { connects: CONNECTS }).await;
     let upgrade = cost(context, Refused::Upgrade).await;
     let poll = cost(context, Refused::Poll).await;
     let session = cost(context, Refused::Session { connects: 0 }).await;

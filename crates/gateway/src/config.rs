@@ -38,7 +38,7 @@ roomcast_proto::settings! {
         /// Refused Socket.IO CONNECTs (without a valid token) from one address (a /64 for IPv6) per
         /// minute at a gateway. Above the limit, the gateway refuses new connections of that
         /// address.
-        pub refused_connects: Rate = Rate::per_minute(300.0),
+        pub refused_connects: Rate = Rate::per_minute(60.0),
             ["REFUSED_CONNECTS_PER_MINUTE"], PerMinute;
         /// Maximum size in bytes of a message or a polling request of Socket.IO, which the
         /// handshake announces to clients. The default is that of the reference server.

@@ -274,7 +274,9 @@ impl EngineServer {
             }
             Transport::Polling { waiting, .. } => {
                 if why.is_final() && !waiting.is_empty() {
-                    let answer = Answer::packets(waiting.into_iter().chain([Packet::Close]));
+                    // Without a close packet: `socket.io-client` would handle it before the
+                    // DISCONNECT, and reconnect.
+                    let answer = Answer::packets(waiting);
                     self.last_packets.insert(session.sid, answer.body);
                 }
             }
