@@ -440,6 +440,20 @@ impl Server {
         Some(delivery.body.expect("a push is JSON"))
     }
 
+    /// Takes and acknowledges all deliveries to a gateway, without portions of the log. Returns
+    /// their items and texts.
+    pub fn take_all(&mut self, gateway: &str) -> Vec<(Item, String)> {
+        let mut items = Vec::new();
+        self.start_deliveries();
+        while let Some(body) = self.take_delivery(gateway, 0) {
+            let (push, texts) = Push::parse(&body).expect("a push");
+            let texts = texts.into_iter().map(str::to_owned);
+            items.extend(push.items.into_iter().zip(texts));
+            self.delivery_acknowledged(gateway, &Pushed::default());
+        }
+        items
+    }
+
     /// Handles the acknowledgement of a delivery.
     pub fn delivery_acknowledged(&mut self, gateway: &str, pushed: &Pushed) {
         let mut out = Vec::new();

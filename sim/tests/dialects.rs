@@ -3,12 +3,11 @@
 
 use roomcast_gateway::{Frame, Protocol, SocketId};
 use roomcast_proto::command::Command;
-use roomcast_proto::id::{ConnectionId, GatewayName, RoomName};
-use roomcast_proto::link::{Command as ToRoom, Item, Push, Pushed};
+use roomcast_proto::id::ConnectionId;
+use roomcast_proto::link::{Command as ToRoom, Item};
 use roomcast_proto::position::Position;
 use roomcast_proto::time::Millis;
-use roomcast_room::{Output, Room, Snapshot};
-use roomcast_sim::world::{self, Net, connect_info, identity};
+use roomcast_sim::world::{self, Net, Server, connect_info, identity};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -314,86 +313,35 @@ fn a_sync_sends_the_messages_after_an_id_or_the_last_ones() {
     assert_eq!(next[3][1]["more"], true);
 }
 
-/// A room without a host that ends batches: they end with their timers, as when nothing waits for
-/// an answer.
-struct BareRoom {
-    room: Room,
-    now: Millis,
-}
-
-impl BareRoom {
-    /// Handles a command of a connection at a gateway.
-    fn handle(&mut self, command: ToRoom) {
-        let gateway = GatewayName::trusted("0");
-        let mut out = Vec::new();
-        let room = &mut self.room;
-        room.gateway_command(
-            &gateway,
-            command,
-            |_, _| false,
-            |_| None,
-            self.now,
-            &mut out,
-        );
-        self.run(out);
-    }
-
-    fn join(&mut self, id: &str, user: &str) {
-        let request = world::connect_request(id, user, Position::default());
-        let (id, again) = (Some(1), false);
-        self.handle(ToRoom::Join { request, id, again });
-    }
-
-    fn run(&mut self, out: Vec<Output>) {
-        for output in out {
-            // The room has no sockets of its own.
-            self.room.route(output);
-        }
-    }
-
-    /// Advances the clock, and returns the items for the gateway with their texts.
-    fn advance(&mut self, by: Millis) -> Vec<(Item, String)> {
-        self.now += by;
-        let mut out = Vec::new();
-        self.room.flush(self.now, &mut out);
-        self.run(out);
-        let (mut items, gateway) = (Vec::new(), GatewayName::trusted("0"));
-        self.room.start_deliveries(self.now, &mut Vec::new());
-        while let Some(delivery) = self.room.take_delivery(&gateway) {
-            let body = delivery.body.expect("JSON");
-            let (push, texts) = Push::parse(&body).expect("a delivery");
-            let texts = texts.into_iter().map(str::to_owned);
-            items.extend(push.items.into_iter().zip(texts));
-            let mut out = Vec::new();
-            let pushed = Pushed::default();
-            self.room
-                .delivery_acknowledged(&gateway, &pushed, self.now, &mut out);
-            self.run(out);
-        }
-        items
-    }
-}
-
 #[test]
 fn a_leave_without_acknowledgement_tells_the_others_only() {
-    let name = RoomName::trusted("r");
-    let room = Room::new(name, world::config(&[]).room.clone(), Snapshot::default());
-    let mut room = BareRoom {
-        room,
-        now: world::NOW,
+    const GATEWAY: &str = "0";
+    world::begin();
+    let mut server = Server::new("r", world::config(&[]));
+    let join = |id: &str, user: &str| ToRoom::Join {
+        request: world::connect_request(id, user, Position::default()),
+        id: Some(1),
+        again: false,
     };
-    room.join("bob:1", "bob");
-    room.advance(1_000);
-    room.advance(1_000);
+    // The batch ends with its timer, as when nothing waits for an answer.
+    let advance = |server: &mut Server, by: Millis| {
+        server.now += by;
+        server.advance();
+        server.take_all(GATEWAY)
+    };
+    server.handle_gateway(GATEWAY, vec![join("bob:1", "bob")]);
+    advance(&mut server, 1_000);
+    advance(&mut server, 1_000);
     // The join and the leave are announced together.
-    room.join("eve:1", "eve");
-    room.advance(0);
-    room.handle(ToRoom::Execute {
+    server.handle_gateway(GATEWAY, vec![join("eve:1", "eve")]);
+    advance(&mut server, 0);
+    let leave = ToRoom::Execute {
         connection: ConnectionId::trusted("eve:1"),
         id: None,
         command: Command::Leave { room: None },
-    });
-    let items = room.advance(1_000);
+    };
+    server.handle_gateway(GATEWAY, vec![leave]);
+    let items = advance(&mut server, 1_000);
     let announced = items.iter().find_map(|(item, text)| match item {
         Item::Broadcast { not, .. } if text.contains("userLeft") => Some((not, text)),
         _ => None,

@@ -1322,20 +1322,6 @@ impl Fed {
         self.server.delivery_acknowledged(Self::GATEWAY, pushed);
     }
 
-    /// Takes and acknowledges all deliveries, without portions of the log. Returns their items
-    /// and texts.
-    fn take_all(&mut self) -> Vec<(Item, String)> {
-        let mut items = Vec::new();
-        self.server.start_deliveries();
-        while let Some(body) = self.server.take_delivery(Self::GATEWAY, 0) {
-            let (push, texts) = Push::parse(&body).expect("a push");
-            let texts = texts.into_iter().map(str::to_owned);
-            items.extend(push.items.into_iter().zip(texts));
-            self.acknowledge(&Pushed::default());
-        }
-        items
-    }
-
     /// Takes and acknowledges all deliveries. Returns their items.
     fn drain(&mut self) -> Vec<Item> {
         let mut items = Vec::new();
@@ -1629,7 +1615,7 @@ fn commands_are_refused_when_too_many_answers_wait_for_a_gateway() {
     }
     room.join("bob", None);
     room.acknowledge(&Pushed::default());
-    let items = room.take_all();
+    let items = room.server.take_all(Fed::GATEWAY);
     let bytes: usize = items.iter().map(|(_, text)| text.len()).sum();
     assert!(bytes < 8 << 20, "{bytes} bytes");
     let answers = items.iter().flat_map(|(_, text)| text.split('\n'));
@@ -1643,7 +1629,7 @@ fn commands_are_refused_when_too_many_answers_wait_for_a_gateway() {
     assert!(items.iter().any(is_out), "the join is refused");
     let receipt = json!({ "event": "messageDelivered", "data": { "seq": 1 }, "id": 200 });
     room.frame("alice", receipt.to_string());
-    let items = room.take_all();
+    let items = room.server.take_all(Fed::GATEWAY);
     assert!(
         items
             .iter()
@@ -1677,7 +1663,7 @@ fn a_leave_is_executed_and_answered_once_while_too_many_answers_wait() {
     }
     execute(21, "leaveRoom", json!({}));
     room.acknowledge(&Pushed::default());
-    let items = room.take_all();
+    let items = room.server.take_all(Fed::GATEWAY);
     let answers = items.iter().flat_map(|(_, text)| text.split('\n'));
     let refused = |line: &&str| line.contains(r#""code":"rateLimited""#);
     assert!(
@@ -1740,7 +1726,7 @@ fn joins_whose_answers_do_not_fit_are_refused_with_an_error() {
     });
     room.server.handle_gateway(Fed::GATEWAY, joins.collect());
     room.server.settle();
-    let items = room.take_all();
+    let items = room.server.take_all(Fed::GATEWAY);
     let bytes: usize = items.iter().map(|(_, text)| text.len()).sum();
     assert!(bytes < 6 << 20, "{bytes} bytes");
     let (mut joined, mut refused) = (BTreeSet::new(), BTreeSet::new());
@@ -1781,10 +1767,7 @@ fn a_batch_that_is_divided_over_deliveries_arrives_without_holes_also_if_a_part_
     });
     server.handle_gateway(GATEWAY, joins.collect());
     server.settle();
-    server.start_deliveries();
-    while server.take_delivery(GATEWAY, 0).is_some() {
-        server.delivery_acknowledged(GATEWAY, &Pushed::default());
-    }
+    server.take_all(GATEWAY);
     let frame = r#"{"event":"sendMessage","data":{"content":"hello"}}"#;
     let sends = (0..EVENTS).map(|_| ToRoom::Frame {
         connection: user(0),

@@ -1,4 +1,4 @@
-//! What rooms tell about users: profiles, the last sign of life, who is typing.
+//! The state of users that rooms show: profiles, the last sign of life, typing indicators.
 
 use roomcast_proto::link::Command as ToRoom;
 use roomcast_proto::position::Position;

@@ -51,12 +51,7 @@ impl Handler<'_> {
             }
             Err(error) => return self.engineio_error(error),
         };
-        let sid = match &ask {
-            Ask::WebSocket { sid } => sid.as_deref(),
-            Ask::Poll { sid } | Ask::Post { sid } => Some(sid.as_str()),
-            Ask::Open => None,
-        };
-        let shard = match sid.map(|sid| self.shard_of_session(sid)) {
+        let shard = match ask.session().map(|sid| self.shard_of_session(sid)) {
             None => self.random_shard()?,
             Some(Some(shard)) => shard,
             Some(None) => return self.engineio_error(handshake::Error::UnknownSid),
@@ -93,8 +88,8 @@ impl Handler<'_> {
     /// valid token.
     fn stranger(&self, gateway: &str, client: &ConnectInfo, ask: &Ask) -> Option<String> {
         let address = client.address.as_deref()?;
-        let opens = matches!(ask, Ask::Open | Ask::WebSocket { sid: None });
-        (opens && client.identity.is_none()).then(|| format!("{gateway} {}", network_of(address)))
+        let is_stranger = ask.session().is_none() && client.identity.is_none();
+        is_stranger.then(|| format!("{gateway} {}", network_of(address)))
     }
 
     /// Returns the number of the gateway that created a `sid`. Returns `None` if no gateway of
@@ -111,7 +106,7 @@ impl Handler<'_> {
     /// automatically, with a new ticket if it has one.
     async fn connect_info(&self, protocol: Protocol, ask: &Ask) -> Result<ConnectInfo, Problem> {
         // The token of an existing session was verified when the session was opened.
-        let opens = matches!(ask, Ask::Open | Ask::WebSocket { sid: None });
+        let opens = ask.session().is_none();
         let token = match opens {
             true => self.token(),
             false => None,

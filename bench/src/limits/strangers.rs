@@ -235,7 +235,7 @@ pub(super) async fn refused_cost(context: &Context) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-/// What a client without a valid token does.
+/// An action of a client without a valid token.
 #[derive(Clone, Copy)]
 enum Refused {
     /// Asks for a socket of a room, which is refused with 401.

@@ -66,6 +66,17 @@ pub enum Ask {
     },
 }
 
+impl Ask {
+    /// Returns the id of the session; `None` if the request opens a session.
+    pub fn session(&self) -> Option<&str> {
+        match self {
+            Ask::WebSocket { sid } => sid.as_deref(),
+            Ask::Poll { sid } | Ask::Post { sid } => Some(sid),
+            Ask::Open => None,
+        }
+    }
+}
+
 /// The parameters of the query of a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Parameters<'a> {

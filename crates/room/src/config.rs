@@ -34,8 +34,8 @@ roomcast_proto::settings! {
             ["ROOM_BYTES_PER_SECOND", "ROOM_BYTES_BURST"], PerSecond;
         /// Maximum number of members of a room.
         pub max_members: usize = 10_000, ["MAX_MEMBERS"], Whole { min: 1, max: 1_000_000 };
-        /// Whether messages and custom events have the profile of their sender (the claim `info`
-        /// of the token) as `sender`. Makes each stored event longer by up to 1 KiB.
+        /// With `true`, the room adds the profile of the sender (the claim `info` of the token) to
+        /// messages and custom events as `sender`. Makes each stored event longer by up to 1 KiB.
         pub sender_info: bool = false, ["SENDER_INFO"], Flag;
         /// Maximum number of connections of one user in one room. Sockets of the room that
         /// have left it count as well. Above the limit, the connection that has been silent

@@ -679,8 +679,8 @@ mod tests {
         Item::Unsubscribed { to }
     }
 
-    fn take(outboxes: &mut Outboxes, probes: Vec<Item>) -> Option<Vec<Item>> {
-        let header = |number, step: PresenceStep, items| Push {
+    fn header(number: u64, step: PresenceStep, items: Vec<Item>) -> Push {
+        Push {
             room: RoomName::trusted("r"),
             epoch: Epoch::default(),
             life: String::new(),
@@ -688,7 +688,10 @@ mod tests {
             presence_before: step.before,
             presence: step.after,
             items,
-        };
+        }
+    }
+
+    fn take(outboxes: &mut Outboxes, probes: Vec<Item>) -> Option<Vec<Item>> {
         let delivery = outboxes.take(&gateway(), 1, probes, 0, header)?;
         let body = delivery.body.expect("JSON");
         Some(Push::parse(&body).expect("a push").0.items)
@@ -992,17 +995,7 @@ mod tests {
         };
         outboxes.queue(&gateway, item, &text);
         let (mut received, mut deliveries, mut last) = (Vec::new(), 0, 0);
-        while let Some(delivery) =
-            outboxes.take(&gateway, 10, Vec::new(), 8, |number, step, items| Push {
-                room: RoomName::trusted("r"),
-                epoch: Epoch::default(),
-                life: String::new(),
-                number,
-                presence_before: step.before,
-                presence: step.after,
-                items,
-            })
-        {
+        while let Some(delivery) = outboxes.take(&gateway, 10, Vec::new(), 8, header) {
             deliveries += 1;
             let body = delivery.body.expect("JSON");
             let (push, texts) = Push::parse(&body).expect("a push");

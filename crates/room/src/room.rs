@@ -4,7 +4,8 @@
 //! `commands` (frames of clients), `send` (events), `service` (requests of services),
 //! `member_lists` (lists of members), `profiles` (profiles of users),
 //! `gateways` (requests of gateways and deliveries to them), `flush` (the end of a batch,
-//! timers and the alarm), `replacement` (users with too many connections), `replay` (catch-up of the room's own sockets, slow consumers).
+//! timers and the alarm), `replacement` (users with too many connections), `replay` (catch-up
+//! of the room's own sockets, slow consumers).
 
 mod commands;
 mod connect;

@@ -57,7 +57,7 @@ pub(super) struct Client {
     /// The secret by which the client can resume, if it supports that.
     pub(super) pid: Option<String>,
     pub(super) allowance: Allowance,
-    /// What was sent to the client and not acknowledged, in dialects that do not acknowledge.
+    /// The events that the client has not acknowledged, in dialects in which the server does so.
     pub(super) mark: Mark,
     /// The time since which the client is paused: see [`super::pauses`].
     pub(super) paused_at: Option<Millis>,

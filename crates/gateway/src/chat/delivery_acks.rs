@@ -46,7 +46,7 @@ pub(super) struct DeliveryAcks {
     checked_at: Millis,
 }
 
-/// What was sent to a client when it was marked.
+/// A mark after the events that were sent to a client so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Mark {
     /// The time of the mark that waits for a sign of life.

@@ -95,7 +95,7 @@ impl From<Command> for Parsed {
     }
 }
 
-/// What a client asks for.
+/// A request of a client.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Request {
     Command(Command),

@@ -30,7 +30,7 @@ pub(super) const ABNORMAL: u16 = 1006;
 pub(super) struct Shared {
     /// The list of [`Room::join_list`].
     pub(super) members: Option<Box<RawValue>>,
-    /// Who is typing, with the event that says so.
+    /// The users who are typing, each with its event `userTyping`.
     pub(super) typing: Option<Vec<(UserId, String)>>,
 }
 
